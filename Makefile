@@ -1,0 +1,63 @@
+# `make` lists the targets. Everything is installed into .venv; nothing else on the machine is touched.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := agents,offline
+
+# The first Python that is new enough, by any of its usual names.
+PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
+
+.PHONY: help up test check lint types format imports bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: $(VENV)/.installed ## Start a whole node on this machine: no key, no account, no Docker
+	@exec $(BIN)/orchestrator up
+
+test: $(VENV)/.installed-dev ## Run all tests, on a real Valkey and a real LiveKit server
+	@$(BIN)/python -m pytest
+
+check: lint types imports ## Lint, type-check, check the import rules
+
+lint: $(VENV)/.installed-dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	@$(BIN)/mypy
+
+imports: $(VENV)/.installed-dev
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev ## Format the code
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+bench: $(VENV)/.installed-dev ## Measure, each figure beside its reference in the same run
+	@$(BIN)/python -m benchmarks
+
+lock: $(VENV)/.installed-dev ## Resolve the dependencies anew into constraints.txt
+	@$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip compile --quiet pyproject.toml --upgrade --extra agents \
+		--extra offline --extra providers --extra dev --universal --python-version 3.11 --no-header \
+		--no-emit-index-url --no-annotate -o constraints.txt
+
+clean: ## Remove .venv, .run and caches
+	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
+
+$(VENV)/bin/python:
+	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 or later found (python3 is $$(python3 --version 2>&1 || echo missing)). \
+	Install one, or run: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment: install its venv module \
+	(Debian: apt install python3-venv)." >&2; exit 1; }
+
+# pip byte-compiles what it installs: without that every program would start seconds later.
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing the pinned dependencies into $(VENV): about a minute, once."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(BIN)/python -m compileall -q orchestrator agents
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),dev]'
+	@touch $@

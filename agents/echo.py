@@ -1,0 +1,32 @@
+"""An agent that repeats what it hears, sample by sample: for tests and for measuring without speech models."""
+
+import asyncio
+
+from livekit import rtc
+
+from agents.context import AgentContext
+
+RATE = 48_000
+
+
+async def entrypoint(ctx: AgentContext) -> None:
+    """Play the user's own microphone back to them."""
+    source = rtc.AudioSource(RATE, 1)
+    track = rtc.LocalAudioTrack.create_audio_track("echo", source)
+    await ctx.set_state("initializing")
+    await ctx.room.local_participant.publish_track(
+        track, rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
+    )
+    tracks: asyncio.Queue[rtc.Track] = asyncio.Queue()
+    ctx.room.on("track_subscribed", lambda subscribed, *_: tracks.put_nowait(subscribed))
+    user = await ctx.wait_for_user()
+    for publication in user.track_publications.values():
+        if publication.track is not None:
+            tracks.put_nowait(publication.track)
+    await ctx.set_state("listening")
+    while True:
+        heard = await tracks.get()
+        if heard.kind != rtc.TrackKind.KIND_AUDIO:
+            continue
+        async for event in rtc.AudioStream(heard, sample_rate=RATE, num_channels=1):
+            await source.capture_frame(event.frame)

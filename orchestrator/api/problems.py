@@ -1,0 +1,70 @@
+"""Turns every error into `application/problem+json` (RFC 9457) with `success: false`."""
+
+import logging
+import math
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from orchestrator.api.schemas import Problem
+from orchestrator.errors import OrchestratorError
+
+log = logging.getLogger("orchestrator.api")
+
+
+def problem(
+    request: Request, status: int, code: str, detail: str, *, retry_after: float | None = None, **extra: Any
+) -> JSONResponse:
+    """Return one problem as a response."""
+    seconds = None if retry_after is None else max(1, math.ceil(retry_after))
+    body = Problem(
+        title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, instance=request.url.path,
+        retryAfter=seconds, **extra,
+    )  # fmt: skip
+    headers = {} if seconds is None else {"Retry-After": str(seconds)}
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    content = body.model_dump(exclude_none=True)
+    return JSONResponse(content, status, headers=headers, media_type="application/problem+json")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error as a problem."""
+
+    @app.exception_handler(OrchestratorError)
+    async def known(request: Request, failure: OrchestratorError) -> JSONResponse:
+        if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("request failed", extra={"path": request.url.path, "cause": failure.detail})
+        return problem(request, failure.status, failure.code, failure.detail, retry_after=failure.retry_after)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, failure: RequestValidationError) -> JSONResponse:
+        errors = [
+            {"field": ".".join(str(part) for part in row["loc"][1:]) or str(row["loc"][0]), "message": row["msg"]}
+            for row in failure.errors()
+        ]
+        detail = "; ".join(f"{row['field']}: {row['message']}" for row in errors)
+        return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, "malformed_request", detail, errors=errors)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, failure: HTTPException) -> JSONResponse:
+        code = HTTPStatus(failure.status_code).phrase.lower().replace(" ", "_")
+        answer = problem(request, failure.status_code, code, str(failure.detail))
+        answer.headers.update(failure.headers or {})
+        return answer
+
+    @app.exception_handler(Exception)
+    async def unknown(request: Request, failure: Exception) -> JSONResponse:
+        log.exception("unexpected error", extra={"path": request.url.path})
+        detail = "An unexpected error; it is in the api's log."
+        return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+
+
+PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Problem, "description": "The request is refused; `detail` says why and what to do."},
+    "5XX": {"model": Problem, "description": "The node cannot serve it now; see `Retry-After`."},
+}

@@ -1,0 +1,254 @@
+"""What goes in and out of the HTTP API. Bodies are camelCase."""
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic.alias_generators import to_camel
+
+from orchestrator.models import SessionId, UserId
+
+SESSION = "prewarm_4f0c2a9d8b7e6f5a4b3c2d1e0f9a8b7c"
+ROOM = "room_0d1c2b3a49586776859403a2b1c0d9e8"
+WAITING = "session_9e8d7c6b5a4f3e2d1c0b9a8f7e6d5c4b"
+
+#: Largest metadata of a start, as JSON, in bytes.
+METADATA_BYTES = 4096
+
+
+class Body(BaseModel):
+    """Base of all bodies."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+
+
+class Reply(BaseModel):
+    """Base of all answers."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+    success: bool = True
+
+
+def example(**fields: Any) -> ConfigDict:
+    """Return a model configuration whose schema carries one example."""
+    return ConfigDict(alias_generator=to_camel, populate_by_name=True, json_schema_extra={"examples": [fields]})
+
+
+class StartRequest(Body):
+    """Start a session."""
+
+    model_config = ConfigDict(**{**example(userId="ada", metadata={"name": "Ada"}), "extra": "forbid"})
+    user_id: UserId
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Passed to the agent, 4 KB at most.")
+
+    @field_validator("metadata")
+    @classmethod
+    def _bounded(cls, metadata: dict[str, Any]) -> dict[str, Any]:
+        if metadata and len(json.dumps(metadata)) > METADATA_BYTES:
+            raise ValueError(f"metadata is larger than {METADATA_BYTES} bytes as JSON")
+        return metadata
+
+
+class StartReply(Reply):
+    """An agent is bound (ready), or one is being started (starting)."""
+
+    model_config = example(
+        success=True, sessionId=SESSION, status="ready", message="An agent is ready.", prewarmed=True, latency="1.2ms",
+    )  # fmt: skip
+    session_id: str
+    status: str
+    message: str
+    prewarmed: bool
+    latency: str = Field(description="Time the server took for this answer.")
+    task_id: str | None = Field(default=None, description="The Celery task that starts the agent.")
+    estimated_wait: str | None = Field(
+        default=None, description="Measured; null before the first agent has ever booted."
+    )
+
+
+class SessionReply(Reply):
+    """One session."""
+
+    model_config = example(
+        success=True, sessionId=SESSION, status="active", userId="ada", roomName=ROOM, agentId=SESSION, agentPid=4242,
+        node="node-1", prewarmed=True, createdAt="2026-01-01T12:00:00.000Z", startupTime=0.001,
+        timings={"ready": 0.001, "agentJoined": 0.21, "active": 0.48}, replacements=0,
+    )  # fmt: skip
+    session_id: str
+    status: str
+    user_id: str
+    room_name: str
+    agent_id: str | None = None
+    agent_pid: int | None = None
+    node: str | None = None
+    prewarmed: bool
+    created_at: str
+    startup_time: float | None = Field(default=None, description="Seconds from the start to a bound agent.")
+    timings: dict[str, float] = Field(
+        default_factory=dict, description="Seconds from the start: ready, agentJoined, active, ended."
+    )
+    reason: str | None = Field(default=None, description="Why it ended or failed.")
+    queue_position: int | None = Field(default=None, description="While starting: 1 is next.")
+    estimated_wait: str | None = None
+    task_id: str | None = None
+    replacements: int = Field(default=0, description="How often a dead agent was replaced.")
+
+
+class StopRequest(Body):
+    """Stop a session."""
+
+    model_config = ConfigDict(**{**example(sessionId=SESSION), "extra": "forbid"})
+    session_id: SessionId
+
+
+class StopReply(Reply):
+    """The session is over, now or already."""
+
+    model_config = example(success=True, sessionId=SESSION, status="ended", message="The session is stopped.")
+    session_id: str
+    status: str
+    message: str
+
+
+class LogsReply(Reply):
+    """What the session's agents printed, oldest first."""
+
+    model_config = example(
+        success=True, sessionId=SESSION,
+        logs=["2026-01-01 12:00:00,101 INFO agent joined room_0d1c2b3a", "[agent exited with code 0]"],
+    )  # fmt: skip
+    session_id: str
+    logs: list[str]
+
+
+Bounded = Annotated[str, StringConstraints(max_length=512)]
+
+
+class TokenRequest(BaseModel):
+    """LiveKit's token-endpoint request, and our `sessionId`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"sessionId": SESSION, "participant_name": "Ada"}]},
+        populate_by_name=True,
+    )
+    session_id: SessionId | None = Field(default=None, alias="sessionId")
+    room_name: Bounded | None = None
+    participant_name: Bounded | None = None
+    participant_identity: Bounded | None = None
+    participant_metadata: Annotated[str, StringConstraints(max_length=4096)] | None = None
+    participant_attributes: dict[str, Bounded] | None = None
+    room_config: dict[str, Any] | None = Field(
+        default=None, description="Accepted for LiveKit's clients, never copied."
+    )
+
+
+class TokenReply(Reply):
+    """LiveKit's token-endpoint answer, and ours."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "success": True, "server_url": "ws://127.0.0.1:7880", "participant_token": "eyJhbGciOi…",
+                    "room_name": ROOM, "participant_identity": "user-0d1c2b3a49586776859403a2b1c0d9e8",
+                }
+            ]
+        }
+    )  # fmt: skip
+    server_url: str
+    participant_token: str
+    room_name: str
+    participant_identity: str
+
+
+class AgentInfo(Reply):
+    """One agent process."""
+
+    agent_id: str
+    pid: int | None
+    status: str
+    node: str | None
+    session_id: str | None
+    memory: int | None = Field(default=None, description="Private memory in bytes at the last health check.")
+    health: str | None = Field(default=None, description="What the last health check found.")
+    age: float = Field(description="Seconds since it was announced.")
+
+
+class SessionsReply(Reply):
+    """All kept sessions and all agents."""
+
+    model_config = example(
+        success=True,
+        sessions=[SessionReply.model_config["json_schema_extra"]["examples"][0]],  # type: ignore[index]
+        agents=[
+            {
+                "success": True, "agentId": "prewarm_8b7c4f0c2a9d8b7e6f5a4b3c2d1e0f9a", "pid": 4243, "status": "ready",
+                "node": "node-1", "sessionId": None, "memory": 9437184, "health": "ok", "age": 61.2,
+            }
+        ],
+    )  # fmt: skip
+    sessions: list[SessionReply]
+    agents: list[AgentInfo]
+
+
+class ResizeRequest(Body):
+    """Set the number of warm agents."""
+
+    model_config = ConfigDict(**{**example(size=5), "extra": "forbid"})
+    size: Annotated[int, Field(ge=0, le=500)]
+
+
+class ResizeReply(Reply):
+    """The new target; the pool follows at once."""
+
+    model_config = example(success=True, target=5, pool=3, message="The pool goes from 3 to 5.")
+    target: int
+    pool: int
+    message: str
+
+
+class HealthReply(Reply):
+    """What the node knows of itself."""
+
+    model_config = example(
+        success=True, status="ok", version="0.1.0",
+        sessions={"pool": 3, "booting": 0, "starting": 0, "ready": 0, "active": 1, "target": 3, "max": 50},
+        redis={"ok": True, "latencyMs": 0.3}, celery={"queue": 0},
+        nodes={"node-1": {"pid": "4100", "host": "1", "lastBeat": "1767268800"}},
+        stats={"total_spawned": 7, "total_assigned": 4, "total_hits": 4, "total_misses": 0, "boot_ms_mean": 41.5},
+        warnings=[],
+    )  # fmt: skip
+    status: str
+    version: str
+    sessions: dict[str, int]
+    redis: dict[str, Any]
+    celery: dict[str, int]
+    nodes: dict[str, dict[str, str]]
+    stats: dict[str, float]
+    warnings: list[str] = Field(description="What is not as it should be, in words.")
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "success": False, "type": "about:blank", "title": "Too Many Requests", "status": 429,
+                    "code": "rate_limited", "instance": "/api/session/start", "retryAfter": 4,
+                    "detail": "More than 10 starts a minute from this address; try again in 4 s.",
+                }
+            ]
+        }
+    )  # fmt: skip
+    success: bool = False
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    instance: str
+    retryAfter: int | None = None
+    errors: list[dict[str, Any]] | None = None

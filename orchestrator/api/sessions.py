@@ -1,0 +1,182 @@
+"""The session routes: start, look, stop, logs, token."""
+
+import time
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+
+from orchestrator import celery_app
+from orchestrator.api.problems import PROBLEM_RESPONSES
+from orchestrator.api.schemas import (
+    WAITING,
+    LogsReply,
+    SessionReply,
+    StartReply,
+    StartRequest,
+    StopReply,
+    StopRequest,
+    TokenReply,
+    TokenRequest,
+)
+from orchestrator.api.services import AddressDep, ServicesDep
+from orchestrator.errors import InvalidRequest, NotFound, SessionOver, StoreUnavailable
+from orchestrator.models import ID_PATTERN, Session
+from orchestrator.pool.assignment import Started, require
+from orchestrator.states import SessionState
+
+router = APIRouter(prefix="/api", tags=["sessions"], responses=PROBLEM_RESPONSES)
+
+SessionPath = Annotated[str, Path(pattern=ID_PATTERN, examples=["prewarm_4f0c2a9d8b7e6f5a4b3c2d1e0f9a8b7c"])]
+_WAITING_EXAMPLE = {
+    "success": True, "sessionId": WAITING, "status": "starting", "prewarmed": False, "latency": "2.1ms",
+    "message": "An agent is being started. Poll /api/session/:id until it is ready.",
+    "taskId": WAITING, "estimatedWait": "0.1s",
+}  # fmt: skip
+
+
+@router.post(
+    "/session/start",
+    summary="Start a session",
+    response_model_exclude_none=True,
+    responses={
+        202: {
+            "model": StartReply,
+            "description": "No warm agent: one is being started.",
+            "content": {"application/json": {"example": _WAITING_EXAMPLE}},
+        }
+    },
+)
+async def start(body: StartRequest, address: AddressDep, parts: ServicesDep, response: Response) -> StartReply:
+    """Take a warm agent for a user, or have one started. A user with a live session gets that one again."""
+    begun = time.perf_counter()
+    started = await parts.assigner.start(body.user_id, body.metadata, address)
+    task_id = None
+    if started.spawn:
+        task_id = started.session_id
+        try:
+            await parts.publish(celery_app.SPAWN_AGENT, started.session_id, task_id=task_id)
+        except StoreUnavailable:
+            await parts.store.end_session(started.session_id, SessionState.ERROR, "spawn_not_queued")
+            raise
+    if started.refill:
+        parts.publish_soon(celery_app.REFILL, expires=25)
+    if started.status is SessionState.STARTING:
+        response.status_code = 202
+    return StartReply(
+        session_id=started.session_id,
+        status=started.status,
+        message=_message(started),
+        prewarmed=started.prewarmed,
+        latency=f"{(time.perf_counter() - begun) * 1000:.3g}ms",
+        task_id=task_id,
+        estimated_wait=_wait(started.estimated_wait),
+    )
+
+
+@router.get("/session/{session_id}", summary="Look at a session", response_model_exclude_none=True)
+async def look(session_id: SessionPath, parts: ServicesDep) -> SessionReply:
+    """Return a session's status, its agent, its timings and, when it is over, the reason."""
+    session = await require(parts.store, session_id)
+    reply = describe(session)
+    if session.status is SessionState.STARTING:
+        reply.queue_position = await parts.store.queue_position(session_id)
+        reply.estimated_wait = _wait(await parts.assigner.estimated_wait(session_id))
+    return reply
+
+
+@router.post("/session/stop", summary="Stop a session")
+async def stop(body: StopRequest, parts: ServicesDep) -> StopReply:
+    """End a session: its agent leaves, its room is deleted. Stopping it again changes nothing."""
+    ended = await parts.store.end_session(body.session_id, SessionState.ENDED, "stopped by request")
+    if ended is None:
+        raise NotFound
+    if ended.first:
+        queue = celery_app.node_queue(ended.node) if ended.node else None
+        await parts.publish(celery_app.FINISH_SESSION, body.session_id, ended.agent_id, queue=queue)
+    message = "The session is stopped." if ended.first else f"The session was over already ({ended.status})."
+    return StopReply(session_id=body.session_id, status=ended.status, message=message)
+
+
+@router.get("/session/{session_id}/logs", summary="Read a session's logs")
+async def logs(
+    session_id: SessionPath, parts: ServicesDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
+) -> LogsReply:
+    """Return what the session's agents printed, oldest first; also after their death."""
+    session = await require(parts.store, session_id)
+    lines: list[str] = []
+    # A session that never got an agent has the lines of the one that was started for it.
+    for agent_id in session.agent_ids or (session_id,):
+        lines += await parts.store.logs(agent_id, limit)
+    return LogsReply(session_id=session_id, logs=lines[-limit:])
+
+
+@router.post("/token", status_code=201, summary="Get a LiveKit token")
+async def token(body: TokenRequest, parts: ServicesDep, response: Response) -> TokenReply:
+    """Return a token for a session's room, by LiveKit's token-endpoint contract. It takes no agent.
+
+    The token is good for one room and for 15 minutes, which bounds the first connect only.
+    """
+    response.headers["Cache-Control"] = "no-store"
+    if body.session_id is None:
+        raise InvalidRequest("sessionId is missing: start a session first (POST /api/session/start) and send its id.")
+    session = await require(parts.store, body.session_id)
+    if not session.live:
+        raise SessionOver(f"The session is over ({session.reason}); start a new one.")
+    identity = f"user-{session.room_name.removeprefix('room_')}"
+    if body.room_name not in {None, session.room_name}:
+        raise InvalidRequest("room_name: rooms are chosen by the server; leave it out.")
+    if body.participant_identity not in {None, identity}:
+        raise InvalidRequest("participant_identity: identities are chosen by the server; leave it out.")
+    attributes = body.participant_attributes or {}
+    if reserved := next((name for name in attributes if name.startswith("lk.")), None):
+        raise InvalidRequest(f"participant_attributes: {reserved} is LiveKit's own; leave it out.")
+    settings = parts.settings
+    jwt = parts.minter.for_user(
+        session.room_name,
+        identity,
+        name=body.participant_name or "",
+        metadata=body.participant_metadata or "",
+        attributes=attributes,
+    )
+    return TokenReply(
+        server_url=settings.livekit_public_url or settings.livekit_url or "",
+        participant_token=jwt,
+        room_name=session.room_name,
+        participant_identity=identity,
+    )
+
+
+def describe(session: Session) -> SessionReply:
+    """Return a session as the API shows it."""
+    marks = {"ready": session.ready_at, "agentJoined": session.joined_at, "active": session.active_at}
+    marks["ended"] = session.ended_at
+    created = datetime.fromtimestamp(session.created_at, UTC).isoformat(timespec="milliseconds")
+    return SessionReply(
+        session_id=session.id,
+        status=session.status,
+        user_id=session.user_id,
+        room_name=session.room_name,
+        agent_id=session.agent_id,
+        agent_pid=session.agent_pid,
+        node=session.node,
+        prewarmed=session.prewarmed,
+        created_at=created.replace("+00:00", "Z"),
+        startup_time=session.startup_time,
+        timings={name: round(at - session.created_at, 3) for name, at in marks.items() if at is not None},
+        reason=session.reason,
+        task_id=session.task_id,
+        replacements=session.replacements,
+    )
+
+
+def _wait(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:.2g}s"
+
+
+def _message(started: Started) -> str:
+    if started.status is SessionState.STARTING:
+        return f"An agent is being started. Poll /api/session/{started.session_id} until it is ready."
+    if started.existing:
+        return "This user has a live session already; this is it."
+    return "An agent is ready and joins the room."

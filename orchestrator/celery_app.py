@@ -1,0 +1,123 @@
+"""The Celery application: what is configured for Celery workers and beat, and the publisher that the api uses."""
+
+from typing import Any
+
+from celery import Celery
+from celery.schedules import schedule
+from kombu.entity import Queue
+
+from orchestrator.settings import Settings
+from orchestrator.store.keys import CELERY_QUEUE
+
+#: A task that is not acknowledged is delivered again after this long: three times the longest task.
+VISIBILITY_SECONDS = 180
+
+REFILL = "orchestrator.refill"
+SPAWN_AGENT = "orchestrator.spawn_agent"
+SHRINK_POOL = "orchestrator.shrink_pool"
+FINISH_SESSION = "orchestrator.finish_session"
+STOP_AGENT = "orchestrator.stop_agent"
+HEALTH_CHECK = "orchestrator.health_check"
+CHECK_NODE = "orchestrator.check_node"
+CLEANUP_STALE = "orchestrator.cleanup_stale"
+
+
+def node_queue(node_id: str) -> str:
+    """Return the name of the queue that only this node's Celery worker consumes."""
+    return f"node.{node_id}"
+
+
+def _base(redis_url: str, name: str) -> Celery:
+    app = Celery(name, broker=redis_url, set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        timezone="UTC",
+        task_default_queue=CELERY_QUEUE,
+        task_create_missing_queues=True,
+    )
+    return app
+
+
+def make_worker_app(settings: Settings) -> Celery:
+    """Return the application that Celery workers and beat run."""
+    app = _base(settings.required_redis_url, "orchestrator")
+    app.set_current()
+    app.conf.update(
+        imports=["orchestrator.tasks"],
+        task_queues=[Queue(name) for name in (CELERY_QUEUE, node_queue(settings.node_id))],  # type: ignore[no-untyped-call]
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        # kombu has no socket time-out of its own: a black hole would hang the Celery worker for ever.
+        broker_transport_options={
+            "visibility_timeout": VISIBILITY_SECONDS,
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 5,
+            "socket_connect_timeout": 2,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+        visibility_timeout=VISIBILITY_SECONDS,
+        result_backend=settings.required_redis_url,
+        result_backend_transport_options={
+            "global_keyprefix": "celery:result:",
+            "visibility_timeout": VISIBILITY_SECONDS,
+        },
+        result_expires=600,
+        redis_socket_timeout=5,
+        redis_socket_connect_timeout=2,
+        redis_backend_health_check_interval=15,
+        redis_socket_keepalive=True,
+        beat_scheduler="redbeat.RedBeatScheduler",
+        beat_max_loop_interval=5,
+        redbeat_redis_url=settings.required_redis_url,
+        redbeat_key_prefix="celery:beat:",
+        # A beat that was killed is replaced when its lock runs out.
+        redbeat_lock_timeout=25,
+        redbeat_redis_options={"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True},
+        # Ticks that found no Celery worker are void after one period, so none pile up.
+        beat_schedule={
+            "refill": {"task": REFILL, "schedule": schedule(30), "options": {"expires": 25}},
+            "health-check": {"task": HEALTH_CHECK, "schedule": schedule(60), "options": {"expires": 50}},
+            "cleanup-stale": {"task": CLEANUP_STALE, "schedule": schedule(300), "options": {"expires": 250}},
+        },
+    )
+    return app
+
+
+class Publisher:
+    """Queues tasks by name, from processes that run none. A publish fails within about 3 s, it never hangs."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._app = _base(redis_url, "publisher")
+        self._app.conf.update(
+            task_publish_retry=False,
+            broker_connection_timeout=1,
+            broker_pool_limit=4,
+            broker_pool_acquire_timeout=1,
+            broker_transport_options={
+                "socket_timeout": 1.5,
+                "socket_connect_timeout": 1,
+                "socket_keepalive": True,
+                "max_retries": 1,
+                "interval_start": 0,
+                "interval_step": 0.1,
+                "interval_max": 0.2,
+                "connect_retries_timeout": 2,
+            },
+        )
+
+    def send(self, task: str, *args: Any, queue: str | None = None, **options: Any) -> None:
+        """Queue one task. Blocks for about a millisecond: call it in a thread. Raises kombu's OperationalError."""
+        self._app.send_task(task, args=args, queue=queue or CELERY_QUEUE, **options)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._app.close()

@@ -1,0 +1,96 @@
+"""Says on the terminal of `orchestrator up` when the node is up, where, and what to try; or what does not come up."""
+
+import os
+import time
+import xmlrpc.client
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from supervisor.xmlrpc import SupervisorTransport
+
+from orchestrator.settings import Settings
+
+#: Seconds after which it says what is missing; the node goes on trying.
+PATIENCE = 90.0
+POLL = 0.2
+
+
+def main() -> None:
+    """Wait for a full pool and say so."""
+    console = Console(highlight=False, soft_wrap=True)
+    settings = Settings.load()
+    started = time.monotonic()
+    console.print(f"Starting node [bold]{settings.node_id}[/]: the first agent loads its models once …")
+    supervisor = os.getppid()
+    with httpx.Client(base_url=settings.base_url, timeout=2) as client:
+        while time.monotonic() - started < PATIENCE:
+            if os.getppid() != supervisor:
+                return  # stopped before it was up
+            if failed := _failed_programs(settings):
+                for name in failed:
+                    _show_failure(console, settings, name)
+                return
+            health = _health(client)
+            if health and health["sessions"]["pool"] >= health["sessions"]["target"] and _node_up(health):
+                _show_up(console, settings, health, time.monotonic() - started)
+                return
+            time.sleep(POLL)
+    console.print(
+        f"[bold red]Not all up after {PATIENCE:.0f} s.[/] Logs: {settings.run_dir}/logs, or orchestrator doctor"
+    )
+
+
+def _health(client: httpx.Client) -> dict[str, Any] | None:
+    try:
+        answer = client.get("/api/health")
+    except httpx.HTTPError:
+        return None
+    found: dict[str, Any] | None = answer.json() if answer.is_success else None
+    return found
+
+
+def _node_up(health: dict[str, Any]) -> bool:
+    return any(node.get("host") == "1" for node in health["nodes"].values())
+
+
+def _failed_programs(settings: Settings) -> list[str]:
+    transport = SupervisorTransport(None, None, f"unix://{settings.run_dir}/supervisor.sock")
+    proxy = xmlrpc.client.ServerProxy("http://supervisor", transport=transport)
+    try:
+        rows: Any = proxy.supervisor.getAllProcessInfo()
+    except (OSError, xmlrpc.client.Error):
+        return []
+    return [row["name"] for row in rows if row["statename"] == "FATAL"]
+
+
+def _show_failure(console: Console, settings: Settings, name: str) -> None:
+    path = settings.run_dir / "logs" / f"{name}.log"
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    told = next((line for line in reversed(lines) if line.strip()), "no output")
+    console.print(f"[bold red]{name} does not start:[/] {told}\n  its log: {path}")
+
+
+def _show_up(console: Console, settings: Settings, health: dict[str, Any], seconds: float) -> None:
+    sessions = health["sessions"]
+    command = Path("/proc/self/cwd/.venv/bin/orchestrator")
+    program = ".venv/bin/orchestrator" if command.exists() else "orchestrator"
+    console.print(
+        f"[bold green]Up[/] after {seconds:.1f} s: {sessions['pool']} warm agents wait "
+        f"(target {sessions['target']}, at most {sessions['max']} sessions)."
+    )
+    console.print(f"  api          {settings.base_url}   (docs at /docs)")
+    console.print(f"  LiveKit      {settings.livekit_url}")
+    console.print(f"  Redis        {settings.required_redis_url.rpartition('@')[2].removeprefix('redis://')}")
+    if settings.admin_token:
+        console.print(f"  admin token  {settings.admin_token.get_secret_value()}")
+    console.print(f"  logs         {settings.run_dir}/logs")
+    console.print("Try, in another terminal:")
+    console.print(f'  {program} call --say "what time is it"')
+    console.print(f"  {program} status")
+    console.print("Ctrl-C stops everything.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The commands that talk to a running node, `up` and `doctor`."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from orchestrator.cli import doctor as checks
+from orchestrator.cli.http import Api
+from orchestrator.cli.output import FAILED, Json, console, print_json
+from orchestrator.cli.up import up as start_node
+from orchestrator.settings import Settings
+
+#: Seconds between two looks of `logs -f`.
+FOLLOW_SECONDS = 0.5
+
+SessionArgument = Annotated[str, typer.Argument(metavar="ID", help="Session id.")]
+
+
+def up() -> None:
+    """Start this node in the foreground: Ctrl-C stops all of it."""
+    start_node()
+
+
+def status(json: Json = False) -> None:
+    """Show the pool, the sessions and what is not as it should be."""
+    health = Api(Settings.load()).get("/api/health")
+    if json:
+        print_json(health)
+        return
+    sessions = health["sessions"]
+    color = "green" if health["status"] == "ok" else "yellow"
+    console.print(f"[bold {color}]{health['status']}[/]  version {health['version']}")
+    table = Table("", "", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("pool", f"{sessions['pool']} warm of {sessions['target']}, {sessions['booting']} booting")
+    live = sessions["starting"] + sessions["ready"] + sessions["active"]
+    table.add_row(
+        "sessions",
+        f"{live} of {sessions['max']}: {sessions['starting']} starting, {sessions['ready']} ready, "
+        f"{sessions['active']} active",
+    )
+    table.add_row("redis", f"{health['redis']['latencyMs']} ms")
+    table.add_row("celery", f"{health['celery']['queue']} tasks waiting")
+    table.add_row("nodes", ", ".join(health["nodes"]) or "none")
+    stats = health["stats"]
+    if stats.get("boot_ms_mean"):
+        table.add_row("boot", f"{stats['boot_ms_mean']:.0f} ms (mean of the last ten)")
+    table.add_row(
+        "starts",
+        f"{stats.get('total_hits', 0):.0f} hits, {stats.get('total_misses', 0):.0f} misses, "
+        f"{stats.get('total_errors', 0):.0f} errors",
+    )
+    console.print(table)
+    for warning in health["warnings"]:
+        console.print(f"[yellow]! {warning}[/]")
+
+
+def sessions(json: Json = False) -> None:
+    """List sessions and agents."""
+    found = Api(Settings.load()).get("/api/sessions")
+    if json:
+        print_json(found)
+        return
+    table = Table("session", "status", "user", "agent pid", "created", "startup", "reason", title="Sessions")
+    for row in found["sessions"]:
+        startup = "" if row.get("startupTime") is None else f"{row['startupTime']:.3f} s"
+        cells = (row["sessionId"], row["status"], row["userId"], str(row.get("agentPid", "")))
+        table.add_row(*cells, row["createdAt"][11:19], startup, row.get("reason", ""))
+    console.print(table)
+    table = Table("agent", "status", "pid", "node", "private memory", "age", title="Agents")
+    for row in found["agents"]:
+        memory = f"{row['memory'] / 2**20:.0f} MiB" if row.get("memory") else ""
+        table.add_row(
+            row["agentId"], row["status"], str(row.get("pid", "")), row.get("node", ""), memory, f"{row['age']:.0f} s"
+        )
+    console.print(table)
+
+
+def logs(
+    session_id: SessionArgument,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the session is over.")] = False,
+    json: Json = False,
+) -> None:
+    """Print what the agents of a session printed, also after their death."""
+    api = Api(Settings.load())
+    seen: list[str] = []
+    while True:
+        # Looked at before the logs are read, so that the last lines of an ending session are not missed.
+        over = not follow or api.get(f"/api/session/{session_id}")["status"] in {"ended", "error"}
+        found = api.get(f"/api/session/{session_id}/logs", limit=1000)
+        if json and not follow:
+            print_json(found)
+            return
+        for line in _new(seen, found["logs"]):
+            console.print(line, markup=False, soft_wrap=True)
+        seen = found["logs"]
+        if over:
+            return
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _new(seen: list[str], lines: list[str]) -> list[str]:
+    """Return what was added to a list whose head may have been cut off."""
+    for start in range(len(seen) + 1):
+        rest = seen[start:]
+        if lines[: len(rest)] == rest:
+            return lines[len(rest) :]
+    return lines
+
+
+def stop(session_id: SessionArgument, json: Json = False) -> None:
+    """Stop a session."""
+    answer = Api(Settings.load()).post("/api/session/stop", {"sessionId": session_id})
+    if json:
+        print_json(answer)
+    else:
+        console.print(answer["message"])
+
+
+def pool(
+    size: Annotated[int | None, typer.Argument(metavar="[N]", help="Warm agents to keep.", min=0, max=500)] = None,
+    json: Json = False,
+) -> None:
+    """Show the pool, or resize it to N warm agents."""
+    api = Api(Settings.load())
+    answer: dict[str, Any]
+    if size is None:
+        found = api.get("/api/health")["sessions"]
+        answer = {name: found[name] for name in ("pool", "booting", "target")}
+        text = f"{found['pool']} warm of {found['target']}, {found['booting']} booting"
+    else:
+        answer = api.post("/api/pool/resize", {"size": size})
+        text = answer["message"]
+    if json:
+        print_json(answer)
+    else:
+        console.print(text)
+
+
+def doctor(json: Json = False) -> None:
+    """Look for what is wrong on this machine, and say how to mend it."""
+    findings = checks.examine(Settings.load())
+    if json:
+        print_json([finding.as_dict() for finding in findings])
+    else:
+        for finding in findings:
+            mark = "[green]ok[/]  " if finding.ok else "[red]bad[/] "
+            console.print(f"{mark} {finding.name:12} {finding.found}", soft_wrap=True)
+            if finding.mend:
+                console.print(f"     {'':12} → {finding.mend}", soft_wrap=True)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (up, status, sessions, logs, stop, pool, doctor):
+        app.command()(command)

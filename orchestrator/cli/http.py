@@ -1,0 +1,56 @@
+"""The command line's way to the api."""
+
+import contextlib
+import json
+from typing import Any
+
+import httpx
+
+from orchestrator.errors import HostUnavailable, NotFound, OrchestratorError, Unauthorized
+from orchestrator.settings import Settings
+
+
+class Api:
+    """A client of one node's api. Raises the error that the api's problem names."""
+
+    def __init__(self, settings: Settings, url: str | None = None) -> None:
+        headers = {}
+        if token := admin_token(settings):
+            headers["Authorization"] = f"Bearer {token}"
+        self._url = url or settings.base_url
+        self._client = httpx.Client(base_url=self._url, headers=headers, timeout=10)
+
+    def get(self, path: str, **params: Any) -> dict[str, Any]:
+        """GET a JSON document."""
+        return self._request("GET", path, params=params)
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """POST a JSON document."""
+        return self._request("POST", path, json=body)
+
+    def _request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        try:
+            answer = self._client.request(method, path, **options)
+        except httpx.HTTPError as failure:
+            raise HostUnavailable(
+                f"no api answers at {self._url} ({failure}). Is it up? Start it with: make up"
+            ) from None
+        try:
+            body: dict[str, Any] = answer.json()
+        except ValueError:
+            raise OrchestratorError(f"{self._url} is not an orchestrator: it answered {answer.status_code}") from None
+        if answer.is_success:
+            return body
+        detail = str(body.get("detail", answer.text))
+        kinds = {404: NotFound, 401: Unauthorized}
+        raise kinds.get(answer.status_code, OrchestratorError)(detail)
+
+
+def admin_token(settings: Settings) -> str | None:
+    """Return the admin token that is set, or the one `orchestrator up` has generated here."""
+    if settings.admin_token:
+        return settings.admin_token.get_secret_value()
+    with contextlib.suppress(OSError, ValueError):
+        token: str | None = json.loads(settings.secrets_file.read_text()).get("ADMIN_TOKEN")
+        return token
+    return None

@@ -1,0 +1,26 @@
+"""The `orchestrator` command: up, status, sessions, logs, stop, pool, doctor, and plug-ins such as call."""
+
+import sys
+from importlib.metadata import entry_points
+
+import typer
+
+from orchestrator.cli import commands
+from orchestrator.cli.output import fail
+from orchestrator.errors import OrchestratorError
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+commands.register(app)
+
+
+def main() -> None:
+    """Run the command line. Exit: 0 done, 1 failed, 2 wrong usage, 3 the node does not answer, 4 no such session."""
+    if len(sys.argv) > 1:
+        for plugin in entry_points(group="orchestrator.commands"):
+            # Loaded only when asked for: speech models are heavy.
+            if sys.argv[1] in {plugin.name, "--help"}:
+                app.command(plugin.name)(plugin.load())
+    try:
+        app()
+    except OrchestratorError as failure:
+        fail(failure)

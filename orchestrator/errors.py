@@ -1,0 +1,98 @@
+"""Every error the orchestrator raises on purpose. The docstring is the message when none is given."""
+
+from http import HTTPStatus
+
+
+class OrchestratorError(Exception):
+    """Something went wrong in the orchestrator."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    code = "internal_error"
+
+    def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
+        self.detail = detail or (self.__doc__ or "").strip()
+        #: Seconds after which the same request may succeed.
+        self.retry_after = retry_after
+        super().__init__(self.detail)
+
+
+class NotFound(OrchestratorError):
+    """There is no such session."""
+
+    status = HTTPStatus.NOT_FOUND
+    code = "not_found"
+
+
+class InvalidRequest(OrchestratorError):
+    """The request asks for something that is not allowed."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    code = "invalid_request"
+
+
+class Unauthorized(OrchestratorError):
+    """This route needs the admin token: send `Authorization: Bearer <ADMIN_TOKEN>`."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    code = "unauthorized"
+
+
+class SessionOver(OrchestratorError):
+    """The session is over; start a new one."""
+
+    status = HTTPStatus.CONFLICT
+    code = "session_over"
+
+
+class RateLimited(OrchestratorError):
+    """Too many starts from this address."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "rate_limited"
+
+
+class AtCapacity(OrchestratorError):
+    """All session slots are taken."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "at_capacity"
+
+
+class StoreUnavailable(OrchestratorError):
+    """Redis does not answer; try again shortly."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "store_unavailable"
+
+
+class IllegalMove(OrchestratorError):
+    """The state table does not allow this move."""
+
+    status = HTTPStatus.CONFLICT
+    code = "illegal_move"
+
+
+class HostUnavailable(OrchestratorError):
+    """The agent host of this node does not answer."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "host_unavailable"
+
+
+class SpawnFailed(OrchestratorError):
+    """The agent process could not be started."""
+
+    code = "spawn_failed"
+
+
+class LiveKitUnavailable(OrchestratorError):
+    """The LiveKit server does not answer."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "livekit_unavailable"
+
+
+class Preflight(OrchestratorError):
+    """The node cannot start on this machine as it is."""
+
+    code = "preflight"

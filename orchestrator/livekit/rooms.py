@@ -1,0 +1,56 @@
+"""Deletes and lists rooms on the LiveKit server, with retries: LiveKit may be restarting."""
+
+from typing import Self
+
+import aiohttp
+from livekit import api
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from orchestrator.errors import LiveKitUnavailable
+
+
+def _passing(failure: BaseException) -> bool:
+    if isinstance(failure, api.TwirpError):
+        return failure.code in {api.TwirpErrorCode.UNAVAILABLE, api.TwirpErrorCode.INTERNAL}
+    return isinstance(failure, aiohttp.ClientError | TimeoutError)
+
+
+class Rooms:
+    """LiveKit's room service. Methods raise `LiveKitUnavailable` after three tries."""
+
+    def __init__(self, url: str, api_key: str, api_secret: str) -> None:
+        http = url.replace("ws", "http", 1) if url.startswith("ws") else url
+        self._api = api.LiveKitAPI(http, api_key, api_secret, timeout=aiohttp.ClientTimeout(total=3))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._api.aclose()
+
+    async def delete(self, room: str) -> None:
+        """Delete a room and put everybody out of it. A room that does not exist is deleted already."""
+        try:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception(_passing),
+                stop=stop_after_attempt(3),
+                wait=wait_exponential_jitter(initial=0.2, max=2),
+                reraise=True,
+            ):
+                with attempt:
+                    await self._api.room.delete_room(api.DeleteRoomRequest(room=room))
+        except api.TwirpError as failure:
+            if failure.code != api.TwirpErrorCode.NOT_FOUND:
+                raise LiveKitUnavailable(f"LiveKit did not delete a room: {failure.message}") from failure
+        except (aiohttp.ClientError, TimeoutError) as failure:
+            raise LiveKitUnavailable(f"LiveKit does not answer: {failure!r}") from failure
+
+    async def reachable(self) -> str | None:
+        """Return None when LiveKit answers and takes our key pair, else why not."""
+        try:
+            await self._api.room.list_rooms(api.ListRoomsRequest(names=["-"]))
+        except api.TwirpError as failure:
+            return f"LiveKit refuses: {failure.message}"
+        except (aiohttp.ClientError, TimeoutError) as failure:
+            return f"LiveKit does not answer: {failure!r}"
+        return None

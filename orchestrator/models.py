@@ -1,0 +1,113 @@
+"""The records that are passed between rooms: sessions, agents, nodes. No I/O."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from pydantic import StringConstraints
+
+from orchestrator.states import LIVE_SESSION_STATES, AgentState, SessionState
+
+ID_PATTERN = r"^(prewarm|session)_[0-9a-f]{32}$"
+SessionId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+def new_id(kind: str) -> str:
+    """Return `<kind>_<128 random bits in hex>`; `kind` is `prewarm`, `session` or `room`."""
+    return f"{kind}_{secrets.token_hex(16)}"
+
+
+def _seconds(milliseconds: str | None) -> float | None:
+    return int(milliseconds) / 1000 if milliseconds else None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One `session:{id}` hash. Times are Unix seconds by Redis's clock."""
+
+    id: str
+    status: SessionState
+    user_id: str
+    room_name: str
+    created_at: float
+    prewarmed: bool = False
+    agent_id: str | None = None
+    agent_ids: tuple[str, ...] = ()  #: every agent that was ever bound to it, the newest last
+    agent_pid: int | None = None
+    node: str | None = None
+    reason: str | None = None
+    ready_at: float | None = None
+    joined_at: float | None = None  #: the agent was in the room
+    active_at: float | None = None  #: user and agent were both in the room
+    ended_at: float | None = None
+    task_id: str | None = None
+    replacements: int = 0  #: how often a dead agent was replaced
+
+    @property
+    def live(self) -> bool:
+        """Whether the session is not over."""
+        return self.status in LIVE_SESSION_STATES
+
+    @property
+    def startup_time(self) -> float | None:
+        """Seconds from the start request to a bound agent."""
+        return round(self.ready_at - self.created_at, 3) if self.ready_at else None
+
+    @classmethod
+    def from_hash(cls, session_id: str, fields: Mapping[str, str]) -> Self:
+        """Build from the fields of a `session:{id}` hash."""
+        return cls(
+            id=session_id,
+            status=SessionState(fields["status"]),
+            user_id=fields["userId"],
+            room_name=fields["roomName"],
+            created_at=int(fields["createdAt"]) / 1000,
+            prewarmed=fields.get("prewarmed") == "1",
+            agent_id=fields.get("agentId"),
+            agent_ids=tuple(fields["agentIds"].split(",")) if fields.get("agentIds") else (),
+            agent_pid=int(fields["agentPid"]) if fields.get("agentPid") else None,
+            node=fields.get("node"),
+            reason=fields.get("reason"),
+            ready_at=_seconds(fields.get("readyAt")),
+            joined_at=_seconds(fields.get("joinedAt")),
+            active_at=_seconds(fields.get("activeAt")),
+            ended_at=_seconds(fields.get("endedAt")),
+            task_id=fields.get("taskId"),
+            replacements=int(fields.get("replacements", 0)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One `agent:{id}` hash. Its process is identified by (node, boot_id, pid, start_ticks)."""
+
+    id: str
+    state: AgentState
+    node: str | None
+    created_at: float
+    pid: int | None = None
+    start_ticks: int | None = None
+    boot_id: str | None = None
+    session_id: str | None = None
+    ready_at: float | None = None
+    last_beat: float | None = None
+    reason: str | None = None
+
+    @classmethod
+    def from_hash(cls, agent_id: str, fields: Mapping[str, str]) -> Self:
+        """Build from the fields of an `agent:{id}` hash."""
+        return cls(
+            id=agent_id,
+            state=AgentState(fields["state"]),
+            node=fields.get("node"),
+            created_at=int(fields["createdAt"]) / 1000,
+            pid=int(fields["pid"]) if fields.get("pid") else None,
+            start_ticks=int(fields["startTicks"]) if fields.get("startTicks") else None,
+            boot_id=fields.get("bootId"),
+            session_id=fields.get("sessionId"),
+            ready_at=_seconds(fields.get("readyAt")),
+            last_beat=_seconds(fields.get("lastBeat")),
+            reason=fields.get("reason"),
+        )

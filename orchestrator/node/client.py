@@ -1,0 +1,108 @@
+"""The async client of the agent host: requests with answers, and deaths as they happen."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Self
+
+from orchestrator.errors import HostUnavailable, SpawnFailed
+from orchestrator.node.protocol import MAX_LINE, Death, Process
+
+OnDeath = Callable[[Death], Awaitable[None]]
+
+#: The host answers from one thread; a fork of a large parent takes milliseconds, a burst of them a second.
+REQUEST_SECONDS = 10.0
+
+
+class HostClient:
+    """One connection to the agent host. Every request raises `HostUnavailable` when the connection is gone."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, on_death: OnDeath) -> None:
+        self._reader, self._writer = reader, writer
+        self._on_death = on_death
+        self._ids = itertools.count(1)
+        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._handlers: set[asyncio.Task[None]] = set()
+        self._reading = asyncio.create_task(self._read())
+
+    @classmethod
+    async def connect(cls, path: Path, on_death: OnDeath) -> Self:
+        """Connect. Raises `HostUnavailable` when no host listens."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(path, limit=MAX_LINE)
+        except OSError as failure:
+            raise HostUnavailable(f"no agent host listens on {path}: {failure.strerror}") from None
+        return cls(reader, writer, on_death)
+
+    async def hello(self) -> tuple[list[Process], list[Death]]:
+        """Return what lives, and the deaths that were not acknowledged."""
+        reply = await self._request("hello")
+        return [Process(**row) for row in reply["agents"]], [Death(**row) for row in reply["deaths"]]
+
+    async def spawn(self, agent_id: str) -> Process:
+        """Start an agent. Raises `SpawnFailed` with the host's reason."""
+        return Process(**(await self._request("spawn", agentId=agent_id))["process"])
+
+    async def stop(self, agent_id: str, grace: float) -> bool:
+        """Stop an agent: TERM now, KILL after `grace` seconds; False when it does not live here."""
+        return bool((await self._request("stop", agentId=agent_id, grace=grace))["stopping"])
+
+    async def acknowledge(self, agent_id: str) -> None:
+        """Say that a death is recorded; the host forgets it."""
+        await self._request("ack", agentId=agent_id)
+
+    async def closed(self) -> None:
+        """Wait until the connection is gone."""
+        await asyncio.wait([self._reading])
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self._reading.cancel()
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def _request(self, op: str, **arguments: Any) -> dict[str, Any]:
+        if self._reading.done():
+            raise HostUnavailable
+        request_id = next(self._ids)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._pending[request_id] = answer
+        try:
+            self._writer.write(json.dumps({"id": request_id, "op": op, **arguments}).encode() + b"\n")
+            await self._writer.drain()
+            async with asyncio.timeout(REQUEST_SECONDS):
+                return await answer
+        except (OSError, TimeoutError) as failure:
+            raise HostUnavailable(f"the agent host did not answer {op}: {failure!r}") from failure
+        finally:
+            self._pending.pop(request_id, None)
+
+    async def _read(self) -> None:
+        try:
+            while line := await self._reader.readline():
+                message = json.loads(line)
+                if message.get("event") == "died":
+                    handler = asyncio.create_task(self._died(Death(**message["death"])))
+                    self._handlers.add(handler)
+                    handler.add_done_callback(self._handlers.discard)
+                    continue
+                answer = self._pending.get(message["id"])
+                if answer is None or answer.done():
+                    continue
+                if "error" in message:
+                    answer.set_exception(SpawnFailed(message["error"]))
+                else:
+                    answer.set_result(message["ok"])
+        except (OSError, ValueError):
+            pass  # a cut or garbled connection is a closed one
+        finally:
+            for answer in self._pending.values():
+                if not answer.done():
+                    answer.set_exception(HostUnavailable())
+
+    async def _died(self, death: Death) -> None:
+        await self._on_death(death)

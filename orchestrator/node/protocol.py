@@ -1,0 +1,56 @@
+"""The conversation between the agent host and its clients: one JSON object per line over a Unix socket.
+
+A client asks with `id` and `op`; the host answers with the same `id` and either `ok` or `error`.
+
+    hello                             → agents: [Process…], deaths: [Death…] not yet acknowledged
+    spawn  agentId, argv?             → process: Process
+    stop   agentId, grace             → stopping: whether there was anything to stop
+    ack    agentId                    → forgets a death and removes its log file
+
+Unasked, every client is told `{"event": "died", "death": Death}` at once.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+#: Longest line either side accepts, in bytes.
+MAX_LINE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A living agent process."""
+
+    agent_id: str
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """An agent process that is gone. Exit code and signal are None where only its parent could have seen them."""
+
+    agent_id: str
+    pid: int
+    start_ticks: int
+    boot_id: str
+    exit_code: int | None = None
+    signal: int | None = None
+    peak_memory_kib: int | None = None
+    stopped: bool = False  #: it was told to stop
+    killed: bool = False  #: it had to be killed
+
+    @property
+    def cause(self) -> str:
+        """The death in words, from a closed set."""
+        if self.signal is not None:
+            return f"killed by signal {self.signal}"
+        if self.exit_code is None:
+            return "process gone, exit code unknown"
+        return f"exited with code {self.exit_code}"
+
+
+def encode(record: Process | Death) -> dict[str, Any]:
+    """Return a record as JSON-able fields."""
+    return asdict(record)

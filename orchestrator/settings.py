@@ -1,0 +1,168 @@
+"""Every setting, read once from the environment or `.env` and passed down.
+
+`NodeSettings` holds what the agent host may know; `Settings` adds what only the control plane may know,
+so that a process which forks agents never has the LiveKit secret or the admin token in its memory.
+"""
+
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from limits import RateLimitItem, parse
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from orchestrator.errors import Preflight
+
+
+def _node_id(value: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "-", value)[:64]
+
+
+def _rate(value: str) -> str:
+    try:
+        parse(value)
+    except ValueError:
+        raise ValueError("write it as AMOUNT/PERIOD, for example 10/minute or 200/hour") from None
+    return value
+
+
+def _empty_is_none(value: object) -> object:
+    return None if value == "" else value
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+S = TypeVar("S", bound="NodeSettings")
+OptionalText = Annotated[str | None, BeforeValidator(_empty_is_none)]
+
+
+class NodeSettings(BaseSettings):
+    """What one node's agent host and its agents need. Holds no secret but the Redis address."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, validate_default=True)
+
+    node_id: Annotated[str, AfterValidator(_node_id)] = Field(default_factory=socket.gethostname)
+    """Name of this node; stable across restarts, unique among the nodes that share one Redis."""
+    run_dir: Path = Path(".run")
+    """Folder for sockets, state, logs and generated secrets of this node."""
+    redis_url: OptionalText = None
+    """Redis or Valkey address. Unset: an embedded Valkey is started."""
+    livekit_url: OptionalText = None
+    """LiveKit address (ws:// or wss://). Unset: a local LiveKit server is started."""
+
+    agent_module: str = "agents.voice"
+    """Python module of the agent: `async def entrypoint(ctx)` and an optional `prewarm()`."""
+    agent_command: OptionalText = None
+    """A plain command line to run as the agent instead of AGENT_MODULE."""
+    agent_start_method: Literal["auto", "fork", "exec"] = "auto"
+    """`fork` from a preloaded host (20-50 ms) or `exec` a fresh interpreter; `auto` forks on Linux."""
+    agent_env: str = ""
+    """Comma-separated names of further environment variables that agents may see."""
+    agent_log_bytes: Annotated[int, Field(ge=65_536)] = 10_000_000
+    """Largest size of one agent's log file on disk, in bytes; beyond it the oldest output is dropped."""
+    heartbeat_seconds: Seconds = 5.0
+    """Seconds between two heartbeats of an agent."""
+    user_gone_seconds: Seconds = 20.0
+    """An agent leaves when its user has been out of the room this long."""
+    user_join_seconds: Seconds = 60.0
+    """An agent leaves when its user has not joined this long after the assignment."""
+    max_session_seconds: Seconds = 1800.0
+    """Longest length of a session."""
+    stop_grace_seconds: Seconds = 1.5
+    """Seconds between SIGTERM and SIGKILL when an agent is stopped."""
+
+    @property
+    def host_socket(self) -> Path:
+        """Unix socket of this node's agent host."""
+        return self.run_dir / "host.sock"
+
+    @property
+    def agents_dir(self) -> Path:
+        """Folder with one record and one log file per agent process of this node."""
+        return self.run_dir / "agents"
+
+    @property
+    def secrets_file(self) -> Path:
+        """Generated secrets (mode 0600): kept, so that the node finds its state again."""
+        return self.run_dir / "secrets.json"
+
+
+class Settings(NodeSettings):
+    """All settings of the orchestrator."""
+
+    host: str = "127.0.0.1"
+    """Address the api listens on. Everything but loopback exposes the start route: put a proxy in front."""
+    port: Port = 8080
+    """Port of the api."""
+    admin_token: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
+    """Bearer token of the admin routes. Unset: generated, kept in RUN_DIR and printed at start."""
+    livekit_api_key: OptionalText = None
+    """LiveKit API key. Needed when LIVEKIT_URL is set."""
+    livekit_api_secret: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
+    """LiveKit API secret. Needed when LIVEKIT_URL is set."""
+    livekit_public_url: OptionalText = None
+    """LiveKit address given to users, where it differs from LIVEKIT_URL."""
+
+    valkey_port: Port = 6380
+    """Port of the embedded Valkey (loopback only)."""
+    livekit_port: Port = 7880
+    """Port of the local LiveKit server (loopback only); media uses the next one (TCP) and the one after (UDP)."""
+
+    pool_target: Annotated[int, Field(ge=0, le=500)] = 3
+    """Warm agents to keep."""
+    max_sessions: Annotated[int, Field(ge=1)] = 50
+    """Sessions at once; a start beyond them is answered 429."""
+    rate_limit: Annotated[str, AfterValidator(_rate)] = "10/minute"
+    """Starts per client address, as AMOUNT/PERIOD."""
+    boot_timeout_seconds: Seconds = 20.0
+    """An agent that is not warm this long after its spawn is stopped and counts as failed."""
+    spawn_concurrency: Annotated[int, Field(ge=1, le=256)] = 16
+    """Agents that one node boots at the same time (threads of its Celery worker)."""
+    heartbeat_timeout_seconds: Seconds = 15.0
+    """An agent silent for this long is not handed out, and is stopped by the health check."""
+    agent_memory_limit_mb: Annotated[int, Field(ge=64)] = 1024
+    """Private memory (MiB) above which the health check stops an agent."""
+    session_keep_seconds: Seconds = 86_400.0
+    """How long the record and the logs of a session are kept after its end."""
+    log_lines: Annotated[int, Field(ge=10, le=100_000)] = 500
+    """Log lines kept per agent."""
+
+    @property
+    def rate(self) -> RateLimitItem:
+        """`rate_limit`, parsed."""
+        return parse(self.rate_limit)
+
+    @property
+    def base_url(self) -> str:
+        """Where this machine reaches the api."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        return f"http://{host}:{self.port}"
+
+    @property
+    def required_redis_url(self) -> str:
+        """`redis_url`, or the embedded server's address."""
+        return self.redis_url or f"redis://127.0.0.1:{self.valkey_port}/0"
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the settings.
+
+        Raises:
+            Preflight: a value cannot be used; the message names the variable, the value and the mend.
+        """
+        return load(cls)
+
+
+def load(kind: type[S]) -> S:
+    """Read settings of one kind. Raises `Preflight` with one line that names the first bad variable."""
+    try:
+        return kind()
+    except ValidationError as failure:
+        first = failure.errors(include_url=False)[0]
+        name = str(first["loc"][0]).upper() if first["loc"] else "settings"
+        shown = "" if {"TOKEN", "SECRET"} & set(name.split("_")) else f"={first['input']!r}"
+        raise Preflight(f"{name}{shown}: {first['msg']}. Correct it in the environment or in .env.") from None
+    except (OSError, UnicodeDecodeError) as failure:
+        raise Preflight(f".env cannot be read: {failure}. Correct the file or remove it.") from None

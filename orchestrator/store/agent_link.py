@@ -1,0 +1,57 @@
+"""The small client through which an agent process talks to Redis: ready, inbox, heartbeat, joined, active, ended."""
+
+import json
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from orchestrator.store import keys
+from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking
+from orchestrator.store.scripts import Scripts, translate
+
+
+class AgentLink:
+    """One agent's own connection. Every method raises `StoreUnavailable` when Redis does not answer."""
+
+    def __init__(self, redis_url: str, agent_id: str) -> None:
+        self.agent_id = agent_id
+        self._redis = connect(redis_url, name=f"agent.{agent_id[:16]}", max_connections=4)
+        self._blocking = connect_blocking(redis_url, name=f"agent.{agent_id[:16]}.inbox", max_connections=1)
+        self._scripts = Scripts(self._redis)
+
+    async def ready(self, pid: int) -> str | None:
+        """Say that this agent is warm. Returns the id of a session that was already waiting for it."""
+        return await self._scripts.call("agent_ready", args=[self.agent_id, pid]) or None
+
+    async def next_message(self) -> dict[str, Any] | None:
+        """Wait for the next message in the inbox, for at most `BLOCK_SECONDS`; None when there was none."""
+        try:
+            popped = await self._blocking.blpop([keys.agent_inbox(self.agent_id)], timeout=BLOCK_SECONDS)
+        except RedisError as failure:
+            raise translate(failure) from failure
+        if popped is None:
+            return None
+        message: dict[str, Any] = json.loads(popped[1])
+        return message
+
+    async def beat(self) -> str:
+        """Say that this agent lives. Returns its state in the store, '' when the store has no record of it."""
+        key = keys.agent(self.agent_id)
+        return str(await self._scripts.call("agent_beat", keys=[key, keys.POOL_READY], args=[self.agent_id]))
+
+    async def joined(self) -> None:
+        """Say that this agent is in its room."""
+        await self._scripts.call("agent_joined", args=[self.agent_id])
+
+    async def active(self, session_id: str) -> None:
+        """Say that the user is in the room too."""
+        await self._scripts.call("session_active", args=[session_id, self.agent_id])
+
+    async def ended(self, session_id: str, status: str, reason: str, keep_seconds: int) -> None:
+        """Say that the session is over (`ended` or `error`) and why. Idempotent."""
+        await self._scripts.call("session_end", args=[session_id, status, reason, keep_seconds])
+
+    async def close(self) -> None:
+        """Close both connections."""
+        await self._redis.aclose()
+        await self._blocking.aclose()

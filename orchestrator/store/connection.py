@@ -1,0 +1,47 @@
+"""How the orchestrator talks to Redis: bounded in time, bounded in connections, never retried behind our back.
+
+redis-py retries a command whose reply was lost; for an assignment that would take two agents. So no client
+here retries; whoever wants a retry asks for it where it is safe.
+"""
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+#: Longest wait for a blocking read, in seconds; the socket time-out of such a client lies above it.
+BLOCK_SECONDS = 4.0
+
+
+def connect(url: str, *, name: str, max_connections: int = 64) -> Redis:
+    """Return a client for short commands: a command fails after at most ~4 s, whatever the network does."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=max_connections,
+        timeout=1.0,
+        socket_timeout=1.5,
+        socket_connect_timeout=1.0,
+        socket_keepalive=True,
+        health_check_interval=15,
+        decode_responses=True,
+        protocol=3,
+        client_name=name,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return Redis(connection_pool=pool)
+
+
+def connect_blocking(url: str, *, name: str, max_connections: int = 64) -> Redis:
+    """Return a client for BLPOP and XREAD of up to `BLOCK_SECONDS`."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=max_connections,
+        timeout=BLOCK_SECONDS,
+        socket_timeout=BLOCK_SECONDS + 4,
+        socket_connect_timeout=2.0,
+        socket_keepalive=True,
+        decode_responses=True,
+        protocol=3,
+        client_name=name,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return Redis(connection_pool=pool)

@@ -1,0 +1,67 @@
+"""The names of all Redis keys. Users script against these: they are part of the public contract (docs/redis.md)."""
+
+SESSION_STARTING = "session:starting"
+SESSION_READY = "session:ready"
+SESSION_ACTIVE = "session:active"
+SESSION_QUEUE = "session:queue"  #: zset of sessions that wait for an agent, by time of start
+SESSIONS = "sessions"  #: zset of all kept session ids, by time of start
+AGENTS = "agents"  #: set of agents that have not exited
+POOL_READY = "pool:ready"
+POOL_STARTING = "pool:starting"  #: set of agents that are booting
+POOL_TARGET = "pool:target"
+POOL_STATS = "pool:stats"
+REFILL_PENDING = "pool:refill"  #: set while a refill is queued, so that a burst queues one
+NODES = "nodes"
+EVENTS = "events"
+CELERY_QUEUE = "celery"
+
+
+def session(session_id: str) -> str:
+    return f"session:{session_id}"
+
+
+def session_events(session_id: str) -> str:
+    return f"session:{session_id}:events"
+
+
+def session_payload(session_id: str) -> str:
+    """What the agent gets when it is bound: holds a token, so it is a short-lived key of its own."""
+    return f"session:{session_id}:payload"
+
+
+def user(user_id: str) -> str:
+    return f"session:user:{user_id}"
+
+
+def agent(agent_id: str) -> str:
+    return f"agent:{agent_id}"
+
+
+def agent_pid(agent_id: str) -> str:
+    return f"agent:{agent_id}:pid"
+
+
+def agent_logs(agent_id: str) -> str:
+    return f"agent:{agent_id}:logs"
+
+
+def agent_log_offset(agent_id: str) -> str:
+    """How many bytes of the agent's log file are in `agent:{id}:logs`."""
+    return f"agent:{agent_id}:logs:offset"
+
+
+def agent_health(agent_id: str) -> str:
+    return f"agent:{agent_id}:health"
+
+
+def agent_inbox(agent_id: str) -> str:
+    return f"agent:{agent_id}:inbox"
+
+
+def agent_boot(agent_id: str) -> str:
+    """List with one element once the boot is decided: `ready`, or why it failed."""
+    return f"agent:{agent_id}:boot"
+
+
+def node(node_id: str) -> str:
+    return f"node:{node_id}"

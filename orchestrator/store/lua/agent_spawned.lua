@@ -1,0 +1,12 @@
+-- Record the process of an agent.
+--
+-- KEYS  agent:{id}, agent:{id}:pid
+-- ARGV  1 pid  2 start ticks  3 boot id  4 node id
+-- Returns 1, or 0 when the record is gone
+--
+-- agent:{id}      hash    pid, startTicks, bootId, node
+-- agent:{id}:pid  string  the pid
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'pid', ARGV[1], 'startTicks', ARGV[2], 'bootId', ARGV[3], 'node', ARGV[4])
+redis.call('SET', KEYS[2], ARGV[1])
+return 1

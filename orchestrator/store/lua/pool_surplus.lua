@@ -1,0 +1,16 @@
+-- Take the warm agents beyond the target out of the pool. Never touches an agent that is bound.
+--
+-- KEYS  none
+-- ARGV  none
+-- Returns the ids of the agents to stop; they are in state stopping
+--
+-- pool:target string, pool:ready set, session:queue zset, agent:{id} hash, agent:{id}:inbox list
+local surplus = redis.call('SCARD', 'pool:ready') - tonumber(redis.call('GET', 'pool:target') or 0)
+local stopped = {}
+for i = 1, surplus do
+  local id = redis.call('SRANDMEMBER', 'pool:ready')
+  move_agent(id, 'stopping', 'reason', 'pool_shrunk')
+  redis.call('RPUSH', 'agent:' .. id .. ':inbox', cjson.encode({type = 'stop', reason = 'pool_shrunk'}))
+  stopped[i] = id
+end
+return stopped

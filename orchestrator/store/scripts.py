@@ -1,0 +1,58 @@
+"""Loads the Lua scripts and turns their refusals into exceptions."""
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
+from orchestrator.states import lua_tables
+
+LUA = resources.files("orchestrator.store") / "lua"
+
+
+@cache
+def sources() -> dict[str, str]:
+    """Return every script by name, with the state tables and the prelude in front."""
+    prelude = lua_tables() + (LUA / "_prelude.lua").read_text()
+    return {
+        path.name.removesuffix(".lua"): prelude + path.read_text()
+        for path in LUA.iterdir()
+        if path.name.endswith(".lua") and not path.name.startswith("_")
+    }
+
+
+def translate(failure: RedisError) -> OrchestratorError:
+    """Return the orchestrator's own error for one of redis-py's."""
+    if isinstance(failure, ResponseError) and "ILLEGAL" in str(failure):
+        return IllegalMove(str(failure).partition("ILLEGAL ")[2].split(" script:")[0])
+    if isinstance(failure, RedisConnectionError | RedisTimeoutError):
+        return StoreUnavailable(f"Redis does not answer ({failure}); try again shortly.", retry_after=2)
+    return OrchestratorError(f"Redis refused a command: {failure}")
+
+
+class Scripts:
+    """The Lua scripts of one Redis client, called by name."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._scripts: dict[str, AsyncScript] = {
+            name: redis.register_script(source) for name, source in sources().items()
+        }
+
+    async def call(self, name: str, keys: Sequence[str] = (), args: Sequence[str | int | float] = ()) -> Any:
+        """Run one script.
+
+        Raises:
+            IllegalMove: a state table forbids it; nothing was changed.
+            StoreUnavailable: Redis did not answer; whether the script ran is unknown.
+        """
+        try:
+            return await self._scripts[name](keys=list(keys), args=list(args))
+        except RedisError as failure:
+            raise translate(failure) from failure

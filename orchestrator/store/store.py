@@ -1,0 +1,346 @@
+"""Everything the orchestrator reads from and writes to Redis, one method per operation."""
+
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from redis.exceptions import RedisError
+
+from orchestrator.models import Agent, Session
+from orchestrator.store import keys
+from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking
+from orchestrator.store.scripts import Scripts, translate
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _translated(
+    method: Callable[Concatenate["Store", P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate["Store", P], Coroutine[Any, Any, R]]:
+    @wraps(method)
+    async def wrapper(self: "Store", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await method(self, *args, **kwargs)
+        except RedisError as failure:
+            raise translate(failure) from failure
+
+    return wrapper
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What `assign` decided: assigned, starting, existing, limited or full."""
+
+    outcome: str
+    session_id: str
+    retry_after_ms: int
+    refill: bool  #: the caller must queue a refill
+    node: str = ""  #: where the assigned agent lives, and as which process
+    pid: int = 0
+    start_ticks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What is left to clean up of a session that is over."""
+
+    first: bool  #: this call ended it
+    status: str
+    agent_id: str | None
+    node: str | None
+    room_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """What an agent's exit meant: session concerned, what became of it, the agent's state before."""
+
+    session_id: str | None
+    outcome: str  #: '' | replaced | waiting | error
+    before: str
+
+
+class Store:
+    """The one door to Redis. Raises `StoreUnavailable` within a few seconds when Redis does not answer."""
+
+    #: A session's agent is replaced this often before the session counts as failed.
+    MOST_REPLACEMENTS = 2
+
+    def __init__(self, redis_url: str, *, name: str, keep_seconds: float, silent_seconds: float) -> None:
+        # redis-py types every reply as bytes or str, whatever decode_responses says.
+        self._redis: Any = connect(redis_url, name=name)
+        self._blocking: Any = connect_blocking(redis_url, name=f"{name}.blocking")
+        self._scripts = Scripts(self._redis)
+        self._keep = int(keep_seconds)
+        self._silent_ms = int(silent_seconds * 1000)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._redis.aclose()
+        await self._blocking.aclose()
+
+    @_translated
+    async def ping(self) -> float:
+        """Return the round trip to Redis, in seconds."""
+        started = time.perf_counter()
+        await self._redis.ping()
+        return time.perf_counter() - started
+
+    # Sessions
+
+    async def assign(
+        self,
+        *,
+        user_id: str,
+        waiting_id: str,
+        room_name: str,
+        payload: str,
+        payload_seconds: int,
+        max_sessions: int,
+        address: str,
+        rate_amount: int,
+        rate_window_ms: int,
+    ) -> Assignment:
+        """Take a warm agent for a user, or put the session in line. One round trip, atomic."""
+        outcome, session_id, detail, refill, *process = await self._scripts.call(
+            "assign",
+            args=[
+                user_id,
+                waiting_id,
+                room_name,
+                payload,
+                payload_seconds,
+                max_sessions,
+                self._silent_ms,
+                address,
+                rate_amount,
+                rate_window_ms,
+            ],
+        )
+        node, pid, ticks = process or ("", "", "")
+        return Assignment(outcome, session_id, int(detail or 0), bool(refill), node, int(pid or 0), int(ticks or 0))
+
+    @_translated
+    async def session(self, session_id: str) -> Session | None:
+        """Return one session, None when it is unknown."""
+        fields = await self._redis.hgetall(keys.session(session_id))
+        return Session.from_hash(session_id, fields) if fields.get("status") else None
+
+    @_translated
+    async def sessions(self, limit: int = 200) -> list[Session]:
+        """Return the kept sessions, newest first."""
+        ids = await self._redis.zrevrange(keys.SESSIONS, 0, limit - 1)
+        hashes = await self._hashes([keys.session(session_id) for session_id in ids])
+        return [Session.from_hash(i, h) for i, h in zip(ids, hashes, strict=True) if h.get("status")]
+
+    @_translated
+    async def queue_position(self, session_id: str) -> int | None:
+        """Return the place in the line of sessions that wait for an agent, 1 = next; None when not in it."""
+        rank = await self._redis.zrank(keys.SESSION_QUEUE, session_id)
+        return None if rank is None else int(rank) + 1
+
+    async def end_session(self, session_id: str, status: str, reason: str) -> Ended | None:
+        """End a session (`ended` or `error`) and tell its agent to leave. Idempotent; None when unknown."""
+        reply = await self._scripts.call("session_end", args=[session_id, status, reason, self._keep])
+        if not reply:
+            return None
+        first, status, agent_id, node, room_name = reply
+        return Ended(bool(first), status, agent_id or None, node or None, room_name)
+
+    @_translated
+    async def live_session_ids(self) -> set[str]:
+        """Return the ids of all sessions that are not over."""
+        return set(await self._redis.sunion([keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE]))
+
+    @_translated
+    async def counts(self) -> dict[str, int]:
+        """Return how many sessions and pool agents are in each state, and the pool's target."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for name in (keys.POOL_READY, keys.POOL_STARTING):
+                pipe.scard(name)
+            for name in (keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE, keys.AGENTS):
+                pipe.scard(name)
+            pipe.get(keys.POOL_TARGET)
+            pipe.llen(keys.CELERY_QUEUE)
+            pool, booting, starting, ready, active, agents, target, queued = await pipe.execute()
+        return {
+            "pool": pool, "booting": booting, "starting": starting, "ready": ready, "active": active,
+            "agents": agents, "target": int(target or 0), "celery": queued,
+        }  # fmt: skip
+
+    # Pool
+
+    async def reserve(self, candidates: Sequence[str]) -> list[str]:
+        """Announce as many of the candidate agents as the pool lacks; returns the announced ids."""
+        return list(await self._scripts.call("pool_reserve", args=candidates))
+
+    async def surplus(self) -> list[str]:
+        """Take the warm agents beyond the target out of the pool; returns their ids, to be stopped."""
+        return list(await self._scripts.call("pool_surplus"))
+
+    @_translated
+    async def set_target(self, target: int) -> None:
+        """Set the number of warm agents to keep."""
+        await self._redis.set(keys.POOL_TARGET, target)
+
+    @_translated
+    async def configure_target(self, configured: int) -> None:
+        """Apply POOL_TARGET when it is new or was changed; a resize made since then stays otherwise."""
+        if await self._redis.hget(keys.POOL_STATS, "configured_target") != str(configured):
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.set(keys.POOL_TARGET, configured)
+                pipe.hset(keys.POOL_STATS, "configured_target", str(configured))
+                await pipe.execute()
+
+    @_translated
+    async def pool_stats(self) -> dict[str, str]:
+        """Return the counters of `pool:stats`."""
+        return dict(await self._redis.hgetall(keys.POOL_STATS))
+
+    @_translated
+    async def mean_boot_seconds(self) -> float | None:
+        """Return the mean of about the last ten boot times; None before the first boot."""
+        value = await self._redis.hget(keys.POOL_STATS, "boot_ms_mean")
+        return float(value) / 1000 if value else None
+
+    # Agents
+
+    async def announce_replacement(self, session_id: str, agent_id: str) -> bool:
+        """Announce one more agent for a waiting session; False when it waits no more."""
+        return bool(await self._scripts.call("agent_announce", args=[session_id, agent_id]))
+
+    async def claim(self, agent_id: str, node: str) -> str:
+        """Claim an announced agent for a node: claimed, taken (by an earlier delivery) or gone."""
+        return str(await self._scripts.call("agent_claim", keys=[keys.agent(agent_id)], args=[agent_id, node]))
+
+    async def spawned(self, agent_id: str, pid: int, start_ticks: int, boot_id: str, node: str) -> bool:
+        """Record an agent's process; False when the agent has no record."""
+        names = [keys.agent(agent_id), keys.agent_pid(agent_id)]
+        return bool(await self._scripts.call("agent_spawned", keys=names, args=[pid, start_ticks, boot_id, node]))
+
+    @_translated
+    async def wait_boot(self, agent_id: str, seconds: float) -> str | None:
+        """Wait until a boot is decided: `ready`, the cause of its failure, or None at the deadline."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            popped = await self._blocking.blpop([keys.agent_boot(agent_id)], timeout=min(left, BLOCK_SECONDS))
+            if popped:
+                return str(popped[1])
+        return None
+
+    async def exited(self, agent_id: str, cause: str, exit_code: int | None, signal: int | None) -> Exit:
+        """Record that an agent's process is gone; its session is given another agent or ended. Idempotent."""
+        code, sig = ("" if value is None else value for value in (exit_code, signal))
+        session_id, outcome, before = await self._scripts.call(
+            "agent_exited",
+            args=[agent_id, cause, code, sig, self._keep, self._silent_ms, self.MOST_REPLACEMENTS],
+        )
+        return Exit(session_id or None, outcome, before)
+
+    async def unfit(self, agent_id: str, reason: str) -> str:
+        """Take one agent out of service; returns its state before, '' when it is already leaving or gone."""
+        return str(await self._scripts.call("agent_stop", keys=[keys.agent(agent_id)], args=[agent_id, reason]))
+
+    @_translated
+    async def agent(self, agent_id: str) -> Agent | None:
+        """Return one agent, None when it is unknown."""
+        fields = await self._redis.hgetall(keys.agent(agent_id))
+        return Agent.from_hash(agent_id, fields) if fields.get("state") else None
+
+    @_translated
+    async def agents(self) -> list[Agent]:
+        """Return all agents that have not exited."""
+        ids = sorted(await self._redis.smembers(keys.AGENTS))
+        hashes = await self._hashes([keys.agent(agent_id) for agent_id in ids])
+        return [Agent.from_hash(i, h) for i, h in zip(ids, hashes, strict=True) if h.get("state")]
+
+    @_translated
+    async def record_health(self, agent_id: str, fields: Mapping[str, str | int | float]) -> None:
+        """Write `agent:{id}:health`."""
+        encoded = {name: str(value) for name, value in fields.items()}
+        await self._redis.hset(keys.agent_health(agent_id), mapping=encoded)
+        await self._redis.expire(keys.agent_health(agent_id), self._keep)
+
+    @_translated
+    async def health(self, agent_ids: Sequence[str]) -> list[dict[str, str]]:
+        """Return the last health record of each agent, {} where there is none."""
+        return await self._hashes([keys.agent_health(agent_id) for agent_id in agent_ids])
+
+    @_translated
+    async def append_logs(
+        self, agent_id: str, lines: Sequence[str], keep_lines: int, offset: int | None = None
+    ) -> None:
+        """Append log lines of an agent; the newest `keep_lines` are kept. `offset`: how far its file is shipped."""
+        name = keys.agent_logs(agent_id)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.rpush(name, *lines)
+            pipe.ltrim(name, -keep_lines, -1)
+            pipe.expire(name, self._keep)
+            if offset is not None:
+                pipe.set(keys.agent_log_offset(agent_id), offset, ex=self._keep)
+            await pipe.execute()
+
+    @_translated
+    async def log_offset(self, agent_id: str) -> int:
+        """Return how many bytes of an agent's log file are shipped."""
+        return int(await self._redis.get(keys.agent_log_offset(agent_id)) or 0)
+
+    @_translated
+    async def logs(self, agent_id: str, limit: int) -> list[str]:
+        """Return the newest log lines of an agent, oldest first."""
+        return list(await self._redis.lrange(keys.agent_logs(agent_id), -limit, -1))
+
+    # Nodes
+
+    @_translated
+    async def beat_node(self, node: str, fields: Mapping[str, str | int], ttl_seconds: int) -> None:
+        """Say that a node lives, for `ttl_seconds`."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.sadd(keys.NODES, node)
+            pipe.hset(keys.node(node), mapping={name: str(value) for name, value in fields.items()})
+            pipe.expire(keys.node(node), ttl_seconds)
+            await pipe.execute()
+
+    @_translated
+    async def forget_node(self, node: str) -> None:
+        """Say that a node is gone."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.srem(keys.NODES, node)
+            pipe.delete(keys.node(node))
+            await pipe.execute()
+
+    @_translated
+    async def nodes(self) -> dict[str, dict[str, str]]:
+        """Return the nodes that live, by id."""
+        ids = sorted(await self._redis.smembers(keys.NODES))
+        hashes = await self._hashes([keys.node(node) for node in ids])
+        return {node: fields for node, fields in zip(ids, hashes, strict=True) if fields}
+
+    # Upkeep
+
+    @_translated
+    async def trim(self) -> int:
+        """Drop the ids of sessions whose record has expired from the list of sessions; returns how many."""
+        oldest = (await self.now()) - self._keep
+        return int(await self._redis.zremrangebyscore(keys.SESSIONS, "-inf", oldest * 1000 - 3_600_000))
+
+    @_translated
+    async def now(self) -> float:
+        """Return Unix seconds by Redis's clock."""
+        seconds, microseconds = await self._redis.time()
+        return int(seconds) + int(microseconds) / 1e6
+
+    async def _hashes(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.hgetall(name)
+            return list(await pipe.execute())

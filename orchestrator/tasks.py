@@ -1,0 +1,98 @@
+"""The Celery tasks: thin, each enters the node's event loop once. Run by `celery -A orchestrator.tasks worker`."""
+
+import logging
+import random
+from typing import Any
+
+from celery import Task, signals
+
+from orchestrator import celery_app
+from orchestrator.celery_app import make_worker_app, node_queue
+from orchestrator.errors import OrchestratorError
+from orchestrator.models import new_id
+from orchestrator.node_watch import NodeWatch
+from orchestrator.settings import Settings
+
+log = logging.getLogger("orchestrator.tasks")
+
+settings = Settings.load()
+app = make_worker_app(settings)
+watch = NodeWatch(settings)
+
+#: A boot waits this long at most; every task that boots agents is bounded by it.
+BOOT_SECONDS = settings.boot_timeout_seconds + 15
+SPAWN_RETRIES = 3
+
+
+@signals.worker_ready.connect
+def _start(**_: Any) -> None:
+    watch.start()
+
+
+@signals.worker_shutdown.connect
+def _stop(**_: Any) -> None:
+    watch.stop()
+
+
+@app.task(name=celery_app.SPAWN_AGENT, bind=True, acks_late=True, max_retries=SPAWN_RETRIES)
+def spawn_agent(self: Task, session_id: str) -> bool:
+    """Boot an agent for a waiting session, three more times with growing pauses when it fails, then give up."""
+    attempt = self.request.retries or 0
+    agent_id = session_id if attempt == 0 else new_id("prewarm")
+    try:
+        return watch.run(watch.spawn_for(session_id, agent_id, announce=attempt > 0), BOOT_SECONDS)
+    except OrchestratorError as failure:
+        if attempt >= SPAWN_RETRIES:
+            reason = f"{failure.detail} (after {attempt + 1} attempts)"
+            watch.run(watch.fail_session(session_id, reason), 10)
+            return False
+        log.warning("spawn failed, is tried again", extra={"session_id": session_id, "cause": failure.detail})
+        raise self.retry(countdown=2**attempt * random.uniform(0.5, 1.0), exc=failure) from failure
+
+
+@app.task(name=celery_app.REFILL)
+def refill() -> int:
+    """Boot what the pool lacks: after every assignment, every 30 s as a safety net."""
+    return watch.run(watch.refill(), BOOT_SECONDS)
+
+
+@app.task(name=celery_app.SHRINK_POOL)
+def shrink_pool() -> int:
+    """Stop the warm agents beyond the target."""
+    return watch.run(watch.shrink(_stop_elsewhere), 30)
+
+
+@app.task(name=celery_app.STOP_AGENT)
+def stop_agent(agent_id: str) -> bool:
+    """Stop an agent process of this node."""
+    return watch.run(watch.stop_agent(agent_id), 15)
+
+
+@app.task(name=celery_app.FINISH_SESSION, acks_late=True, autoretry_for=(OrchestratorError,), max_retries=3,
+          retry_backoff=True)  # fmt: skip
+def finish_session(session_id: str, agent_id: str | None) -> None:
+    """Stop the agent of a session that is over and delete its room."""
+    watch.run(watch.finish_session(session_id, agent_id), 30)
+
+
+@app.task(name=celery_app.HEALTH_CHECK)
+def health_check() -> None:
+    """Have every node examine its own processes: pids mean something only there."""
+    for node in watch.run(watch.nodes(), 10):
+        app.send_task(celery_app.CHECK_NODE, queue=node_queue(node), expires=50)
+
+
+@app.task(name=celery_app.CHECK_NODE)
+def check_node() -> int:
+    """Examine the agent processes of this node."""
+    return watch.run(watch.check_node(), BOOT_SECONDS)
+
+
+@app.task(name=celery_app.CLEANUP_STALE)
+def cleanup_stale() -> int:
+    """End sessions and agents that nobody serves any more."""
+    return len(watch.run(watch.cleanup_stale(), 60))
+
+
+def _stop_elsewhere(agent_id: str, node: str) -> None:
+    app.send_task(celery_app.STOP_AGENT, args=[agent_id], queue=node_queue(node), expires=120)
