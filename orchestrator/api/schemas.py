@@ -143,8 +143,8 @@ class TokenRequest(BaseModel):
     )
 
 
-class TokenReply(Reply):
-    """LiveKit's token-endpoint answer, and ours."""
+class TokenReply(BaseModel):
+    """LiveKit's token-endpoint answer (snake_case), and ours."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -156,6 +156,7 @@ class TokenReply(Reply):
             ]
         }
     )  # fmt: skip
+    success: bool = True
     server_url: str
     participant_token: str
     room_name: str

@@ -1,0 +1,300 @@
+"""A caller: does what a person with a microphone does, and measures it. Behind `orchestrator call` and e2e tests."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Self
+
+import httpx
+import numpy as np
+import typer
+from livekit import rtc
+from numpy.typing import NDArray
+from rich.table import Table
+
+from agents.offline import speech
+from orchestrator.cli.output import FAILED, UNREACHABLE, Json, console, errors, print_json
+from orchestrator.settings import Settings
+
+RATE = speech.TTS_RATE
+FRAME = RATE // 50  #: samples in 20 ms
+#: RMS above which a frame holds speech; line noise of Opus is below 30, speech far above 500.
+LOUD = 200.0
+#: A pause this long ends an utterance; between two sentences of one answer it is shorter.
+PAUSE_SECONDS = 0.9
+
+
+class CallError(Exception):
+    """The call did not go as it should."""
+
+
+@dataclass(slots=True)
+class Utterance:
+    """Something the agent said."""
+
+    started: float  #: monotonic time of its first sound
+    frames: list[NDArray[np.int16]] = field(default_factory=list)
+
+    def text(self) -> str:
+        """Return it as text, by offline recognition."""
+        return speech.recogniser().hear(np.concatenate(self.frames)) if self.frames else ""
+
+
+class Microphone:
+    """A microphone that is always on, as a person's is: silence between sentences."""
+
+    def __init__(self) -> None:
+        self.source = rtc.AudioSource(RATE, 1, queue_size_ms=100)
+        self._queue: asyncio.Queue[tuple[NDArray[np.int16], asyncio.Future[float]]] = asyncio.Queue()
+        self._running = asyncio.create_task(self._run())
+
+    async def say(self, sound: NDArray[np.int16]) -> float:
+        """Play a sentence; returns the monotonic time at which its last sound left."""
+        done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        await self._queue.put((sound, done))
+        return await done
+
+    async def close(self) -> None:
+        """Switch it off."""
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+        await self.source.aclose()
+
+    async def _run(self) -> None:
+        silence = np.zeros(FRAME, dtype=np.int16)
+        while True:
+            try:
+                sound, done = self._queue.get_nowait()
+            except asyncio.QueueEmpty:
+                await self._play(silence)
+                continue
+            loud = np.flatnonzero(np.abs(sound) > LOUD)
+            end = int(loud[-1]) + 1 if loud.size else len(sound)
+            for start in range(0, end, FRAME):
+                await self._play(np.pad(sound[start : start + FRAME], (0, max(0, FRAME - (end - start))))[:FRAME])
+            done.set_result(time.monotonic() + self.source.queued_duration)
+
+    async def _play(self, samples: NDArray[np.int16]) -> None:
+        # Waits while the queue is full: that paces it to real time.
+        await self.source.capture_frame(rtc.AudioFrame(samples.tobytes(), RATE, 1, len(samples)))
+
+
+class Call:
+    """One call, from the start request to hanging up. Times are seconds."""
+
+    def __init__(self, url: str, user_id: str, *, metadata: dict[str, Any] | None = None, patience: float = 30) -> None:
+        self._user_id, self._metadata, self._patience = user_id, metadata or {}, patience
+        self._http = httpx.AsyncClient(base_url=url, timeout=10)
+        self._room = rtc.Room()
+        self._utterances: asyncio.Queue[Utterance] = asyncio.Queue()
+        self._first_sound: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._agent: asyncio.Future[rtc.RemoteParticipant] = asyncio.get_running_loop().create_future()
+        self._gone = asyncio.Event()
+        self._listeners: list[asyncio.Task[None]] = []
+        self._microphone: Microphone
+        self.session: dict[str, Any] = {}
+        self.timings: dict[str, float] = {}
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+            await self._join()
+        except BaseException:
+            await self.hang_up()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.hang_up()
+
+    @property
+    def session_id(self) -> str:
+        """The session's id."""
+        return str(self.session["sessionId"])
+
+    async def look(self) -> dict[str, Any]:
+        """Return the session as the api sees it."""
+        return await self._ask("GET", f"/api/session/{self.session_id}")
+
+    async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        answer = await self._http.request(method, path, json=body)
+        found: dict[str, Any] = answer.json()
+        if not answer.is_success:
+            raise CallError(found.get("detail", answer.text))
+        return found
+
+    async def _start(self) -> None:
+        begun = time.monotonic()
+        self.session = await self._ask(
+            "POST", "/api/session/start", {"userId": self._user_id, "metadata": self._metadata}
+        )
+        self.timings["start answer"] = time.monotonic() - begun
+        while self.session["status"] == "starting":
+            if time.monotonic() - begun > self._patience:
+                raise CallError(f"no agent within {self._patience:.0f} s")
+            await asyncio.sleep(0.05)
+            self.session |= await self.look()
+        if self.session["status"] not in {"ready", "active"}:
+            raise CallError(f"the session is {self.session['status']}: {self.session.get('reason')}")
+        self.timings["agent ready"] = time.monotonic() - begun
+        self._begun = begun
+
+    async def _join(self) -> None:
+        token = await self._ask("POST", "/api/token", {"sessionId": self.session_id})
+        self._room.on("participant_connected", lambda *_: self._look_for_agent())
+        self._room.on("participant_attributes_changed", lambda *_: self._look_for_agent())
+        self._room.on("track_subscribed", lambda track, *_: self._subscribed(track))
+        self._room.on("disconnected", lambda *_: self._gone.set())
+        self._room.on("participant_disconnected", self._left)
+        await self._room.connect(token["server_url"], token["participant_token"])
+        self.timings["user in room"] = time.monotonic() - self._begun
+        self._microphone = Microphone()
+        track = rtc.LocalAudioTrack.create_audio_track("microphone", self._microphone.source)
+        options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
+        await self._room.local_participant.publish_track(track, options)
+        self._look_for_agent()
+        async with self._bound("the agent did not join the room"):
+            await asyncio.shield(self._agent)
+
+    def _left(self, participant: rtc.RemoteParticipant) -> None:
+        if participant.kind == rtc.ParticipantKind.PARTICIPANT_KIND_AGENT:
+            self._gone.set()
+
+    def _look_for_agent(self) -> None:
+        for participant in self._room.remote_participants.values():
+            is_agent = participant.kind == rtc.ParticipantKind.PARTICIPANT_KIND_AGENT
+            if is_agent and participant.attributes.get("lk.agent.state") and not self._agent.done():
+                self.timings["agent in room"] = time.monotonic() - self._begun
+                self._agent.set_result(participant)
+
+    def _subscribed(self, track: rtc.Track) -> None:
+        if track.kind == rtc.TrackKind.KIND_AUDIO:
+            self._listeners.append(asyncio.create_task(self._listen(track)))
+
+    async def _listen(self, track: rtc.Track) -> None:
+        """Cut what the agent's track carries into utterances."""
+        utterance: Utterance | None = None
+        quiet = 0.0
+        async for event in rtc.AudioStream(track, sample_rate=speech.STT_RATE, num_channels=1):
+            samples = np.frombuffer(event.frame.data, dtype=np.int16)
+            if np.sqrt(np.mean(samples.astype(np.float32) ** 2)) > LOUD:
+                if utterance is None:
+                    utterance = Utterance(time.monotonic())
+                    if not self._first_sound.done():
+                        self._first_sound.set_result(utterance.started)
+                quiet = 0.0
+            else:
+                quiet += len(samples) / speech.STT_RATE
+            if utterance is not None:
+                utterance.frames.append(samples.copy())
+                if quiet > PAUSE_SECONDS:
+                    self._utterances.put_nowait(utterance)
+                    utterance = None
+
+    async def heard(self) -> Utterance:
+        """Return the next thing the agent says, once it has said it. Raises `CallError`."""
+        async with self._bound("the agent said nothing"):
+            utterance = await self._utterances.get()
+        self.timings.setdefault("first agent audio", utterance.started - self._begun)
+        return utterance
+
+    async def say(self, text: str) -> float:
+        """Speak a sentence; returns the monotonic time of its end."""
+        return await self._microphone.say(await asyncio.to_thread(speech.voice().speak, text))
+
+    async def sound(self) -> float:
+        """Wait for the agent's first sound; returns the seconds since the start. Raises `CallError`."""
+        async with self._bound("the agent made no sound"):
+            return await asyncio.shield(self._first_sound) - self._begun
+
+    async def gone(self) -> None:
+        """Wait until the agent has left or the room is closed. Raises `CallError`."""
+        async with self._bound("the agent did not leave"):
+            await self._gone.wait()
+
+    @contextlib.asynccontextmanager
+    async def _bound(self, trouble: str) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._patience):
+                yield
+        except TimeoutError:
+            raise CallError(f"{trouble} within {self._patience:.0f} s") from None
+
+    async def leave(self) -> None:
+        """Leave the room without stopping the session, as a closed browser tab does."""
+        for listener in self._listeners:
+            listener.cancel()
+        await asyncio.gather(*self._listeners, return_exceptions=True)
+        if hasattr(self, "_microphone"):
+            await self._microphone.close()
+        await self._room.disconnect()
+
+    async def hang_up(self) -> None:
+        """Leave and stop the session. Safe to call twice."""
+        await self.leave()
+        if self.session.get("sessionId") and not self._http.is_closed:
+            with contextlib.suppress(CallError, httpx.HTTPError):
+                await self._ask("POST", "/api/session/stop", {"sessionId": self.session_id})
+        await self._http.aclose()
+
+
+async def _converse(url: str, user: str, sentences: list[str]) -> dict[str, Any]:
+    begun = time.monotonic()
+    await asyncio.to_thread(speech.warm_up)
+    loaded = time.monotonic() - begun
+    turns: list[dict[str, Any]] = []
+    async with Call(url, user) as call:
+        greeting = await call.heard()
+        turns.append({"agent": await asyncio.to_thread(greeting.text)})
+        for sentence in sentences:
+            ended = await call.say(sentence)
+            reply = await call.heard()
+            turns.append(
+                {
+                    "user": sentence,
+                    "agent": await asyncio.to_thread(reply.text),
+                    "reply after end of speech": round(reply.started - ended, 3),
+                }
+            )
+    return {
+        "success": True,
+        "sessionId": call.session_id,
+        "prewarmed": call.session["prewarmed"],
+        "latency": call.session["latency"],
+        "turns": turns,
+        "timings": {name: round(seconds, 3) for name, seconds in call.timings.items()},
+        "speechModelsLoaded": round(loaded, 3),
+    }
+
+
+def call(
+    say: Annotated[list[str], typer.Option(help="What to say; may be given several times.")],
+    user: Annotated[str, typer.Option(help="User id.")] = "caller",
+    url: Annotated[str | None, typer.Option(help="The api; default: this node's.")] = None,
+    json: Json = False,
+) -> None:
+    """Call an agent as a real user: speak, listen, and show what was said and how long it took."""
+    try:
+        result = asyncio.run(_converse(url or Settings.load().base_url, user, say))
+    except (CallError, rtc.ConnectError) as failure:
+        errors.print(f"[bold red]orchestrator:[/] {failure}")
+        raise typer.Exit(FAILED) from None
+    except httpx.HTTPError as failure:
+        errors.print(f"[bold red]orchestrator:[/] no api answers ({failure}). Is it up? Start it with: make up")
+        raise typer.Exit(UNREACHABLE) from None
+    if json:
+        print_json(result)
+        return
+    for turn in result["turns"]:
+        if "user" in turn:
+            console.print(f"[cyan]you[/]    {turn['user']}")
+        console.print(f"[green]agent[/]  {turn['agent']}")
+    kind = "a warm agent" if result["prewarmed"] else "a new agent: the pool was empty"
+    table = Table("since the start request", "seconds", title=f"Timings ({kind}; server's own: {result['latency']})")
+    for name, seconds in result["timings"].items():
+        table.add_row(name, f"{seconds:.3f}")
+    for turn in result["turns"][1:]:
+        table.add_row("reply after end of speech", f"{turn['reply after end of speech']:.3f}")
+    console.print(table)
