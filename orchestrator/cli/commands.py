@@ -15,6 +15,9 @@ from orchestrator.settings import Settings
 #: Seconds between two looks of `logs -f`.
 FOLLOW_SECONDS = 0.5
 
+#: A list is to be read and copied from: ids are never cut, and no lines are drawn around them.
+_LIST: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bold"}
+
 SessionArgument = Annotated[str, typer.Argument(metavar="ID", help="Session id.")]
 
 
@@ -62,19 +65,20 @@ def sessions(json: Json = False) -> None:
     if json:
         print_json(found)
         return
-    table = Table("session", "status", "user", "agent pid", "created", "startup", "reason", title="Sessions")
+    table = Table("session", "status", "user", "agent pid", "created", "startup", "reason", **_LIST)
     for row in found["sessions"]:
         startup = "" if row.get("startupTime") is None else f"{row['startupTime']:.3f} s"
         cells = (row["sessionId"], row["status"], row["userId"], str(row.get("agentPid", "")))
         table.add_row(*cells, row["createdAt"][11:19], startup, row.get("reason", ""))
-    console.print(table)
-    table = Table("agent", "status", "pid", "node", "private memory", "age", title="Agents")
+    console.print(table, soft_wrap=True)
+    console.print()
+    table = Table("agent", "status", "pid", "node", "private memory", "age", **_LIST)
     for row in found["agents"]:
         memory = f"{row['memory'] / 2**20:.0f} MiB" if row.get("memory") else ""
         table.add_row(
             row["agentId"], row["status"], str(row.get("pid", "")), row.get("node", ""), memory, f"{row['age']:.0f} s"
         )
-    console.print(table)
+    console.print(table, soft_wrap=True)
 
 
 def logs(

@@ -27,7 +27,7 @@ def connect(url: str, *, name: str, max_connections: int = 64) -> Redis:
         client_name=name,
         retry=Retry(NoBackoff(), 0),
     )
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)
 
 
 def connect_blocking(url: str, *, name: str, max_connections: int = 64) -> Redis:
@@ -44,4 +44,4 @@ def connect_blocking(url: str, *, name: str, max_connections: int = 64) -> Redis
         client_name=name,
         retry=Retry(NoBackoff(), 0),
     )
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)

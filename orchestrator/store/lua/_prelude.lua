@@ -5,12 +5,10 @@
 local SESSION_SET = {starting = 'session:starting', ready = 'session:ready', active = 'session:active'}
 local EVENTS_KEPT, SESSION_EVENTS_KEPT = 10000, 200
 
--- Redis's clock, in milliseconds: the only clock that all nodes share.
-local function now_ms()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-end
-local NOW = now_ms()
+-- Redis's clock: the only one that all nodes share. NOW is in milliseconds; the line is ordered by microseconds.
+local TIME = redis.call('TIME')
+local NOW_US = tonumber(TIME[1]) * 1000000 + tonumber(TIME[2])
+local NOW = math.floor(NOW_US / 1000)
 
 local function refuse(what, id, from, to)
   error({err = 'ILLEGAL ' .. what .. ' ' .. id .. ': ' .. (from or 'unknown') .. ' -> ' .. to})

@@ -38,7 +38,7 @@ if state == 'ready' then
       bind(session, warm, 1)
       outcome = 'replaced'
     else
-      redis.call('ZADD', 'session:queue', created, session)
+      redis.call('ZADD', 'session:queue', created * 1000, session)
       outcome = 'waiting'
     end
   end

@@ -69,7 +69,7 @@ if agent then
   redis.call('HINCRBY', 'pool:stats', 'total_hits', 1)
 else
   redis.call('HSET', 'session:' .. id, 'taskId', id)
-  redis.call('ZADD', 'session:queue', NOW, id)
+  redis.call('ZADD', 'session:queue', NOW_US, id)
   redis.call('HINCRBY', 'pool:stats', 'total_misses', 1)
   announce_agent(id)
 end

@@ -1,0 +1,54 @@
+"""Fixtures that every ring of tests uses."""
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from orchestrator.settings import Settings
+from orchestrator.store import Store
+from tests.support.processes import alive, free_ports, start_valkey, stop
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _bare_environment() -> None:
+    """Keep the settings of whoever runs the tests out of them."""
+    for name in Settings.model_fields:
+        os.environ.pop(name.upper(), None)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def short_folder() -> Iterator[Path]:
+    """A folder with a short path: a Unix socket's may have 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="vao", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Valkey for the whole run."""
+    port = free_ports()
+    process = start_valkey(tmp_path_factory.mktemp("valkey"), port)
+    yield f"redis://127.0.0.1:{port}/0"
+    stop(process)
+    assert not alive(process.pid)
+
+
+@pytest.fixture
+def raw(valkey_url: str) -> Iterator["redis.Redis"]:
+    """A plain client on an empty Valkey."""
+    client = redis.Redis.from_url(valkey_url, decode_responses=True)
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+async def store(raw: "redis.Redis", valkey_url: str) -> AsyncIterator[Store]:
+    """A store on an empty Valkey."""
+    async with Store(valkey_url, name="test", keep_seconds=3600, silent_seconds=15) as found:
+        yield found

@@ -1,0 +1,86 @@
+"""P1: one agent is never given to two users. 1,000 starts from 8 processes on 1,000 agents."""
+
+import asyncio
+import multiprocessing
+from collections import Counter
+from typing import Any
+
+import pytest
+import redis
+
+from orchestrator.models import new_id
+from orchestrator.store import Store
+from orchestrator.store.connection import connect
+from orchestrator.store.scripts import Scripts, sources
+from tests.support.pool import assign, fill
+
+PROCESSES, STARTS = 8, 1000
+
+
+def look_then_take(source: str) -> str:
+    """Return the assignment as it must not be: it looks at the pool, and takes what it saw in a second call."""
+    body = source.replace("local id = redis.call('SPOP', 'pool:ready')", "local id = ARGV[11]")
+    body = body.replace("return id end\n  end", "return id end\n  return nil end")
+    # What would be refused as an illegal move is what a non-atomic take never notices.
+    body = body.replace("if not from or not AGENT_MOVES[from] or not AGENT_MOVES[from][to] then", "if false then")
+    return body.replace("if fields[1] == 'ready' and", "if").replace(
+        "if redis.call('EXISTS', 'session:' .. id) == 1 then", "if false then"
+    )
+
+
+async def _starts(url: str, first: int, count: int, mutant: bool, gate: Any) -> list[str]:
+    async with Store(url, name=f"p{first}", keep_seconds=60, silent_seconds=60) as store:
+        if mutant:
+            redis_client: Any = connect(url, name=f"m{first}")
+            store._scripts = Scripts(redis_client)
+            script = redis_client.register_script(look_then_take(sources()["assign"]))
+
+            async def start(user: str) -> str:
+                seen = await redis_client.srandmember("pool:ready")
+                arguments = [user, new_id("session"), new_id("room"), "{}", 60, 99_999, 60_000, "", 1, 1, seen]
+                return str((await script(args=arguments))[1])
+        else:
+
+            async def start(user: str) -> str:
+                result = await assign(store, user)
+                assert result.outcome == "assigned"
+                return result.session_id
+
+        await store.ping()
+        await asyncio.to_thread(gate.wait, 60)
+        return list(await asyncio.gather(*(start(f"u{first + n}") for n in range(count))))
+
+
+def _process(url: str, first: int, count: int, mutant: bool, gate: Any, results: Any) -> None:
+    results.put(asyncio.run(_starts(url, first, count, mutant, gate)))
+
+
+def taken(url: str, *, mutant: bool) -> Counter[str]:
+    """Return how often each agent was handed out."""
+    context = multiprocessing.get_context("spawn")
+    gate, results = context.Barrier(PROCESSES), context.Queue()
+    share = STARTS // PROCESSES
+    processes = [
+        context.Process(target=_process, args=(url, n * share, share, mutant, gate, results)) for n in range(PROCESSES)
+    ]
+    for process in processes:
+        process.start()
+    handed = [agent_id for _ in processes for agent_id in results.get(timeout=100)]
+    for process in processes:
+        process.join(20)
+        assert process.exitcode == 0
+    return Counter(handed)
+
+
+@pytest.mark.parametrize("mutant", [False, True], ids=["atomic", "look-then-take"])
+def test_a_thousand_starts_take_a_thousand_agents(raw: redis.Redis, valkey_url: str, mutant: bool) -> None:
+    ids = fill(raw, STARTS)
+    handed = taken(valkey_url, mutant=mutant)
+    assert handed.total() == STARTS
+    distinct = set(handed) == set(ids) and max(handed.values()) == 1
+    if mutant:
+        assert not distinct, "the test has no teeth: it does not see agents given out twice"
+        return
+    assert distinct
+    assert raw.scard("pool:ready") == 0
+    assert {raw.hget(f"agent:{agent_id}", "state") for agent_id in ids} == {"assigned"}

@@ -1,0 +1,252 @@
+"""The Lua scripts on a real Valkey: what they promise, and what they refuse."""
+
+import asyncio
+import json
+
+import pytest
+import redis
+
+from orchestrator.errors import IllegalMove, StoreUnavailable
+from orchestrator.models import new_id
+from orchestrator.states import AGENT_MOVES, SESSION_MOVES, AgentState, SessionState
+from orchestrator.store import Store
+from orchestrator.store.agent_link import AgentLink
+from orchestrator.store.scripts import Scripts
+from tests.support.pool import assign, warm
+from tests.support.processes import free_ports
+
+
+async def test_a_hit_binds_a_warm_agent_and_tells_it(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    (agent_id,) = await warm(store, valkey_url, 1)
+    result = await assign(store, "ada")
+    assert (result.outcome, result.session_id, result.refill) == ("assigned", agent_id, True)
+    session = await store.session(agent_id)
+    assert session is not None
+    assert (session.status, session.agent_id, session.agent_pid, session.prewarmed) == ("ready", agent_id, 1000, True)
+    assert raw.smembers("pool:ready") == set()
+    assert raw.smembers("session:ready") == {agent_id}
+    assert raw.get("session:user:ada") == agent_id
+    message = json.loads(raw.lpop(f"agent:{agent_id}:inbox"))
+    assert message == {"sessionId": agent_id, "type": "assign", "token": "t"}
+    assert raw.hget(f"agent:{agent_id}", "state") == "assigned"
+    assert [fields["state"] for _, fields in raw.xrange(f"session:{agent_id}:events")] == ["starting", "ready"]
+
+
+async def test_a_miss_waits_and_the_next_warm_agent_serves_it(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    result = await assign(store, "ada")
+    assert result.outcome == "starting"
+    assert raw.smembers("session:starting") == {result.session_id}
+    assert raw.smembers("pool:starting") == {result.session_id}, "an agent of the session's own id is announced"
+    assert await store.queue_position(result.session_id) == 1
+    assert await store.claim(result.session_id, "n1") == "claimed"
+    link = AgentLink(valkey_url, result.session_id)
+    assert await link.ready(77) == result.session_id
+    assert await link.next_message() == {"sessionId": result.session_id, "type": "assign", "token": "t"}
+    await link.close()
+    session = await store.session(result.session_id)
+    assert session is not None
+    assert (session.status, session.prewarmed, session.agent_pid) == ("ready", False, 77)
+    assert await store.queue_position(result.session_id) is None
+
+
+async def test_waiting_sessions_are_served_first_come_first_served(store: Store, valkey_url: str) -> None:
+    first, second = [(await assign(store, user)).session_id for user in ("a", "b")]
+    link = AgentLink(valkey_url, second)  # the second one's agent boots faster
+    assert await link.ready(1) == first
+    await link.close()
+
+
+async def test_the_same_user_gets_the_same_session(store: Store, valkey_url: str) -> None:
+    await warm(store, valkey_url, 2)
+    first = await assign(store, "ada")
+    again = await assign(store, "ada")
+    assert (again.outcome, again.session_id) == ("existing", first.session_id)
+    await store.end_session(first.session_id, "ended", "test")
+    assert (await assign(store, "ada")).session_id != first.session_id
+
+
+async def test_the_cap_counts_every_live_session(store: Store, valkey_url: str) -> None:
+    await warm(store, valkey_url, 1)
+    assert (await assign(store, "a", max_sessions=2)).outcome == "assigned"
+    waiting = await assign(store, "b", max_sessions=2)
+    assert waiting.outcome == "starting"
+    assert (await assign(store, "c", max_sessions=2)).outcome == "full"
+    await store.end_session(waiting.session_id, "ended", "test")
+    assert (await assign(store, "c", max_sessions=2)).outcome == "starting"
+
+
+async def test_the_rate_limit_slides_and_says_when(store: Store, raw: redis.Redis) -> None:
+    window = 60_000
+    seen = [(await assign(store, f"u{n}", address="10.0.0.1", rate_amount=3)).outcome for n in range(3)]
+    assert seen == ["starting"] * 3
+    refused = await assign(store, "u4", address="10.0.0.1", rate_amount=3)
+    assert refused.outcome == "limited"
+    assert 0 < refused.retry_after_ms <= 2 * window
+    assert (await assign(store, "u5", address="10.0.0.2", rate_amount=3)).outcome == "starting"
+    assert raw.scard("session:starting") == 4, "a refused start changes nothing"
+    assert all(0 < raw.pttl(key) <= 2 * window for key in raw.keys("rate:*")), "its memory is bounded"
+
+
+async def test_a_silent_agent_is_passed_over_and_comes_back_with_its_heartbeat(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    silent, fresh = await warm(store, valkey_url, 2)
+    raw.hincrby(f"agent:{silent}", "lastBeat", -16_000)
+    assert (await assign(store, "a")).session_id == fresh
+    assert (await assign(store, "b")).outcome == "starting"
+    link = AgentLink(valkey_url, silent)
+    assert await link.beat() == "ready"
+    await link.close()
+    assert (await assign(store, "c")).session_id == silent
+
+
+async def test_a_bound_agent_that_dies_before_the_call_is_replaced(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    await warm(store, valkey_url, 2)
+    session_id = (await assign(store, "ada")).session_id
+    (spare,) = raw.smembers("pool:ready")
+    result = await store.exited(session_id, "killed by signal 9", None, 9)
+    assert (result.session_id, result.outcome) == (session_id, "replaced")
+    session = await store.session(session_id)
+    assert session is not None
+    assert (session.status, session.agent_id, session.replacements) == ("ready", spare, 1)
+    assert json.loads(raw.lpop(f"agent:{spare}:inbox"))["sessionId"] == session_id
+    again = await store.exited(session_id, "killed by signal 9", None, 9)
+    assert again.outcome == "", "a death counts once"
+    result = await store.exited(spare, "exited with code 1", 1, None)
+    assert result.outcome == "waiting"
+    session = await store.session(session_id)
+    assert session is not None
+    assert session.status == "starting"
+    assert await store.queue_position(session_id) == 1
+
+
+async def test_replacing_has_an_end(store: Store, valkey_url: str) -> None:
+    await warm(store, valkey_url, 5)
+    session_id = (await assign(store, "ada")).session_id
+    for expected in ("replaced", "replaced", "error"):
+        session = await store.session(session_id)
+        assert session is not None
+        assert session.agent_id is not None
+        assert (await store.exited(session.agent_id, "exited with code 1", 1, None)).outcome == expected
+    session = await store.session(session_id)
+    assert session is not None
+    assert (session.status, session.reason) == ("error", "agent_lost: exited with code 1")
+    assert len(session.agent_ids) == 3
+
+
+async def test_an_agent_that_dies_in_a_call_ends_it_with_the_cause(store: Store, valkey_url: str) -> None:
+    (agent_id,) = await warm(store, valkey_url, 1)
+    await assign(store, "ada")
+    link = AgentLink(valkey_url, agent_id)
+    await link.joined()
+    await link.active(agent_id)
+    await link.close()
+    assert (await store.exited(agent_id, "killed by signal 11", None, 11)).outcome == "error"
+    session = await store.session(agent_id)
+    assert session is not None
+    assert (session.status, session.reason) == ("error", "agent_lost: killed by signal 11")
+    assert session.joined_at is not None
+    assert session.active_at is not None
+
+
+async def test_ending_is_idempotent_and_tells_the_agent(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    (agent_id,) = await warm(store, valkey_url, 1)
+    await assign(store, "ada")
+    raw.delete(f"agent:{agent_id}:inbox")
+    first = await store.end_session(agent_id, "ended", "stopped by request")
+    second = await store.end_session(agent_id, "error", "something else")
+    assert first is not None
+    assert second is not None
+    assert (first.first, second.first, second.status) == (True, False, "ended")
+    inbox = [json.loads(message) for message in raw.lrange(f"agent:{agent_id}:inbox", 0, -1)]
+    assert inbox == [{"type": "stop", "reason": "stopped by request"}]
+    assert raw.exists("session:user:ada", f"session:{agent_id}:payload") == 0
+    assert raw.ttl(f"session:{agent_id}") > 0
+    assert await store.end_session("prewarm_" + "0" * 32, "ended", "x") is None
+
+
+async def test_two_refills_at_once_announce_what_is_missing_once(store: Store, raw: redis.Redis) -> None:
+    await store.set_target(5)
+    batches = await asyncio.gather(*(store.reserve([new_id("prewarm") for _ in range(8)]) for _ in range(6)))
+    assert sum(len(batch) for batch in batches) == 5
+    assert raw.scard("pool:starting") == 5
+
+
+async def test_a_refill_makes_up_for_waiting_sessions_too(store: Store) -> None:
+    await store.set_target(2)
+    await assign(store, "ada")
+    assert len(await store.reserve([new_id("prewarm") for _ in range(8)])) == 2, "the session's own agent is announced"
+
+
+async def test_shrinking_takes_warm_agents_only(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await warm(store, valkey_url, 4)
+    bound = (await assign(store, "ada")).session_id
+    await store.set_target(1)
+    stopped = await store.surplus()
+    assert len(stopped) == 2
+    assert bound not in stopped
+    assert raw.scard("pool:ready") == 1
+    assert {raw.hget(f"agent:{agent_id}", "state") for agent_id in stopped} == {"stopping"}
+    assert raw.hget(f"agent:{bound}", "state") == "assigned"
+
+
+async def test_a_redelivered_spawn_finds_its_agent_claimed(store: Store) -> None:
+    agent_id = (await assign(store, "ada")).session_id
+    assert [await store.claim(agent_id, "n1") for _ in range(2)] == ["claimed", "taken"]
+    assert await store.claim("prewarm_" + "1" * 32, "n1") == "gone"
+
+
+@pytest.mark.parametrize("state", list(SessionState))
+@pytest.mark.parametrize("target", list(SessionState))
+async def test_the_store_refuses_what_the_table_forbids(
+    store: Store, raw: redis.Redis, valkey_url: str, state: SessionState, target: SessionState
+) -> None:
+    probe = "move_session(ARGV[1], ARGV[2]) return 1"
+    raw.hset("session:s", mapping={"status": state})
+    scripts = Scripts(store._redis)
+    from orchestrator.store.scripts import sources
+
+    prelude = sources()["session_active"].split("-- User and agent")[0]
+    scripts._scripts["probe"] = store._redis.register_script(prelude + probe)
+    if target in SESSION_MOVES[state]:
+        assert await scripts.call("probe", args=["s", target]) == 1
+        assert raw.hget("session:s", "status") == target
+    else:
+        with pytest.raises(IllegalMove, match=f"session s: {state} -> {target}"):
+            await scripts.call("probe", args=["s", target])
+        assert raw.hgetall("session:s") == {"status": state}, "nothing is half-done"
+
+
+async def test_an_agent_cannot_say_what_is_not_so(store: Store, valkey_url: str) -> None:
+    (agent_id,) = await warm(store, valkey_url, 1)
+    link = AgentLink(valkey_url, agent_id)
+    with pytest.raises(IllegalMove):
+        await link.ready(1)
+    with pytest.raises(IllegalMove):
+        await link.joined()
+    assert AgentState.RUNNING not in AGENT_MOVES[AgentState.READY]
+    await link.close()
+    stranger = AgentLink(valkey_url, "prewarm_" + "2" * 32)
+    with pytest.raises(IllegalMove):
+        await stranger.ready(1)
+    assert await stranger.beat() == ""
+    await stranger.close()
+
+
+async def test_a_resize_outlives_a_restart_and_a_changed_setting_wins(store: Store) -> None:
+    await store.configure_target(3)
+    await store.set_target(7)
+    await store.configure_target(3)
+    assert (await store.counts())["target"] == 7
+    await store.configure_target(4)
+    assert (await store.counts())["target"] == 4
+
+
+async def test_a_redis_that_is_gone_is_an_error_and_no_hang() -> None:
+    async with Store(f"redis://127.0.0.1:{free_ports()}/0", name="t", keep_seconds=1, silent_seconds=1) as nowhere:
+        with pytest.raises(StoreUnavailable, match="Redis does not answer"):
+            await nowhere.ping()
+        with pytest.raises(StoreUnavailable):
+            await nowhere.reserve(["prewarm_x"])

@@ -1,0 +1,154 @@
+"""A whole node, as a user starts it: `orchestrator up` in a folder of its own, on free ports."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.processes import alive, free_ports, marked, poll
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+#: From the environment of whoever runs the tests; nothing else reaches the node.
+_KEPT = ("PATH", "HOME", "XDG_CACHE_HOME", "LANG", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "GOPROXY", "GOFLAGS")
+
+
+class Node:
+    """One node. `settings` are environment variables."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        # A Unix socket's path must be short, and pytest's folders are long.
+        self.run_dir = folder
+        livekit = free_ports(3)
+        self.port = free_ports()
+        self.environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | {
+            "NODE_ID": f"test-{self.port}",
+            "RUN_DIR": str(folder),
+            "PORT": str(self.port),
+            "VALKEY_PORT": str(free_ports()),
+            "LIVEKIT_PORT": str(livekit),
+            "RATE_LIMIT": "100000/minute",
+            "PYTHONPATH": str(REPOSITORY),
+            **{name: str(value) for name, value in settings.items()},
+        }
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.redis_url = self.environment.get("REDIS_URL", f"redis://127.0.0.1:{self.environment['VALKEY_PORT']}/0")
+        self.output = folder / "up.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.http = httpx.Client(base_url=self.url, timeout=10)
+
+    # Life
+
+    def start(self, *, wait: bool = True) -> "Node":
+        """Start it; by default wait until its pool is full."""
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                [str(Path(sys.executable).parent / "orchestrator"), "up"],
+                env=self.environment, cwd=self.run_dir, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # fmt: skip
+        if wait:
+            poll(lambda: "Up after" in self.said(), f"the node is up:\n{self.said()}", 90)
+        return self
+
+    def said(self) -> str:
+        """Return what it has printed."""
+        if self.process is not None and self.process.poll() is not None:
+            raise AssertionError(f"the node ended: {self.output.read_text()}")
+        return self.output.read_text()
+
+    def stop(self) -> int:
+        """Stop it with SIGTERM; asserts that every process of it is gone. Returns the exit code."""
+        self.http.close()
+        if self.process is None:
+            return 0
+        before = self.pids()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(30)
+        left = [pid for pid in before if alive(pid)] + self.pids()
+        assert not left, f"left over: {[Path(f'/proc/{pid}/cmdline').read_text() for pid in left if alive(pid)]}"
+        self.process = None
+        return code
+
+    # What it is made of
+
+    def pids(self) -> list[int]:
+        """Return the pids of all its processes."""
+        return marked("RUN_DIR", str(self.run_dir))
+
+    def program(self, name: str) -> int:
+        """Return the pid of one of its programs, 0 while it does not run."""
+        line = self.supervisorctl("pid", name).strip()
+        return int(line) if line.isdigit() else 0
+
+    def supervisorctl(self, *arguments: str) -> str:
+        """Run supervisorctl against it."""
+        command = [str(Path(sys.executable).parent / "supervisorctl"), "-s", f"unix://{self.run_dir}/supervisor.sock"]
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=20, check=False).stdout
+
+    def log(self, name: str) -> str:
+        """Return the log of one of its programs."""
+        return (self.run_dir / "logs" / f"{name}.log").read_text()
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Its generated secrets."""
+        found: dict[str, str] = json.loads((self.run_dir / "secrets.json").read_text())
+        return found
+
+    # Talking to it
+
+    @property
+    def admin(self) -> dict[str, str]:
+        """Headers of an administrator."""
+        return {"Authorization": f"Bearer {self.secrets['ADMIN_TOKEN']}"}
+
+    def begin(self, user: str, **body: Any) -> dict[str, Any]:
+        """Start a session."""
+        found: dict[str, Any] = self.http.post("/api/session/start", json={"userId": user, **body}).json()
+        return found
+
+    def session(self, session_id: str) -> dict[str, Any]:
+        """Return one session."""
+        found: dict[str, Any] = self.http.get(f"/api/session/{session_id}").json()
+        return found
+
+    def end(self, session_id: str) -> dict[str, Any]:
+        """Stop a session."""
+        found: dict[str, Any] = self.http.post("/api/session/stop", json={"sessionId": session_id}).json()
+        return found
+
+    def logs(self, session_id: str) -> list[str]:
+        """Return a session's logs."""
+        found: list[str] = self.http.get(f"/api/session/{session_id}/logs").json()["logs"]
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts of the health route."""
+        found: dict[str, int] = self.http.get("/api/health").json()["sessions"]
+        return found
+
+    def agents(self) -> list[dict[str, Any]]:
+        """Return all living agents."""
+        found: list[dict[str, Any]] = self.http.get("/api/sessions", headers=self.admin).json()["agents"]
+        return found
+
+    def resize(self, size: int) -> None:
+        """Resize the pool and wait until it has that size."""
+        self.http.post("/api/pool/resize", json={"size": size}, headers=self.admin).raise_for_status()
+        poll(lambda: self.counts()["pool"] == size and self.counts()["booting"] == 0, f"the pool has {size} agents")
+
+    def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the command line against it."""
+        command = [str(Path(sys.executable).parent / "orchestrator"), *arguments]
+        environment = self.environment | {"COLUMNS": "200"}
+        done = subprocess.run(
+            command, env=environment, cwd=self.run_dir, capture_output=True, text=True, timeout=90, check=False
+        )
+        assert not check or done.returncode == 0, done.stderr + done.stdout
+        return done

@@ -1,0 +1,49 @@
+"""Warm agents in a store, without processes."""
+
+import json
+from typing import Any
+
+import redis
+
+from orchestrator.models import new_id
+from orchestrator.pool.assignment import PAYLOAD_SECONDS
+from orchestrator.store import Assignment, Store
+from orchestrator.store.agent_link import AgentLink
+
+
+async def warm(store: Store, url: str, count: int, node: str = "n1") -> list[str]:
+    """Bring agents the real way from announced to warm; returns their ids."""
+    counts = await store.counts()
+    await store.set_target(counts["pool"] + counts["booting"] + count)
+    ids = await store.reserve([new_id("prewarm") for _ in range(count)])
+    for number, agent_id in enumerate(ids):
+        assert await store.claim(agent_id, node) == "claimed"
+        await store.spawned(agent_id, 1000 + number, 5000 + number, "boot", node)
+        link = AgentLink(url, agent_id)
+        await link.ready(1000 + number)
+        await link.close()
+    return ids
+
+
+async def assign(store: Store, user: str, **changes: Any) -> Assignment:
+    """Start a session with the defaults of a quiet day."""
+    arguments: dict[str, Any] = {
+        "user_id": user, "waiting_id": new_id("session"), "room_name": new_id("room"),
+        "payload": json.dumps({"type": "assign", "token": "t"}), "payload_seconds": PAYLOAD_SECONDS,
+        "max_sessions": 10_000, "address": "", "rate_amount": 10, "rate_window_ms": 60_000,
+    }  # fmt: skip
+    return await store.assign(**arguments | changes)
+
+
+def fill(raw: "redis.Redis", count: int) -> list[str]:
+    """Write many warm agents at once."""
+    ids = [new_id("prewarm") for _ in range(count)]
+    now = raw.time()[0] * 1000
+    with raw.pipeline() as pipe:
+        for agent_id in ids:
+            fields = {"state": "ready", "createdAt": now, "lastBeat": now, "node": "n1", "pid": 1}
+            pipe.hset(f"agent:{agent_id}", mapping=fields)
+        pipe.sadd("pool:ready", *ids)
+        pipe.sadd("agents", *ids)
+        pipe.execute()
+    return ids
