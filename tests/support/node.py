@@ -81,15 +81,26 @@ class Node:
         """Return the pids of all its processes."""
         return marked("RUN_DIR", str(self.run_dir))
 
-    def program(self, name: str) -> int:
-        """Return the pid of one of its programs, 0 while it does not run."""
+    def program(self, name: str) -> int | None:
+        """Return the pid of one of its programs, None while it does not run."""
         line = self.supervisorctl("pid", name).strip()
-        return int(line) if line.isdigit() else 0
+        return int(line) if line.isdigit() and int(line) else None
+
+    def kill(self, name: str) -> int:
+        """Kill one of its programs with SIGKILL, as a crash would; returns the pid it had."""
+        pid = self.program(name)
+        assert pid, f"{name} does not run"
+        os.kill(pid, signal.SIGKILL)
+        return pid
 
     def supervisorctl(self, *arguments: str) -> str:
         """Run supervisorctl against it."""
-        command = [str(Path(sys.executable).parent / "supervisorctl"), "-s", f"unix://{self.run_dir}/supervisor.sock"]
-        return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=20, check=False).stdout
+        command = [str(Path(sys.executable).parent / "supervisorctl"), "-c", str(REPOSITORY / "supervisord.conf")]
+        done = subprocess.run(
+            [*command, *arguments], env=self.environment, capture_output=True, text=True, timeout=20, check=False
+        )
+        assert "rror" not in done.stderr, done.stderr
+        return done.stdout
 
     def log(self, name: str) -> str:
         """Return the log of one of its programs."""

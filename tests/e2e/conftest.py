@@ -1,0 +1,34 @@
+"""Two whole nodes for the run: one that speaks, one that echoes and is quick to give up on absent users."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.node import Node
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "/e2e/" in str(item.path):
+            item.add_marker("e2e")
+
+
+@pytest.fixture(scope="session")
+def voice_node(short_folder: Path) -> Iterator[Node]:
+    """A node with the voice agent and everything else by default."""
+    folder = short_folder / "voice"
+    folder.mkdir()
+    node = Node(folder, POOL_TARGET=2).start()
+    yield node
+    node.stop()
+
+
+@pytest.fixture(scope="session")
+def echo_node(short_folder: Path) -> Iterator[Node]:
+    """A node with the echo agent: light, so that many agents fit."""
+    folder = short_folder / "echo"
+    folder.mkdir()
+    node = Node(folder, POOL_TARGET=2, AGENT_MODULE="agents.echo", USER_GONE_SECONDS=2, HEARTBEAT_SECONDS=1).start()
+    yield node
+    node.stop()

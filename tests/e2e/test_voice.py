@@ -1,0 +1,178 @@
+"""People talk with agents: real speech both ways, on a real LiveKit server."""
+
+import json
+import re
+
+import jwt
+from livekit import rtc
+
+from agents.caller import Call
+from tests.support.node import Node
+from tests.support.processes import alive, poll
+
+
+def words(text: str) -> str:
+    """Return speech as comparable words."""
+    return " ".join(re.findall(r"[a-z]+", text.lower()))
+
+
+async def test_hit_a_caller_is_greeted_heard_and_answered(voice_node: Node) -> None:
+    async with Call(voice_node.url, "grace", metadata={"name": "Grace"}) as call:
+        assert call.session["prewarmed"] is True
+        assert call.session["status"] in {"ready", "active"}
+        assert re.fullmatch(r"[\d.e+]+ms", call.session["latency"])
+        greeting = (await call.heard()).text()
+        assert "help you" in words(greeting)
+        assert "grace" in words(greeting)
+        await call.say("What time is it?")
+        assert re.search(r"(morning|afternoon|evening)", words((await call.heard()).text()))
+        await call.say("How many times have I spoken to you?")
+        assert "two" in words((await call.heard()).text())
+        session = await call.look()
+        assert session["status"] == "active"
+        assert set(session["timings"]) >= {"ready", "agentJoined", "active"}
+        await call.say("Goodbye.")
+        assert "good" in words((await call.heard()).text())
+        await call.gone()
+    pid = session["agentPid"]
+    poll(lambda: not alive(pid), "the agent is gone after hanging up")
+    ended = poll(
+        lambda: (found := voice_node.session(call.session_id))["status"] == "ended" and found, "the session is over"
+    )
+    assert ended["reason"] == "the agent hung up"
+    logs = voice_node.logs(call.session_id)
+    assert any("joined room_" in line for line in logs)
+    assert "[agent exited with code 0]" in poll(
+        lambda: (lines := voice_node.logs(call.session_id))[-1:] == ["[agent exited with code 0]"] and lines, "last line"
+    )
+    assert not any("time is it" in line.lower() for line in logs), "what people say is not logged"
+
+
+async def test_an_agent_can_be_interrupted(voice_node: Node) -> None:
+    async with Call(voice_node.url, "barge") as call:
+        await call.heard()
+        await call.say("What can you do?")
+        speaking = await _state(call, "speaking")
+        await call.say("Stop, what time is it?")
+        assert speaking
+        # The long answer is cut short: what is heard last answers the interruption.
+        answers = [words((await call.heard()).text())]
+        while not re.search(r"(morning|afternoon|evening)", answers[-1]):
+            answers.append(words((await call.heard()).text()))
+        assert not any("say goodbye" in answer for answer in answers), answers
+
+
+async def _state(call: Call, wanted: str) -> bool:
+    """Wait until the agent publishes a state."""
+    import asyncio
+
+    seen = asyncio.Event()
+
+    def look(*_: object) -> None:
+        agents = call._room.remote_participants.values()
+        if any(agent.attributes.get("lk.agent.state") == wanted for agent in agents):
+            seen.set()
+
+    call._room.on("participant_attributes_changed", look)
+    look()
+    async with asyncio.timeout(20):
+        await seen.wait()
+    return True
+
+
+async def test_the_state_changes_after_the_user_is_in(voice_node: Node) -> None:
+    """LiveKit's own pages hang up on an agent whose state never changes while they are in the room."""
+    async with Call(voice_node.url, "page") as call:
+        agent = next(iter(call._room.remote_participants.values()))
+        assert agent.kind == rtc.ParticipantKind.PARTICIPANT_KIND_AGENT
+        assert await _state(call, "speaking")
+        assert await _state(call, "listening")
+
+
+async def test_miss_an_agent_is_started_and_answers(voice_node: Node) -> None:
+    voice_node.resize(0)
+    try:
+        async with Call(voice_node.url, "early") as call:
+            assert call.session["prewarmed"] is False
+            assert call.session["taskId"] == call.session_id
+            assert re.fullmatch(r"[\d.e+-]+s", call.session["estimatedWait"])
+            assert call.session_id.startswith("session_")
+            assert "help you" in words((await call.heard()).text())
+            await call.say("Please say good morning.")
+            assert "good morning" in words((await call.heard()).text())
+    finally:
+        voice_node.resize(2)
+
+
+async def test_a_call_goes_on_when_worker_and_host_are_killed(voice_node: Node) -> None:
+    async with Call(voice_node.url, "survivor") as call:
+        await call.heard()
+        before = await call.look()
+        for program in ("worker", "host"):
+            old = voice_node.kill(program)
+            await call.say("What time is it?")
+            assert re.search(r"(morning|afternoon|evening)", words((await call.heard()).text())), program
+            poll(lambda old=old, program=program: voice_node.program(program) not in {None, old}, f"{program} is back")
+        after = await call.look()
+        assert (after["agentPid"], after["status"]) == (before["agentPid"], "active")
+        poll(lambda: voice_node.counts()["pool"] == 2, "the pool is full again")
+        pids = {agent["pid"] for agent in voice_node.agents()}
+        assert before["agentPid"] in pids, "the agent was found again"
+        assert all(alive(pid) for pid in pids)
+    poll(lambda: not alive(before["agentPid"]), "an adopted agent can be stopped")
+    ended = voice_node.session(call.session_id)
+    assert (ended["status"], ended["reason"]) == ("ended", "stopped by request")
+
+
+def test_the_command_line_calls_as_a_user_does(voice_node: Node) -> None:
+    shown = voice_node.command("call", "--say", "what time is it", "--user", "ada")
+    assert "you" in shown.stdout
+    assert re.search(r"reply after end of speech.*\d\.\d{3}", shown.stdout)
+    found = json.loads(voice_node.command("call", "--say", "hello", "--user", "ada", "--json").stdout)
+    assert found["success"] is True
+    assert set(found["timings"]) >= {"start answer", "agent in room", "first agent audio"}
+    assert found["turns"][1]["agent"]
+
+
+def test_secrets_stay_where_they_belong(voice_node: Node) -> None:
+    """Agents see neither the LiveKit secret nor the admin token, not even in the environment they inherit."""
+    secrets = voice_node.secrets
+    agents = voice_node.agents()
+    assert agents
+    for pid in [*(agent["pid"] for agent in agents), voice_node.program("host")]:
+        with open(f"/proc/{pid}/environ", "rb") as environ:
+            seen = environ.read().decode(errors="replace")
+        assert not [name for name, value in secrets.items() if value in seen], pid
+    for log in (voice_node.run_dir / "logs").glob("*.log"):
+        text = log.read_text(errors="replace")
+        assert not [name for name in ("ADMIN_TOKEN", "LIVEKIT_API_SECRET") if secrets[name] in text], log
+    for name in ("secrets.json", "livekit.yaml", "host.sock"):
+        assert (voice_node.run_dir / name).stat().st_mode & 0o077 == 0, name
+
+
+def test_a_token_is_good_for_one_room_and_no_more(voice_node: Node) -> None:
+    session = voice_node.begin("tokens")
+    answer = voice_node.http.post("/api/token", json={"sessionId": session["sessionId"], "participant_name": "T"})
+    assert answer.status_code == 201
+    assert answer.headers["cache-control"] == "no-store"
+    body = answer.json()
+    claims = jwt.decode(body["participant_token"], voice_node.secrets["LIVEKIT_API_SECRET"], algorithms=["HS256"])
+    room = voice_node.session(session["sessionId"])["roomName"]
+    assert claims["video"] == {
+        "roomJoin": True, "room": room, "canPublish": True, "canSubscribe": True, "canPublishData": True,
+        "canPublishSources": ["microphone"],
+    }  # fmt: skip
+    assert claims["exp"] - claims["nbf"] == 15 * 60
+    assert body["server_url"] == f"ws://127.0.0.1:{voice_node.environment['LIVEKIT_PORT']}"
+    refused = {
+        "sessionId is missing": {},
+        "rooms are chosen": {"sessionId": session["sessionId"], "room_name": "other"},
+        "identities are chosen": {"sessionId": session["sessionId"], "participant_identity": "admin"},
+        "LiveKit's own": {"sessionId": session["sessionId"], "participant_attributes": {"lk.agent.state": "x"}},
+    }
+    for words_of_it, request in refused.items():
+        answer = voice_node.http.post("/api/token", json=request)
+        assert answer.status_code == 422
+        assert words_of_it in answer.json()["detail"]
+    voice_node.end(session["sessionId"])
+    assert voice_node.http.post("/api/token", json={"sessionId": session["sessionId"]}).status_code == 409
