@@ -42,8 +42,9 @@ RECONNECT_SECONDS = 0.5
 class NodeWatch:
     """One per Celery worker. `start` and `stop` it from any thread; tasks enter through `run`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, stop_elsewhere: StopElsewhere) -> None:
         self._settings = settings
+        self._stop_elsewhere = stop_elsewhere
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, name="node-watch", daemon=True)
         self._stopping = asyncio.Event()
@@ -265,19 +266,15 @@ class NodeWatch:
         return True
 
     async def refill(self) -> int:
-        """Boot what the pool lacks."""
-        return await upkeep.refill(self._store, self.boot)
+        """Bring the pool to its target."""
+        return await upkeep.refill(self._store, self.boot, self._stop_anywhere)
 
-    async def shrink(self, stop: StopElsewhere) -> int:
-        """Stop the warm agents beyond the target."""
-        surplus = await self._store.surplus()
-        for agent_id in surplus:
-            agent = await self._store.agent(agent_id)
-            if agent and agent.node and agent.node != self._settings.node_id:
-                stop(agent_id, agent.node)
-            else:
-                await self.stop_agent(agent_id)
-        return len(surplus)
+    async def _stop_anywhere(self, agent_id: str) -> None:
+        agent = await self._store.agent(agent_id)
+        if agent and agent.node and agent.node != self._settings.node_id:
+            await asyncio.to_thread(self._stop_elsewhere, agent_id, agent.node)
+        else:
+            await self.stop_agent(agent_id)
 
     async def stop_agent(self, agent_id: str) -> bool:
         """Stop an agent process of this node: TERM, grace, KILL."""

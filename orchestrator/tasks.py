@@ -9,6 +9,7 @@ from celery import Task, signals
 from orchestrator import celery_app
 from orchestrator.celery_app import make_worker_app, node_queue
 from orchestrator.errors import OrchestratorError
+from orchestrator.logs import configure_logging
 from orchestrator.models import new_id
 from orchestrator.node_watch import NodeWatch
 from orchestrator.settings import Settings
@@ -17,11 +18,22 @@ log = logging.getLogger("orchestrator.tasks")
 
 settings = Settings.load()
 app = make_worker_app(settings)
-watch = NodeWatch(settings)
+
+
+def _stop_elsewhere(agent_id: str, node: str) -> None:
+    app.send_task(celery_app.STOP_AGENT, args=[agent_id], queue=node_queue(node), expires=120)
+
+
+watch = NodeWatch(settings, _stop_elsewhere)
 
 #: A boot waits this long at most; every task that boots agents is bounded by it.
 BOOT_SECONDS = settings.boot_timeout_seconds + 15
 SPAWN_RETRIES = 3
+
+
+@signals.setup_logging.connect
+def _configure_logging(**_: Any) -> None:
+    configure_logging()
 
 
 @signals.worker_ready.connect
@@ -52,14 +64,8 @@ def spawn_agent(self: Task, session_id: str) -> bool:
 
 @app.task(name=celery_app.REFILL)
 def refill() -> int:
-    """Boot what the pool lacks: after every assignment, every 30 s as a safety net."""
+    """Bring the pool to its target: after every assignment and resize, every 30 s as a safety net."""
     return watch.run(watch.refill(), BOOT_SECONDS)
-
-
-@app.task(name=celery_app.SHRINK_POOL)
-def shrink_pool() -> int:
-    """Stop the warm agents beyond the target."""
-    return watch.run(watch.shrink(_stop_elsewhere), 30)
 
 
 @app.task(name=celery_app.STOP_AGENT)
@@ -92,7 +98,3 @@ def check_node() -> int:
 def cleanup_stale() -> int:
     """End sessions and agents that nobody serves any more."""
     return len(watch.run(watch.cleanup_stale(), 60))
-
-
-def _stop_elsewhere(agent_id: str, node: str) -> None:
-    app.send_task(celery_app.STOP_AGENT, args=[agent_id], queue=node_queue(node), expires=120)

@@ -40,6 +40,6 @@ async def resize(body: ResizeRequest, parts: ServicesDep) -> ResizeReply:
     """Keep `size` warm agents from now on. Grows and shrinks at once; an agent in a session is never touched."""
     before = await parts.store.counts()
     await parts.store.set_target(body.size)
-    await parts.publish(celery_app.SHRINK_POOL if body.size < before["pool"] else celery_app.REFILL, expires=25)
+    await parts.publish(celery_app.REFILL, expires=25)
     message = f"The pool goes from {before['pool']} to {body.size}."
     return ResizeReply(target=body.size, pool=before["pool"], message=message)

@@ -46,6 +46,8 @@ async def health(parts: ServicesDep) -> HealthReply:
     warnings += [f"node {name} has no agent host" for name, fields in nodes.items() if fields.get("host") != "1"]
     if counts["target"] and not counts["pool"] and not counts["booting"]:
         warnings.append("the pool is empty and nothing is booting")
+    if cause := await parts.store.boot_error():
+        warnings.append(f"the last agent did not boot: {cause}")
     if queued > 20:
         warnings.append(f"{queued} Celery tasks are waiting")
     return HealthReply(

@@ -1,6 +1,9 @@
 """Says on the terminal of `orchestrator up` when the node is up, where, and what to try; or what does not come up."""
 
+import ctypes
 import os
+import signal
+import sys
 import time
 import xmlrpc.client
 from pathlib import Path
@@ -24,6 +27,10 @@ def main() -> None:
     started = time.monotonic()
     console.print(f"Starting node [bold]{settings.node_id}[/]: the first agent loads its models once …")
     supervisor = os.getppid()
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # gone with supervisord, whatever it waits for
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    health: dict[str, Any] | None = None
     with httpx.Client(base_url=settings.base_url, timeout=2) as client:
         while time.monotonic() - started < PATIENCE:
             if os.getppid() != supervisor:
@@ -37,6 +44,8 @@ def main() -> None:
                 _show_up(console, settings, health, time.monotonic() - started)
                 return
             time.sleep(POLL)
+    for warning in (health or {}).get("warnings", []):
+        console.print(f"[yellow]! {warning}[/]")
     console.print(
         f"[bold red]Not all up after {PATIENCE:.0f} s.[/] Logs: {settings.run_dir}/logs, or orchestrator doctor"
     )

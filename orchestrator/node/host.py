@@ -102,6 +102,9 @@ class AgentHost:
         self._next_tick = 0.0
         environment = AGENT_ENVIRONMENT | {name.strip() for name in settings.agent_env.split(",") if name.strip()}
         self._environment = {name: value for name, value in os.environ.items() if name in environment}
+        # `python my_agent.py` is the python that has the agent's libraries.
+        folders = (str(Path(sys.executable).parent), self._environment.get("PATH", os.defpath))
+        self._environment["PATH"] = os.pathsep.join(folders)
         self._runtime_main: Callable[[str], None] | None = None
 
     # Life

@@ -13,6 +13,10 @@ from pathlib import Path
 
 import psutil
 
+#: Flags of a process on its way out (Linux, include/linux/sched.h), and SIGKILL in its set of pending signals.
+_PF_EXITING, _PF_SIGNALED = 0x4, 0x400
+_SIGKILL_PENDING = 1 << (signal.SIGKILL - 1)
+
 
 @cache
 def machine_boot_id() -> str:
@@ -31,7 +35,7 @@ class ProcessId:
 
     @classmethod
     def of(cls, pid: int) -> "ProcessId | None":
-        """Return the identity of a pid, None when there is no such process or it is a zombie."""
+        """Return the identity of a pid; None when there is no such process, or it is a zombie or dying already."""
         if sys.platform != "linux":
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(pid)
@@ -39,11 +43,14 @@ class ProcessId:
                     return cls(pid, int(process.create_time() * 1000))
             return None
         try:
-            # The name in field 2 may hold spaces and brackets: count from the last bracket (proc(5), fields 3 and 22).
+            # The name in field 2 may hold spaces and brackets: count from the last bracket. See proc(5).
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return None
-        return None if fields[0] in "ZX" else cls(pid, int(fields[19]))
+        state, flags, start_ticks, pending = fields[0], int(fields[6]), int(fields[19]), int(fields[28])
+        # A killed process is still there while the kernel takes its memory apart, for milliseconds.
+        dying = flags & (_PF_EXITING | _PF_SIGNALED) or pending & _SIGKILL_PENDING
+        return None if state in "ZX" or dying else cls(pid, start_ticks)
 
     @property
     def alive(self) -> bool:

@@ -15,12 +15,20 @@ log = logging.getLogger("orchestrator.pool")
 #: Boots one announced agent and returns when it is warm. Raises OrchestratorError with the cause.
 Boot = Callable[[str], Awaitable[None]]
 
+#: Stops an agent that has left the pool, wherever it lives.
+Stop = Callable[[str], Awaitable[None]]
+
 #: Agents announced by one refill at most; what is missing beyond them waits for the next.
 REFILL_BATCH = 64
 
 
-async def refill(store: Store, boot: Boot) -> int:
-    """Boot what the pool lacks; returns how many became warm. A failed boot waits for the next refill."""
+async def refill(store: Store, boot: Boot, stop: Stop) -> int:
+    """Bring the pool to its target: stop what is too much, boot what it lacks; returns how many became warm.
+
+    A failed boot waits for the next refill.
+    """
+    for agent_id in await store.surplus():
+        await stop(agent_id)
     announced = await store.reserve([new_id("prewarm") for _ in range(REFILL_BATCH)])
     results = await asyncio.gather(*(boot(agent_id) for agent_id in announced), return_exceptions=True)
     for agent_id, result in zip(announced, results, strict=True):

@@ -11,6 +11,7 @@ POOL_STARTING = "pool:starting"  #: set of agents that are booting
 POOL_TARGET = "pool:target"
 POOL_STATS = "pool:stats"
 REFILL_PENDING = "pool:refill"  #: set while a refill is queued, so that a burst queues one
+BOOT_ERROR = "pool:boot_error"  #: cause of the last failed boot, until one works
 NODES = "nodes"
 EVENTS = "events"
 CELERY_QUEUE = "celery"

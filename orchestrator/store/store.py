@@ -207,6 +207,12 @@ class Store:
         return dict(await self._redis.hgetall(keys.POOL_STATS))
 
     @_translated
+    async def boot_error(self) -> str | None:
+        """Return why the last boot failed, within the last 5 minutes; None when the last one worked."""
+        cause: str | None = await self._redis.get(keys.BOOT_ERROR)
+        return cause
+
+    @_translated
     async def mean_boot_seconds(self) -> float | None:
         """Return the mean of about the last ten boot times; None before the first boot."""
         value = await self._redis.hget(keys.POOL_STATS, "boot_ms_mean")

@@ -19,9 +19,8 @@ def voice_node(short_folder: Path) -> Iterator[Node]:
     """A node with the voice agent and everything else by default."""
     folder = short_folder / "voice"
     folder.mkdir()
-    node = Node(folder, POOL_TARGET=2).start()
-    yield node
-    node.stop()
+    with Node(folder, POOL_TARGET=2) as node:
+        yield node
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +28,6 @@ def echo_node(short_folder: Path) -> Iterator[Node]:
     """A node with the echo agent: light, so that many agents fit."""
     folder = short_folder / "echo"
     folder.mkdir()
-    node = Node(folder, POOL_TARGET=2, AGENT_MODULE="agents.echo", USER_GONE_SECONDS=2, HEARTBEAT_SECONDS=1).start()
-    yield node
-    node.stop()
+    settings = {"POOL_TARGET": 2, "AGENT_MODULE": "agents.echo", "USER_GONE_SECONDS": 2, "HEARTBEAT_SECONDS": 1}
+    with Node(folder, **settings) as node:
+        yield node

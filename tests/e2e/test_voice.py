@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import jwt
 from livekit import rtc
@@ -43,7 +44,8 @@ async def test_hit_a_caller_is_greeted_heard_and_answered(voice_node: Node) -> N
     logs = voice_node.logs(call.session_id)
     assert any("joined room_" in line for line in logs)
     assert "[agent exited with code 0]" in poll(
-        lambda: (lines := voice_node.logs(call.session_id))[-1:] == ["[agent exited with code 0]"] and lines, "last line"
+        lambda: (lines := voice_node.logs(call.session_id))[-1:] == ["[agent exited with code 0]"] and lines,
+        "last line",
     )
     assert not any("time is it" in line.lower() for line in logs), "what people say is not logged"
 
@@ -140,8 +142,7 @@ def test_secrets_stay_where_they_belong(voice_node: Node) -> None:
     agents = voice_node.agents()
     assert agents
     for pid in [*(agent["pid"] for agent in agents), voice_node.program("host")]:
-        with open(f"/proc/{pid}/environ", "rb") as environ:
-            seen = environ.read().decode(errors="replace")
+        seen = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
         assert not [name for name, value in secrets.items() if value in seen], pid
     for log in (voice_node.run_dir / "logs").glob("*.log"):
         text = log.read_text(errors="replace")

@@ -51,7 +51,7 @@ async def _starts(url: str, first: int, count: int, mutant: bool, gate: Any) -> 
         return list(await asyncio.gather(*(start(f"u{first + n}") for n in range(count))))
 
 
-def _process(url: str, first: int, count: int, mutant: bool, gate: Any, results: Any) -> None:
+def _process(url: str, first: int, count: int, mutant: bool, gate: Any, results: Any) -> None:  # noqa: PLR0917
     results.put(asyncio.run(_starts(url, first, count, mutant, gate)))
 
 

@@ -24,18 +24,17 @@ class Node:
         # A Unix socket's path must be short, and pytest's folders are long.
         self.run_dir = folder
         livekit = free_ports(3)
-        self.port = free_ports()
         self.environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | {
-            "NODE_ID": f"test-{self.port}",
+            "NODE_ID": f"test-{livekit}",
             "RUN_DIR": str(folder),
-            "PORT": str(self.port),
+            "PORT": str(free_ports()),
             "VALKEY_PORT": str(free_ports()),
             "LIVEKIT_PORT": str(livekit),
             "RATE_LIMIT": "100000/minute",
             "PYTHONPATH": str(REPOSITORY),
             **{name: str(value) for name, value in settings.items()},
         }
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://127.0.0.1:{self.environment['PORT']}"
         self.redis_url = self.environment.get("REDIS_URL", f"redis://127.0.0.1:{self.environment['VALKEY_PORT']}/0")
         self.output = folder / "up.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -55,6 +54,16 @@ class Node:
             poll(lambda: "Up after" in self.said(), f"the node is up:\n{self.said()}", 90)
         return self
 
+    def __enter__(self) -> "Node":
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def said(self) -> str:
         """Return what it has printed."""
         if self.process is not None and self.process.poll() is not None:
@@ -70,8 +79,10 @@ class Node:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(30)
+        # What prints the first lines is not supervisord's to stop: it goes when supervisord has gone.
+        poll(lambda: not self.pids(), "every process of the node is gone", 2)
         left = [pid for pid in before if alive(pid)] + self.pids()
-        assert not left, f"left over: {[Path(f'/proc/{pid}/cmdline').read_text() for pid in left if alive(pid)]}"
+        assert not left, f"left over: {left}"
         self.process = None
         return code
 

@@ -7,6 +7,7 @@
 --       what became of it: '' (no live session) | replaced | waiting | error | ended
 --
 -- agent:{id} hash, agent:{id}:pid string, agent:{id}:inbox list, agent:{id}:boot list, agents set
+-- pool:boot_error string, the cause of the last failed boot for 5 minutes, unset by a boot that works
 -- pool:ready set, pool:starting set, session:{id} hash, session:queue zset
 local id, cause, code, signal = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local keep, silent_ms, most = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -20,6 +21,7 @@ if before == 'starting' then
   redis.call('RPUSH', 'agent:' .. id .. ':boot', cause)
   redis.call('EXPIRE', 'agent:' .. id .. ':boot', 60)
   redis.call('HINCRBY', 'pool:stats', 'total_boot_failures', 1)
+  redis.call('SET', 'pool:boot_error', cause, 'EX', 300)
 end
 if not session or redis.call('HGET', 'session:' .. session, 'agentId') ~= id then return {'', '', before} end
 

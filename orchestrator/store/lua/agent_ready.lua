@@ -1,11 +1,11 @@
--- An agent is warm. It serves the session that has waited longest, or joins the pool.
+-- An agent is warm. It serves the session that has waited longest, or joins the pool, or goes where the pool is full.
 --
 -- KEYS  none
 -- ARGV  1 agent id  2 pid
 -- Returns the session it is bound to, or ''
 --
 -- agent:{id} hash, agent:{id}:pid string, agent:{id}:boot list, agent:{id}:inbox list
--- pool:ready set, pool:starting set, pool:stats hash, session:queue zset, session:{id} hash
+-- pool:boot_error string, pool:ready set, pool:starting set, pool:stats hash, session:queue zset, session:{id} hash
 local id = ARGV[1]
 local state = agent_state(id)
 if state ~= 'starting' then refuse('agent', id, state, 'ready') end
@@ -13,6 +13,7 @@ redis.call('HSET', 'agent:' .. id, 'pid', ARGV[2], 'readyAt', NOW, 'lastBeat', N
 redis.call('SET', 'agent:' .. id .. ':pid', ARGV[2])
 redis.call('RPUSH', 'agent:' .. id .. ':boot', 'ready')
 redis.call('EXPIRE', 'agent:' .. id .. ':boot', 60)
+redis.call('DEL', 'pool:boot_error')
 
 -- Mean boot time over about the last ten boots: the wait that a miss is told.
 local spawned = tonumber(redis.call('HGET', 'agent:' .. id, 'spawnedAt') or NOW)
@@ -27,6 +28,13 @@ while true do
     bind(waiting, id, 0)
     return waiting
   end
+end
+-- More are warm than wanted: the pool was made smaller, or another agent served the session this one was for.
+local target = tonumber(redis.call('GET', 'pool:target') or 0)
+if redis.call('SCARD', 'pool:ready') >= target then
+  move_agent(id, 'stopping', 'reason', 'pool_full')
+  redis.call('RPUSH', 'agent:' .. id .. ':inbox', cjson.encode({type = 'stop', reason = 'pool_full'}))
+  return ''
 end
 move_agent(id, 'ready')
 return ''

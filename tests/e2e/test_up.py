@@ -1,0 +1,135 @@
+"""`make up` as a newcomer meets it: what it prints, what it keeps, how it stops, what it says when it cannot start."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.support.node import REPOSITORY, Node
+from tests.support.processes import alive, free_ports, poll
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_what_is_up_and_stops_without_a_trace(short_folder: Path, number: signal.Signals) -> None:
+    folder = short_folder / f"up{number}"
+    folder.mkdir()
+    with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo") as node:
+        said = node.said()
+        for line in (node.url, node.environment["LIVEKIT_PORT"], node.environment["VALKEY_PORT"], "orchestrator call"):
+            assert line in said
+        assert node.secrets["ADMIN_TOKEN"] in said
+        host = node.kill("host")
+        poll(lambda: node.program("host") not in {None, host}, "the host is back")
+        node.begin("orphaned")  # its agent is an orphan that the second host has adopted
+        pids = node.pids()
+        assert len(pids) >= 7
+        assert node.process is not None
+        node.process.send_signal(number)
+        assert node.process.wait(30) == 0
+        assert not [pid for pid in pids if alive(pid)]
+        assert node.pids() == []
+
+
+def test_its_state_is_there_again_after_a_restart(short_folder: Path) -> None:
+    folder = short_folder / "again"
+    folder.mkdir()
+    with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo") as node:
+        token = node.secrets["ADMIN_TOKEN"]
+        session_id = node.begin("ada")["sessionId"]
+        node.resize(2)
+    ports = {name: node.environment[name] for name in ("PORT", "VALKEY_PORT", "LIVEKIT_PORT", "NODE_ID")}
+    again = Node(folder, **ports, POOL_TARGET=1, AGENT_MODULE="agents.echo")
+    again.output = folder / "again.log"
+    with again, redis.Redis.from_url(again.redis_url, decode_responses=True) as raw:
+        assert again.secrets["ADMIN_TOKEN"] == token
+        session = again.session(session_id)
+        assert (session["status"], session["reason"]) == ("ended", "stopped by its node")
+        assert again.counts()["target"] == 2, "the resize is kept"
+        ready = raw.smembers("pool:ready")
+        assert len(ready) == 2
+        assert raw.get(f"agent:{min(ready)}:pid") in {str(agent["pid"]) for agent in again.agents()}
+        assert raw.hgetall(f"session:{session_id}")["userId"] == "ada"
+        assert raw.llen("celery") == 0
+        assert int(raw.hget("pool:stats", "total_spawned")) >= 4
+        poll(lambda: raw.keys("celery:result:*"), "Celery keeps results")
+        assert {"celery:beat::schedule", "celery:beat:refill"} <= set(raw.keys("celery:beat:*"))
+
+
+def test_the_health_check_sees_every_process_and_stops_the_unfit(short_folder: Path) -> None:
+    folder = short_folder / "health"
+    folder.mkdir()
+    settings = {"POOL_TARGET": 2, "AGENT_MODULE": "agents.echo", "HEARTBEAT_SECONDS": 0.5}
+    node = Node(folder, HEARTBEAT_TIMEOUT_SECONDS=2, **settings)
+    with node, redis.Redis.from_url(node.redis_url, decode_responses=True) as raw:
+        first, second = node.agents()
+        os.kill(first["pid"], signal.SIGSTOP)  # hung: it lives, and is silent
+
+        def silent() -> bool:
+            beat, now = raw.hget(f"agent:{first['agentId']}", "lastBeat"), raw.time()[0]
+            return now - int(beat) / 1000 > 2.5
+
+        poll(silent, "its heartbeat is old")
+        assert node.begin("careful")["sessionId"] == second["agentId"], "a silent agent is not handed out"
+        # Beat asks once a minute; asked for here.
+        script = "from orchestrator.tasks import health_check; health_check.delay()"
+        subprocess.run([sys.executable, "-c", script], env=node.environment | _urls(node), check=True, timeout=30)
+        poll(lambda: not alive(first["pid"]), "the hung agent is stopped")
+        assert raw.hget(f"agent:{first['agentId']}:health", "status").startswith("no heartbeat for")
+        health = raw.hgetall(f"agent:{second['agentId']}:health")
+        assert health["status"] == "ok"
+        assert int(health["memory_bytes"]) > 1_000_000
+        assert int(health["last_check"]) > 0
+        poll(lambda: node.counts()["pool"] == 2, "the pool is full again")
+
+
+def _urls(node: Node) -> dict[str, str]:
+    return {"REDIS_URL": node.redis_url}
+
+
+def _fails(**settings: object) -> str:
+    """Return what a node that cannot start says."""
+    environment = Node(Path("/nonexistent"), **settings).environment
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "orchestrator"), "up"],
+        env=environment | {name: str(value) for name, value in settings.items()},
+        cwd=REPOSITORY / "tests", capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, f"one line, not {done.stderr!r}"
+    assert not done.stdout
+    return done.stderr
+
+
+def test_a_busy_port_is_named_with_its_holder_and_the_setting(tmp_path: Path) -> None:
+    port = free_ports()
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", port))
+        holder.listen()
+        said = _fails(RUN_DIR=tmp_path, PORT=port)
+    assert f"port {port} is held by python" in said
+    assert "(pid " in said
+    assert "set PORT to a free port" in said
+
+
+def test_a_bad_setting_is_named(tmp_path: Path) -> None:
+    assert "POOL_TARGET='many'" in _fails(RUN_DIR=tmp_path, POOL_TARGET="many")
+    assert "10/minute" in _fails(RUN_DIR=tmp_path, RATE_LIMIT="often")
+    assert "set LIVEKIT_API_KEY and LIVEKIT_API_SECRET" in _fails(RUN_DIR=tmp_path, LIVEKIT_URL="ws://127.0.0.1:1")
+
+
+def test_a_missing_go_is_named(tmp_path: Path) -> None:
+    said = _fails(RUN_DIR=tmp_path, PATH="/nowhere", XDG_CACHE_HOME=tmp_path)
+    assert "no livekit-server on PATH and no Go" in said
+    assert "set LIVEKIT_URL" in said
+
+
+def test_an_old_python_is_named(tmp_path: Path) -> None:
+    make = subprocess.run(["make", "-C", REPOSITORY, "up", "VENV=" + str(tmp_path / "v"), "PYTHON="],
+                          capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    assert make.returncode != 0
+    assert "No Python 3.11 or later found" in make.stderr

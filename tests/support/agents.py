@@ -1,0 +1,20 @@
+"""Agents that misbehave, for tests."""
+
+import os
+import signal
+
+from agents.context import AgentContext
+
+
+async def entrypoint(ctx: AgentContext) -> None:
+    """Do what the session's metadata says, once the user is there."""
+    await ctx.set_state("listening")
+    print("ready for", ctx.metadata.get("do", "nothing"), flush=True)  # noqa: T201 - what a crashing agent prints is kept
+    await ctx.wait_for_user()
+    match ctx.metadata.get("do"):
+        case "raise":
+            raise RuntimeError("told to fail")
+        case "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "leave":
+            ctx.leave("done here")
