@@ -30,9 +30,9 @@ def create(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         description="Press Talk, and an agent that is already running answers.",
         lifespan=lifespan,
-        max_body_size=BODY_BYTES,
     )
     problems.install(app)
+    app.add_middleware(problems.BodyLimit, limit=BODY_BYTES)
     for router in (sessions.router, admin.router, health.router):
         app.include_router(router)
     return app

@@ -8,7 +8,9 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.api.schemas import Problem
 from orchestrator.errors import OrchestratorError
@@ -62,6 +64,37 @@ def install(app: FastAPI) -> None:
         log.exception("unexpected error", extra={"path": request.url.path})
         detail = "An unexpected error; it is in the api's log."
         return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+
+
+class BodyLimit:
+    """Refuses bodies above a size, declared or not, with a problem. FastAPI's own limit answers in plain text."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app, self._limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, unless it is too large."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        too_large = HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {self._limit} bytes.")
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not declared.isdigit() or int(declared) > self._limit:
+            request = Request(scope)
+            answer = problem(request, too_large.status_code, "body_too_large", too_large.detail)
+            await answer(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._limit:
+                raise too_large
+            return message
+
+        await self._app(scope, counted, send)
 
 
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {

@@ -1,0 +1,76 @@
+"""Settings: documented every one, refused in one line that names the variable and the mend."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from dotenv import dotenv_values
+
+from orchestrator.errors import Preflight
+from orchestrator.settings import NodeSettings, Settings, load
+
+EXAMPLE = Path(__file__).resolve().parents[2] / ".env.celery.example"
+#: What the agents read themselves.
+PROVIDERS = {f"{name}_API_KEY" for name in ("OPENAI", "DEEPGRAM", "CARTESIA", "ELEVEN", "ANTHROPIC", "GOOGLE")}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # no .env of whoever runs the tests
+
+
+def test_the_example_documents_every_setting_and_no_other() -> None:
+    documented = set(re.findall(r"^(?:# )?([A-Z][A-Z0-9_]+)=", EXAMPLE.read_text(), re.MULTILINE))
+    assert documented - PROVIDERS == {name.upper() for name in Settings.model_fields}
+
+
+def test_the_example_shows_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = Settings()
+    for name, value in dotenv_values(EXAMPLE).items():
+        monkeypatch.setenv(name, value or "")
+    assert Settings() == defaults
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("PORT=9001\nPOOL_TARGET=7\nUNKNOWN=x\n")
+    monkeypatch.setenv("PORT", "9002")
+    settings = Settings.load()
+    assert (settings.port, settings.pool_target) == (9002, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("POOL_TARGET", "many", "POOL_TARGET='many'"),
+        ("PORT", "70000", "PORT='70000'"),
+        ("RATE_LIMIT", "often", "10/minute"),
+        ("AGENT_START_METHOD", "clone", "AGENT_START_METHOD"),
+        ("HEARTBEAT_SECONDS", "0", "HEARTBEAT_SECONDS"),
+    ],
+)
+def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(Preflight, match=re.escape(told)) as failure:
+        Settings.load()
+    assert "\n" not in failure.value.detail
+    assert "in the environment or in .env" in failure.value.detail
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"PORT=\xff\xfe")
+    with pytest.raises(Preflight, match=r"\.env cannot be read"):
+        Settings.load()
+
+
+def test_the_host_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ADMIN_TOKEN", "LIVEKIT_API_SECRET"):
+        monkeypatch.setenv(name, "canary")
+    assert "canary" not in repr(load(NodeSettings))
+    assert "canary" not in repr(Settings())
+    assert os.environ["ADMIN_TOKEN"] == "canary"
+
+
+def test_the_rate_is_parsed() -> None:
+    rate = Settings(rate_limit="200/hour").rate
+    assert (rate.amount, rate.get_expiry()) == (200, 3600)
