@@ -20,7 +20,8 @@ up: $(VENV)/.installed ## Start a whole node on this machine: no key, no account
 test: $(VENV)/.installed-dev ## Run all tests, on a real Valkey and a real LiveKit server
 	@$(BIN)/python -m pytest
 
-check: lint types imports ## Lint, type-check, check the import rules
+check: lint types imports ## Lint, type-check, check the import rules, run the quick tests; warnings are errors
+	@$(BIN)/python -m pytest --quiet tests/unit tests/integration
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli import livekit_server
 from tests.support.node import Node
 
 
@@ -12,6 +13,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "/e2e/" in str(item.path):
             item.add_marker("e2e")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _livekit_server() -> None:
+    """Have a LiveKit server before any clock runs: building one takes minutes, once."""
+    livekit_server.obtain()
 
 
 @pytest.fixture(scope="session")

@@ -135,7 +135,8 @@ def bad_node(short_folder: Any) -> Any:
     """A node whose agents do what they are told, mostly to die."""
     folder = short_folder / "bad"
     folder.mkdir()
-    with Node(folder, POOL_TARGET=1, AGENT_MODULE="tests.support.agents", USER_GONE_SECONDS=2) as node:
+    settings = {"USER_GONE_SECONDS": 2, "USER_JOIN_SECONDS": 4, "MAX_SESSION_SECONDS": 8}
+    with Node(folder, POOL_TARGET=1, AGENT_MODULE="tests.support.agents", **settings) as node:
         yield node
 
 
@@ -162,6 +163,20 @@ async def test_the_end_of_an_agent_is_told_with_its_cause_and_its_last_words(
         assert any("RuntimeError: told to fail" in line for line in lines)
     if deed == "segfault":
         assert any("Fatal Python error: Segmentation fault" in line for line in lines)
+
+
+def test_a_session_that_nobody_joins_frees_its_agent(bad_node: Node) -> None:
+    started = bad_node.begin("no-show")
+    session = state(bad_node, started["sessionId"], "ended")
+    assert session["reason"] == "user did not join within 4 s"
+    poll(lambda: not alive(session["agentPid"]), "the agent is gone")
+
+
+async def test_a_session_has_a_maximum_length(bad_node: Node) -> None:
+    async with Call(bad_node.url, "talker") as call:
+        await call.gone()
+        session = await asyncio.to_thread(state, bad_node, call.session_id, "ended")
+    assert session["reason"] == "maximum length of 8 s reached"
 
 
 def test_an_agent_that_cannot_boot_is_an_error_with_its_reason(short_folder: Any) -> None:

@@ -133,6 +133,7 @@ class Node:
     def begin(self, user: str, **body: Any) -> dict[str, Any]:
         """Start a session."""
         found: dict[str, Any] = self.http.post("/api/session/start", json={"userId": user, **body}).json()
+        assert found["success"], found
         return found
 
     def session(self, session_id: str) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""Records and reality are brought together again."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import redis
+
+from orchestrator.errors import SpawnFailed
+from orchestrator.models import Agent, new_id
+from orchestrator.node.health import examine
+from orchestrator.node.process import ProcessId
+from orchestrator.pool import upkeep
+from orchestrator.settings import Settings
+from orchestrator.states import AgentState
+from orchestrator.store import Store
+from tests.support.pool import assign, warm
+from tests.support.processes import poll
+
+
+async def test_a_refill_boots_what_is_missing_and_stops_what_is_too_much(store: Store, valkey_url: str) -> None:
+    booted: list[str] = []
+    stopped: list[str] = []
+
+    async def boot(agent_id: str) -> None:
+        booted.append(agent_id)
+        if len(booted) == 2:
+            raise SpawnFailed("no luck")
+
+    async def stop(agent_id: str) -> None:
+        stopped.append(agent_id)
+
+    await store.set_target(3)
+    assert await upkeep.refill(store, boot, stop) == 2
+    assert (len(booted), stopped) == (3, [])
+    await warm(store, valkey_url, 2)
+    await store.set_target(1)
+    assert await upkeep.refill(store, boot, stop) == 0
+    assert len(stopped) == 1
+
+
+async def test_a_failed_boot_does_not_spread(store: Store) -> None:
+    async def boot(agent_id: str) -> None:
+        raise KeyError(agent_id)
+
+    async def stop(agent_id: str) -> None: ...
+
+    await store.set_target(1)
+    with pytest.raises(KeyError):
+        await upkeep.refill(store, boot, stop)
+
+
+async def test_agents_of_a_node_that_is_gone_have_exited(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    gone, stays = (await warm(store, valkey_url, 1, node="gone")) + (await warm(store, valkey_url, 1, node="here"))
+    assert await upkeep.end_stale(store, Settings(), ["here"]) == []
+    assert raw.smembers("pool:ready") == {stays}
+    assert raw.hget(f"agent:{gone}", "cause") == "node gone is gone"
+
+
+async def test_a_session_that_waits_past_every_bound_is_an_error(store: Store, raw: redis.Redis) -> None:
+    fresh = (await assign(store, "fresh")).session_id
+    stale = (await assign(store, "stale")).session_id
+    settings = Settings(boot_timeout_seconds=5)
+    for name in (f"session:{stale}", f"agent:{stale}"):
+        raw.hincrby(name, "createdAt", -51_000)
+    assert await upkeep.end_stale(store, settings, []) == [stale]
+    session = await store.session(stale)
+    assert session is not None
+    assert (session.status, session.reason) == ("error", "start_timeout: no agent within 50 s")
+    assert raw.hget(f"agent:{stale}", "state") == "exited", "no node claimed it"
+    assert raw.smembers("session:starting") == {fresh}
+
+
+async def test_a_session_whose_agent_has_no_record_is_an_error(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    (agent_id,) = await warm(store, valkey_url, 1)
+    await assign(store, "ada")
+    raw.delete(f"agent:{agent_id}")
+    assert await upkeep.end_stale(store, Settings(), ["n1"]) == [agent_id]
+
+
+def _agent(pid: int, **changes: object) -> Agent:
+    identity = ProcessId.of(pid)
+    assert identity is not None
+    fields: dict[str, object] = {
+        "id": new_id("prewarm"), "state": AgentState.READY, "node": "n", "created_at": 0.0, "pid": pid,
+        "start_ticks": identity.start_ticks, "last_beat": 100.0,
+    }  # fmt: skip
+    return Agent(**fields | changes)  # type: ignore[arg-type]
+
+
+def test_examining_finds_each_fault() -> None:
+    limits = {"silent_seconds": 15.0, "memory_limit": 1 << 40}
+    fit = examine(_agent(os.getpid()), 110, **limits)
+    assert fit.fault is None
+    assert fit.memory > 1 << 20
+    assert examine(_agent(os.getpid()), 116, **limits).fault == "no heartbeat for 16 s"
+    small = limits | {"memory_limit": 1 << 20}
+    assert "over the limit of 1 MiB" in str(examine(_agent(os.getpid()), 110, **small).fault)
+    stranger = _agent(os.getpid(), start_ticks=1)
+    assert examine(stranger, 110, **limits).fault == "pid belongs to another process"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        agent = _agent(process.pid)
+        process.kill()
+        poll(lambda: ProcessId.of(process.pid) is None, "it is a zombie")
+        assert examine(agent, 110, **limits).fault == "process gone or zombie"
