@@ -99,8 +99,7 @@ class Assigner:
         if self._may_live(result.node, result.pid, result.start_ticks):
             return Started(result.session_id, SessionState.READY, True, refill=result.refill)
         # Killed a moment ago, and its death is not recorded yet: the store gives the session another agent.
-        # (Its first agent has the session's id; by now the session may have another one already.)
-        await self._store.exited(result.session_id, "found dead at assignment", None, None)
+        await self._store.exited(result.agent_id, "found dead at assignment", None, None)
         return await self._current(result.session_id, existing=False)
 
     async def _current(self, session_id: str, *, existing: bool) -> Started:

@@ -38,6 +38,7 @@ class Assignment:
     session_id: str
     retry_after_ms: int
     refill: bool  #: the caller must queue a refill
+    agent_id: str = ""
     node: str = ""  #: where the assigned agent lives, and as which process
     pid: int = 0
     start_ticks: int = 0
@@ -126,8 +127,10 @@ class Store:
                 rate_window_ms,
             ],
         )
-        node, pid, ticks = process or ("", "", "")
-        return Assignment(outcome, session_id, int(detail or 0), bool(refill), node, int(pid or 0), int(ticks or 0))
+        agent_id, node, pid, ticks = process or ("", "", "", "")
+        return Assignment(
+            outcome, session_id, int(detail or 0), bool(refill), agent_id, node, int(pid or 0), int(ticks or 0)
+        )
 
     @_translated
     async def session(self, session_id: str) -> Session | None:

@@ -56,6 +56,23 @@ async def test_waiting_sessions_are_served_first_come_first_served(store: Store,
     await link.close()
 
 
+async def test_a_session_never_takes_the_name_of_another(store: Store, valkey_url: str) -> None:
+    """Two sessions wait; the second one's agent serves the first, so the first one's agent comes to the pool."""
+    await store.set_target(1)
+    first, second = [(await assign(store, user)).session_id for user in ("a", "b")]
+    for agent_id in (second, first):
+        await store.end_session(second, "ended", "changed their mind") if agent_id == first else None
+        link = AgentLink(valkey_url, agent_id)
+        assert await link.ready(1) == (first if agent_id == second else None)
+        await link.close()
+    third = await assign(store, "c")
+    assert (third.outcome, third.agent_id) == ("assigned", first)
+    assert third.session_id not in {first, second}
+    session = await store.session(third.session_id)
+    assert session is not None
+    assert (session.agent_id, session.user_id) == (first, "c")
+
+
 async def test_the_same_user_gets_the_same_session(store: Store, valkey_url: str) -> None:
     await warm(store, valkey_url, 2)
     first = await assign(store, "ada")
@@ -118,7 +135,7 @@ async def test_a_bound_agent_that_dies_before_the_call_is_replaced(
     assert result.outcome == "waiting"
     session = await store.session(session_id)
     assert session is not None
-    assert session.status == "starting"
+    assert (session.status, session.agent_id, session.agent_pid) == ("starting", None, None)
     assert await store.queue_position(session_id) == 1
 
 

@@ -40,6 +40,7 @@ if state == 'ready' then
       bind(session, warm, 1)
       outcome = 'replaced'
     else
+      redis.call('HDEL', 'session:' .. session, 'agentId', 'agentPid', 'node')
       redis.call('ZADD', 'session:queue', created * 1000, session)
       outcome = 'waiting'
     end

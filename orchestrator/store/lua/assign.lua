@@ -1,15 +1,15 @@
 -- Start a session: take a warm agent for it, or put it in line for one that is to be spawned.
 --
 -- KEYS  none (see _prelude.lua)
--- ARGV  1 user id  2 id of the session if it must wait (session_...)  3 room name
+-- ARGV  1 user id  2 id of the session unless it gets its agent's  3 room name
 --       4 payload for the agent (JSON, holds its token)  5 payload lifetime in s  6 most live sessions
 --       7 silent_ms: an agent without a heartbeat for longer is not handed out
 --       8 client address ('' = no rate limit)  9 starts per window  10 window in ms
--- Returns {outcome, session id, detail, refill, node, pid, start ticks}
+-- Returns {outcome, session id, detail, refill, agent id, node, pid, start ticks}
 --       outcome  assigned | starting | existing | limited | full
 --       detail   limited: ms after which to try again
 --       refill   1 when the caller must queue a refill
---       node, pid, start ticks   assigned: the agent's process, for a last look at it
+--       agent id, node, pid, start ticks   assigned: the agent and its process, for a last look at it
 --
 -- pool:ready            set    warm agents
 -- pool:starting         set    booting agents
@@ -54,8 +54,8 @@ if live >= max_sessions then return {'full', '', '', 0} end
 
 local agent = take_warm(silent_ms)
 local id = agent or waiting_id
--- A session that takes over a name in use would overwrite it: an agent serves one session in its life.
-if redis.call('EXISTS', 'session:' .. id) == 1 then refuse('session', id, 'exists', 'starting') end
+-- An agent that was announced for a session which another one then served comes to the pool with that session's name.
+if redis.call('EXISTS', 'session:' .. id) == 1 then id = waiting_id end
 
 redis.call('HSET', 'session:' .. id, 'status', 'starting', 'userId', user, 'roomName', room, 'createdAt', NOW)
 redis.call('SADD', 'session:starting', id)
@@ -75,4 +75,5 @@ else
 end
 local refill = redis.call('SET', 'pool:refill', '1', 'NX', 'PX', 2000) and 1 or 0
 local process = agent and redis.call('HMGET', 'agent:' .. agent, 'node', 'pid', 'startTicks') or {}
-return {agent and 'assigned' or 'starting', id, '', refill, process[1] or '', process[2] or '', process[3] or ''}
+return {agent and 'assigned' or 'starting', id, '', refill,
+  agent or '', process[1] or '', process[2] or '', process[3] or ''}
