@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from agents.offline import speech
-from orchestrator.cli.output import FAILED, UNREACHABLE, Json, console, errors, print_json
+from orchestrator.cli.output import FAILED, UNREACHABLE, Json, console, print_json, say_error
 from orchestrator.settings import Settings
 
 RATE = speech.TTS_RATE
@@ -279,10 +279,10 @@ def call(
     try:
         result = asyncio.run(_converse(url or Settings.load().base_url, user, say))
     except (CallError, rtc.ConnectError) as failure:
-        errors.print(f"[bold red]orchestrator:[/] {failure}")
+        say_error(str(failure))
         raise typer.Exit(FAILED) from None
     except httpx.HTTPError as failure:
-        errors.print(f"[bold red]orchestrator:[/] no api answers ({failure}). Is it up? Start it with: make up")
+        say_error(f"no api answers ({failure}). Is it up? Start it with: make up")
         raise typer.Exit(UNREACHABLE) from None
     if json:
         print_json(result)

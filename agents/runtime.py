@@ -65,6 +65,8 @@ def run(entrypoint: Entrypoint, agent_id: str | None = None) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr, force=True
     )
+    # LiveKit's own chatter is about every connection; what goes wrong it says at WARNING.
+    logging.getLogger("livekit").setLevel(logging.WARNING)
     faulthandler.enable()
     settings = load(NodeSettings)
     agent_id = agent_id or os.environ["AGENT_ID"]

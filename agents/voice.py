@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from livekit.agents import Agent, AgentSession, function_tool, inference, llm, stt, tts, utils
@@ -28,16 +29,19 @@ class Provider:
     plugin: str
     kind: str
 
-    def make(self) -> Any:
-        """Make the plugin. Raises ModuleNotFoundError with the mend when the extra is not installed."""
+    def load(self) -> ModuleType:
+        """Import the plugin. Raises ModuleNotFoundError with the mend when the extra is not installed."""
         try:
-            module = importlib.import_module(f"livekit.plugins.{self.plugin}")
+            return importlib.import_module(f"livekit.plugins.{self.plugin}")
         except ModuleNotFoundError:
             raise ModuleNotFoundError(
                 f"{self.key} is set, but LiveKit's {self.plugin} plugin is not installed: "
                 "pip install 'voice-agent-orchestrator[providers]', or unset the key"
             ) from None
-        return getattr(module, self.kind)()
+
+    def make(self) -> Any:
+        """Make one of it, with the plugin's own defaults."""
+        return getattr(self.load(), self.kind)()
 
 
 #: The first whose key is set is used.
@@ -64,7 +68,7 @@ def prewarm() -> None:
     """Load what every call needs, once, before the agents are forked."""
     for providers in (STT_PROVIDERS, LLM_PROVIDERS, TTS_PROVIDERS):
         if provider := chosen(providers):
-            importlib.import_module(f"livekit.plugins.{provider.plugin}")
+            provider.load()
     if not (chosen(STT_PROVIDERS) and chosen(TTS_PROVIDERS)):
         from agents.offline import plugins, speech  # noqa: F401, PLC0415 - only where they are used
 
@@ -108,7 +112,7 @@ async def entrypoint(ctx: AgentContext) -> None:
         await session.start(VoiceAgent(ctx), room=ctx.room, room_options=RoomOptions(close_on_disconnect=False))
         try:
             await ctx.wait_for_user()
-            if isinstance(model, llm.LLM) and not chosen(LLM_PROVIDERS):
+            if not chosen(LLM_PROVIDERS):
                 _hang_up_after_goodbye(ctx, session, conversation)
             await session.say(conversation.greeting())
             await ctx.leaving

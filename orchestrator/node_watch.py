@@ -54,6 +54,7 @@ class NodeWatch:
         self._rooms: Rooms | None = None
         self._logs: LogShipper
         self._started = threading.Event()
+        self._background: set[asyncio.Future[object]] = set()
 
     def start(self) -> None:
         """Start the loop in its own thread."""
@@ -102,9 +103,10 @@ class NodeWatch:
             loops = (self._watch_host(), self._ship_logs(), self._beat_node())
             running = [asyncio.create_task(loop) for loop in loops]
             await self._stopping.wait()
-            for task in running:
+            unfinished: list[asyncio.Future[Any]] = [*running, *self._background]
+            for task in unfinished:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*unfinished, return_exceptions=True)
             if self._host:
                 await self._host.close()
 
@@ -122,7 +124,7 @@ class NodeWatch:
                 self._connected.set()
                 refused = False
                 log.info("connected to the agent host")
-                await self.refill()
+                self._soon(self.refill())
                 await self._host.closed()
                 log.warning("the agent host closed the connection")
             except (HostUnavailable, StoreUnavailable) as failure:
@@ -197,13 +199,25 @@ class NodeWatch:
         log.info(
             "agent exited", extra={"agent_id": death.agent_id, "cause": cause, "session": result.outcome or "none"}
         )
+        # An agent that died while booting is replaced by its spawn's retry or the next tick, not at once for ever.
+        if result.before in {AgentState.READY, AgentState.ASSIGNED, AgentState.RUNNING} and self._connected.is_set():
+            self._soon(self.refill())
         if agent is not None and agent.session_id:
             await self._close_room(agent.session_id)
         if self._host:
             await self._host.acknowledge(death.agent_id)
-        # An agent that died while booting is replaced by its spawn's retry or the next tick, not at once for ever.
-        if result.before in {AgentState.READY, AgentState.ASSIGNED, AgentState.RUNNING} and self._connected.is_set():
-            await self.refill()
+
+    def _soon(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do something beside what is being done; its failure is logged, and made up for by the next tick of beat."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+
+        def done(finished: asyncio.Future[object]) -> None:
+            self._background.discard(finished)
+            if not finished.cancelled() and (failure := finished.exception()):
+                log.error("background work failed: %r", failure)
+
+        task.add_done_callback(done)
 
     async def _close_room(self, session_id: str) -> None:
         session = await self._store.session(session_id)

@@ -14,6 +14,8 @@ from orchestrator.settings import Settings
 
 #: Seconds between two looks of `logs -f`.
 FOLLOW_SECONDS = 0.5
+#: Seconds for which `logs -f` waits for the last lines of a session that is over.
+LAST_WORDS_SECONDS = 5.0
 
 #: A list is to be read and copied from: ids are never cut, and no lines are drawn around them.
 _LIST: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bold"}
@@ -89,8 +91,8 @@ def logs(
     """Print what the agents of a session printed, also after their death."""
     api = Api(Settings.load())
     seen: list[str] = []
+    patience = LAST_WORDS_SECONDS
     while True:
-        # Looked at before the logs are read, so that the last lines of an ending session are not missed.
         over = not follow or api.get(f"/api/session/{session_id}")["status"] in {"ended", "error"}
         found = api.get(f"/api/session/{session_id}/logs", limit=1000)
         if json and not follow:
@@ -99,8 +101,10 @@ def logs(
         for line in _new(seen, found["logs"]):
             console.print(line, markup=False, soft_wrap=True)
         seen = found["logs"]
-        if over:
+        # An agent's last words come a moment after its session's end; the very last is the node's, in brackets.
+        if not follow or (over and (patience <= 0 or (seen and seen[-1].startswith("[agent ")))):
             return
+        patience -= FOLLOW_SECONDS if over else 0
         time.sleep(FOLLOW_SECONDS)
 
 

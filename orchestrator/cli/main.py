@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 import typer
 
 from orchestrator.cli import commands
-from orchestrator.cli.output import fail
+from orchestrator.cli.output import FAILED, fail, say_error
 from orchestrator.errors import OrchestratorError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
@@ -15,11 +15,16 @@ commands.register(app)
 
 def main() -> None:
     """Run the command line. Exit: 0 done, 1 failed, 2 wrong usage, 3 the node does not answer, 4 no such session."""
-    if len(sys.argv) > 1:
-        for plugin in entry_points(group="orchestrator.commands"):
-            # Loaded only when asked for: speech models are heavy.
-            if sys.argv[1] in {plugin.name, "--help"}:
+    asked = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    for plugin in entry_points(group="orchestrator.commands"):
+        # Loaded only when asked for: speech models are heavy.
+        if asked in {plugin.name, "--help"}:
+            try:
                 app.command(plugin.name)(plugin.load())
+            except ModuleNotFoundError as missing:
+                say_error(f"{plugin.name} needs {missing.name}: pip install -c constraints.txt -e '.[offline]'")
+                if asked == plugin.name:
+                    sys.exit(FAILED)
     try:
         app()
     except OrchestratorError as failure:

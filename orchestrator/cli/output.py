@@ -6,6 +6,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from orchestrator.errors import HostUnavailable, NotFound, OrchestratorError
 
@@ -22,8 +23,13 @@ def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
+def say_error(text: str) -> None:
+    """Say what went wrong, in one line on standard error."""
+    errors.print(f"[bold red]orchestrator:[/] {escape(text)}")
+
+
 def fail(failure: OrchestratorError) -> NoReturn:
     """Say what went wrong in one line and exit with the code that names its kind."""
-    errors.print(f"[bold red]orchestrator:[/] {failure.detail}", markup=True)
+    say_error(failure.detail)
     code = UNREACHABLE if isinstance(failure, HostUnavailable) else FAILED
     sys.exit(NOT_FOUND if isinstance(failure, NotFound) else code)

@@ -16,6 +16,8 @@ from orchestrator.cli.secrets import generated
 from orchestrator.errors import Preflight
 from orchestrator.settings import Settings
 
+#: Bytes that a Unix socket's path may have (Linux 107, macOS 103), less the suffix of supervisord's temporary name.
+_SOCKET_PATH = 92
 CONFIGURATION = Path(__file__).resolve().parents[2] / "supervisord.conf"
 
 _LIVEKIT_YAML = """\
@@ -45,6 +47,10 @@ def up() -> NoReturn:
     """Start the node in the foreground. Raises `Preflight` with one line when it cannot."""
     settings = Settings.load()
     run_dir = settings.run_dir.resolve()
+    if len(os.fsencode(run_dir / "supervisor.sock")) > _SOCKET_PATH:
+        raise Preflight(
+            f"RUN_DIR={run_dir} is too long for a Unix socket: set RUN_DIR to a shorter path, say /tmp/run."
+        )
     check_supervisor(run_dir)
     try:
         for folder in (run_dir, run_dir / "logs", run_dir / "valkey"):

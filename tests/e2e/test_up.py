@@ -122,6 +122,32 @@ def test_a_bad_setting_is_named(tmp_path: Path) -> None:
     assert "set LIVEKIT_API_KEY and LIVEKIT_API_SECRET" in _fails(RUN_DIR=tmp_path, LIVEKIT_URL="ws://127.0.0.1:1")
 
 
+def test_a_long_folder_is_named(tmp_path: Path) -> None:
+    assert "too long for a Unix socket" in _fails(RUN_DIR=tmp_path / ("x" * 100))
+
+
+def test_it_uses_the_redis_and_the_livekit_that_are_set(short_folder: Path, valkey_url: str, voice_node: Node) -> None:
+    """And two nodes that share nothing but a LiveKit server do not meet."""
+    folder = short_folder / "own"
+    folder.mkdir()
+    livekit = {name: voice_node.secrets[name] for name in ("LIVEKIT_API_KEY", "LIVEKIT_API_SECRET")}
+    url = f"ws://127.0.0.1:{voice_node.environment['LIVEKIT_PORT']}"
+    settings = livekit | {"LIVEKIT_URL": url, "LIVEKIT_PUBLIC_URL": "wss://public", "REDIS_URL": valkey_url}
+    with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo", ADMIN_TOKEN="mine", **settings) as node:
+        assert node.program("valkey") is None
+        assert node.program("livekit") is None
+        session_id = node.begin("ada")["sessionId"]
+        joined = lambda: "agentJoined" in node.session(session_id)["timings"]  # noqa: E731
+        poll(joined, "the agent is in a room of that LiveKit server")
+        token = node.http.post("/api/token", json={"sessionId": session_id}).json()
+        assert token["server_url"] == "wss://public"
+        assert node.http.get("/api/sessions", headers={"Authorization": "Bearer mine"}).is_success
+        with redis.Redis.from_url(valkey_url, decode_responses=True) as raw:
+            assert raw.hget(f"session:{session_id}", "userId") == "ada"
+        assert voice_node.http.get(f"/api/session/{session_id}").status_code == 404
+        node.end(session_id)
+
+
 def test_a_missing_go_is_named(tmp_path: Path) -> None:
     said = _fails(RUN_DIR=tmp_path, PATH="/nowhere", XDG_CACHE_HOME=tmp_path)
     assert "no livekit-server on PATH and no Go" in said

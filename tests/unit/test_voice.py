@@ -1,0 +1,49 @@
+"""Which speech and which model the voice agent uses, and what it calls its user."""
+
+from typing import Any
+
+import pytest
+
+from agents import voice
+
+
+class _Context:
+    def __init__(self, user_id: str, metadata: dict[str, Any]) -> None:
+        self.user_id, self.metadata = user_id, metadata
+
+
+@pytest.mark.parametrize(
+    ("user_id", "metadata", "name"),
+    [
+        ("ada", {}, "Ada"), ("user-8f3a", {}, None), ("ada", {"name": "Grace Hopper"}, "Grace Hopper"),
+        ("ada", {"name": 7}, "Ada"), ("x", {"name": "y" * 100}, "y" * 64),
+    ],
+)  # fmt: skip
+def test_what_it_calls_its_user(user_id: str, metadata: dict[str, Any], name: str | None) -> None:
+    assert voice._name(_Context(user_id, metadata)) == name  # type: ignore[arg-type]
+
+
+def test_it_is_offline_until_a_key_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = (voice.STT_PROVIDERS, voice.LLM_PROVIDERS, voice.TTS_PROVIDERS)
+    for provider in {provider for group in groups for provider in group}:
+        monkeypatch.delenv(provider.key, raising=False)
+    assert [voice.chosen(group) for group in groups] == [None, None, None]
+    monkeypatch.setenv("DEEPGRAM_API_KEY", "k")
+    assert [found.plugin if (found := voice.chosen(group)) else None for group in groups] == [
+        "deepgram",
+        None,
+        "deepgram",
+    ]
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    assert [found.plugin if (found := voice.chosen(group)) else None for group in groups] == [
+        "deepgram",
+        "openai",
+        "deepgram",
+    ]
+
+
+def test_a_key_without_its_plugin_says_what_to_install() -> None:
+    missing = voice.Provider("SOME_API_KEY", "no_such_plugin", "STT")
+    for use in (missing.load, missing.make):
+        with pytest.raises(ModuleNotFoundError, match=r"SOME_API_KEY is set.*\[providers\]"):
+            use()
