@@ -292,7 +292,8 @@ def call(
             console.print(f"[cyan]you[/]    {turn['user']}")
         console.print(f"[green]agent[/]  {turn['agent']}")
     kind = "a warm agent" if result["prewarmed"] else "a new agent: the pool was empty"
-    table = Table("since the start request", "seconds", title=f"Timings ({kind}; server's own: {result['latency']})")
+    console.print(f"\nServed by {kind}; the api took {result['latency']}.")
+    table = Table("since the start request", "seconds", box=None, padding=(0, 2, 0, 0))
     for name, seconds in result["timings"].items():
         table.add_row(name, f"{seconds:.3f}")
     for turn in result["turns"][1:]:

@@ -91,7 +91,10 @@ def _redis(settings: Settings, running: bool) -> Finding:
     try:
         return Finding("redis", True, f"{shown} answers in {asyncio.run(ping()) * 1000:.1f} ms")
     except OrchestratorError as failure:
-        return Finding("redis", False, failure.detail, "Correct REDIS_URL, or unset it for the embedded Valkey.")
+        mend = "Correct REDIS_URL, or unset it for the embedded Valkey."
+        if not settings.redis_url:
+            mend = f"Set VALKEY_PORT as the node has it, and look at {settings.run_dir}/logs/valkey.log."
+        return Finding("redis", False, failure.detail, mend)
 
 
 def _livekit(settings: Settings, running: bool) -> Finding:
@@ -114,7 +117,10 @@ def _livekit(settings: Settings, running: bool) -> Finding:
             return await rooms.reachable()
 
     if trouble := asyncio.run(reach()):
-        return Finding("livekit", False, f"{url}: {trouble}", "Correct LIVEKIT_URL and its key pair.")
+        mend = "Correct LIVEKIT_URL and its key pair."
+        if not settings.livekit_url:
+            mend = f"Set LIVEKIT_PORT as the node has it, and look at {settings.run_dir}/logs/livekit.log."
+        return Finding("livekit", False, f"{url}: {trouble}", mend)
     return Finding("livekit", True, f"{url} answers and takes the key pair")
 
 

@@ -52,5 +52,5 @@ class Rooms:
         except api.TwirpError as failure:
             return f"LiveKit refuses: {failure.message}"
         except (aiohttp.ClientError, TimeoutError) as failure:
-            return f"LiveKit does not answer: {failure!r}"
+            return f"LiveKit does not answer: {failure or type(failure).__name__}"
         return None

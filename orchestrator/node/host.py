@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from orchestrator.errors import OrchestratorError, Preflight
+from orchestrator.node.folder import AgentFolder
 from orchestrator.node.process import ProcessId, machine_boot_id
 from orchestrator.node.protocol import MAX_LINE, Death, Process, encode
 from orchestrator.settings import NodeSettings, load
@@ -91,6 +92,7 @@ class AgentHost:
 
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
+        self._folder = AgentFolder(settings.agents_dir)
         self._children: dict[str, Child] = {}
         self._deaths: dict[str, Death] = {}
         self._clients: set[Client] = set()
@@ -128,7 +130,6 @@ class AgentHost:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; then stop every agent and return."""
-        self._settings.agents_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._adopt()
         wake, wake_write = socket.socketpair()
         for end in (wake, wake_write):
@@ -189,7 +190,7 @@ class AgentHost:
             return
         self._next_tick = now + TICK
         for agent_id, child in list(self._children.items()):
-            self._bound_log(agent_id)
+            self._folder.bound_log(agent_id, self._settings.agent_log_bytes)
             if not child.own and child.pidfd is None and not child.identity.alive:
                 self._buried(child, None, None, None)
 
@@ -215,14 +216,14 @@ class AgentHost:
             else:
                 pid = self._exec_agent(agent_id, argv or [sys.executable, "-m", RUNTIME], environment)
         except (OSError, ValueError) as failure:
-            self._log_path(agent_id).unlink(missing_ok=True)
+            self._folder.forget(agent_id)
             raise OrchestratorError(f"cannot start the agent process: {failure}") from None
         identity = ProcessId.of(pid)
         # Already dead: the ticks no longer matter, the reaper finds it by its pid.
         process = Process(agent_id, pid, identity.start_ticks if identity else 0, machine_boot_id())
         child = Child(process, own=True)
         self._children[agent_id] = child
-        self._write_record(agent_id, encode(process))
+        self._folder.write(process)
         return process
 
     def _fork_agent(self, agent_id: str, environment: dict[str, str]) -> int:
@@ -242,7 +243,7 @@ class AgentHost:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
-            output = self._open_log(agent_id)
+            output = self._folder.open_log(agent_id)
             empty = os.open(os.devnull, os.O_RDONLY)
             for source, target in ((empty, 0), (output, 1), (output, 2)):
                 os.dup2(source, target)
@@ -266,7 +267,7 @@ class AgentHost:
             os._exit(code)
 
     def _exec_agent(self, agent_id: str, argv: list[str], environment: dict[str, str]) -> int:
-        output = self._open_log(agent_id)
+        output = self._folder.open_log(agent_id)
         try:
             # The Popen object is not kept: children are reaped by pid, here, for forked and exec'd ones alike.
             popen = subprocess.Popen(
@@ -318,49 +319,19 @@ class AgentHost:
             stopped=child.stopped, killed=child.killed,
         )  # fmt: skip
         self._deaths[process.agent_id] = death
-        self._write_record(process.agent_id, encode(death) | {"dead": True})
+        self._folder.write(death)
         for client in list(self._clients):
             self._send(client, {"event": "died", "death": encode(death)})
 
-    # State folder
-
-    def _record_path(self, agent_id: str) -> Path:
-        return self._settings.agents_dir / f"{agent_id}.json"
-
-    def _log_path(self, agent_id: str) -> Path:
-        return self._settings.agents_dir / f"{agent_id}.log"
-
-    def _open_log(self, agent_id: str) -> int:
-        # O_APPEND: the file may be cut while the agent writes to it.
-        return os.open(self._log_path(agent_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-
-    def _bound_log(self, agent_id: str) -> None:
-        path = self._log_path(agent_id)
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_size > self._settings.agent_log_bytes:
-                os.truncate(path, 0)
-
-    def _write_record(self, agent_id: str, record: dict[str, Any]) -> None:
-        path = self._record_path(agent_id)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record))
-        temporary.rename(path)
+    # Those who lived before
 
     def _adopt(self) -> None:
         """Find the agents that an earlier host of this node has left."""
-        for path in self._settings.agents_dir.glob("*.json"):
-            try:
-                record = json.loads(path.read_text())
-                dead = record.pop("dead", False)
-                if dead:
-                    death = Death(**record)
-                    self._deaths[death.agent_id] = death
-                    continue
-                process = Process(**record)
-            except (ValueError, TypeError):
-                log.warning("dropped unreadable record %s", path.name)
-                path.unlink()
+        for record in self._folder.records():
+            if isinstance(record, Death):
+                self._deaths[record.agent_id] = record
                 continue
+            process = record
             child = Child(process, own=False)
             self._children[process.agent_id] = child
             if process.boot_id != machine_boot_id() or not child.identity.alive:
@@ -433,8 +404,7 @@ class AgentHost:
                 return {"stopping": self.stop(request["agentId"], float(request["grace"]))}
             case "ack":
                 if self._deaths.pop(request["agentId"], None):
-                    self._record_path(request["agentId"]).unlink(missing_ok=True)
-                    self._log_path(request["agentId"]).unlink(missing_ok=True)
+                    self._folder.forget(request["agentId"])
                 return {}
             case unknown:
                 raise ValueError(f"no such op: {unknown}")

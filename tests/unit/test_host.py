@@ -150,7 +150,7 @@ async def test_a_recycled_pid_is_never_touched(shell: Host) -> None:
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as stranger:
         identity = ProcessId.of(stranger.pid)
         assert identity is not None
-        record = {"agent_id": "old", "pid": stranger.pid, "start_ticks": identity.start_ticks - 1}
+        record = {"kind": "Process", "agent_id": "old", "pid": stranger.pid, "start_ticks": identity.start_ticks - 1}
         await shell.client.spawn("other")
         (shell.run_dir / "agents" / "old.json").write_text(json.dumps(record | {"boot_id": machine_boot_id()}))
         await shell.restart()
