@@ -94,13 +94,14 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     publisher.close()
 
 
-def services(request: Request) -> Services:
+# The dependencies are coroutines, though they wait for nothing: FastAPI runs plain functions in a thread each.
+async def services(request: Request) -> Services:
     """Return the app's services."""
     found: Services = request.app.state.services
     return found
 
 
-def client_address(request: Request) -> str:
+async def client_address(request: Request) -> str:
     """Return what the rate limit counts by: the peer's address; for IPv6 its /64, which is one household."""
     peer = request.client.host if request.client else ""
     try:
@@ -112,7 +113,7 @@ def client_address(request: Request) -> str:
     return peer
 
 
-def require_admin(request: Request, found: Annotated[Services, Depends(services)]) -> None:
+async def require_admin(request: Request, found: Annotated[Services, Depends(services)]) -> None:
     """Let only the holder of the admin token pass. Raises `Unauthorized`."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     assert found.settings.admin_token is not None

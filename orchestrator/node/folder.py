@@ -1,4 +1,4 @@
-"""The agent host's state folder: a record and a log file per agent, so that the next host finds what the last one left."""
+"""The agent host's state folder: a record and a log file per agent, so that the next host finds what was left."""
 
 import contextlib
 import json

@@ -20,11 +20,11 @@ PROCESSES, STARTS = 8, 1000
 def look_then_take(source: str) -> str:
     """Return the assignment as it must not be: it looks at the pool, and takes what it saw in a second call."""
     body = source.replace("local id = redis.call('SPOP', 'pool:ready')", "local id = ARGV[11]")
-    body = body.replace("return id end\n  end", "return id end\n  return nil end")
+    body = body.replace("return id, fields end\n  end", "return id, fields end\n  return nil end")
     # What would be refused as an illegal move is what a non-atomic take never notices.
     body = body.replace("if not from or not AGENT_MOVES[from] or not AGENT_MOVES[from][to] then", "if false then")
     return body.replace("if fields[1] == 'ready' and", "if").replace(
-        "if redis.call('EXISTS', 'session:' .. id) == 1 then", "if false then"
+        "if agent and redis.call('EXISTS', 'session:' .. id) == 1 then", "if false then"
     )
 
 

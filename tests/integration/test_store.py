@@ -29,7 +29,7 @@ async def test_a_hit_binds_a_warm_agent_and_tells_it(store: Store, raw: redis.Re
     message = json.loads(raw.lpop(f"agent:{agent_id}:inbox"))
     assert message == {"sessionId": agent_id, "type": "assign", "token": "t"}
     assert raw.hget(f"agent:{agent_id}", "state") == "assigned"
-    assert [fields["state"] for _, fields in raw.xrange(f"session:{agent_id}:events")] == ["starting", "ready"]
+    assert [fields["state"] for _, fields in raw.xrange(f"session:{agent_id}:events")] == ["ready"]
 
 
 async def test_a_miss_waits_and_the_next_warm_agent_serves_it(store: Store, raw: redis.Redis, valkey_url: str) -> None:

@@ -50,7 +50,12 @@ local function announce_agent(id)
   redis.call('SADD', 'pool:starting', id)
 end
 
--- Bind a warm or just booted agent to a session that waits for one (starting), or to one whose agent died (ready).
+-- Put a session's payload, a JSON object, into its agent's inbox. The session's id is known only here.
+local function tell_agent(agent, session, payload)
+  redis.call('RPUSH', 'agent:' .. agent .. ':inbox', '{"sessionId":"' .. session .. '",' .. string.sub(payload, 2))
+end
+
+-- Bind a warm or just booted agent to a session that waits for one (starting).
 local function bind(session, agent, prewarmed)
   local fields = redis.call('HMGET', 'agent:' .. agent, 'pid', 'node')
   local created = redis.call('HMGET', 'session:' .. session, 'createdAt', 'agentIds', 'readyAt')
@@ -60,21 +65,18 @@ local function bind(session, agent, prewarmed)
     'agentIds', agents, 'readyAt', created[3] or NOW, 'prewarmed', prewarmed)
   redis.call('ZREM', 'session:queue', session)
   local payload = redis.call('GET', 'session:' .. session .. ':payload')
-  if payload then
-    -- The payload is an object in JSON; its session's id is known only here.
-    local message = '{"sessionId":"' .. session .. '",' .. string.sub(payload, 2)
-    redis.call('RPUSH', 'agent:' .. agent .. ':inbox', message)
-  end
+  if payload then tell_agent(agent, session, payload) end
   redis.call('HINCRBY', 'pool:stats', 'total_assigned', 1)
 end
 
 -- Take a warm agent whose heartbeat is fresh. A silent one leaves the pool here and is seen to by the health check.
+-- Returns its id and {state, lastBeat, node, pid, startTicks}.
 local function take_warm(silent_ms)
   while true do
     local id = redis.call('SPOP', 'pool:ready')
     if not id then return nil end
-    local fields = redis.call('HMGET', 'agent:' .. id, 'state', 'lastBeat')
-    if fields[1] == 'ready' and NOW - tonumber(fields[2] or 0) <= silent_ms then return id end
+    local fields = redis.call('HMGET', 'agent:' .. id, 'state', 'lastBeat', 'node', 'pid', 'startTicks')
+    if fields[1] == 'ready' and NOW - tonumber(fields[2] or 0) <= silent_ms then return id, fields end
   end
 end
 

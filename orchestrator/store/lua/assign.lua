@@ -52,28 +52,35 @@ local live = redis.call('SCARD', 'session:starting') + redis.call('SCARD', 'sess
   + redis.call('SCARD', 'session:active')
 if live >= max_sessions then return {'full', '', '', 0} end
 
-local agent = take_warm(silent_ms)
+local agent, process = take_warm(silent_ms)
 local id = agent or waiting_id
 -- An agent that was announced for a session which another one then served comes to the pool with that session's name.
-if redis.call('EXISTS', 'session:' .. id) == 1 then id = waiting_id end
+if agent and redis.call('EXISTS', 'session:' .. id) == 1 then id = waiting_id end
 
-redis.call('HSET', 'session:' .. id, 'status', 'starting', 'userId', user, 'roomName', room, 'createdAt', NOW)
-redis.call('SADD', 'session:starting', id)
 redis.call('SET', 'session:' .. id .. ':payload', payload, 'EX', payload_ttl)
 redis.call('SET', 'session:user:' .. user, id)
 redis.call('ZADD', 'sessions', NOW, id)
-record(id, 'starting')
-
 if agent then
-  bind(id, agent, 1)
+  -- Starting and ready in one step: this is the path that a caller waits for.
+  move_agent(agent, 'assigned', 'sessionId', id)
+  redis.call('HSET', 'session:' .. id, 'status', 'ready', 'userId', user, 'roomName', room, 'createdAt', NOW,
+    'agentId', agent, 'agentIds', agent, 'node', process[3] or '', 'agentPid', process[4] or '',
+    'readyAt', NOW, 'prewarmed', 1)
+  redis.call('SADD', 'session:ready', id)
+  record(id, 'ready', 'agentId', agent)
+  tell_agent(agent, id, payload)
+  redis.call('HINCRBY', 'pool:stats', 'total_assigned', 1)
   redis.call('HINCRBY', 'pool:stats', 'total_hits', 1)
 else
-  redis.call('HSET', 'session:' .. id, 'taskId', id)
+  process = {}
+  redis.call('HSET', 'session:' .. id, 'status', 'starting', 'userId', user, 'roomName', room, 'createdAt', NOW,
+    'taskId', id)
+  redis.call('SADD', 'session:starting', id)
+  record(id, 'starting')
   redis.call('ZADD', 'session:queue', NOW_US, id)
   redis.call('HINCRBY', 'pool:stats', 'total_misses', 1)
   announce_agent(id)
 end
 local refill = redis.call('SET', 'pool:refill', '1', 'NX', 'PX', 2000) and 1 or 0
-local process = agent and redis.call('HMGET', 'agent:' .. agent, 'node', 'pid', 'startTicks') or {}
 return {agent and 'assigned' or 'starting', id, '', refill,
-  agent or '', process[1] or '', process[2] or '', process[3] or ''}
+  agent or '', process[3] or '', process[4] or '', process[5] or ''}

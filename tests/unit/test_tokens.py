@@ -1,0 +1,44 @@
+"""Tokens carry the least that a call needs, and are the ones that LiveKit's own library would make."""
+
+import jwt
+import pytest
+from livekit import api
+
+from orchestrator.livekit.tokens import TokenMinter
+
+SECRET = "s" * 40
+
+
+@pytest.fixture
+def minter() -> TokenMinter:
+    return TokenMinter("key", SECRET)
+
+
+def claims(token: str) -> dict[str, object]:
+    return jwt.decode(token, SECRET, algorithms=["HS256"])
+
+
+def test_an_agent_token_is_the_one_that_livekit_would_make(minter: TokenMinter) -> None:
+    ours, theirs = claims(minter.for_agent("room_1")), claims(minter._agent_token("room_1"))
+    assert {**ours, "nbf": 0, "exp": 0} == {**theirs, "nbf": 0, "exp": 0}
+    assert ours["exp"] - ours["nbf"] == 900  # type: ignore[operator]
+    assert ours["kind"] == "agent"
+    assert ours["video"] == {
+        "roomJoin": True, "room": "room_1", "canPublish": True, "canSubscribe": True, "canPublishData": True,
+        "canUpdateOwnMetadata": True,
+    }  # fmt: skip
+    verified = api.TokenVerifier("key", SECRET).verify(minter.for_agent("room_1"))
+    assert verified.identity == "agent-room_1"
+
+
+def test_two_rooms_do_not_share_a_token(minter: TokenMinter) -> None:
+    rooms = [claims(minter.for_agent(room))["video"]["room"] for room in ("a", "b")]  # type: ignore[index]
+    assert rooms == ["a", "b"]
+
+
+def test_a_user_may_speak_and_no_more(minter: TokenMinter) -> None:
+    found = claims(minter.for_user("room_1", "user-1", name="Ada", metadata="m", attributes={"a": "b"}))
+    assert found["video"]["canPublishSources"] == ["microphone"]  # type: ignore[index]
+    assert not {"roomAdmin", "roomList", "roomCreate", "agent", "hidden"} & set(found["video"])  # type: ignore[arg-type]
+    assert (found["sub"], found["name"], found["metadata"], found["attributes"]) == ("user-1", "Ada", "m", {"a": "b"})
+    assert "kind" not in found or found["kind"] == "standard"
