@@ -94,14 +94,18 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     publisher.close()
 
 
-# The dependencies are coroutines, though they wait for nothing: FastAPI runs plain functions in a thread each.
-async def services(request: Request) -> Services:
+def services(request: Request) -> Services:
     """Return the app's services."""
     found: Services = request.app.state.services
     return found
 
 
-async def client_address(request: Request) -> str:
+# The dependencies are coroutines, though they wait for nothing: FastAPI runs plain functions in a thread each.
+async def _services(request: Request) -> Services:
+    return services(request)
+
+
+def client_address(request: Request) -> str:
     """Return what the rate limit counts by: the peer's address; for IPv6 its /64, which is one household."""
     peer = request.client.host if request.client else ""
     try:
@@ -113,7 +117,7 @@ async def client_address(request: Request) -> str:
     return peer
 
 
-async def require_admin(request: Request, found: Annotated[Services, Depends(services)]) -> None:
+async def require_admin(request: Request, found: Annotated[Services, Depends(_services)]) -> None:
     """Let only the holder of the admin token pass. Raises `Unauthorized`."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     assert found.settings.admin_token is not None
@@ -123,5 +127,4 @@ async def require_admin(request: Request, found: Annotated[Services, Depends(ser
         raise Unauthorized
 
 
-ServicesDep = Annotated[Services, Depends(services)]
-AddressDep = Annotated[str, Depends(client_address)]
+ServicesDep = Annotated[Services, Depends(_services)]

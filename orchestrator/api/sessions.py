@@ -4,7 +4,7 @@ import time
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from orchestrator import celery_app
 from orchestrator.api.problems import PROBLEM_RESPONSES
@@ -19,7 +19,7 @@ from orchestrator.api.schemas import (
     TokenReply,
     TokenRequest,
 )
-from orchestrator.api.services import AddressDep, ServicesDep
+from orchestrator.api.services import ServicesDep, client_address, services
 from orchestrator.errors import InvalidRequest, NotFound, SessionOver, StoreUnavailable
 from orchestrator.models import ID_PATTERN, Session
 from orchestrator.pool.assignment import Started, require
@@ -38,7 +38,7 @@ _WAITING_EXAMPLE = {
 @router.post(
     "/session/start",
     summary="Start a session",
-    response_model_exclude_none=True,
+    response_model=StartReply,
     responses={
         202: {
             "model": StartReply,
@@ -47,9 +47,10 @@ _WAITING_EXAMPLE = {
         }
     },
 )
-async def start(body: StartRequest, address: AddressDep, parts: ServicesDep, response: Response) -> StartReply:
+async def start(body: StartRequest, request: Request) -> Response:
     """Take a warm agent for a user, or have one started. A user with a live session gets that one again."""
-    begun = time.perf_counter()
+    # Called and not declared, and answered ready-made: a caller waits here, and each costs FastAPI 30 µs or more.
+    begun, parts, address = time.perf_counter(), services(request), client_address(request)
     started = await parts.assigner.start(body.user_id, body.metadata, address)
     task_id = None
     if started.spawn:
@@ -61,9 +62,7 @@ async def start(body: StartRequest, address: AddressDep, parts: ServicesDep, res
             raise
     if started.refill:
         parts.publish_soon(celery_app.REFILL, expires=25)
-    if started.status is SessionState.STARTING:
-        response.status_code = 202
-    return StartReply(
+    reply = StartReply(
         session_id=started.session_id,
         status=started.status,
         message=_message(started),
@@ -72,6 +71,9 @@ async def start(body: StartRequest, address: AddressDep, parts: ServicesDep, res
         task_id=task_id,
         estimated_wait=_wait(started.estimated_wait),
     )
+    content = reply.model_dump_json(by_alias=True, exclude_none=True)
+    status = 202 if started.status is SessionState.STARTING else 200
+    return Response(content, status, media_type="application/json")
 
 
 @router.get("/session/{session_id}", summary="Look at a session", response_model_exclude_none=True)
