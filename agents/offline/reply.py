@@ -37,7 +37,7 @@ class Conversation:
         if match := _NAME.search(heard):
             self.name = match[1].capitalize()
             return f"Nice to meet you, {self.name}."
-        if re.search(r"\bgood ?bye\b|\bbye\b|\bhang up\b|\bthat's all\b", words.replace("-", " ")):
+        if re.search(r"\bgood ?bye?\b|\bbye\b|\bhang up\b|\bthat's all\b", words.replace("-", " ")):
             self.over = True
             return f"Goodbye{friend}. It was nice talking to you."
         if re.search(r"\btime\b", words):
