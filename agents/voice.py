@@ -134,8 +134,9 @@ def _parts(conversation: Conversation) -> tuple[stt.STT[Any], llm.LLM[Any], tts.
 def _log_turns(ctx: AgentContext, session: "AgentSession[None]") -> None:
     @session.on("conversation_item_added")
     def log_item(event: Any) -> None:
-        # What people say is theirs: the log says that they spoke, not what.
-        ctx.log.info("%s spoke, %d characters", event.item.role, len(event.item.text_content or ""))
+        if event.item.type == "message":
+            # What people say is theirs: the log says that they spoke, not what.
+            ctx.log.info("%s spoke, %d characters", event.item.role, len(event.item.text_content or ""))
 
     @session.on("error")
     def log_error(event: Any) -> None:

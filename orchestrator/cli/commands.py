@@ -8,7 +8,7 @@ from rich.table import Table
 
 from orchestrator.cli import doctor as checks
 from orchestrator.cli.http import Api
-from orchestrator.cli.output import FAILED, Json, console, print_json
+from orchestrator.cli.output import FAILED, Json, console, print_json, wide
 from orchestrator.cli.up import up as start_node
 from orchestrator.settings import Settings
 
@@ -17,7 +17,7 @@ FOLLOW_SECONDS = 0.5
 #: Seconds for which `logs -f` waits for the last lines of a session that is over.
 LAST_WORDS_SECONDS = 5.0
 
-#: A list is to be read and copied from: ids are never cut, and no lines are drawn around them.
+#: A list is to be read and copied from: no lines are drawn around it.
 _LIST: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bold"}
 
 SessionArgument = Annotated[str, typer.Argument(metavar="ID", help="Session id.")]
@@ -72,7 +72,7 @@ def sessions(json: Json = False) -> None:
         startup = "" if row.get("startupTime") is None else f"{row['startupTime']:.3f} s"
         cells = (row["sessionId"], row["status"], row["userId"], str(row.get("agentPid", "")))
         table.add_row(*cells, row["createdAt"][11:19], startup, row.get("reason", ""))
-    console.print(table, soft_wrap=True)
+    wide.print(table)
     console.print()
     table = Table("agent", "status", "pid", "node", "private memory", "age", **_LIST)
     for row in found["agents"]:
@@ -80,7 +80,7 @@ def sessions(json: Json = False) -> None:
         table.add_row(
             row["agentId"], row["status"], str(row.get("pid", "")), row.get("node", ""), memory, f"{row['age']:.0f} s"
         )
-    console.print(table, soft_wrap=True)
+    wide.print(table)
 
 
 def logs(

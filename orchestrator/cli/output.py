@@ -13,6 +13,8 @@ from orchestrator.errors import HostUnavailable, NotFound, OrchestratorError
 FAILED, UNREACHABLE, NOT_FOUND = 1, 3, 4
 
 console = Console(highlight=False)
+#: For lists: ids are there to be copied, so a line may be longer than a narrow terminal, and wraps there.
+wide = Console(highlight=False, width=max(160, console.width))
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

@@ -37,7 +37,9 @@ class TokenMinter:
             room_join=True, room=room, can_publish=True, can_subscribe=True, can_publish_data=True,
             can_update_own_metadata=True,
         )  # fmt: skip
-        return self._token(_agent_identity(room), room, grants).with_kind("agent").to_jwt()
+        # It has a state from its first moment in the room; LiveKit's clients wait for one, and for its first change.
+        token = self._token(_agent_identity(room), room, grants).with_kind("agent")
+        return token.with_attributes({"lk.agent.state": "initializing"}).to_jwt()
 
     def for_user(
         self,

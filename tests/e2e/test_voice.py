@@ -60,6 +60,8 @@ async def test_hit_a_caller_is_greeted_heard_and_answered(voice_node: Node) -> N
         "last line",
     )
     assert not any("time is it" in line.lower() for line in logs), "what people say is not logged"
+    assert any("user spoke" in line for line in logs)
+    assert not any("Traceback" in line or " ERROR " in line for line in logs), "\n".join(logs)
 
 
 async def test_an_agent_can_be_interrupted(voice_node: Node) -> None:

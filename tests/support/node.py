@@ -169,7 +169,7 @@ class Node:
     def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the command line against it."""
         command = [str(Path(sys.executable).parent / "orchestrator"), *arguments]
-        environment = self.environment | {"COLUMNS": "200"}
+        environment = self.environment | {"COLUMNS": "80"}
         done = subprocess.run(
             command, env=environment, cwd=self.run_dir, capture_output=True, text=True, timeout=90, check=False
         )

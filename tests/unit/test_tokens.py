@@ -23,6 +23,7 @@ def test_an_agent_token_is_the_one_that_livekit_would_make(minter: TokenMinter) 
     assert {**ours, "nbf": 0, "exp": 0} == {**theirs, "nbf": 0, "exp": 0}
     assert ours["exp"] - ours["nbf"] == 900  # type: ignore[operator]
     assert ours["kind"] == "agent"
+    assert ours["attributes"] == {"lk.agent.state": "initializing"}
     assert ours["video"] == {
         "roomJoin": True, "room": "room_1", "canPublish": True, "canSubscribe": True, "canPublishData": True,
         "canUpdateOwnMetadata": True,

@@ -1,0 +1,19 @@
+"""The api with one route more: the reference of P1 and P2."""
+
+from fastapi import FastAPI
+
+from orchestrator.api import app
+from orchestrator.api.health import Alive
+from orchestrator.api.services import ServicesDep
+
+
+def create() -> FastAPI:
+    """Return the api as it is, and a route that does nothing but one PING of Redis."""
+    api = app.create()
+
+    @api.get("/ping")
+    async def ping(parts: ServicesDep) -> Alive:
+        await parts.store.ping()
+        return Alive()
+
+    return api

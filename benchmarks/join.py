@@ -1,0 +1,156 @@
+"""P3: from the request to an agent that the user sees in the room, with its state set."""
+
+import asyncio
+import contextlib
+import time
+from abc import ABC, abstractmethod
+from typing import Any
+
+import aiohttp
+from livekit import api, rtc
+
+from agents.context import STATE_ATTRIBUTE
+from benchmarks.support import (
+    Aim,
+    Figure,
+    LiveKitWorker,
+    livekit_environment,
+    note,
+    percentile,
+    settle,
+    short_folder,
+)
+from tests.support.node import Node
+
+ROUNDS = 20
+WARM = 2  #: warm agents, and idle processes of the reference
+PATIENCE = 60.0
+AIM = Aim("ratio", 0.5)
+
+
+class Side(ABC):
+    """One way to get an agent into a room."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.times: list[float] = []  #: ms
+
+    @abstractmethod
+    async def request(self, user: str) -> tuple[str, str]:
+        """Ask for an agent and return what the user needs to connect: address and token."""
+
+    @abstractmethod
+    async def end(self) -> None:
+        """End what was begun."""
+
+
+class Ours(Side):
+    """Start a session, get a token for it."""
+
+    def __init__(self, node: Node, http: aiohttp.ClientSession) -> None:
+        super().__init__("ours")
+        self._node, self._http = node, http
+        self._sessions: list[str] = []
+
+    async def request(self, user: str) -> tuple[str, str]:
+        """Ask the api, as an application does."""
+        session = await self._post("/api/session/start", {"userId": user})
+        assert session["prewarmed"] is True, session
+        assert session["sessionId"] not in self._sessions, f"{session['sessionId']} was handed out twice"
+        self._sessions.append(session["sessionId"])
+        token = await self._post("/api/token", {"sessionId": session["sessionId"]})
+        return token["server_url"], token["participant_token"]
+
+    async def end(self) -> None:
+        """Stop the session."""
+        for session in self._sessions[-1:]:
+            await self._post("/api/session/stop", {"sessionId": session})
+
+    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        async with self._http.post(self._node.url + path, json=body) as answer:
+            found: dict[str, Any] = await answer.json()
+            assert answer.ok, found
+            return found
+
+
+class Theirs(Side):
+    """Dispatch an agent explicitly, mint a token: what an application's own server would do, without the server."""
+
+    def __init__(self, worker: LiveKitWorker, livekit: api.LiveKitAPI, url: str, pair: list[str]) -> None:
+        super().__init__(worker.name)
+        self._agent, self._livekit = worker.agent_name, livekit
+        self._url, self._pair = url, pair
+        self._room = ""
+
+    async def request(self, user: str) -> tuple[str, str]:
+        """Create the dispatch first, so that the agent is on its way while the user connects."""
+        self._room = f"{self._agent}-{user}"
+        request = api.CreateAgentDispatchRequest(agent_name=self._agent, room=self._room)
+        await self._livekit.agent_dispatch.create_dispatch(request)
+        grants = api.VideoGrants(room_join=True, room=self._room)
+        return self._url, api.AccessToken(*self._pair).with_identity(user).with_grants(grants).to_jwt()
+
+    async def end(self) -> None:
+        """Delete the room: its job ends."""
+        await self._livekit.room.delete_room(api.DeleteRoomRequest(room=self._room))
+
+
+async def meet(side: Side, user: str) -> float:
+    """Return the seconds from the request until the user sees an agent with its state set."""
+    room = rtc.Room()
+    seen: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    def look(*_: object) -> None:
+        for participant in room.remote_participants.values():
+            is_agent = participant.kind == rtc.ParticipantKind.PARTICIPANT_KIND_AGENT
+            if is_agent and participant.attributes.get(STATE_ATTRIBUTE) and not seen.done():
+                seen.set_result(time.perf_counter())
+
+    room.on("participant_connected", look)
+    room.on("participant_attributes_changed", look)
+    begun = time.perf_counter()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            url, token = await side.request(user)
+            await room.connect(url, token)
+            look()
+            return await seen - begun
+    finally:
+        await room.disconnect()
+        await side.end()
+
+
+def measure() -> list[Figure]:
+    """Measure all sides in turn, each time with everything settled."""
+    with short_folder() as folder, contextlib.ExitStack() as stack:
+        (folder / "node").mkdir()
+        note("P3: starts a node and livekit-agents' workers")
+        node = stack.enter_context(Node(folder / "node", POOL_TARGET=WARM))
+        prewarm = stack.enter_context(LiveKitWorker(node, folder, idle=WARM, models="prewarm").up())
+        preload = stack.enter_context(LiveKitWorker(node, folder, idle=WARM, models="preload").up())
+        return asyncio.run(_compare(node, prewarm, preload))
+
+
+async def _compare(node: Node, *references: LiveKitWorker) -> list[Figure]:
+    url, *pair = livekit_environment(node).values()
+    async with (
+        aiohttp.ClientSession() as http,
+        api.LiveKitAPI(url.replace("ws", "http", 1), *pair, session=http) as livekit,
+    ):
+        ours = Ours(node, http)
+        theirs = [Theirs(worker, livekit, url, pair) for worker in references]
+        for number in range(-1, ROUNDS):  # the first round is not counted: it loads the client's own parts
+            for side in (ours, *theirs):
+                await asyncio.to_thread(settle, node, references)
+                seconds = await meet(side, f"user{number}")
+                if number >= 0:
+                    side.times.append(seconds * 1000)
+            note(f"P3: round {number + 1} of {ROUNDS}")
+        await asyncio.to_thread(settle, node, references)
+    return [
+        Figure(f"request to agent in room, p{share:.0%}".rstrip("%"), percentile(ours.times, share), "ms",
+               percentile(side.times, share), side.name,
+               AIM if share == 0.5 and side is theirs[0] else None)
+        for side in theirs
+        for share in (0.5, 0.9)
+    ]  # fmt: skip

@@ -1,0 +1,62 @@
+"""The voice agent under livekit-agents' own worker: the reference of P3, P5 and P6.
+
+The agent is agents.voice, unchanged; only its context is made around the room of a job. Each process says in a
+file named by its pid whether it is `idle` or has a `job`, so that a benchmark can wait instead of guess.
+Nothing is imported that the agent does not need: it would count as the process's memory.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import math
+import os
+from pathlib import Path
+
+from livekit.agents import AgentServer, JobContext, JobProcess, cli
+
+from agents import voice
+from agents.context import AgentContext
+
+MODELS = "benchmarks.livekit_models"
+
+
+def say(state: str) -> None:
+    """Write down what this process does."""
+    (Path(os.environ["REFERENCE_STATES"]) / str(os.getpid())).write_text(state)
+
+
+def prewarm(process: JobProcess) -> None:
+    """Load the models; where the fork server has them already (REFERENCE_MODELS=preload) this does nothing."""
+    importlib.import_module(MODELS)
+    say("idle")
+
+
+async def entrypoint(job: JobContext) -> None:
+    """Talk until the room is closed. The session connects to it while it starts, as livekit-agents has it."""
+    say("job")
+    context = AgentContext(session_id=job.job.id, user_id="caller", metadata={}, room=job.room, url="", token="")
+    talking = asyncio.create_task(voice.entrypoint(context))
+    context.leaving.add_done_callback(lambda _: talking.cancel())
+    with contextlib.suppress(asyncio.CancelledError):
+        await talking
+
+
+def make_server() -> AgentServer:
+    """Return the worker: always willing, however busy the machine is, and patient with slow model loading."""
+    server = AgentServer(
+        setup_fnc=prewarm,
+        num_idle_processes=int(os.environ["REFERENCE_IDLE"]),
+        preload_modules=[MODELS] if os.environ["REFERENCE_MODELS"] == "preload" else [],
+        load_threshold=math.inf,
+        # LiveKit's server gives no job to a worker that reports a full load, and says so to nobody.
+        load_fnc=lambda: 0.0,
+        initialize_process_timeout=60,
+        host="127.0.0.1",
+        port=0,
+    )
+    server.rtc_session(entrypoint, agent_name=os.environ["REFERENCE_NAME"])
+    return server
+
+
+if __name__ == "__main__":
+    cli.run_app(make_server())

@@ -1,0 +1,315 @@
+"""What the measurements share: figures, programs that are surely gone afterwards, a light client, the reference."""
+
+import configparser
+import contextlib
+import json
+import math
+import os
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import redis
+
+from orchestrator.node.process import ProcessId
+from tests.support.node import REPOSITORY, Node
+from tests.support.pool import fill
+from tests.support.processes import alive, free_ports, marked, poll, start_valkey, stop
+
+# Results
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a figure should be; nothing fails when it is not."""
+
+    of: Literal["value", "ratio"]
+    bound: float
+    at_least: bool = False
+
+    def __str__(self) -> str:
+        return f"{'≥' if self.at_least else '≤'} {self.bound:g}{' x' if self.of == 'ratio' else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the report: a value, and what it is compared with from the same run."""
+
+    name: str
+    value: float
+    unit: str
+    reference: float | None = None
+    against: str = ""  #: what the reference is
+    aim: Aim | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Value by reference."""
+        return self.value / self.reference if self.reference else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the aim is reached; None without an aim."""
+        found = None if self.aim is None else self.value if self.aim.of == "value" else self.ratio
+        if self.aim is None or found is None:
+            return None
+        return found >= self.aim.bound if self.aim.at_least else found <= self.aim.bound
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """Return the sample below or at which `share` of all samples lie."""
+    return sorted(samples)[max(0, math.ceil(share * len(samples)) - 1)]
+
+
+def note(text: str) -> None:
+    """Say how far it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# Programs
+
+
+@contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder that goes away; its path is short, for the sockets of Unix in it."""
+    with tempfile.TemporaryDirectory(prefix="bench", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program; afterwards it and everything that it started is stopped, and that is checked."""
+    mark = ("BENCHMARK", secrets.token_hex(8))
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, env=kept | {"PYTHONPATH": str(REPOSITORY)} | environment | dict([mark]),
+            cwd=log.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        with contextlib.suppress(AssertionError):
+            poll(lambda: not marked(*mark), "its children are gone", 5)
+        for pid in marked(*mark):
+            note(f"{Path(command[0]).name} left pid {pid} behind; killed")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(5)
+        poll(lambda: not marked(*mark), f"everything that {command} started is gone", 5)
+
+
+# The api, for P1 and P2
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """An api process over a pool of warm agents."""
+
+    port: int
+    redis: "redis.Redis"
+    pids: dict[str, int]  #: of api and valkey
+    log: Path
+
+
+@contextlib.contextmanager
+def api(warm: int) -> Iterator[Api]:
+    """Serve the api as supervisord does, over a Valkey with so many warm agents.
+
+    The agents are records only, but their process is a real one, this one, of the api's own node: the last look at
+    the process before it is handed out is part of every start.
+    """
+    with short_folder() as folder, contextlib.ExitStack() as stack:
+        ports = free_ports(), free_ports()
+        valkey = start_valkey(folder, ports[0])
+        stack.callback(lambda: poll(lambda: not alive(valkey.pid), "Valkey is gone"))
+        stack.callback(stop, valkey)
+        url = f"redis://127.0.0.1:{ports[0]}/0"
+        # redis-py types every reply as bytes or str, whatever decode_responses says.
+        raw: Any = stack.enter_context(redis.Redis.from_url(url, decode_responses=True))
+        raw.config_set("appendonly", "yes")  # as on a node
+        _fill(raw, warm, "bench")
+        environment = {
+            "NODE_ID": "bench", "RUN_DIR": str(folder), "REDIS_URL": url, "PYTHONUNBUFFERED": "1",
+            "LIVEKIT_URL": "ws://127.0.0.1:1", "LIVEKIT_API_KEY": "key", "LIVEKIT_API_SECRET": secrets.token_hex(32),
+            "ADMIN_TOKEN": secrets.token_hex(16), "RATE_LIMIT": "1000000000/minute", "MAX_SESSIONS": "1000000",
+            "HEARTBEAT_TIMEOUT_SECONDS": "36000",
+        }  # fmt: skip
+        log = folder / "api.log"
+        process = stack.enter_context(running(_api_command(ports[1]), environment, log))
+
+        def answers() -> bool:
+            if process.poll() is not None:
+                raise AssertionError(f"the api ended: {log.read_text()}")
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", ports[1])) == 0
+
+        poll(answers, "the api answers")
+        yield Api(ports[1], raw, {"api": process.pid, "valkey": valkey.pid}, log)
+
+
+def _api_command(port: int) -> list[str]:
+    """Return the api's command line from supervisord.conf, with the benchmarks' application."""
+    programs = configparser.RawConfigParser(inline_comment_prefixes=(";",))
+    programs.read(REPOSITORY / "supervisord.conf")
+    command = programs["program:api"]["command"].replace("orchestrator.api.app:create", "benchmarks.app:create")
+    for name, value in {"PYTHON": sys.executable, "HOST": "127.0.0.1", "PORT": str(port)}.items():
+        command = command.replace(f"%(ENV_{name})s", value)
+    assert "%(" not in command, command
+    assert "benchmarks.app" in command, command
+    return shlex.split(command)
+
+
+def _fill(raw: Any, count: int, node: str) -> None:
+    process = ProcessId.of(os.getpid())
+    assert process is not None
+    identity = {"node": node, "pid": process.pid, "startTicks": process.start_ticks}
+    agents = fill(raw, count)
+    with raw.pipeline(transaction=False) as pipe:
+        for agent in agents:
+            pipe.hset(f"agent:{agent}", mapping=identity)
+        pipe.execute()
+
+
+class Connection:
+    """One keep-alive connection that does next to nothing: the client must not be what is measured."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, request: bytes) -> None:
+        """Send one request."""
+        self.socket.sendall(request)
+
+    def receive(self) -> tuple[int, bytes]:
+        """Return the status and the body of one answer. Raises RuntimeError when the server hangs up."""
+        data = b""
+        while (end := data.find(b"\r\n\r\n")) < 0:
+            data += self._read()
+        head = data[:end].lower()
+        length = int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0])
+        while len(data) < end + 4 + length:
+            data += self._read()
+        return int(head[9:12]), data[end + 4 :]
+
+    def ask(self, request: bytes) -> tuple[int, bytes]:
+        """Send one request and return the status and the body of its answer."""
+        self.send(request)
+        return self.receive()
+
+    def close(self) -> None:
+        """Hang up."""
+        self.socket.close()
+
+    def _read(self) -> bytes:
+        data = self.socket.recv(65_536)
+        if not data:
+            raise RuntimeError("the api closed a connection")
+        return data
+
+
+PING = b"GET /ping HTTP/1.1\r\nHost: bench\r\n\r\n"
+
+
+def post(path: str, body: dict[str, Any]) -> bytes:
+    """Return a POST request."""
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    return head.encode() + b"\r\n\r\n" + content
+
+
+def start_request(user: object) -> bytes:
+    """Return the request that starts a session for a user."""
+    return post("/api/session/start", {"userId": f"user-{user}"})
+
+
+# livekit-agents' own worker, for P3, P5 and P6
+
+#: How the reference gets its models: in each process's prewarm, or once in its fork server (preload_modules).
+Models = Literal["prewarm", "preload"]
+
+
+class LiveKitWorker:
+    """livekit-agents' own worker with the voice agent, on a node's LiveKit server."""
+
+    def __init__(self, node: Node, folder: Path, *, idle: int, models: Models) -> None:
+        where = {"prewarm": "each process", "preload": "its fork server"}[models]
+        self.name = f"livekit-agents' worker, models in {where}"
+        self.agent_name = f"reference-{models}"
+        self._idle = idle
+        self._states = folder / self.agent_name
+        self._states.mkdir()
+        self._log = folder / f"{self.agent_name}.log"
+        self._environment = livekit_environment(node) | {
+            "REFERENCE_NAME": self.agent_name, "REFERENCE_STATES": str(self._states),
+            "REFERENCE_IDLE": str(idle), "REFERENCE_MODELS": models, "PYTHONUNBUFFERED": "1",
+            # What our agent processes have too.
+            "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1",
+            "MOONSHINE_ORT_SINGLE_THREAD": "1",
+        }  # fmt: skip
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @contextlib.contextmanager
+    def up(self) -> Iterator["LiveKitWorker"]:
+        """Run it, registered and with its idle processes ready."""
+        command = [sys.executable, "-m", "benchmarks.livekit_agent", "start"]
+        with running(command, self._environment, self._log) as self.process:
+            poll(lambda: "registered worker" in self._said(), "the reference is registered", 120)
+            self.settle()
+            yield self
+
+    def states(self) -> dict[int, str]:
+        """Return what each of its living processes does: `idle` or `job`."""
+        pids = (int(path.name) for path in self._states.iterdir())
+        return {pid: (self._states / str(pid)).read_text() for pid in pids if alive(pid)}
+
+    def count(self, state: str) -> int:
+        """Return how many of its processes are in a state."""
+        return Counter(self.states().values())[state]
+
+    def settle(self) -> None:
+        """Wait until no job is left and its idle processes are ready."""
+        wanted = {"idle": self._idle} if self._idle else {}
+        poll(lambda: self._said() and dict(Counter(self.states().values())) == wanted, f"{self.name} has settled", 120)
+
+    def family(self) -> list[int]:
+        """Return the pids of all its processes."""
+        return marked("REFERENCE_STATES", str(self._states))
+
+    def _said(self) -> str:
+        text = self._log.read_text()
+        if self.process is not None and self.process.poll() is not None:
+            raise AssertionError(f"{self.name} ended: {text}")
+        return text
+
+
+def livekit_environment(node: Node) -> dict[str, str]:
+    """Return the address and the key pair of a node's LiveKit server."""
+    pair = {name: node.secrets[name] for name in ("LIVEKIT_API_KEY", "LIVEKIT_API_SECRET")}
+    return {"LIVEKIT_URL": f"ws://127.0.0.1:{node.environment['LIVEKIT_PORT']}"} | pair
+
+
+def settle(node: Node, workers: Iterable[LiveKitWorker] = ()) -> None:
+    """Wait until pool and idle processes are full again and nothing of the last round runs."""
+
+    def quiet() -> bool:
+        counts = node.counts()
+        busy = counts["booting"] + counts["starting"] + counts["ready"] + counts["active"]
+        return not busy and counts["pool"] == counts["target"] == len(node.agents())
+
+    poll(quiet, "the node has settled", 60)
+    for worker in workers:
+        worker.settle()
