@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -26,7 +27,6 @@ ROUNDS = 20
 WARM = 2  #: warm agents, and idle processes of the reference
 PATIENCE = 60.0
 AIM = Aim("ratio", 0.5)
-MOMENTS = {"seen": "is seen in the room", "listens": "listens"}
 
 
 class Side(ABC):
@@ -44,6 +44,12 @@ class Side(ABC):
     @abstractmethod
     async def end(self) -> None:
         """End what was begun."""
+
+
+MOMENTS: dict[str, Callable[[Side], list[float]]] = {
+    "is seen in the room": lambda side: side.seen,
+    "listens": lambda side: side.listens,
+}
 
 
 class Ours(Side):
@@ -156,10 +162,10 @@ async def _compare(node: Node, *references: LiveKitWorker) -> list[Figure]:
             note(f"P3: round {number + 1} of {ROUNDS}")
         await asyncio.to_thread(settle, node, references)
     return [
-        Figure(f"request until the agent {MOMENTS[what]}, p{share:.0%}".rstrip("%"), percentile(getattr(ours, what), share), "ms",
-               percentile(getattr(side, what), share), side.name,
-               AIM if (what, share) == ("seen", 0.5) and side is theirs[0] else None)
+        Figure(f"request until the agent {what}, p{share:.0%}".rstrip("%"), percentile(of(ours), share), "ms",
+               percentile(of(side), share), side.name,
+               AIM if (what, share, side) == ("is seen in the room", 0.5, theirs[0]) else None)
         for side in theirs
-        for what in MOMENTS
+        for what, of in MOMENTS.items()
         for share in (0.5, 0.9)
     ]  # fmt: skip
