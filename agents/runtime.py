@@ -101,14 +101,23 @@ class Runtime:
         try:
             decided: list[asyncio.Future[Any]] = [self._stop, self._assigned]
             await asyncio.wait(decided, return_when=asyncio.FIRST_COMPLETED)
-            if not self._stop.done():
+            if self._assigned.done():
                 await self._serve(self._assigned.result())
+            else:
+                await self._retire(self._stop.result())
         finally:
             for helper in helpers:
                 helper.cancel()
             with contextlib.suppress(OrchestratorError, TimeoutError):
                 async with asyncio.timeout(LEAVE_SECONDS):
                     await self._link.close()
+
+    async def _retire(self, reason: str) -> None:
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._link.leave(reason)
+        except (OrchestratorError, TimeoutError) as failure:
+            log.warning("not said that it goes: %r", failure)
 
     def _request_stop(self, reason: str) -> None:
         if not self._stop.done():

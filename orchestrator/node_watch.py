@@ -107,6 +107,8 @@ class NodeWatch:
             for task in unfinished:
                 task.cancel()
             await asyncio.gather(*unfinished, return_exceptions=True)
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.forget_node(settings.node_id)
             if self._host:
                 await self._host.close()
 
@@ -122,6 +124,7 @@ class NodeWatch:
                 self._host = await HostClient.connect(self._settings.host_socket, self._on_death)
                 await self._reconcile(*await self._host.hello())
                 self._connected.set()
+                self._soon(self._beat_once())
                 refused = False
                 log.info("connected to the agent host")
                 self._soon(self.refill())
@@ -146,20 +149,23 @@ class NodeWatch:
                 await self._logs.ship_all()
 
     async def _beat_node(self) -> None:
-        node, configured = self._settings.node_id, False
+        configured = False
         while True:
             with contextlib.suppress(StoreUnavailable):
                 if not configured:
                     await self._store.configure_target(self._settings.pool_target)
                     configured = True
-                fields: dict[str, str | int] = {
-                    "pid": os.getpid(),
-                    "bootId": machine_boot_id(),
-                    "host": int(self._connected.is_set()),
-                    "lastBeat": int(time.time()),
-                }
-                await self._store.beat_node(node, fields, NODE_TTL_SECONDS)
+                await self._beat_once()
             await self._pause(NODE_BEAT_SECONDS)
+
+    async def _beat_once(self) -> None:
+        fields: dict[str, str | int] = {
+            "pid": os.getpid(),
+            "bootId": machine_boot_id(),
+            "host": int(self._connected.is_set()),
+            "lastBeat": int(time.time()),
+        }
+        await self._store.beat_node(self._settings.node_id, fields, NODE_TTL_SECONDS)
 
     # Births and deaths
 

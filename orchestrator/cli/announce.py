@@ -24,7 +24,7 @@ def main() -> None:
     """Wait for a full pool and say so."""
     console = Console(highlight=False, soft_wrap=True)
     settings = Settings.load()
-    started = time.monotonic()
+    started, since = time.monotonic(), time.time()
     console.print(f"Starting node [bold]{settings.node_id}[/]: the first agent loads its models once …")
     supervisor = os.getppid()
     if sys.platform == "linux":
@@ -40,7 +40,11 @@ def main() -> None:
                     _show_failure(console, settings, name)
                 return
             health = _health(client)
-            if health and health["sessions"]["pool"] >= health["sessions"]["target"] and _node_up(health):
+            if (
+                health
+                and health["sessions"]["pool"] >= health["sessions"]["target"]
+                and _node_up(health, settings.node_id, since)
+            ):
                 _show_up(console, settings, health, time.monotonic() - started)
                 return
             time.sleep(POLL)
@@ -60,8 +64,10 @@ def _health(client: httpx.Client) -> dict[str, Any] | None:
     return found
 
 
-def _node_up(health: dict[str, Any]) -> bool:
-    return any(node.get("host") == "1" for node in health["nodes"].values())
+def _node_up(health: dict[str, Any], node_id: str, since: float) -> bool:
+    # A record from before this start may still be there, when the last one was cut off.
+    node = health["nodes"].get(node_id, {})
+    return node.get("host") == "1" and int(node["lastBeat"]) >= int(since)
 
 
 def _failed_programs(settings: Settings) -> list[str]:

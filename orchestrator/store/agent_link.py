@@ -51,6 +51,10 @@ class AgentLink:
         """Say that the session is over (`ended` or `error`) and why. Idempotent."""
         await self._scripts.call("session_end", args=[session_id, status, reason, keep_seconds])
 
+    async def leave(self, reason: str) -> None:
+        """Say that this agent, still warm, is about to go: nobody is to be given it."""
+        await self._scripts.call("agent_stop", keys=[keys.agent(self.agent_id)], args=[self.agent_id, reason])
+
     async def close(self) -> None:
         """Close both connections."""
         await self._redis.aclose()

@@ -29,7 +29,7 @@ def look_then_take(source: str) -> str:
 
 
 async def _starts(url: str, first: int, count: int, mutant: bool, gate: Any) -> list[str]:
-    async with Store(url, name=f"p{first}", keep_seconds=60, silent_seconds=60) as store:
+    async with Store(url, name=f"p{first}", keep_seconds=60, silent_seconds=60, max_connections=count) as store:
         if mutant:
             redis_client: Any = connect(url, name=f"m{first}")
             store._scripts = Scripts(redis_client)
@@ -52,7 +52,11 @@ async def _starts(url: str, first: int, count: int, mutant: bool, gate: Any) -> 
 
 
 def _process(url: str, first: int, count: int, mutant: bool, gate: Any, results: Any) -> None:  # noqa: PLR0917
-    results.put(asyncio.run(_starts(url, first, count, mutant, gate)))
+    try:
+        results.put(asyncio.run(_starts(url, first, count, mutant, gate)))
+    except BaseException as failure:
+        results.put([repr(failure)])
+        raise
 
 
 def taken(url: str, *, mutant: bool) -> Counter[str]:
