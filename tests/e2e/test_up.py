@@ -126,7 +126,9 @@ def test_a_long_folder_is_named(tmp_path: Path) -> None:
     assert "too long for a Unix socket" in _fails(RUN_DIR=tmp_path / ("x" * 100))
 
 
-def test_it_uses_the_redis_and_the_livekit_that_are_set(short_folder: Path, valkey_url: str, voice_node: Node) -> None:
+def test_it_uses_the_redis_and_the_livekit_that_are_set(
+    short_folder: Path, raw: redis.Redis, valkey_url: str, voice_node: Node
+) -> None:
     """And two nodes that share nothing but a LiveKit server do not meet."""
     folder = short_folder / "own"
     folder.mkdir()
