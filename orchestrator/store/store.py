@@ -70,11 +70,9 @@ class Store:
     #: A session's agent is replaced this often before the session counts as failed.
     MOST_REPLACEMENTS = 2
 
-    def __init__(
-        self, redis_url: str, *, name: str, keep_seconds: float, silent_seconds: float, max_connections: int = 64
-    ) -> None:
+    def __init__(self, redis_url: str, *, name: str, keep_seconds: float, silent_seconds: float) -> None:
         # redis-py types every reply as bytes or str, whatever decode_responses says.
-        self._redis: Any = connect(redis_url, name=name, max_connections=max_connections)
+        self._redis: Any = connect(redis_url, name=name)
         self._blocking: Any = connect_blocking(redis_url, name=f"{name}.blocking")
         self._scripts = Scripts(self._redis)
         self._keep = int(keep_seconds)

@@ -14,7 +14,7 @@ from orchestrator.store.connection import connect
 from orchestrator.store.scripts import Scripts, sources
 from tests.support.pool import assign, fill
 
-PROCESSES, STARTS = 8, 1000
+PROCESSES, STARTS, CONNECTIONS = 8, 1000, 32
 
 
 def look_then_take(source: str) -> str:
@@ -29,7 +29,7 @@ def look_then_take(source: str) -> str:
 
 
 async def _starts(url: str, first: int, count: int, mutant: bool, gate: Any) -> list[str]:
-    async with Store(url, name=f"p{first}", keep_seconds=60, silent_seconds=60, max_connections=count) as store:
+    async with Store(url, name=f"p{first}", keep_seconds=60, silent_seconds=60) as store:
         if mutant:
             redis_client: Any = connect(url, name=f"m{first}")
             store._scripts = Scripts(redis_client)
@@ -48,7 +48,15 @@ async def _starts(url: str, first: int, count: int, mutant: bool, gate: Any) -> 
 
         await store.ping()
         await asyncio.to_thread(gate.wait, 60)
-        return list(await asyncio.gather(*(start(f"u{first + n}") for n in range(count))))
+
+        # All at once, over as many connections as a listening socket's queue takes from all processes together.
+        connections = asyncio.Semaphore(CONNECTIONS)
+
+        async def take_turns(user: str) -> str:
+            async with connections:
+                return await start(user)
+
+        return list(await asyncio.gather(*(take_turns(f"u{first + n}") for n in range(count))))
 
 
 def _process(url: str, first: int, count: int, mutant: bool, gate: Any, results: Any) -> None:  # noqa: PLR0917
