@@ -13,7 +13,10 @@ STATE_ATTRIBUTE = "lk.agent.state"
 
 
 class AgentContext:
-    """One session, from inside its agent. `room` is connected; the token is for this room only."""
+    """One session, from inside its agent. `room` is connected when the entrypoint gets it; the token is for it only.
+
+    Made before the room is connected: a user may come and go while the agent is still connecting.
+    """
 
     def __init__(
         self, *, session_id: str, user_id: str, metadata: Mapping[str, Any], room: rtc.Room, url: str, token: str
@@ -26,12 +29,13 @@ class AgentContext:
         self.log = logging.LoggerAdapter(logging.getLogger("agent"), {"session_id": session_id})
         #: Why the agent leaves, once that is decided.
         self.leaving: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
+        self.user_seen = asyncio.Event()
         self.user_present = asyncio.Event()
         self.user_gone = asyncio.Event()
-        room.on("participant_connected", self._look)
-        room.on("participant_disconnected", self._look)
+        room.on("participant_connected", self.look)
+        room.on("participant_disconnected", self.look)
         room.on("disconnected", self._on_disconnected)
-        self._look()
+        self.look()
 
     @property
     def user(self) -> rtc.RemoteParticipant | None:
@@ -54,8 +58,11 @@ class AgentContext:
         if not self.leaving.done():
             self.leaving.set_result(("error" if failed else "ended", reason))
 
-    def _look(self, *_: object) -> None:
+    def look(self, *about: object) -> None:
+        """Look whether the user is in the room; called at every coming and going."""
         present = self.user is not None
+        if present or (about and isinstance(about[0], rtc.RemoteParticipant) and about[0].kind in USER_KINDS):
+            self.user_seen.set()
         (self.user_present.set if present else self.user_present.clear)()
         (self.user_gone.clear if present else self.user_gone.set)()
 

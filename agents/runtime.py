@@ -153,11 +153,6 @@ class Runtime:
     async def _serve(self, assignment: dict[str, Any]) -> None:
         session_id = assignment["sessionId"]
         room = rtc.Room()
-        try:
-            await self._connect(room, assignment["token"])
-        except rtc.ConnectError as failure:
-            await self._end(session_id, "error", f"join_failed: {failure}")
-            return
         context = AgentContext(
             session_id=session_id,
             user_id=assignment["userId"],
@@ -166,6 +161,12 @@ class Runtime:
             url=self._livekit_url,
             token=assignment["token"],
         )
+        try:
+            await self._connect(room, assignment["token"])
+        except rtc.ConnectError as failure:
+            await self._end(session_id, "error", f"join_failed: {failure}")
+            return
+        context.look()
         context.log.info("joined %s", assignment["room"])
         watchers = [
             asyncio.create_task(watcher)
@@ -222,7 +223,7 @@ class Runtime:
         settings = self._settings
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.max_session_seconds):
-                if not await _happens(context.user_present, settings.user_join_seconds):
+                if not await _happens(context.user_seen, settings.user_join_seconds):
                     context.leave(f"user did not join within {settings.user_join_seconds:g} s")
                 while True:
                     await context.user_gone.wait()

@@ -273,8 +273,7 @@ class LiveKitWorker:
 
     def states(self) -> dict[int, str]:
         """Return what each of its living processes does: `idle` or `job`."""
-        pids = (int(path.name) for path in self._states.iterdir())
-        return {pid: (self._states / str(pid)).read_text() for pid in pids if alive(pid)}
+        return {int(path.name): path.read_text() for path in self._states.iterdir() if self._has(int(path.name))}
 
     def count(self, state: str) -> int:
         """Return how many of its processes are in a state."""
@@ -288,6 +287,13 @@ class LiveKitWorker:
     def family(self) -> list[int]:
         """Return the pids of all its processes."""
         return marked("REFERENCE_STATES", str(self._states))
+
+    def _has(self, pid: int) -> bool:
+        """Return whether a process is one of its own and lives: a pid alone may be a stranger's by now."""
+        try:
+            return f"REFERENCE_STATES={self._states}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
 
     def _said(self) -> str:
         text = self._log.read_text()

@@ -56,6 +56,9 @@ async def test_echo_hears_itself_and_stop_clears_up(echo_node: Node) -> None:
 async def test_a_closed_tab_frees_the_agent(echo_node: Node) -> None:
     call = Call(echo_node.url, "tab")
     async with call:
+        # In the middle of a call: who leaves while still connecting is known to be gone only by LiveKit's time-outs.
+        await call.say("One two three.")
+        await call.sound()
         session = await call.look()
         await call.leave()
         ended = await asyncio.to_thread(state, echo_node, call.session_id, "ended")
