@@ -28,7 +28,7 @@ def main() -> int:
     """Run what is asked for. Returns 1 when something could not be measured or an invariant was broken."""
     arguments = _arguments()
     # A stop request takes the same way out as Ctrl-C: through everything that has to be stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _stop)
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
     begun, load = time.monotonic(), os.getloadavg()[0]
@@ -63,6 +63,11 @@ def main() -> int:
     for name, cause in failures.items():
         note(f"{name} could not be measured: {cause}")
     return 1 if failures else 0
+
+
+def _stop(*_: object) -> None:
+    note("stopped by SIGTERM")
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _arguments() -> argparse.Namespace:
