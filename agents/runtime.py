@@ -36,7 +36,6 @@ Entrypoint = Callable[[AgentContext], Awaitable[None]]
 
 #: Seconds that saying goodbye to LiveKit and Redis may take.
 LEAVE_SECONDS = 1.0
-SESSION_KEEP_SECONDS = 86_400
 
 _preloaded: ModuleType | None = None
 
@@ -83,7 +82,6 @@ class Runtime:
     ) -> None:
         self._settings = settings
         self._livekit_url = livekit_url
-        self._agent_id = agent_id
         self._entrypoint = entrypoint
         self._link = AgentLink(redis_url, agent_id)
         self._stop: asyncio.Future[str]
@@ -235,7 +233,7 @@ class Runtime:
     async def _end(self, session_id: str, status: str, reason: str) -> None:
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
-                await self._link.ended(session_id, status, reason, SESSION_KEEP_SECONDS)
+                await self._link.ended(session_id, status, reason, int(self._settings.session_keep_seconds))
         except (OrchestratorError, TimeoutError) as failure:
             log.warning("the end is not recorded by the agent: %r", failure)
 

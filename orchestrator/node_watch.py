@@ -201,6 +201,8 @@ class NodeWatch:
         if agent is not None and agent.state is AgentState.STARTING:
             last = self._logs.last_line(death.agent_id)
             cause = f"boot_error: {cause}" + (f": {last}" if last else "")
+        elif agent is not None and agent.reason:
+            cause = agent.reason  # why it was stopped says more than the signal that did it
         result = await self._store.exited(death.agent_id, cause, death.exit_code, death.signal)
         log.info(
             "agent exited", extra={"agent_id": death.agent_id, "cause": cause, "session": result.outcome or "none"}

@@ -70,6 +70,8 @@ class NodeSettings(BaseSettings):
     """An agent leaves when its user has not joined this long after the assignment."""
     max_session_seconds: Seconds = 1800.0
     """Longest length of a session."""
+    session_keep_seconds: Seconds = 86_400.0
+    """How long the record and the logs of a session are kept after its end."""
     stop_grace_seconds: Seconds = 1.5
     """Seconds between SIGTERM and SIGKILL when an agent is stopped."""
 
@@ -124,8 +126,6 @@ class Settings(NodeSettings):
     """An agent silent for this long is not handed out, and is stopped by the health check."""
     agent_memory_limit_mb: Annotated[int, Field(ge=64)] = 1024
     """Private memory (MiB) above which the health check stops an agent."""
-    session_keep_seconds: Seconds = 86_400.0
-    """How long the record and the logs of a session are kept after its end."""
     log_lines: Annotated[int, Field(ge=10, le=100_000)] = 500
     """Log lines kept per agent."""
 

@@ -51,9 +51,6 @@ AGENT_MOVES: dict[AgentState, frozenset[AgentState]] = {
 }
 
 LIVE_SESSION_STATES = frozenset(state for state, moves in SESSION_MOVES.items() if moves)
-FINAL_SESSION_STATES = frozenset(SessionState) - LIVE_SESSION_STATES
-#: An agent in one of these belongs to a session.
-BOUND_AGENT_STATES = frozenset({AgentState.ASSIGNED, AgentState.RUNNING})
 
 
 def lua_tables() -> str:

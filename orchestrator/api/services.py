@@ -18,7 +18,7 @@ from orchestrator.celery_app import Publisher
 from orchestrator.errors import Preflight, StoreUnavailable, Unauthorized
 from orchestrator.livekit.tokens import TokenMinter
 from orchestrator.node.process import ProcessId
-from orchestrator.pool.assignment import Assigner
+from orchestrator.pool.assignment import Assigner, MayLive
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 
@@ -60,7 +60,7 @@ class Services:
         pending.add_done_callback(self.background.discard)
 
 
-def _may_live(settings: Settings) -> Any:
+def _may_live(settings: Settings) -> MayLive:
     def may_live(node: str, pid: int, start_ticks: int) -> bool:
         if node != settings.node_id or not pid:
             return True  # only its own node can tell

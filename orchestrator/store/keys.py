@@ -1,4 +1,4 @@
-"""The names of all Redis keys. Users script against these: they are part of the public contract (docs/redis.md)."""
+"""The names of the Redis keys that Python uses. Users script against all of them: see docs/redis.md."""
 
 SESSION_STARTING = "session:starting"
 SESSION_READY = "session:ready"
@@ -10,24 +10,13 @@ POOL_READY = "pool:ready"
 POOL_STARTING = "pool:starting"  #: set of agents that are booting
 POOL_TARGET = "pool:target"
 POOL_STATS = "pool:stats"
-REFILL_PENDING = "pool:refill"  #: set while a refill is queued, so that a burst queues one
 BOOT_ERROR = "pool:boot_error"  #: cause of the last failed boot, until one works
 NODES = "nodes"
-EVENTS = "events"
 CELERY_QUEUE = "celery"
 
 
 def session(session_id: str) -> str:
     return f"session:{session_id}"
-
-
-def session_events(session_id: str) -> str:
-    return f"session:{session_id}:events"
-
-
-def session_payload(session_id: str) -> str:
-    """What the agent gets when it is bound: holds a token, so it is a short-lived key of its own."""
-    return f"session:{session_id}:payload"
 
 
 def user(user_id: str) -> str:

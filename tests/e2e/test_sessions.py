@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+import redis
 from livekit import api
 
 from agents.caller import Call
@@ -138,7 +139,8 @@ def bad_node(short_folder: Any) -> Any:
     """A node whose agents do what they are told, mostly to die."""
     folder = short_folder / "bad"
     folder.mkdir()
-    settings = {"USER_GONE_SECONDS": 2, "USER_JOIN_SECONDS": 4, "MAX_SESSION_SECONDS": 8}
+    (folder / ".env").write_text("OPENAI_API_KEY=from-the-file\nOWN=listed\nAGENT_ENV=OWN\n")
+    settings = {"USER_GONE_SECONDS": 2, "USER_JOIN_SECONDS": 4, "MAX_SESSION_SECONDS": 8, "SESSION_KEEP_SECONDS": 1000}
     with Node(folder, POOL_TARGET=1, AGENT_MODULE="tests.support.agents", **settings) as node:
         yield node
 
@@ -166,6 +168,26 @@ async def test_the_end_of_an_agent_is_told_with_its_cause_and_its_last_words(
         assert any("RuntimeError: told to fail" in line for line in lines)
     if deed == "segfault":
         assert any("Fatal Python error: Segmentation fault" in line for line in lines)
+
+
+async def test_what_stands_in_dot_env_reaches_the_agents_and_no_more(bad_node: Node) -> None:
+    async with Call(bad_node.url, "shown", metadata={"do": "show"}) as call:
+        await call.gone()
+        await asyncio.to_thread(state, bad_node, call.session_id, "ended")
+    lines = poll(
+        lambda: (found := bad_node.logs(call.session_id))[-1:] != [] and found[-1][0] == "[" and found, "its log"
+    )
+    assert any("sees OPENAI_API_KEY=from-the-file OWN=listed" in line for line in lines), lines
+    assert any("sees secret=None" in line for line in lines)
+
+
+async def test_a_record_is_kept_as_long_as_is_set_whoever_ends_the_session(bad_node: Node) -> None:
+    async with Call(bad_node.url, "keeper", metadata={"do": "leave"}) as call:
+        await call.gone()
+        await asyncio.to_thread(state, bad_node, call.session_id, "ended")
+        with redis.Redis.from_url(bad_node.redis_url) as raw:
+            assert 0 < raw.ttl(f"session:{call.session_id}") <= 1000
+            assert 0 < raw.ttl(f"session:{call.session_id}:events") <= 1000
 
 
 def test_a_session_that_nobody_joins_frees_its_agent(bad_node: Node) -> None:

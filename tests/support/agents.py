@@ -16,5 +16,9 @@ async def entrypoint(ctx: AgentContext) -> None:
             raise RuntimeError("told to fail")
         case "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
+        case "show":
+            ctx.log.info("sees OPENAI_API_KEY=%s OWN=%s", os.environ.get("OPENAI_API_KEY"), os.environ.get("OWN"))
+            ctx.log.info("sees secret=%s", os.environ.get("LIVEKIT_API_SECRET"))
+            ctx.leave("shown")
         case "leave":
             ctx.leave("done here")

@@ -5,7 +5,7 @@ from orchestrator.states import AGENT_MOVES, SESSION_MOVES, AgentState, SessionS
 
 
 def test_an_end_is_an_end() -> None:
-    assert {SessionState.ENDED, SessionState.ERROR} == states.FINAL_SESSION_STATES
+    assert {SessionState.ENDED, SessionState.ERROR} == set(SessionState) - states.LIVE_SESSION_STATES
     assert not AGENT_MOVES[AgentState.EXITED]
 
 

@@ -80,8 +80,14 @@ local function take_warm(silent_ms)
   end
 end
 
--- End a session in whatever live state it is. The bound agent is told to leave.
-local function end_session(id, to, reason)
+-- Take an agent out of service and tell it to leave.
+local function dismiss(id, reason)
+  move_agent(id, 'stopping', 'reason', reason)
+  redis.call('RPUSH', 'agent:' .. id .. ':inbox', cjson.encode({type = 'stop', reason = reason}))
+end
+
+-- End a session in whatever live state it is; its record is kept for some seconds. The bound agent is told to leave.
+local function end_session(id, to, reason, keep)
   local fields = redis.call('HMGET', 'session:' .. id, 'userId', 'agentId')
   move_session(id, to, 'reason', reason, 'endedAt', NOW)
   redis.call('ZREM', 'session:queue', id)
@@ -91,9 +97,8 @@ local function end_session(id, to, reason)
   local agent = fields[2]
   if agent then
     local state = agent_state(agent)
-    if state == 'assigned' or state == 'running' then
-      move_agent(agent, 'stopping', 'reason', reason)
-      redis.call('RPUSH', 'agent:' .. agent .. ':inbox', cjson.encode({type = 'stop', reason = reason}))
-    end
+    if state == 'assigned' or state == 'running' then dismiss(agent, reason) end
   end
+  redis.call('EXPIRE', 'session:' .. id, keep)
+  redis.call('EXPIRE', 'session:' .. id .. ':events', keep)
 end

@@ -4,7 +4,7 @@
 -- ARGV  1 agent id  2 cause in words  3 exit code or ''  4 signal or ''  5 seconds to keep the records
 --       6 silent_ms (see assign.lua)  7 most replacements per session
 -- Returns {session id or '', what became of it, state before}
---       what became of it: '' (no live session) | replaced | waiting | error | ended
+--       what became of it: '' (no live session) | replaced | waiting | error
 --
 -- agent:{id} hash, agent:{id}:pid string, agent:{id}:inbox list, agent:{id}:boot list, agents set
 -- pool:boot_error string, the cause of the last failed boot for 5 minutes, unset by a boot that works
@@ -30,7 +30,7 @@ local outcome = ''
 if state == 'ready' then
   local replacements = redis.call('HINCRBY', 'session:' .. session, 'replacements', 1)
   if replacements > most then
-    end_session(session, 'error', 'agent_lost: ' .. cause)
+    end_session(session, 'error', 'agent_lost: ' .. cause, keep)
     outcome = 'error'
   else
     local created = redis.call('HGET', 'session:' .. session, 'createdAt')
@@ -46,11 +46,7 @@ if state == 'ready' then
     end
   end
 elseif state == 'active' then
-  end_session(session, 'error', 'agent_lost: ' .. cause)
+  end_session(session, 'error', 'agent_lost: ' .. cause, keep)
   outcome = 'error'
-end
-if outcome == 'error' then
-  redis.call('EXPIRE', 'session:' .. session, keep)
-  redis.call('EXPIRE', 'session:' .. session .. ':events', keep)
 end
 return {session, outcome, before}

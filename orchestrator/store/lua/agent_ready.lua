@@ -32,8 +32,7 @@ end
 -- More are warm than wanted: the pool was made smaller, or another agent served the session this one was for.
 local target = tonumber(redis.call('GET', 'pool:target') or 0)
 if redis.call('SCARD', 'pool:ready') >= target then
-  move_agent(id, 'stopping', 'reason', 'pool_full')
-  redis.call('RPUSH', 'agent:' .. id .. ':inbox', cjson.encode({type = 'stop', reason = 'pool_full'}))
+  dismiss(id, 'pool_full')
   return ''
 end
 move_agent(id, 'ready')

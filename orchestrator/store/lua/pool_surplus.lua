@@ -9,8 +9,7 @@ local surplus = redis.call('SCARD', 'pool:ready') - tonumber(redis.call('GET', '
 local stopped = {}
 for i = 1, surplus do
   local id = redis.call('SRANDMEMBER', 'pool:ready')
-  move_agent(id, 'stopping', 'reason', 'pool_shrunk')
-  redis.call('RPUSH', 'agent:' .. id .. ':inbox', cjson.encode({type = 'stop', reason = 'pool_shrunk'}))
+  dismiss(id, 'pool_shrunk')
   stopped[i] = id
 end
 return stopped

@@ -11,9 +11,7 @@ local state = session_state(id)
 if not state then return false end
 local ended = 0
 if next(SESSION_MOVES[state]) then
-  end_session(id, ARGV[2], ARGV[3])
-  redis.call('EXPIRE', 'session:' .. id, ARGV[4])
-  redis.call('EXPIRE', 'session:' .. id .. ':events', ARGV[4])
+  end_session(id, ARGV[2], ARGV[3], ARGV[4])
   ended = 1
 end
 local fields = redis.call('HMGET', 'session:' .. id, 'status', 'agentId', 'node', 'roomName')
