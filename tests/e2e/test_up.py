@@ -81,7 +81,9 @@ def test_the_health_check_sees_every_process_and_stops_the_unfit(short_folder: P
         poll(lambda: not alive(first["pid"]), "the hung agent is stopped")
         assert raw.hget(f"agent:{first['agentId']}:health", "status").startswith("no heartbeat for")
         poll(lambda: raw.hget(f"agent:{first['agentId']}", "state") == "exited", "its end is recorded")
-        assert raw.hget(f"agent:{first['agentId']}", "cause").startswith("no heartbeat for"), "the fault, not the signal"
+        assert raw.hget(f"agent:{first['agentId']}", "cause").startswith("no heartbeat for"), (
+            "the fault, not the signal"
+        )
         health = raw.hgetall(f"agent:{second['agentId']}:health")
         assert health["status"] == "ok"
         assert int(health["memory_bytes"]) > 1_000_000

@@ -148,6 +148,12 @@ def test_the_command_line_calls_as_a_user_does(voice_node: Node) -> None:
     assert found["turns"][1]["agent"]
 
 
+def _sockets(pid: int | None) -> set[str]:
+    """Return the open sockets of a process, by inode."""
+    folder = Path(f"/proc/{pid}/fd")
+    return {str(link.readlink()) for link in folder.iterdir() if str(link.readlink()).startswith("socket:")}
+
+
 def test_secrets_stay_where_they_belong(voice_node: Node) -> None:
     """Agents see neither the LiveKit secret nor the admin token, not even in the environment they inherit."""
     secrets = voice_node.secrets
@@ -156,6 +162,10 @@ def test_secrets_stay_where_they_belong(voice_node: Node) -> None:
     for pid in [*(agent["pid"] for agent in agents), voice_node.program("host")]:
         seen = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
         assert not [name for name, value in secrets.items() if value in seen], pid
+    host = _sockets(voice_node.program("host"))
+    assert host
+    for agent in agents:
+        assert not host & _sockets(agent["pid"]), "a forked agent has none of its host's connections"
     for log in (voice_node.run_dir / "logs").glob("*.log"):
         text = log.read_text(errors="replace")
         assert not [name for name in ("ADMIN_TOKEN", "LIVEKIT_API_SECRET") if secrets[name] in text], log

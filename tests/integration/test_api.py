@@ -1,5 +1,7 @@
 """The HTTP contract, in process on a real Valkey: bodies, problems, limits, examples."""
 
+import os
+import subprocess
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -80,6 +82,22 @@ async def test_hit_and_miss_answer_as_documented(http: httpx.AsyncClient, store:
     assert look["roomName"].startswith("room_")
     assert look["createdAt"].endswith("Z")
     assert look["startupTime"] >= 0
+
+
+async def test_a_start_looks_at_the_process_before_it_answers(
+    http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    """The death of the only warm agent is not recorded yet: nobody is told that it is ready."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (agent_id,) = await warm(store, valkey_url, 1, node="api-test")
+    raw.hset(f"agent:{agent_id}", "pid", gone.pid)
+    answer = await start(http, "ada")
+    assert (answer.status_code, answer.json()["status"]) == (202, "starting")
+    assert raw.hget(f"agent:{agent_id}", "cause") == "found dead at assignment"
+    (agent_id,) = await warm(store, valkey_url, 1, node="api-test")
+    raw.hset(f"agent:{agent_id}", mapping={"pid": os.getpid(), "startTicks": 1})
+    assert (await start(http, "grace")).json()["status"] == "starting", "the pid is somebody else's by now"
 
 
 async def test_a_miss_queues_one_task_of_its_name(http: httpx.AsyncClient, raw: redis.Redis) -> None:

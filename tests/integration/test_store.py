@@ -209,6 +209,21 @@ async def test_shrinking_takes_warm_agents_only(store: Store, raw: redis.Redis, 
     assert raw.hget(f"agent:{bound}", "state") == "assigned"
 
 
+async def test_an_agent_that_nobody_needs_any_more_goes_when_it_is_warm(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    """It was booting while the pool was made smaller."""
+    await store.set_target(1)
+    (agent_id,) = await store.reserve([new_id("prewarm")])
+    await store.set_target(0)
+    link = AgentLink(valkey_url, agent_id)
+    assert await link.ready(1) is None
+    assert await link.next_message() == {"type": "stop", "reason": "pool_full"}
+    await link.close()
+    assert raw.smembers("pool:ready") == set()
+    assert raw.hget(f"agent:{agent_id}", "state") == "stopping"
+
+
 async def test_a_redelivered_spawn_finds_its_agent_claimed(store: Store) -> None:
     agent_id = (await assign(store, "ada")).session_id
     assert [await store.claim(agent_id, "n1") for _ in range(2)] == ["claimed", "taken"]

@@ -173,6 +173,13 @@ async def test_stop_escalates_and_takes_grandchildren_along(shell: Host) -> None
     assert not alive(process.pid)
 
 
+async def test_who_ends_by_itself_leaves_no_children_behind(shell: Host) -> None:
+    await shell.client.spawn("parent_exit")
+    assert (await shell.death()).exit_code == 7
+    grandchild = int(shell.log("parent_exit").split()[1])
+    poll(lambda: not alive(grandchild), "the grandchild is gone")
+
+
 async def test_what_an_agent_sees(shell: Host) -> None:
     process = await shell.client.spawn("curious")
     poll(lambda: "environment" in shell.log("curious"), "it has spoken")
