@@ -57,27 +57,27 @@ def _build(go: str, target: Path) -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         environment = os.environ | {"GOBIN": folder, "CGO_ENABLED": os.environ.get("CGO_ENABLED", "0")}
-        build = subprocess.Popen(
+        with subprocess.Popen(
             [go, "install", "-v", MODULE], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        assert build.stdout is not None
-        last: collections.deque[str] = collections.deque(maxlen=8)
-        done = threading.Event()
-        packages = [0]
+        ) as build:
+            assert build.stdout is not None
+            last: collections.deque[str] = collections.deque(maxlen=8)
+            done = threading.Event()
+            packages = [0]
 
-        def report() -> None:
-            while not done.wait(10):
-                at = last[-1] if last else "starting"
-                _say(f"  {time.monotonic() - started:4.0f} s, {packages[0]} packages, now {at[:70]}")
+            def report() -> None:
+                while not done.wait(10):
+                    at = last[-1] if last else "starting"
+                    _say(f"  {time.monotonic() - started:4.0f} s, {packages[0]} packages, now {at[:70]}")
 
-        reporter = threading.Thread(target=report, daemon=True)
-        reporter.start()
-        for line in build.stdout:
-            last.append(line.strip())
-            packages[0] += 1
-        done.set()
-        reporter.join()
-        if build.wait() != 0:
+            reporter = threading.Thread(target=report, daemon=True)
+            reporter.start()
+            for line in build.stdout:
+                last.append(line.strip())
+                packages[0] += 1
+            done.set()
+            reporter.join()
+        if build.returncode != 0:
             told = "\n  ".join(last)
             raise Preflight(f"building livekit-server failed:\n  {told}\nMend the cause, or {_MENDS}.")
         (Path(folder) / "server").rename(target)

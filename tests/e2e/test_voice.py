@@ -29,7 +29,7 @@ async def ask(call: Call, sentence: str, wanted: str) -> str:
 
 
 #: What the agent says when it is asked for the time.
-A_TIME = r"(morning|afternoon|evening)"
+A_TIME = r"\bit is \w+|\bits \w+|morning|afternoon|evening"
 
 
 async def test_hit_a_caller_is_greeted_heard_and_answered(voice_node: Node) -> None:
