@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import Annotated, Any, Self
 
 import httpx
@@ -271,13 +272,13 @@ async def _converse(url: str, user: str, sentences: list[str]) -> dict[str, Any]
 
 def call(
     say: Annotated[list[str], typer.Option(help="What to say; may be given several times.")],
-    user: Annotated[str, typer.Option(help="User id.")] = "caller",
+    user: Annotated[str | None, typer.Option(help="User id; default: a new one.")] = None,
     url: Annotated[str | None, typer.Option(help="The api; default: this node's.")] = None,
     json: Json = False,
 ) -> None:
     """Call an agent as a real user: speak, listen, and show what was said and how long it took."""
     try:
-        result = asyncio.run(_converse(url or Settings.load().base_url, user, say))
+        result = asyncio.run(_converse(url or Settings.load().base_url, user or f"caller-{token_hex(3)}", say))
     except (CallError, rtc.ConnectError) as failure:
         say_error(str(failure))
         raise typer.Exit(FAILED) from None

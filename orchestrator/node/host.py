@@ -15,27 +15,26 @@ Preload and gc.freeze before fork follow livekit-agents' forkserver (`ipc/_prelo
 import contextlib
 import gc
 import importlib
-import json
 import logging
 import os
 import selectors
 import shlex
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from orchestrator.errors import OrchestratorError, Preflight
 from orchestrator.node.folder import AgentFolder
 from orchestrator.node.process import ProcessId, machine_boot_id
-from orchestrator.node.protocol import MAX_LINE, Death, Process, encode
+from orchestrator.node.protocol import Death, Process, encode
+from orchestrator.node.server import LineServer
 from orchestrator.settings import NodeSettings, load
 
 log = logging.getLogger("orchestrator.host")
@@ -76,15 +75,6 @@ class Child:
         return ProcessId(self.process.pid, self.process.start_ticks)
 
 
-@dataclass(slots=True, eq=False)
-class Client:
-    """One connection."""
-
-    socket: socket.socket
-    incoming: bytearray = field(default_factory=bytearray)
-    outgoing: bytearray = field(default_factory=bytearray)
-
-
 class AgentHost:
     """The fork server. `run` returns after SIGTERM, when every agent is gone."""
 
@@ -93,8 +83,8 @@ class AgentHost:
         self._folder = AgentFolder(settings.agents_dir)
         self._children: dict[str, Child] = {}
         self._deaths: dict[str, Death] = {}
-        self._clients: set[Client] = set()
         self._selector = selectors.DefaultSelector()
+        self._server = LineServer(settings.host_socket, self._selector, self._do)
         self._stop_requested = self._draining = False
         self._fork = settings.agent_start_method == "fork" or (
             settings.agent_start_method == "auto" and sys.platform == "linux"
@@ -137,42 +127,20 @@ class AgentHost:
             signal.signal(number, self._request_stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._selector.register(wake, selectors.EVENT_READ, lambda: wake.recv(4096))
-        with self._listen() as listener:
-            self._selector.register(listener, selectors.EVENT_READ, lambda: self._accept(listener))
-            while not (self._draining and not self._children):
-                for key, _ in self._selector.select(self._timeout()):
-                    key.data()
-                if self._stop_requested and not self._draining:
-                    self._draining = True
-                    for child in self._children.values():
-                        self._stop(child, self._settings.stop_grace_seconds)
-                self._reap()
-                self._tick()
-        for client in list(self._clients):
-            self._flush(client)
-            self._drop(client)
-        self._settings.host_socket.unlink(missing_ok=True)
+        self._server.open()
+        while not (self._draining and not self._children):
+            for key, _ in self._selector.select(self._timeout()):
+                key.data()
+            if self._stop_requested and not self._draining:
+                self._draining = True
+                for child in self._children.values():
+                    self._stop(child, self._settings.stop_grace_seconds)
+            self._reap()
+            self._tick()
+        self._server.close()
 
     def _request_stop(self, *_: object) -> None:
         self._stop_requested = True
-
-    def _listen(self) -> socket.socket:
-        path = self._settings.host_socket
-        with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISSOCK(path.lstat().st_mode):
-                path.unlink()
-        listener = socket.socket(socket.AF_UNIX)
-        # Bound under a mask, so that there is no moment at which another user could connect.
-        mask = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        except OSError as failure:
-            raise Preflight(f"agent host cannot listen on {path}: {failure}. Set a shorter RUN_DIR.") from None
-        finally:
-            os.umask(mask)
-        listener.listen(16)
-        listener.setblocking(False)
-        return listener
 
     def _timeout(self) -> float:
         deadlines = [child.kill_at for child in self._children.values() if child.kill_at is not None]
@@ -319,8 +287,7 @@ class AgentHost:
         )  # fmt: skip
         self._deaths[process.agent_id] = death
         self._folder.write(death)
-        for client in list(self._clients):
-            self._send(client, {"event": "died", "death": encode(death)})
+        self._server.tell({"event": "died", "death": encode(death)})
 
     # Those who lived before
 
@@ -347,48 +314,7 @@ class AgentHost:
                 )
             log.info("adopted %s (pid %d)", process.agent_id, process.pid)
 
-    # Clients
-
-    def _accept(self, listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        connection.setblocking(False)
-        client = Client(connection)
-        self._clients.add(client)
-        self._selector.register(connection, selectors.EVENT_READ, lambda: self._serve(client))
-
-    def _drop(self, client: Client) -> None:
-        if client in self._clients:
-            self._clients.discard(client)
-            self._selector.unregister(client.socket)
-            client.socket.close()
-
-    def _serve(self, client: Client) -> None:
-        self._flush(client)
-        try:
-            data = client.socket.recv(65_536)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        client.incoming += data
-        if not data or len(client.incoming) > MAX_LINE:
-            self._drop(client)
-            return
-        *lines, rest = client.incoming.split(b"\n")
-        client.incoming = bytearray(rest)
-        for line in lines:
-            self._send(client, self._answer(bytes(line)))
-
-    def _answer(self, line: bytes) -> dict[str, Any]:
-        request_id = None
-        try:
-            request = json.loads(line)
-            request_id = request["id"]
-            return {"id": request_id, "ok": self._do(request)}
-        except OrchestratorError as failure:
-            return {"id": request_id, "error": failure.detail}
-        except (ValueError, KeyError, TypeError) as failure:
-            return {"id": request_id, "error": f"malformed request: {failure!r}"}
+    # What clients ask
 
     def _do(self, request: dict[str, Any]) -> dict[str, Any]:
         match request["op"]:
@@ -407,27 +333,6 @@ class AgentHost:
                 return {}
             case unknown:
                 raise ValueError(f"no such op: {unknown}")
-
-    def _send(self, client: Client, message: dict[str, Any]) -> None:
-        client.outgoing += json.dumps(message).encode() + b"\n"
-        self._flush(client)
-
-    def _flush(self, client: Client) -> None:
-        if client not in self._clients:
-            return
-        try:
-            while client.outgoing:
-                del client.outgoing[: client.socket.send(client.outgoing)]
-        except BlockingIOError:
-            # A client that reads nothing must not fill the host's memory.
-            if len(client.outgoing) > MAX_LINE:
-                self._drop(client)
-                return
-        except OSError:
-            self._drop(client)
-            return
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.outgoing else 0)
-        self._selector.modify(client.socket, events, lambda: self._serve(client))
 
 
 def _safe(agent_id: str) -> str:

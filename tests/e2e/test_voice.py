@@ -1,5 +1,6 @@
 """People talk with agents: real speech both ways, on a real LiveKit server."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -80,8 +81,6 @@ async def test_an_agent_can_be_interrupted(voice_node: Node) -> None:
 
 async def _state(call: Call, wanted: str) -> bool:
     """Wait until the agent publishes a state."""
-    import asyncio
-
     seen = asyncio.Event()
 
     def look(*_: object) -> None:
