@@ -51,7 +51,8 @@ class Node:
                 start_new_session=True,
             )  # fmt: skip
         if wait:
-            poll(lambda: "Up after" in self.said(), f"the node is up:\n{self.said()}", 90)
+            # Its last line: what stands above is all there then.
+            poll(lambda: "Ctrl-C stops everything." in self.said(), f"the node is up:\n{self.said()}", 90)
         return self
 
     def __enter__(self) -> "Node":
