@@ -62,16 +62,8 @@ class NodeSettings(BaseSettings):
     """Comma-separated names of further environment variables that agents may see."""
     agent_log_bytes: Annotated[int, Field(ge=65_536)] = 10_000_000
     """Largest size of one agent's log file on disk, in bytes; beyond it the oldest output is dropped."""
-    heartbeat_seconds: Seconds = 5.0
+    heartbeat_seconds: Seconds = 2.0
     """Seconds between two heartbeats of an agent."""
-    user_gone_seconds: Seconds = 20.0
-    """An agent leaves when its user has been out of the room this long."""
-    user_join_seconds: Seconds = 60.0
-    """An agent leaves when its user has not joined this long after the assignment."""
-    max_session_seconds: Seconds = 1800.0
-    """Longest length of a session."""
-    session_keep_seconds: Seconds = 86_400.0
-    """How long the record and the logs of a session are kept after its end."""
     stop_grace_seconds: Seconds = 1.5
     """Seconds between SIGTERM and SIGKILL when an agent is stopped."""
 
@@ -114,20 +106,80 @@ class Settings(NodeSettings):
 
     pool_target: Annotated[int, Field(ge=0, le=500)] = 3
     """Warm agents to keep."""
+    pool_auto: bool = False
+    """Size the pool by what arrives: starts per second times the measured boot time, with a margin."""
+    pool_min: Annotated[int, Field(ge=0, le=500)] = 1
+    """Smallest target that POOL_AUTO chooses."""
+    pool_max: Annotated[int, Field(ge=0, le=500)] = 20
+    """Largest target that POOL_AUTO chooses."""
     max_sessions: Annotated[int, Field(ge=1)] = 50
-    """Sessions at once; a start beyond them is answered 429."""
+    """Sessions at once; a start beyond them joins the waiting line."""
+    sessions_per_user: Annotated[int, Field(ge=1)] = 1
+    """Live sessions that one user may have; with 1 a second start returns the first one's session."""
+    queue_limit: Annotated[int, Field(ge=0)] = 100
+    """Places in the waiting line; a start beyond them is answered 429."""
+    queue_seconds: Seconds = 300.0
+    """A session that has waited in line this long is given up."""
+    memory_headroom_mb: Annotated[int, Field(ge=0)] = 256
+    """Free memory (MiB, of the machine or its cgroup) below which no agent is started. 0: do not look."""
     rate_limit: Annotated[str, AfterValidator(_rate)] = "10/minute"
     """Starts per client address, as AMOUNT/PERIOD."""
     boot_timeout_seconds: Seconds = 20.0
     """An agent that is not warm this long after its spawn is stopped and counts as failed."""
+    start_timeout_seconds: Seconds = 30.0
+    """A session that has no agent this long after its start is an error."""
+    join_timeout_seconds: Seconds = 10.0
+    """An agent that is not in its room this long after it was bound is replaced."""
+    user_join_seconds: Seconds = 60.0
+    """A session whose user has not joined this long after an agent was bound ends."""
+    user_gone_seconds: Seconds = 20.0
+    """A session whose user has been out of the room this long ends."""
+    max_session_seconds: Seconds = 1800.0
+    """Longest length of a call."""
+    session_keep_seconds: Seconds = 86_400.0
+    """How long the record and the logs of a session are kept after its end."""
+    takeover: bool = True
+    """Replace an agent that dies in a call, in the same room."""
+    max_takeovers: Annotated[int, Field(ge=0)] = 2
+    """Takeovers after which the next death ends the session."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """On SIGTERM calls are kept for this long."""
+    goodbye_seconds: Annotated[float, Field(ge=0)] = 5.0
+    """What is left of a call at the end of the drain, for the agent to say goodbye in."""
+    kill_window_seconds: Annotated[float | None, BeforeValidator(_empty_is_none), Field(ge=0)] = None
+    """Seconds between the platform's SIGTERM and its SIGKILL, where the platform does not say it itself."""
     spawn_concurrency: Annotated[int, Field(ge=1, le=256)] = 16
     """Agents that one node boots at the same time (threads of its Celery worker)."""
-    heartbeat_timeout_seconds: Seconds = 15.0
-    """An agent silent for this long is not handed out, and is stopped by the health check."""
+    heartbeat_timeout_seconds: Seconds = 8.0
+    """An agent silent for this long is stopped; its call is taken over."""
     agent_memory_limit_mb: Annotated[int, Field(ge=64)] = 1024
     """Private memory (MiB) above which the health check stops an agent."""
     log_lines: Annotated[int, Field(ge=10, le=100_000)] = 500
     """Log lines kept per agent."""
+
+    @property
+    def policy(self) -> dict[str, int]:
+        """What the Lua scripts decide by, as the hash `policy` in Redis. Times are milliseconds."""
+
+        def ms(seconds: float) -> int:
+            return int(seconds * 1000)
+
+        return {
+            "maxSessions": self.max_sessions, "perUser": self.sessions_per_user,
+            "queueLimit": self.queue_limit, "queueMs": ms(self.queue_seconds),
+            "bootMs": ms(self.boot_timeout_seconds), "startMs": ms(self.start_timeout_seconds),
+            "joinMs": ms(self.join_timeout_seconds), "userJoinMs": ms(self.user_join_seconds),
+            "userGoneMs": ms(self.user_gone_seconds), "maxMs": ms(self.max_session_seconds),
+            "silentMs": ms(self.heartbeat_timeout_seconds), "stopMs": ms(self.stop_grace_seconds),
+            "goodbyeMs": ms(self.goodbye_seconds), "keepSeconds": max(1, int(self.session_keep_seconds)),
+            "takeover": int(self.takeover), "maxTakeovers": self.max_takeovers,
+        }  # fmt: skip
+
+    @property
+    def agent_token_seconds(self) -> int:
+        """How long an agent's room token is good: a takeover near the end of the longest call must still connect."""
+        waits = self.queue_seconds + self.start_timeout_seconds + self.user_join_seconds
+        return int(waits + self.max_session_seconds + 300)
 
     @property
     def rate(self) -> RateLimitItem:

@@ -35,7 +35,8 @@ SESSION_MOVES: dict[SessionState, frozenset[SessionState]] = {
     SessionState.STARTING: frozenset({SessionState.READY, SessionState.ENDED, SessionState.ERROR}),
     # READY -> STARTING: the bound agent died before the call began and no warm one was left.
     SessionState.READY: frozenset({SessionState.STARTING, SessionState.ACTIVE, SessionState.ENDED, SessionState.ERROR}),
-    SessionState.ACTIVE: frozenset({SessionState.ENDED, SessionState.ERROR}),
+    # ACTIVE -> STARTING: its agent died in the call; another one takes over.
+    SessionState.ACTIVE: frozenset({SessionState.STARTING, SessionState.ENDED, SessionState.ERROR}),
     SessionState.ENDED: frozenset(),
     SessionState.ERROR: frozenset(),
 }
