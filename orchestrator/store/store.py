@@ -460,6 +460,11 @@ class Store:
             await pipe.execute()
 
     @_translated
+    async def note_node(self, node: str, field: str, value: str) -> None:
+        """Write one field of a node's record."""
+        await self._redis.hset(keys.node(node), field, value)
+
+    @_translated
     async def forget_node(self, node: str) -> None:
         """Say that a node is gone."""
         async with self._redis.pipeline(transaction=True) as pipe:
