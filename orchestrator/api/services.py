@@ -77,13 +77,10 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
         raise Preflight("the api needs LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET; `make up` sets them itself")
     if settings.admin_token is None:
         raise Preflight("the api needs ADMIN_TOKEN; `make up` generates one")
-    minter = TokenMinter(settings.livekit_api_key, settings.livekit_api_secret.get_secret_value())
-    store = Store(
-        settings.required_redis_url,
-        name="api",
-        keep_seconds=settings.session_keep_seconds,
-        silent_seconds=settings.heartbeat_timeout_seconds,
+    minter = TokenMinter(
+        settings.livekit_api_key, settings.livekit_api_secret.get_secret_value(), settings.agent_token_seconds
     )
+    store = Store(settings.required_redis_url, name="api", keep_seconds=settings.session_keep_seconds)
     assigner = Assigner(store, settings, minter.for_agent, _may_live(settings))
     publisher = Publisher(settings.required_redis_url)
     with ThreadPoolExecutor(4, "publish") as threads:

@@ -11,6 +11,7 @@ from orchestrator.errors import (
     BootsFail,
     Draining,
     KeyReused,
+    LiveKitUnavailable,
     NotFound,
     NotSetUp,
     OrchestratorError,
@@ -109,7 +110,7 @@ class Assigner:
             case _:
                 raise await self._refusal(result)
 
-    async def _refusal(self, result: Assignment) -> OrchestratorError:
+    async def _refusal(self, result: Assignment) -> OrchestratorError:  # noqa: PLR0911 - one line for each
         match result.outcome:
             case "limited":
                 seconds = int(result.detail) / 1000
@@ -132,6 +133,8 @@ class Assigner:
                     "See `orchestrator status`.",
                     retry_after=max(1.0, breaker.retry_seconds),
                 )
+            case "livekit":
+                return LiveKitUnavailable(f"No call can begin: {result.detail}", retry_after=5)
             case "reused":
                 return KeyReused()
             case "draining":

@@ -62,13 +62,13 @@ class AgentLink:
         args = [session_id, self.agent_id, json.dumps(turn), TURNS]
         await self._scripts.call("session_turn", keys=[keys.conversation(session_id)], args=args)
 
-    async def register(self, pid: int, node: str, start_ticks: int, boot_id: str, session: Mapping[str, Any]) -> str:
+    async def register(self, pid: int, node: str, session: Mapping[str, Any]) -> str:
         """Say what this agent knows of itself and of its session ({} when warm): Redis has lost it.
 
         Returns its state; '' when its session is over or another agent's.
         """
         told = json.dumps(session) if session else ""
-        args = [self.agent_id, pid, node, start_ticks or "", boot_id, told]
+        args = [self.agent_id, pid, node, told]
         return str(await self._scripts.call("agent_register", args=args))
 
     async def failed(self, cause: str) -> None:

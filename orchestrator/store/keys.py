@@ -38,6 +38,10 @@ def conversation(session_id: str) -> str:
     return f"session:{session_id}:conversation"
 
 
+def idempotency(key: str) -> str:
+    return f"idempotency:{key}"
+
+
 def answer(idempotency_key: str) -> str:
     """The answer that was given to the request of this Idempotency-Key."""
     return f"idempotency:{idempotency_key}:answer"

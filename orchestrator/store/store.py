@@ -176,6 +176,11 @@ class Store:
         await self._redis.set(keys.answer(idempotency_key), answer, ex=self._keep)
 
     @_translated
+    async def release_key(self, idempotency_key: str) -> None:
+        """Forget a request with an Idempotency-Key that came to nothing: it may be sent again."""
+        await self._redis.delete(keys.idempotency(idempotency_key))
+
+    @_translated
     async def kept_answer(self, idempotency_key: str) -> str | None:
         """Return the answer that was given to the first request with this key, None before it was given."""
         answer: str | None = await self._redis.get(keys.answer(idempotency_key))
@@ -247,11 +252,12 @@ class Store:
                 pipe.scard(name)
             pipe.get(keys.POOL_TARGET)
             pipe.zcard(keys.SESSION_QUEUED)
+            pipe.scard(keys.POOL_STALE)
             pipe.llen(keys.CELERY_QUEUE)
-            pool, booting, starting, ready, active, agents, target, queued, celery = await pipe.execute()
+            pool, booting, starting, ready, active, agents, target, queued, stale, celery = await pipe.execute()
         return {
             "pool": pool, "booting": booting, "queued": queued, "starting": starting, "ready": ready,
-            "active": active, "agents": agents, "target": int(target or 0), "celery": celery,
+            "active": active, "agents": agents, "target": int(target or 0), "stale": stale, "celery": celery,
         }  # fmt: skip
 
     # Pool
@@ -326,6 +332,12 @@ class Store:
         """Return why the target is what POOL_AUTO chose; None when it did not choose."""
         why: str | None = await self._redis.hget(keys.POOL_SIZING, "why")
         return why
+
+    @_translated
+    async def livekit_trouble(self) -> str | None:
+        """Return why LiveKit does not answer; None when it does."""
+        trouble: str | None = await self._redis.get(keys.LIVEKIT_DOWN)
+        return trouble
 
     @_translated
     async def livekit_down(self, trouble: str | None, hold_seconds: int = 15) -> None:

@@ -1,29 +1,29 @@
 -- A living agent whose record is gone, because Redis came back without it, says what it knows.
 --
 -- KEYS  none
--- ARGV  1 agent id  2 pid  3 node  4 start ticks or ''  5 boot id
---       6 '' for a warm agent, else JSON of its session: id, userId, roomName, createdAt, activeAt (or nil), payload,
+-- ARGV  1 agent id  2 pid  3 node
+--       4 '' for a warm agent, else JSON of its session: id, userId, roomName, createdAt, activeAt (or nil), payload,
 --         conversation (array of strings, each a JSON object)
 -- Returns its state, '' when its session is over or another agent's: then it has nothing to do here
 --
 -- agent:{id} hash, agent:{id}:pid string, agents set, pool:ready set, session:{id} hash, session:{id}:payload string
 -- session:{id}:conversation list, session:user:{user} string, user:sessions:{user} set, sessions zset, deadlines zset
-local id, pid, node, ticks, boot = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local id, pid, node = ARGV[1], ARGV[2], ARGV[3]
 local function revive(state, ...)
-  redis.call('HSET', 'agent:' .. id, 'state', state, 'createdAt', NOW, 'node', node, 'pid', pid, 'startTicks', ticks,
-    'bootId', boot, 'readyAt', NOW, 'lastBeat', NOW, ...)
+  redis.call('HSET', 'agent:' .. id, 'state', state, 'createdAt', NOW, 'node', node, 'pid', pid,
+    'readyAt', NOW, 'lastBeat', NOW, ...)
   redis.call('SET', 'agent:' .. id .. ':pid', pid)
   redis.call('SADD', 'agents', id)
   expect('beat', id, policy('silentMs') or 8000)
   redis.call('XADD', 'events', 'MAXLEN', '~', EVENTS_KEPT, '*', 'agent', id, 'state', state, 'registered', 1)
 end
-if ARGV[6] == '' then
+if ARGV[4] == '' then
   if agent_state(id) then return agent_state(id) end
   revive('ready')
   redis.call('SADD', 'pool:ready', id)
   return 'ready'
 end
-local told = cjson.decode(ARGV[6])
+local told = cjson.decode(ARGV[4])
 local key = 'session:' .. told.id
 local status = session_state(told.id)
 if status then

@@ -7,8 +7,9 @@
 --       8 idempotency key ('' = none)  9 fingerprint of the request that the key stands for
 -- Returns {outcome, session id, detail, refill, agent id, node, pid, start ticks}
 --       outcome  assigned | starting | queued | existing | repeated | reused (the key, for another request) | limited
---                | full | broken (agents do not boot) | draining | unset (no node has set the store up)
---       detail   limited: ms after which to try again; broken: the cause
+--                | full | broken (agents do not boot) | draining | livekit (it does not answer)
+--                | unset (no node has set the store up)
+--       detail   limited: ms after which to try again; broken, livekit: the cause
 --       refill   1 when the caller must queue a refill
 --       agent id, node, pid, start ticks   assigned: the agent and its process, for a last look at it
 --
@@ -28,6 +29,7 @@
 -- rate:{address}:{n}      string starts of this address in the n-th window
 -- idempotency:{key}       hash   fingerprint and session of an earlier request
 -- arrivals:{n}            string starts in the n-th ten seconds
+-- livekit:down            string why LiveKit does not answer, while it does not
 -- nodes:draining          set    nodes that take no more sessions      nodes  set    all nodes
 local user, waiting_id, room, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local address, amount, window, idempotency = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
@@ -65,6 +67,9 @@ for _, session in ipairs(redis.call('SMEMBERS', 'user:sessions:' .. user)) do
   end
 end
 if held >= policy('perUser') then return {'existing', newest, '', 0} end
+
+local down = redis.call('GET', 'livekit:down')
+if down then return {'livekit', '', down, 0} end
 
 if redis.call('SCARD', 'nodes:draining') > 0 then
   local others = false
