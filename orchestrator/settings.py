@@ -146,7 +146,7 @@ class Settings(NodeSettings):
     """On SIGTERM calls are kept for this long."""
     goodbye_seconds: Annotated[float, Field(ge=0)] = 5.0
     """What is left of a call at the end of the drain, for the agent to say goodbye in."""
-    kill_window_seconds: Annotated[float | None, BeforeValidator(_empty_is_none), Field(ge=0)] = None
+    kill_window_seconds: Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(_empty_is_none)] = None
     """Seconds between the platform's SIGTERM and its SIGKILL, where the platform does not say it itself."""
     spawn_concurrency: Annotated[int, Field(ge=1, le=256)] = 16
     """Agents that one node boots at the same time (threads of its Celery worker)."""

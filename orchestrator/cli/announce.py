@@ -1,17 +1,18 @@
-"""Says on the terminal of `orchestrator up` when the node is up, where, and what to try; or what does not come up."""
+"""Says on the terminal of `orchestrator up` when the node is up, where, and what to try; or that it is not.
+
+A program that does not start is what supervise says.
+"""
 
 import ctypes
 import os
 import signal
 import sys
 import time
-import xmlrpc.client
 from pathlib import Path
 from typing import Any
 
 import httpx
 from rich.console import Console
-from supervisor.xmlrpc import SupervisorTransport
 
 from orchestrator.settings import Settings
 
@@ -35,10 +36,6 @@ def main() -> None:
         while time.monotonic() - started < PATIENCE:
             if os.getppid() != supervisor:
                 return  # stopped before it was up
-            if failed := _failed_programs(settings):
-                for name in failed:
-                    _show_failure(console, settings, name)
-                return
             health = _health(client)
             if (
                 health
@@ -68,23 +65,6 @@ def _node_up(health: dict[str, Any], node_id: str, since: float) -> bool:
     # A record from before this start may still be there, when the last one was cut off.
     node = health["nodes"].get(node_id, {})
     return node.get("host") == "1" and int(node["lastBeat"]) >= int(since)
-
-
-def _failed_programs(settings: Settings) -> list[str]:
-    transport = SupervisorTransport(None, None, f"unix://{settings.run_dir}/supervisor.sock")
-    proxy = xmlrpc.client.ServerProxy("http://supervisor", transport=transport)
-    try:
-        rows: Any = proxy.supervisor.getAllProcessInfo()
-    except (OSError, xmlrpc.client.Error):
-        return []
-    return [row["name"] for row in rows if row["statename"] == "FATAL"]
-
-
-def _show_failure(console: Console, settings: Settings, name: str) -> None:
-    path = settings.run_dir / "logs" / f"{name}.log"
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    told = next((line for line in reversed(lines) if line.strip()), "no output")
-    console.print(f"[bold red]{name} does not start:[/] {told}\n  its log: {path}")
 
 
 def _show_up(console: Console, settings: Settings, health: dict[str, Any], seconds: float) -> None:

@@ -1,8 +1,9 @@
 """`orchestrator up`: looks whether the node can start, gets what is missing, and becomes supervisord."""
 
+import contextlib
 import ctypes
+import math
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,9 @@ from orchestrator.settings import Settings
 #: Bytes that a Unix socket's path may have (Linux 107, macOS 103), less the suffix of supervisord's temporary name.
 _SOCKET_PATH = 92
 CONFIGURATION = Path(__file__).resolve().parents[2] / "supervisord.conf"
+_SUPERVISE = "orchestrator.cli.supervise"
+#: Seconds beyond DRAIN_SECONDS after which supervisord kills a drain that does not end by itself.
+_DRAIN_STOP_MARGIN = 10
 
 _LIVEKIT_YAML = """\
 # Written by `orchestrator up`. Loopback only.
@@ -62,8 +66,7 @@ def up() -> NoReturn:
     environment = in_dot_env() | os.environ | node_environment(settings, run_dir)
     _adopt_orphans()
     subprocess.Popen([sys.executable, "-m", "orchestrator.cli.announce"], env=environment)
-    supervisord = Path(sys.executable).parent / "supervisord"
-    os.execve(supervisord, [str(supervisord), "-c", str(CONFIGURATION)], environment)
+    os.execve(sys.executable, [sys.executable, "-m", _SUPERVISE, "-c", str(CONFIGURATION)], environment)
 
 
 def in_dot_env() -> dict[str, str]:
@@ -83,6 +86,7 @@ def node_environment(settings: Settings, run_dir: Path) -> dict[str, str]:
         "NODE_ID": settings.node_id,
         "HOST": settings.host,
         "PORT": str(settings.port),
+        "DRAIN_STOP_SECONDS": str(math.ceil(settings.drain_seconds) + _DRAIN_STOP_MARGIN),
         "SPAWN_CONCURRENCY": str(settings.spawn_concurrency),
         "VALKEY_PORT": str(settings.valkey_port),
         "REDIS_URL": settings.required_redis_url,
@@ -121,14 +125,15 @@ def node_environment(settings: Settings, run_dir: Path) -> dict[str, str]:
 
 
 def check_supervisor(run_dir: Path) -> None:
-    """Raise `Preflight` when this node runs already, or when supervisord cannot be found."""
+    """Raise `Preflight` when this node runs already, or when its configuration cannot be found."""
     pid_file = run_dir / "supervisord.pid"
     if pid_file.exists():
         pid = int(pid_file.read_text().strip() or 0)
-        if pid and psutil.pid_exists(pid) and "supervisord" in " ".join(psutil.Process(pid).cmdline()):
-            raise Preflight(f"this node runs already (supervisord, pid {pid}). Stop it, or set another RUN_DIR.")
-    if not CONFIGURATION.exists() or not shutil.which("supervisord", path=str(Path(sys.executable).parent)):
-        raise Preflight(f"{CONFIGURATION} or supervisord is missing: run `make up` in a checkout of the project.")
+        with contextlib.suppress(psutil.Error):
+            if pid and _SUPERVISE in psutil.Process(pid).cmdline():
+                raise Preflight(f"this node runs already (supervisord, pid {pid}). Stop it, or set another RUN_DIR.")
+    if not CONFIGURATION.exists():
+        raise Preflight(f"{CONFIGURATION} is missing: run `make up` in a checkout of the project.")
 
 
 def needed_ports(settings: Settings) -> list[tuple[str, str, int, bool]]:

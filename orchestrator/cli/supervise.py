@@ -1,0 +1,162 @@
+"""Runs supervisord in this process, and adds what it leaves out.
+
+A program that cannot be kept running ends the node with an error, a second signal cuts the drain short, and what does
+not fit into the platform's kill window is said at the start. Takes supervisord's own options.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from supervisor import events, supervisord
+from supervisor.medusa import asyncore_25 as asyncore
+from supervisor.options import ServerOptions
+from supervisor.states import ProcessStates, SupervisorStates
+
+from orchestrator import kill_window
+from orchestrator.cli.output import FAILED, errors, fail, say_error
+from orchestrator.errors import Preflight
+from orchestrator.settings import Settings
+
+DRAIN = "drain"
+
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+#: Of a log's end: enough for its last line.
+_TAIL = 8192
+_LINE = 500
+
+
+class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
+    """supervisord's main loop. `failed` tells whether a program's failure has ended it."""
+
+    failed = False
+
+    def runforever(self) -> None:
+        """Run until everything is stopped; always ends with an exception."""
+        events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)
+        events.subscribe(events.ProcessLogEvent, _on_output)
+        sockets = self.options.get_socket_map()
+        wake, woken = socket.socketpair()
+        wake.setblocking(False)
+        woken.setblocking(False)
+        sockets[woken.fileno()] = _Woken(woken)
+        # Its poll() goes on after a signal: without this, each stop and each death costs up to a second more.
+        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        try:
+            super().runforever()
+        finally:
+            signal.set_wakeup_fd(-1)
+            del sockets[woken.fileno()]
+            wake.close()
+            woken.close()
+
+    def handle_signal(self) -> None:
+        """Handle one signal that has come: the second one that asks to stop does not wait for calls any more."""
+        number = self.options.get_signal()
+        if number is None:
+            return
+        if self.stopping and number in _STOP_SIGNALS:
+            self._skip_drain()
+        self.options.signal_receiver.receive(number, None)
+        super().handle_signal()
+
+    def _skip_drain(self) -> None:
+        for group in self.process_groups.values():
+            for process in group.processes.values():
+                if process.config.name == DRAIN and process.get_state() == ProcessStates.STOPPING:
+                    process.kill(signal.SIGKILL)
+
+    def _on_fatal(self, event: Any) -> None:
+        if self.options.mood != SupervisorStates.RUNNING:
+            return  # it waited for its next try when the node was stopped
+        self.failed = True
+        self.options.mood = SupervisorStates.SHUTDOWN
+        name, log = event.process.config.name, event.process.config.stdout_logfile
+        with contextlib.suppress(OSError):  # nobody reads any more; it stops all the same
+            say_error(f"{name} does not start: {_last_words(event.process)} (its log: {log}). The node stops.")
+
+
+class _Woken:
+    """The end of the wake-up pipe that the main loop polls. One byte a turn, as it handles one signal a turn."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def handle_read_event(self) -> None:
+        self._end.recv(1)
+
+    def handle_error(self) -> None:
+        """Spurious: the next signal wakes it again."""
+
+
+def main() -> None:
+    """Run supervisord. Exits with 1 when a program could not be kept running."""
+    first = True
+    while True:
+        options = ServerOptions()
+        options.realize(doc=supervisord.__doc__)
+        options.first, options.test = first, False
+        if first:
+            _warn(options)
+        supervisor = Supervisor(options)
+        with contextlib.suppress(asyncore.ExitNow):
+            supervisor.main()
+        options.close_httpservers()
+        options.close_logger()
+        if options.mood != SupervisorStates.RESTARTING:
+            sys.exit(FAILED if supervisor.failed else 0)
+        first = False
+
+
+def _warn(options: ServerOptions) -> None:
+    try:
+        settings = Settings.load()
+    except Preflight as failure:
+        fail(failure)
+    waits = {
+        program.name: program.stopwaitsecs
+        for group in options.process_group_configs
+        for program in group.process_configs
+        if program.autostart
+    }
+    drain = waits.pop(DRAIN, None)
+    found = [kill_window.warning(settings, os.environ, sum(waits.values()))]
+    if drain is not None:
+        found.append(kill_window.drain_warning(settings, drain))
+    for line in filter(None, found):
+        errors.print(f"[yellow]! {escape(line)}[/]")
+
+
+def _on_output(event: Any) -> None:
+    if event.process.config.name == DRAIN:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(event.data.decode(errors="replace"))
+            sys.stderr.flush()
+
+
+def _last_words(process: Any) -> str:
+    """Return why a program does not start: what supervisord says when it could not run it, else its last line."""
+    if process.spawnerr and not process.spawnerr.startswith("Exited"):
+        return str(process.spawnerr)
+    path = Path(process.config.stdout_logfile or os.devnull)
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        for line in reversed(file.read(_TAIL).decode(errors="replace").splitlines()):
+            if line.strip():
+                return line.strip()[:_LINE]
+    return "no output"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""How long a platform waits between its SIGTERM and its SIGKILL, and whether a drain fits into that."""
+
+import math
+from collections.abc import Mapping
+
+from orchestrator.settings import Settings
+
+#: Beyond DRAIN_SECONDS, the drain waits so long for the agents that say goodbye at its very end.
+DRAIN_MARGIN = 3.0
+#: Seconds that supervisord.conf gives each program to stop in, one after the other, after the drain.
+STOP_SECONDS = {"api": 5, "beat": 4, "worker": 6, "host": 6, "livekit": 1, "valkey": 5}
+
+#: What Railway sets in each of its containers. A RAILWAY_TOKEN alone is a developer's machine.
+_RAILWAY = frozenset(
+    f"RAILWAY_{name}"
+    for name in "PROJECT_ID SERVICE_ID SERVICE_NAME ENVIRONMENT ENVIRONMENT_ID ENVIRONMENT_NAME DEPLOYMENT_ID "
+    "REPLICA_ID DEPLOYMENT_DRAINING_SECONDS".split()
+)
+
+
+def window(settings: Settings, environ: Mapping[str, str]) -> float | None:
+    """Return the seconds between the platform's SIGTERM and its SIGKILL; None where nobody says."""
+    if settings.kill_window_seconds is not None:
+        return settings.kill_window_seconds
+    if _RAILWAY.isdisjoint(environ):
+        return None
+    try:
+        seconds = float(environ.get("RAILWAY_DEPLOYMENT_DRAINING_SECONDS", ""))
+    except ValueError:
+        return 0.0  # Railway's default: SIGKILL follows at once
+    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
+
+
+def stopping(settings: Settings) -> float:
+    """Return the seconds that this node's programs may need to stop once its calls are over."""
+    embedded = {"valkey": not settings.redis_url, "livekit": not settings.livekit_url}
+    return sum(seconds for name, seconds in STOP_SECONDS.items() if embedded.get(name, True))
+
+
+def drain_limit(settings: Settings) -> float:
+    """Return the seconds after which a drain is over, whoever still talks."""
+    return settings.drain_seconds + DRAIN_MARGIN if settings.drain_seconds else 0.0
+
+
+def warning(settings: Settings, environ: Mapping[str, str], stopping_seconds: float | None = None) -> str | None:
+    """Return what to change when a drain does not fit into the platform's window; None when it fits or nobody knows.
+
+    `stopping_seconds` is what the programs need to stop; by default what supervisord.conf gives them.
+    """
+    seconds = window(settings, environ)
+    after = stopping(settings) if stopping_seconds is None else stopping_seconds
+    needed = drain_limit(settings) + after
+    if seconds is None or needed <= seconds:
+        return None
+    enough = math.ceil(needed / 5) * 5
+    if settings.kill_window_seconds is None:
+        mend = f"set RAILWAY_DEPLOYMENT_DRAINING_SECONDS={enough}"
+    else:
+        mend = f"let it wait {enough} s and set KILL_WINDOW_SECONDS={enough}"
+    room = math.floor(seconds - after - DRAIN_MARGIN)
+    if room > 0:
+        mend += f", or lower DRAIN_SECONDS to {room}"
+    return (
+        f"DRAIN_SECONDS={settings.drain_seconds:g} and {needed - settings.drain_seconds:g} s to stop need "
+        f"{needed:g} s, but the platform kills after {seconds:g} s: {mend}."
+    )
+
+
+def drain_warning(settings: Settings, stop_seconds: float) -> str | None:
+    """Return what to change when supervisord kills the drain program, which it gives `stop_seconds`, before its end."""
+    limit = drain_limit(settings)
+    if stop_seconds >= limit:
+        return None
+    return (
+        f"DRAIN_SECONDS={settings.drain_seconds:g} needs up to {limit:g} s, but supervisord kills the drain program "
+        f"after {stop_seconds:g} s: set its stopwaitsecs to {math.ceil(limit + 5)}."
+    )
