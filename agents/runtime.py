@@ -201,7 +201,8 @@ class Runtime:
         self._stop.add_done_callback(lambda stop: context.leave(stop.result()))
         faults.hit("agent.before_join")
         connecting = asyncio.create_task(self._connect(context, assignment))
-        await asyncio.wait([connecting, context.leaving], return_when=asyncio.FIRST_COMPLETED)
+        decided: list[asyncio.Future[Any]] = [connecting, context.leaving]
+        await asyncio.wait(decided, return_when=asyncio.FIRST_COMPLETED)
         watchers = [connecting]
         if connecting.done() and not connecting.exception():
             context.look()
@@ -231,13 +232,13 @@ class Runtime:
             retry=retry_if_exception_type(rtc.ConnectError),
             wait=wait_exponential_jitter(initial=0.2, max=3),
             before_sleep=lambda state: context.log.warning(
-                "not in the room yet (attempt %d): %s", state.attempt_number, state.outcome and state.outcome.exception()
+                "not in the room yet (attempt %d): %s",
+                state.attempt_number,
+                state.outcome and state.outcome.exception(),
             ),
         ):
             with attempt:
-                await context.room.connect(
-                    self._livekit_url, assignment["token"], rtc.RoomOptions(auto_subscribe=True)
-                )
+                await context.room.connect(self._livekit_url, assignment["token"], rtc.RoomOptions(auto_subscribe=True))
 
     async def _enter(self, context: AgentContext) -> None:
         try:

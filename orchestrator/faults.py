@@ -15,6 +15,15 @@ from orchestrator.errors import OrchestratorError
 #: Every point, and what happens there.
 POINTS: dict[str, str] = {
     "host.after_fork": "the agent host has started an agent process and has not yet registered it",
+    "worker.after_claim": "the Celery worker has claimed an agent for its node and has not yet had it started",
+    "worker.after_spawn": "an agent process runs, and the Celery worker has not yet written its pid to Redis",
+    "watch.before_record_death": "the Celery worker has heard of a death that is not in Redis yet",
+    "watch.before_ack": "a death is in Redis, and the agent host has not been told so",
+    "watch.after_due": "Redis has acted on missed deadlines, and what is left to do outside it is not done",
+    "api.after_assign": "a session waits, and the task that starts its agent is not queued",
+    "agent.before_ready": "an agent has loaded, and has not said that it is warm",
+    "agent.before_join": "an agent has its session, and has not begun to join the room",
+    "agent.joined": "an agent is in the room and has said so",
 }
 ACTIONS = frozenset({"kill", "hang", "raise"})
 

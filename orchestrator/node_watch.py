@@ -285,7 +285,9 @@ class NodeWatch:
             return
         room = None
         agents = await self._store.agents()
-        sizes = [int(h["memory_bytes"]) for h in await self._store.health([a.id for a in agents]) if "memory_bytes" in h]
+        sizes = [
+            int(h["memory_bytes"]) for h in await self._store.health([a.id for a in agents]) if "memory_bytes" in h
+        ]
         if (free := headroom_bytes()) is not None and any(sizes):
             spare = free - (settings.memory_headroom_mb << 20)
             warm = sum(agent.state is AgentState.READY for agent in agents)

@@ -10,7 +10,6 @@ from orchestrator.store import keys
 from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking
 from orchestrator.store.scripts import Scripts, translate
 
-
 #: Turns of a conversation that are kept for a takeover.
 TURNS = 50
 
@@ -59,8 +58,8 @@ class AgentLink:
 
     async def turn(self, session_id: str, turn: Mapping[str, Any]) -> None:
         """Keep one turn of the conversation, for an agent that may have to take over. The newest `TURNS` are kept."""
-        args = [session_id, self.agent_id, json.dumps(turn), TURNS]
-        await self._scripts.call("session_turn", keys=[keys.conversation(session_id)], args=args)
+        names = [keys.conversation(session_id)]
+        await self._scripts.call("session_turn", names, [session_id, self.agent_id, json.dumps(turn), TURNS])
 
     async def register(self, pid: int, node: str, session: Mapping[str, Any]) -> str:
         """Say what this agent knows of itself and of its session ({} when warm): Redis has lost it.
@@ -68,8 +67,7 @@ class AgentLink:
         Returns its state; '' when its session is over or another agent's.
         """
         told = json.dumps(session) if session else ""
-        args = [self.agent_id, pid, node, told]
-        return str(await self._scripts.call("agent_register", args=args))
+        return str(await self._scripts.call("agent_register", args=[self.agent_id, pid, node, told]))
 
     async def failed(self, cause: str) -> None:
         """Say that this agent can serve its session no more: another one is to take over."""
