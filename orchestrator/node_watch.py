@@ -1,6 +1,6 @@
 """The event loop beside a Celery worker's task threads: listens to the agent host, enforces deadlines, ships logs.
 
-States: disconnected → (hello, reconcile) → connected → disconnected when the host goes away, tried again twice a second.
+States: disconnected → (hello, reconcile) → connected → disconnected when the host goes away, tried twice a second.
 Failure cases: host gone → requests fail with HostUnavailable and tasks retry; Redis gone → the loops go on and
 catch up (deaths stay unacknowledged in the host until they are recorded); Redis back empty → the living register,
 then the node sets the store up again; this process killed → the next one hears from the host what lives and what
@@ -285,9 +285,8 @@ class NodeWatch:
             return
         room = None
         agents = await self._store.agents()
-        sizes = [
-            int(h["memory_bytes"]) for h in await self._store.health([a.id for a in agents]) if "memory_bytes" in h
-        ]
+        looks = await self._store.health([agent.id for agent in agents])
+        sizes = [int(look["memory_bytes"]) for look in looks if "memory_bytes" in look]
         if (free := headroom_bytes()) is not None and any(sizes):
             spare = free - (settings.memory_headroom_mb << 20)
             warm = sum(agent.state is AgentState.READY for agent in agents)

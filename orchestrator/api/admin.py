@@ -88,7 +88,7 @@ async def drain(node: NodePath, parts: ServicesDep) -> NodeReply:
 
 @router.post("/agents/reload", summary="Bring new agent code live")
 async def reload(parts: ServicesDep) -> ReloadReply:
-    """Have every node load the agents' code anew and replace its warm agents. Calls go on, on the code they began with."""
+    """Have every node load the agents' code anew and replace its warm agents. Calls go on as they began."""
     nodes = await parts.store.nodes()
     if not nodes:
         raise HostUnavailable("No node lives that could load agent code.", retry_after=5)

@@ -31,7 +31,7 @@ async def livez() -> Alive:
 
 @router.get("/readyz", summary="Can this node serve a start?")
 async def readyz(parts: ServicesDep) -> Alive:
-    """Answer 200 when a start would be served: Redis answers, a node with an agent host lives, this one does not drain."""
+    """Answer 200 when a start would be served: Redis answers, a node with a host lives, this one does not drain."""
     if parts.settings.node_id in await parts.store.draining():
         raise Draining(retry_after=parts.settings.drain_seconds + 5)
     if not any(node.get("host") == "1" for node in (await parts.store.nodes()).values()):

@@ -279,7 +279,8 @@ class HealthReply(Reply):
 
     model_config = example(
         success=True, status="ok", version="0.1.0",
-        sessions={"pool": 3, "booting": 0, "stale": 0, "queued": 0, "starting": 0, "ready": 0, "active": 1, "target": 3, "max": 50},
+        sessions={"pool": 3, "booting": 0, "stale": 0, "queued": 0, "starting": 0, "ready": 0, "active": 1,
+                  "target": 3, "max": 50},
         redis={"ok": True, "latencyMs": 0.3}, celery={"queue": 0}, livekit={"ok": True},
         breaker={"state": "closed", "failures": 0, "retryIn": 0},
         nodes={"node-1": {"pid": "4100", "host": "1", "lastBeat": "1767268800", "canaryAge": "3"}},

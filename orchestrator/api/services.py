@@ -25,6 +25,10 @@ from orchestrator.store import Store
 log = logging.getLogger("orchestrator.api")
 
 
+#: Seconds that connecting to Redis, and one command, may each take: whoever asks is answered within 2 s.
+PATIENCE = 0.9
+
+
 @dataclass(slots=True)
 class Services:
     """The api's own parts."""
@@ -80,7 +84,9 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     minter = TokenMinter(
         settings.livekit_api_key, settings.livekit_api_secret.get_secret_value(), settings.agent_token_seconds
     )
-    store = Store(settings.required_redis_url, name="api", keep_seconds=settings.session_keep_seconds)
+    store = Store(
+        settings.required_redis_url, name="api", keep_seconds=settings.session_keep_seconds, patience=PATIENCE
+    )
     assigner = Assigner(store, settings, minter.for_agent, _may_live(settings))
     publisher = Publisher(settings.required_redis_url)
     with ThreadPoolExecutor(4, "publish") as threads:

@@ -1,7 +1,6 @@
 """The session routes: start, look, stop, logs, token."""
 
 import asyncio
-import contextlib
 import time
 from datetime import UTC, datetime
 from typing import Annotated
@@ -59,7 +58,7 @@ _WAITING_EXAMPLE = {
     },
 )
 async def start(body: StartRequest, request: HttpRequest) -> Response:
-    """Take a warm agent for a user, or have one started, or wait in line. A user with a live session gets that one again.
+    """Take a warm agent for a user, or have one started, or wait in line. A user with a live session gets that again.
 
     With an `Idempotency-Key` header, the same request sent again gets the same answer.
     """
@@ -108,13 +107,13 @@ def _idempotency_key(request: HttpRequest) -> str:
 
 async def _first_answer(parts: Services, key: str) -> Response | None:
     """Return what the first request with this key was answered, once it is; None when it never was."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(FIRST_ANSWER_SECONDS):
-            while (kept := await parts.store.kept_answer(key)) is None:
-                await asyncio.sleep(0.02)
-            status, _, content = kept.partition(" ")
-            return Response(content, int(status), media_type="application/json")
-    return None
+    deadline = time.monotonic() + FIRST_ANSWER_SECONDS
+    while (kept := await parts.store.kept_answer(key)) is None:
+        if time.monotonic() > deadline:
+            return None
+        await asyncio.sleep(FIRST_ANSWER_SECONDS / 100)
+    status, _, content = kept.partition(" ")
+    return Response(content, int(status), media_type="application/json")
 
 
 @router.get("/session/{session_id}", summary="Look at a session", response_model_exclude_none=True)

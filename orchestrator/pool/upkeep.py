@@ -51,7 +51,7 @@ def wanted(arrivals: float, boot: float, *, least: int, most: int, room: int | N
     need = math.ceil(mean + 2 * math.sqrt(mean)) + 1
     ceiling = most if room is None else min(most, room)
     target = max(min(need, ceiling), min(least, ceiling))
-    why = f"{arrivals:.2f} starts/s × {boot:.2f} s to boot, with a margin, need {need}"
+    why = f"{arrivals:.2f} starts/s times {boot:.2f} s to boot, with a margin, need {need}"
     if target < need:
         bound = "memory" if room is not None and room < most else f"POOL_MAX={most}"
         why += f"; {bound} allows {target}"

@@ -85,11 +85,11 @@ class Breaker:
 
 
 class Store:
-    """The one door to Redis. Raises `StoreUnavailable` within 2 seconds when Redis does not answer."""
+    """The one door to Redis. Raises `StoreUnavailable` within twice `patience` seconds when Redis does not answer."""
 
-    def __init__(self, redis_url: str, *, name: str, keep_seconds: float) -> None:
+    def __init__(self, redis_url: str, *, name: str, keep_seconds: float, patience: float = 2.0) -> None:
         # redis-py types every reply as bytes or str, whatever decode_responses says.
-        self._redis: Any = connect(redis_url, name=name)
+        self._redis: Any = connect(redis_url, name=name, patience=patience)
         self._blocking: Any = connect_blocking(redis_url, name=f"{name}.blocking")
         self._scripts = Scripts(self._redis)
         self._keep = max(1, int(keep_seconds))
