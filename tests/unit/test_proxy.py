@@ -1,0 +1,398 @@
+"""The proxy of the fault tests: a fault that does not happen would prove whatever one likes."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import random
+import socket
+import socketserver
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.processes import free_ports, poll
+from tests.support.proxy import FaultProxy, _Mode
+
+#: How long silence is listened to, in seconds: an echo takes a thousandth of it.
+SILENCE = 0.2
+
+
+class Echo(socketserver.ThreadingTCPServer):
+    """Sends back what it gets; knows who is connected and what came."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.port = int(self.server_address[1])
+        self.connected: set[socket.socket] = set()
+        self.received = b""
+
+
+class _Handler(socketserver.BaseRequestHandler):
+    server: Echo
+
+    def handle(self) -> None:
+        self.server.connected.add(self.request)
+        with contextlib.suppress(ConnectionError):
+            while data := self.request.recv(65_536):
+                self.server.received += data
+                self.request.sendall(data)
+        self.server.connected.discard(self.request)
+
+
+@contextlib.contextmanager
+def running_echo() -> Iterator[Echo]:
+    with Echo() as server:
+        # Looks at its end every so many seconds.
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join(10)
+            for side in list(server.connected):
+                with contextlib.suppress(OSError):
+                    side.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def echo() -> Iterator[Echo]:
+    with running_echo() as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(echo: Echo) -> Iterator[FaultProxy]:
+    with FaultProxy("127.0.0.1", echo.port) as made:
+        yield made
+
+
+def connect(proxy: FaultProxy) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", proxy.port), timeout=10)
+
+
+def read(client: socket.socket, size: int) -> bytes:
+    found = b""
+    while len(found) < size:
+        data = client.recv(65_536)
+        assert data, f"it ended after {len(found)} of {size} bytes"
+        found += data
+    return found
+
+
+def ask(client: socket.socket, data: bytes = b"hello") -> bytes:
+    client.sendall(data)
+    return read(client, len(data))
+
+
+def silent(client: socket.socket) -> bool:
+    """Whether nothing comes, no end and no reset either."""
+    client.settimeout(SILENCE)
+    try:
+        client.recv(1)
+    except TimeoutError:
+        return True
+    finally:
+        client.settimeout(10)
+    return False
+
+
+def was_reset(client: socket.socket) -> bool:
+    """Whether it ends in a reset; a plain end is none."""
+    try:
+        client.recv(1)
+    except ConnectionResetError:
+        return True
+    return False
+
+
+def turned_away(proxy: FaultProxy) -> bool:
+    """Whether a newcomer is reset: while it connects, or when it reads."""
+    try:
+        with connect(proxy) as client:
+            return was_reset(client)
+    except ConnectionResetError:
+        return True
+
+
+def test_passes_everything_through(proxy: FaultProxy) -> None:
+    sent = random.randbytes(5_000_000)
+    with connect(proxy) as client:
+        assert ask(client) == b"hello"
+        sender = threading.Thread(target=client.sendall, args=(sent,))
+        sender.start()
+        assert read(client, len(sent)) == sent
+        sender.join(10)
+
+
+def test_passes_ends_on_each_way_for_itself(echo: Echo, proxy: FaultProxy) -> None:
+    with connect(proxy) as client:
+        client.sendall(b"last words")
+        client.shutdown(socket.SHUT_WR)
+        assert read(client, 10) == b"last words"
+        assert client.recv(1) == b""
+    poll(lambda: not echo.connected and not proxy.connections, "both ends are closed", 5)
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+def test_passes_resets_on(who: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+        with FaultProxy("127.0.0.1", listener.getsockname()[1]) as proxy:
+            client = connect(proxy)
+            server, _ = listener.accept()
+            first, other = (client, server) if who == "client" else (server, client)
+            with other:
+                other.settimeout(10)
+                first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                first.close()
+                assert was_reset(other)
+            assert proxy.connections == 0
+
+
+def test_a_server_that_is_not_there_is_a_reset() -> None:
+    with FaultProxy("localhost", free_ports()) as proxy:
+        assert turned_away(proxy)
+
+
+def test_a_black_hole_is_silent_both_ways_and_for_newcomers(echo: Echo, proxy: FaultProxy) -> None:
+    with connect(proxy) as old:
+        ask(old)
+        proxy.black_hole()
+        old.sendall(b"lost")
+        (server_side,) = echo.connected
+        server_side.sendall(b"lost, too")
+        with connect(proxy) as new:
+            new.sendall(b"lost as well")
+            assert silent(old)
+            assert silent(new)
+            poll(lambda: proxy.connections == 2, "both are held", 5)
+        assert echo.received == b"hello"
+        assert echo.connected == {server_side}
+
+
+def test_a_black_hole_hides_an_end(echo: Echo, proxy: FaultProxy) -> None:
+    with connect(proxy) as dies, connect(proxy) as stays:
+        ask(dies)
+        ask(stays)
+        proxy.black_hole()
+        dies.close()
+        for server_side in list(echo.connected):
+            server_side.shutdown(socket.SHUT_WR)
+        assert silent(stays)
+        assert len(echo.connected) == 2
+
+
+def test_the_end_of_a_black_hole_resets_whom_it_swallowed(echo: Echo, proxy: FaultProxy) -> None:
+    with connect(proxy) as old:
+        ask(old)
+        proxy.black_hole()
+        with connect(proxy) as new:
+            proxy.pass_through()
+            assert was_reset(old)
+            assert was_reset(new)
+        poll(lambda: not echo.connected, "the server has noticed as well", 5)
+    with connect(proxy) as client:
+        assert ask(client) == b"hello"
+    assert echo.received == b"hellohello"
+
+
+def test_who_connects_before_a_switch_belongs_to_the_old_mode(proxy: FaultProxy) -> None:
+    """Even if the proxy has had no turn between the two."""
+    proxy.black_hole()
+
+    async def connect_and_switch() -> socket.socket:
+        client = connect(proxy)
+        await proxy._switch(_Mode())
+        return client
+
+    with asyncio.run_coroutine_threadsafe(connect_and_switch(), proxy._loop).result(10) as client:
+        assert was_reset(client)
+
+
+@pytest.mark.parametrize("then", [FaultProxy.pass_through, FaultProxy.reset], ids=["pass_through", "reset"])
+def test_a_kept_black_hole_leaves_its_connections_dead_for_good(
+    echo: Echo, proxy: FaultProxy, then: Callable[[FaultProxy], None]
+) -> None:
+    with connect(proxy) as old:
+        ask(old)
+        (server_side,) = echo.connected
+        proxy.black_hole(keep=True)
+        with connect(proxy) as swallowed:
+            then(proxy)
+            proxy.pass_through()
+            with connect(proxy) as new:
+                assert ask(new) == b"hello"
+                assert proxy.connections == 1
+            swallowed.sendall(b"lost")
+            old.sendall(b"lost")
+            assert silent(old)
+            assert silent(swallowed)
+    poll(lambda: echo.connected == {server_side}, "the server holds the half that is left", 5)
+    assert echo.received == b"hellohello"
+
+
+def test_reset_ends_everyone_until_it_is_over(echo: Echo, proxy: FaultProxy) -> None:
+    with connect(proxy) as old:
+        ask(old)
+        proxy.reset()
+        assert was_reset(old)
+        for _ in range(3):
+            assert turned_away(proxy)
+        poll(lambda: not echo.connected, "the server has noticed", 5)
+    proxy.pass_through()
+    with connect(proxy) as client:
+        assert ask(client) == b"hello"
+
+
+def test_latency_holds_each_way_also_for_old_connections_and_ends(proxy: FaultProxy) -> None:
+    with connect(proxy) as client:
+        ask(client)
+        proxy.latency(0.1)
+        began = time.monotonic()
+        ask(client)
+        assert 0.2 <= time.monotonic() - began < 2
+        proxy.latency(30)
+        client.sendall(b"late")
+        assert silent(client)
+
+
+def test_latency_delays_and_does_not_slow_down(proxy: FaultProxy) -> None:
+    """A hundred lines on their way at once take one delay, not a hundred; and jitter changes no order."""
+    proxy.latency(0.1, 0.05)
+    lines = [b"%5d\n" % number for number in range(100)]
+    with connect(proxy) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        began = time.monotonic()
+        for line in lines:
+            client.sendall(line)
+        assert read(client, 600) == b"".join(lines)
+        assert 0.1 <= time.monotonic() - began < 4
+
+
+def test_jitter_varies(proxy: FaultProxy) -> None:
+    proxy.latency(0.03, 0.03)
+    took = []
+    with connect(proxy) as client:
+        ask(client)
+        for _ in range(20):
+            began = time.monotonic()
+            ask(client)
+            took.append(time.monotonic() - began)
+    assert max(took) - min(took) > 0.02
+
+
+def test_what_is_late_stays_before_what_is_not(proxy: FaultProxy) -> None:
+    with connect(proxy) as client:
+        proxy.latency(0.5)
+        client.sendall(b"first ")
+        assert silent(client)  # It is on its way now.
+        proxy.pass_through()
+        client.sendall(b"second")
+        assert read(client, 12) == b"first second"
+        began = time.monotonic()
+        ask(client)
+        assert time.monotonic() - began < 0.5
+
+
+def test_slices_arrive_in_pieces_and_whole(echo: Echo, proxy: FaultProxy) -> None:
+    sent = random.randbytes(300)
+    with connect(proxy) as client:
+        ask(client)
+        proxy.slice(3)
+        pieces: list[bytes] = []
+        client.sendall(sent)
+        while len(b"".join(pieces)) < len(sent):
+            pieces.append(client.recv(65_536))
+        assert b"".join(pieces) == sent
+        # On a busy machine the reader finds some of the hundred stuck together.
+        assert len(pieces) > 10
+        proxy.slice(1, pause=60)
+        client.sendall(b"xyz")
+        assert read(client, 1) == b"x"
+        assert silent(client)
+        assert echo.received.endswith(sent + b"x")
+
+
+def test_a_fault_met_on_the_way_loses_what_was_late(echo: Echo, proxy: FaultProxy) -> None:
+    with connect(proxy) as client:
+        ask(client)
+        proxy.latency(0.1)
+        client.sendall(b"late")
+        proxy.black_hole(keep=True)
+        assert silent(client)
+        proxy.pass_through()
+        assert silent(client)
+    assert echo.received == b"hello"
+
+
+def test_threads_may_switch_at_once_while_others_talk(proxy: FaultProxy) -> None:
+    over = threading.Event()
+    modes: list[Callable[[], None]] = [
+        proxy.pass_through, proxy.reset, proxy.black_hole, lambda: proxy.black_hole(keep=True),
+        lambda: proxy.latency(0.001, 0.001), lambda: proxy.slice(2),
+    ]  # fmt: skip
+
+    def talk() -> None:
+        while not over.is_set():
+            with contextlib.suppress(ConnectionError, TimeoutError), connect(proxy) as client:
+                client.settimeout(0.05)
+                for _ in range(20):
+                    ask(client)
+
+    def switch(seed: int) -> None:
+        dice = random.Random(seed)
+        for _ in range(30):
+            dice.choice(modes)()
+
+    talkers = [threading.Thread(target=talk) for _ in range(4)]
+    switchers = [threading.Thread(target=switch, args=(seed,)) for seed in range(3)]
+    for thread in talkers + switchers:
+        thread.start()
+    for thread in switchers:
+        thread.join(30)
+    proxy.pass_through()
+    with connect(proxy) as client:
+        assert ask(client) == b"hello"
+    over.set()
+    for thread in talkers:
+        thread.join(10)
+        assert not thread.is_alive()
+    poll(lambda: proxy.connections == 0, "nothing stays open", 5)
+
+
+async def test_may_be_switched_from_a_running_loop(proxy: FaultProxy) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    writer.write(b"hello")
+    assert await asyncio.wait_for(reader.readexactly(5), 10) == b"hello"
+    proxy.reset()
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(reader.readexactly(1), 10)
+    writer.close()
+
+
+def test_nothing_is_left_of_it() -> None:
+    """No thread, no socket, no file descriptor; and whoever is connected notices, the dead as well."""
+    gc.collect()
+    threads, descriptors = set(threading.enumerate()), sorted(os.listdir("/proc/self/fd"))
+    with running_echo() as echo:
+        with FaultProxy("127.0.0.1", echo.port) as proxy:
+            dead = connect(proxy)
+            ask(dead)
+            proxy.black_hole(keep=True)
+            proxy.latency(30)
+            delayed = connect(proxy)
+            delayed.sendall(b"late")
+            poll(lambda: proxy.connections == 1, "it is connected", 5)
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("proxy")]
+        for client in (dead, delayed):
+            with client:
+                assert was_reset(client)
+        with pytest.raises(ConnectionRefusedError):
+            connect(proxy)
+    assert set(threading.enumerate()) == threads
+    assert sorted(os.listdir("/proc/self/fd")) == descriptors

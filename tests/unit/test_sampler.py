@@ -1,0 +1,81 @@
+"""The sampler: it looks often, loses no error, and does not call it a proof when it has seen nothing."""
+
+import threading
+from itertools import count
+
+import pytest
+
+from tests.support.processes import poll
+from tests.support.sampler import Sampler
+
+
+def failing(*errors: Exception | None) -> "Sampler[int]":
+    """Return a sampler whose looks raise these in turn, and then no more."""
+    left = list(errors)
+
+    def look() -> int:
+        if left and (error := left.pop(0)):
+            raise error
+        return 7
+
+    return Sampler(look, 0.001, ignore=(ConnectionError,))
+
+
+def test_collects_times_and_values_until_the_end() -> None:
+    with Sampler(count().__next__, 0.01) as sampler:
+        poll(lambda: len(sampler.samples) >= 10, "ten looks", 10)
+    assert sampler.values == list(range(len(sampler.samples)))
+    times = [at for at, _ in sampler.samples]
+    assert times == sorted(times)
+    # Once per period: ten looks are nine periods.
+    assert times[9] - times[0] > 0.08
+    assert 0.009 < sampler.longest_gap <= times[-1] - times[0]
+    assert not [thread for thread in threading.enumerate() if thread.name == "sampler"]
+
+
+def test_looks_at_least_once_however_short_the_test() -> None:
+    with Sampler(lambda: 7, 60) as sampler:
+        pass
+    assert sampler.values == [7]
+    assert sampler.longest_gap == 0.0
+
+
+def test_errors_are_raised_at_the_end_and_looking_goes_on() -> None:
+    first, second = AssertionError("4 > 3"), ValueError("broken")
+    sampler = failing(None, first, ConnectionError("allowed"), second)
+    with pytest.raises(ExceptionGroup, match="2 looks failed") as caught, sampler:
+        poll(lambda: len(sampler.samples) >= 3, "it goes on", 10)
+    assert caught.value.exceptions == (first, second)
+    assert sampler.ignored == 1
+
+
+def test_ignored_errors_are_no_errors() -> None:
+    with failing(ConnectionResetError(), ConnectionError()) as sampler:
+        poll(lambda: sampler.samples, "it goes on", 10)
+    assert sampler.ignored == 2
+
+
+def test_no_sample_is_no_proof() -> None:
+    with pytest.raises(AssertionError, match="no sample"), failing(*[ConnectionError()] * 100_000):
+        pass
+
+
+def test_the_error_of_the_test_itself_goes_first() -> None:
+    def fail() -> None:
+        with failing(ValueError("broken")) as sampler:
+            poll(lambda: sampler.samples, "it goes on", 10)
+            raise KeyError
+
+    with pytest.raises(KeyError) as caught:
+        fail()
+    assert "broken" in caught.value.__notes__[0]
+
+
+def test_a_look_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.support.sampler._PATIENCE", 0.1)
+    go_on = threading.Event()
+    sampler = Sampler(lambda: go_on.wait(30))
+    with pytest.raises(TimeoutError, match="did not end"), sampler:
+        pass
+    go_on.set()
+    poll(lambda: not [thread for thread in threading.enumerate() if thread.name == "sampler"], "it has ended", 10)
