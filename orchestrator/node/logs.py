@@ -36,7 +36,7 @@ class _File:
     offset: int = -1  #: -1: not yet asked where the last shipper stopped
     skipping: bool = False  #: the offset is within a line of which nothing more is wanted
     lines: float = LINES_PER_SECOND  #: that may be shipped now
-    refilled: float = field(default_factory=time.monotonic)
+    refilled: float = 0.0
     dropped_lines: int = 0
     dropped_bytes: int = 0
     #: A death is shipped beside the regular turn, and each must see how far the other has come.
