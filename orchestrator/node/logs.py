@@ -133,7 +133,9 @@ class LogShipper:
         shipped = [text for line in lines if (text := _clean(line)).strip()]
         if dropped_bytes and shipped:
             count = f" in {dropped_lines} lines or more" if dropped_lines else ""
-            shipped.insert(0, f"[at least {dropped_bytes} bytes{count} are left out here: the agent printed too much at once]")
+            shipped.insert(
+                0, f"[at least {dropped_bytes} bytes{count} are left out here: the agent printed too much at once]"
+            )
             dropped_lines = dropped_bytes = 0
         if shipped:
             await self._store.append_logs(agent_id, shipped, self._keep, offset + end)
