@@ -15,6 +15,8 @@ OnDeath = Callable[[Death], Awaitable[None]]
 
 #: The host answers from one thread; a fork of a large parent takes milliseconds, a burst of them a second.
 REQUEST_SECONDS = 10.0
+#: The host gives a trial of new code 60 s.
+RELOAD_SECONDS = 90.0
 
 
 class HostClient:
@@ -25,6 +27,7 @@ class HostClient:
         self._on_death = on_death
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._reloads: set[asyncio.Future[None]] = set()
         self._handlers: set[asyncio.Task[None]] = set()
         self._reading = asyncio.create_task(self._read())
 
@@ -53,6 +56,27 @@ class HostClient:
     async def acknowledge(self, agent_id: str) -> None:
         """Say that a death is recorded; the host forgets it."""
         await self._request("ack", agentId=agent_id)
+
+    async def reload(self) -> None:
+        """Have the host load the agent's code anew, for agents to come; returns when it has been tried.
+
+        The host closes the connection then, and listens again when it has loaded the new code.
+
+        Raises:
+            SpawnFailed: the new code cannot be loaded, the old one goes on.
+            HostUnavailable: the connection was lost before that was known.
+        """
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reloads.add(told)
+        try:
+            await self._request("reload")
+            async with asyncio.timeout(RELOAD_SECONDS):
+                await told
+        except TimeoutError:
+            raise HostUnavailable(f"the agent host did not reload within {RELOAD_SECONDS:.0f} s") from None
+        finally:
+            self._reloads.discard(told)
+            told.cancel()
 
     async def closed(self) -> None:
         """Wait until the connection is gone."""
@@ -85,10 +109,8 @@ class HostClient:
         try:
             while line := await self._reader.readline():
                 message = json.loads(line)
-                if message.get("event") == "died":
-                    handler = asyncio.create_task(self._died(Death(**message["death"])))
-                    self._handlers.add(handler)
-                    handler.add_done_callback(self._handlers.discard)
+                if "event" in message:
+                    self._told(message)
                     continue
                 answer = self._pending.get(message["id"])
                 if answer is None or answer.done():
@@ -100,9 +122,25 @@ class HostClient:
         except (OSError, ValueError):
             pass  # a cut or garbled connection is a closed one
         finally:
-            for answer in self._pending.values():
+            waiting: list[asyncio.Future[Any]] = [*self._pending.values(), *self._reloads]
+            for answer in waiting:
                 if not answer.done():
                     answer.set_exception(HostUnavailable())
+
+    def _told(self, message: dict[str, Any]) -> None:
+        match message["event"]:
+            case "died":
+                handler = asyncio.create_task(self._died(Death(**message["death"])))
+                self._handlers.add(handler)
+                handler.add_done_callback(self._handlers.discard)
+            case "reload":
+                for told in self._reloads:
+                    if told.done():
+                        continue
+                    if message["error"] is None:
+                        told.set_result(None)
+                    else:
+                        told.set_exception(SpawnFailed(message["error"]))
 
     async def _died(self, death: Death) -> None:
         await self._on_death(death)

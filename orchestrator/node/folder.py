@@ -4,12 +4,16 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from orchestrator.node.protocol import Death, Process, encode
 
 log = logging.getLogger("orchestrator.host")
+
+#: Seconds after which a half-written record is nobody's any more.
+_ABANDONED = 60.0
 
 
 class AgentFolder:
@@ -27,21 +31,55 @@ class AgentFolder:
 
     def write(self, record: Process | Death) -> None:
         """Write a record; whoever reads it sees the old one or the new one, never half of it."""
-        path = self._record(record.agent_id)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"kind": type(record).__name__, **encode(record)}))
-        temporary.rename(path)
+        self._write(record).rename(self._record(record.agent_id))
 
-    def records(self) -> Iterator[Process | Death]:
-        """Return every record that can be read; drops the others."""
+    def claim(self, process: Process) -> None:
+        """Write the first record of an agent.
+
+        Raises:
+            FileExistsError: another process has this agent's id already.
+        """
+        temporary = self._write(process)
+        try:
+            # A link is refused where a rename would replace: of two processes of one agent the second one gives up.
+            os.link(temporary, self._record(process.agent_id))
+        except FileExistsError:
+            if self.read(process.agent_id) != process:
+                raise
+        finally:
+            temporary.unlink()
+
+    def _write(self, record: Process | Death) -> Path:
+        temporary = self._path / f"{record.agent_id}.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps({"kind": type(record).__name__, **encode(record)}))
+        return temporary
+
+    def read(self, agent_id: str) -> Process | Death | None:
+        """Return an agent's record; None when there is none. One that cannot be read is dropped."""
+        path = self._record(agent_id)
+        try:
+            fields = json.loads(path.read_text())
+            kind: type[Process | Death] = {"Process": Process, "Death": Death}[fields.pop("kind")]
+            return kind(**fields)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError):
+            log.warning("dropped unreadable record %s", path.name)
+            path.unlink()
+            return None
+
+    def records(self, known: Container[str] = ()) -> Iterator[Process | Death]:
+        """Return every record, but those of known agents."""
         for path in self._path.glob("*.json"):
-            try:
-                fields = json.loads(path.read_text())
-                kind = {"Process": Process, "Death": Death}[fields.pop("kind")]
-                yield kind(**fields)
-            except (ValueError, TypeError, KeyError):
-                log.warning("dropped unreadable record %s", path.name)
-                path.unlink()
+            if path.stem not in known and (record := self.read(path.stem)):
+                yield record
+
+    def tidy(self) -> None:
+        """Remove what processes left that were killed while they wrote."""
+        for path in self._path.glob("*.tmp"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - _ABANDONED:
+                    path.unlink()
 
     def forget(self, agent_id: str) -> None:
         """Remove the record and the log file of an agent."""
@@ -52,9 +90,22 @@ class AgentFolder:
         """Return a descriptor of the agent's log file. O_APPEND: it may be cut while the agent writes to it."""
         return os.open(self._log(agent_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
-    def bound_log(self, agent_id: str, limit: int) -> None:
-        """Cut the log file of an agent when it is larger than `limit` bytes."""
+    def bound_log(self, agent_id: str, limit: int) -> int:
+        """Cut the log file of an agent when it is larger than `limit` bytes; returns the size it had."""
         path = self._log(agent_id)
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_size > limit:
+        try:
+            if (size := path.stat().st_size) > limit:
                 os.truncate(path, 0)
+            return size
+        except FileNotFoundError:
+            return 0
+
+    def last_line(self, agent_id: str) -> str:
+        """Return the last line of an agent's log file that is not blank."""
+        try:
+            with self._log(agent_id).open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+                lines = file.read().decode(errors="replace").split("\n")
+        except FileNotFoundError:
+            return ""
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")

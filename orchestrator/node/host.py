@@ -2,19 +2,20 @@
 
 It has one thread, no Redis, no Celery and no secret. It loads the agent's imports and models once, freezes them
 out of the garbage collector, and forks an agent from them in milliseconds; it reaps every child and tells whoever
-is connected what lives and what died. It outlives the Celery worker. If it dies itself, its agents go on: the next
-host finds them by the records in its state folder and watches them by pidfd.
+is connected what lives and what died. It outlives the Celery worker. If it dies itself, its agents go on: each has
+written its own record into the state folder, where the next host finds it, and watches it by pidfd.
+
+To load new code it becomes a new process image under its old pid, so that its agents stay its children.
 
 States of an agent here: alive → (TERM → grace → KILL) → dead, unacknowledged → forgotten.
-Failure cases: fork or exec fails → the spawn is answered with the error, nothing is left behind; a client that
-hangs → its connection is dropped when its buffer is full; a record of another boot → dead by definition.
-
-Preload and gc.freeze before fork follow livekit-agents' forkserver (`ipc/_preload_freeze.py`).
+Failure cases: fork or exec fails → the spawn is answered with the error, nothing is left behind; the agent's module
+cannot be loaded → agents are started by exec, where each says for itself what is wrong; a client that hangs → its
+connection is dropped when its buffer is full; a record of another boot → dead by definition.
 """
 
 import contextlib
-import gc
-import importlib
+import functools
+import json
 import logging
 import os
 import selectors
@@ -23,30 +24,39 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from orchestrator import faults
 from orchestrator.errors import OrchestratorError, Preflight
 from orchestrator.node.folder import AgentFolder
-from orchestrator.node.process import ProcessId, machine_boot_id
+from orchestrator.node.preload import (
+    RUNTIME,
+    TRIAL,
+    TRIAL_ARGUMENT,
+    Deaths,
+    Poisoned,
+    Trial,
+    preload,
+    run_trial,
+    threads,
+)
+from orchestrator.node.process import ProcessId, look, machine_boot_id
 from orchestrator.node.protocol import Death, Process, encode
 from orchestrator.node.server import LineServer
 from orchestrator.settings import NodeSettings, load
 
 log = logging.getLogger("orchestrator.host")
 
-#: The module that runs an agent: it has `preload(module)` and `main(agent_id)`.
-RUNTIME = "agents.runtime"
 #: What an agent may see of the host's environment, besides AGENT_ENV: the settings that hold no secret, and these.
 AGENT_ENVIRONMENT = frozenset(name.upper() for name in NodeSettings.model_fields) | frozenset(
     "PATH HOME USER LANG LC_ALL TZ TMPDIR PYTHONPATH PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE VIRTUAL_ENV "
     "SSL_CERT_FILE SSL_CERT_DIR HTTP_PROXY HTTPS_PROXY NO_PROXY OPENBLAS_CORETYPE OPENBLAS_L2_SIZE "
     "OPENAI_API_KEY OPENAI_BASE_URL DEEPGRAM_API_KEY CARTESIA_API_KEY ELEVEN_API_KEY ANTHROPIC_API_KEY "
-    "GOOGLE_API_KEY".split()
+    "GOOGLE_API_KEY FAULT_LOG FAULTS".split()
 )
 #: Libraries that would start threads in the host, which must have one when it forks.
 SINGLE_THREADED = {
@@ -55,8 +65,15 @@ SINGLE_THREADED = {
     "ORT_DISABLE_TELEMETRY": "1",
     "MOONSHINE_ORT_SINGLE_THREAD": "1",
 }
-#: Seconds between looks at log sizes, and at adopted agents where there is no pidfd.
-TICK = 1.0
+#: Seconds between looks at log sizes (and at adopted agents where there is no pidfd) while any agent lives; and the
+#: same after one of them has written a tenth of what it may have.
+LOOK = 0.25
+FLOOD_LOOK = 0.02
+#: Seconds between looks for agents that recorded themselves when nobody was looking.
+SCAN = 2.0
+#: What a host tells the image that it becomes: JSON in the environment.
+HANDOVER = "AGENT_HOST_HANDOVER"
+_STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 @dataclass(slots=True)
@@ -69,6 +86,7 @@ class Child:
     stopped: bool = False
     killed: bool = False
     kill_at: float | None = None  #: monotonic time of SIGKILL
+    log_size: int = 0  #: at the last look
 
     @property
     def identity(self) -> ProcessId:
@@ -78,7 +96,7 @@ class Child:
 class AgentHost:
     """The fork server. `run` returns after SIGTERM, when every agent is gone."""
 
-    def __init__(self, settings: NodeSettings) -> None:
+    def __init__(self, settings: NodeSettings, handover: Mapping[str, Any] | None = None) -> None:
         self._settings = settings
         self._folder = AgentFolder(settings.agents_dir)
         self._children: dict[str, Child] = {}
@@ -86,10 +104,16 @@ class AgentHost:
         self._selector = selectors.DefaultSelector()
         self._server = LineServer(settings.host_socket, self._selector, self._do)
         self._stop_requested = self._draining = False
-        self._fork = settings.agent_start_method == "fork" or (
+        fork = settings.agent_start_method == "fork" or (
             settings.agent_start_method == "auto" and sys.platform == "linux"
         )
-        self._next_tick = 0.0
+        self._preloads = fork and not settings.agent_command
+        self._preload_deaths = Deaths(settings.agents_dir, settings.agent_module)
+        self._trial: Trial | None = None
+        self._reload_due = False
+        self._handover = handover or {}
+        self._next_look = self._next_scan = 0.0
+        self._own_environment = dict(os.environ)
         environment = AGENT_ENVIRONMENT | {name.strip() for name in settings.agent_env.split(",") if name.strip()}
         self._environment = {name: value for name, value in os.environ.items() if name in environment}
         # `python my_agent.py` is the python that has the agent's libraries.
@@ -100,32 +124,42 @@ class AgentHost:
     # Life
 
     def preload(self) -> None:
-        """Import the agent, load its models and freeze them. Only where agents are forked from here."""
-        if not self._fork or self._settings.agent_command:
+        """Load the agent, where agents are forked from here. One that cannot be loaded is started by exec instead.
+
+        Raises:
+            Preflight: it starts threads.
+        """
+        module = self._settings.agent_module
+        if not self._preloads:
             return
-        started = time.monotonic()
-        runtime = importlib.import_module(RUNTIME)
-        runtime.preload(self._settings.agent_module)
-        self._runtime_main = runtime.main
-        gc.collect()
-        gc.freeze()
-        if threading.active_count() != 1 or _threads() != 1:
-            raise Preflight(
-                f"{self._settings.agent_module} starts {_threads() - 1} thread(s) when it is imported or prewarmed; "
-                "a process with threads cannot fork safely. Start them in entrypoint(), or set AGENT_START_METHOD=exec."
+        fault = self._handover.get("poison")
+        if fault is None and self._preload_deaths.too_many:
+            fault = "it has killed the agent host more than once while it was loaded"
+        if fault is not None:
+            log.warning(
+                "%s cannot be preloaded: %s. Agents are started by exec until a reload succeeds.", module, fault
             )
-        log.info("preloaded %s in %.1f s", self._settings.agent_module, time.monotonic() - started)
+            return
+        try:
+            with self._preload_deaths.counted():
+                self._runtime_main = preload(module)
+        except Poisoned as failure:
+            log.warning("%s cannot be preloaded", module, exc_info=failure)
+            # Half a module may have left anything behind in this process: threads, signal handlers, a gigabyte.
+            self._become({"poison": failure.detail, "stops": self._handover.get("stops", {})})
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; then stop every agent and return."""
-        self._adopt()
+        self._folder.tidy()
+        self._scan()
         wake, wake_write = socket.socketpair()
         for end in (wake, wake_write):
             end.setblocking(False)
         signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _STOP_SIGNALS:
             signal.signal(number, self._request_stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
         self._selector.register(wake, selectors.EVENT_READ, lambda: wake.recv(4096))
         self._server.open()
         while not (self._draining and not self._children):
@@ -137,6 +171,10 @@ class AgentHost:
                     self._stop(child, self._settings.stop_grace_seconds)
             self._reap()
             self._tick()
+            if self._reload_due:
+                self._begin_anew()
+        if self._trial is not None:
+            self._trial_over(*self._end_trial(self._trial))
         self._server.close()
 
     def _request_stop(self, *_: object) -> None:
@@ -144,7 +182,11 @@ class AgentHost:
 
     def _timeout(self) -> float:
         deadlines = [child.kill_at for child in self._children.values() if child.kill_at is not None]
-        return max(0.0, min([self._next_tick, *deadlines]) - time.monotonic())
+        if self._trial is not None:
+            deadlines.append(self._trial.deadline)
+        if self._children or self._trial:
+            deadlines.append(self._next_look)
+        return max(0.0, min([self._next_scan, *deadlines]) - time.monotonic())
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -152,11 +194,23 @@ class AgentHost:
             if child.kill_at is not None and now >= child.kill_at:
                 child.killed, child.kill_at = True, None
                 child.identity.signal_group(signal.SIGKILL)
-        if now < self._next_tick:
-            return
-        self._next_tick = now + TICK
+        if self._trial is not None and now >= self._trial.deadline:
+            self._trial.late = True
+            self._trial_over(*self._end_trial(self._trial))
+        if now >= self._next_look:
+            self._look(now)
+        if now >= self._next_scan:
+            self._scan()
+
+    def _look(self, now: float) -> None:
+        self._next_look = now + LOOK
+        limit = self._settings.agent_log_bytes
+        if self._trial is not None:
+            self._folder.bound_log(TRIAL, limit)
         for agent_id, child in list(self._children.items()):
-            self._folder.bound_log(agent_id, self._settings.agent_log_bytes)
+            before, child.log_size = child.log_size, self._folder.bound_log(agent_id, limit)
+            if abs(child.log_size - before) > limit // 10:
+                self._next_look = now + FLOOD_LOOK
             if not child.own and child.pidfd is None and not child.identity.alive:
                 self._buried(child, None, None, None)
 
@@ -170,6 +224,8 @@ class AgentHost:
         """
         if self._draining:
             raise OrchestratorError("the agent host is stopping")
+        if agent_id not in self._children and self._folder.read(agent_id) is not None:
+            self._scan()
         if child := self._children.get(agent_id):
             return child.process
         if agent_id in self._deaths:
@@ -182,20 +238,18 @@ class AgentHost:
                 command = self._settings.agent_command
                 argv = shlex.split(command) if command else [sys.executable, "-m", RUNTIME]
                 pid = self._exec_agent(agent_id, argv, environment)
-        except (OSError, ValueError) as failure:
-            self._folder.forget(agent_id)
+        except (OSError, ValueError, subprocess.SubprocessError) as failure:
+            if not self._other(agent_id):
+                self._folder.forget(agent_id)
             raise OrchestratorError(f"cannot start the agent process: {failure}") from None
-        identity = ProcessId.of(pid)
-        # Already dead: the ticks no longer matter, the reaper finds it by its pid.
-        process = Process(agent_id, pid, identity.start_ticks if identity else 0, machine_boot_id())
-        child = Child(process, own=True)
+        faults.hit("host.after_fork")
+        child = Child(_process(agent_id, pid), own=True)
         self._children[agent_id] = child
-        self._folder.write(process)
-        return process
+        return child.process
 
     def _fork_agent(self, agent_id: str, environment: dict[str, str]) -> int:
-        if _threads() != 1:
-            raise OSError(f"the agent host has {_threads()} threads; it forks with one only")
+        if threads() != 1:
+            raise OSError(f"the agent host has {threads()} threads; it forks with one only")
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
@@ -207,6 +261,8 @@ class AgentHost:
         code = 70  # EX_SOFTWARE: died before its own code ran
         try:
             os.setsid()
+            # At once: a host that is killed now can still be followed by one that finds this process.
+            self._record_self(agent_id)
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
@@ -218,6 +274,7 @@ class AgentHost:
             os.closerange(3, os.sysconf("SC_OPEN_MAX") if sys.platform != "linux" else _highest_fd() + 1)
             os.environ.clear()
             os.environ.update(environment)
+            faults.arm()
             assert self._runtime_main is not None
             self._runtime_main(agent_id)
             code = 0
@@ -233,13 +290,18 @@ class AgentHost:
                 sys.stderr.flush()
             os._exit(code)
 
+    def _record_self(self, agent_id: str) -> None:
+        """In the agent's process: write its record. Raises `FileExistsError` when the agent has a process already."""
+        self._folder.claim(_process(agent_id, os.getpid()))
+
     def _exec_agent(self, agent_id: str, argv: list[str], environment: dict[str, str]) -> int:
         output = self._folder.open_log(agent_id)
         try:
             # The Popen object is not kept: children are reaped by pid, here, for forked and exec'd ones alike.
             popen = subprocess.Popen(
-                argv, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
+                argv, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                preexec_fn=functools.partial(self._record_self, agent_id),  # noqa: PLW1509 - this process has one thread
+            )  # fmt: skip
         finally:
             os.close(output)
         popen.returncode = 0
@@ -264,16 +326,13 @@ class AgentHost:
         for child in list(self._children.values()):
             if not child.own:
                 continue
-            pid = child.process.pid
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if (ended := _reaped(child.process.pid)) is None:
                 continue
-            # Grandchildren that outlived the leader go with it; while it is a zombie its pid is nobody else's.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-            _, status, usage = os.wait4(pid, 0)
-            peak = usage.ru_maxrss if sys.platform == "linux" else usage.ru_maxrss // 1024
+            status, peak = ended
             code = os.waitstatus_to_exitcode(status)
             self._buried(child, code if code >= 0 else None, -code if code < 0 else None, peak)
+        if self._trial is not None and (ended := _reaped(self._trial.pid)) is not None:
+            self._trial_over(*ended)
 
     def _buried(self, child: Child, code: int | None, number: int | None, peak: int | None) -> None:
         process = child.process
@@ -281,6 +340,11 @@ class AgentHost:
             self._selector.unregister(child.pidfd)
             os.close(child.pidfd)
         del self._children[process.agent_id]
+        if self._other(process.agent_id):
+            self._scan()  # this one has given up in favour of one that was there first
+            return
+        if not child.own and process.boot_id == machine_boot_id():
+            child.identity.kill_left_behind()
         death = Death(
             process.agent_id, process.pid, process.start_ticks, process.boot_id, code, number, peak,
             stopped=child.stopped, killed=child.killed,
@@ -289,30 +353,105 @@ class AgentHost:
         self._folder.write(death)
         self._server.tell({"event": "died", "death": encode(death)})
 
-    # Those who lived before
+    # Those whom this host does not know
 
-    def _adopt(self) -> None:
-        """Find the agents that an earlier host of this node has left."""
-        for record in self._folder.records():
+    def _scan(self) -> None:
+        """Find the agents that an earlier host of this node has left, or that recorded themselves after its end."""
+        self._next_scan = time.monotonic() + SCAN
+        for record in list(self._folder.records(self._children.keys() | self._deaths.keys())):
             if isinstance(record, Death):
                 self._deaths[record.agent_id] = record
-                continue
-            process = record
-            child = Child(process, own=False)
-            self._children[process.agent_id] = child
-            if process.boot_id != machine_boot_id() or not child.identity.alive:
+            else:
+                self._adopt(record)
+
+    def _adopt(self, process: Process) -> None:
+        child = Child(process, own=False)
+        self._children[process.agent_id] = child
+        if stop := self._handover.get("stops", {}).get(process.agent_id):
+            child.stopped, child.killed, child.kill_at = True, stop["killed"], stop["killAt"]
+        same_boot = process.boot_id == machine_boot_id()
+        if same_boot and child.identity.is_child:
+            child.own = True
+        elif not same_boot or not child.identity.alive:
+            self._buried(child, None, None, None)
+            return
+        elif hasattr(os, "pidfd_open"):
+            try:
+                child.pidfd = os.pidfd_open(process.pid)
+            except ProcessLookupError:
                 self._buried(child, None, None, None)
-                continue
-            if hasattr(os, "pidfd_open"):
-                try:
-                    child.pidfd = os.pidfd_open(process.pid)
-                except ProcessLookupError:
-                    self._buried(child, None, None, None)
-                    continue
-                self._selector.register(
-                    child.pidfd, selectors.EVENT_READ, lambda c=child: self._buried(c, None, None, None)
-                )
-            log.info("adopted %s (pid %d)", process.agent_id, process.pid)
+                return
+            self._selector.register(
+                child.pidfd, selectors.EVENT_READ, lambda c=child: self._buried(c, None, None, None)
+            )
+        log.info("adopted %s (pid %d)", process.agent_id, process.pid)
+
+    def _other(self, agent_id: str) -> bool:
+        """Whether a living process that this host does not know has the record of this agent."""
+        record = self._folder.read(agent_id)
+        return isinstance(record, Process) and ProcessId(record.pid, record.start_ticks).alive
+
+    # New code
+
+    def reload(self) -> None:
+        """Try the agent's module in a process of its own; when that goes well, load it here. Clients are told."""
+        if self._draining:
+            raise OrchestratorError("the agent host is stopping")
+        if self._trial is not None:
+            return
+        if not self._preloads:
+            self._server.tell({"event": "reload", "error": None})
+            return
+        try:
+            self._trial = Trial.start(self._folder, self._own_environment)
+        except OSError as failure:
+            raise OrchestratorError(f"cannot try the agent's module: {failure}") from None
+
+    def _end_trial(self, trial: Trial) -> tuple[int, int]:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(trial.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, trial.pid, os.WEXITED | os.WNOWAIT)
+        ended = _reaped(trial.pid)
+        assert ended is not None
+        return ended
+
+    def _trial_over(self, status: int, _peak: int) -> None:
+        assert self._trial is not None
+        error = self._trial.verdict(status, self._folder)
+        self._trial = None
+        self._server.tell({"event": "reload", "error": error})
+        if error is None:
+            self._reload_due = True
+        else:
+            log.error("%s is not reloaded: %s", self._settings.agent_module, error)
+
+    def _begin_anew(self) -> None:
+        """Become a new host, with the same agents. Returns only when that was impossible."""
+        self._reload_due = False
+        # A stop request that comes now waits for the new image. One that has come already stands.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        if not self._stop_requested:
+            stops = {}
+            for agent_id, child in self._children.items():
+                if child.stopped:
+                    stops[agent_id] = {"killed": child.killed, "killAt": child.kill_at}
+                if child.own:
+                    with contextlib.suppress(FileExistsError):  # it may not have come to write it itself
+                        self._folder.claim(child.process)
+            self._preload_deaths.forget()
+            self._server.close()
+            try:
+                self._become({"stops": stops})
+            except OSError as failure:
+                log.error("cannot start anew, the old code goes on: %s", failure)
+                self._server.open()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+
+    def _become(self, handover: dict[str, Any]) -> NoReturn:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        environment = self._own_environment | {HANDOVER: json.dumps(handover)}
+        os.execve(sys.executable, sys.orig_argv, environment)
 
     # What clients ask
 
@@ -327,6 +466,9 @@ class AgentHost:
                 return {"process": encode(self.spawn(_safe(request["agentId"])))}
             case "stop":
                 return {"stopping": self.stop(request["agentId"], float(request["grace"]))}
+            case "reload":
+                self.reload()
+                return {}
             case "ack":
                 if self._deaths.pop(request["agentId"], None):
                     self._folder.forget(request["agentId"])
@@ -342,12 +484,20 @@ def _safe(agent_id: str) -> str:
     return agent_id
 
 
-def _threads() -> int:
-    """Return how many threads this process has, native ones too."""
-    try:
-        return len(os.listdir("/proc/self/task"))
-    except FileNotFoundError:
-        return threading.active_count()
+def _process(agent_id: str, pid: int) -> Process:
+    seen = look(pid)
+    return Process(agent_id, pid, seen.start_ticks if seen else 0, machine_boot_id())
+
+
+def _reaped(pid: int) -> tuple[int, int] | None:
+    """Reap a child that has ended: its status and its peak memory in KiB. None while it lives."""
+    if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        return None
+    # Grandchildren that outlived the leader go with it; while it is a zombie its pid is nobody else's.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    _, status, usage = os.wait4(pid, 0)
+    return status, usage.ru_maxrss if sys.platform == "linux" else usage.ru_maxrss // 1024
 
 
 def _highest_fd() -> int:
@@ -357,10 +507,14 @@ def _highest_fd() -> int:
 def main() -> None:
     """Run the agent host of this node."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    handover = json.loads(os.environ.pop(HANDOVER, "{}"))
     for name, value in SINGLE_THREADED.items():
         os.environ.setdefault(name, value)
     try:
-        host = AgentHost(load(NodeSettings))
+        settings = load(NodeSettings)
+        if sys.argv[1:] == [TRIAL_ARGUMENT]:
+            run_trial(settings.agent_module)
+        host = AgentHost(settings, handover)
         host.preload()
         host.run()
     except Preflight as failure:

@@ -36,9 +36,9 @@ def _groups(root: Path, membership: Path) -> list[tuple[Path, tuple[str, str, st
     for line in lines:
         number, controllers, path = line.split(":", 2)
         if number == "0":
-            tops, names = (root, root / "unified"), _V2
+            tops, names = [root, root / "unified"], _V2
         elif "memory" in controllers.split(","):
-            tops, names = (root / "memory",), _V1
+            tops, names = [root / "memory"], _V1
         else:
             continue
         # In a container the path may be the one outside: then only the top is there, and it is the container's.

@@ -6,8 +6,12 @@ A client asks with `id` and `op`; the host answers with the same `id` and either
     spawn  agentId                    → process: Process
     stop   agentId, grace             → stopping: whether there was anything to stop
     ack    agentId                    → forgets a death and removes its log file
+    reload                            → the agent's module is being tried in a process of its own; how that ends
+                                        is told to every client. A second one joins the first.
 
-Unasked, every client is told `{"event": "died", "death": Death}` at once.
+Unasked, every client is told `{"event": "died", "death": Death}` at once, and at the end of a reload
+`{"event": "reload", "error": null | "what went wrong"}`. After one without error the host loads the new code: it closes
+its connections and listens again when it has done so, with the same pid and the same agents.
 """
 
 from dataclasses import asdict, dataclass

@@ -8,79 +8,24 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.errors import HostUnavailable, SpawnFailed
 from orchestrator.models import new_id
-from orchestrator.node.client import HostClient
+from orchestrator.node.folder import AgentFolder
 from orchestrator.node.process import ProcessId, machine_boot_id
-from orchestrator.node.protocol import Death
-from tests.support.node import REPOSITORY
+from tests.support.host import Host, code_host
 from tests.support.processes import alive, poll, stop
 
-AGENT = """
-import os, sys, time, signal, subprocess
-async def entrypoint(ctx): ...
-"""
 
-
-class Host:
-    """A host process and one client of it."""
-
-    def __init__(self, run_dir: Path, **settings: str) -> None:
-        self.run_dir = run_dir
-        self.environment = {
-            "PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "RUN_DIR": str(run_dir), "NODE_ID": "n",
-            "PYTHONPATH": str(REPOSITORY), "STOP_GRACE_SECONDS": "1", **settings,
-        }  # fmt: skip
-        self.process = self._start()
-        self.deaths: asyncio.Queue[Death] = asyncio.Queue()
-        self.client: HostClient
-
-    def _start(self) -> "subprocess.Popen[bytes]":
-        with (self.run_dir / "host.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.node.host"], env=self.environment, stdout=log, stderr=log,
-                cwd=self.run_dir,
-            )  # fmt: skip
-
-    async def connect(self) -> "Host":
-        async with asyncio.timeout(30):
-            while True:
-                try:
-                    self.client = await HostClient.connect(self.run_dir / "host.sock", self._died)
-                    await self.client.hello()
-                    return self
-                except HostUnavailable:
-                    assert self.process.poll() is None, (self.run_dir / "host.log").read_text()
-                    await asyncio.sleep(0.02)
-
-    async def _died(self, death: Death) -> None:
-        self.deaths.put_nowait(death)
-
-    async def death(self) -> Death:
-        async with asyncio.timeout(20):
-            return await self.deaths.get()
-
-    async def restart(self) -> None:
-        """Kill it as a crash would, and start the next one."""
-        self.process.kill()
-        self.process.wait()
-        await self.client.close()
-        self.process = self._start()
-        await self.connect()
-
-    def log(self, agent_id: str) -> str:
-        return (self.run_dir / "agents" / f"{agent_id}.log").read_text()
-
-
-@pytest.fixture
-async def shell(short_folder: Path) -> AsyncIterator[Host]:
-    """A host whose agents are what a shell script says in AGENT_ID's environment."""
-    run_dir = short_folder / new_id("h")[:10]
+def shell_host(folder: Path, **settings: str) -> Host:
+    """Start a host whose agents are what their names say."""
+    run_dir = folder / new_id("h")[:10]
     run_dir.mkdir()
     (run_dir / "agent.py").write_text(
         "import os, signal, subprocess, sys, time\n"
@@ -92,17 +37,19 @@ async def shell(short_folder: Path) -> AsyncIterator[Host]:
         "if 'crash' in agent: os.kill(os.getpid(), signal.SIGSEGV)\n"
         "if 'flood' in agent:\n"
         "    while True: print('x' * 1000)\n"
+        "if 'burst' in agent: print('x' * 100_000_000, flush=True)\n"
         "print('environment', sorted(os.environ), flush=True)\n"
         "signal.pause()\n"
     )
-    host = Host(
-        run_dir, AGENT_COMMAND=f"{sys.executable} {run_dir}/agent.py", ADMIN_TOKEN="canary", AGENT_LOG_BYTES="65536"
-    )
-    yield await host.connect()
-    living, _ = await host.client.hello()
-    await host.client.close()
-    stop(host.process)
-    poll(lambda: not [one for one in living if alive(one.pid)], "every agent is gone with its host")
+    command = f"{sys.executable} {run_dir}/agent.py"
+    return Host(run_dir, AGENT_COMMAND=command, ADMIN_TOKEN="canary", AGENT_LOG_BYTES="65536", **settings)
+
+
+@pytest.fixture
+async def shell(short_folder: Path) -> AsyncIterator[Host]:
+    host = await shell_host(short_folder).connect()
+    yield host
+    await host.end()
 
 
 async def test_it_starts_reaps_and_tells_the_exit_code(shell: Host) -> None:
@@ -146,6 +93,75 @@ async def test_the_next_host_finds_the_agents_of_a_killed_one(shell: Host) -> No
     assert (await shell.death()).stopped
 
 
+def faulty(folder: Path, method: str, faults: str) -> Host:
+    """Start a host that meets faults, by either start method."""
+    log = str(folder / new_id("f"))
+    if method == "exec":
+        return shell_host(folder, FAULT_LOG=log, FAULTS=faults)
+    return code_host(folder, FAULT_LOG=log, FAULTS=faults)
+
+
+@pytest.mark.parametrize("method", ["fork", "exec"])
+async def test_a_host_killed_at_the_fork_leaves_no_unknown_agent(short_folder: Path, method: str) -> None:
+    host = await faulty(short_folder, method, "host.after_fork:kill").connect()
+    with pytest.raises(HostUnavailable):
+        await host.client.spawn("orphan")
+    await host.restart()
+    process = await host.adopted("orphan")
+    assert alive(process.pid)
+    assert (await host.client.spawn("orphan")) == process, "it is not started a second time"
+    assert await host.client.stop("orphan", 5)
+    assert (await host.death()).stopped
+    await host.end()
+
+
+@pytest.mark.parametrize("method", ["fork", "exec"])
+async def test_a_child_that_was_not_registered_is_found(short_folder: Path, method: str) -> None:
+    host = await faulty(short_folder, method, "host.after_fork:raise").connect()
+    with pytest.raises(SpawnFailed, match="fault at"):
+        await host.client.spawn("lost")
+    process = await host.adopted("lost")
+    os.kill(process.pid, signal.SIGKILL)
+    death = await host.death()
+    assert (death.agent_id, death.signal) == ("lost", signal.SIGKILL), "still its child: it is reaped"
+    assert not Path(f"/proc/{process.pid}").exists()
+    await host.end()
+
+
+async def test_who_records_itself_late_is_adopted_or_dead(shell: Host) -> None:
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as late:
+        identity = ProcessId.of(late.pid)
+        assert identity is not None
+        fields = {"pid": late.pid, "start_ticks": identity.start_ticks, "boot_id": machine_boot_id()}
+        for name, ticks in (("late", 0), ("gone", 1)):
+            record = {"kind": "Process", "agent_id": name, **fields, "start_ticks": identity.start_ticks + ticks}
+            shell.record(name).write_text(json.dumps(record))
+        assert (await shell.adopted("late")).pid == late.pid
+        assert (await shell.death()).agent_id == "gone"
+        late.kill()
+        assert (await shell.death()).agent_id == "late"
+
+
+async def test_the_second_process_of_an_agent_gives_up(shell: Host) -> None:
+    """Its record says who was first; the host goes by that, and tells no death of an agent that lives."""
+    second = await shell.client.spawn("twin")
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as first:
+        identity = ProcessId.of(first.pid)
+        assert identity is not None
+        fields = {"pid": first.pid, "start_ticks": identity.start_ticks, "boot_id": machine_boot_id()}
+        shell.record("twin").write_text(json.dumps({"kind": "Process", "agent_id": "twin", **fields}))
+        folder = AgentFolder(shell.run_dir / "agents")
+        with pytest.raises(FileExistsError):
+            folder.claim(second)
+        assert not list((shell.run_dir / "agents").glob("*.tmp"))
+        os.kill(second.pid, signal.SIGKILL)
+        poll(lambda: not alive(second.pid), "the second one is gone")
+        await shell.adopted("twin", first.pid)
+        assert shell.deaths.empty()
+        first.kill()
+        assert (await shell.death()).pid == first.pid
+
+
 async def test_a_recycled_pid_is_never_touched(shell: Host) -> None:
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as stranger:
         identity = ProcessId.of(stranger.pid)
@@ -178,6 +194,38 @@ async def test_who_ends_by_itself_leaves_no_children_behind(shell: Host) -> None
     assert (await shell.death()).exit_code == 7
     grandchild = int(shell.log("parent_exit").split()[1])
     poll(lambda: not alive(grandchild), "the grandchild is gone")
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed by a stranger", "dead before the next host"])
+async def test_adopted_agents_leave_no_children_behind(shell: Host, how: str) -> None:
+    process = await shell.client.spawn("parent_1")
+    lines = poll(lambda: len(found := shell.log("parent_1").split()) >= 2 and found, "it has a child")
+    grandchild = int(lines[1])
+    if how == "dead before the next host":
+        shell.process.kill()
+        shell.process.wait()
+        os.kill(process.pid, signal.SIGKILL)
+        poll(lambda: not alive(process.pid), "it is dead")
+        assert alive(grandchild)
+    await shell.restart()
+    if how == "stopped":
+        assert await shell.client.stop("parent_1", 5)
+    elif how == "killed by a stranger":
+        os.kill(process.pid, signal.SIGKILL)
+    poll(lambda: not alive(grandchild), "the grandchild is gone")
+    assert [one.agent_id for one in (await shell.client.hello())[1]] == ["parent_1"]
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+async def test_who_stands_still_can_be_stopped(shell: Host, adopted: bool) -> None:
+    process = await shell.client.spawn("still_parent")
+    lines = poll(lambda: len(found := shell.log("still_parent").split()) >= 2 and found, "it has a child")
+    if adopted:
+        await shell.restart()
+    os.killpg(process.pid, signal.SIGSTOP)
+    assert await shell.client.stop("still_parent", 0.2)
+    assert (await shell.death()).killed
+    poll(lambda: not alive(int(lines[1])), "its child is gone")
 
 
 async def test_what_an_agent_sees(shell: Host) -> None:
@@ -233,6 +281,73 @@ async def test_a_flood_fills_no_disk(shell: Host) -> None:
     assert await shell.client.stop("flood", 0)
 
 
+async def test_a_flood_is_watched_more_closely(shell: Host) -> None:
+    """At four looks a second a fast disk would take a hundred megabytes between two of them."""
+    await shell.client.spawn("flood")
+    path = shell.run_dir / "agents" / "flood.log"
+    poll(lambda: path.stat().st_size > 65_536, "it floods")
+    sizes = []
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        sizes.append(path.stat().st_size)
+        await asyncio.sleep(0.002)
+    assert sum(b < a for a, b in itertools.pairwise(sizes)) > 2 * 4 + 2
+    assert await shell.client.stop("flood", 0)
+
+
+async def test_a_hundred_megabytes_in_one_line_are_gone_in_a_moment(shell: Host) -> None:
+    await shell.client.spawn("burst")
+    path = shell.run_dir / "agents" / "burst.log"
+    poll(lambda: "environment" in path.read_bytes()[-2000:].decode(), "it has printed it all")
+    poll(lambda: path.stat().st_size <= 65_536, "the file is small", 1)
+    assert (await shell.client.hello())[0], "the host answers"
+
+
+async def test_a_host_without_agents_sleeps(shell: Host) -> None:
+    def turns() -> int:
+        text = Path(f"/proc/{shell.process.pid}/status").read_text()
+        return int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+    await shell.client.spawn("exit_1")
+    await shell.death()
+    before = turns()
+    await asyncio.sleep(2)
+    assert turns() - before <= 4
+
+
+async def test_a_thousand_agents_leave_nothing_behind(short_folder: Path) -> None:
+    run_dir = short_folder / "cycles"
+    run_dir.mkdir()
+    host = await Host(run_dir, AGENT_COMMAND="sleep 1000").connect()
+    fds = Path(f"/proc/{host.process.pid}/fd")
+    died: dict[str, asyncio.Event] = {}
+
+    async def one(agent_id: str) -> None:
+        died[agent_id] = asyncio.Event()
+        async with at_once:
+            await host.client.spawn(agent_id)
+            assert await host.client.stop(agent_id, 5)
+            await died[agent_id].wait()
+            await host.client.acknowledge(agent_id)
+
+    async def watch() -> None:
+        while True:
+            died[(await host.deaths.get()).agent_id].set()
+
+    at_once = asyncio.Semaphore(20)
+    watching = asyncio.create_task(watch())
+    await one("first")
+    before = len(list(fds.iterdir()))
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(one(f"agent{number}") for number in range(1000)))
+    watching.cancel()
+    assert psutil.Process(host.process.pid).children() == [], "not even a zombie"
+    assert len(list(fds.iterdir())) == before
+    assert await host.client.hello() == ([], [])
+    assert not list((run_dir / "agents").iterdir())
+    await host.end()
+
+
 async def test_its_socket_is_for_its_user_only(shell: Host) -> None:
     mode = (shell.run_dir / "host.sock").stat().st_mode
     assert stat.S_ISSOCK(mode)
@@ -267,7 +382,7 @@ async def test_a_module_with_threads_is_refused_before_it_can_harm(short_folder:
     host = Host(run_dir, AGENT_MODULE="threaded")
     host.environment["PYTHONPATH"] += f":{run_dir}"
     assert stop(host.process) is not None
-    host.process = host._start()
+    host.process = host.start()
     assert host.process.wait(30) == 1
     assert "starts 1 thread(s) when it is imported" in (run_dir / "host.log").read_text()
     assert "AGENT_START_METHOD=exec" in (run_dir / "host.log").read_text()

@@ -4,9 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+from typing import Any
 
 from orchestrator.node.process import ProcessId
-from tests.support.processes import poll
+from tests.support.processes import alive, poll
 
 
 def test_a_killed_process_counts_as_dead_at_once() -> None:
@@ -37,3 +38,59 @@ def test_the_same_pid_with_another_start_is_another_process() -> None:
     assert identity.alive
     assert not ProcessId(identity.pid, identity.start_ticks + 1).alive
     assert not ProcessId(identity.pid, identity.start_ticks + 1).signal_group(signal.SIGTERM)
+
+
+#: A leader of a session with a child in its group; both wait.
+LEADER = "import subprocess; print(subprocess.Popen(['sleep', '1000']).pid, flush=True); input()"
+
+
+def _leader(**options: Any) -> tuple["subprocess.Popen[bytes]", ProcessId, int]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEADER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options
+    )  # fmt: skip
+    assert process.stdout is not None
+    member = int(process.stdout.readline())
+    identity = ProcessId.of(process.pid)
+    assert identity is not None
+    return process, identity, member
+
+
+def test_what_a_dead_leader_left_is_killed() -> None:
+    process, identity, member = _leader(start_new_session=True)
+    with process:
+        assert not identity.kill_left_behind(), "it lives"
+        assert alive(member)
+        process.kill()
+        process.wait()
+        assert identity.kill_left_behind()
+        poll(lambda: not alive(member), "it is gone")
+        assert not identity.kill_left_behind()
+
+
+def test_a_group_that_has_a_leader_again_is_a_strangers() -> None:
+    process, identity, member = _leader(start_new_session=True)
+    with process:
+        assert not ProcessId(identity.pid, identity.start_ticks - 1).kill_left_behind()
+        assert alive(process.pid)
+        assert alive(member)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_group_in_another_session_is_a_strangers() -> None:
+    process, identity, member = _leader(process_group=0)
+    with process:
+        process.kill()
+        process.wait()
+        assert not identity.kill_left_behind()
+        assert alive(member)
+        os.kill(member, signal.SIGKILL)
+
+
+def test_members_older_than_the_leader_are_a_strangers() -> None:
+    process, identity, member = _leader(start_new_session=True)
+    with process:
+        process.kill()
+        process.wait()
+        assert not ProcessId(identity.pid, identity.start_ticks + 1_000_000).kill_left_behind()
+        assert alive(member)
+        os.kill(member, signal.SIGKILL)

@@ -1,0 +1,135 @@
+"""An agent host on its own, without Redis and LiveKit: a process and one client of it."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from orchestrator.errors import HostUnavailable
+from orchestrator.node.client import HostClient
+from orchestrator.node.protocol import Death, Process
+from tests.support.node import REPOSITORY
+from tests.support.processes import alive, poll, stop
+
+
+class Host:
+    """A host process and one client of it."""
+
+    def __init__(self, run_dir: Path, **settings: str) -> None:
+        self.run_dir = run_dir
+        self.environment = {
+            "PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "RUN_DIR": str(run_dir), "NODE_ID": "n",
+            "PYTHONPATH": str(REPOSITORY), "STOP_GRACE_SECONDS": "1", **settings,
+        }  # fmt: skip
+        self.command = [sys.executable, "-m", "orchestrator.node.host"]
+        self.process = self.start()
+        self.deaths: asyncio.Queue[Death] = asyncio.Queue()
+        self.client: HostClient
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Start a host process."""
+        with (self.run_dir / "host.log").open("ab") as log:
+            return subprocess.Popen(self.command, env=self.environment, stdout=log, stderr=log, cwd=self.run_dir)
+
+    async def connect(self) -> "Host":
+        """Wait until it answers."""
+        async with asyncio.timeout(30):
+            while True:
+                with contextlib.suppress(HostUnavailable):
+                    self.client = await HostClient.connect(self.run_dir / "host.sock", self._died)
+                    try:
+                        await self.client.hello()
+                        return self
+                    except HostUnavailable:
+                        await self.client.close()
+                assert self.process.poll() is None, self.said()
+                await asyncio.sleep(0.02)
+
+    async def _died(self, death: Death) -> None:
+        self.deaths.put_nowait(death)
+
+    async def death(self) -> Death:
+        """Return the next death that it tells."""
+        async with asyncio.timeout(20):
+            return await self.deaths.get()
+
+    async def living(self, agent_id: str) -> Process | None:
+        """Return an agent that the host knows."""
+        return next((one for one in (await self.client.hello())[0] if one.agent_id == agent_id), None)
+
+    async def adopted(self, agent_id: str, pid: int | None = None) -> Process:
+        """Wait until the host knows an agent (as the process of this pid)."""
+        async with asyncio.timeout(10):
+            # The host says it only when it is asked.
+            while (found := await self.living(agent_id)) is None or pid not in {None, found.pid}:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            return found
+
+    async def restart(self) -> None:
+        """Kill it as a crash would, and start the next one."""
+        self.process.kill()
+        self.process.wait()
+        await self.client.close()
+        self.process = self.start()
+        await self.connect()
+
+    async def end(self) -> None:
+        """Stop it, and see that its agents are gone."""
+        living, _ = await self.client.hello()
+        await self.client.close()
+        stop(self.process)
+        poll(lambda: not [one for one in living if alive(one.pid)], "every agent is gone with its host")
+
+    def said(self) -> str:
+        """Return its own log."""
+        return (self.run_dir / "host.log").read_text()
+
+    def record(self, agent_id: str) -> Path:
+        """Return where an agent's record is."""
+        return self.run_dir / "agents" / f"{agent_id}.json"
+
+    def log(self, agent_id: str) -> str:
+        """Return what an agent has printed."""
+        return (self.run_dir / "agents" / f"{agent_id}.log").read_text()
+
+
+#: In place of agents/runtime.py: the same contract, without Redis, and without LiveKit's second of imports.
+_RUNTIME = """
+import importlib, os, signal
+_module = None
+def preload(name):
+    global _module
+    _module = importlib.import_module(name)
+    _module.entrypoint
+    getattr(_module, "prewarm", lambda: None)()
+def main(agent_id=None):
+    if _module is None:
+        preload(os.environ["AGENT_MODULE"])
+    _module.entrypoint(agent_id or os.environ["AGENT_ID"])
+    signal.pause()
+if __name__ == "__main__":
+    main()
+"""
+#: An agent's module: prints what `{}` stands for.
+GOOD = """
+import os, pathlib, signal, sys, time
+def entrypoint(agent_id):
+    if "stubborn" in agent_id:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print({!r}, flush=True)
+"""
+
+
+def code_host(folder: Path, code: str = GOOD.format("one"), **settings: str) -> Host:
+    """Start a host that forks agents of a module `mine`, which tests write anew."""
+    run_dir = folder / os.urandom(4).hex()
+    (run_dir / "code" / "agents").mkdir(parents=True)
+    (run_dir / "code" / "agents" / "__init__.py").touch()
+    (run_dir / "code" / "agents" / "runtime.py").write_text(_RUNTIME)
+    (run_dir / "code" / "mine.py").write_text(code)
+    # Bytecode of a file that was written twice in a second would be taken for the second one's.
+    return Host(
+        run_dir, AGENT_MODULE="mine", PYTHONPATH=f"{run_dir}/code:{REPOSITORY}", PYTHONDONTWRITEBYTECODE="1", **settings
+    )

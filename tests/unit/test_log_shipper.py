@@ -1,0 +1,197 @@
+"""The log shipper's bounds, on a store that only remembers: floods, endless lines, rubbish, and a lost Redis."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from orchestrator.errors import StoreUnavailable
+from orchestrator.node import logs
+from orchestrator.node.logs import CHUNK, LINE, LINES_PER_SECOND, LogShipper
+from orchestrator.store import Store
+
+
+class Memory:
+    """As much of a store as a shipper needs."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.offset = 0
+        self.gone = False
+
+    async def append_logs(self, _agent: str, lines: Sequence[str], _keep: int, offset: int | None = None) -> None:
+        # A round trip: whoever else ships has its turn now.
+        await asyncio.sleep(0)
+        if self.gone:
+            raise StoreUnavailable
+        self.lines += lines
+        self.offset = self.offset if offset is None else offset
+
+    async def log_offset(self, _agent: str) -> int:
+        await asyncio.sleep(0)
+        return self.offset
+
+
+class Ship:
+    """A shipper of the file of one agent, and a clock that moves when it is told to."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=lambda: self.now))
+        self.path = folder / "a.log"
+        self.store = Memory()
+        self.shipper = LogShipper(cast(Store, self.store), folder, keep_lines=100_000)
+        self.shipper.follow("a")
+
+    def write(self, data: bytes) -> None:
+        with self.path.open("ab") as file:
+            file.write(data)
+
+    async def turn(self, seconds: float = 0.0) -> list[str]:
+        """Return what is shipped in the next turn."""
+        self.now += seconds
+        before = len(self.store.lines)
+        await self.shipper.ship_all()
+        return self.store.lines[before:]
+
+
+@pytest.fixture
+def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ship:
+    return Ship(tmp_path, monkeypatch)
+
+
+def numbered(first: int, last: int) -> bytes:
+    return b"".join(b"%d\n" % number for number in range(first, last))
+
+
+async def test_a_flood_is_its_newest_lines_and_says_what_is_missing(ship: Ship) -> None:
+    ship.write(numbered(0, 2000))
+    shipped = await ship.turn()
+    assert shipped[1:] == [str(number) for number in range(1500, 2000)]
+    left_out = len(numbered(0, 1500))
+    assert shipped[0] == (
+        f"[at least {left_out} bytes in 1500 lines or more are left out here: the agent printed too much at once]"
+    )
+
+
+async def test_a_second_of_flood_is_a_second_of_lines(ship: Ship) -> None:
+    ship.write(numbered(0, LINES_PER_SECOND))
+    assert len(await ship.turn()) == LINES_PER_SECOND
+    shipped = []
+    for turn in range(4):
+        ship.write(numbered(turn * 1000, turn * 1000 + 1000))
+        shipped += await ship.turn(0.25)
+    assert len([line for line in shipped if line.isdigit()]) == LINES_PER_SECOND
+    assert len(shipped) <= LINES_PER_SECOND + 4
+    assert shipped[-1] == "3999", "the newest are kept"
+    assert await ship.turn(0.25) == []
+
+
+async def test_a_quiet_agent_loses_nothing(ship: Ship) -> None:
+    for turn in range(40):
+        ship.write(numbered(turn * 100, turn * 100 + 100))
+        await ship.turn(0.25)
+    assert ship.store.lines == [str(number) for number in range(4000)]
+
+
+async def test_a_hundred_megabytes_are_never_in_memory(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    original = LogShipper._read
+
+    def counting(self: LogShipper, agent_id: str, start: int, size: int) -> tuple[bytes, int]:
+        data, length = original(self, agent_id, start, size)
+        read.append(len(data))
+        return data, length
+
+    monkeypatch.setattr(LogShipper, "_read", counting)
+    with ship.path.open("wb") as file:
+        file.truncate(100_000_000)
+    ship.write(b"\nlast\n")
+    shipped = await ship.turn()
+    assert shipped[-1] == "last"
+    assert sum(read) <= 3 * CHUNK
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 400])
+async def test_an_endless_line_is_cut_and_its_rest_skipped(ship: Ship, pieces: int) -> None:
+    whole = b"before\n" + b"x" * 10_000_000 + b"\nafter\n"
+    size = len(whole) // pieces + 1
+    for start in range(0, len(whole), size):
+        ship.write(whole[start : start + size])
+        await ship.turn(0.25)
+    lines = [line for line in ship.store.lines if not line.startswith("[at least")]
+    if pieces == 400:
+        assert lines == ["before", "x" * LINE, "after"], "small enough pieces: all of it is seen"
+    assert lines[-1] == "after"
+    assert lines.count("x" * LINE) <= 1
+    assert len(lines) <= 3
+    assert sum(len(line) for line in ship.store.lines) < 2 * LINE
+
+
+async def test_an_endless_line_alone_has_a_beginning_and_an_end(ship: Ship) -> None:
+    ship.write(b"x" * 10_000_000)
+    assert (await ship.turn())[-1] == "x" * LINE
+    ship.write(b"y" * 10)
+    assert await ship.turn(1) == []
+    ship.write(b"\nafter\n")
+    assert "after" in await ship.turn(1)
+    assert not [line for line in ship.store.lines if "y" in line and "x" in line]
+
+
+async def test_rubbish_is_text_of_one_line_each(ship: Ship) -> None:
+    ship.write(
+        b"\x1b[1;31mred\x1b[0m\x1b]0;title\x07 and \x1b(Bplain\r\n"
+        b"10%\r20%\r\n"
+        b'{"event": "died"}\n'
+        b"a\x00b\x85c\xe2\x80\xa8d\xc2\x9be\x0bf\x0cg\x1ch\n"
+        b"tab\tstays\n\n \r\n"
+        b"\xff\xfe\n"
+    )
+    assert await ship.turn() == [
+        "red and plain", "10%20%", '{"event": "died"}', "ab\ufffdcdefgh", "tab\tstays", "\ufffd\ufffd",
+    ]  # fmt: skip
+
+
+async def test_what_redis_did_not_take_is_shipped_later(ship: Ship) -> None:
+    ship.write(numbered(0, 1000))
+    ship.store.gone = True
+    with pytest.raises(StoreUnavailable):
+        await ship.turn()
+    ship.store.gone = False
+    shipped = await ship.turn(1)
+    assert (shipped[1], shipped[-1]) == ("500", "999")
+    assert await ship.turn(1) == []
+
+
+async def test_a_death_in_the_middle_of_a_turn_ships_nothing_twice(ship: Ship) -> None:
+    ship.write(b"one\ntwo")
+    await asyncio.gather(ship.shipper.ship_all(), ship.shipper.finish("a", "[end]"), ship.shipper.ship_all())
+    assert ship.store.lines == ["one", "two", "[end]"]
+    ship.write(b"late\n")
+    assert await ship.turn() == [], "it is followed no more"
+
+
+async def test_the_last_words_of_a_flood_are_shipped_whatever_it_has_used_up(ship: Ship) -> None:
+    ship.write(numbered(0, 5000))
+    await ship.turn()
+    ship.write(numbered(0, 5000) + b"ValueError: no")
+    await ship.shipper.finish("a", "[end]")
+    assert ship.store.lines[-2:] == ["ValueError: no", "[end]"]
+    assert ship.shipper.last_line("a") == "ValueError: no"
+    assert ship.shipper.last_line("a") == ""
+
+
+async def test_the_last_line_is_known_though_it_was_shipped_before(ship: Ship) -> None:
+    ship.write(b"ValueError: no\n\n")
+    await ship.turn()
+    await ship.shipper.finish("a", "[end]")
+    assert ship.shipper.last_line("a") == "ValueError: no"
+
+
+async def test_last_lines_that_nobody_asks_for_are_forgotten(ship: Ship, tmp_path: Path) -> None:
+    for number in range(1000):
+        await ship.shipper.finish(f"agent{number}", "[end]")
+    assert len(ship.shipper._last) < 300
