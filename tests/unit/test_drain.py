@@ -31,7 +31,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _drain(port: int, seconds: float = 20) -> float:
     """Drain, and return how long it took."""
-    settings = Settings(node_id="n1", port=port, admin_token="secret", drain_seconds=seconds)  # type: ignore[arg-type]
+    settings = Settings(node_id="n1", port=port, admin_token="secret", drain_seconds=seconds)
     with program.client(settings) as api:
         started = time.monotonic()
         program.drain(settings, api)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator import kill_window
-from orchestrator.cli import up
+from orchestrator.cli import livekit_server, up
 from orchestrator.settings import Settings
 
 RAILWAY = {"RAILWAY_PROJECT_ID": "p"}
@@ -82,7 +82,7 @@ def test_the_times_to_stop_are_those_of_supervisord_conf(tmp_path: Path, monkeyp
     assert all(int(drain["priority"]) > int(section["priority"]) for section in found.values())
     assert {section["autorestart"] for section in [drain, *found.values()]} == {"true"}
 
-    monkeypatch.setattr(up.livekit_server, "obtain", lambda: Path("livekit-server"))
+    monkeypatch.setattr(livekit_server, "obtain", lambda: Path("livekit-server"))
     settings = Settings(drain_seconds=41.5)
     environment = up.node_environment(settings, tmp_path)
     given = float(drain["stopwaitsecs"].replace("%(ENV_DRAIN_STOP_SECONDS)s", environment["DRAIN_STOP_SECONDS"]))

@@ -50,8 +50,8 @@ class Supervised:
     def start(self) -> "Supervised":
         """Start it, without waiting for anything."""
         text = _HEAD.format(folder=self.folder)
-        for number, (name, command) in enumerate(self.programs.items()):
-            text += _PROGRAM.format(name=name, command=command, priority=number, folder=self.folder)
+        for number, (name, run) in enumerate(self.programs.items()):
+            text += _PROGRAM.format(name=name, command=run, priority=number, folder=self.folder)
         configuration = self.folder / "own.conf"
         configuration.write_text(text + self.more)
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "RUN_DIR": str(self.folder)}
