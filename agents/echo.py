@@ -30,3 +30,4 @@ async def entrypoint(ctx: AgentContext) -> None:
             continue
         async for event in rtc.AudioStream(heard, sample_rate=RATE, num_channels=1):
             await source.capture_frame(event.frame)
+            ctx.mark_audible()

@@ -1,9 +1,11 @@
-"""Runs one agent: says it is warm, waits for its session, joins the room, watches the user, leaves.
+"""Runs one agent: says it is warm, waits for its session, joins the room, tells who is there, leaves.
 
 States: starting → ready → (assigned) joining → in the room → leaving → exit 0. Messages in the inbox:
-`assign {room, token, userId, metadata}` once, `stop {reason}` at any time; SIGTERM means stop.
-Failure cases: Redis silent → goes on, tries again; room cannot be joined → the session is an error with that
-reason; entrypoint raises → the same; the record is gone from Redis while warm → exits, it could never be found.
+`assign {sessionId, room, token, userId, metadata, takeovers, conversation}` once, `goodbye {seconds}`, and
+`stop {reason}` at any time; SIGTERM means stop.
+Failure cases: Redis silent → goes on, tries again; its record is gone from Redis → registers again; room cannot be
+joined → tries until it is told to stop; the room is lost or the entrypoint raises → another agent takes over; another
+one has taken over already → leaves without a word. How long a user may stay away is not decided here.
 
 `python -m agents.runtime` starts it by exec; the agent host forks into `main` instead. Your own program may call
 `run(entrypoint)` for the same contract.
@@ -13,22 +15,26 @@ import asyncio
 import contextlib
 import faulthandler
 import importlib
+import json
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from types import ModuleType
 from typing import Any
 
 from livekit import rtc
 from livekit.rtc._ffi_client import FfiClient
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from agents.context import AgentContext
+from agents.context import AgentContext, Turn
+from orchestrator import faults
 from orchestrator.errors import IllegalMove, OrchestratorError
 from orchestrator.settings import NodeSettings, load
-from orchestrator.store.agent_link import AgentLink
+from orchestrator.store.agent_link import TURNS, AgentLink
 
 log = logging.getLogger("agent.runtime")
 
@@ -36,6 +42,8 @@ Entrypoint = Callable[[AgentContext], Awaitable[None]]
 
 #: Seconds that saying goodbye to LiveKit and Redis may take.
 LEAVE_SECONDS = 1.0
+#: Seconds for which an agent tries to say how its session ended: who does not know it would take the call over.
+END_SECONDS = 20.0
 
 _preloaded: ModuleType | None = None
 
@@ -86,14 +94,18 @@ class Runtime:
         self._link = AgentLink(redis_url, agent_id)
         self._stop: asyncio.Future[str]
         self._assigned: asyncio.Future[dict[str, Any]]
+        self._goodbye: asyncio.Future[float]
+        self._context: AgentContext | None = None
+        self._active_at: int | None = None
 
     async def run(self) -> None:
         """Live. Returns after the session, or when told to stop."""
         loop = asyncio.get_running_loop()
-        self._stop, self._assigned = loop.create_future(), loop.create_future()
+        self._stop, self._assigned, self._goodbye = loop.create_future(), loop.create_future(), loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._request_stop, "stopped by its node")
         _ = FfiClient.instance  # LiveKit's native part starts its threads now, not in the call
+        faults.hit("agent.before_ready")
         await self._link.ready(os.getpid())
         helpers = [asyncio.create_task(self._beat()), asyncio.create_task(self._read_inbox())]
         try:
@@ -125,11 +137,34 @@ class Runtime:
         while True:
             try:
                 state = await self._link.beat()
-                if not self._assigned.done() and state in {"", "exited"}:
-                    self._request_stop("its record is gone")
+                if not state:
+                    state = await self._register()
+                if state in {"", "stopping", "exited"}:
+                    self._disowned()
             except OrchestratorError as failure:
                 log.warning("no heartbeat: %s", failure.detail)
             await asyncio.sleep(self._settings.heartbeat_seconds)
+
+    async def _register(self) -> str:
+        log.warning("Redis has no record of this agent or its session: registers again")
+        told: dict[str, Any] = {}
+        if self._assigned.done():
+            message = self._assigned.result()
+            payload = {name: message[name] for name in ("type", "room", "token", "userId", "metadata")}
+            turns = self._context.conversation if self._context else []
+            told = {
+                "id": message["sessionId"], "userId": message["userId"], "roomName": message["room"],
+                "createdAt": message["createdAt"], "activeAt": self._active_at, "payload": json.dumps(payload),
+                "conversation": [json.dumps(asdict(turn)) for turn in turns[-TURNS:]],
+            }  # fmt: skip
+        return await self._link.register(os.getpid(), self._settings.node_id, told)
+
+    def _disowned(self) -> None:
+        """Go: the store has given up this agent, and its session, if any, is over or another agent's."""
+        if self._context:
+            self._context.give_up("the store has given this agent up")
+        else:
+            self._request_stop("the store has given this agent up")
 
     async def _read_inbox(self) -> None:
         while True:
@@ -143,6 +178,8 @@ class Runtime:
                 continue
             if message["type"] == "stop":
                 self._request_stop(message["reason"])
+            elif message["type"] == "goodbye":
+                self._goodbye.set_result(float(message["seconds"]))
             elif message["type"] == "assign" and not self._assigned.done():
                 self._assigned.set_result(message)
 
@@ -151,100 +188,130 @@ class Runtime:
     async def _serve(self, assignment: dict[str, Any]) -> None:
         session_id = assignment["sessionId"]
         room = rtc.Room()
-        context = AgentContext(
+        context = self._context = AgentContext(
             session_id=session_id,
             user_id=assignment["userId"],
             metadata=assignment["metadata"],
             room=room,
             url=self._livekit_url,
             token=assignment["token"],
+            takeovers=assignment["takeovers"],
+            conversation=[Turn(**turn) for turn in assignment["conversation"]],
         )
-        try:
-            await self._connect(room, assignment["token"])
-        except rtc.ConnectError as failure:
-            await self._end(session_id, "error", f"join_failed: {failure}")
-            return
-        context.look()
-        context.log.info("joined %s", assignment["room"])
-        watchers = [
-            asyncio.create_task(watcher)
-            for watcher in (self._report(context), self._watch_user(context), self._enter(context))
-        ]
         self._stop.add_done_callback(lambda stop: context.leave(stop.result()))
-        status, reason = await context.leaving
+        faults.hit("agent.before_join")
+        connecting = asyncio.create_task(self._connect(context, assignment))
+        decided: list[asyncio.Future[Any]] = [connecting, context.leaving]
+        await asyncio.wait(decided, return_when=asyncio.FIRST_COMPLETED)
+        watchers = [connecting]
+        if connecting.done() and not connecting.exception():
+            context.look()
+            context.log.info("joined %s", assignment["room"])
+            watchers = [
+                asyncio.create_task(watcher)
+                for watcher in (
+                    self._report(context), self._report_audio(context), self._keep_turns(context),
+                    self._say_goodbye(context), self._enter(context),
+                )
+            ]  # fmt: skip
+        elif connecting.done():
+            context.hand_over(f"join_failed: {connecting.exception()}")
+        outcome, reason = await context.leaving
         context.log.info("leaves: %s", reason)
         for watcher in watchers:
             watcher.cancel()
-        await self._end(session_id, status, reason)
+        await self._end(session_id, outcome, reason)
         with contextlib.suppress(Exception):
             async with asyncio.timeout(LEAVE_SECONDS):
                 await asyncio.gather(*watchers, return_exceptions=True)
                 await room.disconnect()
 
-    async def _connect(self, room: rtc.Room, token: str) -> None:
+    async def _connect(self, context: AgentContext, assignment: dict[str, Any]) -> None:
+        """Join the room. LiveKit may be away for a while: tries until the store gives this agent up."""
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(rtc.ConnectError),
-            stop=stop_after_attempt(4),
             wait=wait_exponential_jitter(initial=0.2, max=3),
-            reraise=True,
+            before_sleep=lambda state: context.log.warning(
+                "not in the room yet (attempt %d): %s",
+                state.attempt_number,
+                state.outcome and state.outcome.exception(),
+            ),
         ):
             with attempt:
-                await room.connect(self._livekit_url, token, rtc.RoomOptions(auto_subscribe=True))
+                await context.room.connect(self._livekit_url, assignment["token"], rtc.RoomOptions(auto_subscribe=True))
 
     async def _enter(self, context: AgentContext) -> None:
         try:
             await self._entrypoint(context)
         except Exception as failure:
             context.log.exception("the agent's entrypoint failed")
-            context.leave(f"agent_error: {type(failure).__name__}: {failure}", failed=True)
+            context.hand_over(f"agent_error: {type(failure).__name__}: {failure}")
 
     async def _report(self, context: AgentContext) -> None:
-        """Tell the store that the agent is in the room, and then that the user is."""
-        await self._say(self._link.joined)
-        await context.wait_for_user()
-        await self._say(lambda: self._link.active(context.session_id))
+        """Tell the store that the agent is in the room, and then who else is: every coming and going of the user."""
+        await self._say(context, self._link.joined)
+        faults.hit("agent.joined")
+        while True:
+            await context.presence_changed.wait()
+            context.presence_changed.clear()
+            await self._report_presence(context)
 
-    async def _say(self, tell: Callable[[], Awaitable[None]]) -> None:
+    async def _report_audio(self, context: AgentContext) -> None:
+        await context.audible.wait()
+        await self._say(context, lambda: self._link.first_audio(context.session_id))
+
+    async def _report_presence(self, context: AgentContext) -> None:
+        present = context.user_present.is_set()
+        await self._say(context, lambda: self._link.presence(context.session_id, present=present))
+        if present and self._active_at is None:
+            self._active_at = int(time.time() * 1000)
+
+    async def _keep_turns(self, context: AgentContext) -> None:
+        while True:
+            turn = await context.unkept.get()
+            await self._say(context, lambda turn=turn: self._link.turn(context.session_id, asdict(turn)))  # type: ignore[misc]
+
+    async def _say_goodbye(self, context: AgentContext) -> None:
+        """Have the agent tell its user that the node must stop; then leave. Where it has nothing to say, go on."""
+        seconds = await self._goodbye
+        context.log.info("the node is stopping: %g s are left", seconds)
+        if not context.goodbyes:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(say() for say in context.goodbyes), return_exceptions=True)
+        context.leave("the node is stopping")
+
+    async def _say(self, context: AgentContext, tell: Callable[[], Awaitable[object]]) -> None:
         while True:
             try:
                 await tell()
             except IllegalMove as failure:
-                log.warning("the store knows better: %s", failure.detail)
+                # Not its session any more, or a record that is gone: the next heartbeat finds out which.
+                context.log.warning("the store knows better: %s", failure.detail)
             except OrchestratorError as failure:
-                log.warning("not reported yet: %s", failure.detail)
+                context.log.warning("not reported yet: %s", failure.detail)
                 await asyncio.sleep(self._settings.heartbeat_seconds / 5)
                 continue
             return
 
-    async def _watch_user(self, context: AgentContext) -> None:
-        """Leave when the user never comes, has gone and stays away, or the session has lasted too long."""
-        settings = self._settings
+    async def _end(self, session_id: str, outcome: str, reason: str) -> None:
+        if outcome == "replaced":
+            return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(settings.max_session_seconds):
-                if not await _happens(context.user_seen, settings.user_join_seconds):
-                    context.leave(f"user did not join within {settings.user_join_seconds:g} s")
+            async with asyncio.timeout(END_SECONDS):
                 while True:
-                    await context.user_gone.wait()
-                    if not await _happens(context.user_present, settings.user_gone_seconds):
-                        context.leave(f"user was gone for {settings.user_gone_seconds:g} s")
+                    try:
+                        if outcome == "lost":
+                            await self._link.failed(reason)
+                        else:
+                            await self._link.ended(session_id, outcome, reason)
+                    except OrchestratorError as failure:
+                        log.warning("the end is not recorded yet: %r", failure)
+                        await asyncio.sleep(self._settings.heartbeat_seconds / 5)
+                    else:
                         return
-        context.leave(f"maximum length of {settings.max_session_seconds:g} s reached")
-
-    async def _end(self, session_id: str, status: str, reason: str) -> None:
-        try:
-            async with asyncio.timeout(LEAVE_SECONDS):
-                await self._link.ended(session_id, status, reason, int(self._settings.session_keep_seconds))
-        except (OrchestratorError, TimeoutError) as failure:
-            log.warning("the end is not recorded by the agent: %r", failure)
-
-
-async def _happens(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
+        log.warning("the end is not recorded by the agent")
 
 
 if __name__ == "__main__":

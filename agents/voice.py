@@ -80,7 +80,10 @@ class VoiceAgent(Agent):
     """The agent that a language model speaks through."""
 
     def __init__(self, ctx: AgentContext) -> None:
-        super().__init__(instructions=INSTRUCTIONS)
+        history = llm.ChatContext.empty()
+        for turn in ctx.conversation:
+            history.add_message(role="user" if turn.role == "user" else "assistant", content=turn.text)
+        super().__init__(instructions=INSTRUCTIONS, chat_ctx=history)
         self._ctx = ctx
 
     @function_tool
@@ -93,6 +96,7 @@ class VoiceAgent(Agent):
 async def entrypoint(ctx: AgentContext) -> None:
     """Talk with the user until one of the two hangs up."""
     conversation = Conversation(name=_name(ctx))
+    conversation.resume((turn.role, turn.text) for turn in ctx.conversation)
     speech_to_text, model, text_to_speech = _parts(conversation)
     async with utils.http_context.open():
         session: AgentSession[None] = AgentSession(
@@ -107,14 +111,15 @@ async def entrypoint(ctx: AgentContext) -> None:
                 "preemptive_generation": {"enabled": False},
             },
         )
-        _log_turns(ctx, session)
+        _keep_turns(ctx, session)
         # The user may come back after a lost connection: the runtime decides when they are gone.
         await session.start(VoiceAgent(ctx), room=ctx.room, room_options=RoomOptions(close_on_disconnect=False))
         try:
             await ctx.wait_for_user()
             if not chosen(LLM_PROVIDERS):
                 _hang_up_after_goodbye(ctx, session, conversation)
-            await session.say(conversation.greeting())
+            ctx.on_goodbye(lambda: _say_goodbye(session))
+            await session.say(conversation.apology() if ctx.takeovers else conversation.greeting())
             await ctx.leaving
         finally:
             await session.aclose()
@@ -131,12 +136,24 @@ def _parts(conversation: Conversation) -> tuple[stt.STT[Any], llm.LLM[Any], tts.
     )
 
 
-def _log_turns(ctx: AgentContext, session: "AgentSession[None]") -> None:
+async def _say_goodbye(session: "AgentSession[None]") -> None:
+    session.interrupt()
+    await session.say("I am sorry, I have to end our call now. Please call again. Goodbye.", allow_interruptions=False)
+
+
+def _keep_turns(ctx: AgentContext, session: "AgentSession[None]") -> None:
     @session.on("conversation_item_added")
-    def log_item(event: Any) -> None:
+    def keep(event: Any) -> None:
         if event.item.type == "message":
+            text = event.item.text_content or ""
             # What people say is theirs: the log says that they spoke, not what.
-            ctx.log.info("%s spoke, %d characters", event.item.role, len(event.item.text_content or ""))
+            ctx.log.info("%s spoke, %d characters", event.item.role, len(text))
+            ctx.remember("user" if event.item.role == "user" else "agent", text)
+
+    @session.on("agent_state_changed")
+    def listen(event: Any) -> None:
+        if event.new_state == "speaking":
+            ctx.mark_audible()
 
     @session.on("error")
     def log_error(event: Any) -> None:

@@ -19,6 +19,8 @@ STOP_AGENT = "orchestrator.stop_agent"
 HEALTH_CHECK = "orchestrator.health_check"
 CHECK_NODE = "orchestrator.check_node"
 CLEANUP_STALE = "orchestrator.cleanup_stale"
+RELOAD = "orchestrator.reload"
+CANARY = "orchestrator.canary"
 
 
 def node_queue(node_id: str) -> str:
@@ -62,6 +64,10 @@ def make_worker_app(settings: Settings) -> Celery:
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
             "health_check_interval": 10,
+            "max_retries": 3,
+            "interval_start": 0,
+            "interval_step": 0.5,
+            "interval_max": 1,
         },
         visibility_timeout=VISIBILITY_SECONDS,
         result_backend=settings.required_redis_url,

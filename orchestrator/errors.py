@@ -65,6 +65,34 @@ class StoreUnavailable(OrchestratorError):
     code = "store_unavailable"
 
 
+class KeyReused(OrchestratorError):
+    """This Idempotency-Key was sent with another request before; use a new key for a new request."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    code = "idempotency_key_reused"
+
+
+class BootsFail(OrchestratorError):
+    """Agents do not boot."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "agents_do_not_boot"
+
+
+class Draining(OrchestratorError):
+    """The node is stopping and takes no more sessions."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "draining"
+
+
+class NotSetUp(OrchestratorError):
+    """No node has told Redis its settings yet: one is starting, or Redis has lost its data. Try again shortly."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "not_set_up"
+
+
 class IllegalMove(OrchestratorError):
     """The state table does not allow this move."""
 

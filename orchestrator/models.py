@@ -19,6 +19,10 @@ def new_id(kind: str) -> str:
     return f"{kind}_{secrets.token_hex(16)}"
 
 
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None
+
+
 def _seconds(milliseconds: str | None) -> float | None:
     return int(milliseconds) / 1000 if milliseconds else None
 
@@ -43,7 +47,11 @@ class Session:
     active_at: float | None = None  #: user and agent were both in the room
     ended_at: float | None = None
     task_id: str | None = None
-    replacements: int = 0  #: how often a dead agent was replaced
+    replacements: int = 0  #: how often an agent was replaced before the call began
+    takeovers: int = 0  #: how often an agent was replaced in the call
+    cause: str | None = None  #: why the last agent was replaced
+    first_audio_at: float | None = None  #: the agent's first sound
+    client: str | None = None  #: the address that asked for it
 
     @property
     def live(self) -> bool:
@@ -67,7 +75,7 @@ class Session:
             prewarmed=fields.get("prewarmed") == "1",
             agent_id=fields.get("agentId"),
             agent_ids=tuple(fields["agentIds"].split(",")) if fields.get("agentIds") else (),
-            agent_pid=int(fields["agentPid"]) if fields.get("agentPid") else None,
+            agent_pid=_number(fields.get("agentPid")),
             node=fields.get("node"),
             reason=fields.get("reason"),
             ready_at=_seconds(fields.get("readyAt")),
@@ -76,6 +84,10 @@ class Session:
             ended_at=_seconds(fields.get("endedAt")),
             task_id=fields.get("taskId"),
             replacements=int(fields.get("replacements", 0)),
+            takeovers=int(fields.get("takeovers", 0)),
+            cause=fields.get("cause"),
+            first_audio_at=_seconds(fields.get("firstAudioAt")),
+            client=fields.get("client") or None,
         )
 
 
@@ -93,7 +105,13 @@ class Agent:
     session_id: str | None = None
     ready_at: float | None = None
     last_beat: float | None = None
-    reason: str | None = None
+    stopping_at: float | None = None
+    exited_at: float | None = None
+    reason: str | None = None  #: why it was told to leave
+    cause: str | None = None  #: how it ended
+    exit_code: int | None = None
+    signal: int | None = None
+    peak_memory: int | None = None  #: bytes
 
     @classmethod
     def from_hash(cls, agent_id: str, fields: Mapping[str, str]) -> Self:
@@ -103,11 +121,17 @@ class Agent:
             state=AgentState(fields["state"]),
             node=fields.get("node"),
             created_at=int(fields["createdAt"]) / 1000,
-            pid=int(fields["pid"]) if fields.get("pid") else None,
-            start_ticks=int(fields["startTicks"]) if fields.get("startTicks") else None,
+            pid=_number(fields.get("pid")),
+            start_ticks=_number(fields.get("startTicks")),
             boot_id=fields.get("bootId"),
             session_id=fields.get("sessionId"),
             ready_at=_seconds(fields.get("readyAt")),
             last_beat=_seconds(fields.get("lastBeat")),
+            stopping_at=_seconds(fields.get("stoppingAt")),
+            exited_at=_seconds(fields.get("exitedAt")),
             reason=fields.get("reason"),
+            cause=fields.get("cause"),
+            exit_code=_number(fields.get("exitCode")),
+            signal=_number(fields.get("signal")),
+            peak_memory=(kib := _number(fields.get("peakMemoryKib"))) and kib * 1024,
         )

@@ -1,9 +1,10 @@
-"""The event loop beside a Celery worker's task threads: listens to the agent host, ships logs, boots and stops agents.
+"""The event loop beside a Celery worker's task threads: listens to the agent host, enforces deadlines, ships logs.
 
-States: disconnected → (hello, reconcile) → connected → disconnected when the host goes away, tried again every second.
-Failure cases: host gone → requests fail with HostUnavailable and tasks retry; Redis gone → the loop goes on and
-catches up (deaths stay unacknowledged in the host until they are recorded); this process killed → the next one
-hears from the host what lives and what died meanwhile.
+States: disconnected → (hello, reconcile) → connected → disconnected when the host goes away, tried twice a second.
+Failure cases: host gone → requests fail with HostUnavailable and tasks retry; Redis gone → the loops go on and
+catch up (deaths stay unacknowledged in the host until they are recorded); Redis back empty → the living register,
+then the node sets the store up again; this process killed → the next one hears from the host what lives and what
+died meanwhile; the Celery consumer wedged → no canary comes through, and this process ends itself to be started anew.
 """
 
 import asyncio
@@ -12,39 +13,63 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from orchestrator import faults
 from orchestrator.errors import HostUnavailable, LiveKitUnavailable, OrchestratorError, SpawnFailed, StoreUnavailable
 from orchestrator.livekit.rooms import Rooms
+from orchestrator.models import Agent
 from orchestrator.node.client import HostClient
 from orchestrator.node.health import examine
 from orchestrator.node.logs import LogShipper
+from orchestrator.node.memory import headroom_bytes
 from orchestrator.node.process import ProcessId, machine_boot_id
 from orchestrator.node.protocol import Death, Process
 from orchestrator.pool import upkeep
 from orchestrator.settings import Settings
 from orchestrator.states import AgentState, SessionState
-from orchestrator.store import Store
+from orchestrator.store import Action, Store
 
 log = logging.getLogger("orchestrator.node")
 T = TypeVar("T")
-#: Queues the stop of an agent that lives on another node: (agent id, node id).
-StopElsewhere = Callable[[str, str], None]
 
-#: Seconds between two shipments of log lines, and between two heartbeats of the node.
+#: Seconds between two rounds of each loop.
 SHIP_SECONDS = 0.25
-NODE_BEAT_SECONDS = 5
-NODE_TTL_SECONDS = 30
+DEADLINE_SECONDS = 0.25
+NODE_BEAT_SECONDS = 2.0
+RECONCILE_SECONDS = 5.0
+MEMORY_SECONDS = 2.0
+PROBE_SECONDS = 3.0
+SIZING_SECONDS = 5.0
+CANARY_SECONDS = 10.0
 RECONNECT_SECONDS = 0.5
+
+NODE_TTL_SECONDS = 30
+#: A living process without a record has this long to register; then it is stopped.
+REGISTER_SECONDS = 20.0
+#: The Celery worker is wedged when Redis answers and nothing that was queued came through for this long.
+WEDGED_SECONDS = 30.0
+#: Seconds for which a task waits for the agent host: it loads its models when it starts or reloads.
+HOST_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Celery:
+    """What the loop needs of the Celery worker it lives beside. All block: they are called in threads."""
+
+    stop_elsewhere: Callable[[str, str], None]  #: queues the stop of an agent that lives on another node
+    send_canary: Callable[[], None]  #: queues a task to this node's own queue, which calls `canary_seen`
+    consume: Callable[[bool], None]  #: whether to take tasks from the shared queue
 
 
 class NodeWatch:
     """One per Celery worker. `start` and `stop` it from any thread; tasks enter through `run`."""
 
-    def __init__(self, settings: Settings, stop_elsewhere: StopElsewhere) -> None:
+    def __init__(self, settings: Settings, celery: Celery) -> None:
         self._settings = settings
-        self._stop_elsewhere = stop_elsewhere
+        self._celery = celery
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, name="node-watch", daemon=True)
         self._stopping = asyncio.Event()
@@ -55,6 +80,12 @@ class NodeWatch:
         self._logs: LogShipper
         self._started = threading.Event()
         self._background: set[asyncio.Future[object]] = set()
+        self._booting: set[str] = set()
+        self._strangers: dict[str, float] = {}
+        self._suspects: set[str] = set()
+        self._draining = False
+        self._short_of_memory = ""
+        self._canary_at = time.monotonic()
 
     def start(self) -> None:
         """Start the loop in its own thread."""
@@ -76,7 +107,7 @@ class NodeWatch:
             future.cancel()
             raise OrchestratorError(f"a task did not finish within {timeout:.0f} s") from None
 
-    # The loop
+    # The loops
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -91,7 +122,6 @@ class NodeWatch:
                     settings.required_redis_url,
                     name=f"node.{settings.node_id}",
                     keep_seconds=settings.session_keep_seconds,
-                    silent_seconds=settings.heartbeat_timeout_seconds,
                 )
             )
             if settings.livekit_url and settings.livekit_api_key and settings.livekit_api_secret:
@@ -100,7 +130,19 @@ class NodeWatch:
                 self._rooms = await stack.enter_async_context(rooms)
             self._logs = LogShipper(self._store, settings.agents_dir, settings.log_lines)
             self._started.set()
-            loops = (self._watch_host(), self._ship_logs(), self._beat_node())
+            loops = [
+                self._watch_host(),
+                self._beat_node(),
+                self._watch_pool(),
+                self._every(SHIP_SECONDS, self._logs.ship_all),
+                self._every(DEADLINE_SECONDS, self._enforce_deadlines),
+                self._every(RECONCILE_SECONDS, self._look_around),
+                self._every(MEMORY_SECONDS, self._look_at_memory),
+                self._every(PROBE_SECONDS, self._probe_livekit),
+                self._every(CANARY_SECONDS, self._fly_canary),
+            ]
+            if settings.pool_auto:
+                loops.append(self._every(SIZING_SECONDS, self._size_pool))
             running = [asyncio.create_task(loop) for loop in loops]
             await self._stopping.wait()
             unfinished: list[asyncio.Future[Any]] = [*running, *self._background]
@@ -117,12 +159,25 @@ class NodeWatch:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            await self._pause(seconds)
+            try:
+                await work()
+            except StoreUnavailable:
+                pass  # said by the api; every loop goes on
+            except HostUnavailable as failure:
+                log.info("%s waits for the agent host: %s", work.__name__, failure.detail)
+            except Exception:
+                log.exception("%s failed, and is tried again", work.__name__)
+
     async def _watch_host(self) -> None:
         refused = False
         while True:
             try:
                 self._host = await HostClient.connect(self._settings.host_socket, self._on_death)
-                await self._reconcile(*await self._host.hello())
+                records = await self._store.agents()
+                await self._reconcile(records, *await self._host.hello())
                 self._connected.set()
                 self._soon(self._beat_once())
                 refused = False
@@ -142,21 +197,49 @@ class NodeWatch:
                 self._host = None
             await self._pause(RECONNECT_SECONDS)
 
-    async def _ship_logs(self) -> None:
+    async def _watch_pool(self) -> None:
         while True:
-            await self._pause(SHIP_SECONDS)
-            with contextlib.suppress(StoreUnavailable):
-                await self._logs.ship_all()
+            try:
+                if await self._store.wait_wake():
+                    self._soon(self.refill())
+            except OrchestratorError:
+                await self._pause(RECONNECT_SECONDS)
 
     async def _beat_node(self) -> None:
+        await self._until_store(lambda: self._store.undrain_node(self._settings.node_id))
         configured = False
         while True:
             with contextlib.suppress(StoreUnavailable):
-                if not configured:
-                    await self._store.configure_target(self._settings.pool_target)
+                if not configured or not await self._store.configured():
+                    await self._set_up()
                     configured = True
                 await self._beat_once()
             await self._pause(NODE_BEAT_SECONDS)
+
+    async def _until_store(self, work: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            try:
+                await work()
+            except StoreUnavailable:
+                await self._pause(RECONNECT_SECONDS)
+            else:
+                return
+
+    async def _set_up(self) -> None:
+        """Tell the store what to decide by. Where it has lost everything, the living register first: until then no
+        start is answered, so the cap holds."""
+        if not await self._store.configured():
+            deadline = time.monotonic() + 3 * self._settings.heartbeat_seconds + 2
+            with contextlib.suppress(HostUnavailable):
+                host = await self.host()
+                living = {process.agent_id for process in (await host.hello())[0]}
+                while living and time.monotonic() < deadline:
+                    known = {agent.id for agent in await self._store.agents()}
+                    if living <= known:
+                        break
+                    await self._pause(0.2)
+        await self._store.configure(self._settings.policy, self._settings.pool_target)
+        self._soon(self.refill())
 
     async def _beat_once(self) -> None:
         fields: dict[str, str | int] = {
@@ -164,26 +247,126 @@ class NodeWatch:
             "bootId": machine_boot_id(),
             "host": int(self._connected.is_set()),
             "lastBeat": int(time.time()),
+            "canaryAge": int(time.monotonic() - self._canary_at),
         }
         await self._store.beat_node(self._settings.node_id, fields, NODE_TTL_SECONDS)
 
+    async def _fly_canary(self) -> None:
+        await self._store.ping()
+        silent = time.monotonic() - self._canary_at
+        if silent > WEDGED_SECONDS + CANARY_SECONDS:
+            log.critical("the Celery worker has consumed nothing for %.0f s: it ends, to be started anew", silent)
+            os._exit(1)
+        await asyncio.to_thread(self._celery.send_canary)
+
+    def canary_seen(self) -> None:
+        """Say that a task came through the queue. Called in a task's thread."""
+        self._canary_at = time.monotonic()
+
+    async def _probe_livekit(self) -> None:
+        if self._rooms:
+            trouble = await self._rooms.reachable()
+            if trouble:
+                log.warning("%s", trouble)
+            await self._store.livekit_down(trouble)
+
+    async def _look_at_memory(self) -> None:
+        floor, free = self._settings.memory_headroom_mb, headroom_bytes()
+        low = bool(floor) and free is not None and free < floor << 20
+        self._short_of_memory = (
+            f"{(free or 0) >> 20} MiB of memory are free, MEMORY_HEADROOM_MB is {floor}" if low else ""
+        )
+        await self._store.memory(low=low, hold_seconds=int(3 * MEMORY_SECONDS))
+
+    async def _size_pool(self) -> None:
+        settings = self._settings
+        boot, _ = await self._store.means()
+        if boot is None:
+            return
+        room = None
+        agents = await self._store.agents()
+        looks = await self._store.health([agent.id for agent in agents])
+        sizes = [int(look["memory_bytes"]) for look in looks if "memory_bytes" in look]
+        if (free := headroom_bytes()) is not None and any(sizes):
+            spare = free - (settings.memory_headroom_mb << 20)
+            warm = sum(agent.state is AgentState.READY for agent in agents)
+            room = max(0, warm + int(spare / (sum(sizes) / len(sizes))))
+        rate = await self._store.arrivals()
+        target, why = upkeep.wanted(rate, boot, least=settings.pool_min, most=settings.pool_max, room=room)
+        before = (await self._store.counts())["target"]
+        await self._store.set_sizing(target, why)
+        if target != before:
+            log.info("pool target %d → %d: %s", before, target, why)
+            self._soon(self.refill())
+
+    # Deadlines
+
+    async def _enforce_deadlines(self) -> None:
+        actions = await self._store.due()
+        if actions:
+            faults.hit("watch.after_due")
+        for action in actions:
+            self._soon(self._act(action))
+        draining = self._settings.node_id in await self._store.draining()
+        if draining is not self._draining:
+            self._draining = draining
+            log.info("the node drains" if draining else "the node is in service")
+            self._soon(asyncio.to_thread(self._celery.consume, not draining))
+
+    async def _act(self, action: Action) -> None:
+        log.info("deadline missed: %s %s", action.what, action.id)
+        match action.what:
+            case "stop":
+                await self._stop_there(action.id, action.node)
+            case "close":
+                await self._close_room(action.id)
+            case "refill":
+                await self.refill()
+
+    async def _stop_there(self, agent_id: str, node: str) -> None:
+        """Stop an agent on whichever node it lives; where it lives nowhere, say so."""
+        if node and node != self._settings.node_id and node in await self._store.nodes():
+            await asyncio.to_thread(self._celery.stop_elsewhere, agent_id, node)
+        elif node != self._settings.node_id or not await self.stop_agent(agent_id):
+            await self._store.exited(agent_id, "process gone, exit code unknown")
+
     # Births and deaths
 
-    async def _reconcile(self, living: list[Process], deaths: list[Death]) -> None:
+    async def _look_around(self) -> None:
+        """Compare records and processes: what an event said and nobody heard is found here."""
+        if self._host and self._connected.is_set():
+            # Records first: whoever is born in between is no stranger.
+            records = await self._store.agents()
+            await self._reconcile(records, *await self._host.hello())
+        ended, self._suspects = await upkeep.end_stale(self._store, await self._store.nodes(), self._suspects)
+        for session_id in ended:
+            await self._close_room(session_id)
+
+    async def _reconcile(self, records: list[Agent], living: list[Process], deaths: list[Death]) -> None:
         """Bring the records of this node's agents into line with what the host says."""
         for death in deaths:
             await self._record_death(death)
         alive = {process.agent_id: process for process in living}
+        for agent in records:
+            mine = agent.node == self._settings.node_id and agent.id not in self._booting
+            if mine and agent.id not in alive and agent.id not in {death.agent_id for death in deaths}:
+                cause = "process gone, exit code unknown" if agent.pid else "its Celery worker died before the spawn"
+                await self._store.exited(agent.id, cause)
+        strangers = {}
         for process in living:
-            agent = await self._store.agent(process.agent_id)
-            if agent is None or agent.state in {AgentState.STOPPING, AgentState.EXITED}:
-                await self.stop_agent(process.agent_id)
-            elif agent.pid is None:
-                await self._record_spawn(process)
             self._logs.follow(process.agent_id)
-        for agent in await self._store.agents():
-            if agent.node == self._settings.node_id and agent.id not in alive and agent.pid is not None:
-                await self._store.exited(agent.id, "process gone, exit code unknown", None, None)
+            found = await self._store.agent(process.agent_id)
+            if found is None:
+                first_seen = self._strangers.get(process.agent_id, time.monotonic())
+                strangers[process.agent_id] = first_seen
+                if time.monotonic() - first_seen > REGISTER_SECONDS:
+                    log.warning("%s has no record and does not register: stopped", process.agent_id)
+                    await self.stop_agent(process.agent_id)
+            elif found.state is AgentState.EXITED:
+                await self.stop_agent(process.agent_id)
+            elif found.pid is None or found.start_ticks is None:
+                await self._record_spawn(process)
+        self._strangers = strangers
 
     async def _on_death(self, death: Death) -> None:
         try:
@@ -195,34 +378,43 @@ class NodeWatch:
                 await self._host.close()
 
     async def _record_death(self, death: Death) -> None:
-        cause = death.cause
-        await self._logs.finish(death.agent_id, f"[agent {cause}]")
+        faults.hit("watch.before_record_death")
         agent = await self._store.agent(death.agent_id)
+        cause = death.cause
+        seen = (death.exit_code, death.signal, death.peak_memory_kib)
         if agent is not None and agent.state is AgentState.STARTING:
+            # Its last line is the reason that a waiting session is told.
+            await self._logs.finish(death.agent_id, f"[agent {death.cause}]")
             last = self._logs.last_line(death.agent_id)
-            cause = f"boot_error: {cause}" + (f": {last}" if last else "")
-        elif agent is not None and agent.reason:
-            cause = agent.reason  # why it was stopped says more than the signal that did it
-        result = await self._store.exited(death.agent_id, cause, death.exit_code, death.signal)
+            result = await self._store.exited(
+                death.agent_id, f"boot_error: {cause}" + (f": {last}" if last else ""), *seen
+            )
+        else:
+            # Somebody may be on the line: whatever can wait until another agent is on its way, does.
+            cause = (agent and agent.reason) or cause  # why it was stopped says more than the signal that did it
+            result = await self._store.exited(death.agent_id, cause, *seen)
+            await self._logs.finish(death.agent_id, f"[agent {death.cause}]")
         log.info(
             "agent exited", extra={"agent_id": death.agent_id, "cause": cause, "session": result.outcome or "none"}
         )
-        # An agent that died while booting is replaced by its spawn's retry or the next tick, not at once for ever.
-        if result.before in {AgentState.READY, AgentState.ASSIGNED, AgentState.RUNNING} and self._connected.is_set():
-            self._soon(self.refill())
         if agent is not None and agent.session_id:
             await self._close_room(agent.session_id)
+        faults.hit("watch.before_ack")
         if self._host:
             await self._host.acknowledge(death.agent_id)
 
     def _soon(self, work: Coroutine[Any, Any, object]) -> None:
-        """Do something beside what is being done; its failure is logged, and made up for by the next tick of beat."""
+        """Do something beside what is being done; its failure is logged, and made up for by the next round."""
         task = asyncio.ensure_future(work)
         self._background.add(task)
 
         def done(finished: asyncio.Future[object]) -> None:
             self._background.discard(finished)
-            if not finished.cancelled() and (failure := finished.exception()):
+            if finished.cancelled() or (failure := finished.exception()) is None:
+                return
+            if isinstance(failure, OrchestratorError):
+                log.warning("background work failed: %s", failure.detail)
+            else:
                 log.error("background work failed: %r", failure)
 
         task.add_done_callback(done)
@@ -244,9 +436,9 @@ class NodeWatch:
     # What tasks do
 
     async def host(self) -> HostClient:
-        """Return the connected host. Raises `HostUnavailable` when there is none within 5 s."""
+        """Return the connected host. Raises `HostUnavailable` when there is none within 15 s."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HOST_SECONDS):
                 await self._connected.wait()
         if self._host is None or not self._connected.is_set():
             raise HostUnavailable
@@ -258,52 +450,61 @@ class NodeWatch:
         Raises:
             SpawnFailed: with the cause; the agent's record is closed and its process is being stopped.
         """
-        claim = await self._store.claim(agent_id, self._settings.node_id)
-        if claim == "gone":
-            raise SpawnFailed("the agent was given up before it was spawned")
-        if claim == "claimed":
-            try:
-                process = await (await self.host()).spawn(agent_id)
-            except OrchestratorError as failure:
-                await self._store.exited(agent_id, failure.detail, None, None)
-                raise
-            self._logs.follow(agent_id)
-            await self._record_spawn(process)
-        outcome = await self._store.wait_boot(agent_id, self._settings.boot_timeout_seconds)
-        if outcome is None:
-            outcome = f"boot_timeout: not warm after {self._settings.boot_timeout_seconds:g} s"
-            await self._store.exited(agent_id, outcome, None, None)
-            await self.stop_agent(agent_id)
+        self._booting.add(agent_id)
+        try:
+            claim = await self._store.claim(agent_id, self._settings.node_id)
+            if claim == "gone":
+                raise SpawnFailed("the agent was given up before it was spawned")
+            if claim == "claimed":
+                faults.hit("worker.after_claim")
+                await self._spawn(agent_id)
+        finally:
+            self._booting.discard(agent_id)
+        # The deadline of the boot is kept in Redis; a little later it has been acted on.
+        patience = self._settings.boot_timeout_seconds + 5
+        outcome = await self._store.wait_boot(agent_id, patience)
         if outcome != "ready":
-            raise SpawnFailed(outcome)
+            raise SpawnFailed(outcome or f"boot_timeout: not warm after {patience:g} s")
+
+    async def _spawn(self, agent_id: str) -> None:
+        try:
+            process = await (await self.host()).spawn(agent_id)
+        except OrchestratorError as failure:
+            kind = "boot_error" if isinstance(failure, SpawnFailed) else "not spawned"
+            await self._store.exited(agent_id, f"{kind}: {failure.detail}")
+            raise
+        faults.hit("worker.after_spawn")
+        self._logs.follow(agent_id)
+        await self._record_spawn(process)
 
     async def spawn_for(self, session_id: str, agent_id: str, *, announce: bool) -> bool:
         """Boot an agent for a waiting session; False when it waits no more. Raises `SpawnFailed`."""
         session = await self._store.session(session_id)
         if session is None or session.status is not SessionState.STARTING:
             return False
-        if announce and not await self._store.announce_replacement(session_id, agent_id):
+        if announce and (answer := await self._store.announce_replacement(session_id, agent_id)) != "announced":
+            if answer == "open":
+                breaker = await self._store.breaker()
+                await self.fail_session(session_id, breaker.cause or "boot_error: agents do not boot")
             return False
         await self.boot(agent_id)
         return True
 
     async def refill(self) -> int:
         """Bring the pool to its target."""
-        return await upkeep.refill(self._store, self.boot, self._stop_anywhere)
+        if self._draining:
+            return 0
+        if self._short_of_memory:
+            log.warning("no agent is started: %s", self._short_of_memory)
+        return await upkeep.refill(self._store, self.boot, self._stop_anywhere, refused=self._short_of_memory)
 
     async def _stop_anywhere(self, agent_id: str) -> None:
         agent = await self._store.agent(agent_id)
-        if agent and agent.node and agent.node != self._settings.node_id:
-            await asyncio.to_thread(self._stop_elsewhere, agent_id, agent.node)
-        else:
-            await self.stop_agent(agent_id)
+        await self._stop_there(agent_id, (agent and agent.node) or "")
 
     async def stop_agent(self, agent_id: str) -> bool:
-        """Stop an agent process of this node: TERM, grace, KILL."""
-        host = self._host
-        if host is None:
-            raise HostUnavailable
-        return await host.stop(agent_id, self._settings.stop_grace_seconds)
+        """Stop an agent process of this node: TERM, grace, KILL; False when it does not live here."""
+        return await (await self.host()).stop(agent_id, self._settings.stop_grace_seconds)
 
     async def finish_session(self, session_id: str, agent_id: str | None) -> None:
         """Enforce the end of a session: its agent is stopped and its room deleted. Idempotent."""
@@ -324,10 +525,28 @@ class NodeWatch:
 
     async def cleanup_stale(self) -> list[str]:
         """End what nobody serves any more."""
-        ended = await upkeep.end_stale(self._store, self._settings, await self.nodes())
+        ended, self._suspects = await upkeep.end_stale(self._store, await self.nodes(), self._suspects)
         for session_id in ended:
             await self._close_room(session_id)
         return ended
+
+    async def reload(self, reload_id: str) -> None:
+        """Have the agent host load the agents' code anew, and the warm agents replaced; calls go on on the old code.
+
+        How it goes stands in the node's record, as `reload`: the id, and running, done or what went wrong.
+        """
+        node = self._settings.node_id
+        await self._store.note_node(node, "reload", f"{reload_id} running")
+        try:
+            await (await self.host()).reload()
+        except OrchestratorError as failure:
+            log.error("not reloaded: %s", failure.detail)
+            await self._store.note_node(node, "reload", f"{reload_id} failed: {failure.detail}")
+            return
+        agents = [agent for agent in await self._store.agents() if agent.node == node and agent.pid]
+        count = await self._store.mark_stale([agent.id for agent in agents])
+        log.info("agent code reloaded; %d warm agents are replaced", count)
+        await self._store.note_node(node, "reload", f"{reload_id} done")
 
     async def check_node(self) -> int:
         """Examine every agent process of this node; returns how many were unfit."""
@@ -358,6 +577,6 @@ class NodeWatch:
             log.warning("unfit agent", extra={"agent_id": agent.id, "fault": finding.fault})
             await self._store.unfit(agent.id, finding.fault)
             if not await self.stop_agent(agent.id) and agent.pid and not ProcessId.of(agent.pid):
-                await self._store.exited(agent.id, finding.fault, None, None)
+                await self._store.exited(agent.id, finding.fault)
         await self.refill()
         return unfit

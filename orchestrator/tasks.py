@@ -11,8 +11,9 @@ from orchestrator.celery_app import make_worker_app, node_queue
 from orchestrator.errors import OrchestratorError
 from orchestrator.logs import configure_logging
 from orchestrator.models import new_id
-from orchestrator.node_watch import NodeWatch
+from orchestrator.node_watch import Celery, NodeWatch
 from orchestrator.settings import Settings
+from orchestrator.store.keys import CELERY_QUEUE
 
 log = logging.getLogger("orchestrator.tasks")
 
@@ -24,10 +25,19 @@ def _stop_elsewhere(agent_id: str, node: str) -> None:
     app.send_task(celery_app.STOP_AGENT, args=[agent_id], queue=node_queue(node), expires=120)
 
 
-watch = NodeWatch(settings, _stop_elsewhere)
+def _send_canary() -> None:
+    app.send_task(celery_app.CANARY, queue=node_queue(settings.node_id), expires=30, retry=False)
+
+
+def _consume(shared: bool) -> None:
+    change = app.control.add_consumer if shared else app.control.cancel_consumer
+    change(CELERY_QUEUE, destination=[f"node@{settings.node_id}"])
+
+
+watch = NodeWatch(settings, Celery(_stop_elsewhere, _send_canary, _consume))
 
 #: A boot waits this long at most; every task that boots agents is bounded by it.
-BOOT_SECONDS = settings.boot_timeout_seconds + 15
+BOOT_SECONDS = settings.boot_timeout_seconds + 30
 SPAWN_RETRIES = 3
 
 
@@ -68,10 +78,22 @@ def refill() -> int:
     return watch.run(watch.refill(), BOOT_SECONDS)
 
 
+@app.task(name=celery_app.CANARY, ignore_result=True)
+def canary() -> None:
+    """Prove that this Celery worker consumes."""
+    watch.canary_seen()
+
+
+@app.task(name=celery_app.RELOAD)
+def reload(reload_id: str) -> None:
+    """Load the agents' code anew on this node."""
+    watch.run(watch.reload(reload_id), 120)
+
+
 @app.task(name=celery_app.STOP_AGENT)
 def stop_agent(agent_id: str) -> bool:
     """Stop an agent process of this node."""
-    return watch.run(watch.stop_agent(agent_id), 15)
+    return watch.run(watch.stop_agent(agent_id), 20)
 
 
 @app.task(name=celery_app.FINISH_SESSION, acks_late=True, autoretry_for=(OrchestratorError,), max_retries=3,

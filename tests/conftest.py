@@ -10,6 +10,7 @@ import redis
 
 from orchestrator.settings import Settings
 from orchestrator.store import Store
+from tests.support.pool import POLICY
 from tests.support.processes import alive, free_ports, start_valkey, stop
 
 
@@ -49,6 +50,7 @@ def raw(valkey_url: str) -> Iterator["redis.Redis"]:
 
 @pytest.fixture
 async def store(raw: "redis.Redis", valkey_url: str) -> AsyncIterator[Store]:
-    """A store on an empty Valkey."""
-    async with Store(valkey_url, name="test", keep_seconds=3600, silent_seconds=15) as found:
+    """A store on an empty Valkey, set up with a policy of long waits."""
+    async with Store(valkey_url, name="test", keep_seconds=3600) as found:
+        await found.configure(POLICY, 0)
         yield found

@@ -1,6 +1,7 @@
 """A small, honest conversation without a language model: it says what it can do, and does that."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -17,6 +18,20 @@ class Conversation:
     turns: int = 0
     last_answer: str = ""
     over: bool = field(default=False)  #: the user said goodbye; hang up after the answer
+
+    def resume(self, turns: Iterable[tuple[str, str]]) -> None:
+        """Take over a conversation: `turns` are (`user` or `agent`, what they said), oldest first."""
+        for role, text in turns:
+            if role == "user":
+                self.turns += 1
+                if match := _NAME.search(text):
+                    self.name = match[1].capitalize()
+            else:
+                self.last_answer = text
+
+    def apology(self) -> str:
+        """Return the first words of an agent that takes over a call."""
+        return f"Sorry{', ' + self.name if self.name else ''}, we were cut off for a moment. I am back. Please go on."
 
     def greeting(self) -> str:
         """Return the first words."""

@@ -1,12 +1,26 @@
-"""The admin routes: everything that is going on, and the size of the pool."""
+"""The admin routes: everything that is going on, the size of the pool, drain, reload, the breaker."""
 
-from fastapi import APIRouter, Depends
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path
 
 from orchestrator import celery_app
+from orchestrator.api.health import describe_breaker
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import AgentInfo, ResizeReply, ResizeRequest, SessionsReply
+from orchestrator.api.schemas import (
+    AgentInfo,
+    BreakerReply,
+    NodeReply,
+    ReloadReply,
+    ResizeReply,
+    ResizeRequest,
+    SessionsReply,
+)
 from orchestrator.api.services import ServicesDep, require_admin
 from orchestrator.api.sessions import describe
+from orchestrator.errors import HostUnavailable, NotFound
+from orchestrator.states import AgentState
 
 router = APIRouter(prefix="/api", tags=["admin"], dependencies=[Depends(require_admin)], responses=PROBLEM_RESPONSES)
 
@@ -43,3 +57,67 @@ async def resize(body: ResizeRequest, parts: ServicesDep) -> ResizeReply:
     await parts.publish(celery_app.REFILL, expires=25)
     message = f"The pool goes from {before['pool']} to {body.size}."
     return ResizeReply(target=body.size, pool=before["pool"], message=message)
+
+
+NodePath = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["node-1"])]
+ReloadPath = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$", examples=["7f3a9d8b7e6f5a4b"])]
+
+
+@router.get("/nodes/{node}", summary="Look at a node")
+async def look_at_node(node: NodePath, parts: ServicesDep) -> NodeReply:
+    """Return how many sessions and agents are left on a node, and whether it drains."""
+    if node not in await parts.store.nodes() and node not in await parts.store.draining():
+        raise NotFound(f"There is no node {node}.")
+    agents = [agent for agent in await parts.store.agents() if agent.node == node]
+    bound = [agent for agent in agents if agent.state in {AgentState.ASSIGNED, AgentState.RUNNING}]
+    draining = node in await parts.store.draining()
+    return NodeReply(node=node, draining=draining, sessions=len(bound), agents=len(agents))
+
+
+@router.post("/nodes/{node}/drain", summary="Drain a node")
+async def drain(node: NodePath, parts: ServicesDep) -> NodeReply:
+    """Take a node out of service: its warm agents leave at once, its calls end after `DRAIN_SECONDS`.
+
+    It takes sessions again when it is started anew.
+    """
+    if node not in await parts.store.nodes():
+        raise NotFound(f"There is no node {node}.")
+    sessions, agents = await parts.store.drain_node(node, parts.settings.drain_seconds)
+    return NodeReply(node=node, draining=True, sessions=sessions, agents=agents)
+
+
+@router.post("/agents/reload", summary="Bring new agent code live")
+async def reload(parts: ServicesDep) -> ReloadReply:
+    """Have every node load the agents' code anew and replace its warm agents. Calls go on as they began."""
+    nodes = await parts.store.nodes()
+    if not nodes:
+        raise HostUnavailable("No node lives that could load agent code.", retry_after=5)
+    reload_id = secrets.token_hex(8)
+    for node in nodes:
+        await parts.store.note_node(node, "reload", f"{reload_id} waiting")
+        await parts.publish(celery_app.RELOAD, reload_id, queue=celery_app.node_queue(node), expires=120)
+    return await reload_state(reload_id, parts)
+
+
+@router.get("/agents/reload/{reload_id}", summary="How a reload goes")
+async def reload_state(reload_id: ReloadPath, parts: ServicesDep) -> ReloadReply:
+    """Return how far each node is. It is done when every node is and no warm agent runs older code."""
+    states = {}
+    for node, fields in (await parts.store.nodes()).items():
+        known, _, state = fields.get("reload", "").partition(" ")
+        if known == reload_id:
+            states[node] = state
+    if not states:
+        raise NotFound("There is no such reload, or another one was begun since.")
+    stale = (await parts.store.counts())["stale"]
+    failed = [f"{node}: {state}" for node, state in states.items() if state.startswith("failed")]
+    done = not failed and not stale and all(state == "done" for state in states.values())
+    message = "New agent code is live." if done else "; ".join(failed) or "The agents' code is being loaded."
+    return ReloadReply(reload_id=reload_id, nodes=states, stale=stale, done=done, message=message)
+
+
+@router.post("/breaker/close", summary="Close the circuit breaker")
+async def close_breaker(parts: ServicesDep) -> BreakerReply:
+    """Try to boot agents again at once, after what kept them from booting is mended."""
+    await parts.store.close_breaker()
+    return await describe_breaker(parts)

@@ -1,14 +1,20 @@
 """Health: for people (`/api/health`), for restarts (`/livez`), for load balancers (`/readyz`)."""
 
+import os
+
 from fastapi import APIRouter
 
-from orchestrator import __version__
+from orchestrator import __version__, kill_window
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import HealthReply, Reply, example
-from orchestrator.api.services import ServicesDep
-from orchestrator.errors import HostUnavailable
+from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
+from orchestrator.api.services import Services, ServicesDep
+from orchestrator.errors import Draining, HostUnavailable
 
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
+
+
+#: A canary flies every 10 s; one that is this old has not come through.
+STALE_CANARY_SECONDS = 30
 
 
 class Alive(Reply):
@@ -25,8 +31,9 @@ async def livez() -> Alive:
 
 @router.get("/readyz", summary="Can this node serve a start?")
 async def readyz(parts: ServicesDep) -> Alive:
-    """Answer 200 when Redis answers and a node with an agent host lives, 503 otherwise."""
-    await parts.store.ping()
+    """Answer 200 when a start would be served: Redis answers, a node with a host lives, this one does not drain."""
+    if parts.settings.node_id in await parts.store.draining():
+        raise Draining(retry_after=parts.settings.drain_seconds + 5)
     if not any(node.get("host") == "1" for node in (await parts.store.nodes()).values()):
         raise HostUnavailable("No node with an agent host and a Celery worker lives.", retry_after=5)
     return Alive()
@@ -48,6 +55,22 @@ async def health(parts: ServicesDep) -> HealthReply:
         warnings.append("the pool is empty and nothing is booting")
     if cause := await parts.store.boot_error():
         warnings.append(f"the last agent did not boot: {cause}")
+    breaker = await describe_breaker(parts)
+    if breaker.state != "closed":
+        warnings.append(
+            f"the breaker is {breaker.state} after {breaker.failures} failed boots; the next attempt is in "
+            f"{breaker.retry_in:.0f} s, or at once by: orchestrator breaker --close"
+        )
+    if trouble := await parts.store.livekit_trouble():
+        warnings.append(f"starts are refused: {trouble}")
+    warnings += [f"node {name} drains" for name in sorted(await parts.store.draining())]
+    warnings += [
+        f"the Celery worker of node {name} has consumed nothing for {fields['canaryAge']} s"
+        for name, fields in nodes.items()
+        if int(fields.get("canaryAge", 0)) > STALE_CANARY_SECONDS
+    ]
+    if kill := kill_window.warning(parts.settings, os.environ):
+        warnings.append(kill)
     if queued > 20:
         warnings.append(f"{queued} Celery tasks are waiting")
     return HealthReply(
@@ -56,7 +79,18 @@ async def health(parts: ServicesDep) -> HealthReply:
         sessions=counts | {"max": parts.settings.max_sessions},
         redis={"ok": True, "latencyMs": round(latency * 1000, 2)},
         celery={"queue": queued},
+        livekit={"ok": trouble is None} | ({"trouble": trouble} if trouble else {}),
+        breaker=breaker,
+        sizing=await parts.store.sizing(),
         nodes=nodes,
         stats=stats,
         warnings=warnings,
+    )
+
+
+async def describe_breaker(parts: Services) -> BreakerReply:
+    """Return how boots go, as the API shows it."""
+    breaker = await parts.store.breaker()
+    return BreakerReply(
+        state=breaker.state, failures=breaker.failures, cause=breaker.cause, retry_in=round(breaker.retry_seconds, 1)
     )

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.api.schemas import Problem
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, RateLimited
 
 log = logging.getLogger("orchestrator.api")
 
@@ -41,7 +41,13 @@ def install(app: FastAPI) -> None:
     async def known(request: Request, failure: OrchestratorError) -> JSONResponse:
         if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.error("request failed", extra={"path": request.url.path, "cause": failure.detail})
-        return problem(request, failure.status, failure.code, failure.detail, retry_after=failure.retry_after)
+        answer = problem(request, failure.status, failure.code, failure.detail, retry_after=failure.retry_after)
+        if isinstance(failure, RateLimited):
+            # draft-ietf-httpapi-ratelimit-headers: the quota and its window, what is left of it and for how long.
+            rate = app.state.services.settings.rate
+            answer.headers["RateLimit-Policy"] = f'"start";q={rate.amount};w={rate.get_expiry()}'
+            answer.headers["RateLimit"] = f'"start";r=0;t={answer.headers["Retry-After"]}'
+        return answer
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, failure: RequestValidationError) -> JSONResponse:

@@ -61,9 +61,35 @@ class StartReply(Reply):
     prewarmed: bool
     latency: str = Field(description="Time the server took for this answer.")
     task_id: str | None = Field(default=None, description="The Celery task that starts the agent.")
+    position: int | None = Field(default=None, description="While queued or starting: 1 is next.")
     estimated_wait: str | None = Field(
-        default=None, description="Measured; null before the first agent has ever booted."
+        default=None, description="From measured boots and session lengths; null before anything was measured."
     )
+
+
+class Event(BaseModel):
+    """Something that happened to a session. Further fields say what belongs to it."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{"at": 0.0, "state": "ready"}]})
+    at: float = Field(description="Seconds since the session's start.")
+    state: str
+
+
+class AgentRecord(Reply):
+    """One agent that served a session, and how it ended."""
+
+    model_config = example(
+        success=True, agentId=SESSION, pid=4242, node="node-1", status="exited", cause="killed by signal 9",
+        exitCode=None, signal=9, peakMemory=88080384,
+    )  # fmt: skip
+    agent_id: str
+    pid: int | None = None
+    node: str | None = None
+    status: str
+    cause: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    peak_memory: int | None = Field(default=None, description="Bytes.")
 
 
 class SessionReply(Reply):
@@ -85,13 +111,19 @@ class SessionReply(Reply):
     created_at: str
     startup_time: float | None = Field(default=None, description="Seconds from the start to a bound agent.")
     timings: dict[str, float] = Field(
-        default_factory=dict, description="Seconds from the start: ready, agentJoined, active, ended."
+        default_factory=dict, description="Seconds from the start: ready, agentJoined, active, firstAudio, ended."
     )
     reason: str | None = Field(default=None, description="Why it ended or failed.")
-    queue_position: int | None = Field(default=None, description="While starting: 1 is next.")
+    cause: str | None = Field(default=None, description="Why its last agent was replaced.")
+    position: int | None = Field(default=None, description="While queued or starting: 1 is next.")
     estimated_wait: str | None = None
     task_id: str | None = None
-    replacements: int = Field(default=0, description="How often a dead agent was replaced.")
+    client: str | None = Field(default=None, description="The address that asked for it.")
+    replacements: int = Field(default=0, description="Agents that were replaced before the call began.")
+    takeovers: int = Field(default=0, description="Agents that were replaced in the call.")
+    events: list[Event] | None = Field(default=None, description="Its history, oldest first.")
+    agents: list[AgentRecord] | None = Field(default=None, description="Every agent that served it.")
+    last_log_lines: list[str] | None = Field(default=None, description="When it is over: the last its agents printed.")
 
 
 class StopRequest(Body):
@@ -209,14 +241,49 @@ class ResizeReply(Reply):
     message: str
 
 
+class NodeReply(Reply):
+    """One node, and what still runs on it."""
+
+    model_config = example(success=True, node="node-1", draining=True, sessions=3, agents=5)
+    node: str
+    draining: bool
+    sessions: int = Field(description="Sessions that its agents serve.")
+    agents: int = Field(description="Living agents.")
+
+
+class ReloadReply(Reply):
+    """Whether new agent code is live."""
+
+    model_config = example(
+        success=True, reloadId="7f3a", nodes={"node-1": "done"}, stale=0, done=True, message="New agent code is live."
+    )
+    reload_id: str
+    nodes: dict[str, str] = Field(description="Of each node: waiting, running, done, or what went wrong.")
+    stale: int = Field(description="Warm agents on older code that are still to be replaced.")
+    done: bool
+    message: str
+
+
+class BreakerReply(Reply):
+    """How boots go."""
+
+    model_config = example(success=True, state="open", failures=6, cause="boot_error: exited with code 1", retryIn=31.5)
+    state: str = Field(description="closed; open: agents do not boot, starts on an empty pool are refused; half-open.")
+    failures: int = Field(default=0, description="Boots that failed in a row.")
+    cause: str | None = None
+    retry_in: float = Field(default=0, description="Seconds until the next attempt.")
+
+
 class HealthReply(Reply):
     """What the node knows of itself."""
 
     model_config = example(
         success=True, status="ok", version="0.1.0",
-        sessions={"pool": 3, "booting": 0, "starting": 0, "ready": 0, "active": 1, "target": 3, "max": 50},
-        redis={"ok": True, "latencyMs": 0.3}, celery={"queue": 0},
-        nodes={"node-1": {"pid": "4100", "host": "1", "lastBeat": "1767268800"}},
+        sessions={"pool": 3, "booting": 0, "stale": 0, "queued": 0, "starting": 0, "ready": 0, "active": 1,
+                  "target": 3, "max": 50},
+        redis={"ok": True, "latencyMs": 0.3}, celery={"queue": 0}, livekit={"ok": True},
+        breaker={"state": "closed", "failures": 0, "retryIn": 0},
+        nodes={"node-1": {"pid": "4100", "host": "1", "lastBeat": "1767268800", "canaryAge": "3"}},
         stats={"total_spawned": 7, "total_assigned": 4, "total_hits": 4, "total_misses": 0, "boot_ms_mean": 41.5},
         warnings=[],
     )  # fmt: skip
@@ -225,6 +292,9 @@ class HealthReply(Reply):
     sessions: dict[str, int]
     redis: dict[str, Any]
     celery: dict[str, int]
+    livekit: dict[str, Any]
+    breaker: BreakerReply
+    sizing: str | None = Field(default=None, description="With POOL_AUTO: why the target is what it is.")
     nodes: dict[str, dict[str, str]]
     stats: dict[str, float]
     warnings: list[str] = Field(description="What is not as it should be, in words.")

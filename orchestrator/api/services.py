@@ -25,6 +25,10 @@ from orchestrator.store import Store
 log = logging.getLogger("orchestrator.api")
 
 
+#: Seconds that connecting to Redis, and one command, may each take: whoever asks is answered within 2 s.
+PATIENCE = 0.9
+
+
 @dataclass(slots=True)
 class Services:
     """The api's own parts."""
@@ -77,12 +81,11 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
         raise Preflight("the api needs LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET; `make up` sets them itself")
     if settings.admin_token is None:
         raise Preflight("the api needs ADMIN_TOKEN; `make up` generates one")
-    minter = TokenMinter(settings.livekit_api_key, settings.livekit_api_secret.get_secret_value())
+    minter = TokenMinter(
+        settings.livekit_api_key, settings.livekit_api_secret.get_secret_value(), settings.agent_token_seconds
+    )
     store = Store(
-        settings.required_redis_url,
-        name="api",
-        keep_seconds=settings.session_keep_seconds,
-        silent_seconds=settings.heartbeat_timeout_seconds,
+        settings.required_redis_url, name="api", keep_seconds=settings.session_keep_seconds, patience=PATIENCE
     )
     assigner = Assigner(store, settings, minter.for_agent, _may_live(settings))
     publisher = Publisher(settings.required_redis_url)

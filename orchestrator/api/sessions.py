@@ -1,15 +1,19 @@
 """The session routes: start, look, stop, logs, token."""
 
+import asyncio
 import time
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Response
+from fastapi import Request as HttpRequest
 
-from orchestrator import celery_app
+from orchestrator import celery_app, faults
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import (
     WAITING,
+    AgentRecord,
+    Event,
     LogsReply,
     SessionReply,
     StartReply,
@@ -19,11 +23,17 @@ from orchestrator.api.schemas import (
     TokenReply,
     TokenRequest,
 )
-from orchestrator.api.services import ServicesDep, client_address, services
+from orchestrator.api.services import Services, ServicesDep, client_address, services
 from orchestrator.errors import InvalidRequest, NotFound, SessionOver, StoreUnavailable
-from orchestrator.models import ID_PATTERN, Session
-from orchestrator.pool.assignment import Started, require
+from orchestrator.models import ID_PATTERN, Agent, Session
+from orchestrator.pool.assignment import Request, Started, require
 from orchestrator.states import SessionState
+from orchestrator.store import Store
+
+#: Seconds for which the repetition of a request waits for the answer to the first one.
+FIRST_ANSWER_SECONDS = 2.0
+#: Log lines that stand in a session's record.
+LAST_LINES = 20
 
 router = APIRouter(prefix="/api", tags=["sessions"], responses=PROBLEM_RESPONSES)
 
@@ -42,23 +52,32 @@ _WAITING_EXAMPLE = {
     responses={
         202: {
             "model": StartReply,
-            "description": "No warm agent: one is being started.",
+            "description": "No warm agent: one is being started, or the session waits in line.",
             "content": {"application/json": {"example": _WAITING_EXAMPLE}},
         }
     },
 )
-async def start(body: StartRequest, request: Request) -> Response:
-    """Take a warm agent for a user, or have one started. A user with a live session gets that one again."""
+async def start(body: StartRequest, request: HttpRequest) -> Response:
+    """Take a warm agent for a user, or have one started, or wait in line. A user with a live session gets that again.
+
+    With an `Idempotency-Key` header, the same request sent again gets the same answer.
+    """
     # Called and not declared, and answered ready-made: a caller waits here, and each costs FastAPI 30 µs or more.
     begun, parts, address = time.perf_counter(), services(request), client_address(request)
-    started = await parts.assigner.start(body.user_id, body.metadata, address)
+    key = _idempotency_key(request)
+    started = await parts.assigner.start(Request(body.user_id, body.metadata, address, key))
+    if started.repeated and (answer := await _first_answer(parts, key)):
+        return answer
     task_id = None
     if started.spawn:
         task_id = started.session_id
+        faults.hit("api.after_assign")
         try:
             await parts.publish(celery_app.SPAWN_AGENT, started.session_id, task_id=task_id)
         except StoreUnavailable:
             await parts.store.end_session(started.session_id, SessionState.ERROR, "spawn_not_queued")
+            if key:
+                await parts.store.release_key(key)
             raise
     if started.refill:
         parts.publish_soon(celery_app.REFILL, expires=25)
@@ -69,22 +88,75 @@ async def start(body: StartRequest, request: Request) -> Response:
         prewarmed=started.prewarmed,
         latency=f"{(time.perf_counter() - begun) * 1000:.3g}ms",
         task_id=task_id,
+        position=started.position,
         estimated_wait=_wait(started.estimated_wait),
     )
     content = reply.model_dump_json(by_alias=True, exclude_none=True)
-    status = 202 if started.status is SessionState.STARTING else 200
+    status = 202 if started.status in {SessionState.STARTING, SessionState.QUEUED} else 200
+    if key and not started.repeated:
+        await parts.store.keep_answer(key, f"{status} {content}")
     return Response(content, status, media_type="application/json")
+
+
+def _idempotency_key(request: HttpRequest) -> str:
+    key = request.headers.get("idempotency-key", "")
+    if len(key) > 255 or not key.isprintable():
+        raise InvalidRequest("Idempotency-Key: send 1 to 255 printable characters, a random UUID for example.")
+    return key
+
+
+async def _first_answer(parts: Services, key: str) -> Response | None:
+    """Return what the first request with this key was answered, once it is; None when it never was."""
+    deadline = time.monotonic() + FIRST_ANSWER_SECONDS
+    while (kept := await parts.store.kept_answer(key)) is None:
+        if time.monotonic() > deadline:
+            return None
+        await asyncio.sleep(FIRST_ANSWER_SECONDS / 100)
+    status, _, content = kept.partition(" ")
+    return Response(content, int(status), media_type="application/json")
 
 
 @router.get("/session/{session_id}", summary="Look at a session", response_model_exclude_none=True)
 async def look(session_id: SessionPath, parts: ServicesDep) -> SessionReply:
-    """Return a session's status, its agent, its timings and, when it is over, the reason."""
+    """Return a session's status, its agents, its history and, when it is over, the reason and the last log lines."""
     session = await require(parts.store, session_id)
     reply = describe(session)
-    if session.status is SessionState.STARTING:
-        reply.queue_position = await parts.store.queue_position(session_id)
-        reply.estimated_wait = _wait(await parts.assigner.estimated_wait(session_id))
+    if session.status in {SessionState.QUEUED, SessionState.STARTING}:
+        reply.position = await parts.store.position(session_id) or 1
+        reply.estimated_wait = _wait(await parts.assigner.estimated_wait(session.status, reply.position))
+    reply.events = [
+        Event.model_validate(event | {"at": round(float(event["at"]) - session.created_at, 3)})
+        for event in await parts.store.events(session_id)
+    ]
+    reply.agents = [_agent_record(agent) for agent in await parts.store.agent_records(_agents(session))]
+    if not session.live:
+        reply.last_log_lines = await _logs(parts.store, session, LAST_LINES)
     return reply
+
+
+def _agents(session: Session) -> tuple[str, ...]:
+    """Return whose logs are the session's: one that never got an agent has the one that was started for it."""
+    return session.agent_ids or (session.id,)
+
+
+async def _logs(store: Store, session: Session, limit: int) -> list[str]:
+    lines: list[str] = []
+    for agent_id in _agents(session):
+        lines += await store.logs(agent_id, limit)
+    return lines[-limit:]
+
+
+def _agent_record(agent: Agent) -> AgentRecord:
+    return AgentRecord(
+        agent_id=agent.id,
+        pid=agent.pid,
+        node=agent.node,
+        status=agent.state,
+        cause=agent.cause or agent.reason,
+        exit_code=agent.exit_code,
+        signal=agent.signal,
+        peak_memory=agent.peak_memory,
+    )
 
 
 @router.post("/session/stop", summary="Stop a session")
@@ -106,11 +178,7 @@ async def logs(
 ) -> LogsReply:
     """Return what the session's agents printed, oldest first; also after their death."""
     session = await require(parts.store, session_id)
-    lines: list[str] = []
-    # A session that never got an agent has the lines of the one that was started for it.
-    for agent_id in session.agent_ids or (session_id,):
-        lines += await parts.store.logs(agent_id, limit)
-    return LogsReply(session_id=session_id, logs=lines[-limit:])
+    return LogsReply(session_id=session_id, logs=await _logs(parts.store, session, limit))
 
 
 @router.post("/token", status_code=201, summary="Get a LiveKit token")
@@ -152,6 +220,7 @@ async def token(body: TokenRequest, parts: ServicesDep, response: Response) -> T
 def describe(session: Session) -> SessionReply:
     """Return a session as the API shows it."""
     marks = {"ready": session.ready_at, "agentJoined": session.joined_at, "active": session.active_at}
+    marks["firstAudio"] = session.first_audio_at
     marks["ended"] = session.ended_at
     created = datetime.fromtimestamp(session.created_at, UTC).isoformat(timespec="milliseconds")
     return SessionReply(
@@ -167,8 +236,11 @@ def describe(session: Session) -> SessionReply:
         startup_time=session.startup_time,
         timings={name: round(at - session.created_at, 3) for name, at in marks.items() if at is not None},
         reason=session.reason,
+        cause=session.cause,
         task_id=session.task_id,
+        client=session.client,
         replacements=session.replacements,
+        takeovers=session.takeovers,
     )
 
 
@@ -177,6 +249,8 @@ def _wait(seconds: float | None) -> str | None:
 
 
 def _message(started: Started) -> str:
+    if started.status is SessionState.QUEUED:
+        return f"All sessions are taken: number {started.position} in line. Poll /api/session/{started.session_id}."
     if started.status is SessionState.STARTING:
         return f"An agent is being started. Poll /api/session/{started.session_id} until it is ready."
     if started.existing:

@@ -84,7 +84,7 @@ def _redis(settings: Settings, running: bool) -> Finding:
         return Finding("redis", True, "embedded Valkey, started by make up")
 
     async def ping() -> float:
-        async with Store(settings.required_redis_url, name="doctor", keep_seconds=1, silent_seconds=1) as store:
+        async with Store(settings.required_redis_url, name="doctor", keep_seconds=1) as store:
             return await store.ping()
 
     shown = settings.required_redis_url.rpartition("@")[2]

@@ -13,10 +13,10 @@ TOKEN_LIFETIME = timedelta(minutes=15)
 
 
 class TokenMinter:
-    """Signs tokens with one LiveKit key pair."""
+    """Signs tokens with one LiveKit key pair. An agent's is good for `agent_seconds`: a call may be taken over late."""
 
-    def __init__(self, api_key: str, api_secret: str) -> None:
-        self._key, self._secret = api_key, api_secret
+    def __init__(self, api_key: str, api_secret: str, agent_seconds: int) -> None:
+        self._key, self._secret, self._agent_seconds = api_key, api_secret, agent_seconds
         # One is signed in every start: LiveKit's own builder makes the claims once, here, and takes 0.1 ms for it.
         self._agent_claims: dict[str, Any] = jwt.decode(self._agent_token("-"), options={"verify_signature": False})
 
@@ -27,7 +27,7 @@ class TokenMinter:
             # One identity a room: an agent that takes over makes LiveKit drop the ghost of the one before.
             "sub": _agent_identity(room),
             "nbf": now,
-            "exp": now + int(TOKEN_LIFETIME.total_seconds()),
+            "exp": now + self._agent_seconds,
             "video": self._agent_claims["video"] | {"room": room},
         }
         return jwt.encode(claims, self._secret, algorithm="HS256")

@@ -27,6 +27,35 @@ def machine_boot_id() -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at a pid showed."""
+
+    dying: bool  #: a zombie, or on its way there
+    parent: int
+    group: int
+    session: int
+    start_ticks: int
+
+
+def look(pid: int) -> Look | None:
+    """Look at a process, zombies included; None when there is none of this number."""
+    if sys.platform != "linux":
+        with contextlib.suppress(psutil.Error, OSError):
+            process = psutil.Process(pid)
+            dying, started = process.status() == psutil.STATUS_ZOMBIE, int(process.create_time() * 1000)
+            return Look(dying, process.ppid(), os.getpgid(pid), os.getsid(pid), started)
+        return None
+    try:
+        # The name in field 2 may hold spaces and brackets: count from the last bracket. See proc(5).
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # A killed process is still there while the kernel takes its memory apart, for milliseconds.
+    dying = fields[0] in "ZX" or int(fields[6]) & (_PF_EXITING | _PF_SIGNALED) or int(fields[28]) & _SIGKILL_PENDING
+    return Look(bool(dying), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessId:
     """A process that no other process of this boot can be mistaken for."""
 
@@ -36,26 +65,24 @@ class ProcessId:
     @classmethod
     def of(cls, pid: int) -> "ProcessId | None":
         """Return the identity of a pid; None when there is no such process, or it is a zombie or dying already."""
-        if sys.platform != "linux":
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(pid)
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    return cls(pid, int(process.create_time() * 1000))
-            return None
-        try:
-            # The name in field 2 may hold spaces and brackets: count from the last bracket. See proc(5).
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        state, flags, start_ticks, pending = fields[0], int(fields[6]), int(fields[19]), int(fields[28])
-        # A killed process is still there while the kernel takes its memory apart, for milliseconds.
-        dying = flags & (_PF_EXITING | _PF_SIGNALED) or pending & _SIGKILL_PENDING
-        return None if state in "ZX" or dying else cls(pid, start_ticks)
+        # Twice: the kernel reads the flags before the pending signals, and a kill moves from these to those.
+        for _ in range(2):
+            seen = look(pid)
+            if seen is None or seen.dying:
+                return None
+        assert seen is not None
+        return cls(pid, seen.start_ticks)
 
     @property
     def alive(self) -> bool:
         """Whether exactly this process runs."""
         return ProcessId.of(self.pid) == self
+
+    @property
+    def is_child(self) -> bool:
+        """Whether this is a child of the calling process, which may be waiting to be reaped."""
+        seen = look(self.pid)
+        return seen is not None and seen.parent == os.getpid() and seen.start_ticks == self.start_ticks
 
     def signal_group(self, number: signal.Signals) -> bool:
         """Send a signal to the process group this process leads; False when the process is gone."""
@@ -66,3 +93,27 @@ class ProcessId:
         except ProcessLookupError:
             return False
         return True
+
+    def kill_left_behind(self) -> bool:
+        """Kill the process group that this process has led, now that it is dead; False when there is nothing to kill.
+
+        The kernel gives a pid away only when no group and no session has its number either, so a group of this
+        number without a leader is this one's. A group with a leader again is a stranger's.
+        """
+        leader = look(self.pid)
+        if leader is not None and (leader.start_ticks != self.start_ticks or not leader.dying):
+            return False
+        if not any(self._has_member(pid) for pid in psutil.pids()):
+            return False
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        return True
+
+    def _has_member(self, pid: int) -> bool:
+        seen = look(pid)
+        return (
+            seen is not None
+            and seen.group == seen.session == self.pid
+            and not seen.dying
+            and seen.start_ticks >= self.start_ticks
+        )

@@ -1,11 +1,22 @@
 """Starting a session: one atomic assignment, a last look at the process, an honest estimate for whoever must wait."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from orchestrator.errors import AtCapacity, NotFound, OrchestratorError, RateLimited
+from orchestrator.errors import (
+    AtCapacity,
+    BootsFail,
+    Draining,
+    KeyReused,
+    LiveKitUnavailable,
+    NotFound,
+    NotSetUp,
+    OrchestratorError,
+    RateLimited,
+)
 from orchestrator.models import Session, new_id
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
@@ -16,8 +27,21 @@ MayLive = Callable[[str, int, int], bool]
 #: Returns the agent's LiveKit token for a room.
 MintAgentToken = Callable[[str], str]
 
-#: A waiting session keeps what its agent will get for this long; the token in it lives as long.
-PAYLOAD_SECONDS = 900
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Who wants a session. `address` is what the rate limit counts by ('' = exempt)."""
+
+    user_id: str
+    metadata: Mapping[str, object]
+    address: str = ""
+    idempotency_key: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """What the idempotency key stands for."""
+        told = json.dumps([self.user_id, self.metadata], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +52,11 @@ class Started:
     status: SessionState
     prewarmed: bool
     existing: bool = False
+    repeated: bool = False  #: the same request was answered before
     refill: bool = False  #: a refill must be queued
     spawn: bool = False  #: an agent must be spawned for it
-    estimated_wait: float | None = None  #: seconds, from measured boots; None before the first
+    position: int | None = None  #: while it waits: 1 is next
+    estimated_wait: float | None = None  #: seconds, from what was measured; None before anything was
 
 
 class Assigner:
@@ -42,74 +68,108 @@ class Assigner:
         self._rate_amount = settings.rate.amount
         self._rate_window_ms = settings.rate.get_expiry() * 1000
 
-    async def start(self, user_id: str, metadata: Mapping[str, object], address: str) -> Started:
+    async def start(self, request: Request) -> Started:
         """Start a session for a user; the same user with a live session gets that one again.
 
-        `address` is what the rate limit counts by ('' = exempt).
-
         Raises:
-            RateLimited, AtCapacity: with the seconds to wait.
-            StoreUnavailable: Redis does not answer.
+            RateLimited, AtCapacity, BootsFail, Draining: with the seconds to wait.
+            KeyReused: the idempotency key stands for another request.
+            NotSetUp, StoreUnavailable: no node is up, or Redis does not answer.
         """
         room = new_id("room")
-        payload = {"type": "assign", "room": room, "token": self._mint(room), "userId": user_id, "metadata": metadata}
+        payload = {
+            "type": "assign", "room": room, "token": self._mint(room), "userId": request.user_id,
+            "metadata": request.metadata,
+        }  # fmt: skip
         result = await self._store.assign(
-            user_id=user_id,
+            user_id=request.user_id,
             waiting_id=new_id("session"),
             room_name=room,
             payload=json.dumps(payload),
-            payload_seconds=PAYLOAD_SECONDS,
-            max_sessions=self._settings.max_sessions,
-            address=address,
+            address=request.address,
             rate_amount=self._rate_amount,
             rate_window_ms=self._rate_window_ms,
+            idempotency_key=request.idempotency_key,
+            fingerprint=request.fingerprint if request.idempotency_key else "",
         )
         match result.outcome:
             case "assigned":
                 return await self._assigned(result)
             case "starting":
-                wait = await self.estimated_wait(result.session_id)
+                wait = await self.estimated_wait(SessionState.STARTING, 1)
                 return Started(
                     result.session_id, SessionState.STARTING, False,
                     refill=result.refill, spawn=True, estimated_wait=wait,
                 )  # fmt: skip
+            case "queued":
+                return await self._current(result.session_id)
             case "existing":
                 return await self._current(result.session_id, existing=True)
+            case "repeated":
+                return await self._current(result.session_id, repeated=True)
+            case _:
+                raise await self._refusal(result)
+
+    async def _refusal(self, result: Assignment) -> OrchestratorError:  # noqa: PLR0911 - one line for each
+        match result.outcome:
             case "limited":
-                seconds = result.retry_after_ms / 1000
-                raise RateLimited(
+                seconds = int(result.detail) / 1000
+                return RateLimited(
                     f"More than {self._settings.rate_limit.replace('/', ' starts a ')} from this address; "
                     f"try again in {math.ceil(seconds)} s.",
                     retry_after=seconds,
                 )
             case "full":
-                raise AtCapacity(
-                    f"All {self._settings.max_sessions} sessions are taken; try again shortly.", retry_after=5
+                length = self._settings.queue_limit
+                wait = await self.estimated_wait(SessionState.QUEUED, length + 1)
+                return AtCapacity(
+                    f"All {self._settings.max_sessions} sessions are taken and {length} wait in line; try again later.",
+                    retry_after=min(wait or 5, 60),
                 )
+            case "broken":
+                breaker = await self._store.breaker()
+                return BootsFail(
+                    f"Agents do not boot ({result.detail}); the next attempt is in {breaker.retry_seconds:.0f} s. "
+                    "See `orchestrator status`.",
+                    retry_after=max(1.0, breaker.retry_seconds),
+                )
+            case "livekit":
+                return LiveKitUnavailable(f"No call can begin: {result.detail}", retry_after=5)
+            case "reused":
+                return KeyReused()
+            case "draining":
+                return Draining(retry_after=self._settings.drain_seconds + 5)
+            case "unset":
+                return NotSetUp(retry_after=2)
             case unknown:
-                raise OrchestratorError(f"unknown outcome of an assignment: {unknown}")
+                return OrchestratorError(f"unknown outcome of an assignment: {unknown}")
 
-    async def estimated_wait(self, session_id: str) -> float | None:
-        """Return the seconds until a waiting session gets its agent: measured boot time by place in line."""
-        boot = await self._store.mean_boot_seconds()
-        position = await self._store.queue_position(session_id) or 1
-        return None if boot is None else boot * math.ceil(position / self._settings.spawn_concurrency)
+    async def estimated_wait(self, state: SessionState, position: int) -> float | None:
+        """Return the seconds until the session at a place gets its agent, from measured boots and session lengths."""
+        boot, session = await self._store.means()
+        if state is SessionState.STARTING:
+            return None if boot is None else boot * math.ceil(position / self._settings.spawn_concurrency)
+        return None if session is None else session * position / self._settings.max_sessions
 
     async def _assigned(self, result: Assignment) -> Started:
         if self._may_live(result.node, result.pid, result.start_ticks):
             return Started(result.session_id, SessionState.READY, True, refill=result.refill)
         # Killed a moment ago, and its death is not recorded yet: the store gives the session another agent.
-        await self._store.exited(result.agent_id, "found dead at assignment", None, None)
-        return await self._current(result.session_id, existing=False)
+        await self._store.exited(result.agent_id, "found dead at assignment")
+        return await self._current(result.session_id)
 
-    async def _current(self, session_id: str, *, existing: bool) -> Started:
+    async def _current(self, session_id: str, *, existing: bool = False, repeated: bool = False) -> Started:
         session = await self._store.session(session_id)
         if session is None:
             raise NotFound
-        wait = await self.estimated_wait(session_id) if session.status is SessionState.STARTING else None
+        wait = position = None
+        if session.status in {SessionState.QUEUED, SessionState.STARTING}:
+            position = await self._store.position(session_id) or 1
+            wait = await self.estimated_wait(session.status, position)
         return Started(
-            session_id, session.status, session.prewarmed, existing=existing, refill=not existing, estimated_wait=wait
-        )
+            session_id, session.status, session.prewarmed, existing=existing, repeated=repeated,
+            refill=not existing and not repeated, position=position, estimated_wait=wait,
+        )  # fmt: skip
 
 
 async def require(store: Store, session_id: str) -> Session:

@@ -1,13 +1,13 @@
-"""Keeping records and reality together: refill, shrink, stale sessions, agents of nodes that are gone."""
+"""Keeping records and reality together: refill, shrink, size, stale sessions, agents of nodes that are gone."""
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.models import new_id
-from orchestrator.settings import Settings
-from orchestrator.states import AgentState, SessionState
+from orchestrator.states import SessionState
 from orchestrator.store import Store
 
 log = logging.getLogger("orchestrator.pool")
@@ -22,14 +22,14 @@ Stop = Callable[[str], Awaitable[None]]
 REFILL_BATCH = 64
 
 
-async def refill(store: Store, boot: Boot, stop: Stop) -> int:
+async def refill(store: Store, boot: Boot, stop: Stop, *, refused: str = "") -> int:
     """Bring the pool to its target: stop what is too much, boot what it lacks; returns how many became warm.
 
-    A failed boot waits for the next refill.
+    A failed boot waits for the next refill. `refused`: why this node can start none.
     """
     for agent_id in await store.surplus():
         await stop(agent_id)
-    announced = await store.reserve([new_id("prewarm") for _ in range(REFILL_BATCH)])
+    announced = await store.reserve([new_id("prewarm") for _ in range(REFILL_BATCH)], refused=refused)
     results = await asyncio.gather(*(boot(agent_id) for agent_id in announced), return_exceptions=True)
     for agent_id, result in zip(announced, results, strict=True):
         if isinstance(result, OrchestratorError):
@@ -39,37 +39,54 @@ async def refill(store: Store, boot: Boot, stop: Stop) -> int:
     return sum(result is None for result in results)
 
 
-async def end_stale(store: Store, settings: Settings, live_nodes: Iterable[str]) -> list[str]:
-    """End the agents and sessions that nobody serves any more; returns the ids of the sessions ended.
+def wanted(arrivals: float, boot: float, *, least: int, most: int, room: int | None) -> tuple[int, str]:
+    """Return how many warm agents what arrives needs, and why in one sentence.
 
-    An agent of a node that is gone has exited. A session in `starting` past every bound, or bound to an
-    agent without a record, is an error with that reason.
+    Args:
+        arrivals: starts per second; `boot`: seconds until an agent is warm. Their product is how many start while
+            one boots: on average, so twice its root (arrivals are about Poisson) and one more are added.
+        least, most: the bounds that are set; `room`: agents for which there is memory, None = not known.
     """
-    now = await store.now()
+    mean = arrivals * boot
+    need = math.ceil(mean + 2 * math.sqrt(mean)) + 1
+    ceiling = most if room is None else min(most, room)
+    target = max(min(need, ceiling), min(least, ceiling))
+    why = f"{arrivals:.2f} starts/s times {boot:.2f} s to boot, with a margin, need {need}"
+    if target < need:
+        bound = "memory" if room is not None and room < most else f"POOL_MAX={most}"
+        why += f"; {bound} allows {target}"
+    elif target > need:
+        why += f"; POOL_MIN={least} keeps {target}"
+    return target, why
+
+
+async def end_stale(store: Store, live_nodes: Iterable[str], suspects: set[str]) -> tuple[list[str], set[str]]:
+    """End what nobody serves any more: agents of nodes that are gone, sessions whose agent has no record.
+
+    A session is ended at its second look: an agent that lives registers again within a heartbeat.
+
+    Returns:
+        The ids of the sessions ended, and the suspects to be given to the next look.
+    """
     alive = set(live_nodes)
     agents = {agent.id: agent for agent in await store.agents()}
     for agent in agents.values():
-        unclaimed = agent.state is AgentState.STARTING and agent.node is None
         if agent.node is not None and agent.node not in alive:
-            await store.exited(agent.id, f"node {agent.node} is gone", None, None)
-        elif unclaimed and now - agent.created_at > 2 * settings.boot_timeout_seconds:
-            await store.exited(agent.id, "no node claimed it", None, None)
-
-    # Four attempts of spawn_agent, each up to its time-out, and the pauses between them.
-    bound = 4 * settings.boot_timeout_seconds + 30
-    ended = []
+            await store.exited(agent.id, f"node {agent.node} is gone")
+    ended, next_suspects = [], set()
     for session_id in await store.live_session_ids():
         session = await store.session(session_id)
-        reason = None
-        if session is None or not session.live:
+        lost = session is None or (
+            session.status in {SessionState.READY, SessionState.ACTIVE} and session.agent_id not in agents
+        )
+        if not lost:
             continue
-        if session.status is SessionState.STARTING:
-            if now - session.created_at > bound:
-                reason = f"start_timeout: no agent within {bound:.0f} s"
-        elif session.agent_id not in agents:
-            reason = "agent_lost: its record is gone"
-        if reason:
-            await store.end_session(session_id, SessionState.ERROR, reason)
+        if session_id not in suspects:
+            next_suspects.add(session_id)
+        elif session is None:
+            await store.forget_session(session_id)
+        else:
+            await store.end_session(session_id, SessionState.ERROR, "agent_lost: its record is gone")
             ended.append(session_id)
     await store.trim()
-    return ended
+    return ended, next_suspects

@@ -1,6 +1,7 @@
-"""The small client through which an agent process talks to Redis: ready, inbox, heartbeat, joined, active, ended."""
+"""The small client through which an agent process talks to Redis: ready, inbox, heartbeat, presence, turns, end."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -8,6 +9,9 @@ from redis.exceptions import RedisError
 from orchestrator.store import keys
 from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking
 from orchestrator.store.scripts import Scripts, translate
+
+#: Turns of a conversation that are kept for a takeover.
+TURNS = 50
 
 
 class AgentLink:
@@ -43,13 +47,35 @@ class AgentLink:
         """Say that this agent is in its room."""
         await self._scripts.call("agent_joined", args=[self.agent_id])
 
-    async def active(self, session_id: str) -> None:
-        """Say that the user is in the room too."""
-        await self._scripts.call("session_active", args=[session_id, self.agent_id])
+    async def presence(self, session_id: str, *, present: bool) -> None:
+        """Say whether the user is in the room with this agent."""
+        await self._scripts.call("session_presence", args=[session_id, self.agent_id, int(present)])
 
-    async def ended(self, session_id: str, status: str, reason: str, keep_seconds: int) -> None:
-        """Say that the session is over (`ended` or `error`) and why. Idempotent."""
-        await self._scripts.call("session_end", args=[session_id, status, reason, keep_seconds])
+    async def first_audio(self, session_id: str) -> None:
+        """Say that the user can hear this agent. The first time counts."""
+        args = [session_id, "firstAudioAt", "first_audio"]
+        await self._scripts.call("session_note", keys=[keys.session(session_id)], args=args)
+
+    async def turn(self, session_id: str, turn: Mapping[str, Any]) -> None:
+        """Keep one turn of the conversation, for an agent that may have to take over. The newest `TURNS` are kept."""
+        names = [keys.conversation(session_id)]
+        await self._scripts.call("session_turn", names, [session_id, self.agent_id, json.dumps(turn), TURNS])
+
+    async def register(self, pid: int, node: str, session: Mapping[str, Any]) -> str:
+        """Say what this agent knows of itself and of its session ({} when warm): Redis has lost it.
+
+        Returns its state; '' when its session is over or another agent's.
+        """
+        told = json.dumps(session) if session else ""
+        return str(await self._scripts.call("agent_register", args=[self.agent_id, pid, node, told]))
+
+    async def failed(self, cause: str) -> None:
+        """Say that this agent can serve its session no more: another one is to take over."""
+        await self._scripts.call("agent_failed", args=[self.agent_id, cause])
+
+    async def ended(self, session_id: str, status: str, reason: str) -> None:
+        """Say that this agent's session is over (`ended` or `error`) and why. Idempotent."""
+        await self._scripts.call("session_end", args=[session_id, status, reason, self.agent_id])
 
     async def leave(self, reason: str) -> None:
         """Say that this agent, still warm, is about to go: nobody is to be given it."""

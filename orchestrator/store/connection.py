@@ -12,14 +12,14 @@ from redis.backoff import NoBackoff
 BLOCK_SECONDS = 4.0
 
 
-def connect(url: str, *, name: str, max_connections: int = 64) -> Redis:
-    """Return a client for short commands: a command fails after at most ~4 s, whatever the network does."""
+def connect(url: str, *, name: str, max_connections: int = 64, patience: float = 2.0) -> Redis:
+    """Return a client for short commands: each fails within twice `patience` seconds, whatever the network does."""
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
-        timeout=1.0,
-        socket_timeout=1.5,
-        socket_connect_timeout=1.0,
+        timeout=patience,
+        socket_timeout=patience,
+        socket_connect_timeout=patience,
         socket_keepalive=True,
         health_check_interval=15,
         decode_responses=True,

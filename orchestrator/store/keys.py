@@ -3,13 +3,23 @@
 SESSION_STARTING = "session:starting"
 SESSION_READY = "session:ready"
 SESSION_ACTIVE = "session:active"
-SESSION_QUEUE = "session:queue"  #: zset of sessions that wait for an agent, by time of start
+SESSION_QUEUED = "session:queued"  #: zset, the waiting line
+SESSION_UNBOUND = "session:unbound"  #: zset of starting sessions, which have no agent, by time of start
 SESSIONS = "sessions"  #: zset of all kept session ids, by time of start
 AGENTS = "agents"  #: set of agents that have not exited
 POOL_READY = "pool:ready"
 POOL_STARTING = "pool:starting"  #: set of agents that are booting
 POOL_TARGET = "pool:target"
 POOL_STATS = "pool:stats"
+POOL_PROVEN = "pool:proven"  #: set while the current agents have booted at least once
+POOL_STALE = "pool:stale"  #: set of warm and booting agents that run older code
+POOL_WAKE = "pool:wake"  #: list with one element when a node should bring the pool to its target
+POOL_SIZING = "pool:sizing"  #: hash: the target that POOL_AUTO chose, and why
+BREAKER = "pool:breaker"
+POLICY = "policy"
+DEADLINES = "deadlines"
+LIVEKIT_DOWN = "livekit:down"  #: why LiveKit does not answer, while it does not
+NODES_DRAINING = "nodes:draining"
 BOOT_ERROR = "pool:boot_error"  #: cause of the last failed boot, until one works
 NODES = "nodes"
 CELERY_QUEUE = "celery"
@@ -17,6 +27,29 @@ CELERY_QUEUE = "celery"
 
 def session(session_id: str) -> str:
     return f"session:{session_id}"
+
+
+def events(session_id: str) -> str:
+    return f"session:{session_id}:events"
+
+
+def conversation(session_id: str) -> str:
+    """What was said so far: a list of JSON objects, gone at the end of the session."""
+    return f"session:{session_id}:conversation"
+
+
+def idempotency(key: str) -> str:
+    return f"idempotency:{key}"
+
+
+def answer(idempotency_key: str) -> str:
+    """The answer that was given to the request of this Idempotency-Key."""
+    return f"idempotency:{idempotency_key}:answer"
+
+
+def arrivals(index: int) -> str:
+    """Starts in the n-th ten seconds."""
+    return f"arrivals:{index}"
 
 
 def user(user_id: str) -> str:

@@ -32,11 +32,11 @@ def _translated(
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What `assign` decided: assigned, starting, existing, limited or full."""
+    """What `assign` decided (see assign.lua)."""
 
     outcome: str
     session_id: str
-    retry_after_ms: int
+    detail: str  #: limited: ms after which to try again; broken: the cause
     refill: bool  #: the caller must queue a refill
     agent_id: str = ""
     node: str = ""  #: where the assigned agent lives, and as which process
@@ -64,19 +64,35 @@ class Exit:
     before: str
 
 
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a missed deadline leaves to do: stop an agent, close a session's room, or refill."""
+
+    what: str
+    id: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """How boots go: `closed` when the last one worked, `open` after five failures in a row, `half-open` while one is
+    tried."""
+
+    state: str
+    failures: int = 0
+    cause: str | None = None
+    retry_seconds: float = 0.0  #: until the next attempt
+
+
 class Store:
-    """The one door to Redis. Raises `StoreUnavailable` within a few seconds when Redis does not answer."""
+    """The one door to Redis. Raises `StoreUnavailable` within twice `patience` seconds when Redis does not answer."""
 
-    #: A session's agent is replaced this often before the session counts as failed.
-    MOST_REPLACEMENTS = 2
-
-    def __init__(self, redis_url: str, *, name: str, keep_seconds: float, silent_seconds: float) -> None:
+    def __init__(self, redis_url: str, *, name: str, keep_seconds: float, patience: float = 2.0) -> None:
         # redis-py types every reply as bytes or str, whatever decode_responses says.
-        self._redis: Any = connect(redis_url, name=name)
+        self._redis: Any = connect(redis_url, name=name, patience=patience)
         self._blocking: Any = connect_blocking(redis_url, name=f"{name}.blocking")
         self._scripts = Scripts(self._redis)
-        self._keep = int(keep_seconds)
-        self._silent_ms = int(silent_seconds * 1000)
+        self._keep = max(1, int(keep_seconds))
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,6 +112,29 @@ class Store:
         await self._redis.ping()
         return time.perf_counter() - started
 
+    # What the scripts decide by
+
+    @_translated
+    async def configure(self, policy: Mapping[str, int], pool_target: int) -> None:
+        """Set the store up: write the policy, and the pool's target when that is new or was changed; a resize made
+        since then stays otherwise."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(keys.POLICY, mapping={name: str(value) for name, value in policy.items()})
+            pipe.delete(keys.POOL_PROVEN)
+            if await self._redis.hget(keys.POOL_STATS, "configured_target") != str(pool_target):
+                pipe.set(keys.POOL_TARGET, pool_target)
+                pipe.hset(keys.POOL_STATS, "configured_target", str(pool_target))
+            await pipe.execute()
+
+    @_translated
+    async def configured(self) -> bool:
+        """Return whether a node has set the store up, and Redis still knows."""
+        return bool(await self._redis.exists(keys.POLICY))
+
+    async def due(self, limit: int = 100) -> list[Action]:
+        """Act on the deadlines that are over; returns what is left to do outside Redis."""
+        return [Action(*row) for row in await self._scripts.call("deadlines_due", args=[limit])]
+
     # Sessions
 
     async def assign(
@@ -105,13 +144,13 @@ class Store:
         waiting_id: str,
         room_name: str,
         payload: str,
-        payload_seconds: int,
-        max_sessions: int,
         address: str,
         rate_amount: int,
         rate_window_ms: int,
+        idempotency_key: str = "",
+        fingerprint: str = "",
     ) -> Assignment:
-        """Take a warm agent for a user, or put the session in line. One round trip, atomic."""
+        """Take a warm agent for a user, or have one spawned, or put the session in line. One round trip, atomic."""
         outcome, session_id, detail, refill, *process = await self._scripts.call(
             "assign",
             args=[
@@ -119,18 +158,33 @@ class Store:
                 waiting_id,
                 room_name,
                 payload,
-                payload_seconds,
-                max_sessions,
-                self._silent_ms,
                 address,
                 rate_amount,
                 rate_window_ms,
+                idempotency_key,
+                fingerprint,
             ],
         )
         agent_id, node, pid, ticks = process or ("", "", "", "")
         return Assignment(
-            outcome, session_id, int(detail or 0), bool(refill), agent_id, node, int(pid or 0), int(ticks or 0)
+            outcome, session_id or "", str(detail or ""), bool(refill), agent_id, node, int(pid or 0), int(ticks or 0)
         )
+
+    @_translated
+    async def keep_answer(self, idempotency_key: str, answer: str) -> None:
+        """Keep the answer to a request with an Idempotency-Key, for its repetitions."""
+        await self._redis.set(keys.answer(idempotency_key), answer, ex=self._keep)
+
+    @_translated
+    async def release_key(self, idempotency_key: str) -> None:
+        """Forget a request with an Idempotency-Key that came to nothing: it may be sent again."""
+        await self._redis.delete(keys.idempotency(idempotency_key))
+
+    @_translated
+    async def kept_answer(self, idempotency_key: str) -> str | None:
+        """Return the answer that was given to the first request with this key, None before it was given."""
+        answer: str | None = await self._redis.get(keys.answer(idempotency_key))
+        return answer
 
     @_translated
     async def session(self, session_id: str) -> Session | None:
@@ -146,23 +200,47 @@ class Store:
         return [Session.from_hash(i, h) for i, h in zip(ids, hashes, strict=True) if h.get("status")]
 
     @_translated
-    async def queue_position(self, session_id: str) -> int | None:
-        """Return the place in the line of sessions that wait for an agent, 1 = next; None when not in it."""
-        rank = await self._redis.zrank(keys.SESSION_QUEUE, session_id)
+    async def position(self, session_id: str) -> int | None:
+        """Return the place of a session that waits, in line or for its agent: 1 = next; None when it does not."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrank(keys.SESSION_QUEUED, session_id)
+            pipe.zrank(keys.SESSION_UNBOUND, session_id)
+            queued, unbound = await pipe.execute()
+        rank = unbound if queued is None else queued
         return None if rank is None else int(rank) + 1
 
     async def end_session(self, session_id: str, status: str, reason: str) -> Ended | None:
         """End a session (`ended` or `error`) and tell its agent to leave. Idempotent; None when unknown."""
-        reply = await self._scripts.call("session_end", args=[session_id, status, reason, self._keep])
+        reply = await self._scripts.call("session_end", args=[session_id, status, reason, ""])
         if not reply:
             return None
         first, status, agent_id, node, room_name = reply
         return Ended(bool(first), status, agent_id or None, node or None, room_name)
 
     @_translated
+    async def events(self, session_id: str) -> list[dict[str, str]]:
+        """Return the history of a session, oldest first: `at` in Unix seconds, `state`, and what belongs to it."""
+        rows = await self._redis.xrange(keys.events(session_id))
+        return [{"at": str(int(entry.partition("-")[0]) / 1000)} | fields for entry, fields in rows]
+
+    @_translated
+    async def forget_session(self, session_id: str) -> None:
+        """Take a session whose record is gone out of every list of live ones."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for name in (keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE):
+                pipe.srem(name, session_id)
+            for name in (keys.SESSION_QUEUED, keys.SESSION_UNBOUND):
+                pipe.zrem(name, session_id)
+            await pipe.execute()
+
+    @_translated
     async def live_session_ids(self) -> set[str]:
         """Return the ids of all sessions that are not over."""
-        return set(await self._redis.sunion([keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE]))
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.sunion([keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE])
+            pipe.zrange(keys.SESSION_QUEUED, 0, -1)
+            bound, queued = await pipe.execute()
+        return set(bound) | set(queued)
 
     @_translated
     async def counts(self) -> dict[str, int]:
@@ -173,18 +251,23 @@ class Store:
             for name in (keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE, keys.AGENTS):
                 pipe.scard(name)
             pipe.get(keys.POOL_TARGET)
+            pipe.zcard(keys.SESSION_QUEUED)
+            pipe.scard(keys.POOL_STALE)
             pipe.llen(keys.CELERY_QUEUE)
-            pool, booting, starting, ready, active, agents, target, queued = await pipe.execute()
+            pool, booting, starting, ready, active, agents, target, queued, stale, celery = await pipe.execute()
         return {
-            "pool": pool, "booting": booting, "starting": starting, "ready": ready, "active": active,
-            "agents": agents, "target": int(target or 0), "celery": queued,
+            "pool": pool, "booting": booting, "queued": queued, "starting": starting, "ready": ready,
+            "active": active, "agents": agents, "target": int(target or 0), "stale": stale, "celery": celery,
         }  # fmt: skip
 
     # Pool
 
-    async def reserve(self, candidates: Sequence[str]) -> list[str]:
-        """Announce as many of the candidate agents as the pool lacks; returns the announced ids."""
-        return list(await self._scripts.call("pool_reserve", args=candidates))
+    async def reserve(self, candidates: Sequence[str], *, refused: str = "") -> list[str]:
+        """Announce as many of the candidate agents as the pool lacks; returns the announced ids.
+
+        `refused`: why no agent can be started on this node; none is announced then.
+        """
+        return list(await self._scripts.call("pool_reserve", args=[refused, *candidates]))
 
     async def surplus(self) -> list[str]:
         """Take the warm agents beyond the target out of the pool; returns their ids, to be stopped."""
@@ -195,14 +278,74 @@ class Store:
         """Set the number of warm agents to keep."""
         await self._redis.set(keys.POOL_TARGET, target)
 
+    async def mark_stale(self, agent_ids: Sequence[str]) -> int:
+        """Have the warm and booting ones among these agents replaced one by one; returns how many."""
+        return int(await self._scripts.call("pool_stale", args=agent_ids))
+
+    async def memory(self, *, low: bool, hold_seconds: int) -> int:
+        """Say whether memory is low, and serve the waiting line where there is room; returns who is left in it."""
+        return int(await self._scripts.call("pool_promote", args=[int(low), hold_seconds]))
+
     @_translated
-    async def configure_target(self, configured: int) -> None:
-        """Apply POOL_TARGET when it is new or was changed; a resize made since then stays otherwise."""
-        if await self._redis.hget(keys.POOL_STATS, "configured_target") != str(configured):
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.set(keys.POOL_TARGET, configured)
-                pipe.hset(keys.POOL_STATS, "configured_target", str(configured))
-                await pipe.execute()
+    async def wait_wake(self) -> bool:
+        """Wait for the pool to need a refill, for at most `BLOCK_SECONDS`; False when it did not."""
+        return await self._blocking.blpop([keys.POOL_WAKE], timeout=BLOCK_SECONDS) is not None
+
+    @_translated
+    async def breaker(self) -> Breaker:
+        """Return how boots go."""
+        fields = await self._redis.hgetall(keys.BREAKER)
+        if not fields.get("failures"):
+            return Breaker("closed")
+        failures, left = int(fields["failures"]), int(fields.get("nextAt", 0)) / 1000 - await self.now()
+        state = "closed"
+        if "openedAt" in fields:
+            state = "open" if left > 0 and not await self._redis.scard(keys.POOL_STARTING) else "half-open"
+        return Breaker(state, failures, fields.get("cause"), max(0.0, left))
+
+    @_translated
+    async def close_breaker(self) -> None:
+        """Close the breaker by hand: boots are tried at once again."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(keys.BREAKER, keys.BOOT_ERROR)
+            pipe.lpush(keys.POOL_WAKE, "1")
+            await pipe.execute()
+
+    @_translated
+    async def arrivals(self, seconds: int = 60) -> float:
+        """Return the starts per second over about the last `seconds`."""
+        last = int(await self.now()) // 10
+        counts = await self._redis.mget([keys.arrivals(last - back) for back in range(1, seconds // 10 + 1)])
+        return sum(int(count or 0) for count in counts) / (seconds // 10 * 10)
+
+    @_translated
+    async def set_sizing(self, target: int, why: str) -> None:
+        """Set the target that POOL_AUTO chose, and why."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(keys.POOL_TARGET, target)
+            pipe.hset(keys.POOL_SIZING, mapping={"target": target, "why": why})
+            pipe.expire(keys.POOL_SIZING, 60)
+            await pipe.execute()
+
+    @_translated
+    async def sizing(self) -> str | None:
+        """Return why the target is what POOL_AUTO chose; None when it did not choose."""
+        why: str | None = await self._redis.hget(keys.POOL_SIZING, "why")
+        return why
+
+    @_translated
+    async def livekit_trouble(self) -> str | None:
+        """Return why LiveKit does not answer; None when it does."""
+        trouble: str | None = await self._redis.get(keys.LIVEKIT_DOWN)
+        return trouble
+
+    @_translated
+    async def livekit_down(self, trouble: str | None, hold_seconds: int = 15) -> None:
+        """Say that LiveKit does not answer, and why; or that it does."""
+        if trouble:
+            await self._redis.set(keys.LIVEKIT_DOWN, trouble, ex=hold_seconds)
+        else:
+            await self._redis.delete(keys.LIVEKIT_DOWN)
 
     @_translated
     async def pool_stats(self) -> dict[str, str]:
@@ -216,16 +359,17 @@ class Store:
         return cause
 
     @_translated
-    async def mean_boot_seconds(self) -> float | None:
-        """Return the mean of about the last ten boot times; None before the first boot."""
-        value = await self._redis.hget(keys.POOL_STATS, "boot_ms_mean")
-        return float(value) / 1000 if value else None
+    async def means(self) -> tuple[float | None, float | None]:
+        """Return the mean seconds of about the last ten boots and of the last ten sessions; None before the first."""
+        found = await self._redis.hmget(keys.POOL_STATS, "boot_ms_mean", "session_ms_mean")
+        boot, session = (float(value) / 1000 if value else None for value in found)
+        return boot, session
 
     # Agents
 
-    async def announce_replacement(self, session_id: str, agent_id: str) -> bool:
-        """Announce one more agent for a waiting session; False when it waits no more."""
-        return bool(await self._scripts.call("agent_announce", args=[session_id, agent_id]))
+    async def announce_replacement(self, session_id: str, agent_id: str) -> str:
+        """Announce one more agent for a waiting session: announced, over (it waits no more) or open (the breaker)."""
+        return str(await self._scripts.call("agent_announce", args=[session_id, agent_id]))
 
     async def claim(self, agent_id: str, node: str) -> str:
         """Claim an announced agent for a node: claimed, taken (by an earlier delivery) or gone."""
@@ -246,13 +390,17 @@ class Store:
                 return str(popped[1])
         return None
 
-    async def exited(self, agent_id: str, cause: str, exit_code: int | None, signal: int | None) -> Exit:
+    async def exited(
+        self,
+        agent_id: str,
+        cause: str,
+        exit_code: int | None = None,
+        signal: int | None = None,
+        peak_memory_kib: int | None = None,
+    ) -> Exit:
         """Record that an agent's process is gone; its session is given another agent or ended. Idempotent."""
-        code, sig = ("" if value is None else value for value in (exit_code, signal))
-        session_id, outcome, before = await self._scripts.call(
-            "agent_exited",
-            args=[agent_id, cause, code, sig, self._keep, self._silent_ms, self.MOST_REPLACEMENTS],
-        )
+        seen = ("" if value is None else value for value in (exit_code, signal, peak_memory_kib))
+        session_id, outcome, before = await self._scripts.call("agent_exited", args=[agent_id, cause, *seen])
         return Exit(session_id or None, outcome, before)
 
     async def unfit(self, agent_id: str, reason: str) -> str:
@@ -268,7 +416,11 @@ class Store:
     @_translated
     async def agents(self) -> list[Agent]:
         """Return all agents that have not exited."""
-        ids = sorted(await self._redis.smembers(keys.AGENTS))
+        return await self.agent_records(sorted(await self._redis.smembers(keys.AGENTS)))
+
+    @_translated
+    async def agent_records(self, ids: Sequence[str]) -> list[Agent]:
+        """Return these agents, those that are gone too, as long as their records are kept."""
         hashes = await self._hashes([keys.agent(agent_id) for agent_id in ids])
         return [Agent.from_hash(i, h) for i, h in zip(ids, hashes, strict=True) if h.get("state")]
 
@@ -320,12 +472,35 @@ class Store:
             await pipe.execute()
 
     @_translated
+    async def note_node(self, node: str, field: str, value: str) -> None:
+        """Write one field of a node's record."""
+        await self._redis.hset(keys.node(node), field, value)
+
+    @_translated
     async def forget_node(self, node: str) -> None:
         """Say that a node is gone."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.srem(keys.NODES, node)
             pipe.delete(keys.node(node))
             await pipe.execute()
+
+    async def drain_node(self, node: str, seconds: float) -> tuple[int, int]:
+        """Take a node out of service; its calls are over after `seconds`. Returns its live sessions and agents."""
+        sessions, agents = await self._scripts.call("node_drain", args=[node, int(seconds * 1000)])
+        return int(sessions), int(agents)
+
+    @_translated
+    async def undrain_node(self, node: str) -> None:
+        """Put a node in service again."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.srem(keys.NODES_DRAINING, node)
+            pipe.zrem(keys.DEADLINES, f"drain|{node}")
+            await pipe.execute()
+
+    @_translated
+    async def draining(self) -> set[str]:
+        """Return the nodes that take no more sessions."""
+        return set(await self._redis.smembers(keys.NODES_DRAINING))
 
     @_translated
     async def nodes(self) -> dict[str, dict[str, str]]:

@@ -28,6 +28,8 @@ def settings(url: str, **changes: Any) -> Settings:
 
 async def serve(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     async with app.router.lifespan_context(app):
+        parts = app.state.services
+        await parts.store.configure(parts.settings.policy, 0)  # as a node does when it starts
         transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("10.1.2.3", 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             yield client

@@ -29,7 +29,7 @@ def look_then_take(source: str) -> str:
 
 
 async def _starts(url: str, first: int, count: int, mutant: bool, gate: Any) -> list[str]:
-    async with Store(url, name=f"p{first}", keep_seconds=60, silent_seconds=60) as store:
+    async with Store(url, name=f"p{first}", keep_seconds=60) as store:
         if mutant:
             redis_client: Any = connect(url, name=f"m{first}")
             store._scripts = Scripts(redis_client)

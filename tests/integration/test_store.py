@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 import redis
@@ -12,7 +13,7 @@ from orchestrator.states import AGENT_MOVES, SESSION_MOVES, AgentState, SessionS
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.scripts import Scripts
-from tests.support.pool import assign, warm
+from tests.support.pool import POLICY, assign, change, warm
 from tests.support.processes import free_ports
 
 
@@ -27,7 +28,9 @@ async def test_a_hit_binds_a_warm_agent_and_tells_it(store: Store, raw: redis.Re
     assert raw.smembers("session:ready") == {agent_id}
     assert raw.get("session:user:ada") == agent_id
     message = json.loads(raw.lpop(f"agent:{agent_id}:inbox"))
-    assert message == {"sessionId": agent_id, "type": "assign", "token": "t"}
+    assert message.pop("createdAt") == pytest.approx(time.time() * 1000, abs=60_000)
+    expected = {"sessionId": agent_id, "type": "assign", "token": "t", "takeovers": 0, "conversation": []}
+    assert message == expected
     assert raw.hget(f"agent:{agent_id}", "state") == "assigned"
     assert [fields["state"] for _, fields in raw.xrange(f"session:{agent_id}:events")] == ["ready"]
 
@@ -37,16 +40,18 @@ async def test_a_miss_waits_and_the_next_warm_agent_serves_it(store: Store, raw:
     assert result.outcome == "starting"
     assert raw.smembers("session:starting") == {result.session_id}
     assert raw.smembers("pool:starting") == {result.session_id}, "an agent of the session's own id is announced"
-    assert await store.queue_position(result.session_id) == 1
+    assert await store.position(result.session_id) == 1
     assert await store.claim(result.session_id, "n1") == "claimed"
     link = AgentLink(valkey_url, result.session_id)
     assert await link.ready(77) == result.session_id
-    assert await link.next_message() == {"sessionId": result.session_id, "type": "assign", "token": "t"}
+    message = await link.next_message()
+    assert message is not None
+    assert (message["sessionId"], message["type"], message["token"]) == (result.session_id, "assign", "t")
     await link.close()
     session = await store.session(result.session_id)
     assert session is not None
     assert (session.status, session.prewarmed, session.agent_pid) == ("ready", False, 77)
-    assert await store.queue_position(result.session_id) is None
+    assert await store.position(result.session_id) is None
 
 
 async def test_waiting_sessions_are_served_first_come_first_served(store: Store, valkey_url: str) -> None:
@@ -84,12 +89,18 @@ async def test_the_same_user_gets_the_same_session(store: Store, valkey_url: str
 
 async def test_the_cap_counts_every_live_session(store: Store, valkey_url: str) -> None:
     await warm(store, valkey_url, 1)
-    assert (await assign(store, "a", max_sessions=2)).outcome == "assigned"
-    waiting = await assign(store, "b", max_sessions=2)
+    await change(store, maxSessions=2, queueLimit=1)
+    assert (await assign(store, "a")).outcome == "assigned"
+    waiting = await assign(store, "b")
     assert waiting.outcome == "starting"
-    assert (await assign(store, "c", max_sessions=2)).outcome == "full"
+    queued = await assign(store, "c")
+    assert queued.outcome == "queued"
+    assert (await assign(store, "d")).outcome == "full"
     await store.end_session(waiting.session_id, "ended", "test")
-    assert (await assign(store, "c", max_sessions=2)).outcome == "starting"
+    promoted = await store.session(queued.session_id)
+    assert promoted is not None
+    assert promoted.status == "starting"
+    assert (await assign(store, "d")).outcome == "queued"
 
 
 async def test_the_rate_limit_slides_and_says_when(store: Store, raw: redis.Redis) -> None:
@@ -98,7 +109,7 @@ async def test_the_rate_limit_slides_and_says_when(store: Store, raw: redis.Redi
     assert seen == ["starting"] * 3
     refused = await assign(store, "u4", address="10.0.0.1", rate_amount=3)
     assert refused.outcome == "limited"
-    assert 0 < refused.retry_after_ms <= 2 * window
+    assert 0 < int(refused.detail) <= 2 * window
     assert (await assign(store, "u5", address="10.0.0.2", rate_amount=3)).outcome == "starting"
     assert raw.scard("session:starting") == 4, "a refused start changes nothing"
     assert all(0 < raw.pttl(key) <= 2 * window for key in raw.keys("rate:*")), "its memory is bounded"
@@ -136,7 +147,7 @@ async def test_a_bound_agent_that_dies_before_the_call_is_replaced(
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.agent_id, session.agent_pid) == ("starting", None, None)
-    assert await store.queue_position(session_id) == 1
+    assert await store.position(session_id) == 1
 
 
 async def test_replacing_has_an_end(store: Store, valkey_url: str) -> None:
@@ -153,19 +164,55 @@ async def test_replacing_has_an_end(store: Store, valkey_url: str) -> None:
     assert len(session.agent_ids) == 3
 
 
-async def test_an_agent_that_dies_in_a_call_ends_it_with_the_cause(store: Store, valkey_url: str) -> None:
-    (agent_id,) = await warm(store, valkey_url, 1)
-    await assign(store, "ada")
-    link = AgentLink(valkey_url, agent_id)
+async def in_call(store: Store, url: str, user: str) -> str:
+    """Return the id of a session whose user and agent are both in the room."""
+    result = await assign(store, user)
+    link = AgentLink(url, result.agent_id)
     await link.joined()
-    await link.active(agent_id)
+    await link.presence(result.session_id, present=True)
+    await link.turn(result.session_id, {"role": "user", "text": "my name is Ada", "at": 1.0})
     await link.close()
-    assert (await store.exited(agent_id, "killed by signal 11", None, 11)).outcome == "error"
-    session = await store.session(agent_id)
+    return result.session_id
+
+
+async def test_an_agent_that_dies_in_a_call_is_replaced_in_the_same_room(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    await warm(store, valkey_url, 2)
+    session_id = await in_call(store, valkey_url, "ada")
+    before = await store.session(session_id)
+    (spare,) = raw.smembers("pool:ready")
+    assert before is not None
+    assert before.agent_id is not None
+    assert (await store.exited(before.agent_id, "killed by signal 11", None, 11, 4096)).outcome == "replaced"
+    session = await store.session(session_id)
     assert session is not None
-    assert (session.status, session.reason) == ("error", "agent_lost: killed by signal 11")
-    assert session.joined_at is not None
-    assert session.active_at is not None
+    assert (session.status, session.agent_id, session.room_name) == ("ready", spare, before.room_name)
+    assert (session.takeovers, session.replacements, session.cause) == (1, 0, "killed by signal 11")
+    told = json.loads(raw.lpop(f"agent:{spare}:inbox"))
+    assert (told["takeovers"], told["token"]) == (1, "t")
+    assert told["conversation"] == [{"role": "user", "text": "my name is Ada", "at": 1.0}]
+    states = [event["state"] for event in await store.events(session_id)]
+    assert states == ["ready", "agent_joined", "active", "agent_exited", "takeover", "starting", "ready"]
+    (dead,) = await store.agent_records([before.agent_id])
+    assert (dead.signal, dead.peak_memory) == (11, 4096 * 1024)
+
+
+async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, valkey_url: str) -> None:
+    await warm(store, valkey_url, 4)
+    await change(store, takeover=0)
+    off = await in_call(store, valkey_url, "off")
+    assert (await store.exited(off, "killed by signal 11", None, 11)).outcome == "error"
+    await change(store, takeover=1, maxTakeovers=1)
+    session_id = await in_call(store, valkey_url, "ada")
+    for expected in ("replaced", "error"):
+        session = await store.session(session_id)
+        assert session is not None
+        assert session.agent_id is not None
+        assert (await store.exited(session.agent_id, "killed by signal 9", None, 9)).outcome == expected
+    session = await store.session(session_id)
+    assert session is not None
+    assert (session.status, session.reason, session.takeovers) == ("error", "agent_lost: killed by signal 9", 1)
 
 
 async def test_ending_is_idempotent_and_tells_the_agent(store: Store, raw: redis.Redis, valkey_url: str) -> None:
@@ -185,10 +232,10 @@ async def test_ending_is_idempotent_and_tells_the_agent(store: Store, raw: redis
 
 
 async def test_two_refills_at_once_announce_what_is_missing_once(store: Store, raw: redis.Redis) -> None:
-    await store.set_target(5)
+    await store.set_target(4)
     batches = await asyncio.gather(*(store.reserve([new_id("prewarm") for _ in range(8)]) for _ in range(6)))
-    assert sum(len(batch) for batch in batches) == 5
-    assert raw.scard("pool:starting") == 5
+    assert sum(len(batch) for batch in batches) == 4
+    assert raw.scard("pool:starting") == 4
 
 
 async def test_a_refill_makes_up_for_waiting_sessions_too(store: Store) -> None:
@@ -240,7 +287,7 @@ async def test_the_store_refuses_what_the_table_forbids(
     scripts = Scripts(store._redis)
     from orchestrator.store.scripts import sources
 
-    prelude = sources()["session_active"].split("-- User and agent")[0]
+    prelude = sources()["session_note"].split("-- Note something")[0]
     scripts._scripts["probe"] = store._redis.register_script(prelude + probe)
     if target in SESSION_MOVES[state]:
         assert await scripts.call("probe", args=["s", target]) == 1
@@ -268,16 +315,16 @@ async def test_an_agent_cannot_say_what_is_not_so(store: Store, valkey_url: str)
 
 
 async def test_a_resize_outlives_a_restart_and_a_changed_setting_wins(store: Store) -> None:
-    await store.configure_target(3)
+    await store.configure(POLICY, 3)
     await store.set_target(7)
-    await store.configure_target(3)
+    await store.configure(POLICY, 3)
     assert (await store.counts())["target"] == 7
-    await store.configure_target(4)
+    await store.configure(POLICY, 4)
     assert (await store.counts())["target"] == 4
 
 
 async def test_a_redis_that_is_gone_is_an_error_and_no_hang() -> None:
-    async with Store(f"redis://127.0.0.1:{free_ports()}/0", name="t", keep_seconds=1, silent_seconds=1) as nowhere:
+    async with Store(f"redis://127.0.0.1:{free_ports()}/0", name="t", keep_seconds=1) as nowhere:
         with pytest.raises(StoreUnavailable, match="Redis does not answer"):
             await nowhere.ping()
         with pytest.raises(StoreUnavailable):

@@ -12,7 +12,6 @@ from orchestrator.models import Agent, new_id
 from orchestrator.node.health import examine
 from orchestrator.node.process import ProcessId
 from orchestrator.pool import upkeep
-from orchestrator.settings import Settings
 from orchestrator.states import AgentState
 from orchestrator.store import Store
 from tests.support.pool import assign, warm
@@ -53,30 +52,48 @@ async def test_a_failed_boot_does_not_spread(store: Store) -> None:
 
 async def test_agents_of_a_node_that_is_gone_have_exited(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     gone, stays = (await warm(store, valkey_url, 1, node="gone")) + (await warm(store, valkey_url, 1, node="here"))
-    assert await upkeep.end_stale(store, Settings(), ["here"]) == []
+    assert await upkeep.end_stale(store, ["here"], set()) == ([], set())
     assert raw.smembers("pool:ready") == {stays}
     assert raw.hget(f"agent:{gone}", "cause") == "node gone is gone"
 
 
-async def test_a_session_that_waits_past_every_bound_is_an_error(store: Store, raw: redis.Redis) -> None:
-    fresh = (await assign(store, "fresh")).session_id
-    stale = (await assign(store, "stale")).session_id
-    settings = Settings(boot_timeout_seconds=5)
-    for name in (f"session:{stale}", f"agent:{stale}"):
-        raw.hincrby(name, "createdAt", -51_000)
-    assert await upkeep.end_stale(store, settings, []) == [stale]
-    session = await store.session(stale)
-    assert session is not None
-    assert (session.status, session.reason) == ("error", "start_timeout: no agent within 50 s")
-    assert raw.hget(f"agent:{stale}", "state") == "exited", "no node claimed it"
-    assert raw.smembers("session:starting") == {fresh}
-
-
-async def test_a_session_whose_agent_has_no_record_is_an_error(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_session_whose_agent_has_no_record_is_an_error_at_the_second_look(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
     (agent_id,) = await warm(store, valkey_url, 1)
     await assign(store, "ada")
     raw.delete(f"agent:{agent_id}")
-    assert await upkeep.end_stale(store, Settings(), ["n1"]) == [agent_id]
+    assert await upkeep.end_stale(store, ["n1"], set()) == ([], {agent_id}), "it may register yet"
+    assert await upkeep.end_stale(store, ["n1"], {agent_id}) == ([agent_id], set())
+
+
+async def test_a_session_whose_own_record_is_gone_counts_no_more(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    (agent_id,) = await warm(store, valkey_url, 1)
+    await assign(store, "ada")
+    raw.delete(f"session:{agent_id}")
+    await upkeep.end_stale(store, ["n1"], {agent_id})
+    assert await store.live_session_ids() == set()
+    assert (await assign(store, "ada")).outcome == "starting", "and its user can start again"
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "boot", "room", "target", "why"),
+    [
+        (0.0, 0.1, None, 2, "POOL_MIN=2 keeps 2"),
+        (1.0, 4.0, None, 9, "1.00 starts/s times 4.00 s to boot, with a margin, need 9"),
+        (10.0, 4.0, None, 12, "POOL_MAX=12 allows 12"),
+        (1.0, 4.0, 5, 5, "memory allows 5"),
+        (1.0, 4.0, 0, 0, "memory allows 0"),
+    ],
+)
+def test_the_pool_is_sized_by_what_arrives(
+    arrivals: float, boot: float, room: int | None, target: int, why: str
+) -> None:
+    found, told = upkeep.wanted(arrivals, boot, least=2, most=12, room=room)
+    assert found == target
+    assert why in told
 
 
 def _agent(pid: int, **changes: object) -> Agent:

@@ -6,17 +6,33 @@ from typing import Any
 import redis
 
 from orchestrator.models import new_id
-from orchestrator.pool.assignment import PAYLOAD_SECONDS
+from orchestrator.settings import Settings
 from orchestrator.store import Assignment, Store
 from orchestrator.store.agent_link import AgentLink
+
+#: The defaults of a quiet day, without a cap that a test would meet.
+POLICY = Settings(max_sessions=10_000, heartbeat_timeout_seconds=15, session_keep_seconds=3600).policy
+
+
+async def change(store: Store, **changes: int) -> None:
+    """Change the policy; a resize stays."""
+    await store.configure(POLICY | changes, 0)
 
 
 async def warm(store: Store, url: str, count: int, node: str = "n1") -> list[str]:
     """Bring agents the real way from announced to warm; returns their ids."""
     counts = await store.counts()
     await store.set_target(counts["pool"] + counts["booting"] + count)
-    ids = await store.reserve([new_id("prewarm") for _ in range(count)])
-    for number, agent_id in enumerate(ids):
+    ids: list[str] = []
+    while len(ids) < count:  # before the first boot only a few are announced at once
+        fresh = await store.reserve([new_id("prewarm") for _ in range(count - len(ids))])
+        assert fresh
+        ids += await _boot(store, url, fresh, node, len(ids))
+    return ids
+
+
+async def _boot(store: Store, url: str, ids: list[str], node: str, first: int) -> list[str]:
+    for number, agent_id in enumerate(ids, first):
         assert await store.claim(agent_id, node) == "claimed"
         await store.spawned(agent_id, 1000 + number, 5000 + number, "boot", node)
         link = AgentLink(url, agent_id)
@@ -29,8 +45,8 @@ async def assign(store: Store, user: str, **changes: Any) -> Assignment:
     """Start a session with the defaults of a quiet day."""
     arguments: dict[str, Any] = {
         "user_id": user, "waiting_id": new_id("session"), "room_name": new_id("room"),
-        "payload": json.dumps({"type": "assign", "token": "t"}), "payload_seconds": PAYLOAD_SECONDS,
-        "max_sessions": 10_000, "address": "", "rate_amount": 10, "rate_window_ms": 60_000,
+        "payload": json.dumps({"type": "assign", "token": "t"}), "address": "", "rate_amount": 10,
+        "rate_window_ms": 60_000,
     }  # fmt: skip
     return await store.assign(**arguments | changes)
 

@@ -11,7 +11,7 @@ SECRET = "s" * 40
 
 @pytest.fixture
 def minter() -> TokenMinter:
-    return TokenMinter("key", SECRET)
+    return TokenMinter("key", SECRET, 3000)
 
 
 def claims(token: str) -> dict[str, object]:

@@ -2,13 +2,35 @@
 -- A refused move is an error reply that starts with ILLEGAL; it is raised before anything is written.
 -- The ids that a script meets on its way (an agent popped from the pool) name keys that cannot be
 -- declared beforehand: the schema is for one Redis instance, not for a cluster.
+--
+-- Every wait is a member of the sorted set `deadlines`, `kind|id` by the time it is over. They are set and met here,
+-- by the moves themselves; deadlines_due.lua says what each miss does.
 local SESSION_SET = {starting = 'session:starting', ready = 'session:ready', active = 'session:active'}
 local EVENTS_KEPT, SESSION_EVENTS_KEPT = 10000, 200
+-- A booting agent that no node has claimed by now lost its task; a stopping one that still lives is helped along.
+local CLAIM_MS, LEAVE_MS = 5000, 2500
+-- Boot failures in a row that open the breaker; pauses after 1, 2, 3 … of them double up to a minute.
+local BREAKER_FAILURES, LONGEST_PAUSE_MS = 5, 60000
+-- A further session of one user waits as if it had come this much later.
+local FAIRNESS_US = 60 * 1000000
+-- Before the call began, an agent is replaced this often.
+local MOST_REPLACEMENTS = 2
 
 -- Redis's clock: the only one that all nodes share. NOW is in milliseconds; the line is ordered by microseconds.
 local TIME = redis.call('TIME')
 local NOW_US = tonumber(TIME[1]) * 1000000 + tonumber(TIME[2])
 local NOW = math.floor(NOW_US / 1000)
+
+local POLICY
+-- A field of the hash `policy` (Settings.policy), as a number. Nil before a node has written it.
+local function policy(name)
+  if not POLICY then
+    POLICY = {}
+    local flat = redis.call('HGETALL', 'policy')
+    for i = 1, #flat, 2 do POLICY[flat[i]] = tonumber(flat[i + 1]) end
+  end
+  return POLICY[name]
+end
 
 local function refuse(what, id, from, to)
   error({err = 'ILLEGAL ' .. what .. ' ' .. id .. ': ' .. (from or 'unknown') .. ' -> ' .. to})
@@ -16,6 +38,19 @@ end
 
 local function session_state(id) return redis.call('HGET', 'session:' .. id, 'status') or nil end
 local function agent_state(id) return redis.call('HGET', 'agent:' .. id, 'state') or nil end
+local function get(key, field) return redis.call('HGET', key, field) or nil end
+local function seconds(ms) return string.format('%g', ms / 1000) end
+
+local function expect(kind, id, ms) redis.call('ZADD', 'deadlines', NOW + ms, kind .. '|' .. id) end
+local function expect_once(kind, id, ms) redis.call('ZADD', 'deadlines', 'NX', NOW + ms, kind .. '|' .. id) end
+local function met(id, ...)
+  for _, kind in ipairs({...}) do redis.call('ZREM', 'deadlines', kind .. '|' .. id) end
+end
+
+-- Have one node bring the pool to its target now.
+local function wake()
+  if redis.call('LLEN', 'pool:wake') == 0 then redis.call('RPUSH', 'pool:wake', NOW) end
+end
 
 local function record(id, state, ...)
   redis.call('XADD', 'session:' .. id .. ':events', 'MAXLEN', '~', SESSION_EVENTS_KEPT, '*', 'state', state, ...)
@@ -28,8 +63,27 @@ local function move_session(id, to, ...)
   if not from or not SESSION_MOVES[from] or not SESSION_MOVES[from][to] then refuse('session', id, from, to) end
   if SESSION_SET[from] then redis.call('SREM', SESSION_SET[from], id) end
   if SESSION_SET[to] then redis.call('SADD', SESSION_SET[to], id) end
+  redis.call('ZREM', 'session:queued', id)
+  redis.call('ZREM', 'session:unbound', id)
   redis.call('HSET', 'session:' .. id, 'status', to, ...)
   record(id, to, ...)
+  if to == 'starting' then
+    met(id, 'queue', 'join')
+    expect('start', id, policy('startMs') or 30000)
+  elseif to == 'ready' then
+    met(id, 'start')
+    expect('join', id, policy('joinMs') or 10000)
+    if get('session:' .. id, 'activeAt') then
+      expect_once('gone', id, (policy('joinMs') or 10000) + (policy('userGoneMs') or 20000))
+    else
+      expect_once('user', id, policy('userJoinMs') or 60000)
+    end
+  elseif to == 'active' then
+    met(id, 'join', 'user', 'gone')
+    expect_once('max', id, policy('maxMs') or 1800000)
+  else
+    met(id, 'queue', 'start', 'join', 'user', 'gone', 'max', 'goodbye')
+  end
 end
 
 local function move_agent(id, to, ...)
@@ -37,10 +91,20 @@ local function move_agent(id, to, ...)
   if not from or not AGENT_MOVES[from] or not AGENT_MOVES[from][to] then refuse('agent', id, from, to) end
   if from == 'ready' then redis.call('SREM', 'pool:ready', id) end
   if from == 'starting' then redis.call('SREM', 'pool:starting', id) end
-  if to == 'ready' then redis.call('SADD', 'pool:ready', id) end
+  if to == 'ready' then redis.call('SADD', 'pool:ready', id) else redis.call('SREM', 'pool:stale', id) end
   if to == 'exited' then redis.call('SREM', 'agents', id) end
   redis.call('HSET', 'agent:' .. id, 'state', to, ...)
   redis.call('XADD', 'events', 'MAXLEN', '~', EVENTS_KEPT, '*', 'agent', id, 'state', to, ...)
+  met(id, 'boot')
+  if to == 'ready' or to == 'assigned' then
+    expect('beat', id, policy('silentMs') or 8000)
+  elseif to == 'stopping' then
+    met(id, 'beat')
+    redis.call('HSET', 'agent:' .. id, 'stoppingAt', NOW)
+    expect('stop', id, (policy('stopMs') or 1500) + LEAVE_MS)
+  elseif to == 'exited' then
+    met(id, 'beat', 'stop')
+  end
 end
 
 -- Announce an agent that is about to be spawned.
@@ -48,35 +112,40 @@ local function announce_agent(id)
   redis.call('HSET', 'agent:' .. id, 'state', 'starting', 'createdAt', NOW)
   redis.call('SADD', 'agents', id)
   redis.call('SADD', 'pool:starting', id)
+  expect('boot', id, CLAIM_MS)
 end
 
--- Put a session's payload, a JSON object, into its agent's inbox. The session's id is known only here.
+-- Put a session's payload, a JSON object, into its agent's inbox, with what the payload's author could not know: the
+-- session's id, and of a call that is taken over what was said so far.
 local function tell_agent(agent, session, payload)
-  redis.call('RPUSH', 'agent:' .. agent .. ':inbox', '{"sessionId":"' .. session .. '",' .. string.sub(payload, 2))
+  local fields = redis.call('HMGET', 'session:' .. session, 'createdAt', 'takeovers')
+  local turns = redis.call('LRANGE', 'session:' .. session .. ':conversation', 0, -1)
+  redis.call('RPUSH', 'agent:' .. agent .. ':inbox', '{"sessionId":"' .. session .. '","createdAt":'
+    .. (fields[1] or NOW) .. ',"takeovers":' .. (fields[2] or 0)
+    .. ',"conversation":[' .. table.concat(turns, ',') .. '],' .. string.sub(payload, 2))
 end
 
 -- Bind a warm or just booted agent to a session that waits for one (starting).
 local function bind(session, agent, prewarmed)
   local fields = redis.call('HMGET', 'agent:' .. agent, 'pid', 'node')
-  local created = redis.call('HMGET', 'session:' .. session, 'createdAt', 'agentIds', 'readyAt')
-  local agents = created[2] and (created[2] .. ',' .. agent) or agent
+  local before = redis.call('HMGET', 'session:' .. session, 'agentIds', 'readyAt')
+  local agents = before[1] and (before[1] .. ',' .. agent) or agent
   move_agent(agent, 'assigned', 'sessionId', session)
   move_session(session, 'ready', 'agentId', agent, 'agentPid', fields[1] or '', 'node', fields[2] or '',
-    'agentIds', agents, 'readyAt', created[3] or NOW, 'prewarmed', prewarmed)
-  redis.call('ZREM', 'session:queue', session)
+    'agentIds', agents, 'readyAt', before[2] or NOW, 'prewarmed', prewarmed)
   local payload = redis.call('GET', 'session:' .. session .. ':payload')
   if payload then tell_agent(agent, session, payload) end
   redis.call('HINCRBY', 'pool:stats', 'total_assigned', 1)
 end
 
--- Take a warm agent whose heartbeat is fresh. A silent one leaves the pool here and is seen to by the health check.
+-- Take a warm agent whose heartbeat is fresh. A silent one leaves the pool here, and is seen to at its deadline.
 -- Returns its id and {state, lastBeat, node, pid, startTicks}.
-local function take_warm(silent_ms)
+local function take_warm()
   while true do
     local id = redis.call('SPOP', 'pool:ready')
     if not id then return nil end
     local fields = redis.call('HMGET', 'agent:' .. id, 'state', 'lastBeat', 'node', 'pid', 'startTicks')
-    if fields[1] == 'ready' and NOW - tonumber(fields[2] or 0) <= silent_ms then return id, fields end
+    if fields[1] == 'ready' and NOW - tonumber(fields[2] or 0) <= (policy('silentMs') or 8000) then return id, fields end
   end
 end
 
@@ -86,19 +155,141 @@ local function dismiss(id, reason)
   redis.call('RPUSH', 'agent:' .. id .. ':inbox', cjson.encode({type = 'stop', reason = reason}))
 end
 
--- End a session in whatever live state it is; its record is kept for some seconds. The bound agent is told to leave.
-local function end_session(id, to, reason, keep)
-  local fields = redis.call('HMGET', 'session:' .. id, 'userId', 'agentId')
+local function live_sessions()
+  return redis.call('SCARD', 'session:starting') + redis.call('SCARD', 'session:ready')
+    + redis.call('SCARD', 'session:active')
+end
+
+-- What the pool lacks: its target and the sessions that wait, less the agents that are warm or booting on current code.
+local function missing_agents()
+  return tonumber(redis.call('GET', 'pool:target') or 0) + redis.call('ZCARD', 'session:unbound')
+    - redis.call('SCARD', 'pool:ready') - redis.call('SCARD', 'pool:starting') + redis.call('SCARD', 'pool:stale')
+end
+
+-- Give a session that has just become starting its agent: a warm one, or the next that is.
+local function serve(session)
+  local warm = take_warm()
+  wake()
+  if warm then
+    bind(session, warm, 1)
+    return true
+  end
+  redis.call('HDEL', 'session:' .. session, 'agentId', 'agentPid', 'node')
+  -- Whoever started first is served first, a call that lost its agent before any that has not begun.
+  redis.call('ZADD', 'session:unbound', get('session:' .. session, 'createdAt') * 1000, session)
+  return false
+end
+
+-- Serve the waiting line while there is room.
+local function promote()
+  local most = policy('maxSessions')
+  if not most then return end
+  while live_sessions() < most do
+    if redis.call('EXISTS', 'pool:memory_low') == 1 and redis.call('SCARD', 'pool:ready') == 0 then return end
+    local head = redis.call('ZRANGE', 'session:queued', 0, 0)[1]
+    if not head then return end
+    move_session(head, 'starting')
+    serve(head)
+  end
+end
+
+-- Close the books of a session in whatever live state it is; the bound agent is told to leave.
+local function close_session(id, to, reason)
+  local key = 'session:' .. id
+  local keep = policy('keepSeconds') or 86400
+  local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt')
   move_session(id, to, 'reason', reason, 'endedAt', NOW)
-  redis.call('ZREM', 'session:queue', id)
-  redis.call('DEL', 'session:' .. id .. ':payload')
-  if redis.call('GET', 'session:user:' .. fields[1]) == id then redis.call('DEL', 'session:user:' .. fields[1]) end
+  redis.call('DEL', key .. ':payload', key .. ':conversation')
+  local user = fields[1]
+  if redis.call('GET', 'session:user:' .. user) == id then redis.call('DEL', 'session:user:' .. user) end
+  redis.call('SREM', 'user:sessions:' .. user, id)
   redis.call('HINCRBY', 'pool:stats', to == 'error' and 'total_errors' or 'total_ended', 1)
+  if fields[3] then
+    -- Mean length of about the last ten sessions: what the waiting line is told.
+    local length = NOW - tonumber(fields[3])
+    local mean = tonumber(get('pool:stats', 'session_ms_mean') or length)
+    redis.call('HSET', 'pool:stats', 'session_ms_mean', string.format('%.1f', mean * 0.9 + length * 0.1))
+  end
   local agent = fields[2]
   if agent then
     local state = agent_state(agent)
     if state == 'assigned' or state == 'running' then dismiss(agent, reason) end
   end
-  redis.call('EXPIRE', 'session:' .. id, keep)
-  redis.call('EXPIRE', 'session:' .. id .. ':events', keep)
+  redis.call('EXPIRE', key, keep)
+  redis.call('EXPIRE', key .. ':events', keep)
+end
+
+-- End a session; the room that it leaves is the waiting line's.
+local function end_session(id, to, reason)
+  close_session(id, to, reason)
+  promote()
+end
+
+-- A cause in words as a session's reason: its kind stands in front.
+local function as_reason(cause)
+  return string.match(cause, '^%a+_%a+: ') and cause or ('agent_lost: ' .. cause)
+end
+
+-- The agent of a session can serve it no more: give it another one in the same room, or end it.
+-- Returns replaced | waiting | error, or '' when the session has another agent or is over.
+local function replace_agent(session, agent, cause)
+  local key = 'session:' .. session
+  local fields = redis.call('HMGET', key, 'agentId', 'status', 'activeAt')
+  if fields[1] ~= agent or (fields[2] ~= 'ready' and fields[2] ~= 'active') then return '' end
+  redis.call('HSET', key, 'cause', cause)
+  -- Before the call began nobody has noticed: that is a replacement, and does not count as a takeover.
+  local name, most = 'replacement', MOST_REPLACEMENTS
+  if fields[3] then name, most = 'takeover', policy('takeover') == 0 and 0 or policy('maxTakeovers') or 2 end
+  local count = tonumber(get(key, name .. 's') or 0) + 1
+  if count > most then
+    end_session(session, 'error', as_reason(cause))
+    return 'error'
+  end
+  redis.call('HSET', key, name .. 's', count)
+  redis.call('HINCRBY', 'pool:stats', 'total_' .. name .. 's', 1)
+  record(session, name, 'agentId', agent, 'cause', cause)
+  move_session(session, 'starting')
+  return serve(session) and 'replaced' or 'waiting'
+end
+
+-- One more boot has failed by the agent's own fault: the next attempt waits longer, and the fifth opens the breaker.
+local function boot_failed(cause)
+  redis.call('HINCRBY', 'pool:stats', 'total_boot_failures', 1)
+  redis.call('SET', 'pool:boot_error', cause, 'EX', 300)
+  local failures = redis.call('HINCRBY', 'pool:breaker', 'failures', 1)
+  local pause = math.min(LONGEST_PAUSE_MS, 1000 * 2 ^ (failures - 1)) * (0.75 + (NOW_US % 1000) / 2000)
+  redis.call('DEL', 'pool:proven')
+  redis.call('HSET', 'pool:breaker', 'cause', cause, 'nextAt', math.floor(NOW + pause))
+  expect('refill', '', math.ceil(pause) + 1)
+  if failures < BREAKER_FAILURES then return end
+  if not get('pool:breaker', 'openedAt') then redis.call('HSET', 'pool:breaker', 'openedAt', NOW) end
+  for _, session in ipairs(redis.call('ZRANGE', 'session:unbound', 0, -1)) do
+    close_session(session, 'error', as_reason(cause))
+  end
+end
+
+local function circuit_open()
+  return tonumber(get('pool:breaker', 'failures') or 0) >= BREAKER_FAILURES
+end
+
+-- An agent's process is gone, or counts as gone. Returns {session id or '', what became of it, state before}.
+local function exit_agent(id, cause, ...)
+  local before = agent_state(id)
+  if not before or before == 'exited' then return {'', '', before or ''} end
+  local keep = policy('keepSeconds') or 86400
+  local session = get('agent:' .. id, 'sessionId')
+  move_agent(id, 'exited', 'cause', cause, 'exitedAt', NOW, ...)
+  redis.call('DEL', 'agent:' .. id .. ':pid', 'agent:' .. id .. ':inbox')
+  for _, suffix in ipairs({'', ':logs', ':health'}) do redis.call('EXPIRE', 'agent:' .. id .. suffix, keep) end
+  if before == 'starting' then
+    redis.call('RPUSH', 'agent:' .. id .. ':boot', cause)
+    redis.call('EXPIRE', 'agent:' .. id .. ':boot', 60)
+    if string.sub(cause, 1, 5) == 'boot_' then boot_failed(cause) else wake() end
+  else
+    wake()
+  end
+  if not session or not session_state(session) then return {'', '', before} end
+  redis.call('XADD', 'session:' .. session .. ':events', 'MAXLEN', '~', SESSION_EVENTS_KEPT, '*',
+    'state', 'agent_exited', 'agentId', id, 'cause', cause, ...)
+  return {session, replace_agent(session, id, cause), before}
 end

@@ -2,9 +2,10 @@
 --
 -- KEYS  none
 -- ARGV  1 session id  2 new agent id
--- Returns 1, or 0 when the session waits no more
+-- Returns announced | over (the session waits no more) | open (the breaker is open: nothing is booted)
 --
--- session:{id} hash, agents set, pool:starting set, agent:{id} hash
-if session_state(ARGV[1]) ~= 'starting' then return 0 end
+-- session:{id} hash, session:unbound zset, pool:breaker hash, agents set, pool:starting set, agent:{id} hash
+if not redis.call('ZSCORE', 'session:unbound', ARGV[1]) then return 'over' end
+if circuit_open() then return 'open' end
 announce_agent(ARGV[2])
-return 1
+return 'announced'

@@ -2,11 +2,16 @@
 --
 -- KEYS  agent:{id}, pool:ready
 -- ARGV  1 agent id
--- Returns its state, or '' when it has no record
+-- Returns its state, or '' when its record or its session's is gone and it must register again
 --
--- agent:{id}  hash  lastBeat       pool:ready  set
-local state = redis.call('HGET', KEYS[1], 'state')
+-- agent:{id}  hash  lastBeat       pool:ready  set       session:{id}  hash       deadlines  zset
+local fields = redis.call('HMGET', KEYS[1], 'state', 'sessionId')
+local state, session = fields[1], fields[2]
 if not state then return '' end
+if session and (state == 'assigned' or state == 'running') and not session_state(session) then return '' end
 redis.call('HSET', KEYS[1], 'lastBeat', NOW)
 if state == 'ready' then redis.call('SADD', KEYS[2], ARGV[1]) end
+if state == 'ready' or state == 'assigned' or state == 'running' then
+  expect('beat', ARGV[1], policy('silentMs') or 8000)
+end
 return state

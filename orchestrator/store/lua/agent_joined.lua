@@ -4,10 +4,13 @@
 -- ARGV  1 agent id
 -- Returns its session id
 --
--- agent:{id} hash, session:{id} hash (joinedAt), session:{id}:events stream
+-- agent:{id} hash, session:{id} hash (joinedAt), session:{id}:events stream, deadlines zset
 local id = ARGV[1]
-local session = redis.call('HGET', 'agent:' .. id, 'sessionId')
+local session = get('agent:' .. id, 'sessionId')
+if not session or get('session:' .. session, 'agentId') ~= id then refuse('agent', id, agent_state(id), 'running') end
+if agent_state(id) == 'running' then return session end
 move_agent(id, 'running')
-redis.call('HSET', 'session:' .. session, 'joinedAt', NOW)
+met(session, 'join')
+redis.call('HSETNX', 'session:' .. session, 'joinedAt', NOW)
 record(session, 'agent_joined', 'agentId', id)
 return session

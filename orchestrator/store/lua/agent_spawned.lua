@@ -6,7 +6,8 @@
 --
 -- agent:{id}      hash    pid, startTicks, bootId, node
 -- agent:{id}:pid  string  the pid
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state then return 0 end
 redis.call('HSET', KEYS[1], 'pid', ARGV[1], 'startTicks', ARGV[2], 'bootId', ARGV[3], 'node', ARGV[4])
-redis.call('SET', KEYS[2], ARGV[1])
+if state ~= 'exited' then redis.call('SET', KEYS[2], ARGV[1]) end
 return 1

@@ -1,30 +1,44 @@
--- Start a session: take a warm agent for it, or put it in line for one that is to be spawned.
+-- Start a session: take a warm agent for it, or have one spawned, or put it into the waiting line.
 --
 -- KEYS  none (see _prelude.lua)
 -- ARGV  1 user id  2 id of the session unless it gets its agent's  3 room name
---       4 payload for the agent (JSON, holds its token)  5 payload lifetime in s  6 most live sessions
---       7 silent_ms: an agent without a heartbeat for longer is not handed out
---       8 client address ('' = no rate limit)  9 starts per window  10 window in ms
+--       4 payload for the agent (JSON, holds its token)
+--       5 client address ('' = no rate limit)  6 starts per window  7 window in ms
+--       8 idempotency key ('' = none)  9 fingerprint of the request that the key stands for
 -- Returns {outcome, session id, detail, refill, agent id, node, pid, start ticks}
---       outcome  assigned | starting | existing | limited | full
---       detail   limited: ms after which to try again
+--       outcome  assigned | starting | queued | existing | repeated | reused (the key, for another request) | limited
+--                | full | broken (agents do not boot) | draining | livekit (it does not answer)
+--                | unset (no node has set the store up)
+--       detail   limited: ms after which to try again; broken, livekit: the cause
 --       refill   1 when the caller must queue a refill
 --       agent id, node, pid, start ticks   assigned: the agent and its process, for a last look at it
 --
--- pool:ready            set    warm agents
--- pool:starting         set    booting agents
--- pool:refill           string set while a refill is queued
--- session:{id}          hash   the session
--- session:{id}:payload  string what the agent gets
--- session:{id}:events   stream its history
--- session:user:{user}   string the user's live session
--- session:{state}       set    live sessions by state (starting, ready, active)
--- session:queue         zset   sessions that wait for an agent, by time
--- sessions              zset   all kept sessions, by time
--- rate:{address}:{n}    string starts of this address in the n-th window
-local user, waiting_id, room, payload, payload_ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local max_sessions, silent_ms = tonumber(ARGV[6]), tonumber(ARGV[7])
-local address, amount, window = ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
+-- pool:ready              set    warm agents
+-- pool:starting           set    booting agents
+-- pool:refill             string set while a refill is queued
+-- pool:breaker            hash   boot failures in a row
+-- session:{id}            hash   the session
+-- session:{id}:payload    string what the agent gets
+-- session:{id}:events     stream its history
+-- session:user:{user}     string the user's newest live session
+-- user:sessions:{user}    set    the user's live sessions
+-- session:{state}         set    live sessions by state (starting, ready, active)
+-- session:unbound         zset   starting sessions without an agent, by time
+-- session:queued          zset   the waiting line
+-- sessions                zset   all kept sessions, by time
+-- rate:{address}:{n}      string starts of this address in the n-th window
+-- idempotency:{key}       hash   fingerprint and session of an earlier request
+-- arrivals:{n}            string starts in the n-th ten seconds
+-- livekit:down            string why LiveKit does not answer, while it does not
+-- nodes:draining          set    nodes that take no more sessions      nodes  set    all nodes
+local user, waiting_id, room, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local address, amount, window, idempotency = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
+if not policy('maxSessions') then return {'unset', '', '', 0} end
+
+if idempotency ~= '' then
+  local earlier = redis.call('HMGET', 'idempotency:' .. idempotency, 'fingerprint', 'session')
+  if earlier[1] then return {earlier[1] == ARGV[9] and 'repeated' or 'reused', earlier[2], '', 0} end
+end
 
 -- Sliding window counter: this window's count plus the share of the last one that still lies within it.
 if address ~= '' then
@@ -42,43 +56,83 @@ if address ~= '' then
   redis.call('SET', key .. index, current + 1, 'PX', window * 2)
 end
 
-local existing = redis.call('GET', 'session:user:' .. user)
-if existing then
-  local state = session_state(existing)
-  if state and next(SESSION_MOVES[state]) then return {'existing', existing, '', 0} end
+local held, newest, newest_at = 0, nil, -1
+for _, session in ipairs(redis.call('SMEMBERS', 'user:sessions:' .. user)) do
+  local fields = redis.call('HMGET', 'session:' .. session, 'status', 'createdAt')
+  if fields[1] and next(SESSION_MOVES[fields[1]]) then
+    held = held + 1
+    if tonumber(fields[2]) > newest_at then newest, newest_at = session, tonumber(fields[2]) end
+  else
+    redis.call('SREM', 'user:sessions:' .. user, session)
+  end
+end
+if held >= policy('perUser') then return {'existing', newest, '', 0} end
+
+local down = redis.call('GET', 'livekit:down')
+if down then return {'livekit', '', down, 0} end
+
+if redis.call('SCARD', 'nodes:draining') > 0 then
+  local others = false
+  for _, node in ipairs(redis.call('SMEMBERS', 'nodes')) do
+    if redis.call('EXISTS', 'node:' .. node) == 1 and redis.call('SISMEMBER', 'nodes:draining', node) == 0 then
+      others = true
+    end
+  end
+  if not others then return {'draining', '', '', 0} end
 end
 
-local live = redis.call('SCARD', 'session:starting') + redis.call('SCARD', 'session:ready')
-  + redis.call('SCARD', 'session:active')
-if live >= max_sessions then return {'full', '', '', 0} end
+local crowded = live_sessions() >= policy('maxSessions') or redis.call('ZCARD', 'session:queued') > 0
+local agent, process
+if not crowded then agent, process = take_warm() end
+if not agent then
+  if circuit_open() then return {'broken', '', get('pool:breaker', 'cause'), 0} end
+  if not crowded then crowded = redis.call('EXISTS', 'pool:memory_low') == 1 end
+  if crowded and redis.call('ZCARD', 'session:queued') >= policy('queueLimit') then return {'full', '', '', 0} end
+end
 
-local agent, process = take_warm(silent_ms)
+local bucket = 'arrivals:' .. math.floor(NOW / 10000)
+redis.call('INCR', bucket)
+redis.call('EXPIRE', bucket, 180)
 local id = agent or waiting_id
 -- An agent that was announced for a session which another one then served comes to the pool with that session's name.
 if agent and redis.call('EXISTS', 'session:' .. id) == 1 then id = waiting_id end
 
-redis.call('SET', 'session:' .. id .. ':payload', payload, 'EX', payload_ttl)
+redis.call('SET', 'session:' .. id .. ':payload', payload)
 redis.call('SET', 'session:user:' .. user, id)
+redis.call('SADD', 'user:sessions:' .. user, id)
 redis.call('ZADD', 'sessions', NOW, id)
+if idempotency ~= '' then
+  redis.call('HSET', 'idempotency:' .. idempotency, 'fingerprint', ARGV[9], 'session', id)
+  redis.call('EXPIRE', 'idempotency:' .. idempotency, policy('keepSeconds'))
+end
 if agent then
   -- Starting and ready in one step: this is the path that a caller waits for.
   move_agent(agent, 'assigned', 'sessionId', id)
   redis.call('HSET', 'session:' .. id, 'status', 'ready', 'userId', user, 'roomName', room, 'createdAt', NOW,
     'agentId', agent, 'agentIds', agent, 'node', process[3] or '', 'agentPid', process[4] or '',
-    'readyAt', NOW, 'prewarmed', 1)
+    'readyAt', NOW, 'prewarmed', 1, 'client', address)
   redis.call('SADD', 'session:ready', id)
+  redis.call('ZADD', 'deadlines', NOW + policy('joinMs'), 'join|' .. id, NOW + policy('userJoinMs'), 'user|' .. id)
   record(id, 'ready', 'agentId', agent)
   tell_agent(agent, id, payload)
   redis.call('HINCRBY', 'pool:stats', 'total_assigned', 1)
   redis.call('HINCRBY', 'pool:stats', 'total_hits', 1)
 else
   process = {}
-  redis.call('HSET', 'session:' .. id, 'status', 'starting', 'userId', user, 'roomName', room, 'createdAt', NOW,
-    'taskId', id)
-  redis.call('SADD', 'session:starting', id)
-  record(id, 'starting')
-  redis.call('ZADD', 'session:queue', NOW_US, id)
+  local status = crowded and 'queued' or 'starting'
+  redis.call('HSET', 'session:' .. id, 'status', status, 'userId', user, 'roomName', room, 'createdAt', NOW,
+    'taskId', id, 'client', address)
+  record(id, status)
   redis.call('HINCRBY', 'pool:stats', 'total_misses', 1)
+  if crowded then
+    redis.call('ZADD', 'session:queued', NOW_US + held * FAIRNESS_US, id)
+    expect('queue', id, policy('queueMs'))
+    promote()
+    return {'queued', id, '', 0}
+  end
+  redis.call('SADD', 'session:starting', id)
+  redis.call('ZADD', 'session:unbound', NOW_US, id)
+  expect('start', id, policy('startMs'))
   announce_agent(id)
 end
 local refill = redis.call('SET', 'pool:refill', '1', 'NX', 'PX', 2000) and 1 or 0

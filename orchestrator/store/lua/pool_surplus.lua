@@ -1,14 +1,14 @@
--- Take the warm agents beyond the target out of the pool. Never touches an agent that is bound.
+-- Take the warm agents beyond the target out of the pool, those on older code first. Never touches one that is bound.
 --
 -- KEYS  none
 -- ARGV  none
 -- Returns the ids of the agents to stop; they are in state stopping
 --
--- pool:target string, pool:ready set, session:queue zset, agent:{id} hash, agent:{id}:inbox list
+-- pool:target string, pool:ready set, pool:stale set, agent:{id} hash, agent:{id}:inbox list
 local surplus = redis.call('SCARD', 'pool:ready') - tonumber(redis.call('GET', 'pool:target') or 0)
 local stopped = {}
 for i = 1, surplus do
-  local id = redis.call('SRANDMEMBER', 'pool:ready')
+  local id = redis.call('SINTER', 'pool:ready', 'pool:stale')[1] or redis.call('SRANDMEMBER', 'pool:ready')
   dismiss(id, 'pool_shrunk')
   stopped[i] = id
 end

@@ -1,0 +1,126 @@
+-- Act on every wait that is over. The one place that says what a miss does:
+--
+--   boot     agent is not warm in time, or no node claimed it    it has exited; what waits gets the next
+--   beat     agent is silent                                     its session gets another agent; it is stopped
+--   stop     agent was told to leave and lives                   it is stopped, TERM then KILL
+--   start    session has no agent                                error
+--   join     agent is not in the room                            its session gets another agent; it is stopped
+--   user     user has not joined                                 ended, the agent is free
+--   gone     user has left and stays away                        ended
+--   max      session has lasted too long                         ended
+--   queue    session has waited too long in line                 error
+--   drain    node's calls must end soon                          agents say goodbye
+--   goodbye  they have had their time                            ended
+--   refill   boots had failed, and the pause is over             refill
+--
+-- KEYS  none
+-- ARGV  1 most to act on in one go
+-- Returns a list of {what, id, node}: what the caller has to do
+--       stop (agent id, node) | close (session id, '': delete its room) | refill
+--
+-- deadlines zset, deadlines:looked string, livekit:down string, and what the moves touch (see _prelude.lua)
+local looked = tonumber(redis.call('GET', 'deadlines:looked') or NOW)
+redis.call('SET', 'deadlines:looked', NOW)
+-- Nobody has looked for a while: Redis or every node was away, and with them those who could have met a deadline. Or the
+-- clock was set. Either way that time does not count, or every wait would be over at once, or too long.
+local missed = NOW - looked
+if math.abs(missed) > 3000 then
+  local flat = redis.call('ZRANGE', 'deadlines', 0, -1, 'WITHSCORES')
+  for i = 1, #flat, 2 do redis.call('ZADD', 'deadlines', tonumber(flat[i + 1]) + missed, flat[i]) end
+end
+local actions = {}
+local function act(what, id, node) actions[#actions + 1] = {what, id, node or ''} end
+local function stop(id) act('stop', id, get('agent:' .. id, 'node')) end
+local function finish(id, to, reason)
+  end_session(id, to, reason)
+  act('close', id)
+end
+
+local miss = {}
+function miss.boot(id)
+  if agent_state(id) ~= 'starting' then return end
+  if get('agent:' .. id, 'node') then
+    exit_agent(id, 'boot_timeout: not warm after ' .. seconds(policy('bootMs') or 20000) .. ' s')
+    stop(id)
+  else
+    exit_agent(id, 'unclaimed: no Celery worker took its spawn task')
+  end
+end
+function miss.beat(id)
+  local state = agent_state(id)
+  if state ~= 'ready' and state ~= 'assigned' and state ~= 'running' then return end
+  local cause = 'no heartbeat for ' .. seconds(NOW - tonumber(get('agent:' .. id, 'lastBeat') or NOW)) .. ' s'
+  local session = get('agent:' .. id, 'sessionId')
+  move_agent(id, 'stopping', 'reason', cause)
+  if session then replace_agent(session, id, cause) end
+  stop(id)
+end
+function miss.stop(id)
+  if agent_state(id) ~= 'stopping' then return end
+  expect('stop', id, 5000)
+  stop(id)
+end
+function miss.start(id)
+  if session_state(id) ~= 'starting' then return end
+  local cause = redis.call('GET', 'pool:boot_error')
+  finish(id, 'error', cause or ('boot_timeout: no agent within ' .. seconds(policy('startMs') or 30000) .. ' s'))
+end
+function miss.join(id)
+  local agent = get('session:' .. id, 'agentId')
+  if session_state(id) ~= 'ready' or not agent then return end
+  -- It is LiveKit that is away: another agent could not join either.
+  if redis.call('EXISTS', 'livekit:down') == 1 then return expect('join', id, 2000) end
+  local cause = 'join_timeout: not in the room after ' .. seconds(policy('joinMs') or 10000) .. ' s'
+  if agent_state(agent) == 'assigned' then move_agent(agent, 'stopping', 'reason', cause) end
+  if replace_agent(id, agent, cause) == 'error' then act('close', id) end
+  stop(agent)
+end
+function miss.user(id)
+  if session_state(id) == 'ready' then
+    finish(id, 'ended', 'user did not join within ' .. seconds(policy('userJoinMs') or 60000) .. ' s')
+  end
+end
+function miss.gone(id)
+  local state = session_state(id)
+  if state and next(SESSION_MOVES[state]) then
+    finish(id, 'ended', 'user was gone for ' .. seconds(policy('userGoneMs') or 20000) .. ' s')
+  end
+end
+function miss.max(id)
+  local state = session_state(id)
+  if state and next(SESSION_MOVES[state]) then
+    finish(id, 'ended', 'maximum length of ' .. seconds(policy('maxMs') or 1800000) .. ' s reached')
+  end
+end
+function miss.queue(id)
+  if session_state(id) == 'queued' then
+    finish(id, 'error', 'queue_timeout: no room within ' .. seconds(policy('queueMs') or 300000) .. ' s')
+  end
+end
+function miss.drain(node)
+  if redis.call('SISMEMBER', 'nodes:draining', node) == 0 then return end
+  for _, name in ipairs({'session:ready', 'session:active'}) do
+    for _, id in ipairs(redis.call('SMEMBERS', name)) do
+      local fields = redis.call('HMGET', 'session:' .. id, 'node', 'agentId')
+      if fields[1] == node then
+        local left = policy('goodbyeMs') or 0
+        redis.call('RPUSH', 'agent:' .. fields[2] .. ':inbox', cjson.encode({type = 'goodbye', seconds = left / 1000}))
+        expect('goodbye', id, left)
+        record(id, 'goodbye')
+      end
+    end
+  end
+end
+function miss.goodbye(id)
+  local state = session_state(id)
+  if state and next(SESSION_MOVES[state]) then finish(id, 'ended', 'the node is stopping') end
+end
+function miss.refill() act('refill', '') end
+
+local due = redis.call('ZRANGEBYSCORE', 'deadlines', '-inf', NOW, 'LIMIT', 0, ARGV[1])
+for _, member in ipairs(due) do
+  local kind, id = string.match(member, '^(%a+)|(.*)$')
+  redis.call('ZREM', 'deadlines', member)
+  if miss[kind] then miss[kind](id) end
+end
+return actions

@@ -1,0 +1,40 @@
+-- Take a node out of service: its warm agents leave, its calls go on until the drain is over.
+--
+-- KEYS  none
+-- ARGV  1 node id  2 ms until its calls are over
+-- Returns {live sessions on it, living agents on it}
+--
+-- nodes set, nodes:draining set, node:{id} hash, pool:ready set, session:{state} set, session:{id} hash
+-- session:unbound zset, session:queued zset, agents set, agent:{id} hash, deadlines zset
+local node, window = ARGV[1], tonumber(ARGV[2])
+local first = redis.call('SADD', 'nodes:draining', node)
+for _, id in ipairs(redis.call('SMEMBERS', 'pool:ready')) do
+  if get('agent:' .. id, 'node') == node then dismiss(id, 'node_draining') end
+end
+local others = false
+for _, other in ipairs(redis.call('SMEMBERS', 'nodes')) do
+  if redis.call('EXISTS', 'node:' .. other) == 1 and redis.call('SISMEMBER', 'nodes:draining', other) == 0 then
+    others = true
+  end
+end
+if others then
+  wake()
+else
+  -- Nobody is left to serve those who wait; a call that waits for its takeover is lost with them.
+  for _, name in ipairs({'session:unbound', 'session:queued'}) do
+    for _, id in ipairs(redis.call('ZRANGE', name, 0, -1)) do
+      close_session(id, 'error', 'node_draining: the node is stopping; start again')
+    end
+  end
+end
+if first == 1 then expect('drain', node, math.max(0, window - (policy('goodbyeMs') or 0))) end
+local sessions, agents = 0, 0
+for _, name in ipairs({'session:ready', 'session:active'}) do
+  for _, id in ipairs(redis.call('SMEMBERS', name)) do
+    if get('session:' .. id, 'node') == node then sessions = sessions + 1 end
+  end
+end
+for _, id in ipairs(redis.call('SMEMBERS', 'agents')) do
+  if get('agent:' .. id, 'node') == node then agents = agents + 1 end
+end
+return {sessions, agents}
