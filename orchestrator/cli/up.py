@@ -65,7 +65,8 @@ def up() -> NoReturn:
     check_ports(settings)
     environment = in_dot_env() | os.environ | node_environment(settings, run_dir)
     _adopt_orphans()
-    subprocess.Popen([sys.executable, "-m", "orchestrator.cli.announce"], env=environment)
+    # In a group of its own, as the programs: Ctrl-C is for supervisord alone, which ends it.
+    subprocess.Popen([sys.executable, "-m", "orchestrator.cli.announce"], env=environment, process_group=0)
     os.execve(sys.executable, [sys.executable, "-m", _SUPERVISE, "-c", str(CONFIGURATION)], environment)
 
 

@@ -1,0 +1,244 @@
+"""What is added to supervisord, on a real one with programs of a few lines."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.drain_api import DrainApi, asleep
+from tests.support.processes import alive, marked, poll
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GOOD = "sleep 300"
+BAD = "/bin/sh -c 'echo first; echo the port is taken; echo; exit 3'"
+
+_HEAD = """\
+[supervisord]
+nodaemon=true
+silent=true
+logfile={folder}/supervisord.log
+pidfile={folder}/supervisord.pid
+"""
+_PROGRAM = """\
+[program:{name}]
+command={command}
+priority={priority}
+startsecs=1
+startretries=0
+stopwaitsecs=5
+redirect_stderr=true
+stdout_events_enabled=true
+stdout_logfile={folder}/{name}.log
+"""
+
+
+class Supervised:
+    """`orchestrator.cli.supervise` with some programs; `more` stands at the end of the last one's section."""
+
+    def __init__(self, folder: Path, **programs: str) -> None:
+        self.folder = folder
+        self.programs = programs
+        self.more = ""
+        self.settings: dict[str, str] = {}
+        self.before: list[str] = [sys.executable]
+
+    def start(self) -> "Supervised":
+        """Start it, without waiting for anything."""
+        text = _HEAD.format(folder=self.folder)
+        for number, (name, run) in enumerate(self.programs.items()):
+            text += _PROGRAM.format(name=name, command=run, priority=number, folder=self.folder)
+        configuration = self.folder / "own.conf"
+        configuration.write_text(text + self.more)
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "RUN_DIR": str(self.folder)}
+        command = [*self.before, "-m", "orchestrator.cli.supervise", "-c", str(configuration)]
+        self.errors = (self.folder / "stderr").open("w+")
+        self.process = subprocess.Popen(
+            command, env=environment | self.settings, cwd=self.folder, stdin=subprocess.DEVNULL,
+            stdout=self.errors, stderr=self.errors, start_new_session=True,
+        )  # fmt: skip
+        return self
+
+    def __enter__(self) -> "Supervised":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid in marked("RUN_DIR", str(self.folder)):
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self.errors.close()
+
+    def has(self, line: str) -> bool:
+        """Return whether supervisord's own log has it."""
+        path = self.folder / "supervisord.log"
+        return path.exists() and line in path.read_text()
+
+    def up(self) -> "Supervised":
+        """Wait until all its programs have stayed up."""
+        for name in self.programs:
+            poll(lambda name=name: self.has(f"success: {name} entered RUNNING"), f"{name} is up")  # type: ignore[misc]
+        if "drain" in self.programs:
+            poll(lambda: asleep(self.program("drain")), "the drain program sleeps")
+        return self
+
+    def program(self, name: str) -> int:
+        """Return the pid of a program."""
+        found = set(marked("SUPERVISOR_PROCESS_NAME", name)) & set(marked("RUN_DIR", str(self.folder)))
+        return found.pop()
+
+    def said(self) -> str:
+        """Return what it has printed."""
+        return (self.folder / "stderr").read_text()
+
+    def ends(self, seconds: float = 20) -> int:
+        """Wait for its end, assert that nothing is left of it, and return its exit code."""
+        code = self.process.wait(seconds)
+        assert marked("RUN_DIR", str(self.folder)) == []
+        return code
+
+
+@pytest.fixture
+def supervised(tmp_path: Path) -> Iterator[Supervised]:
+    with Supervised(tmp_path) as found:
+        yield found
+
+
+def test_a_program_that_does_not_start_ends_the_node(supervised: Supervised) -> None:
+    supervised.programs = {"first": GOOD, "second": GOOD, "bad": BAD}
+    assert supervised.start().ends() == 1
+    assert supervised.said() == (
+        f"orchestrator: bad does not start: the port is taken (its log: {supervised.folder}/bad.log). The node stops.\n"
+    )
+    log = (supervised.folder / "supervisord.log").read_text()
+    assert 0 < log.index("stopped: second") < log.index("stopped: first"), "in order"
+
+
+def test_a_command_that_is_missing_is_named(supervised: Supervised) -> None:
+    supervised.programs = {"bad": "/nowhere/program"}
+    (supervised.folder / "bad.log").write_text("of an earlier life\n")
+    assert supervised.start().ends() == 1
+    assert supervised.said().count("\n") == 1
+    assert "bad does not start: can't find command '/nowhere/program' (" in supervised.said()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_being_told_to_stop_is_no_failure(supervised: Supervised, number: signal.Signals) -> None:
+    supervised.programs = {"good": GOOD, "retried": BAD}
+    supervised.more = "startretries=50\n"
+    supervised.start()
+    poll(lambda: supervised.has("exited: retried"), "it waits for its next try")
+    os.kill(supervised.process.pid, number)
+    assert supervised.ends() == 0
+    assert supervised.said() == ""
+
+
+def test_a_restart_that_fails_is_a_failure(supervised: Supervised) -> None:
+    mark = supervised.folder / "second"
+    supervised.programs = {"once": f"/bin/sh -c 'test -e {mark} && exit 1; touch {mark}; exec sleep 300'"}
+    supervised.start().up()
+    supervised.process.send_signal(signal.SIGHUP)
+    assert supervised.ends() == 1
+    assert "once does not start: no output" in supervised.said()
+
+
+def test_it_reacts_at_once(supervised: Supervised) -> None:
+    supervised.programs = dict.fromkeys([f"program{number}" for number in range(8)], GOOD)
+    supervised.start().up()
+    started = time.monotonic()
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.ends() == 0
+    assert time.monotonic() - started < 1, "supervisord alone needs up to a second for each"
+
+
+def test_it_reaps_orphans(supervised: Supervised) -> None:
+    # What `orchestrator up` does, and what PID 1 is.
+    script = "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1); os.execv(sys.executable, sys.argv[1:])"
+    supervised.before = [sys.executable, "-c", script, sys.executable]
+    pid_file = supervised.folder / "orphan"
+    supervised.programs = {"parent": f"/bin/sh -c '(sleep 2 & echo $! > {pid_file}); exec sleep 300'"}
+    supervised.start().up()
+    orphan = int(pid_file.read_text())
+    assert Path(f"/proc/{orphan}/stat").read_text().split()[3] == str(supervised.process.pid)
+    poll(lambda: not Path(f"/proc/{orphan}").exists(), "it is reaped, not only dead", 10)
+
+
+# The drain
+
+
+@pytest.fixture
+def draining(supervised: Supervised) -> Iterator[tuple[Supervised, DrainApi]]:
+    """A node with two calls."""
+    with DrainApi(2) as api:
+        supervised.programs = {"good": GOOD, "drain": f"{sys.executable} -u -m orchestrator.cli.drain"}
+        supervised.more = "stopwaitsecs=40\n"
+        supervised.settings = {"PORT": str(api.port), "NODE_ID": "n1", "ADMIN_TOKEN": "secret"}
+        yield supervised, api
+
+
+def test_calls_are_drained_before_anything_stops(draining: tuple[Supervised, DrainApi]) -> None:
+    node, api = draining
+    node.start().up()
+    # As a terminal does it: to the whole group, which the programs must not be in.
+    os.killpg(node.process.pid, signal.SIGINT)
+    poll(lambda: len(api.asked) > 2, "it waits for the calls")
+    assert node.said() == "Draining: 2 calls have up to 30 s. Ctrl-C again stops now.\n"
+    assert not node.has("stopped: good")
+    api.answers[:] = [0]
+    assert node.ends() == 0
+    assert node.has("stopped: good")
+    assert node.said().count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_does_not_wait_for_the_calls(
+    draining: tuple[Supervised, DrainApi], number: signal.Signals
+) -> None:
+    node, api = draining
+    node.start().up()
+    node.process.send_signal(number)
+    poll(lambda: api.asked, "it drains")
+    node.process.send_signal(number)
+    assert node.ends(5) == 0
+    assert node.has("stopped: good")
+
+
+def test_a_failure_drains_too(draining: tuple[Supervised, DrainApi]) -> None:
+    node, api = draining
+    node.programs = {"bad": f"/bin/sh -c 'test -e {node.folder}/go || exec sleep 300; exit 3'"} | node.programs
+    node.start().up()
+    (node.folder / "go").touch()
+    os.kill(node.program("bad"), signal.SIGKILL)
+    poll(lambda: api.asked, "it drains")
+    assert "bad does not start" in node.said()
+    api.answers[:] = [0]
+    assert node.ends() == 1
+
+
+# Kill windows
+
+
+def test_a_drain_that_does_not_fit_is_said_at_the_start(draining: tuple[Supervised, DrainApi]) -> None:
+    node, api = draining
+    api.answers[:] = [0]
+    node.more = "stopwaitsecs=10\n"
+    node.settings |= {"RAILWAY_PROJECT_ID": "p", "RAILWAY_DEPLOYMENT_DRAINING_SECONDS": "37"}
+    node.start().up()
+    node.process.send_signal(signal.SIGTERM)
+    assert node.ends() == 0
+    window, own = node.said().splitlines()
+    assert "DRAIN_SECONDS=30 and 8 s to stop need 38 s, but the platform kills after 37 s" in window, (
+        "5 s are of `good`"
+    )
+    assert "supervisord kills the drain program after 10 s" in own
+
+
+def test_a_bad_setting_is_one_line(supervised: Supervised) -> None:
+    supervised.programs = {"good": GOOD}
+    supervised.settings = {"DRAIN_SECONDS": "long"}
+    assert supervised.start().ends() == 1
+    assert supervised.said().startswith("orchestrator: DRAIN_SECONDS='long'")
+    assert not alive(supervised.process.pid)
