@@ -48,6 +48,8 @@ class Microphone:
 
     def __init__(self) -> None:
         self.source = rtc.AudioSource(RATE, 1, queue_size_ms=100)
+        #: 20 ms that are heard between sentences: None = silence.
+        self.background: NDArray[np.int16] | None = None
         self._queue: asyncio.Queue[tuple[NDArray[np.int16], asyncio.Future[float]]] = asyncio.Queue()
         self._running = asyncio.create_task(self._run())
 
@@ -69,7 +71,7 @@ class Microphone:
             try:
                 sound, done = self._queue.get_nowait()
             except asyncio.QueueEmpty:
-                await self._play(silence)
+                await self._play(self.background if self.background is not None else silence)
                 continue
             loud = np.flatnonzero(np.abs(sound) > LOUD)
             end = int(loud[-1]) + 1 if loud.size else len(sound)
@@ -93,6 +95,8 @@ class Call:
         self._first_sound: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._agent: asyncio.Future[rtc.RemoteParticipant] = asyncio.get_running_loop().create_future()
         self._gone = asyncio.Event()
+        self._sounds = asyncio.Event()
+        self.last_sound = 0.0  #: monotonic time of the agent's last sound
         self._listeners: list[asyncio.Task[None]] = []
         self._microphone: Microphone
         self.session: dict[str, Any] = {}
@@ -132,7 +136,7 @@ class Call:
             "POST", "/api/session/start", {"userId": self._user_id, "metadata": self._metadata}
         )
         self.timings["start answer"] = time.monotonic() - begun
-        while self.session["status"] == "starting":
+        while self.session["status"] in {"starting", "queued"}:
             if time.monotonic() - begun > self._patience:
                 raise CallError(f"no agent within {self._patience:.0f} s")
             await asyncio.sleep(0.05)
@@ -148,7 +152,6 @@ class Call:
         self._room.on("participant_attributes_changed", lambda *_: self._look_for_agent())
         self._room.on("track_subscribed", lambda track, *_: self._subscribed(track))
         self._room.on("disconnected", lambda *_: self._gone.set())
-        self._room.on("participant_disconnected", self._left)
         await self._room.connect(token["server_url"], token["participant_token"])
         self.timings["user in room"] = time.monotonic() - self._begun
         self._microphone = Microphone()
@@ -158,10 +161,6 @@ class Call:
         self._look_for_agent()
         async with self._bound("the agent did not join the room"):
             await asyncio.shield(self._agent)
-
-    def _left(self, participant: rtc.RemoteParticipant) -> None:
-        if participant.kind == rtc.ParticipantKind.PARTICIPANT_KIND_AGENT:
-            self._gone.set()
 
     def _look_for_agent(self) -> None:
         for participant in self._room.remote_participants.values():
@@ -181,6 +180,8 @@ class Call:
         async for event in rtc.AudioStream(track, sample_rate=speech.STT_RATE, num_channels=1):
             samples = np.frombuffer(event.frame.data, dtype=np.int16)
             if np.sqrt(np.mean(samples.astype(np.float32) ** 2)) > LOUD:
+                self.last_sound = time.monotonic()
+                self._sounds.set()
                 if utterance is None:
                     utterance = Utterance(time.monotonic())
                     if not self._first_sound.done():
@@ -205,14 +206,26 @@ class Call:
         """Speak a sentence; returns the monotonic time of its end."""
         return await self._microphone.say(await asyncio.to_thread(speech.voice().speak, text))
 
+    def hum(self) -> None:
+        """Make a steady sound from now on: an agent that echoes it can be heard at every moment."""
+        wave = 4000 * np.sin(2 * np.pi * np.arange(FRAME) * (round(300 * FRAME / RATE) / FRAME))
+        self._microphone.background = wave.astype(np.int16)
+
     async def sound(self) -> float:
         """Wait for the agent's first sound; returns the seconds since the start. Raises `CallError`."""
         async with self._bound("the agent made no sound"):
             return await asyncio.shield(self._first_sound) - self._begun
 
+    async def next_sound(self) -> float:
+        """Wait for the next sound of whichever agent is there; returns its monotonic time. Raises `CallError`."""
+        self._sounds.clear()
+        async with self._bound("no agent made a sound"):
+            await self._sounds.wait()
+        return self.last_sound
+
     async def gone(self) -> None:
-        """Wait until the agent has left or the room is closed. Raises `CallError`."""
-        async with self._bound("the agent did not leave"):
+        """Wait until the room is closed: an agent that leaves may be replaced. Raises `CallError`."""
+        async with self._bound("the room was not closed"):
             await self._gone.wait()
 
     @contextlib.asynccontextmanager

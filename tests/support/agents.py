@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 from agents.context import AgentContext
 
@@ -20,5 +21,7 @@ async def entrypoint(ctx: AgentContext) -> None:
             ctx.log.info("sees OPENAI_API_KEY=%s OWN=%s", os.environ.get("OPENAI_API_KEY"), os.environ.get("OWN"))
             ctx.log.info("sees secret=%s", os.environ.get("LIVEKIT_API_SECRET"))
             ctx.leave("shown")
+        case "hang":
+            time.sleep(3600)  # noqa: ASYNC251 - the event loop hangs, as a blocking call of somebody's tool does
         case "leave":
             ctx.leave("done here")

@@ -1,0 +1,52 @@
+"""Whole nodes that are hurt on purpose; after each test records, processes and rooms agree again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli import livekit_server
+from tests.support.node import Node
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "/chaos/" in str(item.path):
+            item.add_marker("chaos")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _livekit_server() -> None:
+    """Have a LiveKit server before any clock runs: building one takes minutes, once."""
+    livekit_server.obtain()
+
+
+@pytest.fixture(scope="session")
+def fault_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file in which every node of the run notes the fault points it passes; markers of what was done lie beside."""
+    return tmp_path_factory.mktemp("faults") / "log"
+
+
+@pytest.fixture(scope="module")
+def echo(short_folder: Path, request: pytest.FixtureRequest, fault_log: Path) -> Iterator[Node]:
+    """A node with the echo agent, one for each module of tests. SETTINGS of the module are its settings."""
+    name = request.module.__name__.rpartition("test_")[2][:12]
+    folder = short_folder / name
+    folder.mkdir()
+    settings = {"POOL_TARGET": 3, "AGENT_MODULE": "agents.echo", "FAULT_LOG": fault_log}
+    with Node(folder, **settings | getattr(request.module, "SETTINGS", {})) as node:
+        yield node
+
+
+@pytest.fixture(autouse=True)
+def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ask the invariant checker after each test that used the module's node."""
+    yield
+    if "echo" in request.fixturenames:
+        clean(request.getfixturevalue("echo"))
+
+
+def clean(node: Node) -> None:
+    """Assert that Redis, the agent host and the machine agree."""
+    found = node.command("doctor", "--invariants", check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
