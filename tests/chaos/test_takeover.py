@@ -37,3 +37,61 @@ async def test_a_killed_agent_is_heard_again_within_two_seconds(echo: Node) -> N
         assert heard - killed < 2, f"{heard - killed:.2f} s of silence"
     finally:
         await call.hang_up()
+
+
+async def test_a_hung_agent_is_heard_again_within_ten_seconds(echo: Node) -> None:
+    call = await talking(echo, "hung")
+    try:
+        before = await call.look()
+        os.kill(before["agentPid"], signal.SIGSTOP)
+        hung = time.monotonic()
+        while (heard := await call.next_sound()) - hung < 0.5:
+            pass
+        after = await call.look()
+        assert (after["takeovers"], after["status"]) == (1, "active")
+        assert "no heartbeat for" in after["cause"]
+        assert heard - hung < 10, f"{heard - hung:.2f} s of silence"
+        await asyncio.to_thread(poll, lambda: not alive(before["agentPid"]), "the hung one is killed")
+    finally:
+        await call.hang_up()
+
+
+async def test_the_third_death_ends_the_call_with_the_last_cause(echo: Node) -> None:
+    call = await talking(echo, "unlucky")
+    try:
+        for takeovers in (1, 2, 3):
+            before = await call.look()
+            os.kill(before["agentPid"], signal.SIGSEGV if takeovers == 3 else signal.SIGKILL)
+            done = lambda: (  # noqa: E731
+                (found := echo.session(call.session_id))["takeovers"] == takeovers and found["status"] == "active"
+            ) or found["status"] == "error"
+            await asyncio.to_thread(poll, done, f"takeover {takeovers}")
+        await call.gone()
+        after = await call.look()
+        assert (after["status"], after["takeovers"]) == ("error", 2)
+        assert after["reason"] == "agent_lost: killed by signal 11"
+        assert [agent["signal"] for agent in after["agents"]] == [9, 9, 11]
+        assert all(agent["peakMemory"] > 1 << 20 for agent in after["agents"])
+        states = [event["state"] for event in after["events"]]
+        assert states.count("takeover") == 2
+        assert "firstAudio" in after["timings"]
+        assert after["lastLogLines"][-1] == "[agent killed by signal 11]"
+    finally:
+        await call.hang_up()
+
+
+@pytest.mark.timeout(180)
+async def test_the_next_voice_knows_the_users_name_and_what_was_said(voice: Node) -> None:
+    async with Call(voice.url, "x-1") as call:
+        await call.heard()
+        await call.say("My name is Grace.")
+        await call.heard()
+        before = await call.look()
+        os.kill(before["agentPid"], signal.SIGKILL)
+        apology = (await call.heard()).text().lower()
+        assert "sorry" in apology
+        await call.say("What is my name?")
+        answer = (await call.heard()).text().lower()
+        assert "grace" in answer
+        after = await call.look()
+    assert (after["takeovers"], after["roomName"]) == (1, before["roomName"])
