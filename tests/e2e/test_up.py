@@ -18,7 +18,7 @@ from tests.support.processes import alive, free_ports, poll
 def test_it_says_what_is_up_and_stops_without_a_trace(short_folder: Path, number: signal.Signals) -> None:
     folder = short_folder / f"up{number}"
     folder.mkdir()
-    with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo") as node:
+    with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo", DRAIN_SECONDS=0) as node:
         said = node.said()
         for line in (node.url, node.environment["LIVEKIT_PORT"], node.environment["VALKEY_PORT"], "orchestrator call"):
             assert line in said
@@ -38,17 +38,17 @@ def test_it_says_what_is_up_and_stops_without_a_trace(short_folder: Path, number
 def test_its_state_is_there_again_after_a_restart(short_folder: Path) -> None:
     folder = short_folder / "again"
     folder.mkdir()
-    with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo") as node:
+    with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo", DRAIN_SECONDS=0) as node:
         token = node.secrets["ADMIN_TOKEN"]
         session_id = node.begin("ada")["sessionId"]
         node.resize(2)
     ports = {name: node.environment[name] for name in ("PORT", "VALKEY_PORT", "LIVEKIT_PORT", "NODE_ID")}
-    again = Node(folder, **ports, POOL_TARGET=1, AGENT_MODULE="agents.echo")
+    again = Node(folder, **ports, POOL_TARGET=1, AGENT_MODULE="agents.echo", DRAIN_SECONDS=0)
     again.output = folder / "again.log"
     with again, redis.Redis.from_url(again.redis_url, decode_responses=True) as raw:
         assert again.secrets["ADMIN_TOKEN"] == token
         session = again.session(session_id)
-        assert (session["status"], session["reason"]) == ("ended", "stopped by its node")
+        assert (session["status"], session["reason"]) == ("ended", "the node is stopping")
         assert again.counts()["target"] == 2, "the resize is kept"
         ready = raw.smembers("pool:ready")
         assert len(ready) == 2
@@ -64,7 +64,7 @@ def test_the_health_check_sees_every_process_and_stops_the_unfit(short_folder: P
     folder = short_folder / "health"
     folder.mkdir()
     settings = {"POOL_TARGET": 2, "AGENT_MODULE": "agents.echo", "HEARTBEAT_SECONDS": 0.5}
-    node = Node(folder, HEARTBEAT_TIMEOUT_SECONDS=2, **settings)
+    node = Node(folder, HEARTBEAT_SECONDS=1, HEARTBEAT_TIMEOUT_SECONDS=4, **settings)
     with node, redis.Redis.from_url(node.redis_url, decode_responses=True) as raw:
         first, second = node.agents()
         os.kill(first["pid"], signal.SIGSTOP)  # hung: it lives, and is silent
