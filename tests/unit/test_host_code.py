@@ -4,8 +4,7 @@ import asyncio
 import json
 import os
 import signal
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -49,6 +48,13 @@ async def reload(host: Host) -> None:
     await host.client.closed()
     await host.client.close()
     await host.connect()
+
+
+async def until(look: Callable[[], object]) -> None:
+    """Wait for something while the client goes on listening."""
+    async with asyncio.timeout(10):
+        while not look():  # noqa: ASYNC110 - what other processes do is no asyncio event
+            await asyncio.sleep(0.01)
 
 
 async def said(host: Host, agent_id: str) -> str:
@@ -112,10 +118,7 @@ async def test_a_stop_that_is_under_way_is_brought_to_its_end(host: Host) -> Non
     assert await said(host, "stubborn") == "one"
     write(host, TWO)
     trial = asyncio.create_task(reload(host))
-    poll_until = time.monotonic() + 10
-    while not (host.run_dir / "agents" / f"{TRIAL}.log").exists():
-        assert time.monotonic() < poll_until
-        await asyncio.sleep(0.01)
+    await until((host.run_dir / "agents" / f"{TRIAL}.log").exists)
     assert await host.client.stop("stubborn", 3)
     await trial
     assert await host.living("stubborn")
@@ -139,8 +142,7 @@ async def test_the_host_serves_while_it_tries_and_a_second_reload_joins(host: Ho
     started = host.run_dir / "trials"
     write(host, TWO + f"\ndef prewarm():\n    open({str(started)!r}, 'a').write('x')\n    time.sleep(1)\n")
     first, second = [asyncio.create_task(host.client.reload()) for _ in range(2)]
-    while not started.exists():
-        await asyncio.sleep(0.01)
+    await until(started.exists)
     assert await said(host, "meanwhile") == "one"
     assert not first.done()
     await asyncio.gather(first, second)
@@ -171,8 +173,7 @@ async def test_a_host_that_ends_takes_its_trial_along(short_folder: Path) -> Non
     host = await code_host(short_folder).connect()
     write(host, TWO + "\ndef prewarm():\n    signal.pause()\n")
     waiting = asyncio.create_task(host.client.reload())
-    while not trials(host):
-        await asyncio.sleep(0.01)
+    await until(lambda: trials(host))
     host.process.terminate()
     with pytest.raises((SpawnFailed, HostUnavailable)):
         await waiting
@@ -184,8 +185,7 @@ async def test_a_host_that_ends_takes_its_trial_along(short_folder: Path) -> Non
 async def test_a_host_that_dies_in_a_trial_is_unavailable(host: Host) -> None:
     write(host, TWO + "\ndef prewarm():\n    time.sleep(2)\n")
     waiting = asyncio.create_task(host.client.reload())
-    while not trials(host):
-        await asyncio.sleep(0.01)
+    await until(lambda: trials(host))
     host.process.kill()
     with pytest.raises(HostUnavailable):
         await waiting
@@ -267,12 +267,13 @@ async def test_a_module_that_kills_the_host_is_not_loaded_a_third_time(short_fol
 
 
 def test_deaths_are_counted_for_one_module_and_one_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
     def die(module: str) -> None:
         attempt = Deaths(tmp_path, module).counted()
         attempt.__enter__()
         kept.append(attempt)  # never left: the host is dead
 
-    kept: list[object] = []
     die("a")
     assert not Deaths(tmp_path, "a").too_many
     die("a")
@@ -289,4 +290,3 @@ def test_deaths_are_counted_for_one_module_and_one_supervisor(tmp_path: Path, mo
     with pytest.raises(OSError, match="no model"), Deaths(tmp_path, "a").counted():
         raise OSError("no model")
     assert not list(tmp_path.iterdir()), "a module that raises does not kill the host"
-    del kept
