@@ -153,14 +153,32 @@ async def test_the_host_serves_while_it_tries_and_a_second_reload_joins(host: Ho
     assert started.read_text() == "xx"
 
 
-async def test_a_trial_that_never_ends_is_killed(short_folder: Path) -> None:
-    host = code_host(short_folder)
+def impatient_host(folder: Path) -> Host:
+    """Start a host whose trials have one second."""
+    host = code_host(folder)
     host.process.kill()
     host.process.wait()
     code = "import orchestrator.node.preload as p, orchestrator.node.host as h; p.TRIAL_SECONDS = 1; h.main()"
     host.command = [host.command[0], "-c", code]
     host.process = host.start()
-    await host.connect()
+    return host
+
+
+async def test_a_trial_without_a_host_ends_by_itself(short_folder: Path) -> None:
+    host = await impatient_host(short_folder).connect()
+    write(host, TWO + "\ndef prewarm():\n    signal.pause()\n")
+    waiting = asyncio.create_task(host.client.reload())
+    await until(lambda: trials(host))
+    host.process.kill()
+    host.process.wait()
+    with pytest.raises(HostUnavailable):
+        await waiting
+    await host.client.close()
+    await until(lambda: not trials(host))
+
+
+async def test_a_trial_that_never_ends_is_killed(short_folder: Path) -> None:
+    host = await impatient_host(short_folder).connect()
     write(host, TWO + "\ndef prewarm():\n    print('warming', flush=True)\n    signal.pause()\n")
     with pytest.raises(SpawnFailed, match="did not finish within 1 s: warming"):
         await host.client.reload()
@@ -170,10 +188,12 @@ async def test_a_trial_that_never_ends_is_killed(short_folder: Path) -> None:
 
 
 async def test_a_host_that_ends_takes_its_trial_along(short_folder: Path) -> None:
-    host = await code_host(short_folder).connect()
-    write(host, TWO + "\ndef prewarm():\n    signal.pause()\n")
+    host = await code_host(short_folder, AGENT_LOG_BYTES="65536").connect()
+    write(host, TWO + "\ndef prewarm():\n    print('x' * 1_000_000, flush=True)\n    signal.pause()\n")
     waiting = asyncio.create_task(host.client.reload())
-    await until(lambda: trials(host))
+    output = host.run_dir / "agents" / f"{TRIAL}.log"
+    await until(lambda: output.exists() and output.stat().st_size > 65_536)
+    await until(lambda: output.stat().st_size == 0)
     host.process.terminate()
     with pytest.raises((SpawnFailed, HostUnavailable)):
         await waiting
