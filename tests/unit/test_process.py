@@ -1,12 +1,17 @@
 """Identity of processes: no zombie, no stranger, no one who is dying already."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.node.process import ProcessId
+import pytest
+
+from orchestrator.node import process
+from orchestrator.node.process import Look, ProcessId
 from tests.support.processes import alive, poll
 
 
@@ -21,6 +26,12 @@ def test_a_killed_process_counts_as_dead_at_once() -> None:
         assert identity.alive
         os.kill(process.pid, signal.SIGKILL)
         assert not identity.alive
+
+
+def test_a_kill_between_two_fields_of_one_look_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([Look(False, 1, 2, 2, 3), Look(True, 1, 2, 2, 3)])
+    monkeypatch.setattr(process, "look", lambda _: next(looks))
+    assert ProcessId.of(2) is None
 
 
 def test_a_zombie_is_dead_and_is_not_signalled() -> None:
@@ -44,20 +55,25 @@ def test_the_same_pid_with_another_start_is_another_process() -> None:
 LEADER = "import subprocess; print(subprocess.Popen(['sleep', '1000']).pid, flush=True); input()"
 
 
-def _leader(**options: Any) -> tuple["subprocess.Popen[bytes]", ProcessId, int]:
-    process = subprocess.Popen(
+@contextlib.contextmanager
+def _leader(**options: Any) -> Iterator[tuple["subprocess.Popen[bytes]", ProcessId, int]]:
+    with subprocess.Popen(
         [sys.executable, "-c", LEADER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options
-    )  # fmt: skip
-    assert process.stdout is not None
-    member = int(process.stdout.readline())
-    identity = ProcessId.of(process.pid)
-    assert identity is not None
-    return process, identity, member
+    ) as leader:
+        assert leader.stdout is not None
+        member = int(leader.stdout.readline())
+        identity = ProcessId.of(leader.pid)
+        assert identity is not None
+        try:
+            yield leader, identity, member
+        finally:
+            for pid in (leader.pid, member):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def test_what_a_dead_leader_left_is_killed() -> None:
-    process, identity, member = _leader(start_new_session=True)
-    with process:
+    with _leader(start_new_session=True) as (process, identity, member):
         assert not identity.kill_left_behind(), "it lives"
         assert alive(member)
         process.kill()
@@ -68,29 +84,23 @@ def test_what_a_dead_leader_left_is_killed() -> None:
 
 
 def test_a_group_that_has_a_leader_again_is_a_strangers() -> None:
-    process, identity, member = _leader(start_new_session=True)
-    with process:
+    with _leader(start_new_session=True) as (process, identity, member):
         assert not ProcessId(identity.pid, identity.start_ticks - 1).kill_left_behind()
         assert alive(process.pid)
         assert alive(member)
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_group_in_another_session_is_a_strangers() -> None:
-    process, identity, member = _leader(process_group=0)
-    with process:
+    with _leader(process_group=0) as (process, identity, member):
         process.kill()
         process.wait()
         assert not identity.kill_left_behind()
         assert alive(member)
-        os.kill(member, signal.SIGKILL)
 
 
 def test_members_older_than_the_leader_are_a_strangers() -> None:
-    process, identity, member = _leader(start_new_session=True)
-    with process:
+    with _leader(start_new_session=True) as (process, identity, member):
         process.kill()
         process.wait()
         assert not ProcessId(identity.pid, identity.start_ticks + 1_000_000).kill_left_behind()
         assert alive(member)
-        os.kill(member, signal.SIGKILL)
