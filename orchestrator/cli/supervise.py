@@ -40,7 +40,7 @@ class Options(ServerOptions):  # type: ignore[misc]
         Until it has become its program it would take the signal with a copy of our handlers, and nobody would know.
         """
         held = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-        pid = -1
+        pid: int = -1
         try:
             pid = super().fork()
         finally:
