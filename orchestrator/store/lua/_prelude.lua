@@ -166,6 +166,16 @@ local function missing_agents()
     - redis.call('SCARD', 'pool:ready') - redis.call('SCARD', 'pool:starting') + redis.call('SCARD', 'pool:stale')
 end
 
+-- Whether a node lives that takes sessions: those that drain take no more.
+local function in_service()
+  for _, node in ipairs(redis.call('SMEMBERS', 'nodes')) do
+    if redis.call('EXISTS', 'node:' .. node) == 1 and redis.call('SISMEMBER', 'nodes:draining', node) == 0 then
+      return true
+    end
+  end
+  return false
+end
+
 -- Give a session that has just become starting its agent: a warm one, or the next that is.
 local function serve(session)
   local warm = take_warm()

@@ -71,15 +71,7 @@ if held >= policy('perUser') then return {'existing', newest, '', 0} end
 local down = redis.call('GET', 'livekit:down')
 if down then return {'livekit', '', down, 0} end
 
-if redis.call('SCARD', 'nodes:draining') > 0 then
-  local others = false
-  for _, node in ipairs(redis.call('SMEMBERS', 'nodes')) do
-    if redis.call('EXISTS', 'node:' .. node) == 1 and redis.call('SISMEMBER', 'nodes:draining', node) == 0 then
-      others = true
-    end
-  end
-  if not others then return {'draining', '', '', 0} end
-end
+if redis.call('SCARD', 'nodes:draining') > 0 and not in_service() then return {'draining', '', '', 0} end
 
 local crowded = live_sessions() >= policy('maxSessions') or redis.call('ZCARD', 'session:queued') > 0
 local agent, process
