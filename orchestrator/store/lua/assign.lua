@@ -104,7 +104,8 @@ if agent then
     'agentId', agent, 'agentIds', agent, 'node', process[3] or '', 'agentPid', process[4] or '',
     'readyAt', NOW, 'prewarmed', 1, 'client', address)
   redis.call('SADD', 'session:ready', id)
-  redis.call('ZADD', 'deadlines', NOW + policy('joinMs'), 'join|' .. id, NOW + policy('userJoinMs'), 'user|' .. id)
+  expect('join', id, policy('joinMs'))
+  expect('user', id, policy('userJoinMs'))
   record(id, 'ready', 'agentId', agent)
   tell_agent(agent, id, payload)
   redis.call('HINCRBY', 'pool:stats', 'total_assigned', 1)
