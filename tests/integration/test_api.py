@@ -431,7 +431,6 @@ async def test_a_session_tells_its_whole_story(http: httpx.AsyncClient, store: S
     takeover = look["events"][5]
     assert (takeover["agentId"], takeover["cause"]) == (first, "killed by signal 9")
     died, left = look["agents"]
-    died.pop("success")
     assert died == {
         "agentId": first, "pid": died["pid"], "node": "n1", "status": "exited", "cause": "killed by signal 9",
         "signal": 9, "peakMemory": 90_000 * 1024,
