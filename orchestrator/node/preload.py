@@ -156,7 +156,7 @@ class Trial:
 def run_trial(module: str) -> None:
     """Be the trial: preload, and say by the exit code that it went well, or else by its last line."""
     # A host that is killed meanwhile must not leave it behind for ever.
-    signal.alarm(TRIAL_SECONDS + 5)
+    signal.alarm(TRIAL_SECONDS + 1)
     try:
         preload(module)
     except Poisoned as failure:

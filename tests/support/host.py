@@ -92,7 +92,8 @@ class Host:
 
     def log(self, agent_id: str) -> str:
         """Return what an agent has printed."""
-        return (self.run_dir / "agents" / f"{agent_id}.log").read_text()
+        path = self.run_dir / "agents" / f"{agent_id}.log"
+        return path.read_text() if path.exists() else ""
 
 
 #: In place of agents/runtime.py: the same contract, without Redis, and without LiveKit's second of imports.

@@ -121,6 +121,8 @@ async def test_a_child_that_was_not_registered_is_found(short_folder: Path, meth
     with pytest.raises(SpawnFailed, match="fault at"):
         await host.client.spawn("lost")
     process = await host.adopted("lost")
+    if method == "exec":
+        poll(lambda: "'FAULTS', 'FAULT_LOG'" in host.log("lost"), "agents meet faults too")
     os.kill(process.pid, signal.SIGKILL)
     death = await host.death()
     assert (death.agent_id, death.signal) == ("lost", signal.SIGKILL), "still its child: it is reaped"
@@ -136,7 +138,7 @@ async def test_who_records_itself_late_is_adopted_or_dead(shell: Host) -> None:
         for name, ticks in (("late", 0), ("gone", 1)):
             record = {"kind": "Process", "agent_id": name, **fields, "start_ticks": identity.start_ticks + ticks}
             shell.record(name).write_text(json.dumps(record))
-        assert (await shell.adopted("late")).pid == late.pid
+        assert (await shell.client.spawn("late")).pid == late.pid, "it is not started a second time"
         assert (await shell.death()).agent_id == "gone"
         late.kill()
         assert (await shell.death()).agent_id == "late"

@@ -4,8 +4,7 @@ import asyncio
 import json
 import os
 import signal
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -49,6 +48,13 @@ async def reload(host: Host) -> None:
     await host.client.closed()
     await host.client.close()
     await host.connect()
+
+
+async def until(look: Callable[[], object]) -> None:
+    """Wait for something while the client goes on listening."""
+    async with asyncio.timeout(10):
+        while not look():  # noqa: ASYNC110 - what other processes do is no asyncio event
+            await asyncio.sleep(0.01)
 
 
 async def said(host: Host, agent_id: str) -> str:
@@ -112,10 +118,7 @@ async def test_a_stop_that_is_under_way_is_brought_to_its_end(host: Host) -> Non
     assert await said(host, "stubborn") == "one"
     write(host, TWO)
     trial = asyncio.create_task(reload(host))
-    poll_until = time.monotonic() + 10
-    while not (host.run_dir / "agents" / f"{TRIAL}.log").exists():
-        assert time.monotonic() < poll_until
-        await asyncio.sleep(0.01)
+    await until((host.run_dir / "agents" / f"{TRIAL}.log").exists)
     assert await host.client.stop("stubborn", 3)
     await trial
     assert await host.living("stubborn")
@@ -139,8 +142,7 @@ async def test_the_host_serves_while_it_tries_and_a_second_reload_joins(host: Ho
     started = host.run_dir / "trials"
     write(host, TWO + f"\ndef prewarm():\n    open({str(started)!r}, 'a').write('x')\n    time.sleep(1)\n")
     first, second = [asyncio.create_task(host.client.reload()) for _ in range(2)]
-    while not started.exists():
-        await asyncio.sleep(0.01)
+    await until(started.exists)
     assert await said(host, "meanwhile") == "one"
     assert not first.done()
     await asyncio.gather(first, second)
@@ -151,14 +153,32 @@ async def test_the_host_serves_while_it_tries_and_a_second_reload_joins(host: Ho
     assert started.read_text() == "xx"
 
 
-async def test_a_trial_that_never_ends_is_killed(short_folder: Path) -> None:
-    host = code_host(short_folder)
+def impatient_host(folder: Path) -> Host:
+    """Start a host whose trials have one second."""
+    host = code_host(folder)
     host.process.kill()
     host.process.wait()
     code = "import orchestrator.node.preload as p, orchestrator.node.host as h; p.TRIAL_SECONDS = 1; h.main()"
     host.command = [host.command[0], "-c", code]
     host.process = host.start()
-    await host.connect()
+    return host
+
+
+async def test_a_trial_without_a_host_ends_by_itself(short_folder: Path) -> None:
+    host = await impatient_host(short_folder).connect()
+    write(host, TWO + "\ndef prewarm():\n    signal.pause()\n")
+    waiting = asyncio.create_task(host.client.reload())
+    await until(lambda: trials(host))
+    host.process.kill()
+    host.process.wait()
+    with pytest.raises(HostUnavailable):
+        await waiting
+    await host.client.close()
+    await until(lambda: not trials(host))
+
+
+async def test_a_trial_that_never_ends_is_killed(short_folder: Path) -> None:
+    host = await impatient_host(short_folder).connect()
     write(host, TWO + "\ndef prewarm():\n    print('warming', flush=True)\n    signal.pause()\n")
     with pytest.raises(SpawnFailed, match="did not finish within 1 s: warming"):
         await host.client.reload()
@@ -168,11 +188,12 @@ async def test_a_trial_that_never_ends_is_killed(short_folder: Path) -> None:
 
 
 async def test_a_host_that_ends_takes_its_trial_along(short_folder: Path) -> None:
-    host = await code_host(short_folder).connect()
-    write(host, TWO + "\ndef prewarm():\n    signal.pause()\n")
+    host = await code_host(short_folder, AGENT_LOG_BYTES="65536").connect()
+    write(host, TWO + "\ndef prewarm():\n    print('x' * 1_000_000, flush=True)\n    signal.pause()\n")
     waiting = asyncio.create_task(host.client.reload())
-    while not trials(host):
-        await asyncio.sleep(0.01)
+    output = host.run_dir / "agents" / f"{TRIAL}.log"
+    await until(lambda: output.exists() and output.stat().st_size > 65_536)
+    await until(lambda: output.stat().st_size == 0)
     host.process.terminate()
     with pytest.raises((SpawnFailed, HostUnavailable)):
         await waiting
@@ -184,8 +205,7 @@ async def test_a_host_that_ends_takes_its_trial_along(short_folder: Path) -> Non
 async def test_a_host_that_dies_in_a_trial_is_unavailable(host: Host) -> None:
     write(host, TWO + "\ndef prewarm():\n    time.sleep(2)\n")
     waiting = asyncio.create_task(host.client.reload())
-    while not trials(host):
-        await asyncio.sleep(0.01)
+    await until(lambda: trials(host))
     host.process.kill()
     with pytest.raises(HostUnavailable):
         await waiting
@@ -267,12 +287,13 @@ async def test_a_module_that_kills_the_host_is_not_loaded_a_third_time(short_fol
 
 
 def test_deaths_are_counted_for_one_module_and_one_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
     def die(module: str) -> None:
         attempt = Deaths(tmp_path, module).counted()
         attempt.__enter__()
         kept.append(attempt)  # never left: the host is dead
 
-    kept: list[object] = []
     die("a")
     assert not Deaths(tmp_path, "a").too_many
     die("a")
@@ -289,4 +310,3 @@ def test_deaths_are_counted_for_one_module_and_one_supervisor(tmp_path: Path, mo
     with pytest.raises(OSError, match="no model"), Deaths(tmp_path, "a").counted():
         raise OSError("no model")
     assert not list(tmp_path.iterdir()), "a module that raises does not kill the host"
-    del kept

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from typing import Any
 
-from orchestrator.node.process import ProcessId
+import pytest
+
+from orchestrator.node import process
+from orchestrator.node.process import Look, ProcessId
 from tests.support.processes import alive, poll
 
 
@@ -21,6 +24,12 @@ def test_a_killed_process_counts_as_dead_at_once() -> None:
         assert identity.alive
         os.kill(process.pid, signal.SIGKILL)
         assert not identity.alive
+
+
+def test_a_kill_between_two_fields_of_one_look_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([Look(False, 1, 2, 2, 3), Look(True, 1, 2, 2, 3)])
+    monkeypatch.setattr(process, "look", lambda _: next(looks))
+    assert ProcessId.of(2) is None
 
 
 def test_a_zombie_is_dead_and_is_not_signalled() -> None:

@@ -1,0 +1,107 @@
+"""Moments in the agent host that no test can meet from outside: between two lines, or when the machine refuses."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.node.folder import AgentFolder
+from orchestrator.node.host import AgentHost, Child
+from orchestrator.node.process import ProcessId, machine_boot_id
+from orchestrator.node.protocol import Death, Process
+from orchestrator.settings import NodeSettings
+
+
+@pytest.fixture
+def settings(short_folder: Path) -> NodeSettings:
+    return NodeSettings(run_dir=short_folder / os.urandom(4).hex(), agent_command="sleep 1000")
+
+
+@pytest.fixture
+def folder(settings: NodeSettings) -> AgentFolder:
+    return AgentFolder(settings.agents_dir)
+
+
+@pytest.fixture
+def stranger() -> Iterator[Process]:
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as process:
+        identity = ProcessId.of(process.pid)
+        assert identity is not None
+        yield Process("one", process.pid, identity.start_ticks, machine_boot_id())
+        process.kill()
+
+
+def test_a_start_that_fails_does_not_forget_the_process_that_was_first(
+    settings: NodeSettings, folder: AgentFolder, stranger: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = AgentHost(settings)
+
+    def lose(*_: object) -> int:
+        folder.claim(stranger)
+        raise subprocess.SubprocessError("Exception occurred in preexec_fn.")
+
+    monkeypatch.setattr(host, "_exec_agent", lose)
+    with pytest.raises(OrchestratorError, match="cannot start"):
+        host.spawn("one")
+    assert folder.read("one") == stranger
+
+
+def test_a_child_that_has_not_yet_recorded_itself_is_known_to_the_next_image(
+    settings: NodeSettings, folder: AgentFolder, stranger: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = AgentHost(settings)
+    host._children["one"] = Child(stranger, own=True)
+    host._server.open()
+    recorded = []
+
+    def refuse(*_: object) -> NoReturn:
+        recorded.append(folder.read("one"))
+        raise OSError("no such interpreter")
+
+    monkeypatch.setattr(os, "execve", refuse)
+    host._begin_anew()
+    assert recorded == [stranger]
+    assert settings.host_socket.is_socket(), "the old image listens again"
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGTERM, signal.SIGINT}
+    host._server.close()
+
+
+def test_a_host_that_was_told_to_stop_does_not_begin_anew(
+    settings: NodeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = AgentHost(settings)
+    host._server.open()
+    done: list[Any] = []
+    monkeypatch.setattr(os, "execve", lambda *_: done.append(1))
+    host._request_stop()
+    host._begin_anew()
+    assert not done
+    host._server.close()
+
+
+def test_half_written_records_of_long_ago_are_removed(folder: AgentFolder, settings: NodeSettings) -> None:
+    old, new = (settings.agents_dir / f"one.{pid}.tmp" for pid in (1, 2))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, time.time() - 3600))
+    folder.tidy()
+    assert [path.name for path in settings.agents_dir.iterdir()] == [new.name]
+
+
+def test_a_claim_stands_against_its_own_repetition_only(folder: AgentFolder) -> None:
+    process = Process("one", 10, 20, "boot")
+    folder.claim(process)
+    folder.claim(process)
+    with pytest.raises(FileExistsError):
+        folder.claim(Process("one", 11, 20, "boot"))
+    death = Death("one", 10, 20, "boot", exit_code=7)
+    folder.write(death)
+    assert folder.read("one") == death
+    assert list(folder.records({"one"})) == []
+    assert list(folder.records()) == [death]
