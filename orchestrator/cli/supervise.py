@@ -31,6 +31,26 @@ _TAIL = 8192
 _LINE = 500
 
 
+class Options(ServerOptions):  # type: ignore[misc]
+    """supervisord's options, and its way to the operating system."""
+
+    def fork(self) -> int:
+        """Fork so that a child can be stopped from its first moment.
+
+        Until it has become its program it would take the signal with a copy of our handlers, and nobody would know.
+        """
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        pid: int = -1
+        try:
+            pid = super().fork()
+        finally:
+            if pid == 0:
+                for number in _STOP_SIGNALS:
+                    signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        return pid
+
+
 class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
     """supervisord's main loop. `failed` tells whether a program's failure has ended it."""
 
@@ -104,7 +124,7 @@ def main() -> None:
     """Run supervisord. Exits with 1 when a program could not be kept running."""
     first = True
     while True:
-        options = ServerOptions()
+        options = Options()
         options.realize(doc=supervisord.__doc__)
         options.first, options.test = first, False
         if first:
@@ -119,7 +139,7 @@ def main() -> None:
         first = False
 
 
-def _warn(options: ServerOptions) -> None:
+def _warn(options: Options) -> None:
     try:
         settings = Settings.load()
     except Preflight as failure:

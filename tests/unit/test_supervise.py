@@ -154,6 +154,23 @@ def test_it_reacts_at_once(supervised: Supervised) -> None:
     assert time.monotonic() - started < 1, "supervisord alone needs up to a second for each"
 
 
+def test_a_program_that_is_just_being_started_hears_the_signal(supervised: Supervised) -> None:
+    script = """
+import os, runpy, sys, time
+real = os.setpgrp  # the first thing that a child does
+os.setpgrp = lambda: (time.sleep(1.5), real())
+del sys.argv[1:3]
+runpy.run_module("orchestrator.cli.supervise", run_name="__main__")
+"""
+    supervised.before = [sys.executable, "-c", script]
+    supervised.programs = {"good": GOOD}
+    supervised.start()
+    poll(lambda: supervised.has("spawned: 'good'"), "it is being started")
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.ends() == 0
+    assert not supervised.has("with SIGKILL")
+
+
 def test_it_reaps_orphans(supervised: Supervised) -> None:
     # What `orchestrator up` does, and what PID 1 is.
     script = "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1); os.execv(sys.executable, sys.argv[1:])"
