@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
 from limits import RateLimitItem, parse
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from orchestrator.errors import Preflight
@@ -197,6 +197,15 @@ class Settings(NodeSettings):
         """`redis_url`, or the embedded server's address."""
         return self.redis_url or f"redis://127.0.0.1:{self.valkey_port}/0"
 
+    @model_validator(mode="after")
+    def _heartbeats_fit(self) -> Self:
+        if self.heartbeat_timeout_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError(
+                f"HEARTBEAT_TIMEOUT_SECONDS={self.heartbeat_timeout_seconds:g} is less than two of "
+                f"HEARTBEAT_SECONDS={self.heartbeat_seconds:g}: a late heartbeat would cost a healthy agent"
+            )
+        return self
+
     @classmethod
     def load(cls) -> Self:
         """Read the settings.
@@ -213,7 +222,9 @@ def load(kind: type[S]) -> S:
         return kind()
     except ValidationError as failure:
         first = failure.errors(include_url=False)[0]
-        name = str(first["loc"][0]).upper() if first["loc"] else "settings"
+        if not first["loc"]:
+            raise Preflight(f"{first['ctx']['error']}. Correct it in the environment or in .env.") from None
+        name = str(first["loc"][0]).upper()
         shown = "" if {"TOKEN", "SECRET"} & set(name.split("_")) else f"={first['input']!r}"
         raise Preflight(f"{name}{shown}: {first['msg']}. Correct it in the environment or in .env.") from None
     except (OSError, UnicodeDecodeError) as failure:

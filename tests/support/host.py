@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,10 @@ from orchestrator.errors import HostUnavailable
 from orchestrator.node.client import HostClient
 from orchestrator.node.protocol import Death, Process
 from tests.support.node import REPOSITORY
-from tests.support.processes import alive, poll, stop
+from tests.support.processes import alive, marked, poll, stop
+
+#: Every host that the test has made.
+HOSTS: list["Host"] = []
 
 
 class Host:
@@ -24,6 +28,7 @@ class Host:
             "PYTHONPATH": str(REPOSITORY), "STOP_GRACE_SECONDS": "1", **settings,
         }  # fmt: skip
         self.command = [sys.executable, "-m", "orchestrator.node.host"]
+        HOSTS.append(self)
         self.process = self.start()
         self.deaths: asyncio.Queue[Death] = asyncio.Queue()
         self.client: HostClient
@@ -74,6 +79,15 @@ class Host:
         await self.client.close()
         self.process = self.start()
         await self.connect()
+
+    def sweep(self) -> None:
+        """Kill whatever is left of it: a test that fails leaves nothing either."""
+        for pid in marked("RUN_DIR", str(self.run_dir)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
     async def end(self) -> None:
         """Stop it, and see that its agents are gone."""

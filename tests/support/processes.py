@@ -1,11 +1,12 @@
 """Real processes for tests: servers on free ports, and proof that nothing is left of them."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,6 +61,16 @@ def marked(name: str, value: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+@contextlib.contextmanager
+def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a process that is nobody's agent and leads a session of its own; it is gone afterwards."""
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float = 15) -> int:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -20,7 +19,7 @@ from orchestrator.models import new_id
 from orchestrator.node.folder import AgentFolder
 from orchestrator.node.process import ProcessId, machine_boot_id
 from tests.support.host import Host, code_host
-from tests.support.processes import alive, poll, stop
+from tests.support.processes import alive, poll, sleeper, stop
 
 
 def shell_host(folder: Path, **settings: str) -> Host:
@@ -131,7 +130,7 @@ async def test_a_child_that_was_not_registered_is_found(short_folder: Path, meth
 
 
 async def test_who_records_itself_late_is_adopted_or_dead(shell: Host) -> None:
-    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as late:
+    with sleeper() as late:
         identity = ProcessId.of(late.pid)
         assert identity is not None
         fields = {"pid": late.pid, "start_ticks": identity.start_ticks, "boot_id": machine_boot_id()}
@@ -147,7 +146,7 @@ async def test_who_records_itself_late_is_adopted_or_dead(shell: Host) -> None:
 async def test_the_second_process_of_an_agent_gives_up(shell: Host) -> None:
     """Its record says who was first; the host goes by that, and tells no death of an agent that lives."""
     second = await shell.client.spawn("twin")
-    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as first:
+    with sleeper() as first:
         identity = ProcessId.of(first.pid)
         assert identity is not None
         fields = {"pid": first.pid, "start_ticks": identity.start_ticks, "boot_id": machine_boot_id()}
@@ -165,7 +164,7 @@ async def test_the_second_process_of_an_agent_gives_up(shell: Host) -> None:
 
 
 async def test_a_recycled_pid_is_never_touched(shell: Host) -> None:
-    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as stranger:
+    with sleeper() as stranger:
         identity = ProcessId.of(stranger.pid)
         assert identity is not None
         record = {"kind": "Process", "agent_id": "old", "pid": stranger.pid, "start_ticks": identity.start_ticks - 1}
@@ -177,7 +176,6 @@ async def test_a_recycled_pid_is_never_touched(shell: Host) -> None:
         assert [death.agent_id for death in deaths] == ["old"]
         assert not await shell.client.stop("old", 0)
         assert alive(stranger.pid)
-        stranger.kill()
 
 
 async def test_stop_escalates_and_takes_grandchildren_along(shell: Host) -> None:
@@ -215,6 +213,8 @@ async def test_adopted_agents_leave_no_children_behind(shell: Host, how: str) ->
     elif how == "killed by a stranger":
         os.kill(process.pid, signal.SIGKILL)
     poll(lambda: not alive(grandchild), "the grandchild is gone")
+    if how != "dead before the next host":
+        await shell.death()
     assert [one.agent_id for one in (await shell.client.hello())[1]] == ["parent_1"]
 
 

@@ -16,6 +16,7 @@ from orchestrator.node.host import AgentHost, Child
 from orchestrator.node.process import ProcessId, machine_boot_id
 from orchestrator.node.protocol import Death, Process
 from orchestrator.settings import NodeSettings
+from tests.support.processes import sleeper
 
 
 @pytest.fixture
@@ -30,11 +31,10 @@ def folder(settings: NodeSettings) -> AgentFolder:
 
 @pytest.fixture
 def stranger() -> Iterator[Process]:
-    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as process:
+    with sleeper() as process:
         identity = ProcessId.of(process.pid)
         assert identity is not None
         yield Process("one", process.pid, identity.start_ticks, machine_boot_id())
-        process.kill()
 
 
 def test_a_start_that_fails_does_not_forget_the_process_that_was_first(

@@ -1,9 +1,11 @@
 """Identity of processes: no zombie, no stranger, no one who is dying already."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -53,20 +55,25 @@ def test_the_same_pid_with_another_start_is_another_process() -> None:
 LEADER = "import subprocess; print(subprocess.Popen(['sleep', '1000']).pid, flush=True); input()"
 
 
-def _leader(**options: Any) -> tuple["subprocess.Popen[bytes]", ProcessId, int]:
-    process = subprocess.Popen(
+@contextlib.contextmanager
+def _leader(**options: Any) -> Iterator[tuple["subprocess.Popen[bytes]", ProcessId, int]]:
+    with subprocess.Popen(
         [sys.executable, "-c", LEADER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options
-    )  # fmt: skip
-    assert process.stdout is not None
-    member = int(process.stdout.readline())
-    identity = ProcessId.of(process.pid)
-    assert identity is not None
-    return process, identity, member
+    ) as leader:
+        assert leader.stdout is not None
+        member = int(leader.stdout.readline())
+        identity = ProcessId.of(leader.pid)
+        assert identity is not None
+        try:
+            yield leader, identity, member
+        finally:
+            for pid in (leader.pid, member):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def test_what_a_dead_leader_left_is_killed() -> None:
-    process, identity, member = _leader(start_new_session=True)
-    with process:
+    with _leader(start_new_session=True) as (process, identity, member):
         assert not identity.kill_left_behind(), "it lives"
         assert alive(member)
         process.kill()
@@ -77,29 +84,23 @@ def test_what_a_dead_leader_left_is_killed() -> None:
 
 
 def test_a_group_that_has_a_leader_again_is_a_strangers() -> None:
-    process, identity, member = _leader(start_new_session=True)
-    with process:
+    with _leader(start_new_session=True) as (process, identity, member):
         assert not ProcessId(identity.pid, identity.start_ticks - 1).kill_left_behind()
         assert alive(process.pid)
         assert alive(member)
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_group_in_another_session_is_a_strangers() -> None:
-    process, identity, member = _leader(process_group=0)
-    with process:
+    with _leader(process_group=0) as (process, identity, member):
         process.kill()
         process.wait()
         assert not identity.kill_left_behind()
         assert alive(member)
-        os.kill(member, signal.SIGKILL)
 
 
 def test_members_older_than_the_leader_are_a_strangers() -> None:
-    process, identity, member = _leader(start_new_session=True)
-    with process:
+    with _leader(start_new_session=True) as (process, identity, member):
         process.kill()
         process.wait()
         assert not ProcessId(identity.pid, identity.start_ticks + 1_000_000).kill_left_behind()
         assert alive(member)
-        os.kill(member, signal.SIGKILL)

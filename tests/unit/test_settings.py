@@ -47,6 +47,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("RATE_LIMIT", "often", "10/minute"),
         ("AGENT_START_METHOD", "clone", "AGENT_START_METHOD"),
         ("HEARTBEAT_SECONDS", "0", "HEARTBEAT_SECONDS"),
+        ("HEARTBEAT_TIMEOUT_SECONDS", "3", "HEARTBEAT_TIMEOUT_SECONDS=3 is less than two of HEARTBEAT_SECONDS=2"),
     ],
 )
 def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str) -> None:

@@ -103,7 +103,7 @@ function miss.drain(node)
     for _, id in ipairs(redis.call('SMEMBERS', name)) do
       local fields = redis.call('HMGET', 'session:' .. id, 'node', 'agentId')
       if fields[1] == node then
-        local left = policy('goodbyeMs') or 0
+        local left = tonumber(get('node:' .. node, 'goodbyeMs') or policy('goodbyeMs') or 0)
         redis.call('RPUSH', 'agent:' .. fields[2] .. ':inbox', cjson.encode({type = 'goodbye', seconds = left / 1000}))
         expect('goodbye', id, left)
         record(id, 'goodbye')

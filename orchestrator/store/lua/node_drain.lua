@@ -27,7 +27,11 @@ else
     end
   end
 end
-if first == 1 then expect('drain', node, math.max(0, window - (policy('goodbyeMs') or 0))) end
+local goodbye = math.min(window, policy('goodbyeMs') or 0)
+if first == 1 then
+  redis.call('HSET', 'node:' .. node, 'goodbyeMs', goodbye)
+  expect('drain', node, window - goodbye)
+end
 local sessions, agents = 0, 0
 for _, name in ipairs({'session:ready', 'session:active'}) do
   for _, id in ipairs(redis.call('SMEMBERS', name)) do
