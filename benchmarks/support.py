@@ -21,6 +21,7 @@ from typing import Any, Literal
 import redis
 
 from orchestrator.node.process import ProcessId
+from orchestrator.settings import Settings
 from tests.support.node import REPOSITORY, Node
 from tests.support.pool import fill
 from tests.support.processes import alive, free_ports, marked, poll, start_valkey, stop
@@ -140,6 +141,7 @@ def api(warm: int) -> Iterator[Api]:
         # redis-py types every reply as bytes or str, whatever decode_responses says.
         raw: Any = stack.enter_context(redis.Redis.from_url(url, decode_responses=True))
         raw.config_set("appendonly", "yes")  # as on a node
+        raw.hset("policy", mapping=Settings(max_sessions=1_000_000, heartbeat_timeout_seconds=36_000).policy)
         _fill(raw, warm, "bench")
         environment = {
             "NODE_ID": "bench", "RUN_DIR": str(folder), "REDIS_URL": url, "PYTHONUNBUFFERED": "1",

@@ -24,9 +24,9 @@ from orchestrator.models import Agent
 from orchestrator.node.client import HostClient
 from orchestrator.node.health import examine
 from orchestrator.node.logs import LogShipper
-from orchestrator.node.memory import headroom_bytes
 from orchestrator.node.process import ProcessId, machine_boot_id
 from orchestrator.node.protocol import Death, Process
+from orchestrator.node_rounds import Rounds
 from orchestrator.pool import upkeep
 from orchestrator.settings import Settings
 from orchestrator.states import AgentState, SessionState
@@ -40,17 +40,11 @@ SHIP_SECONDS = 0.25
 DEADLINE_SECONDS = 0.25
 NODE_BEAT_SECONDS = 2.0
 RECONCILE_SECONDS = 5.0
-MEMORY_SECONDS = 2.0
-PROBE_SECONDS = 3.0
-SIZING_SECONDS = 5.0
-CANARY_SECONDS = 10.0
 RECONNECT_SECONDS = 0.5
 
 NODE_TTL_SECONDS = 30
 #: A living process without a record has this long to register; then it is stopped.
 REGISTER_SECONDS = 20.0
-#: The Celery worker is wedged when Redis answers and nothing that was queued came through for this long.
-WEDGED_SECONDS = 30.0
 #: Seconds for which a task waits for the agent host: it loads its models when it starts or reloads.
 HOST_SECONDS = 15.0
 
@@ -84,8 +78,7 @@ class NodeWatch:
         self._strangers: dict[str, float] = {}
         self._suspects: set[str] = set()
         self._draining = False
-        self._short_of_memory = ""
-        self._canary_at = time.monotonic()
+        self._rounds: Rounds
 
     def start(self) -> None:
         """Start the loop in its own thread."""
@@ -129,6 +122,9 @@ class NodeWatch:
                 rooms = Rooms(settings.livekit_url, settings.livekit_api_key, secret)
                 self._rooms = await stack.enter_async_context(rooms)
             self._logs = LogShipper(self._store, settings.agents_dir, settings.log_lines)
+            self._rounds = Rounds(
+                settings, self._store, self._rooms, self._celery.send_canary, lambda: self._soon(self.refill())
+            )
             self._started.set()
             loops = [
                 self._watch_host(),
@@ -137,12 +133,8 @@ class NodeWatch:
                 self._every(SHIP_SECONDS, self._logs.ship_all),
                 self._every(DEADLINE_SECONDS, self._enforce_deadlines),
                 self._every(RECONCILE_SECONDS, self._look_around),
-                self._every(MEMORY_SECONDS, self._look_at_memory),
-                self._every(PROBE_SECONDS, self._probe_livekit),
-                self._every(CANARY_SECONDS, self._fly_canary),
+                *(self._every(seconds, work) for seconds, work in self._rounds.all()),
             ]
-            if settings.pool_auto:
-                loops.append(self._every(SIZING_SECONDS, self._size_pool))
             running = [asyncio.create_task(loop) for loop in loops]
             await self._stopping.wait()
             unfinished: list[asyncio.Future[Any]] = [*running, *self._background]
@@ -247,57 +239,13 @@ class NodeWatch:
             "bootId": machine_boot_id(),
             "host": int(self._connected.is_set()),
             "lastBeat": int(time.time()),
-            "canaryAge": int(time.monotonic() - self._canary_at),
+            "canaryAge": int(time.monotonic() - self._rounds.canary_at),
         }
         await self._store.beat_node(self._settings.node_id, fields, NODE_TTL_SECONDS)
 
-    async def _fly_canary(self) -> None:
-        await self._store.ping()
-        silent = time.monotonic() - self._canary_at
-        if silent > WEDGED_SECONDS + CANARY_SECONDS:
-            log.critical("the Celery worker has consumed nothing for %.0f s: it ends, to be started anew", silent)
-            os._exit(1)
-        await asyncio.to_thread(self._celery.send_canary)
-
     def canary_seen(self) -> None:
         """Say that a task came through the queue. Called in a task's thread."""
-        self._canary_at = time.monotonic()
-
-    async def _probe_livekit(self) -> None:
-        if self._rooms:
-            trouble = await self._rooms.reachable()
-            if trouble:
-                log.warning("%s", trouble)
-            await self._store.livekit_down(trouble)
-
-    async def _look_at_memory(self) -> None:
-        floor, free = self._settings.memory_headroom_mb, headroom_bytes()
-        low = bool(floor) and free is not None and free < floor << 20
-        self._short_of_memory = (
-            f"{(free or 0) >> 20} MiB of memory are free, MEMORY_HEADROOM_MB is {floor}" if low else ""
-        )
-        await self._store.memory(low=low, hold_seconds=int(3 * MEMORY_SECONDS))
-
-    async def _size_pool(self) -> None:
-        settings = self._settings
-        boot, _ = await self._store.means()
-        if boot is None:
-            return
-        room = None
-        agents = await self._store.agents()
-        looks = await self._store.health([agent.id for agent in agents])
-        sizes = [int(look["memory_bytes"]) for look in looks if "memory_bytes" in look]
-        if (free := headroom_bytes()) is not None and any(sizes):
-            spare = free - (settings.memory_headroom_mb << 20)
-            warm = sum(agent.state is AgentState.READY for agent in agents)
-            room = max(0, warm + int(spare / (sum(sizes) / len(sizes))))
-        rate = await self._store.arrivals()
-        target, why = upkeep.wanted(rate, boot, least=settings.pool_min, most=settings.pool_max, room=room)
-        before = (await self._store.counts())["target"]
-        await self._store.set_sizing(target, why)
-        if target != before:
-            log.info("pool target %d → %d: %s", before, target, why)
-            self._soon(self.refill())
+        self._rounds.canary_at = time.monotonic()
 
     # Deadlines
 
@@ -494,9 +442,9 @@ class NodeWatch:
         """Bring the pool to its target."""
         if self._draining:
             return 0
-        if self._short_of_memory:
-            log.warning("no agent is started: %s", self._short_of_memory)
-        return await upkeep.refill(self._store, self.boot, self._stop_anywhere, refused=self._short_of_memory)
+        if refused := self._rounds.short_of_memory:
+            log.warning("no agent is started: %s", refused)
+        return await upkeep.refill(self._store, self.boot, self._stop_anywhere, refused=refused)
 
     async def _stop_anywhere(self, agent_id: str) -> None:
         agent = await self._store.agent(agent_id)

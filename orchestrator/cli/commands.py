@@ -146,8 +146,16 @@ def pool(
         console.print(text)
 
 
-def doctor(json: Json = False) -> None:
+def doctor(
+    invariants: Annotated[
+        bool, typer.Option("--invariants", help="Look whether records, agent host and processes agree instead.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Look for what is wrong on this machine, and say how to mend it."""
+    if invariants:
+        _invariants(json)
+        return
     findings = checks.examine(Settings.load())
     if json:
         print_json([finding.as_dict() for finding in findings])
@@ -158,6 +166,17 @@ def doctor(json: Json = False) -> None:
             if finding.mend:
                 console.print(f"     {'':12} → {finding.mend}", soft_wrap=True)
     if not all(finding.ok for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+def _invariants(json: bool) -> None:
+    found = checks.violations(Settings.load())
+    if json:
+        print_json(found)
+    else:
+        for line in found or ["clean"]:
+            console.print(line, markup=False, soft_wrap=True)
+    if found:
         raise typer.Exit(FAILED)
 
 

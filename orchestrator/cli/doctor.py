@@ -9,11 +9,14 @@ from typing import Any
 import httpx
 import psutil
 
+from orchestrator import invariants
 from orchestrator.cli import livekit_server, ports
 from orchestrator.cli.secrets import generated
 from orchestrator.cli.up import needed_ports
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import HostUnavailable, OrchestratorError
 from orchestrator.livekit.rooms import Rooms
+from orchestrator.node.client import HostClient
+from orchestrator.node.protocol import Death
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 
@@ -43,6 +46,28 @@ def examine(settings: Settings) -> list[Finding]:
         findings.append(_ports(settings))
     findings += [_redis(settings, running), _livekit(settings, running), _models(settings), _memory(settings)]
     return findings
+
+
+def violations(settings: Settings) -> list[str]:
+    """Return the invariants of the running node that do not hold, in words. Raises `OrchestratorError`."""
+
+    async def ignore(_: Death) -> None:
+        """The Celery worker's to record."""
+
+    async def check() -> list[str]:
+        async with Store(settings.required_redis_url, name="doctor", keep_seconds=1) as store:
+            if not settings.host_socket.exists():
+                return await invariants.check(store, settings, None)
+            try:
+                host = await HostClient.connect(settings.host_socket, ignore)
+            except HostUnavailable as failure:
+                return [failure.detail, *await invariants.check(store, settings, None)]
+            try:
+                return await invariants.check(store, settings, host)
+            finally:
+                await host.close()
+
+    return asyncio.run(check())
 
 
 def _python() -> Finding:

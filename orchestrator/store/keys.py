@@ -56,6 +56,11 @@ def user(user_id: str) -> str:
     return f"session:user:{user_id}"
 
 
+def user_sessions(user_id: str) -> str:
+    """The set of a user's live sessions."""
+    return f"user:sessions:{user_id}"
+
+
 def agent(agent_id: str) -> str:
     return f"agent:{agent_id}"
 

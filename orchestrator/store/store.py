@@ -1,5 +1,6 @@
 """Everything the orchestrator reads from and writes to Redis, one method per operation."""
 
+import re
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +9,19 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from redis.exceptions import RedisError
 
-from orchestrator.models import Agent, Session
+from orchestrator.models import ID_PATTERN, Agent, Session
 from orchestrator.store import keys
 from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking
 from orchestrator.store.scripts import Scripts, translate
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M", Session, Agent)
+
+_SETS = (
+    keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE, keys.AGENTS, keys.POOL_READY, keys.POOL_STARTING,
+    keys.POOL_STALE, keys.NODES_DRAINING,
+)  # fmt: skip
 
 
 def _translated(
@@ -82,6 +89,21 @@ class Breaker:
     failures: int = 0
     cause: str | None = None
     retry_seconds: float = 0.0  #: until the next attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What Redis says of sessions and agents. Lists of ids are by the name of their key."""
+
+    now: float
+    policy: Mapping[str, int]
+    sessions: Mapping[str, Session]
+    agents: Mapping[str, Agent]
+    lists: Mapping[str, frozenset[str]]
+    deadlines: frozenset[tuple[str, str]]  #: (kind, id)
+    broken: frozenset[str]  #: keys of records that cannot be read
+    private: frozenset[tuple[str, str]]  #: (session id, `payload` or `conversation`) of each that is kept
+    counted: frozenset[str]  #: live sessions that count against their user's cap
 
 
 class Store:
@@ -516,6 +538,68 @@ class Store:
         """Drop the ids of sessions whose record has expired from the list of sessions; returns how many."""
         oldest = (await self.now()) - self._keep
         return int(await self._redis.zremrangebyscore(keys.SESSIONS, "-inf", oldest * 1000 - 3_600_000))
+
+    @_translated
+    async def snapshot(self) -> Snapshot:
+        """Return all records and lists of sessions and agents, found by their keys and not by what lists name.
+
+        It is read in many steps: what moves meanwhile may be seen half before and half after.
+        """
+        ids: dict[str, list[str]] = {"session": [], "agent": []}
+        private = set()
+        async for key in self._redis.scan_iter(count=1000):
+            kind, _, rest = key.partition(":")
+            found, _, part = rest.partition(":")
+            if kind in ids and re.match(ID_PATTERN, found):
+                if not part:
+                    ids[kind].append(found)
+                elif part in {"payload", "conversation"}:
+                    private.add((found, part))
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for name in _SETS:
+                pipe.smembers(name)
+            for name in (keys.SESSION_QUEUED, keys.SESSION_UNBOUND, keys.DEADLINES):
+                pipe.zrange(name, 0, -1)
+            pipe.hgetall(keys.POLICY)
+            *sets, queued, unbound, deadlines, policy = await pipe.execute()
+        lists = dict(zip(_SETS, sets, strict=True)) | {keys.SESSION_QUEUED: queued, keys.SESSION_UNBOUND: unbound}
+        broken: set[str] = set()
+        sessions = await self._records(Session.from_hash, ids["session"], keys.session, broken)
+        agents = await self._records(Agent.from_hash, ids["agent"], keys.agent, broken)
+        live = [session for session in sessions.values() if session.live]
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for session in live:
+                pipe.sismember(keys.user_sessions(session.user_id), session.id)
+            counted = await pipe.execute()
+        return Snapshot(
+            now=await self.now(),
+            policy={name: int(value) for name, value in policy.items()},
+            sessions=sessions,
+            agents=agents,
+            lists={name: frozenset(members) for name, members in lists.items()},
+            deadlines=frozenset((kind, found) for kind, _, found in (member.partition("|") for member in deadlines)),
+            broken=frozenset(broken),
+            private=frozenset(private),
+            counted=frozenset(session.id for session, yes in zip(live, counted, strict=True) if yes),
+        )
+
+    async def _records(
+        self,
+        build: Callable[[str, Mapping[str, str]], M],
+        ids: Sequence[str],
+        key: Callable[[str], str],
+        broken: set[str],
+    ) -> dict[str, M]:
+        found = {}
+        for start in range(0, len(ids), 1000):  # thousands are kept: Redis is not to be held up by one read
+            some = ids[start : start + 1000]
+            for each, fields in zip(some, await self._hashes([key(each) for each in some]), strict=True):
+                try:
+                    if fields:
+                        found[each] = build(each, fields)
+                except (KeyError, ValueError):
+                    broken.add(key(each))
+        return found
 
     @_translated
     async def now(self) -> float:

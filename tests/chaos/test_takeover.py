@@ -23,6 +23,16 @@ async def talking(node: Node, user: str) -> Call:
     return call
 
 
+def settled(node: Node, session_id: str, takeovers: int) -> None:
+    """Wait until a session has been taken over so often, or is over."""
+
+    def look() -> bool:
+        found = node.session(session_id)
+        return (found["takeovers"] == takeovers and found["status"] == "active") or found["status"] == "error"
+
+    poll(look, f"takeover {takeovers}")
+
+
 async def test_a_killed_agent_is_heard_again_within_two_seconds(echo: Node) -> None:
     call = await talking(echo, "killed")
     try:
@@ -62,10 +72,7 @@ async def test_the_third_death_ends_the_call_with_the_last_cause(echo: Node) -> 
         for takeovers in (1, 2, 3):
             before = await call.look()
             os.kill(before["agentPid"], signal.SIGSEGV if takeovers == 3 else signal.SIGKILL)
-            done = lambda: (  # noqa: E731
-                (found := echo.session(call.session_id))["takeovers"] == takeovers and found["status"] == "active"
-            ) or found["status"] == "error"
-            await asyncio.to_thread(poll, done, f"takeover {takeovers}")
+            await asyncio.to_thread(settled, echo, call.session_id, takeovers)
         await call.gone()
         after = await call.look()
         assert (after["status"], after["takeovers"]) == ("error", 2)

@@ -22,6 +22,6 @@ async def entrypoint(ctx: AgentContext) -> None:
             ctx.log.info("sees secret=%s", os.environ.get("LIVEKIT_API_SECRET"))
             ctx.leave("shown")
         case "hang":
-            time.sleep(3600)  # noqa: ASYNC251 - the event loop hangs, as a blocking call of somebody's tool does
+            time.sleep(3600)  # the event loop hangs, as a blocking call of somebody's tool does
         case "leave":
             ctx.leave("done here")

@@ -174,6 +174,19 @@ async def test_a_death_in_the_middle_of_a_turn_ships_nothing_twice(ship: Ship) -
     assert await ship.turn() == [], "it is followed no more"
 
 
+async def test_nothing_follows_the_closing_line(ship: Ship) -> None:
+    original = ship.store.append_logs
+
+    async def append(agent: str, lines: Sequence[str], keep: int, offset: int | None = None) -> None:
+        await original(agent, lines, keep, offset)
+        if "[end]" in lines:
+            ship.write(b"late\n")  # by a grandchild that is not dead yet
+
+    ship.store.append_logs = append  # type: ignore[method-assign]
+    await asyncio.gather(ship.shipper.finish("a", "[end]"), ship.shipper.ship_all())
+    assert ship.store.lines == ["[end]"]
+
+
 async def test_the_last_words_of_a_flood_are_shipped_whatever_it_has_used_up(ship: Ship) -> None:
     ship.write(numbered(0, 5000))
     await ship.turn()

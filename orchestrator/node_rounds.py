@@ -1,0 +1,106 @@
+"""What a node looks at again and again, agent host or not: its memory, LiveKit, its Celery worker, the pool's size."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+
+from orchestrator.errors import StoreUnavailable
+from orchestrator.livekit.rooms import Rooms
+from orchestrator.node.memory import headroom_bytes
+from orchestrator.pool import upkeep
+from orchestrator.settings import Settings
+from orchestrator.states import AgentState
+from orchestrator.store import Store
+
+log = logging.getLogger("orchestrator.node")
+
+#: Seconds between two rounds.
+MEMORY_SECONDS = 2.0
+PROBE_SECONDS = 3.0
+SIZING_SECONDS = 5.0
+CANARY_SECONDS = 5.0
+#: The Celery worker is wedged when Redis answers and nothing that was queued came through for this long.
+WEDGED_SECONDS = 30.0
+
+
+class Rounds:
+    """The rounds of one node."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        rooms: Rooms | None,
+        send_canary: Callable[[], None],
+        refill: Callable[[], None],
+    ) -> None:
+        self._settings, self._store, self._rooms = settings, store, rooms
+        self._send_canary, self._refill = send_canary, refill
+        #: Why no agent can be started here, '' when one can.
+        self.short_of_memory = ""
+        #: Monotonic time at which a task last came through the queue.
+        self.canary_at = time.monotonic()
+
+    def all(self) -> list[tuple[float, Callable[[], Awaitable[None]]]]:
+        """Return each round with the seconds between two of it."""
+        rounds: list[tuple[float, Callable[[], Awaitable[None]]]] = [
+            (MEMORY_SECONDS, self.look_at_memory),
+            (PROBE_SECONDS, self.probe_livekit),
+            (CANARY_SECONDS, self.fly_canary),
+        ]
+        return [*rounds, (SIZING_SECONDS, self.size_pool)] if self._settings.pool_auto else rounds
+
+    async def fly_canary(self) -> None:
+        """Queue a task to this node's own Celery worker, and end the process when none comes through: it hangs in a
+        connection to the broker that is long dead. supervisord starts it anew; agents do not notice."""
+        try:
+            await self._store.ping()
+        except StoreUnavailable:
+            self.canary_at = time.monotonic()  # its silence is no wonder
+            raise
+        silent = time.monotonic() - self.canary_at
+        if silent > WEDGED_SECONDS:
+            log.critical("the Celery worker has consumed nothing for %.0f s: it ends, to be started anew", silent)
+            os._exit(1)
+        await asyncio.to_thread(self._send_canary)
+
+    async def probe_livekit(self) -> None:
+        """Say whether LiveKit answers: no session is started while it does not."""
+        if self._rooms:
+            trouble = await self._rooms.reachable()
+            if trouble:
+                log.warning("%s", trouble)
+            await self._store.livekit_down(trouble)
+
+    async def look_at_memory(self) -> None:
+        """Say whether there is memory for one more agent; where there is, the waiting line is served."""
+        floor, free = self._settings.memory_headroom_mb, headroom_bytes()
+        low = bool(floor) and free is not None and free < floor << 20
+        self.short_of_memory = (
+            f"{(free or 0) >> 20} MiB of memory are free, MEMORY_HEADROOM_MB is {floor}" if low else ""
+        )
+        await self._store.memory(low=low, hold_seconds=int(3 * MEMORY_SECONDS))
+
+    async def size_pool(self) -> None:
+        """Set the pool's target by what arrives (POOL_AUTO)."""
+        settings = self._settings
+        boot, _ = await self._store.means()
+        if boot is None:
+            return
+        room = None
+        agents = await self._store.agents()
+        looks = await self._store.health([agent.id for agent in agents])
+        sizes = [int(look["memory_bytes"]) for look in looks if "memory_bytes" in look]
+        if (free := headroom_bytes()) is not None and any(sizes):
+            spare = free - (settings.memory_headroom_mb << 20)
+            warm = sum(agent.state is AgentState.READY for agent in agents)
+            room = max(0, warm + int(spare / (sum(sizes) / len(sizes))))
+        rate = await self._store.arrivals()
+        target, why = upkeep.wanted(rate, boot, least=settings.pool_min, most=settings.pool_max, room=room)
+        before = (await self._store.counts())["target"]
+        await self._store.set_sizing(target, why)
+        if target != before:
+            log.info("pool target %d → %d: %s", before, target, why)
+            self._refill()

@@ -1,0 +1,480 @@
+"""`invariants.check`: a state that is clean by the real moves, then each invariant broken by hand and named."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+
+from orchestrator.cli.doctor import violations
+from orchestrator.errors import HostUnavailable
+from orchestrator.invariants import check
+from orchestrator.models import new_id
+from orchestrator.node.client import HostClient
+from orchestrator.node.folder import AgentFolder
+from orchestrator.node.process import ProcessId, machine_boot_id
+from orchestrator.node.protocol import Death, Process
+from orchestrator.settings import Settings
+from orchestrator.store import Store
+from orchestrator.store.agent_link import AgentLink
+from tests.support.host import Host
+from tests.support.pool import assign, change, fill
+from tests.support.processes import alive, poll, stop
+
+
+@dataclass
+class World:
+    """One session of each state, and one agent of each."""
+
+    store: Store
+    raw: redis.Redis
+    settings: Settings
+    host: HostClient
+    active: str
+    ready: str
+    starting: str
+    queued: str
+    over: str
+    active_agent: str
+    ready_agent: str
+    booting: str
+    warm: str
+    pids: dict[str, int]
+
+    async def violations(self, settle_seconds: float = 0) -> list[str]:
+        return await check(self.store, self.settings, self.host, settle_seconds=settle_seconds)
+
+
+@pytest.fixture(scope="module")
+def machine(short_folder: Path) -> Iterator[Host]:
+    """An agent host whose agents sleep. Its name is its own: others on this machine run tests too."""
+    folder = short_folder / f"inv{os.getpid()}"
+    folder.mkdir()
+    name = f"invariants-{os.getpid()}-{os.urandom(4).hex()}"
+    host = Host(folder, AGENT_COMMAND="sleep 1000", NODE_ID=name)
+    yield host
+    stop(host.process)
+
+
+async def _ignore(_: Death) -> None:
+    pass
+
+
+@asynccontextmanager
+async def connected(machine: Host) -> AsyncIterator[HostClient]:
+    await machine.connect()
+    await machine.client.close()
+    client = await HostClient.connect(machine.run_dir / "host.sock", _ignore)
+    try:
+        yield client
+    finally:
+        living, _ = await client.hello()
+        for process in living:
+            await client.stop(process.agent_id, 0)
+        async with asyncio.timeout(10):
+            while (await client.hello())[0]:  # noqa: ASYNC110 - the host says it only when it is asked
+                await asyncio.sleep(0.01)
+        for death in (await client.hello())[1]:
+            await client.acknowledge(death.agent_id)
+        await client.close()
+
+
+async def boot(store: Store, url: str, host: HostClient, node: str, agent_id: str) -> int:
+    """Bring an announced agent the real way to where its process is warm."""
+    await store.claim(agent_id, node)
+    process = await host.spawn(agent_id)
+    await store.spawned(agent_id, process.pid, process.start_ticks, process.boot_id, node)
+    link = AgentLink(url, agent_id)
+    await link.ready(process.pid)
+    await link.close()
+    return process.pid
+
+
+@pytest.fixture
+async def world(store: Store, raw: redis.Redis, valkey_url: str, machine: Host) -> AsyncIterator[World]:
+    node = machine.environment["NODE_ID"]
+    settings = Settings(node_id=node, run_dir=machine.run_dir, redis_url=valkey_url)
+    await change(store, maxSessions=3)
+    async with connected(machine) as host:
+        await store.set_target(3)
+        ids = await store.reserve([new_id("prewarm") for _ in range(3)])
+        pids = {agent_id: await boot(store, valkey_url, host, node, agent_id) for agent_id in ids}
+        over = (await assign(store, "joan")).session_id
+        active = (await assign(store, "ada")).session_id
+        ready = (await assign(store, "grace")).session_id
+        link = AgentLink(valkey_url, active)
+        await link.joined()
+        await link.presence(active, present=True)
+        await link.turn(active, {"role": "user", "text": "hello"})
+        await link.close()
+        await store.end_session(over, "ended", "stopped by request")
+        await host.stop(over, 0)
+        poll(lambda: not alive(pids[over]), "its agent is gone")
+        await store.exited(over, "stopped by request", 0)
+        starting = (await assign(store, "barbara")).session_id
+        queued = (await assign(store, "frances")).session_id
+        (warm,) = fill(raw, 1)
+        raw.zadd("deadlines", {f"beat|{warm}": (raw.time()[0] + 15) * 1000})
+        found = World(
+            store, raw, settings, host, active, ready, starting, queued, over, active, ready, starting, warm, pids
+        )
+        assert await found.violations(settle_seconds=5) == []
+        yield found
+
+
+def later(world: World) -> int:
+    return (world.raw.time()[0] + 60) * 1000
+
+
+async def copy_agent(world: World, source: str, **changes: str | int) -> str:
+    """Write one more agent, like another one."""
+    fresh = new_id("prewarm")
+    world.raw.hset(f"agent:{fresh}", mapping=world.raw.hgetall(f"agent:{source}") | changes)
+    world.raw.sadd("agents", fresh)
+    world.raw.zadd("deadlines", {f"beat|{fresh}": later(world)})
+    return fresh
+
+
+async def copy_session(world: World, source: str, **changes: str | int) -> str:
+    """Write one more session, like another one."""
+    fresh = new_id("session")
+    fields = world.raw.hgetall(f"session:{source}") | changes
+    world.raw.hset(f"session:{fresh}", mapping=fields)
+    world.raw.sadd(f"session:{fields['status']}", fresh)
+    world.raw.sadd(f"user:sessions:{fields['userId']}", fresh)
+    world.raw.zadd("deadlines", {f"max|{fresh}": later(world), f"user|{fresh}": later(world)})
+    return fresh
+
+
+#: What is broken by hand, and how it is said.
+IN_REDIS: dict[str, tuple[Callable[[World], object], str]] = {
+    "a list names a session of another state": (
+        lambda w: w.raw.sadd("session:starting", w.active),
+        "session:starting names session {active}, which is active",
+    ),
+    "a list names a session without a record": (
+        lambda w: w.raw.sadd("session:active", "session_" + "0" * 32),
+        "session:active names session session_" + "0" * 32 + ", which has no record",
+    ),
+    "a live session is in no list": (
+        lambda w: w.raw.srem("session:active", w.active),
+        "session {active} is active, and session:active does not name it",
+    ),
+    "a queued session is not in line": (
+        lambda w: w.raw.zrem("session:queued", w.queued),
+        "session {queued} is queued, and session:queued does not name it",
+    ),
+    "a session in line is not queued": (
+        lambda w: w.raw.zadd("session:queued", {w.ready: 1}),
+        "session:queued names session {ready}, which is ready",
+    ),
+    "a starting session waits for no agent": (
+        lambda w: w.raw.zrem("session:unbound", w.starting),
+        "session {starting} is starting, and session:unbound does not name it",
+    ),
+    "a session with an agent waits for one": (
+        lambda w: w.raw.zadd("session:unbound", {w.ready: 1}),
+        "session:unbound names session {ready}, which is ready",
+    ),
+    "half a record": (
+        lambda w: w.raw.hdel(f"session:{w.active}", "userId"),
+        "session:{active} is not a whole record",
+    ),
+    "a state that does not exist": (
+        lambda w: w.raw.hset(f"agent:{w.warm}", "state", "tired"),
+        "agent:{warm} is not a whole record",
+    ),
+    "the agent of a session has no record": (
+        lambda w: w.raw.delete(f"agent:{w.ready_agent}"),
+        "session {ready} is ready, and its agent {ready_agent} has no record",
+    ),
+    "the agent of a session is not serving": (
+        lambda w: w.raw.hset(f"agent:{w.active_agent}", "state", "stopping"),
+        "session {active} is active, and its agent {active_agent} is stopping",
+    ),
+    "the agent of a session serves another one": (
+        lambda w: w.raw.hset(f"agent:{w.active_agent}", "sessionId", w.ready),
+        "session {active} has agent {active_agent}, which serves {ready}",
+    ),
+    "an agent serves what is over": (
+        lambda w: w.raw.hset(f"agent:{w.active_agent}", "sessionId", w.over),
+        "agent {active_agent} is running for session {over}, which is ended",
+    ),
+    "an agent serves a session of another agent": (
+        lambda w: w.raw.hset(f"session:{w.active}", "agentId", w.ready_agent),
+        "agent {active_agent} is running for session {active}, which has agent {ready_agent}",
+    ),
+    "an agent has two sessions": (
+        lambda w: copy_session(w, w.active, userId="eve"),
+        "agent {active_agent} has more than one session: ",
+    ),
+    "a session has two agents": (
+        lambda w: copy_agent(w, w.active_agent),
+        "session {active} has more than one living agent: ",
+    ),
+    "a user has too many sessions": (
+        lambda w: copy_session(w, w.ready, userId="ada"),
+        "user 'ada' has more live sessions than 1",
+    ),
+    "too many sessions": (
+        lambda w: copy_session(w, w.ready, userId="eve"),
+        "more sessions than 3 are served at once",
+    ),
+    "a session that its user's cap does not see": (
+        lambda w: w.raw.srem("user:sessions:grace", w.ready),
+        "session {ready} does not count for its user 'grace'",
+    ),
+    "an agent in the pool is not warm": (
+        lambda w: w.raw.sadd("pool:ready", w.active_agent),
+        "pool:ready names agent {active_agent}, which is running",
+    ),
+    "an agent in the pool is silent": (
+        lambda w: w.raw.hset(f"agent:{w.warm}", "lastBeat", later(w) - 3_600_000),
+        "pool:ready names agent {warm}, which is silent",
+    ),
+    "an agent in the pool was never heard": (
+        lambda w: w.raw.hdel(f"agent:{w.warm}", "lastBeat"),
+        "pool:ready names agent {warm}, which is silent",
+    ),
+    "a warm agent is not in the pool": (
+        lambda w: w.raw.srem("pool:ready", w.warm),
+        "agent {warm} is ready, and pool:ready does not name it",
+    ),
+    "a booting agent that no refill counts": (
+        lambda w: w.raw.srem("pool:starting", w.booting),
+        "agent {booting} is starting, and pool:starting does not name it",
+    ),
+    "an agent of the past that a refill counts": (
+        lambda w: w.raw.sadd("pool:stale", w.over),
+        "pool:stale names agent {over}, which is exited",
+    ),
+    "an agent that nobody lists": (
+        lambda w: w.raw.srem("agents", w.active_agent),
+        "agent {active_agent} is running, and agents does not name it",
+    ),
+    "an agent that is listed for ever": (
+        lambda w: w.raw.sadd("agents", w.over),
+        "agents names agent {over}, which is exited",
+    ),
+    "a queued session waits for ever": (
+        lambda w: w.raw.zrem("deadlines", f"queue|{w.queued}"),
+        "session {queued} has no deadline queue|",
+    ),
+    "a starting session waits for ever": (
+        lambda w: w.raw.zrem("deadlines", f"start|{w.starting}"),
+        "session {starting} has no deadline start|",
+    ),
+    "a ready session waits for ever": (
+        lambda w: w.raw.zrem("deadlines", f"join|{w.ready}", f"user|{w.ready}"),
+        "session {ready} has no deadline join| or user| or gone|",
+    ),
+    "a call without an end": (
+        lambda w: w.raw.zrem("deadlines", f"max|{w.active}"),
+        "session {active} has no deadline max|",
+    ),
+    "a boot without an end": (
+        lambda w: w.raw.zrem("deadlines", f"boot|{w.booting}"),
+        "agent {booting} has no deadline boot|",
+    ),
+    "a warm agent may be silent for ever": (
+        lambda w: w.raw.zrem("deadlines", f"beat|{w.warm}"),
+        "agent {warm} has no deadline beat|",
+    ),
+    "an agent in a call may be silent for ever": (
+        lambda w: w.raw.zrem("deadlines", f"beat|{w.active_agent}"),
+        "agent {active_agent} has no deadline beat|",
+    ),
+    "an agent may leave for ever": (
+        lambda w: w.raw.hset(f"agent:{w.ready_agent}", "state", "stopping"),
+        "agent {ready_agent} has no deadline stop|",
+    ),
+    "a deadline of a session that is over": (
+        lambda w: w.raw.zadd("deadlines", {f"max|{w.over}": later(w)}),
+        "deadline max|{over} is for a session that is ended",
+    ),
+    "a deadline of an agent that is gone": (
+        lambda w: w.raw.zadd("deadlines", {f"beat|{w.over}": later(w)}),
+        "deadline beat|{over} is for an agent that is exited",
+    ),
+    "a deadline of nobody": (
+        lambda w: w.raw.zadd("deadlines", {"gone|session_" + "0" * 32: later(w)}),
+        "deadline gone|session_" + "0" * 32 + " is for a session that has no record",
+    ),
+    "a drain that goes on when the node is back": (
+        lambda w: w.raw.zadd("deadlines", {"drain|n1": later(w)}),
+        "deadline drain|n1 is for a node that does not drain",
+    ),
+    "a deadline of an unknown kind": (
+        lambda w: w.raw.zadd("deadlines", {"lunch|n1": later(w)}),
+        "deadline lunch|n1 is for something nobody knows",
+    ),
+    "a token outlives its session": (
+        lambda w: w.raw.set(f"session:{w.over}:payload", "{}"),
+        "session {over} is ended, and its payload is still there",
+    ),
+    "what was said outlives its session": (
+        lambda w: w.raw.rpush(f"session:{w.over}:conversation", "{}"),
+        "session {over} is ended, and its conversation is still there",
+    ),
+    "the process of an agent is gone": (
+        lambda w: w.raw.hset(f"agent:{w.active_agent}", "pid", 2**22 - 1),
+        "agent {active_agent} is running, and its process 4194303 is gone",
+    ),
+    "the pid of an agent is a stranger's": (
+        lambda w: w.raw.hset(f"agent:{w.active_agent}", "startTicks", 1),
+        "agent {active_agent} is running, and its process {active_pid} is gone",
+    ),
+    "an agent without a pid": (
+        lambda w: w.raw.hdel(f"agent:{w.active_agent}", "pid"),
+        "agent {active_agent} is running and has no pid",
+    ),
+    "an agent that cannot be told from a stranger": (
+        lambda w: w.raw.hdel(f"agent:{w.active_agent}", "startTicks"),
+        "agent {active_agent} is running, and when its process {active_pid} has started is not recorded",
+    ),
+    "a process whose agent is gone by its record": (
+        lambda w: w.raw.hset(f"agent:{w.active_agent}", "state", "exited"),
+        "process {active_pid} lives as agent {active_agent}, which is exited",
+    ),
+    "a process whose agent nobody knows": (
+        lambda w: w.raw.delete(f"agent:{w.active_agent}"),
+        "process {active_pid} lives as agent {active_agent}, which has no record",
+    ),
+    "an agent is two processes": (
+        lambda w: w.raw.hset(f"agent:{w.active_agent}", "pid", os.getpid()),
+        "agent {active_agent} is process " + str(os.getpid()) + " by its record, and {active_pid} for the agent host",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_REDIS)
+async def test_what_is_broken_in_redis_is_named(world: World, name: str) -> None:
+    damage, words = IN_REDIS[name]
+    done = damage(world)
+    if asyncio.iscoroutine(done):
+        await done
+    expected = words.format(**vars(world), active_pid=world.pids[world.active_agent])
+    found = await world.violations()
+    assert any(violation.startswith(expected) for violation in found), found
+
+
+async def test_a_process_that_the_host_does_not_know(world: World) -> None:
+    """Started by exec, it is known by its environment."""
+    command = [sys.executable, "-c", "import signal; signal.pause()"]
+    orphan = new_id("prewarm")
+    with (
+        subprocess.Popen(command, env={"NODE_ID": world.settings.node_id, "AGENT_ID": orphan}) as process,
+        subprocess.Popen(command, env={"NODE_ID": "elsewhere", "AGENT_ID": new_id("prewarm")}) as other,
+    ):
+        assert await world.violations() == [
+            f"process {process.pid} belongs to agent {orphan}, and the agent host does not know it"
+        ], "another node's are not this one's to judge"
+        process.kill()
+        other.kill()
+
+
+class Forgetful:
+    """In place of a client: a host that knows nobody, and does not look for those who recorded themselves."""
+
+    async def hello(self) -> tuple[list[Process], list[Death]]:
+        return [], []
+
+
+async def test_a_recorded_process_that_the_host_does_not_know(store: Store, raw: redis.Redis, tmp_path: Path) -> None:
+    """A forked agent shows its host's environment: it is known by the record that it has written."""
+    settings = Settings(node_id="forgetful", run_dir=tmp_path)
+    folder = AgentFolder(settings.agents_dir)
+    forked, earlier, dead = (new_id("prewarm") for _ in range(3))
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        identity = ProcessId.of(process.pid)
+        assert identity is not None
+        folder.write(Process(forked, process.pid, identity.start_ticks, machine_boot_id()))
+        folder.write(Process(earlier, process.pid, identity.start_ticks, "another boot"))
+        folder.write(Death(dead, process.pid, identity.start_ticks, machine_boot_id()))
+        assert await check(store, settings, Forgetful(), settle_seconds=0) == [
+            f"process {process.pid} belongs to agent {forked}, and the agent host does not know it"
+        ]
+        process.kill()
+    assert await check(store, settings, Forgetful(), settle_seconds=0) == []
+
+
+async def test_an_agent_that_the_host_does_not_know(world: World, machine: Host) -> None:
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        identity = ProcessId.of(process.pid)
+        assert identity is not None
+        pid, ticks = identity.pid, identity.start_ticks
+        fresh = await copy_agent(world, world.active_agent, state="ready", pid=pid, startTicks=ticks, sessionId="")
+        world.raw.sadd("pool:ready", fresh)
+        assert await world.violations() == [f"agent {fresh} is ready, and the agent host does not know it"]
+        process.kill()
+
+
+async def test_a_zombie_of_the_node(world: World) -> None:
+    code = "import os, signal; pid = os.fork() or os._exit(0); print(pid, flush=True); signal.pause()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env={"NODE_ID": world.settings.node_id}, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        poll(lambda: not alive(child), "the child is dead")
+        (found,) = await world.violations()
+        assert found.startswith(f"process {child} is dead, and ")
+        assert found.endswith(f"(pid {parent.pid}) does not reap it")
+        parent.kill()
+    assert await world.violations() == []
+
+
+async def test_only_what_stays_counts(world: World) -> None:
+    world.raw.srem("session:active", world.active)
+    world.raw.sadd("pool:stale", world.over)
+
+    def looks() -> int:
+        return int(world.raw.info("commandstats")["cmdstat_scan"]["calls"])
+
+    before = looks()
+    looking = asyncio.create_task(world.violations(settle_seconds=1))
+    async with asyncio.timeout(5):
+        while looks() == before:  # noqa: ASYNC110 - until it has begun
+            await asyncio.sleep(0.01)
+    world.raw.sadd("session:active", world.active)
+    assert await looking == [f"pool:stale names agent {world.over}, which is exited"]
+
+
+async def test_what_mends_itself_is_not_waited_for(world: World) -> None:
+    assert await asyncio.wait_for(world.violations(settle_seconds=1000), 10) == []
+
+
+async def test_without_a_host_nobody_is_asked(world: World) -> None:
+    assert await check(world.store, world.settings, None, settle_seconds=0) == []
+    elsewhere = Settings(node_id="elsewhere", run_dir=world.settings.run_dir / "none")
+    assert await check(world.store, elsewhere, None, settle_seconds=0) == []
+    assert not elsewhere.agents_dir.exists(), "it looks and leaves nothing behind"
+
+
+async def test_a_host_that_is_away(world: World, machine: Host) -> None:
+    client = await HostClient.connect(machine.run_dir / "host.sock", _ignore)
+    await client.close()
+    with suppress(HostUnavailable):
+        await client.hello()
+    (found,) = await check(world.store, world.settings, client, settle_seconds=0)
+    assert found.startswith("the agent host cannot be asked: ")
+
+
+async def test_an_empty_redis_is_clean(store: Store, raw: redis.Redis, tmp_path: Path) -> None:
+    raw.flushall()
+    assert await check(store, Settings(node_id="nobody", run_dir=tmp_path), None, settle_seconds=0) == []
+
+
+async def test_the_command_looks_at_the_running_node(world: World, short_folder: Path) -> None:
+    assert await asyncio.to_thread(violations, world.settings) == []
+    folder = short_folder / "gone"
+    folder.mkdir()
+    (folder / "host.sock").touch()
+    elsewhere = world.settings.model_copy(update={"run_dir": folder, "node_id": "elsewhere"})
+    (found,) = await asyncio.to_thread(violations, elsewhere)
+    assert found.startswith("no agent host listens on ")
