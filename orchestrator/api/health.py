@@ -53,6 +53,8 @@ async def health(parts: ServicesDep) -> HealthReply:
     warnings += [f"node {name} has no agent host" for name, fields in nodes.items() if fields.get("host") != "1"]
     if counts["target"] and not counts["pool"] and not counts["booting"]:
         warnings.append("the pool is empty and nothing is booting")
+    if shortage := await parts.store.memory_shortage():
+        warnings.append(f"no agent is started, and a start that finds no warm one waits in line: {shortage}")
     if cause := await parts.store.boot_error():
         warnings.append(f"the last agent did not boot: {cause}")
     breaker = await describe_breaker(parts)

@@ -1,8 +1,10 @@
 """What the tests that hurt nodes share: their long forms, agents as the machine sees them, and what is heard in a call."""
 
 import asyncio
+import contextlib
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -23,8 +25,13 @@ def connected(node: Node) -> "redis.Redis":
 
 def processes(node: Node) -> list[int]:
     """Return the pids of what lives below a node's agent host: its agents and what they started."""
-    host = node.program("host")
-    return [pid for pid in descendants(host) if alive(pid)] if host else []
+    assert node.process is not None
+    for pid in descendants(node.process.pid):
+        with contextlib.suppress(OSError):
+            if b"orchestrator.node.host" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                # Forked agents have the host's command line: the first, an ancestor, stands before them.
+                return [each for each in descendants(pid) if alive(each)]
+    return []
 
 
 def live(raw: "redis.Redis") -> int:
