@@ -8,7 +8,7 @@ from orchestrator import __version__, kill_window
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
 from orchestrator.api.services import Services, ServicesDep
-from orchestrator.errors import Draining, HostUnavailable
+from orchestrator.errors import Draining, HostUnavailable, NotSetUp
 
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
@@ -31,11 +31,14 @@ async def livez() -> Alive:
 
 @router.get("/readyz", summary="Can this node serve a start?")
 async def readyz(parts: ServicesDep) -> Alive:
-    """Answer 200 when a start would be served: Redis answers, a node with a host lives, this one does not drain."""
+    """Answer 200 when a start would be served: Redis answers, a node with a host lives and has
+    set the store up, this one does not drain."""
     if parts.settings.node_id in await parts.store.draining():
         raise Draining(retry_after=parts.settings.drain_seconds + 5)
     if not any(node.get("host") == "1" for node in (await parts.store.nodes()).values()):
         raise HostUnavailable("No node with an agent host and a Celery worker lives.", retry_after=5)
+    if not await parts.store.configured():
+        raise NotSetUp(retry_after=2)
     return Alive()
 
 

@@ -275,6 +275,9 @@ async def test_sessions_per_user(raw: redis.Redis, valkey_url: str) -> None:
 
 async def test_an_empty_redis_is_not_set_up(raw: redis.Redis, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url)), configured=False) as http:
+        raw.sadd("nodes", "api-test")
+        raw.hset("node:api-test", "host", 1)
+        is_problem(await http.get("/readyz"), 503, "not_set_up")
         answer = await start(http, "ada")
         is_problem(answer, 503, "not_set_up")
         assert answer.headers["Retry-After"] == "2"
