@@ -12,7 +12,7 @@ import redis
 from agents.caller import Call
 from tests.support.chaos import descendants
 from tests.support.node import Node
-from tests.support.processes import alive
+from tests.support.processes import alive, poll
 
 #: With CHAOS_LONG=1 the figures are those of the specification.
 LONG = os.environ.get("CHAOS_LONG") == "1"
@@ -83,3 +83,18 @@ class Ear:
         while True:
             self._look()
             await asyncio.sleep(0.02)
+
+
+def reload(node: Node) -> dict[str, Any]:
+    """Have new agent code brought live; returns how that ended: `done`, or not and why."""
+    begun = node.http.post("/api/agents/reload", headers=node.admin).raise_for_status().json()
+
+    def state() -> Any:
+        # A node whose record has expired for a moment is on its way back.
+        answer = node.http.get(f"/api/agents/reload/{begun['reloadId']}", headers=node.admin)
+        found = answer.json()
+        over = answer.is_success and (found["done"] or any(each.startswith("failed") for each in found["nodes"].values()))
+        return found if over else None
+
+    found: dict[str, Any] = poll(state, "the reload is over", 120)
+    return found
