@@ -39,7 +39,7 @@ class Rounds:
         self._settings, self._store, self._rooms = settings, store, rooms
         self._send_canary, self._refill = send_canary, refill
         #: Why no agent can be started here, '' when one can.
-        self.short_of_memory = ""
+        self.short_of_memory = self._shortage()
         #: Monotonic time at which a task last came through the queue.
         self.canary_at = time.monotonic()
 
@@ -76,12 +76,16 @@ class Rounds:
 
     async def look_at_memory(self) -> None:
         """Say whether there is memory for one more agent; where there is, the waiting line is served."""
+        before, self.short_of_memory = self.short_of_memory, self._shortage()
+        await self._store.memory(self.short_of_memory, hold_seconds=int(3 * MEMORY_SECONDS))
+        if before and not self.short_of_memory:
+            self._refill()
+
+    def _shortage(self) -> str:
         floor, free = self._settings.memory_headroom_mb, headroom_bytes()
-        low = bool(floor) and free is not None and free < floor << 20
-        self.short_of_memory = (
-            f"{(free or 0) >> 20} MiB of memory are free, MEMORY_HEADROOM_MB is {floor}" if low else ""
-        )
-        await self._store.memory(low=low, hold_seconds=int(3 * MEMORY_SECONDS))
+        if not floor or free is None or free >= floor << 20:
+            return ""
+        return f"{free >> 20} MiB of memory are free, MEMORY_HEADROOM_MB is {floor}"
 
     async def size_pool(self) -> None:
         """Set the pool's target by what arrives (POOL_AUTO)."""

@@ -230,6 +230,8 @@ class NodeWatch:
                     if living <= known:
                         break
                     await self._pause(0.2)
+        # Before the first start is answered: one that finds no warm agent has one booted, unless memory is low.
+        await self._rounds.look_at_memory()
         await self._store.configure(self._settings.policy, self._settings.pool_target)
         self._soon(self.refill())
 

@@ -8,7 +8,7 @@ from orchestrator import __version__, kill_window
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
 from orchestrator.api.services import Services, ServicesDep
-from orchestrator.errors import Draining, HostUnavailable
+from orchestrator.errors import Draining, HostUnavailable, NotSetUp
 
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
@@ -31,11 +31,14 @@ async def livez() -> Alive:
 
 @router.get("/readyz", summary="Can this node serve a start?")
 async def readyz(parts: ServicesDep) -> Alive:
-    """Answer 200 when a start would be served: Redis answers, a node with a host lives, this one does not drain."""
+    """Answer 200 when a start would be served: Redis answers, a node with a host lives and has
+    set the store up, this one does not drain."""
     if parts.settings.node_id in await parts.store.draining():
         raise Draining(retry_after=parts.settings.drain_seconds + 5)
     if not any(node.get("host") == "1" for node in (await parts.store.nodes()).values()):
         raise HostUnavailable("No node with an agent host and a Celery worker lives.", retry_after=5)
+    if not await parts.store.configured():
+        raise NotSetUp(retry_after=2)
     return Alive()
 
 
@@ -53,6 +56,8 @@ async def health(parts: ServicesDep) -> HealthReply:
     warnings += [f"node {name} has no agent host" for name, fields in nodes.items() if fields.get("host") != "1"]
     if counts["target"] and not counts["pool"] and not counts["booting"]:
         warnings.append("the pool is empty and nothing is booting")
+    if shortage := await parts.store.memory_shortage():
+        warnings.append(f"no agent is started, and a start that finds no warm one waits in line: {shortage}")
     if cause := await parts.store.boot_error():
         warnings.append(f"the last agent did not boot: {cause}")
     breaker = await describe_breaker(parts)

@@ -22,6 +22,8 @@ from orchestrator.settings import Settings
 from orchestrator.states import SessionState
 from orchestrator.store import Assignment, Store
 
+#: How an agent ended that was dead before it was handed out (_prelude.lua knows it: that is no fault of the session).
+FOUND_DEAD = "found dead at assignment"
 #: Returns whether the process (node, pid, start ticks) may be alive: False only where it is surely not.
 MayLive = Callable[[str, int, int], bool]
 #: Returns the agent's LiveKit token for a room.
@@ -154,8 +156,15 @@ class Assigner:
     async def _assigned(self, result: Assignment) -> Started:
         if self._may_live(result.node, result.pid, result.start_ticks):
             return Started(result.session_id, SessionState.READY, True, refill=result.refill)
-        # Killed a moment ago, and its death is not recorded yet: the store gives the session another agent.
-        await self._store.exited(result.agent_id, "found dead at assignment")
+        # Killed a moment ago, and its death is not recorded yet: the store gives the session another agent, which may
+        # have died of the same.
+        dead = result.agent_id
+        while dead:
+            outcome = (await self._store.exited(dead, FOUND_DEAD)).outcome
+            session = await self._store.session(result.session_id) if outcome == "replaced" else None
+            agent = await self._store.agent(session.agent_id) if session and session.agent_id else None
+            lost = agent and not self._may_live(agent.node or "", agent.pid or 0, agent.start_ticks or 0)
+            dead = agent.id if agent and lost else ""
         return await self._current(result.session_id)
 
     async def _current(self, session_id: str, *, existing: bool = False, repeated: bool = False) -> Started:

@@ -14,6 +14,7 @@ POOL_STATS = "pool:stats"
 POOL_PROVEN = "pool:proven"  #: set while the current agents have booted at least once
 POOL_STALE = "pool:stale"  #: set of warm and booting agents that run older code
 POOL_WAKE = "pool:wake"  #: list with one element when a node should bring the pool to its target
+MEMORY_LOW = "pool:memory_low"  #: why no agent is started, while memory is low
 POOL_SIZING = "pool:sizing"  #: hash: the target that POOL_AUTO chose, and why
 BREAKER = "pool:breaker"
 POLICY = "policy"

@@ -307,9 +307,16 @@ class Store:
         """Have the warm and booting ones among these agents replaced one by one; returns how many."""
         return int(await self._scripts.call("pool_stale", args=agent_ids))
 
-    async def memory(self, *, low: bool, hold_seconds: int) -> int:
-        """Say whether memory is low, and serve the waiting line where there is room; returns who is left in it."""
-        return int(await self._scripts.call("pool_promote", args=[int(low), hold_seconds]))
+    async def memory(self, shortage: str, *, hold_seconds: int) -> int:
+        """Say what is short of memory, '' for nothing, and serve the waiting line where there is room; returns who is
+        left in it."""
+        return int(await self._scripts.call("pool_promote", args=[shortage, hold_seconds]))
+
+    @_translated
+    async def memory_shortage(self) -> str | None:
+        """Return why no agent is started for lack of memory; None when there is enough."""
+        shortage: str | None = await self._redis.get(keys.MEMORY_LOW)
+        return shortage
 
     @_translated
     async def wait_wake(self) -> bool:

@@ -122,6 +122,24 @@ async def test_a_start_looks_at_the_process_before_it_answers(
     assert (await start(http, "grace")).json()["status"] == "starting", "the pid is somebody else's by now"
 
 
+async def test_however_many_of_the_warm_agents_are_dead_no_session_is_lost_by_it(
+    http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    """Whatever killed one may have killed five, and none of these deaths is recorded yet."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    dead = await warm(store, valkey_url, 5, node="api-test")
+    for agent_id in dead:
+        raw.hset(f"agent:{agent_id}", "pid", gone.pid)
+    answer = await start(http, "ada")
+    assert (answer.status_code, answer.json()["status"]) == (202, "starting")
+    assert {raw.hget(f"agent:{agent_id}", "cause") for agent_id in dead} == {"found dead at assignment"}
+    (living,) = await warm(store, valkey_url, 1, node="api-test")
+    found = raw.hgetall(f"session:{answer.json()['sessionId']}")
+    assert (found["status"], found["agentId"]) == ("ready", living)
+    assert "replacements" not in found, "nobody who could have served it has failed"
+
+
 async def test_a_miss_queues_one_task_of_its_name(http: httpx.AsyncClient, raw: redis.Redis) -> None:
     session_id = (await start(http, "ada")).json()["sessionId"]
     queued = raw.lrange("celery", 0, -1)
@@ -257,6 +275,9 @@ async def test_sessions_per_user(raw: redis.Redis, valkey_url: str) -> None:
 
 async def test_an_empty_redis_is_not_set_up(raw: redis.Redis, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url)), configured=False) as http:
+        raw.sadd("nodes", "api-test")
+        raw.hset("node:api-test", "host", 1)
+        is_problem(await http.get("/readyz"), 503, "not_set_up")
         answer = await start(http, "ada")
         is_problem(answer, 503, "not_set_up")
         assert answer.headers["Retry-After"] == "2"

@@ -41,7 +41,7 @@ class Node:
         self.redis_url = self.environment.get("REDIS_URL", f"redis://127.0.0.1:{self.environment['VALKEY_PORT']}/0")
         self.output = folder / "up.log"
         self.process: subprocess.Popen[bytes] | None = None
-        self.http = httpx.Client(base_url=self.url, timeout=10)
+        self.http = httpx.Client(base_url=self.url, timeout=30)
 
     # Life
 

@@ -17,6 +17,7 @@ local BREAKER_FAILURES, LONGEST_PAUSE_MS = 5, 60000
 local FAIRNESS_US = 60 * 1000000
 -- Before the call began, an agent is replaced this often.
 local MOST_REPLACEMENTS = 2
+local FOUND_DEAD = 'found dead at assignment'
 
 -- Redis's clock: the only one that all nodes share. NOW is in milliseconds; the line is ordered by microseconds.
 local TIME = redis.call('TIME')
@@ -262,12 +263,15 @@ local function replace_agent(session, agent, cause)
   -- Before the call began nobody has noticed: that is a replacement, and does not count as a takeover.
   local name, most = 'replacement', MOST_REPLACEMENTS
   if fields[3] then name, most = 'takeover', policy('takeover') == 0 and 0 or policy('maxTakeovers') or 2 end
+  -- One that was dead before it was handed out has not failed this session.
   local count = tonumber(get(key, name .. 's') or 0) + 1
-  if count > most then
+  if cause == FOUND_DEAD then
+    count = count - 1
+  elseif count > most then
     end_session(session, 'error', as_reason(cause))
     return 'error'
   end
-  redis.call('HSET', key, name .. 's', count)
+  if count > 0 then redis.call('HSET', key, name .. 's', count) end
   redis.call('HINCRBY', 'pool:stats', 'total_' .. name .. 's', 1)
   record(session, name, 'agentId', agent, 'cause', cause)
   move_session(session, 'starting')
