@@ -114,9 +114,7 @@ def test_a_session_gets_one_agent_whoever_fails_at(
     assert insist(echo, user) == session_id
 
 
-def test_a_worker_that_dies_before_it_does_what_a_missed_deadline_asks_for(
-    echo: Node, armed: Armed, user: str
-) -> None:
+def test_a_worker_that_dies_before_it_does_what_a_missed_deadline_asks_for(echo: Node, armed: Armed, user: str) -> None:
     """Redis has given the agent up, and nobody has stopped it: the next Celery worker does."""
     armed.arm("agent.before_ready", "hang")
     armed.arm("watch.after_due", "kill")

@@ -208,14 +208,21 @@ class Machine(RuleBasedStateMachine):
     # Users
 
     @rule(
-        user=users, key=st.sampled_from(["", "", "", "k1", "k2"]), print_=st.sampled_from(["f1", "f1", "f2"]), twice=twice
+        user=users,
+        key=st.sampled_from(["", "", "", "k1", "k2"]),
+        print_=st.sampled_from(["f1", "f1", "f2"]),
+        twice=twice,
     )
     def start(self, user: str, key: str, print_: str, twice: bool) -> None:
         before, fresh = self.now, self.new("session")
         expected = self.m.start(before, user, key, print_)
 
         def after(answer: list[Any], now: Dump) -> None:
-            outcome, session, *_, = answer
+            (
+                outcome,
+                session,
+                *_,
+            ) = answer
             agent = answer[4] if len(answer) > 4 else ""
             assert outcome in expected, f"a start is {outcome}, it should be one of {expected}"
             if outcome in {"assigned", "starting", "queued"}:
@@ -318,7 +325,9 @@ class Machine(RuleBasedStateMachine):
                 process.node = ""
 
     @precondition(lambda self: self.now.agents_of("starting"))
-    @rule(pick=picks, cause=st.sampled_from(["boot_error: no", "boot_error: no", "not spawned: host away"]), twice=twice)
+    @rule(
+        pick=picks, cause=st.sampled_from(["boot_error: no", "boot_error: no", "not spawned: host away"]), twice=twice
+    )
     def boot_fails(self, pick: int, cause: str, twice: bool) -> None:
         process = self.some(pick, "starting")
         if self.state(process) == "starting":
@@ -613,7 +622,11 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=picks)
     def lose_session(self, pick: int) -> None:
         process = self.some(pick, "assigned", "running")
-        if process.alive and self.state(process) in {"assigned", "running"} and self.session_of(process) in self.now.live:
+        if (
+            process.alive
+            and self.state(process) in {"assigned", "running"}
+            and self.session_of(process) in self.now.live
+        ):
             self.listen(process)
             self.m.loss = True
             self.m.lost_sessions.add(self.session_of(process))

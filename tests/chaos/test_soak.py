@@ -49,7 +49,9 @@ def test_nothing_grows_while_sessions_come_and_go(echo: Node) -> None:
         log.info(f"{name}: {more[0]:+.1f} MiB, {more[1]:+.0f} descriptors; {memory[name][-1] / 2**20:.0f} MiB")
         assert more[0] < MEMORY, f"{name} has grown by {more[0]:.1f} MiB"
         assert more[1] < DESCRIPTORS, f"{name} has {more[1]:.0f} more descriptors"
-    log.info(f"Redis: {growth(keys):+.0f} keys that are not kept records, of {keys[-1]}; {len(traffic.accepted)} starts")
+    log.info(
+        f"Redis: {growth(keys):+.0f} keys that are not kept records, of {keys[-1]}; {len(traffic.accepted)} starts"
+    )
     assert growth(keys) < KEYS
     agrees(echo, 30)
     assert zombies(echo.pids()) == []

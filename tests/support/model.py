@@ -119,7 +119,9 @@ class Dump:
     @property
     def warm(self) -> set[str]:
         """The agents that can be handed out."""
-        return {i for i in self.members("pool:ready") if self.agents.get(i, {}).get("state") == "ready" and self.fresh(i)}
+        return {
+            i for i in self.members("pool:ready") if self.agents.get(i, {}).get("state") == "ready" and self.fresh(i)
+        }
 
     @property
     def failures(self) -> int:
@@ -310,7 +312,9 @@ class Model:
         for i in left & after.agents_of("ready"):
             assert not after.fresh(i), f"{i} is warm and was thrown out of the pool"
         draining = after.members("nodes:draining")
-        assert not {i for i in ready if after.agents[i].get("node") in draining}, "a draining node's agent is in the pool"
+        assert not {i for i in ready if after.agents[i].get("node") in draining}, (
+            "a draining node's agent is in the pool"
+        )
         for i in after.agents_of("assigned") - before.agents_of("assigned", "running"):
             user = after.sessions.get(after.agents[i]["sessionId"], {}).get("userId", "")
             assert self.taken.setdefault(i, user) == user, f"{i} was given to two users"
@@ -374,11 +378,15 @@ class Model:
             elif kind not in {"drain", "refill"}:
                 assert who in after.live.keys() | self.lost_sessions, f"{member}, and the session is over"
         for who, fields in after.live.items():
-            assert waits[who] & SESSION_WAITS[fields["status"]], f"{who} is {fields['status']} and waits for {waits[who]}"
+            assert waits[who] & SESSION_WAITS[fields["status"]], (
+                f"{who} is {fields['status']} and waits for {waits[who]}"
+            )
             if fields["status"] in {"ready", "active"} and who in self.there:
                 there = self.there[who]
                 assert there or "gone" in waits[who], f"the user of {who} has left and nobody waits for that"
-                assert not there or fields["status"] != "active" or "gone" not in waits[who], f"the user of {who} is there"
+                assert not there or fields["status"] != "active" or "gone" not in waits[who], (
+                    f"the user of {who} is there"
+                )
         for who, fields in after.agents.items():
             if (state := fields["state"]) != "exited":
                 assert waits[who] & AGENT_WAITS[state], f"{who} is {state} and waits for {waits[who]}"
