@@ -68,7 +68,8 @@ async def health(parts: ServicesDep) -> HealthReply:
         )
     if trouble := await parts.store.livekit_trouble():
         warnings.append(f"starts are refused: {trouble}")
-    warnings += [f"node {name} drains" for name in sorted(await parts.store.draining())]
+    draining = await parts.store.draining()
+    warnings += [f"node {name} drains" for name in sorted(draining)]
     warnings += [
         f"the Celery worker of node {name} has consumed nothing for {fields['canaryAge']} s"
         for name, fields in nodes.items()
@@ -78,6 +79,8 @@ async def health(parts: ServicesDep) -> HealthReply:
         warnings.append(kill)
     if queued > 20:
         warnings.append(f"{queued} Celery tasks are waiting")
+    for name in draining & nodes.keys():
+        nodes[name]["draining"] = "1"
     return HealthReply(
         status="degraded" if warnings else "ok",
         version=__version__,

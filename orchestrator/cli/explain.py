@@ -29,7 +29,6 @@ _LIVE = {
 }
 
 _PLAIN = {
-    "queued": "All sessions were taken: it waited in line.",
     "user_left": "The user left the room.",
     "user_back": "The user was back.",
     "goodbye": "The node was stopping: the agent was told to say goodbye.",
@@ -89,6 +88,11 @@ def _sentence(
     at, cause = event["at"], _words(event.get("cause", "nobody saw how"))
     text = _PLAIN.get(event["state"])
     match event["state"]:
+        case "queued":
+            place = f", at place {event['position']}" if "position" in event else ""
+            text = f"All sessions were taken: it waited in line{place}."
+        case "boot_retried":
+            text = f"The agent did not boot ({cause}): another one was tried."
         case "starting" if waits.lost is not None:
             text = "No warm agent was there to take over: one was started."
         case "starting":

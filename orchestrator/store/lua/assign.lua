@@ -115,14 +115,15 @@ else
   local status = crowded and 'queued' or 'starting'
   redis.call('HSET', 'session:' .. id, 'status', status, 'userId', user, 'roomName', room, 'createdAt', NOW,
     'taskId', id, 'client', address)
-  record(id, status)
   redis.call('HINCRBY', 'pool:stats', 'total_misses', 1)
   if crowded then
     redis.call('ZADD', 'session:queued', NOW_US + held * FAIRNESS_US, id)
+    record(id, 'queued', 'position', redis.call('ZRANK', 'session:queued', id) + 1)
     expect('queue', id, policy('queueMs'))
     promote()
     return {'queued', id, '', 0}
   end
+  record(id, 'starting')
   redis.call('SADD', 'session:starting', id)
   redis.call('ZADD', 'session:unbound', NOW_US, id)
   expect('start', id, policy('startMs'))
