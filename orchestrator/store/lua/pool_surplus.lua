@@ -5,6 +5,10 @@
 -- Returns the ids of the agents to stop; they are in state stopping
 --
 -- pool:target string, pool:ready set, pool:stale set, agent:{id} hash, agent:{id}:inbox list
+-- Whoever has lost its record comes back by itself, when it lives.
+for _, id in ipairs(redis.call('SMEMBERS', 'pool:ready')) do
+  if not agent_state(id) then redis.call('SREM', 'pool:ready', id) end
+end
 local surplus = redis.call('SCARD', 'pool:ready') - tonumber(redis.call('GET', 'pool:target') or 0)
 local stopped = {}
 for i = 1, surplus do
