@@ -9,7 +9,7 @@ EXTRAS := agents,offline
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help up test check lint types format imports bench lock clean
+.PHONY: help up test chaos check lint types format imports bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ up: $(VENV)/.installed ## Start a whole node on this machine: no key, no account
 
 test: $(VENV)/.installed-dev ## Run all tests, on a real Valkey and a real LiveKit server
 	@$(BIN)/python -m pytest
+
+chaos: $(VENV)/.installed-dev ## Hurt whole nodes for half an hour: the long form of tests/chaos
+	@CHAOS_LONG=1 CHAOS_SECONDS=300 SOAK_SECONDS=600 HYPOTHESIS_PROFILE=nightly \
+		$(BIN)/python -m pytest --timeout 3600 tests/chaos
 
 check: lint types imports ## Lint, type-check, check the import rules, run the quick tests; warnings are errors
 	@$(BIN)/python -m pytest --quiet tests/unit tests/integration

@@ -126,7 +126,7 @@ def _bindings(seen: Snapshot) -> Iterator[str]:
         elif agent.session_id != session.id:
             yield f"session {session.id} has agent {agent.id}, which serves {agent.session_id}"
     for agent in seen.agents.values():
-        if agent.session_id is None or agent.state not in _LIVING:
+        if not agent.session_id or agent.state not in _LIVING:
             continue
         agents_of[agent.session_id].append(agent.id)
         served = seen.sessions.get(agent.session_id)

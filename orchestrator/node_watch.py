@@ -311,12 +311,17 @@ class NodeWatch:
                 strangers[process.agent_id] = first_seen
                 if time.monotonic() - first_seen > REGISTER_SECONDS:
                     log.warning("%s has no record and does not register: stopped", process.agent_id)
-                    await self.stop_agent(process.agent_id)
+                    await self._stop_unwanted(process.agent_id)
             elif found.state is AgentState.EXITED:
-                await self.stop_agent(process.agent_id)
+                await self._stop_unwanted(process.agent_id)
             elif found.pid is None or found.start_ticks is None:
                 await self._record_spawn(process)
         self._strangers = strangers
+
+    async def _stop_unwanted(self, agent_id: str) -> None:
+        # Not `stop_agent`: that waits until the host is reconciled with, and this is a part of it.
+        if self._host:
+            await self._host.stop(agent_id, self._settings.stop_grace_seconds)
 
     async def _on_death(self, death: Death) -> None:
         try:

@@ -44,6 +44,9 @@ SPAWN_RETRIES = 3
 @signals.setup_logging.connect
 def _configure_logging(**_: Any) -> None:
     configure_logging()
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        # It flies every few seconds; what is worth a line is that it does not come through.
+        logging.getLogger(name).addFilter(lambda record: celery_app.CANARY not in record.getMessage())
 
 
 @signals.worker_ready.connect

@@ -75,11 +75,11 @@ class Event(BaseModel):
     state: str
 
 
-class AgentRecord(Reply):
+class AgentRecord(BaseModel):
     """One agent that served a session, and how it ended."""
 
     model_config = example(
-        success=True, agentId=SESSION, pid=4242, node="node-1", status="exited", cause="killed by signal 9",
+        agentId=SESSION, pid=4242, node="node-1", status="exited", cause="killed by signal 9",
         exitCode=None, signal=9, peakMemory=88080384,
     )  # fmt: skip
     agent_id: str

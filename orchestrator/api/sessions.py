@@ -125,7 +125,7 @@ async def look(session_id: SessionPath, parts: ServicesDep) -> SessionReply:
         reply.position = await parts.store.position(session_id) or 1
         reply.estimated_wait = _wait(await parts.assigner.estimated_wait(session.status, reply.position))
     reply.events = [
-        Event.model_validate(event | {"at": round(float(event["at"]) - session.created_at, 3)})
+        Event.model_validate(event | {"at": round(event["at"] - session.created_at, 3)})
         for event in await parts.store.events(session_id)
     ]
     reply.agents = [_agent_record(agent) for agent in await parts.store.agent_records(_agents(session))]

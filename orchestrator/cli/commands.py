@@ -4,18 +4,24 @@ import time
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.cli import doctor as checks
+from orchestrator.cli.explain import story
 from orchestrator.cli.http import Api
 from orchestrator.cli.output import FAILED, Json, console, print_json, wide
 from orchestrator.cli.up import up as start_node
+from orchestrator.errors import NotFound, OrchestratorError
 from orchestrator.settings import Settings
 
 #: Seconds between two looks of `logs -f`.
 FOLLOW_SECONDS = 0.5
 #: Seconds for which `logs -f` waits for the last lines of a session that is over.
 LAST_WORDS_SECONDS = 5.0
+#: Seconds for which `agents reload` waits for new code to be live, and between two looks at it.
+RELOAD_SECONDS = 120.0
+RELOAD_LOOK_SECONDS = 0.25
 
 #: A list is to be read and copied from: no lines are drawn around it.
 _LIST: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bold"}
@@ -45,6 +51,7 @@ def status(json: Json = False) -> None:
         f"{live} of {sessions['max']}: {sessions['starting']} starting, {sessions['ready']} ready, "
         f"{sessions['active']} active",
     )
+    table.add_row("line", f"{sessions['queued']} waiting")
     table.add_row("redis", f"{health['redis']['latencyMs']} ms")
     table.add_row("celery", f"{health['celery']['queue']} tasks waiting")
     table.add_row("nodes", ", ".join(health["nodes"]) or "none")
@@ -56,9 +63,13 @@ def status(json: Json = False) -> None:
         f"{stats.get('total_hits', 0):.0f} hits, {stats.get('total_misses', 0):.0f} misses, "
         f"{stats.get('total_errors', 0):.0f} errors",
     )
+    if health["breaker"]["state"] != "closed":
+        table.add_row("breaker", escape(_boots(health["breaker"])))
+    if health.get("sizing"):
+        table.add_row("sizing", escape(health["sizing"]))
     console.print(table)
     for warning in health["warnings"]:
-        console.print(f"[yellow]! {warning}[/]")
+        console.print(f"[yellow]! {escape(warning)}[/]")
 
 
 def sessions(json: Json = False) -> None:
@@ -81,6 +92,16 @@ def sessions(json: Json = False) -> None:
             row["agentId"], row["status"], str(row.get("pid", "")), row.get("node", ""), memory, f"{row['age']:.0f} s"
         )
     wide.print(table)
+
+
+def explain(session_id: SessionArgument, json: Json = False) -> None:
+    """Tell what happened in a session: who asked, how it got its agent, what went wrong, how it ended."""
+    found = Api(Settings.load()).get(f"/api/session/{session_id}")
+    if json:
+        print_json(found)
+        return
+    for line in story(found):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def logs(
@@ -146,6 +167,65 @@ def pool(
         console.print(text)
 
 
+def breaker(
+    close: Annotated[bool, typer.Option("--close", help="Close it: agents are booted again at once.")] = False,
+    json: Json = False,
+) -> None:
+    """Show whether agents boot, and close the breaker that holds boots back when they do not."""
+    api = Api(Settings.load())
+    found = api.post("/api/breaker/close", {}) if close else api.get("/api/health")["breaker"]
+    if json:
+        print_json(found)
+    else:
+        console.print(_boots(found), markup=False, soft_wrap=True)
+
+
+def _boots(breaker: dict[str, Any]) -> str:
+    if not breaker["failures"]:
+        return f"{breaker['state']}: agents boot"
+    boots = "1 failed boot" if breaker["failures"] == 1 else f"{breaker['failures']} failed boots"
+    next_one = f"the next attempt is in {breaker['retryIn']:.0f} s" if breaker["retryIn"] else "one is being tried"
+    return f"{breaker['state']} after {boots} ({breaker['cause']}); {next_one}"
+
+
+agents = typer.Typer(no_args_is_help=True, help="What concerns the agents of all nodes: reload.")
+
+
+@agents.command()
+def reload(json: Json = False) -> None:
+    """Bring new agent code live on every node: it is tried first, and calls go on on the old code."""
+    api = Api(Settings.load())
+    found = api.post("/api/agents/reload", {})
+    deadline = time.monotonic() + RELOAD_SECONDS
+    said = ""
+    while True:
+        if not json and (text := _progress(found)) != said:
+            console.print(text, markup=False, soft_wrap=True)
+            said = text
+        failed = any(state.startswith("failed") for state in found["nodes"].values())
+        late = time.monotonic() > deadline
+        if found["done"] or failed or late:
+            break
+        time.sleep(RELOAD_LOOK_SECONDS)
+        try:
+            found = api.get(f"/api/agents/reload/{found['reloadId']}")
+        except NotFound as failure:
+            raise OrchestratorError(failure.detail) from None
+    if json:
+        print_json(found)
+    if failed:
+        raise OrchestratorError(f"not reloaded: {found['message']}")
+    if not found["done"]:
+        raise OrchestratorError(f"not live after {RELOAD_SECONDS:.0f} s; see orchestrator status")
+
+
+def _progress(reload: dict[str, Any]) -> str:
+    if reload["done"]:
+        return str(reload["message"])
+    text = ", ".join(f"{node}: {state}" for node, state in sorted(reload["nodes"].items()))
+    return f"{text}; {reload['stale']} warm agents to replace" if reload["stale"] else text
+
+
 def doctor(
     invariants: Annotated[
         bool, typer.Option("--invariants", help="Look whether records, agent host and processes agree instead.")
@@ -182,5 +262,6 @@ def _invariants(json: bool) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (up, status, sessions, logs, stop, pool, doctor):
+    for command in (up, status, sessions, explain, logs, stop, pool, breaker, doctor):
         app.command()(command)
+    app.add_typer(agents, name="agents")

@@ -240,10 +240,13 @@ class Store:
         return Ended(bool(first), status, agent_id or None, node or None, room_name)
 
     @_translated
-    async def events(self, session_id: str) -> list[dict[str, str]]:
+    async def events(self, session_id: str) -> list[dict[str, Any]]:
         """Return the history of a session, oldest first: `at` in Unix seconds, `state`, and what belongs to it."""
         rows = await self._redis.xrange(keys.events(session_id))
-        return [{"at": str(int(entry.partition("-")[0]) / 1000)} | fields for entry, fields in rows]
+        return [
+            {"at": int(entry.partition("-")[0]) / 1000} | {name: value for name, value in fields.items() if value}
+            for entry, fields in rows
+        ]
 
     @_translated
     async def forget_session(self, session_id: str) -> None:

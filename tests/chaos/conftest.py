@@ -1,5 +1,6 @@
 """Whole nodes that are hurt on purpose; after each test records, processes and rooms agree again."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 
 from orchestrator.cli import livekit_server
 from tests.support.node import Node
+
+#: The long forms, with the figures of the specification.
+LONG = bool(os.environ.get("CHAOS_LONG"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

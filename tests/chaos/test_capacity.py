@@ -92,7 +92,9 @@ def test_the_cap_holds_at_every_moment_of_a_rush(echo: Node) -> None:
     # The position is asked for after the line was joined: two that came at once may both see the later one's place.
     assert len(line) == LINE
     assert (line[0] >= 1, line[-1]) == (True, LINE)
-    assert all(answer.status_code == 202 for answer in answers if answer.is_success and answer.json()["status"] == "queued")
+    assert all(
+        answer.status_code == 202 for answer in answers if answer.is_success and answer.json()["status"] == "queued"
+    )
     refused = [answer for answer in answers if not answer.is_success]
     assert len(refused) == STARTS - MOST - LINE
     for answer in refused:
@@ -277,9 +279,10 @@ def test_a_flood_from_one_address_leaves_the_others_alone(short_folder: Path) ->
     folder.mkdir()
     settings = {"AGENT_MODULE": "agents.echo", "POOL_TARGET": 2, "RATE_LIMIT": "10/minute", "USER_JOIN_SECONDS": 600}
     count, seconds = (2000, 60) if LONG else (600, 20)
-    with Node(folder, **settings) as node, httpx.Client(
-        base_url=node.url, timeout=10, transport=httpx.HTTPTransport(local_address="127.0.0.2")
-    ) as other:
+    with (
+        Node(folder, **settings) as node,
+        httpx.Client(base_url=node.url, timeout=10, transport=httpx.HTTPTransport(local_address="127.0.0.2")) as other,
+    ):
         answers: list[httpx.Response] = []
         over = threading.Event()
 
@@ -335,9 +338,11 @@ def test_no_agent_is_started_without_memory_and_the_reason_is_told(short_folder:
         with Sampler(lambda: len(processes(starved)), 0.05, ignore=(AssertionError,)) as seen:
             poll(lambda: _quiet(answers), "it is in service", 60)
             health = poll(
-                lambda: (found := starved.http.get("/api/health").json())["status"] == "degraded"
-                and any("MEMORY_HEADROOM_MB" in warning for warning in found["warnings"])
-                and found,
+                lambda: (
+                    (found := starved.http.get("/api/health").json())["status"] == "degraded"
+                    and any("MEMORY_HEADROOM_MB" in warning for warning in found["warnings"])
+                    and found
+                ),
                 "health says why",
             )
             assert any("of memory are free" in warning for warning in health["warnings"])

@@ -12,7 +12,7 @@ from orchestrator.models import new_id
 from orchestrator.store import Store
 from orchestrator.store.connection import connect
 from orchestrator.store.scripts import Scripts, sources
-from tests.support.pool import assign, fill
+from tests.support.pool import POLICY, assign, fill
 
 PROCESSES, STARTS, CONNECTIONS = 8, 1000, 32
 
@@ -86,6 +86,7 @@ def taken(url: str, *, mutant: bool) -> Counter[str]:
 
 @pytest.mark.parametrize("mutant", [False, True], ids=["atomic", "look-then-take"])
 def test_a_thousand_starts_take_a_thousand_agents(raw: redis.Redis, valkey_url: str, mutant: bool) -> None:
+    raw.hset("policy", mapping=POLICY | {"silentMs": 600_000})
     ids = fill(raw, STARTS)
     handed = taken(valkey_url, mutant=mutant)
     assert handed.total() == STARTS

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from orchestrator.cli.doctor import violations
-from orchestrator.errors import HostUnavailable
+from orchestrator.errors import HostUnavailable, IllegalMove
 from orchestrator.invariants import check
 from orchestrator.models import new_id
 from orchestrator.node.client import HostClient
@@ -85,14 +85,22 @@ async def connected(machine: Host) -> AsyncIterator[HostClient]:
         await client.close()
 
 
+@asynccontextmanager
+async def link(url: str, agent_id: str) -> AsyncIterator[AgentLink]:
+    found = AgentLink(url, agent_id)
+    try:
+        yield found
+    finally:
+        await found.close()
+
+
 async def boot(store: Store, url: str, host: HostClient, node: str, agent_id: str) -> int:
     """Bring an announced agent the real way to where its process is warm."""
     await store.claim(agent_id, node)
     process = await host.spawn(agent_id)
     await store.spawned(agent_id, process.pid, process.start_ticks, process.boot_id, node)
-    link = AgentLink(url, agent_id)
-    await link.ready(process.pid)
-    await link.close()
+    async with link(url, agent_id) as agent:
+        await agent.ready(process.pid)
     return process.pid
 
 
@@ -108,11 +116,10 @@ async def world(store: Store, raw: redis.Redis, valkey_url: str, machine: Host) 
         over = (await assign(store, "joan")).session_id
         active = (await assign(store, "ada")).session_id
         ready = (await assign(store, "grace")).session_id
-        link = AgentLink(valkey_url, active)
-        await link.joined()
-        await link.presence(active, present=True)
-        await link.turn(active, {"role": "user", "text": "hello"})
-        await link.close()
+        async with link(valkey_url, active) as agent:
+            await agent.joined()
+            await agent.presence(active, present=True)
+            await agent.turn(active, {"role": "user", "text": "hello"})
         await store.end_session(over, "ended", "stopped by request")
         await host.stop(over, 0)
         poll(lambda: not alive(pids[over]), "its agent is gone")
@@ -478,3 +485,38 @@ async def test_the_command_looks_at_the_running_node(world: World, short_folder:
     elsewhere = world.settings.model_copy(update={"run_dir": folder, "node_id": "elsewhere"})
     (found,) = await asyncio.to_thread(violations, elsewhere)
     assert found.startswith("no agent host listens on ")
+
+
+async def test_a_busy_store_is_clean(store: Store, valkey_url: str, tmp_path: Path) -> None:
+    """Its records are read while they move: what is seen half before and half after is no violation."""
+    done = asyncio.Event()
+
+    async def live(user: str) -> None:
+        while not done.is_set():
+            session_id = (await assign(store, user)).session_id
+            session = await store.session(session_id)
+            assert session is not None
+            if session.agent_id is None:
+                await store.claim(session_id, "n1")
+                async with link(valkey_url, session_id) as agent:
+                    session_id = await agent.ready(1) or session_id
+                    session = await store.session(session_id)
+            if session is None or session.agent_id is None:
+                continue
+            async with link(valkey_url, session.agent_id) as agent:
+                with suppress(IllegalMove):  # another user's agent, served first
+                    await agent.joined()
+                    await agent.presence(session_id, present=True)
+            await store.end_session(session_id, "ended", "enough")
+            await store.exited(session.agent_id, "exited with code 0", 0)
+
+    users = [asyncio.create_task(live(f"user {number}")) for number in range(8)]
+    settings = Settings(node_id="elsewhere", run_dir=tmp_path)
+    try:
+        for _ in range(5):
+            assert await check(store, settings, None, settle_seconds=5) == []
+    finally:
+        done.set()
+        await asyncio.gather(*users)
+    assert int((await store.pool_stats())["total_ended"]) > 20
+    assert await check(store, settings, None, settle_seconds=0) == []

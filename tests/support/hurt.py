@@ -93,7 +93,9 @@ def reload(node: Node) -> dict[str, Any]:
         # A node whose record has expired for a moment is on its way back.
         answer = node.http.get(f"/api/agents/reload/{begun['reloadId']}", headers=node.admin)
         found = answer.json()
-        over = answer.is_success and (found["done"] or any(each.startswith("failed") for each in found["nodes"].values()))
+        over = answer.is_success and (
+            found["done"] or any(each.startswith("failed") for each in found["nodes"].values())
+        )
         return found if over else None
 
     found: dict[str, Any] = poll(state, "the reload is over", 120)

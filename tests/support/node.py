@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import xmlrpc.client
 from pathlib import Path
 from typing import Any
 
 import httpx
+from supervisor.xmlrpc import SupervisorTransport
 
 from tests.support.processes import alive, free_ports, marked, poll
 
@@ -96,8 +98,14 @@ class Node:
 
     def program(self, name: str) -> int | None:
         """Return the pid of one of its programs, None while it does not run."""
-        line = self.supervisorctl("pid", name).strip()
-        return int(line) if line.isdigit() and int(line) else None
+        return self.info(name)["pid"] or None
+
+    def info(self, name: str) -> dict[str, Any]:
+        """Return what supervisord knows of a program: `pid`, `statename` and more. Cheaper than supervisorctl."""
+        transport = SupervisorTransport(serverurl=f"unix://{self.run_dir}/supervisor.sock")
+        with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as supervisord:
+            found: Any = supervisord.supervisor.getProcessInfo(name)
+        return dict(found)
 
     def kill(self, name: str) -> int:
         """Kill one of its programs with SIGKILL, as a crash would; returns the pid it had."""

@@ -17,12 +17,12 @@ T = TypeVar("T")
 POLL = 0.02
 
 
-def poll(look: Callable[[], T], what: str, seconds: float = 30) -> T:
-    """Return the first true result of `look`; fails after a deadline."""
+def poll(look: Callable[[], T], what: str, seconds: float = 30, *, every: float = POLL) -> T:
+    """Return the first true result of `look`, which is asked `every` so many seconds; fails after a deadline."""
     deadline = time.monotonic() + seconds
     while not (result := look()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(POLL)
+        time.sleep(every)
     return result
 
 

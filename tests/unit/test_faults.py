@@ -30,6 +30,8 @@ def test_nothing_happens_unless_it_is_armed(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     faults.arm()
     faults.hit(POINT)
+    monkeypatch.setenv("FAULTS", "rubbish")
+    faults.arm()
     assert not list(tmp_path.iterdir())
 
 

@@ -9,6 +9,8 @@ local SESSION_SET = {starting = 'session:starting', ready = 'session:ready', act
 local EVENTS_KEPT, SESSION_EVENTS_KEPT = 10000, 200
 -- A booting agent that no node has claimed by now lost its task; a stopping one that still lives is helped along.
 local CLAIM_MS, LEAVE_MS = 5000, 2500
+-- When nobody has looked at the deadlines for longer than this, that time does not count.
+local BLIND_MS = 3000
 -- Boot failures in a row that open the breaker; pauses after 1, 2, 3 … of them double up to a minute.
 local BREAKER_FAILURES, LONGEST_PAUSE_MS = 5, 60000
 -- A further session of one user waits as if it had come this much later.
@@ -42,8 +44,18 @@ local function agent_state(id) return redis.call('HGET', 'agent:' .. id, 'state'
 local function get(key, field) return redis.call('HGET', key, field) or nil end
 local function seconds(ms) return string.format('%g', ms / 1000) end
 
-local function expect(kind, id, ms) redis.call('ZADD', 'deadlines', NOW + ms, kind .. '|' .. id) end
-local function expect_once(kind, id, ms) redis.call('ZADD', 'deadlines', 'NX', NOW + ms, kind .. '|' .. id) end
+-- From when a new wait counts. While nobody looks at the deadlines that is the time of the last look: the next one adds
+-- to every deadline the time that was missed (see deadlines_due.lua).
+local SINCE
+local function since()
+  if not SINCE then
+    local looked = tonumber(redis.call('GET', 'deadlines:looked') or NOW)
+    SINCE = math.abs(NOW - looked) > BLIND_MS and looked or NOW
+  end
+  return SINCE
+end
+local function expect(kind, id, ms) redis.call('ZADD', 'deadlines', since() + ms, kind .. '|' .. id) end
+local function expect_once(kind, id, ms) redis.call('ZADD', 'deadlines', 'NX', since() + ms, kind .. '|' .. id) end
 local function met(id, ...)
   for _, kind in ipairs({...}) do redis.call('ZREM', 'deadlines', kind .. '|' .. id) end
 end
@@ -165,6 +177,16 @@ end
 local function missing_agents()
   return tonumber(redis.call('GET', 'pool:target') or 0) + redis.call('ZCARD', 'session:unbound')
     - redis.call('SCARD', 'pool:ready') - redis.call('SCARD', 'pool:starting') + redis.call('SCARD', 'pool:stale')
+end
+
+-- Whether a node lives that takes sessions: those that drain take no more.
+local function in_service()
+  for _, node in ipairs(redis.call('SMEMBERS', 'nodes')) do
+    if redis.call('EXISTS', 'node:' .. node) == 1 and redis.call('SISMEMBER', 'nodes:draining', node) == 0 then
+      return true
+    end
+  end
+  return false
 end
 
 -- Give a session that has just become starting its agent: a warm one, or the next that is.

@@ -9,7 +9,7 @@
 -- pool:boot_error string, pool:breaker hash, pool:ready set, pool:starting set, session:{id} hash
 -- session:unbound zset, session:queued zset, deadlines zset
 local id = ARGV[1]
-if agent_state(id) == 'exited' then
+if agent_state(id) == 'exited' and (ARGV[3] ~= '' or ARGV[4] ~= '') then
   -- It counted as gone before it was: what its parent saw of it is known only now.
   redis.call('HSET', 'agent:' .. id, 'exitCode', ARGV[3], 'signal', ARGV[4], 'peakMemoryKib', ARGV[5])
 end

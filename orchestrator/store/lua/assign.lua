@@ -71,15 +71,7 @@ if held >= policy('perUser') then return {'existing', newest, '', 0} end
 local down = redis.call('GET', 'livekit:down')
 if down then return {'livekit', '', down, 0} end
 
-if redis.call('SCARD', 'nodes:draining') > 0 then
-  local others = false
-  for _, node in ipairs(redis.call('SMEMBERS', 'nodes')) do
-    if redis.call('EXISTS', 'node:' .. node) == 1 and redis.call('SISMEMBER', 'nodes:draining', node) == 0 then
-      others = true
-    end
-  end
-  if not others then return {'draining', '', '', 0} end
-end
+if redis.call('SCARD', 'nodes:draining') > 0 and not in_service() then return {'draining', '', '', 0} end
 
 local crowded = live_sessions() >= policy('maxSessions') or redis.call('ZCARD', 'session:queued') > 0
 local agent, process
@@ -112,7 +104,8 @@ if agent then
     'agentId', agent, 'agentIds', agent, 'node', process[3] or '', 'agentPid', process[4] or '',
     'readyAt', NOW, 'prewarmed', 1, 'client', address)
   redis.call('SADD', 'session:ready', id)
-  redis.call('ZADD', 'deadlines', NOW + policy('joinMs'), 'join|' .. id, NOW + policy('userJoinMs'), 'user|' .. id)
+  expect('join', id, policy('joinMs'))
+  expect('user', id, policy('userJoinMs'))
   record(id, 'ready', 'agentId', agent)
   tell_agent(agent, id, payload)
   redis.call('HINCRBY', 'pool:stats', 'total_assigned', 1)

@@ -24,7 +24,7 @@ redis.call('SET', 'deadlines:looked', NOW)
 -- Nobody has looked for a while: Redis or every node was away, and with them those who could have met a deadline. Or the
 -- clock was set. Either way that time does not count, or every wait would be over at once, or too long.
 local missed = NOW - looked
-if math.abs(missed) > 3000 then
+if math.abs(missed) > BLIND_MS then
   local flat = redis.call('ZRANGE', 'deadlines', 0, -1, 'WITHSCORES')
   for i = 1, #flat, 2 do redis.call('ZADD', 'deadlines', tonumber(flat[i + 1]) + missed, flat[i]) end
 end

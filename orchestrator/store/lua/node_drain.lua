@@ -11,13 +11,7 @@ local first = redis.call('SADD', 'nodes:draining', node)
 for _, id in ipairs(redis.call('SMEMBERS', 'pool:ready')) do
   if get('agent:' .. id, 'node') == node then dismiss(id, 'node_draining') end
 end
-local others = false
-for _, other in ipairs(redis.call('SMEMBERS', 'nodes')) do
-  if redis.call('EXISTS', 'node:' .. other) == 1 and redis.call('SISMEMBER', 'nodes:draining', other) == 0 then
-    others = true
-  end
-end
-if others then
+if in_service() then
   wake()
 else
   -- Nobody is left to serve those who wait; a call that waits for its takeover is lost with them.

@@ -1,0 +1,223 @@
+"""A session's flight record, told as a story in plain sentences."""
+
+import re
+import signal
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import zip_longest
+from typing import Any
+
+#: What the kinds of a reason (`kind: words`) mean to whoever wants to know why there was no agent.
+_KINDS = {
+    "boot_error": "the agent that was started for it did not boot",
+    "boot_timeout": "no agent was warm in time",
+    "unclaimed": "no node took on the start of an agent",
+    "queue_timeout": "it waited in line too long",
+    "join_timeout": "its agent did not come into the room",
+    "join_failed": "its agent could not join the room",
+    "room_lost": "its agent lost the room",
+    "agent_lost": "its agent was lost",
+    "agent_error": "its agent's own code failed",
+    "node_draining": "the node was stopping",
+    "spawn_not_queued": "the start of an agent could not be queued",
+}
+_LIVE = {
+    "queued": "It waits in line.",
+    "starting": "It waits for an agent.",
+    "ready": "It has an agent, and waits for the user.",
+    "active": "The call goes on.",
+}
+
+_PLAIN = {
+    "queued": "All sessions were taken: it waited in line.",
+    "user_left": "The user left the room.",
+    "user_back": "The user was back.",
+    "goodbye": "The node was stopping: the agent was told to say goodbye.",
+    "registered": "Redis had lost this session; its agent registered it again.",
+}
+
+
+def story(record: dict[str, Any]) -> list[str]:
+    """Return what happened in a session, line by line, from what `GET /api/session/{id}` answers."""
+    begun = datetime.fromisoformat(record["createdAt"])
+    told = Telling(begun)
+    for line in _beginning(record):
+        told.at(0, line)
+    _tell_events(told, record)
+    lines = [f"Session {record['sessionId']}, {record['status']}, room {record['roomName']}", "", *told.lines]
+    if record["status"] in _LIVE:
+        lines.append(_now(record))
+    if agents := record.get("agents"):
+        lines += ["", "Its agents" if len(agents) > 1 else "Its agent", *(f"  {_agent(agent)}" for agent in agents)]
+    if record["status"] == "error" and record.get("lastLogLines"):
+        lines += ["", "The last that was logged", *(f"  {line}" for line in record["lastLogLines"])]
+    return lines
+
+
+class Telling:
+    """Lines with the time of day and the seconds since the start."""
+
+    def __init__(self, begun: datetime) -> None:
+        self._begun = begun
+        self.lines: list[str] = []
+
+    def at(self, seconds: float, text: str) -> None:
+        """Add what happened at a time."""
+        clock = (self._begun + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")[11:23]
+        self.lines.append(f"{clock}  {seconds:+9.3f} s  {text}")
+
+
+def _beginning(record: dict[str, Any]) -> Iterator[str]:
+    client = record.get("client")
+    where = f", from {client}" if client else ""
+    yield f"{record['userId']} asked for an agent{where} ({record['createdAt'][:10]}, UTC)."
+
+
+def _tell_events(told: Telling, record: dict[str, Any]) -> None:
+    agents = {agent["agentId"]: agent for agent in record.get("agents") or ()}
+    events = record.get("events") or []
+    waits = _Waits()
+    for event, following in zip_longest(events, events[1:]):
+        if not _retold(event, following) and (text := _sentence(event, waits, agents, record.get("reason"))):
+            told.at(event["at"], text)
+        waits.note(event)
+
+
+def _sentence(
+    event: dict[str, Any], waits: "_Waits", agents: dict[str, dict[str, Any]], reason: str | None
+) -> str | None:
+    at, cause = event["at"], _words(event.get("cause", "nobody saw how"))
+    text = _PLAIN.get(event["state"])
+    match event["state"]:
+        case "starting" if waits.lost is not None:
+            text = "No warm agent was there to take over: one was started."
+        case "starting":
+            text = "It was its turn." if waits.queued is not None else "No agent was warm: one was started for it."
+        case "ready":
+            text = waits.served(event, agents.get(event.get("agentId", "")))
+        case "agent_joined":
+            text = "The agent joined the room." + waits.joined(at)
+        case "active":
+            text = "The call went on." if waits.began else "The user was there: the call began."
+        case "first_audio":
+            text = f"The agent was heard for the first time, {at:.3f} s after the start."
+        case "agent_exited":
+            text = f"The process of {_short(event['agentId'])} ended: {cause}."
+        case "takeover" | "replacement":
+            text = f"The agent was lost ({cause}){'' if waits.began else ', before the call began'}."
+        case "ended" | "error" as state:
+            text = _end(state, event.get("reason") or reason) + waits.unserved(at)
+    return text
+
+
+class _Waits:
+    """Since when there is nobody to talk to."""
+
+    def __init__(self) -> None:
+        self.queued: float | None = None
+        self.asked: float | None = None  #: for an agent
+        self.lost: float | None = None  #: its agent
+        self.began = False
+
+    def note(self, event: dict[str, Any]) -> None:
+        match event["state"]:
+            case "queued":
+                self.queued = event["at"]
+            case "starting" if self.lost is None:
+                self.asked = event["at"]
+            case "takeover" | "replacement":
+                # Lost again before anybody had come: the user has waited since the first loss.
+                self.lost = event["at"] if self.lost is None else self.lost
+            case "agent_joined":
+                self.lost = None
+            case "active":
+                self.began = True
+
+    def served(self, event: dict[str, Any], agent: dict[str, Any] | None) -> str:
+        who = _short(event.get("agentId", ""))
+        where = f" (pid {agent['pid']} on {agent['node']})" if agent and agent.get("pid") else ""
+        if self.lost is not None:
+            later = event["at"] - self.lost
+            return f"{who}{where} took over {f'after {later:.3f} s' if later else 'at once: it was warm'}."
+        if self.asked is None and self.queued is None:
+            return f"A warm agent was there at once: {who}{where}."
+        first = self.asked if self.queued is None else self.queued
+        assert first is not None
+        waited = f"after {event['at'] - first:.3f} s"
+        if self.queued is not None and self.asked is not None:
+            waited += f", {self.asked - self.queued:.3f} s of them in line"
+        return f"It got an agent {waited}: {who}{where}."
+
+    def joined(self, at: float) -> str:
+        if self.lost is None:
+            return ""
+        return f" {'The user' if self.began else 'The room'} was without an agent for {at - self.lost:.3f} s."
+
+    def unserved(self, at: float) -> str:
+        return f" There had been no agent for {at - self.lost:.3f} s." if self.lost is not None else ""
+
+
+def _retold(event: dict[str, Any], following: dict[str, Any] | None) -> bool:
+    """Whether the next line says it too: how an agent ended is what it was replaced for."""
+    if following is None:
+        return False
+    if event["state"] == "agent_exited":
+        lost = following["agentId"] if following["state"] in {"takeover", "replacement"} else None
+        return bool(event["agentId"] == lost)
+    # With a warm agent there, the store moves a session on in the same millisecond.
+    return bool(event["state"] == "starting" and following["state"] == "ready" and following["at"] == event["at"])
+
+
+def _end(state: str, reason: str | None) -> str:
+    kind, _, rest = (reason or "nobody said why").partition(": ")
+    if kind in _KINDS:
+        reason = _KINDS[kind] + (f" ({rest})" if rest else "")
+    return f"{'It ended' if state == 'ended' else 'It failed'}: {_words(reason or kind)}."
+
+
+def _now(record: dict[str, Any]) -> str:
+    text = _LIVE[record["status"]]
+    if record.get("position"):
+        text = f"{text[:-1]}: it is number {record['position']}"
+        text += f", about {record['estimatedWait']} to go." if record.get("estimatedWait") else "."
+    return text
+
+
+def _agent(agent: dict[str, Any]) -> str:
+    told = [agent["agentId"]]
+    if agent.get("pid"):
+        told.append(f"pid {agent['pid']}")
+    if agent.get("node"):
+        told.append(f"on {agent['node']}")
+    number, code, cause = agent.get("signal"), agent.get("exitCode"), agent.get("cause")
+    if number is not None:
+        how = f"killed by signal {number}"
+    elif code is not None:
+        how = f"exited with code {code}"
+    else:
+        how = cause or f"is {agent['status']}"
+    if cause and how not in cause:
+        how += f" ({cause})"
+    elif cause:
+        how = cause
+    text = f"{' '.join(told)}: {_words(how)}"
+    if agent.get("peakMemory"):
+        text += f", peak memory {agent['peakMemory'] / 2**20:.0f} MiB"
+    return text
+
+
+def _short(agent_id: str) -> str:
+    """Return an id that can be told from others and read in a sentence."""
+    return re.sub(r"(?<=_[0-9a-f]{8})[0-9a-f]{24}$", "…", agent_id)
+
+
+def _words(text: str) -> str:
+    """Return a cause with its signal's name."""
+
+    def named(found: re.Match[str]) -> str:
+        try:
+            return f"{found[0]} ({signal.Signals(int(found[1])).name})"
+        except ValueError:
+            return found[0]
+
+    return re.sub(r"signal (\d+)", named, text)

@@ -1,0 +1,158 @@
+"""A process dies, or stands still, at each point where that is worst; the session gets one agent all the same."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from tests.support.agreement import agrees, os_agents
+from tests.support.armed import EVERY, Armed
+from tests.support.node import Node
+from tests.support.processes import alive, poll
+
+#: Boots and joins that hang are found within the bound of a start.
+SETTINGS = {
+    "POOL_TARGET": 0, "FAULTS": EVERY, "USER_JOIN_SECONDS": 600, "BOOT_TIMEOUT_SECONDS": 8, "JOIN_TIMEOUT_SECONDS": 8,
+}  # fmt: skip
+#: A started session has its agent, or a reason why not.
+SETTLED = 30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def armed(fault_log: Path) -> Armed:
+    """The faults of the module's node: none is armed."""
+    return Armed(fault_log)
+
+
+@pytest.fixture
+def user(echo: Node, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A user of this test. Afterwards nobody has a session and no agent is left."""
+    poll(lambda: ready(echo), "a start would be served", 60, every=0.1)
+    yield request.node.name
+    poll(lambda: ready(echo), "a start would be served", 60, every=0.1)
+    for session in echo.http.get("/api/sessions", headers=echo.admin).json()["sessions"]:
+        if session["status"] not in {"ended", "error"}:
+            echo.end(session["sessionId"])
+    if echo.counts()["target"]:
+        echo.resize(0)
+    agrees(echo, 60)
+    assert os_agents(echo) == []
+
+
+def ready(node: Node) -> bool:
+    """Return whether the api answers and knows a Celery worker with a host."""
+    try:
+        return node.http.get("/readyz").is_success
+    except httpx.TransportError:
+        return False
+
+
+def insist(node: Node, user: str) -> str:
+    """Start a session as a client does that tries again while nobody answers; returns its id."""
+
+    def begun() -> str:
+        try:
+            answer = node.http.post("/api/session/start", json={"userId": user})
+        except httpx.TransportError:
+            return ""
+        return str(answer.json()["sessionId"]) if answer.is_success else ""
+
+    return poll(begun, "a start is accepted", 30, every=0.1)
+
+
+def settled(node: Node, session_id: str, seconds: float = SETTLED, *, but: int = 0) -> dict[str, Any]:
+    """Wait until a session is served by a living agent, another one than the process `but`."""
+
+    def look() -> dict[str, Any] | None:
+        found = node.session(session_id)
+        pid = found.get("agentPid")
+        good = found.get("status") in {"ready", "active"} and "agentJoined" in found["timings"]
+        return found if good and pid and pid != but and alive(pid) else None
+
+    return poll(look, f"{session_id} has its agent", seconds, every=0.1)
+
+
+def one_agent(node: Node, session: dict[str, Any]) -> None:
+    """Assert that the session's agent is the only one there is, for the machine and for Redis."""
+    agrees(node, 60)
+    assert os_agents(node) == [session["agentPid"]]
+
+
+@pytest.mark.parametrize(
+    ("point", "action"),
+    [
+        ("worker.after_claim", "kill"),  # T17
+        ("worker.after_claim", "raise"),
+        ("worker.after_spawn", "kill"),  # T9
+        ("worker.after_spawn", "raise"),
+        ("api.after_assign", "kill"),  # T5
+        ("host.after_fork", "kill"),
+        ("agent.before_ready", "kill"),
+        ("agent.before_ready", "hang"),
+        ("agent.before_join", "kill"),
+        ("agent.before_join", "hang"),
+        ("agent.joined", "kill"),
+    ],
+)
+def test_a_session_gets_one_agent_whoever_fails_at(
+    echo: Node, armed: Armed, user: str, point: str, action: str
+) -> None:
+    armed.arm(point, action)
+    began = time.monotonic()
+    session_id = insist(echo, user)
+    armed.wait(point, action)
+    session = settled(echo, session_id, SETTLED - (time.monotonic() - began))
+    took = time.monotonic() - began
+    print(f"{point}:{action}: served after {took:.1f} s by agent {len(session['agents'])}")  # noqa: T201
+    one_agent(echo, session)
+    assert insist(echo, user) == session_id
+
+
+def test_a_worker_that_dies_before_it_does_what_a_missed_deadline_asks_for(echo: Node, armed: Armed, user: str) -> None:
+    """Redis has given the agent up, and nobody has stopped it: the next Celery worker does."""
+    armed.arm("agent.before_ready", "hang")
+    armed.arm("watch.after_due", "kill")
+    session_id = insist(echo, user)
+    armed.wait("agent.before_ready", "hang")
+    (hung,) = poll(lambda: os_agents(echo), "the agent that hangs")
+    armed.wait("watch.after_due", "kill")
+    poll(lambda: not alive(hung), "it is killed", 60, every=0.1)
+    one_agent(echo, settled(echo, session_id))
+
+
+@pytest.mark.parametrize("point", ["watch.before_record_death", "watch.before_ack"])
+@pytest.mark.parametrize("action", ["kill", "raise"])
+def test_a_death_is_acted_on_once_though_its_witness_dies(
+    echo: Node, armed: Armed, user: str, point: str, action: str
+) -> None:
+    session_id = insist(echo, user)
+    first = settled(echo, session_id)
+    armed.arm(point, action)
+    os.kill(first["agentPid"], signal.SIGKILL)
+    armed.wait(point, action)
+    second = settled(echo, session_id, but=first["agentPid"])
+    assert (second["replacements"], second["takeovers"]) == (1, 0)
+    one_agent(echo, second)
+    with redis.Redis.from_url(echo.redis_url, decode_responses=True) as raw:
+        dead = raw.hgetall(f"agent:{first['agentId']}")
+    assert (dead["state"], dead["signal"]) == ("exited", "9")
+
+
+@pytest.mark.parametrize("point", ["watch.before_record_death", "watch.before_ack"])
+def test_a_death_in_the_pool_is_made_up_for_though_its_witness_dies(
+    echo: Node, armed: Armed, user: str, point: str
+) -> None:
+    echo.resize(1)
+    (warm,) = os_agents(echo)
+    armed.arm(point, "kill")
+    os.kill(warm, signal.SIGKILL)
+    armed.wait(point, "kill")
+    agrees(echo, 60)
+    assert os_agents(echo) not in ([], [warm])
+    assert user

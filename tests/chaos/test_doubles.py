@@ -1,0 +1,168 @@
+"""Whatever is retried, redelivered or forgotten: no session is lost, none has two agents, no pool has too many."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from livekit import api
+
+from agents.caller import Call
+from tests.chaos.conftest import LONG
+from tests.support.agreement import agrees, os_agents, unsettled
+from tests.support.ear import Ear
+from tests.support.node import REPOSITORY, Node
+from tests.support.processes import alive, poll, stop
+from tests.support.sampler import Sampler
+from tests.support.traffic import Traffic
+
+log = logging.getLogger(__name__)
+
+TARGET = 3
+SETTINGS = {"POOL_TARGET": TARGET, "USER_JOIN_SECONDS": 600, "SPAWN_CONCURRENCY": 4}
+KILLS, STARTS = (20, 200) if LONG else (6, 60)
+
+
+@pytest.mark.timeout(400)
+def test_no_start_is_lost_while_the_api_is_killed_again_and_again(echo: Node) -> None:
+    """T5: who was given a session gets an agent, and nobody's agent is left over."""
+    with Traffic(echo.url, rate=4, length=3) as traffic:
+        kills = 0
+        while kills < KILLS or len(traffic.accepted) < STARTS:
+            if kills < KILLS and echo.info("api")["statename"] == "RUNNING":
+                before = len(traffic.accepted)
+                # In the middle of the starts, not between them.
+                poll(lambda before=before: len(traffic.accepted) > before, "a start is accepted", 60)
+                echo.kill("api")
+                kills += 1
+            time.sleep(0.1)
+    poll(lambda: answers(echo), "the api answers", 30)
+    poll(lambda: not unsettled(echo, traffic.accepted), "every accepted session has an agent or is over", 30, every=1)
+    log.info(f"{kills} kills, {len(traffic.accepted)} accepted, {traffic.warm} at once, {dict(traffic.refused)}")
+    errors = [one for one in traffic.accepted if echo.session(one)["status"] == "error"]
+    assert not errors, [echo.session(one)["reason"] for one in errors]
+    log.info(f"agrees after {agrees(echo, 30):.1f} s")
+
+
+def answers(node: Node) -> bool:
+    """Return whether the api answers."""
+    with contextlib.suppress(httpx.TransportError):
+        return node.http.get("/readyz").is_success
+    return False
+
+
+def delete_session(node: Node, session: dict[str, Any], *, agent: bool) -> None:
+    """Delete everything that Redis has of a session, and of its agent."""
+    session_id, user = session["sessionId"], session["userId"]
+    with redis.Redis.from_url(node.redis_url, decode_responses=True) as raw, raw.pipeline() as pipe:
+        names = list(raw.scan_iter(f"session:{session_id}*", count=1000))
+        if agent:
+            names += raw.scan_iter(f"agent:{session['agentId']}*", count=1000)
+            pipe.srem("agents", session["agentId"])
+        pipe.delete(*names, f"session:user:{user}", f"user:sessions:{user}")
+        for state in ("starting", "ready", "active"):
+            pipe.srem(f"session:{state}", session_id)
+        pipe.zrem("sessions", session_id)
+        pipe.execute()
+
+
+def agents_in(node: Node, room: str) -> list[str]:
+    """Return the agents that LiveKit has in a room."""
+    url = f"http://127.0.0.1:{node.environment['LIVEKIT_PORT']}"
+    secrets = node.secrets
+
+    async def ask() -> list[str]:
+        async with api.LiveKitAPI(url, secrets["LIVEKIT_API_KEY"], secrets["LIVEKIT_API_SECRET"]) as client:
+            found = await client.room.list_participants(api.ListParticipantsRequest(room=room))
+        return [one.sid for one in found.participants if one.kind == api.ParticipantInfo.Kind.AGENT]
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("agent", [False, True], ids=["session", "session and agent"])
+async def test_an_agent_whose_session_redis_forgot_says_so_again(echo: Node, agent: bool) -> None:
+    """T8: the call goes on with the same agent, and never is there a second one in the room."""
+    async with Call(echo.url, f"forgotten-{agent}") as call:
+        call.hum()
+        await call.sound()
+        await call.next_sound()
+        before = await call.look()
+        begun = time.monotonic()
+        look = lambda: (len(agents_in(echo, before["roomName"])), len(os_agents(echo)))  # noqa: E731
+        async with Ear(call) as ear:
+            with Sampler(look, 0.5) as sampler:
+                await asyncio.to_thread(delete_session, echo, before, agent=agent)
+                known = lambda: echo.session(call.session_id).get("status") == "active"  # noqa: E731
+                await asyncio.to_thread(poll, known, "the session is known again", 60, every=0.1)
+                took = time.monotonic() - begun
+                # Two rounds of whoever might end what it does not know.
+                await asyncio.sleep(12 if agent else 1)
+        log.info(f"known again after {took:.1f} s, silence {ear.silence:.2f} s, {len(sampler.values)} looks")
+        assert {inside for inside, _ in sampler.values} == {1}
+        assert max(processes for _, processes in sampler.values) <= TARGET + 1
+        after = await call.look()
+        same = ("status", "agentId", "agentPid", "roomName", "userId", "takeovers")
+        assert {name: after[name] for name in same} == {name: before[name] for name in same}
+    await asyncio.to_thread(poll, lambda: not alive(before["agentPid"]), "it leaves at the end", 30)
+    await asyncio.to_thread(agrees, echo, 30)
+
+
+@contextlib.contextmanager
+def second_beat(node: Node) -> Iterator[subprocess.Popen[bytes]]:
+    """Run one more beat with the environment of the node's own; its log is `beat2.log`."""
+    own = node.program("beat")
+    assert own
+    with open(f"/proc/{own}/environ", "rb") as file:
+        pairs = (pair.partition(b"=") for pair in file.read().split(b"\0") if pair)
+        environment = {name.decode(): value.decode() for name, _, value in pairs}
+    command = [sys.executable, "-m", "celery", "--quiet", "-A", "orchestrator.tasks", "beat", "--pidfile="]
+    with (node.run_dir / "logs" / "beat2.log").open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--loglevel=INFO"], env=environment, cwd=REPOSITORY, stdout=output, stderr=output
+        )
+    try:
+        yield process
+    finally:
+        stop(process)
+
+
+def ticks(node: Node) -> int:
+    """Return how often any beat has asked for a refill."""
+    return sum(node.log(name).count("Sending due task refill") for name in ("beat", "beat2"))
+
+
+@pytest.mark.timeout(240)
+def test_two_beats_are_one_and_a_killed_one_is_replaced(echo: Node) -> None:
+    """T18: the pool is never above its target, nothing is asked for twice, and ticks resume within 30 s of a death."""
+    agrees(echo)
+    period = 30
+    with second_beat(echo), redis.Redis.from_url(echo.redis_url, decode_responses=True) as raw:
+        before, begun = ticks(echo), time.monotonic()
+        with (
+            Sampler(lambda: raw.scard("pool:ready") + raw.scard("pool:starting"), 0.02) as pool,
+            Traffic(echo.url, rate=1, length=2, user="beats") as traffic,
+        ):
+            poll(lambda: ticks(echo) > before, "beat ticks", period + 10, every=0.2)
+            os.kill(echo.program("beat") or 0, signal.SIGKILL)
+            killed, seen = time.monotonic(), ticks(echo)
+            poll(lambda: ticks(echo) > seen, "the ticks resume", period + 10, every=0.2)
+            resumed = time.monotonic() - killed
+            if LONG:
+                time.sleep(600)
+        passed = time.monotonic() - begun
+        asked = ticks(echo) - before
+    poll(lambda: not unsettled(echo, traffic.accepted), "every accepted session has an agent or is over", 30, every=1)
+    log.info(f"resumed after {resumed:.1f} s; {asked} ticks in {passed:.0f} s; {len(traffic.accepted)} starts")
+    # One due at the moment of the death may be asked for by both.
+    assert asked <= passed / period + 2
+    assert max(pool.values) <= TARGET
+    agrees(echo, 30)

@@ -1,0 +1,707 @@
+"""The Lua scripts beside a model: whatever happens, in whatever order, however often, the promises hold.
+
+`HYPOTHESIS_PROFILE=nightly` looks further. A failure prints its shortest sequence; run it again with `@reproduce_failure`
+or, outside `ci`, from Hypothesis's own database.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.support.model import UNPROVEN, WAITS, Bench, Dump, Model, Process, Refused
+
+_COMMON = settings(deadline=None, stateful_step_count=50, suppress_health_check=list(HealthCheck))
+PROFILES = {
+    "ci": settings(_COMMON, max_examples=500, derandomize=True, database=None),
+    "explore": settings(_COMMON, max_examples=2_000),
+    "nightly": settings(_COMMON, max_examples=20_000),
+}
+NODES = ("n1", "n2")
+#: Time passes in steps of this, with a look at the deadlines after each.
+STEP_MS = 2_500
+#: Everything is over after so many of them, when nothing else happens.
+LAST_STEPS = 60
+_LISTS = ("events", "pool:wake")
+
+picks = st.integers(0, 15)
+twice = st.booleans()
+users = st.sampled_from(["ada", "bob", "cyd", "dee"])
+
+
+class Machine(RuleBasedStateMachine):
+    """Users, agents, nodes, time and misfortune, each a rule."""
+
+    url: ClassVar[str]
+    mutate: ClassVar[Callable[[str, str], str]] = staticmethod(lambda _, source: source)
+    bench: ClassVar[Bench | None] = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        if Machine.bench is None:
+            Machine.bench = Bench(self.url, self.mutate)
+        self.b = Machine.bench
+        self.count = 0
+        self.sound = True
+        self.stops: list[str] = []
+
+    @initialize(
+        cap=st.integers(1, 4), line=st.integers(0, 3), each=st.integers(1, 2), size=st.integers(0, 3),
+        takeovers=st.integers(0, 2), takeover=st.sampled_from([1, 1, 1, 0]),
+    )  # fmt: skip
+    def configure(self, cap: int, line: int, each: int, size: int, takeovers: int, takeover: int) -> None:
+        policy = {"maxSessions": cap, "queueLimit": line, "perUser": each}
+        self.m = Model(WAITS | policy | {"maxTakeovers": takeovers, "takeover": takeover})
+        self.target = size
+        self.b.clear()
+        self.now = self.b.dump()
+        self.set_up()
+
+    # What rules are made of
+
+    def set_up(self) -> None:
+        """Write what a node writes when it comes up."""
+        self.b.redis.hset("policy", mapping=self.m.policy)
+        self.b.redis.set("pool:target", self.target)
+        for node in NODES:
+            self.b.redis.sadd("nodes", node)
+            self.b.redis.hset(f"node:{node}", "pid", 1)
+        self.look()
+
+    def look(self) -> None:
+        """Check everything after something that no script did."""
+        self.sound = False
+        before, self.now = self.now, self.b.dump()
+        self.m.check(before, self.now)
+        self.sound = True
+
+    def do(
+        self,
+        name: str,
+        *args: str | int,
+        keys: Iterable[str] = (),
+        legal: bool | None = None,
+        same: bool = False,
+        twice: bool = False,
+        after: Callable[[Any, Dump], None] | None = None,
+    ) -> Any:
+        """Run a script, and check what became of it: refused (None) when illegal, nothing changed when `same`.
+
+        Args:
+            twice: a second delivery of the same must change nothing, or be refused.
+            after: takes note of the answer before everything is checked.
+        """
+        self.sound = False
+        before = self.now
+        try:
+            answer = self.b.call(name, *args, keys=keys)
+        except Refused as refusal:
+            note(f"  {name}{args} is refused: {refusal}")
+            self.now = self.b.dump()
+            changed = before.difference(self.now)
+            assert not changed, f"{name} was refused and changed {changed}"
+            assert legal is not True, f"{name}{args} is legal and was refused: {refusal}"
+            self.sound = True
+            return None
+        note(f"  {name}{args} -> {answer}")
+        assert legal is not False, f"{name}{args} is illegal and was not refused"
+        self.now = self.b.dump()
+        if same:
+            changed = before.difference(self.now)
+            assert not changed, f"{name}{args} has nothing to say and changed {changed}"
+        if after:
+            after(answer, self.now)
+        self.m.check(before, self.now)
+        if twice:
+            first = self.now
+            try:
+                self.b.call(name, *args, keys=keys)
+            except Refused:
+                pass
+            self.now = self.b.dump()
+            ignored = [key for key in self.now.values if key.endswith(":events")]
+            changed = first.difference(self.now, [*_LISTS, *ignored])
+            for key in [key for key in changed if key.startswith("agent:")]:  # a heartbeat may come with anything
+                ours, theirs = (dict(side or {}) for side in changed[key])
+                if all(isinstance(side, dict) for side in (ours, theirs)) and "lastBeat" in ours:
+                    ours.pop("lastBeat"), theirs.pop("lastBeat", None)
+                    if ours == theirs:
+                        del changed[key]
+            assert not changed, f"a second {name}{args} changed {changed}"
+            self.m.check(first, self.now)
+        self.sound = True
+        return answer
+
+    def new(self, kind: str) -> str:
+        self.count += 1
+        return f"{kind}_{self.count}"
+
+    def announced(self, agent: str) -> None:
+        self.m.processes.setdefault(agent, Process(agent, "", 1000 + self.count))
+
+    def some(self, pick: int, *states: str) -> Process:
+        """Return an agent, mostly one in one of these states."""
+        known = [i for i in self.m.processes if i in self.now.agents]
+        wanted = [i for i in known if self.now.agents[i]["state"] in states]
+        choice = wanted if wanted and pick < 13 else known or list(self.m.processes)
+        return self.m.processes[choice[pick % len(choice)]]
+
+    def session_of(self, process: Process) -> str:
+        """Return the session that the store gives an agent."""
+        return self.now.agents.get(process.id, {}).get("sessionId", "")
+
+    def owns(self, process: Process) -> bool:
+        session = self.session_of(process)
+        return bool(session) and self.now.sessions.get(session, {}).get("agentId") == process.id
+
+    def state(self, process: Process) -> str:
+        return self.now.agents.get(process.id, {}).get("state", "")
+
+    def listen(self, process: Process) -> None:
+        """Have an agent read its inbox."""
+        while (text := self.b.redis.lpop(f"agent:{process.id}:inbox")) is not None:
+            message = json.loads(text)
+            if message["type"] == "assign":
+                assert process.told is None, f"{process.id} was given two sessions"
+                process.told = message
+        self.now = self.b.dump()
+
+    def exit(self, process: Process, cause: str, code: str, signal: str, twice: bool = False) -> Any:
+        """Report that a process is gone."""
+        before, state = self.now, self.state(process)
+        process.alive = False
+        known = state == "exited" and self.now.agents[process.id].get("exitCode", "") != ""
+        if state and process.exit is None and (code or signal):
+            process.exit = (code, signal)
+
+        def after(answer: Any, now: Dump) -> None:
+            if state in {"", "exited"}:
+                assert answer[:2] == ["", ""], f"a death counted again: {answer}"
+            if answer[1] == "replaced":
+                assert before.warm or before.unbound, "there was nobody to take over"
+
+        same = (state == "exited" and known and not (code or signal)) or not state
+        return self.do("agent_exited", process.id, cause, code, signal, "", twice=twice, same=same, after=after)
+
+    def obey(self, actions: Iterable[list[str]], obedient: bool) -> None:
+        """Do what the deadlines ask for, or be too dead to."""
+        for what, who, _ in actions:
+            if what == "stop" and obedient and who in self.m.processes:
+                self.exit(self.m.processes[who], "stopped", "", "15")
+
+    def tick(self) -> list[list[str]]:
+        actions: list[list[str]] = self.do("deadlines_due", 100)
+        return actions
+
+    # Users
+
+    @rule(
+        user=users,
+        key=st.sampled_from(["", "", "", "k1", "k2"]),
+        print_=st.sampled_from(["f1", "f1", "f2"]),
+        twice=twice,
+    )
+    def start(self, user: str, key: str, print_: str, twice: bool) -> None:
+        before, fresh = self.now, self.new("session")
+        expected = self.m.start(before, user, key, print_)
+
+        def after(answer: list[Any], now: Dump) -> None:
+            (
+                outcome,
+                session,
+                *_,
+            ) = answer
+            agent = answer[4] if len(answer) > 4 else ""
+            assert outcome in expected, f"a start is {outcome}, it should be one of {expected}"
+            if outcome in {"assigned", "starting", "queued"}:
+                assert session not in before.sessions, f"{session} was there before"
+                assert now.sessions[session]["userId"] == user
+                held = len(before.held(user))
+                self.m.queued_at[session] = (int(now.now * 1000), held)
+                if key:
+                    self.m.keys[key] = (print_, session)
+            else:
+                changed = {k for k in before.difference(now) if k not in self.now.members("pool:ready")}
+                quiet = changed - {"pool:ready", f"user:sessions:{user}"}
+                assert not quiet, f"a start that is {outcome} changed {quiet}"
+            if outcome == "existing":
+                assert session in before.held(user)
+                newest = max(int(before.sessions[i]["createdAt"]) for i in before.held(user))
+                assert int(before.sessions[session]["createdAt"]) == newest
+            if outcome in {"repeated", "reused"}:
+                assert session == self.m.keys[key][1]
+            if outcome == "assigned":
+                assert agent in before.warm
+            if outcome == "starting":
+                self.announced(session)
+
+        self.do("assign", user, fresh, f"room_{fresh}", '{"type":"assign","token":"t"}', "", 10, 60_000, key, print_,
+                after=after, twice=twice and (bool(key) or self.m.policy["perUser"] == 1))  # fmt: skip
+
+    @precondition(lambda self: self.now.sessions)
+    @rule(pick=picks, status=st.sampled_from(["ended", "ended", "error"]), twice=twice)
+    def stop(self, pick: int, status: str, twice: bool) -> None:
+        ids = sorted(self.now.live) if self.now.live and pick < 13 else sorted(self.now.sessions)
+        session = ids[pick % len(ids)]
+        alive = session in self.now.live
+        answer = self.do("session_end", session, status, "asked for", "", twice=twice, same=not alive)
+        assert bool(answer[0]) is alive
+        assert session not in self.now.live
+
+    # Agents
+
+    @precondition(lambda self: self.m.processes)
+    @rule(pick=picks, node=st.sampled_from(NODES), twice=twice)
+    def claim(self, pick: int, node: str, twice: bool) -> None:
+        process = self.some(pick, "starting")
+        fields, broken = self.now.agents.get(process.id, {}), self.now.failures >= 5
+        if fields.get("state") != "starting":
+            expected = "gone"
+        elif fields.get("node"):
+            expected = "taken"
+        else:
+            expected = "gone" if broken and process.id.startswith("session_") else "claimed"
+
+        def after(answer: str, _: Dump) -> None:
+            assert answer == expected, f"a claim is {answer}, it should be {expected}"
+            if answer == "claimed":
+                process.node = node
+
+        self.do("agent_claim", process.id, node, keys=[f"agent:{process.id}"], after=after,
+                same=fields.get("state") != "starting" or bool(fields.get("node")), twice=twice)  # fmt: skip
+
+    @precondition(lambda self: self.m.processes)
+    @rule(pick=picks, twice=twice)
+    def spawned(self, pick: int, twice: bool) -> None:
+        process = self.some(pick, "starting")
+        keys = [f"agent:{process.id}", f"agent:{process.id}:pid"]
+        if process.node:
+            self.do("agent_spawned", process.pid, 7, "boot", process.node, keys=keys, twice=twice,
+                    same=not self.state(process))  # fmt: skip
+
+    @precondition(lambda self: self.m.processes)
+    @rule(pick=picks, twice=twice)
+    def ready(self, pick: int, twice: bool) -> None:
+        self.say_ready(self.some(pick, "starting"), twice)
+
+    def say_ready(self, process: Process, twice: bool = False) -> None:
+        before, legal = self.now, self.state(process) == "starting"
+
+        def after(session: str, now: Dump) -> None:
+            process.warm = True
+            if session:
+                assert session in before.unbound, f"{process.id} was given {session}, which did not wait"
+                assert now.agents[process.id]["state"] == "assigned"
+            assert now.failures == 0, "a boot that worked closes the breaker"
+
+        self.do("agent_ready", process.id, process.pid, legal=legal, twice=twice, after=after)
+
+    @precondition(lambda self: self.now.agents_of("starting"))
+    @rule(pick=picks, node=st.sampled_from(NODES))
+    def boot(self, pick: int, node: str) -> None:
+        """All of a boot that works."""
+        process = self.some(pick, "starting")
+        if self.state(process) == "starting":
+            self.claim_for(process, node)
+            if self.state(process) == "starting":
+                self.say_ready(process)
+
+    def claim_for(self, process: Process, node: str) -> None:
+        if not process.node:
+            process.node = node
+            if self.do("agent_claim", process.id, node, keys=[f"agent:{process.id}"]) != "claimed":
+                process.node = ""
+
+    @precondition(lambda self: self.now.agents_of("starting"))
+    @rule(
+        pick=picks, cause=st.sampled_from(["boot_error: no", "boot_error: no", "not spawned: host away"]), twice=twice
+    )
+    def boot_fails(self, pick: int, cause: str, twice: bool) -> None:
+        process = self.some(pick, "starting")
+        if self.state(process) == "starting":
+            self.exit(process, cause, "1", "", twice)
+
+    @precondition(lambda self: self.now.agents_of("starting"))
+    @rule(count=st.integers(2, 6))
+    def boots_fail(self, count: int) -> None:
+        """Several in a row; each time one more is tried."""
+        for _ in range(count):
+            for agent in sorted(self.now.agents_of("starting"))[:1]:
+                self.exit(self.m.processes[agent], "boot_error: no", "1", "")
+            self.b.advance(40_000)
+            self.reserve(4)
+
+    @precondition(lambda self: self.now.unbound)
+    @rule(pick=picks)
+    def retry_spawn(self, pick: int) -> None:
+        """The spawn task tries again with another agent."""
+        waiting = sorted(self.now.unbound) if pick < 13 else sorted(self.now.sessions)
+        session, agent, before = waiting[pick % len(waiting)], self.new("prewarm"), self.now
+
+        def after(answer: str, _: Dump) -> None:
+            if session not in before.unbound:
+                assert answer == "over"
+            else:
+                assert answer == ("open" if before.failures >= 5 else "announced")
+            if answer == "announced":
+                self.announced(agent)
+
+        self.do("agent_announce", session, agent, after=after)
+
+    @precondition(lambda self: self.m.processes)
+    @rule(pick=picks)
+    def beat(self, pick: int) -> None:
+        self.heartbeat(self.some(pick, "ready", "assigned", "running"))
+
+    def heartbeat(self, process: Process) -> None:
+        """A heartbeat; an agent whose record or session is lost registers again."""
+        self.listen(process)
+        lost = process.id not in self.now.agents or (
+            self.session_of(process) in self.m.lost_sessions and self.state(process) in {"assigned", "running"}
+        )
+
+        def after(state: str, now: Dump) -> None:
+            assert state == ("" if lost else now.agents[process.id]["state"])
+            if state == "ready":
+                assert process.id in now.members("pool:ready"), "a warm agent that beats is in the pool"
+
+        self.do("agent_beat", process.id, keys=[f"agent:{process.id}", "pool:ready"], after=after)
+        if lost and process.alive and process.warm:
+            self.register(process)
+
+    def register(self, process: Process) -> None:
+        told, before = process.told, self.now
+        words = ""
+        if told:
+            payload = json.dumps({"type": "assign", "token": "t"})
+            user = self.m.taken.get(process.id, "ada")
+            words = json.dumps({
+                "id": told["sessionId"], "userId": user, "roomName": "r", "createdAt": told["createdAt"],
+                "activeAt": process.active_at, "payload": payload, "conversation": ["{}"],
+            })  # fmt: skip
+
+        def after(state: str, now: Dump) -> None:
+            known = process.id in now.agents
+            assert state == (now.agents[process.id]["state"] if known and state else state)
+            if known:
+                self.m.lost_agents.discard(process.id)
+            if not told:
+                assert state, "a warm agent is welcome"
+                return
+            session = told["sessionId"]
+            if session not in before.sessions:
+                self.m.lost_sessions.discard(session)
+                self.m.late.add(now.sessions[session]["userId"])
+                self.m.there.pop(session, None)
+                self.m.queued_at.setdefault(session, (int(now.now * 1000), 0))
+                assert now.sessions[session]["status"] == ("active" if process.active_at else "ready")
+
+        if self.do("agent_register", process.id, process.pid, process.node or "n1", words, after=after) == "":
+            self.exit(process, "exited with code 0", "0", "")
+
+    @precondition(lambda self: self.now.agents_of("assigned", "running"))
+    @rule(pick=picks, twice=twice)
+    def joined(self, pick: int, twice: bool) -> None:
+        self.say_joined(self.some(pick, "assigned"), twice)
+
+    def say_joined(self, process: Process, twice: bool = False) -> None:
+        self.listen(process)
+        own, state = self.owns(process), self.state(process)
+        legal = own and state in {"assigned", "running"}
+
+        def after(session: str, now: Dump) -> None:
+            assert session == self.session_of(process)
+            waits = now.scores("deadlines")
+            assert f"join|{session}" not in waits, f"{process.id} is in the room and {session} waits for it to join"
+
+        self.do("agent_joined", process.id, legal=legal, twice=twice, after=after)
+
+    @precondition(lambda self: self.now.agents_of("assigned", "running"))
+    @rule(pick=picks, there=st.booleans(), twice=twice)
+    def presence(self, pick: int, there: bool, twice: bool) -> None:
+        self.say_presence(self.some(pick, "running"), there, twice)
+
+    def say_presence(self, process: Process, there: bool, twice: bool = False) -> None:
+        session = self.session_of(process)
+        fields = self.now.sessions.get(session, {})
+        own = self.owns(process)
+        live = fields.get("status") in {"ready", "active"}
+
+        def after(_: int, now: Dump) -> None:
+            if own and live:
+                self.m.there[session] = there
+            if there and own and live:
+                assert now.sessions[session]["status"] == "active"
+                process.active_at = process.active_at or int(now.sessions[session]["activeAt"])
+
+        legal = own and (live or not there)
+        self.do("session_presence", session, process.id, int(there), legal=legal, twice=twice, after=after,
+                same=own and not live)  # fmt: skip
+
+    @precondition(lambda self: self.now.agents_of("assigned"))
+    @rule(pick=picks)
+    def call(self, pick: int) -> None:
+        """Agent and user meet."""
+        process = self.some(pick, "assigned")
+        if self.state(process) == "assigned":
+            self.say_joined(process)
+            if self.owns(process):
+                self.say_presence(process, there=True)
+
+    @precondition(lambda self: self.now.sessions and self.m.processes)
+    @rule(pick=picks, other=picks)
+    def turn(self, pick: int, other: int) -> None:
+        sessions = sorted(self.now.sessions)
+        session, process = sessions[other % len(sessions)], self.some(pick, "running")
+        fields = self.now.sessions[session]
+        own = fields.get("agentId") == process.id and session in self.now.live
+        key = f"session:{session}:conversation"
+        answer = self.do("session_turn", session, process.id, '{"text":"x"}', 2, keys=[key], same=not own)
+        assert answer == int(own)
+        assert len(self.now.values.get(key, [])) <= 2
+
+    @precondition(lambda self: self.m.processes)
+    @rule(pick=picks, twice=twice)
+    def fails(self, pick: int, twice: bool) -> None:
+        """An agent says that it cannot go on."""
+        process = self.some(pick, "assigned", "running")
+        same = self.state(process) not in {"assigned", "running"}
+        self.do("agent_failed", process.id, "room lost", same=same, twice=twice)
+
+    @precondition(lambda self: self.m.processes)
+    @rule(pick=picks, status=st.sampled_from(["ended", "error"]), twice=twice)
+    def hangs_up(self, pick: int, status: str, twice: bool) -> None:
+        """An agent ends its session; a stranger to it cannot."""
+        process = self.some(pick, "running", "assigned")
+        session = process.told["sessionId"] if process.told else self.session_of(process)
+        if session not in self.now.sessions:
+            return
+        own = self.now.sessions.get(session, {}).get("agentId") == process.id and session in self.now.live
+        self.do("session_end", session, status, "hung up", process.id, same=not own, twice=twice)
+        assert not own or session not in self.now.live
+
+    @precondition(lambda self: self.m.processes)
+    @rule(
+        pick=picks, state=st.sampled_from(["starting", "ready", "assigned", "running", "stopping", "exited"]),
+        seen=st.sampled_from([("", ""), ("1", ""), ("", "9")]), twice=twice,
+    )  # fmt: skip
+    def exits(self, pick: int, state: str, seen: tuple[str, str], twice: bool) -> None:
+        process = self.some(pick, state)
+        if self.state(process) == "exited" and process.exit is not None:
+            seen = process.exit if pick % 2 else ("", "")  # nobody sees one death in two ways
+        self.exit(process, "process gone", *seen, twice)
+
+    @precondition(lambda self: self.m.processes)
+    @rule(pick=picks, state=st.sampled_from(["starting", "ready", "assigned", "running"]), twice=twice)
+    def unfit(self, pick: int, state: str, twice: bool) -> None:
+        process = self.some(pick, state)
+        before = self.state(process)
+        over = before in {"", "stopping", "exited"}
+        answer = self.do("agent_stop", process.id, "too fat", keys=[f"agent:{process.id}"], same=over, twice=twice)
+        assert answer == ("" if over else before)
+
+    # The pool
+
+    @rule(count=st.integers(1, 8))
+    def reserve(self, count: int) -> None:
+        ids, before = [self.new("prewarm") for _ in range(count)], self.now
+        stale = len(before.members("pool:stale"))
+        booting = len(before.agents_of("starting"))
+        warm = len(before.members("pool:ready"))
+        missing = max(0, self.target + len(before.scores("session:unbound")) - warm - booting + stale)
+
+        def after(found: list[str], now: Dump) -> None:
+            for agent in found:
+                self.announced(agent)
+            assert len(found) <= min(missing, count), f"{len(found)} are announced, {missing} are missing"
+            if before.failures:
+                assert len(found) + booting * bool(found) <= 1, "boots fail, and more than one is tried at a time"
+            elif "pool:proven" not in before.values:
+                assert not found or len(found) + booting <= UNPROVEN, "no boot has worked, and many are tried"
+            else:
+                assert len(found) == min(missing, count), f"{len(found)} are announced, {missing} are missing"
+
+        self.do("pool_reserve", "", *ids, after=after)
+
+    @rule(size=st.integers(0, 3))
+    def resize(self, size: int) -> None:
+        self.target = size
+        self.b.redis.set("pool:target", size)
+        self.look()
+
+    @rule()
+    def surplus(self) -> None:
+        before = self.now.members("pool:ready") & self.now.agents_of("ready")
+        stopped = self.do("pool_surplus", legal=True)
+        assert len(before - set(stopped)) == min(len(before), self.target)
+        assert set(stopped) <= before
+
+    @precondition(lambda self: self.m.processes)
+    @rule(node=st.sampled_from(NODES), twice=twice)
+    def reload(self, node: str, twice: bool) -> None:
+        ids = [i for i, process in self.m.processes.items() if process.node == node]
+        self.do("pool_stale", *ids, twice=twice)
+        assert {i for i in self.now.agents_of("ready", "starting") if i in ids} <= self.now.members("pool:stale")
+
+    @rule(low=st.booleans())
+    def memory(self, low: bool) -> None:
+        self.m.slack = False
+        self.do("pool_promote", int(low), 3600)
+
+    @rule(down=st.booleans())
+    def livekit(self, down: bool) -> None:
+        if down:
+            self.b.redis.set("livekit:down", "no answer")
+        else:
+            self.b.redis.delete("livekit:down")
+        self.look()
+
+    # Nodes
+
+    @rule(node=st.sampled_from(NODES), window=st.sampled_from([0, 2_000, 6_000]), twice=twice)
+    def drain(self, node: str, window: int, twice: bool) -> None:
+        self.do("node_drain", node, window, twice=twice)
+        if not self.now.in_service:
+            assert not self.now.unbound | self.now.queued, "nobody is left to serve those who wait"
+
+    @rule(node=st.sampled_from(NODES))
+    def undrain(self, node: str) -> None:
+        self.b.redis.srem("nodes:draining", node)
+        self.b.redis.zrem("deadlines", f"drain|{node}")
+        self.look()
+
+    # Time
+
+    @rule(steps=st.integers(1, 4), beats=st.booleans(), obedient=st.booleans())
+    def time_passes(self, steps: int, beats: bool, obedient: bool) -> None:
+        for _ in range(steps):
+            self.b.advance(STEP_MS)
+            if beats:
+                for agent in sorted(self.now.agents_of("ready", "assigned", "running")):
+                    process = self.m.processes[agent]
+                    if process.alive:
+                        self.heartbeat(process)
+            self.obey(self.tick(), obedient)
+
+    @rule()
+    def deadlines(self) -> None:
+        self.obey(self.tick(), obedient=True)
+
+    @rule(ms=st.sampled_from([1, 500, 2_900, 10_000, 120_000]))
+    def nobody_looks(self, ms: int) -> None:
+        """Redis or every node is away."""
+        self.b.advance(ms)
+        self.look()
+
+    # Loss
+
+    @precondition(lambda self: self.now.agents_of("ready", "assigned", "running"))
+    @rule(pick=picks)
+    def lose_agent(self, pick: int) -> None:
+        process = self.some(pick, "ready", "assigned", "running")
+        if process.alive and self.state(process) in {"ready", "assigned", "running"}:
+            self.listen(process)
+            self.m.loss = True
+            self.m.lost_agents.add(process.id)
+            self.b.redis.delete(f"agent:{process.id}")
+            self.look()
+
+    @precondition(lambda self: self.now.agents_of("assigned", "running"))
+    @rule(pick=picks)
+    def lose_session(self, pick: int) -> None:
+        process = self.some(pick, "assigned", "running")
+        if (
+            process.alive
+            and self.state(process) in {"assigned", "running"}
+            and self.session_of(process) in self.now.live
+        ):
+            self.listen(process)
+            self.m.loss = True
+            self.m.lost_sessions.add(self.session_of(process))
+            self.b.redis.delete(f"session:{self.session_of(process)}")
+            self.look()
+
+    @precondition(lambda self: self.m.lost_sessions)
+    @rule()
+    def forget(self) -> None:
+        """What `forget_session` does with sessions whose record is gone."""
+        for session in sorted(self.m.lost_sessions):
+            for name in ("session:starting", "session:ready", "session:active"):
+                self.b.redis.srem(name, session)
+            for name in ("session:queued", "session:unbound"):
+                self.b.redis.zrem(name, session)
+        self.m.slack = True
+        self.look()
+
+    @precondition(lambda self: self.now.agents)
+    @rule(register_first=st.booleans())
+    def lose_everything(self, register_first: bool) -> None:
+        """Redis comes back empty: the living register, then a node sets the store up."""
+        warm = [process for process in self.m.processes.values() if process.alive and process.warm]
+        alive = [process for process in warm if self.state(process) not in {"", "exited"}]
+        for process in alive:
+            self.listen(process)
+        taken, processes, late = self.m.taken, self.m.processes, self.m.late
+        self.m = Model(self.m.policy, taken=taken, processes=processes, late=late, loss=True, unset=register_first)
+        for process in processes.values():
+            process.exit = None
+            process.alive = process in alive
+        self.b.clear()
+        self.now = self.b.dump()
+        for process in alive if register_first else []:
+            self.heartbeat(process)
+        self.set_up()
+
+    @precondition(lambda self: self.now.of("ended", "error") or self.now.agents_of("exited"))
+    @rule()
+    def records_expire(self) -> None:
+        """What is over has been kept long enough."""
+        old = sorted(self.now.kept)
+        over = self.now.of("ended", "error")
+        for key in old:
+            self.b.redis.delete(key)
+        for i in over:
+            self.m.states.pop(f"session {i}", None)
+        self.m.keys.clear()
+        self.m.loss = True
+        self.look()
+
+    # The end
+
+    @invariant()
+    def consistent(self) -> None:
+        """Each rule checks after each script; nothing is left to do here."""
+        assert self.sound
+
+    def teardown(self) -> None:
+        if not self.sound or not hasattr(self, "m"):
+            return
+        note("nothing happens any more")
+        for _ in range(LAST_STEPS):
+            if not self.now.live and not self.left():
+                return
+            self.b.advance(STEP_MS)
+            self.obey(self.tick(), obedient=True)
+        assert not self.now.live, f"never over: {[self.now.sessions[i] for i in self.now.live]}"
+        assert not self.left(), f"never gone: {[self.now.agents[i] for i in self.left()]}"
+
+    def left(self) -> set[str]:
+        return self.now.agents.keys() - self.now.agents_of("exited")
+
+
+@pytest.mark.timeout(0)
+def test_the_promises_hold_whatever_happens(valkey_url: str) -> None:
+    Machine.url, Machine.bench = valkey_url, None
+    run_state_machine_as_test(Machine, settings=PROFILES[os.environ.get("HYPOTHESIS_PROFILE", "ci")])

@@ -1,0 +1,130 @@
+"""T16: the network to Redis swallows everything and says nothing. Nobody hangs, and everything heals by itself."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agents.caller import Call
+from tests.chaos.conftest import LONG
+from tests.support.agreement import agrees
+from tests.support.ear import Ear
+from tests.support.node import Node
+from tests.support.processes import free_ports, poll, start_valkey, stop
+from tests.support.proxy import FaultProxy
+
+log = logging.getLogger(__name__)
+
+#: Seconds without Redis; and with it again until all must work.
+HOLE = 60 if LONG else 15
+HEALED = 60
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
+    """A Valkey behind a network that can be broken."""
+    port = free_ports()
+    valkey = start_valkey(tmp_path_factory.mktemp("hole"), port)
+    with FaultProxy("127.0.0.1", port) as found:
+        yield found
+    stop(valkey)
+
+
+@pytest.fixture(scope="module")
+def node(short_folder: Path, proxy: FaultProxy, fault_log: Path) -> Iterator[Node]:
+    """A node that reaches its Redis through the proxy."""
+    folder = short_folder / "hole"
+    folder.mkdir()
+    settings = {
+        "POOL_TARGET": 2, "AGENT_MODULE": "agents.echo", "USER_JOIN_SECONDS": 600, "FAULT_LOG": fault_log,
+        "REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0",
+    }  # fmt: skip
+    with Node(folder, **settings) as found:
+        yield found
+
+
+async def ask(http: httpx.AsyncClient, session_id: str, until: float) -> list[float]:
+    """Ask for what needs Redis, all the time; returns how long the answers took."""
+    waits = []
+    while time.monotonic() < until:
+        for method, path, body in (
+            ("POST", "/api/session/start", {"userId": "impatient"}),
+            ("GET", f"/api/session/{session_id}", None),
+            ("GET", "/readyz", None),
+        ):
+            asked = time.monotonic()
+            answer = await http.request(method, path, json=body)
+            waits.append(time.monotonic() - asked)
+            assert answer.status_code == 503, f"{method} {path}: {answer.text}"
+            assert answer.headers["content-type"] == "application/problem+json"
+            await asyncio.sleep(0.2)
+        assert (await http.get("/livez")).is_success
+    return waits
+
+
+@pytest.fixture
+async def http(node: Node) -> AsyncIterator[httpx.AsyncClient]:
+    """A client whose requests do not stop a call in the same loop."""
+    async with httpx.AsyncClient(base_url=node.url, timeout=10) as found:
+        yield found
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("keep", [True, False], ids=["silent for good", "reset when it ends"])
+async def test_a_black_hole_is_answered_at_once_and_heals(
+    node: Node, proxy: FaultProxy, http: httpx.AsyncClient, keep: bool
+) -> None:
+    await asyncio.to_thread(node.resize, 2)
+    async with Call(node.url, f"talker-{keep}") as call:
+        call.hum()
+        await call.sound()
+        await call.next_sound()
+        before = await call.look()
+        await asyncio.to_thread(node.resize, 0)
+        async with Ear(call) as ear:
+            await asyncio.to_thread(proxy.black_hole, keep=keep)
+            waits = await ask(http, call.session_id, time.monotonic() + HOLE)
+            await asyncio.to_thread(proxy.pass_through)
+            back = time.monotonic()
+            served = await asyncio.to_thread(poll, lambda: serves(node, f"{back}"), "a start is served", HEALED)
+            took = time.monotonic() - back
+            # A canary flies every 10 s and its age is told every 2 s: a young one has come through since then.
+            young = lambda: canary(node) < time.monotonic() - back - 2  # noqa: E731
+            await asyncio.to_thread(poll, young, "a task comes through", back + HEALED - time.monotonic(), every=0.2)
+            consumed = time.monotonic() - back
+            log.info(
+                f"answers within {max(waits):.2f} s; served {took:.1f} s, canary {consumed:.1f} s after; "
+                f"silence {ear.silence:.2f} s"
+            )
+            assert max(waits) < 2, f"an answer took {max(waits):.2f} s"
+        after = await call.look()
+        same = ("status", "agentId", "agentPid", "takeovers", "replacements")
+        assert {name: after[name] for name in same} == {name: before[name] for name in same}
+        await asyncio.to_thread(node.end, served)
+        await asyncio.to_thread(node.resize, 2)
+        await asyncio.to_thread(agrees, node, 30)
+
+
+def serves(node: Node, user: str) -> str:
+    """Start a session on the empty pool, as a user who tries again does; its id when it has got its agent, else ''."""
+    answer = node.http.post("/api/session/start", json={"userId": user})
+    if not answer.is_success:
+        time.sleep(0.5)
+        return ""
+    session_id = str(answer.json()["sessionId"])
+    deadline = time.monotonic() + 30
+    while (status := node.session(session_id).get("status")) == "starting":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return session_id if status in {"ready", "active"} else ""
+
+
+def canary(node: Node) -> float:
+    """Return the age of the last task that came through, in seconds."""
+    answer = node.http.get("/api/health")
+    ages = [float(fields["canaryAge"]) for fields in answer.json().get("nodes", {}).values()]
+    return min(ages, default=float("inf"))

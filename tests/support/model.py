@@ -1,0 +1,424 @@
+"""What must be true of the store, in plain Python, and a bench that drives the Lua scripts with a clock of its own.
+
+Nothing here is taken from the scripts: the rules are the promises (docs/states.md, the state tables, the schema). Each
+is a statement about what the keys say, checked against the hashes, which are the truth that all other keys repeat.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from orchestrator.states import AGENT_MOVES, LIVE_SESSION_STATES, SESSION_MOVES, AgentState, SessionState
+from orchestrator.store.scripts import sources
+
+#: Every wait, in ms: short, and no two alike.
+WAITS = {
+    "queueMs": 12_000, "bootMs": 4_000, "startMs": 6_500, "joinMs": 3_000, "userJoinMs": 8_000, "userGoneMs": 4_500,
+    "maxMs": 20_000, "silentMs": 6_000, "stopMs": 1_500, "goodbyeMs": 2_000, "keepSeconds": 3_600,
+}  # fmt: skip
+#: The longest time for which each kind of deadline may lie ahead, in ms.
+LONGEST = {
+    "boot": 5_000, "beat": WAITS["silentMs"], "stop": 5_000, "start": WAITS["startMs"], "join": WAITS["joinMs"],
+    "user": WAITS["userJoinMs"], "gone": WAITS["joinMs"] + WAITS["userGoneMs"], "max": WAITS["maxMs"],
+    "queue": WAITS["queueMs"], "goodbye": WAITS["goodbyeMs"], "drain": 6_000, "refill": 75_001,
+}  # fmt: skip
+#: What ends or moves whoever is in a state: at least one of these is set.
+SESSION_WAITS = {
+    "queued": {"queue"}, "starting": {"start"}, "ready": {"join", "user", "gone"}, "active": {"max"},
+}  # fmt: skip
+AGENT_WAITS = {
+    "starting": {"boot"}, "ready": {"beat"}, "assigned": {"beat"}, "running": {"beat"}, "stopping": {"stop"},
+}  # fmt: skip
+#: While boots have not worked yet, no more than these boot at once.
+UNPROVEN = 4
+#: A further session of one user waits as if it had come this much later.
+FAIRNESS_US = 60_000_000
+#: Nobody has looked at the deadlines for longer than this: that time does not count.
+BLIND_MS = 3_000
+
+CLOCK = "test:clock"
+_TIME = "redis.call('TIME')"
+#: Each script runs a quarter of a millisecond after the one before: several share one, as in life.
+_CLOCKED = (
+    f"(function() local us = redis.call('INCRBY', '{CLOCK}', 250) return {{math.floor(us / 1e6), us % 1e6}} end)()"
+)
+_DUMP = """
+local out = {}
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  local kind = redis.call('TYPE', key).ok
+  local value
+  if kind == 'hash' then value = redis.call('HGETALL', key)
+  elseif kind == 'string' then value = redis.call('GET', key)
+  elseif kind == 'set' then value = redis.call('SMEMBERS', key)
+  elseif kind == 'zset' then value = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+  elseif kind == 'list' then value = redis.call('LRANGE', key, 0, -1)
+  else value = redis.call('XLEN', key) end
+  out[#out + 1] = {key, kind, value, redis.call('TTL', key) >= 0}
+end
+local fresh = {}
+for _, entry in ipairs(redis.call('XRANGE', 'events', ARGV[1], '+')) do fresh[#fresh + 1] = entry end
+return cjson.encode({out, fresh})
+"""
+
+
+class Refused(Exception):
+    """A script refused an illegal move."""
+
+
+@dataclass
+class Dump:
+    """Everything in the database, by key."""
+
+    values: dict[str, Any]
+    kept: set[str]  #: the keys that expire
+    events: list[tuple[str, dict[str, str]]]  #: what was written to `events` since the dump before
+
+    def fields(self, key: str) -> dict[str, str]:
+        return self.values.get(key, {})
+
+    def members(self, key: str) -> set[str]:
+        return self.values.get(key, set())
+
+    def scores(self, key: str) -> dict[str, float]:
+        return self.values.get(key, {})
+
+    def _records(self, kind: str) -> Iterator[tuple[str, dict[str, str]]]:
+        for key, value in self.values.items():
+            if key.startswith(kind) and key.count(":") == 1 and isinstance(value, dict) and value.keys() - {""}:
+                yield key.partition(":")[2], value
+
+    def __post_init__(self) -> None:
+        self.sessions = {i: f for i, f in self._records("session:") if "status" in f}
+        self.agents = {i: f for i, f in self._records("agent:") if "state" in f}
+        self.now = int(self.values.get(CLOCK, 0)) / 1000
+        self.live = {i: f for i, f in self.sessions.items() if f["status"] in LIVE_SESSION_STATES}
+        self.queued = self.of("queued")
+        self.served = self.live.keys() - self.queued
+        self.unbound = self.of("starting")
+
+    def of(self, *states: str) -> set[str]:
+        """The ids of the sessions in these states."""
+        return {i for i, f in self.sessions.items() if f["status"] in states}
+
+    def agents_of(self, *states: str) -> set[str]:
+        """The ids of the agents in these states."""
+        return {i for i, f in self.agents.items() if f["state"] in states}
+
+    def held(self, user: str) -> set[str]:
+        """A user's live sessions."""
+        return {i for i, f in self.live.items() if f["userId"] == user}
+
+    def fresh(self, agent: str) -> bool:
+        """Whether an agent's heartbeat is recent."""
+        return int(self.now) - int(self.agents[agent].get("lastBeat", 0)) <= WAITS["silentMs"]
+
+    @property
+    def warm(self) -> set[str]:
+        """The agents that can be handed out."""
+        return {
+            i for i in self.members("pool:ready") if self.agents.get(i, {}).get("state") == "ready" and self.fresh(i)
+        }
+
+    @property
+    def failures(self) -> int:
+        return int(self.fields("pool:breaker").get("failures", 0))
+
+    @property
+    def in_service(self) -> set[str]:
+        """The nodes that live and take sessions."""
+        living = {i for i in self.members("nodes") if f"node:{i}" in self.values}
+        return living - self.members("nodes:draining")
+
+    def difference(self, other: "Dump", ignored: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
+        """What two dumps do not have in common, apart from the clock."""
+        names = (self.values.keys() | other.values.keys()) - {CLOCK} - set(ignored)
+        pairs = {name: (self.values.get(name), other.values.get(name)) for name in sorted(names)}
+        return {name: (ours, theirs) for name, (ours, theirs) in pairs.items() if ours != theirs}
+
+
+class Bench:
+    """The scripts on a real Valkey, synchronously. Their clock is a key, so that time passes when a test says so."""
+
+    def __init__(self, url: str, mutate: Callable[[str, str], str] = lambda _, source: source) -> None:
+        self.redis: Any = redis.Redis.from_url(url, decode_responses=True)
+        self._scripts = {}
+        for name, source in sources().items():
+            assert source.count(_TIME) == 1, "the prelude reads the clock once, and nobody else does"
+            self._scripts[name] = self.redis.register_script(mutate(name, source.replace(_TIME, _CLOCKED)))
+        self._dump = self.redis.register_script(_DUMP)
+        self._seen = "-"
+
+    def clear(self) -> None:
+        """Empty the database; time goes on."""
+        now = int(self.redis.get(CLOCK) or 1_800_000_000_000_000)
+        self.redis.flushdb()
+        self.redis.set(CLOCK, now)
+        self._seen = "-"
+
+    def advance(self, ms: int) -> None:
+        """Let time pass."""
+        self.redis.incrby(CLOCK, ms * 1000)
+
+    def call(self, name: str, *args: str | int, keys: Iterable[str] = ()) -> Any:
+        """Run one script. Raises `Refused`; any other error is a fault of the script."""
+        try:
+            return self._scripts[name](keys=list(keys), args=list(args))
+        except redis.ResponseError as failure:
+            if "ILLEGAL" in str(failure):
+                raise Refused(str(failure)) from None
+            raise AssertionError(f"{name}{args}: {failure}") from failure
+
+    def dump(self) -> Dump:
+        """Return everything in the database."""
+        rows, events = json.loads(self._dump(args=[self._seen]))
+        values: dict[str, Any] = {}
+        for key, kind, value, _ in rows:
+            if kind == "hash":
+                values[key] = dict(zip(value[::2], value[1::2], strict=True))
+            elif kind == "zset":
+                values[key] = {name: float(score) for name, score in zip(value[::2], value[1::2], strict=True)}
+            else:
+                values[key] = set(value) if kind == "set" else value
+        if events:
+            self._seen = f"({events[-1][0]}"
+        found = [(i, dict(zip(flat[::2], flat[1::2], strict=True))) for i, flat in events]
+        return Dump(values, {key for key, _, _, kept in rows if kept}, found)
+
+
+@dataclass
+class Process:
+    """An agent's process, as it sees itself."""
+
+    id: str
+    node: str
+    pid: int
+    alive: bool = True
+    warm: bool = False  #: it has said that it is ready
+    told: dict[str, Any] | None = None  #: the message that gave it its session
+    active_at: int | None = None
+    exit: tuple[str, str] | None = None  #: the exit code and signal that were reported first
+
+
+@dataclass
+class Model:
+    """What has happened so far, and what that allows."""
+
+    policy: dict[str, int]
+    states: dict[str, str] = field(default_factory=dict)  #: of each session and agent, by its events
+    queued_at: dict[str, tuple[int, int]] = field(default_factory=dict)  #: place in the order of arrival, held then
+    keys: dict[str, tuple[str, str]] = field(default_factory=dict)  #: idempotency key: fingerprint, session
+    processes: dict[str, Process] = field(default_factory=dict)
+    there: dict[str, bool] = field(default_factory=dict)  #: whether the user is there, as the session's agent said last
+    lost_sessions: set[str] = field(default_factory=set)  #: whose record was lost, and nobody registered it since
+    lost_agents: set[str] = field(default_factory=set)
+    late: set[str] = field(default_factory=set)  #: users with a session that came back after it was lost
+    loss: bool = False  #: something was lost: neither cap nor counters are exact
+    unset: bool = False  #: agents registered before a node had written the policy: their waits are the defaults
+    slack: bool = False  #: room was made behind the waiting line's back: the next look at memory serves it
+    taken: dict[str, str] = field(default_factory=dict)  #: agent: the one user it was given to
+
+    # What a start must answer
+
+    def start(self, before: Dump, user: str, key: str, fingerprint: str) -> set[str]:
+        """The outcomes that a start may have."""
+        cap, held = self.policy["maxSessions"], before.held(user)
+        if key in self.keys:
+            return {"repeated"} if self.keys[key][0] == fingerprint else {"reused"}
+        if len(held) >= self.policy["perUser"]:
+            return {"existing"}
+        if "livekit:down" in before.values:
+            return {"livekit"}
+        if before.members("nodes:draining") and not before.in_service:
+            return {"draining"}
+        full = len(before.queued) >= self.policy["queueLimit"]
+        crowded = len(before.served) + len(self.ghosts(before)) >= cap or bool(before.queued)
+        if before.warm and not crowded:
+            return {"assigned"}
+        if before.failures >= 5:
+            return {"broken"}
+        if crowded or "pool:memory_low" in before.values:
+            return {"full"} if full else {"queued"}
+        return {"starting"}
+
+    def ghosts(self, dump: Dump) -> set[str]:
+        """Sessions that count although their record is lost."""
+        counted = dump.members("session:starting") | dump.members("session:ready") | dump.members("session:active")
+        return self.lost_sessions & counted
+
+    # What is true after every step
+
+    def check(self, before: Dump, after: Dump) -> None:
+        """Check what one script did, and where everything stands now."""
+        self._replay(after)
+        self._order(before, after)
+        self._pool(before, after)
+        self._sets(after)
+        self._bindings(after)
+        self._users(after)
+        self._deadlines(after)
+        self._limits(after)
+        self._graveyard(before, after)
+
+    def _replay(self, after: Dump) -> None:
+        """Every change of state is told, and is one that the tables allow."""
+        for _, event in after.events:
+            who, state = event.get("session") or event["agent"], event["state"]
+            moves: Any = SESSION_MOVES if "session" in event else AGENT_MOVES
+            kind = f"{'session' if 'session' in event else 'agent'} {who}"
+            if state == "registered" or "registered" in event:
+                known = after.sessions.get(who, {}).get("status") if "session" in event else state
+                self.states[kind] = str(known)
+                continue
+            if state not in {*moves}:
+                continue
+            last = self.states.get(kind, "starting" if "agent" in event else None)
+            assert last is None or state in moves[last], f"{kind}: {last} -> {state} is not a legal move"
+            self.states[kind] = state
+        for who, fields in after.sessions.items():
+            assert self.states.get(f"session {who}") == fields["status"], f"session {who} moved without an event"
+        for who, fields in after.agents.items():
+            assert self.states.get(f"agent {who}", "starting") == fields["state"], f"agent {who} moved without an event"
+
+    def _order(self, before: Dump, after: Dump) -> None:
+        """The waiting line is first come, first served, and nobody waits in it while there is room."""
+        gone = before.queued - after.queued
+        promoted = {i for i in gone if after.sessions.get(i, {}).get("status") in LIVE_SESSION_STATES}
+        for i in promoted:
+            came, held = self.queued_at[i]
+            for other in before.queued & after.queued:
+                its, had = self.queued_at[other]
+                first = its + had * FAIRNESS_US < came + held * FAIRNESS_US
+                assert not first, f"{i} was promoted before {other}, which came earlier"
+        bound = {i for i in before.unbound if after.sessions.get(i, {}).get("status") == "ready"}
+        for i in bound:
+            for other in before.unbound & after.unbound:
+                late = int(after.sessions[other]["createdAt"]) < int(after.sessions[i]["createdAt"])
+                assert not late, f"{i} was served before {other}, which started earlier"
+        shortage = "pool:memory_low" in after.values
+        room = len(after.served) + len(self.ghosts(after)) < self.policy["maxSessions"]
+        if not self.slack and after.failures < 5:
+            assert not (after.queued and room and not shortage), f"{after.queued} wait in line while there is room"
+        # Agents that are warm wait for nobody while sessions wait for agents.
+        assert not (after.unbound - self.lost_sessions and after.warm), f"{after.unbound} wait beside {after.warm}"
+
+    def _pool(self, before: Dump, after: Dump) -> None:
+        ready = after.members("pool:ready") - self.lost_agents
+        assert ready <= after.agents_of("ready"), "the pool holds agents that are not warm"
+        left = before.members("pool:ready") - ready - self.lost_agents
+        for i in left & after.agents_of("ready"):
+            assert not after.fresh(i), f"{i} is warm and was thrown out of the pool"
+        draining = after.members("nodes:draining")
+        assert not {i for i in ready if after.agents[i].get("node") in draining}, (
+            "a draining node's agent is in the pool"
+        )
+        for i in after.agents_of("assigned") - before.agents_of("assigned", "running"):
+            user = after.sessions.get(after.agents[i]["sessionId"], {}).get("userId", "")
+            assert self.taken.setdefault(i, user) == user, f"{i} was given to two users"
+            if i in before.members("pool:ready"):
+                assert after.fresh(i), f"{i} is silent and was given to a user"
+            away = before.in_service and after.agents[i].get("node") in before.members("nodes:draining")
+            assert not away, f"{i} was given a session, and its node is draining"
+
+    def _sets(self, after: Dump) -> None:
+        """Every list repeats what the records say."""
+        for state in ("starting", "ready", "active"):
+            listed = after.members(f"session:{state}") - self.lost_sessions
+            assert listed == after.of(state), f"session:{state}: {listed} is not {after.of(state)}"
+        assert after.scores("session:queued").keys() - self.lost_sessions == after.queued
+        assert after.scores("session:unbound").keys() - self.lost_sessions == after.unbound
+        assert after.members("pool:starting") == after.agents_of("starting")
+        assert after.members("agents") - self.lost_agents == after.agents.keys() - after.agents_of("exited")
+        assert after.members("pool:stale") - self.lost_agents <= after.agents_of("starting", "ready")
+
+    def _bindings(self, after: Dump) -> None:
+        """A session has one agent, an agent one session, and both say so."""
+        for i, fields in after.sessions.items():
+            agent = fields.get("agentId")
+            if fields["status"] in {"queued", "starting"}:
+                assert not agent, f"{i} is {fields['status']} and has agent {agent}"
+            elif fields["status"] in {"ready", "active"} and agent not in self.lost_agents:
+                found = after.agents.get(str(agent), {})
+                assert found.get("state") in {"assigned", "running"}, f"{i} is {fields['status']}, {agent} is {found}"
+                assert found.get("sessionId") == i, f"{i} has {agent}, which has {found.get('sessionId')}"
+        for agent in after.agents_of("assigned", "running"):
+            session = after.agents[agent]["sessionId"]
+            if session in self.lost_sessions:
+                continue
+            found = after.sessions.get(session, {})
+            assert found.get("agentId") == agent, f"{agent} has {session}, which has {found.get('agentId')}"
+            assert found["status"] in {"ready", "active"}, f"{agent} has {session}, which is {found['status']}"
+
+    def _users(self, after: Dump) -> None:
+        """One user has no more sessions than allowed, and finds them."""
+        by_user = defaultdict(set)
+        for i, fields in after.live.items():
+            by_user[fields["userId"]].add(i)
+        for user, held in by_user.items():
+            assert len(held) <= self.policy["perUser"] or user in self.late, f"{user} holds {held}"
+            assert held <= after.members(f"user:sessions:{user}"), f"{user} holds {held} and has no list of them"
+        for key, value in after.values.items():
+            if key.startswith("session:user:") and value not in self.lost_sessions:
+                assert value in by_user[key.rpartition(":")[2]], f"{key} is {value}, which is over"
+
+    def _deadlines(self, after: Dump) -> None:
+        """Every wait ends, within its bound; nothing that is over waits."""
+        waits = defaultdict(set)
+        blind = after.now - float(after.values.get("deadlines:looked", after.now)) > BLIND_MS
+        for member, at in after.scores("deadlines").items():
+            kind, _, who = member.partition("|")
+            waits[who].add(kind)
+            ahead = at - after.now
+            assert blind or self.unset or ahead <= LONGEST[kind] + BLIND_MS, f"{member} lies {ahead} ms ahead"
+            if kind in {"boot", "beat", "stop"}:
+                assert who in after.agents_of(*AGENT_WAITS) | self.lost_agents, f"{member}, and the agent is gone"
+            elif kind not in {"drain", "refill"}:
+                assert who in after.live.keys() | self.lost_sessions, f"{member}, and the session is over"
+        for who, fields in after.live.items():
+            assert waits[who] & SESSION_WAITS[fields["status"]], (
+                f"{who} is {fields['status']} and waits for {waits[who]}"
+            )
+            if fields["status"] in {"ready", "active"} and who in self.there:
+                there = self.there[who]
+                assert there or "gone" in waits[who], f"the user of {who} has left and nobody waits for that"
+                assert not there or fields["status"] != "active" or "gone" not in waits[who], (
+                    f"the user of {who} is there"
+                )
+        for who, fields in after.agents.items():
+            if (state := fields["state"]) != "exited":
+                assert waits[who] & AGENT_WAITS[state], f"{who} is {state} and waits for {waits[who]}"
+
+    def _limits(self, after: Dump) -> None:
+        cap = self.policy["maxSessions"]
+        assert self.loss or len(after.served) <= cap, f"{len(after.served)} sessions, {cap} are allowed"
+        assert len(after.queued) <= self.policy["queueLimit"], "the waiting line is too long"
+        most = self.policy["maxTakeovers"] if self.policy["takeover"] else 0
+        for i, fields in after.sessions.items():
+            assert int(fields.get("takeovers", 0)) <= most, f"{i} was taken over too often"
+            assert int(fields.get("replacements", 0)) <= 2, f"{i} was given too many agents"
+        over = len(after.of("ended", "error"))
+        stats = after.fields("pool:stats")
+        counted = int(stats.get("total_ended", 0)) + int(stats.get("total_errors", 0))
+        assert self.loss or over == counted, f"{over} sessions are over, {counted} are counted"
+
+    def _graveyard(self, before: Dump, after: Dump) -> None:
+        """What is over stays as it is, says why, and is forgotten in time."""
+        for i in after.of(SessionState.ENDED, SessionState.ERROR):
+            assert after.sessions[i].get("reason"), f"{i} is over and does not say why"
+            assert f"session:{i}:payload" not in after.values, f"the payload of {i} is kept"
+            assert f"session:{i}:conversation" not in after.values, f"the conversation of {i} is kept"
+            if i in before.of("ended", "error"):
+                assert before.sessions[i] == after.sessions[i], f"{i} is over and was changed"
+            for key in (f"session:{i}", f"session:{i}:events"):
+                assert key in after.kept or key not in after.values, f"{key} is kept for ever"
+        for i in after.agents_of(AgentState.EXITED):
+            assert after.agents[i].get("cause"), f"{i} has exited and does not say why"
+            for key in after.values:
+                if key == f"agent:{i}" or key.startswith(f"agent:{i}:"):
+                    assert key in after.kept, f"{key} is kept for ever"
+            seen = self.processes[i].exit if i in self.processes else None
+            found = (after.agents[i].get("exitCode", ""), after.agents[i].get("signal", ""))
+            assert seen is None or found == seen, f"{i} exited with {seen}, its record says {found}"

@@ -1,0 +1,187 @@
+"""The commands that talk to a node, against a made-up api: what they ask, what they say, how they exit."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from orchestrator.cli import commands
+from orchestrator.cli.main import main
+from orchestrator.cli.output import console
+
+REPLY = {"reloadId": "7f3a9d8b7e6f5a4b", "nodes": {"n1": "running"}, "stale": 0, "done": False, "message": "loading"}
+OPEN = {"state": "open", "failures": 6, "cause": "boot_error: no [such] model", "retryIn": 31.4}
+CLOSED = {"state": "closed", "failures": 0, "cause": None, "retryIn": 0}
+HEALTH: dict[str, Any] = {
+    "success": True, "status": "ok", "version": "0.1.0", "redis": {"latencyMs": 0.3}, "celery": {"queue": 0},
+    "sessions": {"pool": 3, "booting": 0, "queued": 0, "starting": 0, "ready": 0, "active": 1, "target": 3, "max": 50},
+    "nodes": {"n1": {}}, "stats": {}, "warnings": [], "breaker": CLOSED, "sizing": None,
+}  # fmt: skip
+
+
+class Api:
+    """Answers each route with its answers in turn, the last one for ever."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        self.asked: list[str] = []
+
+    def on(self, route: str, *answers: dict[str, Any], status: int = 200) -> None:
+        self.answers[route] = [(status, answer) for answer in answers]
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        route = f"{request.method} {request.url.path}"
+        self.asked.append(route)
+        answers = self.answers.get(route, [(404, {"detail": "There is no such thing."})])
+        status, body = answers.pop(0) if len(answers) > 1 else answers[0]
+        return httpx.Response(status, json=body)
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Api:
+    found = Api()
+    real = httpx.Client
+    monkeypatch.setattr(httpx, "Client", lambda **options: real(transport=httpx.MockTransport(found.handle), **options))
+    monkeypatch.setattr(commands, "RELOAD_LOOK_SECONDS", 0)
+    monkeypatch.setattr(console, "_width", 200)
+    return found
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run one command; returns exit code, output and errors."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["orchestrator", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        return int(stopped.value.code or 0), said.out, said.err
+
+    return call
+
+
+def test_reload_says_how_far_it_is(api: Api, run: Run) -> None:
+    path = f"/api/agents/reload/{REPLY['reloadId']}"
+    api.on("POST /api/agents/reload", REPLY | {"nodes": {"n1": "waiting", "n2": "waiting"}})
+    api.on(
+        f"GET {path}",
+        REPLY | {"nodes": {"n1": "running", "n2": "waiting"}},
+        REPLY | {"nodes": {"n1": "running", "n2": "waiting"}},
+        REPLY | {"nodes": {"n1": "done", "n2": "done"}, "stale": 2},
+        REPLY | {"nodes": {"n1": "done", "n2": "done"}, "done": True, "message": "New agent code is live."},
+    )
+    code, out, _ = run("agents", "reload")
+    assert code == 0
+    assert out.splitlines() == [
+        "n1: waiting, n2: waiting", "n1: running, n2: waiting", "n1: done, n2: done; 2 warm agents to replace",
+        "New agent code is live.",
+    ]  # fmt: skip
+    assert api.asked == ["POST /api/agents/reload"] + [f"GET {path}"] * 4
+
+
+def test_reload_that_failed(api: Api, run: Run) -> None:
+    failed = REPLY | {"nodes": {"n1": "failed: SyntaxError"}, "message": "n1: failed: SyntaxError"}
+    api.on("POST /api/agents/reload", REPLY)
+    api.on(f"GET /api/agents/reload/{REPLY['reloadId']}", failed)
+    code, _, errors = run("agents", "reload")
+    assert (code, errors) == (1, "orchestrator: not reloaded: n1: failed: SyntaxError\n")
+    code, out, _ = run("agents", "reload", "--json")
+    assert (code, json.loads(out)) == (1, failed)
+
+
+def test_reload_that_takes_too_long(api: Api, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "RELOAD_SECONDS", 0)
+    api.on("POST /api/agents/reload", REPLY)
+    api.on(f"GET /api/agents/reload/{REPLY['reloadId']}", REPLY)
+    code, _, errors = run("agents", "reload")
+    assert code == 1
+    assert "not live after 0 s" in errors
+
+
+def test_reload_that_another_one_has_overtaken(api: Api, run: Run) -> None:
+    api.on("POST /api/agents/reload", REPLY)
+    api.on("GET /api/agents/reload/x", REPLY)
+    code, _, errors = run("agents", "reload")
+    assert (code, errors) == (1, "orchestrator: There is no such thing.\n")
+
+
+def test_reload_without_a_node(api: Api, run: Run) -> None:
+    api.on("POST /api/agents/reload", {"detail": "No node lives that could load agent code."}, status=503)
+    assert run("agents", "reload") == (1, "", "orchestrator: No node lives that could load agent code.\n")
+
+
+def test_breaker(api: Api, run: Run) -> None:
+    api.on("GET /api/health", HEALTH | {"breaker": OPEN}, HEALTH | {"breaker": OPEN}, HEALTH)
+    api.on("POST /api/breaker/close", {"success": True} | CLOSED)
+    line = "open after 6 failed boots (boot_error: no [such] model); the next attempt is in 31 s\n"
+    assert run("breaker") == (0, line, "")
+    assert json.loads(run("breaker", "--json")[1]) == OPEN
+    assert "POST /api/breaker/close" not in api.asked
+    assert run("breaker") == (0, "closed: agents boot\n", "")
+    assert run("breaker", "--close") == (0, "closed: agents boot\n", "")
+    assert api.asked[-1] == "POST /api/breaker/close"
+    assert json.loads(run("breaker", "--close", "--json")[1])["state"] == "closed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"state": "half-open", "retryIn": 0}, "half-open after 6 failed boots (boot_error: no [such] model); one is"),
+        ({"state": "closed", "failures": 1}, "closed after 1 failed boot (boot_error"),
+    ],
+)
+def test_breaker_in_words(api: Api, run: Run, changes: dict[str, Any], words: str) -> None:
+    api.on("GET /api/health", HEALTH | {"breaker": OPEN | changes})
+    assert words in run("breaker")[1]
+
+
+def test_status_of_a_node_that_is_well(api: Api, run: Run) -> None:
+    api.on("GET /api/health", HEALTH)
+    code, out, _ = run("status")
+    assert code == 0
+    assert "ok  version 0.1.0" in out
+    assert "0 waiting" in out
+    assert "breaker" not in out
+    assert "sizing" not in out
+
+
+def test_status_shows_the_line_the_breaker_the_sizing_and_a_drain(api: Api, run: Run) -> None:
+    why = "1.00 starts/s times 0.05 s to boot, with a margin, need 2"
+    changes = {"status": "degraded", "breaker": OPEN, "sizing": why, "warnings": ["node n1 drains", "said: [red]x"]}
+    api.on("GET /api/health", HEALTH | changes | {"sessions": HEALTH["sessions"] | {"queued": 7}})
+    _, out, _ = run("status")
+    shown = {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in out.splitlines() if line.split()}
+    assert shown["line"] == "7 waiting"
+    assert shown["breaker"].startswith("open after 6 failed boots (boot_error: no [such] model)")
+    assert shown["sizing"] == why
+    assert "! node n1 drains" in out
+    assert "! said: [red]x" in out, "what others have written is no markup"
+    assert json.loads(run("status", "--json")[1])["sessions"]["queued"] == 7
+
+
+def test_explain(api: Api, run: Run) -> None:
+    session_id = "session_" + "0" * 32
+    record = {
+        "sessionId": session_id, "status": "error", "roomName": "room_1", "userId": "[ada]", "agents": [],
+        "createdAt": "2026-01-01T12:00:00.000Z", "events": [{"at": 0.0, "state": "queued"}],
+    }  # fmt: skip
+    api.on(f"GET /api/session/{session_id}", record)
+    code, out, _ = run("explain", session_id)
+    assert code == 0
+    assert "12:00:00.000     +0.000 s  [ada] asked for an agent" in out
+    assert json.loads(run("explain", session_id, "--json")[1]) == record
+    assert run("explain", "session_" + "1" * 32)[0] == 4
+
+
+@pytest.mark.parametrize(("found", "code", "said"), [([], 0, "clean\n"), (["one [x]", "two"], 1, "one [x]\ntwo\n")])
+def test_doctor_invariants(run: Run, monkeypatch: pytest.MonkeyPatch, found: list[str], code: int, said: str) -> None:
+    monkeypatch.setattr(commands.checks, "violations", lambda _: found)
+    assert run("doctor", "--invariants") == (code, said, "")
+    assert run("doctor", "--invariants", "--json") == (code, json.dumps(found, indent=2) + "\n", "")
