@@ -1,10 +1,21 @@
-"""Agents that misbehave, for tests."""
+"""Agents that misbehave, for tests. With `echo` in its metadata a session is an echo all the same."""
 
+import asyncio
 import os
 import signal
+import subprocess
+import threading
 import time
 
+from agents import echo
 from agents.context import AgentContext
+
+#: What must not reach anybody's terminal or log as it is: colours, a title, carriage returns, separators, a forged record.
+NASTY = (
+    b"\x1b[31mred\x1b[0m \x1b]0;title\x07\x9b31m\x00\x07\x08 back\r\n"
+    b'\r{"level":"error","message":"forged"}\r\n'
+    b'one\xe2\x80\xa8two\xc2\x85{"level":"critical"}\n'
+)
 
 
 async def entrypoint(ctx: AgentContext) -> None:
@@ -25,3 +36,41 @@ async def entrypoint(ctx: AgentContext) -> None:
             time.sleep(3600)  # the event loop hangs, as a blocking call of somebody's tool does
         case "leave":
             ctx.leave("done here")
+        case "goodbye":
+            ctx.on_goodbye(lambda: _say_goodbye(ctx))
+        case "noise":
+            threading.Thread(target=_noise, args=(ctx.metadata["megabytes"], ctx.metadata["seconds"]), daemon=True).start()
+        case "deaf":
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
+            print("deaf", flush=True)  # noqa: T201
+            time.sleep(3600)  # noqa: ASYNC251 - neither signals nor its inbox
+        case "family":
+            # Grandchildren that ignore SIGTERM, and one whose parent is gone.
+            subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 3600 & sleep 3600"])  # noqa: ASYNC220
+            subprocess.Popen(["sh", "-c", "sleep 3600 & exit 0"])  # noqa: ASYNC220
+            print("family", flush=True)  # noqa: T201
+    if ctx.metadata.get("echo"):
+        await echo.entrypoint(ctx)
+
+
+async def _say_goodbye(ctx: AgentContext) -> None:
+    ctx.log.info("says goodbye")
+    await asyncio.sleep(0.5)
+    ctx.log.info("has said goodbye")
+
+
+def _noise(megabytes: int, seconds: float) -> None:
+    """Print what no log is made for: control characters, binary, one line of 10 MB, and then very much."""
+    os.write(1, NASTY + os.urandom(1 << 20) + b"\n")
+    for _ in range(10):
+        os.write(1, b"x" * (1 << 20))
+    os.write(1, b"\n" + NASTY)
+    began = time.monotonic()
+    chunk = b"".join(b"%08d " % number + b"lorem ipsum dolor sit amet " * 3 + b"\n" for number in range(1000))
+    written = 0
+    while written < megabytes << 20:
+        written += os.write(1, chunk)
+        time.sleep(max(0.0, began + seconds * written / (megabytes << 20) - time.monotonic()))
+    os.write(1, b"\n" + NASTY + b"noise is over\n")
