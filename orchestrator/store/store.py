@@ -415,11 +415,12 @@ class Store:
     @_translated
     async def wait_boot(self, agent_id: str, seconds: float) -> str | None:
         """Wait until a boot is decided: `ready`, the cause of its failure, or None at the deadline."""
-        deadline = time.monotonic() + seconds
+        deadline, decided = time.monotonic() + seconds, keys.agent_boot(agent_id)
         while (left := deadline - time.monotonic()) > 0:
-            popped = await self._blocking.blpop([keys.agent_boot(agent_id)], timeout=min(left, BLOCK_SECONDS))
-            if popped:
-                return str(popped[1])
+            # Onto itself: a task that is delivered twice waits twice, and both are to be told.
+            outcome = await self._blocking.blmove(decided, decided, min(left, BLOCK_SECONDS), "LEFT", "RIGHT")
+            if outcome:
+                return str(outcome)
         return None
 
     async def exited(

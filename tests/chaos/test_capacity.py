@@ -6,6 +6,7 @@ import random
 import signal
 import threading
 import time
+import xmlrpc.client
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import httpx
 import pytest
 import redis
 
-from tests.support.hurt import LONG, connected, live, moment, processes
+from tests.chaos.conftest import LONG
+from tests.support.hurt import connected, live, moment, processes
 from tests.support.node import Node
 from tests.support.processes import alive, poll
 from tests.support.sampler import Sampler
@@ -335,7 +337,7 @@ def test_no_agent_is_started_without_memory_and_the_reason_is_told(short_folder:
     answers = lambda: starved.http.get("/readyz").is_success  # noqa: E731
     try:
         starved.start(wait=False)
-        with Sampler(lambda: len(processes(starved)), 0.05, ignore=(AssertionError,)) as seen:
+        with Sampler(lambda: len(processes(starved)), 0.05, ignore=(OSError, xmlrpc.client.Error)) as seen:
             poll(lambda: _quiet(answers), "it is in service", 60)
             health = poll(
                 lambda: (

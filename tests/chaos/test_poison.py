@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.hurt import LONG, connected, processes, reload
+from tests.chaos.conftest import LONG
+from tests.support.hurt import connected, processes, reload
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import poll
 
@@ -64,7 +65,7 @@ def failures(node: Node) -> int:
 
 
 def most_forks(counted: int, seconds: float) -> float:
-    """Return how many boots the pauses allow in `seconds` from the opening on, with those that were counted until then."""
+    """Return how many boots the pauses allow in `seconds` from the opening on, and those counted until then."""
     pauses, at = 0, 0.0
     failed = BREAKER
     while at < seconds:

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.conftest import clean
-from tests.support.hurt import Ear, connected, reload, talking
+from tests.support.ear import Ear
+from tests.support.hurt import connected, reload, talking
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import alive, poll
 from tests.support.sampler import Sampler
 
-CODE = '''\
+CODE = """\
 from agents import echo
 
 VERSION = {version!r}
@@ -22,7 +23,7 @@ VERSION = {version!r}
 async def entrypoint(ctx):
     print("serves with version", VERSION, flush=True)
     await echo.entrypoint(ctx)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,8 @@ def test_broken_code_is_refused_with_its_reason_and_changes_nothing(own: Node) -
     pid = own.session(running["sessionId"])["agentPid"]
     poll(lambda: own.counts()["pool"] == 3, "the pool is full", 60)
     before, good = warm(own), (own.run_dir / "my_agent.py").read_text()
-    for code, why in (("VERSION = (\n", "SyntaxError"), ("import os\nos._exit(0)\n", "exit"), ("VERSION = 3\n", "entrypoint")):
+    broken = {"VERSION = (\n": "SyntaxError", "import os\nos._exit(0)\n": "exit", "VERSION = 3\n": "entrypoint"}
+    for code, why in broken.items():
         (own.run_dir / "my_agent.py").write_text(code)
         refused = reload(own)
         assert refused["done"] is False

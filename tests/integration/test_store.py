@@ -329,3 +329,19 @@ async def test_a_redis_that_is_gone_is_an_error_and_no_hang() -> None:
             await nowhere.ping()
         with pytest.raises(StoreUnavailable):
             await nowhere.reserve(["prewarm_x"])
+
+
+async def test_whoever_waits_for_a_boot_is_told_how_it_ended(store: Store, valkey_url: str) -> None:
+    """A spawn task that is delivered twice waits twice for one agent."""
+    agent_id = (await assign(store, "ada")).session_id
+    assert await store.claim(agent_id, "n1") == "claimed"
+    assert await store.claim(agent_id, "n1") == "taken"
+    both = asyncio.gather(store.wait_boot(agent_id, 5), store.wait_boot(agent_id, 5))
+    await asyncio.sleep(0.2)
+    link = AgentLink(valkey_url, agent_id)
+    began = time.monotonic()
+    await link.ready(4711)
+    await link.close()
+    assert await both == ["ready", "ready"]
+    assert await store.wait_boot(agent_id, 5) == "ready"
+    assert time.monotonic() - began < 3

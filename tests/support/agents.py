@@ -10,7 +10,7 @@ import time
 from agents import echo
 from agents.context import AgentContext
 
-#: What must not reach anybody's terminal or log as it is: colours, a title, carriage returns, separators, a forged record.
+#: What must not reach anybody's terminal or log as it is: colours, a title, carriage returns, separators, forged JSON.
 NASTY = (
     b"\x1b[31mred\x1b[0m \x1b]0;title\x07\x9b31m\x00\x07\x08 back\r\n"
     b'\r{"level":"error","message":"forged"}\r\n'
@@ -39,17 +39,18 @@ async def entrypoint(ctx: AgentContext) -> None:
         case "goodbye":
             ctx.on_goodbye(lambda: _say_goodbye(ctx))
         case "noise":
-            threading.Thread(target=_noise, args=(ctx.metadata["megabytes"], ctx.metadata["seconds"]), daemon=True).start()
+            amount = (ctx.metadata["megabytes"], ctx.metadata["seconds"])
+            threading.Thread(target=_noise, args=amount, daemon=True).start()
         case "deaf":
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)
             print("deaf", flush=True)  # noqa: T201
-            time.sleep(3600)  # noqa: ASYNC251 - neither signals nor its inbox
+            time.sleep(3600)
         case "family":
             # Grandchildren that ignore SIGTERM, and one whose parent is gone.
-            subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 3600 & sleep 3600"])  # noqa: ASYNC220
-            subprocess.Popen(["sh", "-c", "sleep 3600 & exit 0"])  # noqa: ASYNC220
+            subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 3600 & sleep 3600"])
+            subprocess.Popen(["sh", "-c", "sleep 3600 & exit 0"])
             print("family", flush=True)  # noqa: T201
     if ctx.metadata.get("echo"):
         await echo.entrypoint(ctx)
