@@ -558,7 +558,7 @@ class Machine(RuleBasedStateMachine):
     @rule(low=st.booleans())
     def memory(self, low: bool) -> None:
         self.m.slack = False
-        self.do("pool_promote", int(low), 3600)
+        self.do("pool_promote", "3 MiB are free" if low else "", 3600)
 
     @rule(down=st.booleans())
     def livekit(self, down: bool) -> None:
@@ -675,7 +675,7 @@ class Machine(RuleBasedStateMachine):
         for i in over:
             self.m.states.pop(f"session {i}", None)
         self.m.keys.clear()
-        self.m.loss = True
+        self.m.loss = self.m.slack = True
         self.look()
 
     # The end

@@ -203,6 +203,19 @@ local function serve(session)
   return false
 end
 
+-- A warm agent that nobody counted on is there: it serves the session that has waited longest, or joins the pool.
+-- Returns its state.
+local function offer(id)
+  local node = get('agent:' .. id, 'node')
+  local draining = node and redis.call('SISMEMBER', 'nodes:draining', node) == 1
+  local waiting = redis.call('ZRANGE', 'session:unbound', 0, 0)[1]
+  -- A call on a draining node soon ends: it begins there only when no other node is left.
+  if waiting and not (draining and in_service()) then bind(waiting, id, 1)
+  elseif draining then dismiss(id, 'node_draining')
+  else redis.call('SADD', 'pool:ready', id) end
+  return agent_state(id)
+end
+
 -- Serve the waiting line while there is room.
 local function promote()
   local most = policy('maxSessions')

@@ -1,4 +1,4 @@
--- An agent lives. A warm one that was passed over for a late heartbeat is back in the pool.
+-- An agent lives. A warm one that was passed over for a late heartbeat is there again.
 --
 -- KEYS  agent:{id}, pool:ready
 -- ARGV  1 agent id
@@ -10,7 +10,7 @@ local state, session = fields[1], fields[2]
 if not state then return '' end
 if session and (state == 'assigned' or state == 'running') and not session_state(session) then return '' end
 redis.call('HSET', KEYS[1], 'lastBeat', NOW)
-if state == 'ready' then redis.call('SADD', KEYS[2], ARGV[1]) end
+if state == 'ready' and redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 0 then state = offer(ARGV[1]) end
 if state == 'ready' or state == 'assigned' or state == 'running' then
   expect('beat', ARGV[1], policy('silentMs') or 8000)
 end

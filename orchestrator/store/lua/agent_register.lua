@@ -20,8 +20,7 @@ end
 if ARGV[4] == '' then
   if agent_state(id) then return agent_state(id) end
   revive('ready')
-  redis.call('SADD', 'pool:ready', id)
-  return 'ready'
+  return offer(id)
 end
 local told = cjson.decode(ARGV[4])
 local key = 'session:' .. told.id
