@@ -64,8 +64,8 @@ async def test_a_flood_of_output_is_bounded_and_nobody_else_notices(echo: Node) 
             )
             kept = raw.lrange(name, 0, -1)
         assert ear.silence < 1, f"{ear.silence:.2f} s of silence beside a flood"
-        # It may write what fits between two looks at it.
-        assert max(size.values) < 3 * LOG_BYTES, f"{max(size.values) / 1e6:.1f} MB"
+        # It may write what fits between two looks at it: 0.2 MB when the machine is idle, more when the host must wait.
+        assert max(size.values) < LOG_BYTES + 2e6 * MEGABYTES / SECONDS, f"{max(size.values) / 1e6:.1f} MB"
         assert max(lines for lines, _ in length.values) <= LINES
         assert max(memory for _, memory in length.values) < LINES * LINE * 4 + 100_000
         assert max(map(len, kept)) <= LINE
