@@ -24,10 +24,22 @@ async def entrypoint(ctx: AgentContext) -> None:
         if publication.track is not None:
             tracks.put_nowait(publication.track)
     await ctx.set_state("listening")
-    while True:
-        heard = await tracks.get()
-        if heard.kind != rtc.TrackKind.KIND_AUDIO:
-            continue
-        async for event in rtc.AudioStream(heard, sample_rate=RATE, num_channels=1):
-            await source.capture_frame(event.frame)
-            ctx.mark_audible()
+    repeating: asyncio.Task[None] | None = None
+    try:
+        while True:
+            heard = await tracks.get()
+            if heard.kind != rtc.TrackKind.KIND_AUDIO:
+                continue
+            # After a lost connection the user has a new track, and the old one's stream does not end.
+            if repeating:
+                repeating.cancel()
+            repeating = asyncio.create_task(_repeat(ctx, heard, source))
+    finally:
+        if repeating:
+            repeating.cancel()
+
+
+async def _repeat(ctx: AgentContext, heard: rtc.Track, source: rtc.AudioSource) -> None:
+    async for event in rtc.AudioStream(heard, sample_rate=RATE, num_channels=1):
+        await source.capture_frame(event.frame)
+        ctx.mark_audible()

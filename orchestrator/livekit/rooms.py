@@ -1,5 +1,6 @@
 """Deletes and lists rooms on the LiveKit server, with retries: LiveKit may be restarting."""
 
+import asyncio
 from typing import Self
 
 import aiohttp
@@ -7,6 +8,9 @@ from livekit import api
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from orchestrator.errors import LiveKitUnavailable
+
+#: Seconds that one request may take. The client's own time-out does not hold: it gives aiohttp None for each request.
+REQUEST_SECONDS = 3.0
 
 
 def _passing(failure: BaseException) -> bool:
@@ -20,7 +24,7 @@ class Rooms:
 
     def __init__(self, url: str, api_key: str, api_secret: str) -> None:
         http = url.replace("ws", "http", 1) if url.startswith("ws") else url
-        self._api = api.LiveKitAPI(http, api_key, api_secret, timeout=aiohttp.ClientTimeout(total=3))
+        self._api = api.LiveKitAPI(http, api_key, api_secret)
 
     async def __aenter__(self) -> Self:
         return self
@@ -38,7 +42,8 @@ class Rooms:
                 reraise=True,
             ):
                 with attempt:
-                    await self._api.room.delete_room(api.DeleteRoomRequest(room=room))
+                    async with asyncio.timeout(REQUEST_SECONDS):
+                        await self._api.room.delete_room(api.DeleteRoomRequest(room=room))
         except api.TwirpError as failure:
             if failure.code != api.TwirpErrorCode.NOT_FOUND:
                 raise LiveKitUnavailable(f"LiveKit did not delete a room: {failure.message}") from failure
@@ -48,9 +53,10 @@ class Rooms:
     async def reachable(self) -> str | None:
         """Return None when LiveKit answers and takes our key pair, else why not."""
         try:
-            await self._api.room.list_rooms(api.ListRoomsRequest(names=["-"]))
+            async with asyncio.timeout(REQUEST_SECONDS):
+                await self._api.room.list_rooms(api.ListRoomsRequest(names=["-"]))
         except api.TwirpError as failure:
             return f"LiveKit refuses: {failure.message}"
         except (aiohttp.ClientError, TimeoutError) as failure:
-            return f"LiveKit does not answer: {failure or type(failure).__name__}"
+            return f"LiveKit does not answer: {str(failure) or type(failure).__name__}"
         return None

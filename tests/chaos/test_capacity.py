@@ -323,7 +323,7 @@ def test_a_flood_from_one_address_leaves_the_others_alone(short_folder: Path) ->
             assert answer.headers["RateLimit"] == f'"start";r=0;t={wait}'
             assert answer.headers["RateLimit-Policy"] == '"start";q=10;w=60'
             assert answer.json()["code"] == "rate_limited"
-        assert sorted(times)[-2] < 1
+        assert sorted(times)[len(times) // 2] < 2, times
         with connected(node) as raw:
             counters = raw.keys("rate:*")
             assert {name.rpartition(":")[0] for name in counters} == {"rate:127.0.0.1", "rate:127.0.0.2"}, counters

@@ -1,0 +1,269 @@
+"""LiveKit away: starts are refused with the reason, live calls are not ended by us, joins are tried again."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from livekit import api
+
+from agents.caller import Call
+from orchestrator.cli import livekit_server
+from orchestrator.cli.up import _LIVEKIT_YAML
+from tests.chaos.conftest import LONG, clean
+from tests.support.ear import Ear
+from tests.support.hurt import talking
+from tests.support.node import Node
+from tests.support.processes import free_ports, poll, stop
+from tests.support.proxy import FaultProxy
+
+KEY, SECRET = "testkey", "a-secret-of-the-tests-that-is-long-enough"
+SETTINGS = {"USER_JOIN_SECONDS": 600, "USER_GONE_SECONDS": 30}
+AWAY = 60 if LONG else 10
+
+
+@pytest.fixture(scope="module")
+def server(short_folder: Path) -> Iterator[int]:
+    """A LiveKit server of the tests' own; its port."""
+    folder = short_folder / "lkserver"
+    folder.mkdir()
+    port = free_ports(3)
+    text = _LIVEKIT_YAML.format(port=port, tcp=port + 1, udp=port + 2, key=KEY, secret=SECRET)
+    (folder / "livekit.yaml").write_text(text)
+    with (folder / "log").open("wb") as log:
+        command = [str(livekit_server.obtain()), "--config", str(folder / "livekit.yaml")]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            poll(lambda: _answers(port), "LiveKit answers", 60)
+            yield port
+        finally:
+            process.send_signal(signal.SIGCONT)
+            stop(process)
+
+
+def _answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}", timeout=2).is_success
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def proxied(short_folder: Path, server: int) -> Iterator[tuple[Node, FaultProxy]]:
+    """A node whose api, Celery worker and agents reach LiveKit through a proxy; users, and all sound, do directly."""
+    folder = short_folder / "lkproxied"
+    folder.mkdir()
+    with FaultProxy("127.0.0.1", server) as proxy:
+        urls = {"LIVEKIT_URL": f"ws://127.0.0.1:{proxy.port}", "LIVEKIT_PUBLIC_URL": f"ws://127.0.0.1:{server}"}
+        keys = {"LIVEKIT_API_KEY": KEY, "LIVEKIT_API_SECRET": SECRET}
+        settings = {"AGENT_MODULE": "agents.echo", "POOL_TARGET": 3}
+        with Node(folder, **settings | SETTINGS | urls | keys) as node:
+            yield node, proxy
+            proxy.pass_through()
+
+
+async def participants(node: Node, room: str) -> list[str]:
+    """Wait until somebody is in a room of the node's own server; return who."""
+    url, secrets = f"http://127.0.0.1:{node.environment['LIVEKIT_PORT']}", node.secrets
+    async with api.LiveKitAPI(url, secrets["LIVEKIT_API_KEY"], secrets["LIVEKIT_API_SECRET"]) as client:
+        deadline = time.monotonic() + 40
+        while time.monotonic() < deadline:
+            with contextlib.suppress(api.TwirpError):
+                found = await client.room.list_participants(api.ListParticipantsRequest(room=room))
+                if found.participants:
+                    return [each.identity for each in found.participants]
+            await asyncio.sleep(0.5)
+    raise AssertionError(f"{room} stays empty")
+
+
+def start(node: Node, user: str) -> httpx.Response:
+    """Ask for a session, whatever the answer."""
+    return node.http.post("/api/session/start", json={"userId": user})
+
+
+async def refused(node: Node) -> float:
+    """Wait until starts are refused because LiveKit is away; returns after how long they were."""
+    began = time.monotonic()
+
+    def look() -> bool:
+        answer = start(node, f"refused{time.monotonic_ns()}")
+        if answer.is_success:
+            node.end(answer.json()["sessionId"])
+            return False
+        assert (answer.status_code, answer.json()["code"]) == (503, "livekit_unavailable")
+        assert int(answer.headers["Retry-After"]) >= 1
+        health = node.http.get("/api/health").json()
+        assert health["livekit"]["ok"] is False
+        assert health["status"] == "degraded"
+        return True
+
+    await asyncio.to_thread(_every, 0.5, look)
+    return time.monotonic() - began
+
+
+def _every(seconds: float, look: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < deadline, "starts are not refused"
+        time.sleep(seconds)
+
+
+async def served(node: Node) -> float:
+    """Wait until starts are served again; returns after how long they were."""
+    began = time.monotonic()
+    found = await asyncio.to_thread(
+        poll, lambda: (answer := start(node, "again")).is_success and answer.json(), "starts are served again", 60
+    )
+    took = time.monotonic() - began
+    await asyncio.to_thread(node.end, found["sessionId"])
+    return took
+
+
+async def heard_again(call: Call, seconds: float) -> float:
+    """Wait until a call is heard again, or is over; returns after how long it was heard, or fails."""
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        if call.last_sound > began:
+            return time.monotonic() - began
+        await asyncio.sleep(0.05)
+    there = {each.identity: list(each.track_publications) for each in call._room.remote_participants.values()}
+    raise AssertionError(f"silent for {seconds} s: {await call.look()}; in its room: {there}")
+
+
+@pytest.mark.timeout(240)
+async def test_signalling_is_swallowed_and_the_call_goes_on(proxied: tuple[Node, FaultProxy]) -> None:
+    node, proxy = proxied
+    call = await talking(node, "heard-throughout")
+    try:
+        before = await call.look()
+        async with Ear(call) as ear:
+            proxy.black_hole()
+            away = time.monotonic()
+            late = await refused(node)
+            await asyncio.sleep(max(0.0, away + AWAY - time.monotonic()))
+            during = ear.silence
+            proxy.pass_through()
+            back = await served(node)
+            await asyncio.sleep(5)
+        after = await call.look()
+        print(  # noqa: T201
+            f"black hole of {AWAY} s: starts refused after {late:.1f} s, served {back:.1f} s after its end; "
+            f"silence during it {during:.2f} s, at most {ear.silence:.2f} s"
+        )
+        assert (after["status"], after["agentPid"], after["takeovers"]) == ("active", before["agentPid"], 0), after
+        assert late < 10
+        assert back < 10
+        assert ear.silence < (AWAY if LONG else 8)
+        await heard_again(call, 30)
+    finally:
+        proxy.pass_through()
+        await call.hang_up()
+    await asyncio.to_thread(poll, lambda: node.counts()["agents"] == 3, "only the pool is left", 60)
+    clean(node)
+
+
+@pytest.mark.timeout(180)
+async def test_an_agent_that_cannot_join_yet_tries_until_it_can(proxied: tuple[Node, FaultProxy]) -> None:
+    node, proxy = proxied
+    await asyncio.to_thread(poll, lambda: node.counts()["pool"] == 3, "the pool is full", 60)
+    try:
+        for _ in range(5):
+            proxy.reset()
+            answer = start(node, "early-bird")
+            if answer.is_success:
+                break
+            # LiveKit was looked at just now.
+            proxy.pass_through()
+            await served(node)
+        started = answer.json()
+        assert started["status"] == "ready", "nobody knows yet that LiveKit is away"
+        session_id = started["sessionId"]
+        await refused(node)
+        # Longer than JOIN_TIMEOUT_SECONDS: another agent could not join either.
+        await asyncio.sleep(10)
+        waiting = node.session(session_id)
+        assert (waiting["status"], waiting["replacements"]) == ("ready", 0), waiting
+        proxy.pass_through()
+        back = time.monotonic()
+        joined: dict[str, Any] = await asyncio.to_thread(
+            poll, lambda: "agentJoined" in (found := node.session(session_id))["timings"] and found, "it joins", 60
+        )
+        print(f"in the room {time.monotonic() - back:.1f} s after LiveKit was back")  # noqa: T201
+        assert joined["agentId"] == waiting["agentId"]
+        assert any("not in the room yet" in line for line in node.logs(session_id))
+        node.end(session_id)
+    finally:
+        proxy.pass_through()
+    await served(node)
+    await asyncio.to_thread(poll, lambda: node.counts()["agents"] == 3, "only the pool is left", 60)
+    clean(node)
+
+
+@pytest.mark.timeout(240)
+async def test_a_livekit_that_stands_still_ends_no_call(echo: Node) -> None:
+    call = await talking(echo, "frozen")
+    pid = echo.program("livekit")
+    assert pid
+    try:
+        before = await call.look()
+        os.kill(pid, signal.SIGSTOP)
+        stopped = time.monotonic()
+        try:
+            late = await refused(echo)
+            await asyncio.sleep(max(0.0, stopped + 10 - time.monotonic()))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        heard = await heard_again(call, 60)
+        back = await served(echo)
+        after = await call.look()
+        print(  # noqa: T201
+            f"LiveKit stood still for 10 s: starts refused after {late:.1f} s; heard {heard:.1f} s after it went on, "
+            f"starts served after {back:.1f} s more; takeovers {after['takeovers']}"
+        )
+        assert (after["status"], after["agentPid"], after["takeovers"]) == ("active", before["agentPid"], 0), after
+    finally:
+        await call.hang_up()
+    await asyncio.to_thread(poll, lambda: echo.counts()["agents"] == 3, "only the pool is left", 60)
+
+
+@pytest.mark.timeout(240)
+async def test_a_livekit_that_was_killed_loses_no_call_and_leaves_none_hanging(echo: Node) -> None:
+    await asyncio.to_thread(poll, lambda: echo.counts()["pool"] == 3, "the pool is full", 60)
+    call = await talking(echo, "restarted")
+    alone = echo.begin("nobody-comes")["sessionId"]
+    try:
+        before = await call.look()
+        pid = echo.kill("livekit")
+        killed = time.monotonic()
+        await asyncio.to_thread(poll, lambda: (echo.program("livekit") or pid) != pid, "supervisord starts it anew", 30)
+        await asyncio.sleep(2)  # what was on its way when it died
+        await heard_again(call, 60)
+        print(f"LiveKit was killed: heard {time.monotonic() - killed:.1f} s later")  # noqa: T201
+        served_again = time.monotonic()
+        await served(echo)
+        print(f"starts were served {time.monotonic() - served_again:.1f} s after that")  # noqa: T201
+        after = await call.look()
+        same = "the same agent" if after["agentPid"] == before["agentPid"] else "another agent"
+        print(f"{same}, {after['takeovers']} takeovers, {after['status']}")  # noqa: T201
+        assert after["status"] == "active"
+        # Where nobody talks the agent is in the room again, or another one is: nothing hangs.
+        found = await asyncio.to_thread(
+            poll,
+            lambda: (each := echo.session(alone))["status"] != "starting" and each,
+            "it is settled",
+        )
+        print(f"the session without a user is {found['status']}: {found.get('reason', '')}")  # noqa: T201
+        if found["status"] == "ready":
+            there = await participants(echo, found["roomName"])
+            assert any(name.startswith("agent-") for name in there), there
+            echo.end(alone)
+    finally:
+        await call.hang_up()
+    await asyncio.to_thread(poll, lambda: echo.counts()["agents"] == 3, "only the pool is left", 60)

@@ -1,0 +1,33 @@
+"""LiveKit's room service, when nobody answers."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from orchestrator.errors import LiveKitUnavailable
+from orchestrator.livekit.rooms import Rooms
+
+
+@pytest.fixture
+async def silent() -> AsyncIterator[Rooms]:
+    """A room service that takes connections and never says a word, as one that hangs does."""
+    # Its queue takes the connections; nobody takes them from there.
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as server:
+        async with Rooms(f"ws://127.0.0.1:{server.getsockname()[1]}", "key", "s" * 40) as rooms:
+            yield rooms
+
+
+async def test_a_livekit_that_hangs_is_one_that_does_not_answer(silent: Rooms) -> None:
+    began = time.monotonic()
+    async with asyncio.timeout(20):
+        assert "LiveKit does not answer" in str(await silent.reachable())
+    assert time.monotonic() - began < 6
+
+
+async def test_a_room_is_not_deleted_for_ever(silent: Rooms) -> None:
+    async with asyncio.timeout(30):
+        with pytest.raises(LiveKitUnavailable, match="does not answer"):
+            await silent.delete("room")
