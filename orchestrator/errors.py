@@ -120,6 +120,12 @@ class LiveKitUnavailable(OrchestratorError):
     code = "livekit_unavailable"
 
 
+class GivenUp(SpawnFailed):
+    """The agent was given up before it was spawned; whoever waits for one gets another."""
+
+    code = "given_up"
+
+
 class Preflight(OrchestratorError):
     """The node cannot start on this machine as it is."""
 

@@ -18,7 +18,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from orchestrator import faults
-from orchestrator.errors import HostUnavailable, LiveKitUnavailable, OrchestratorError, SpawnFailed, StoreUnavailable
+from orchestrator.errors import (
+    GivenUp,
+    HostUnavailable,
+    LiveKitUnavailable,
+    OrchestratorError,
+    SpawnFailed,
+    StoreUnavailable,
+)
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.models import Agent
 from orchestrator.node.client import HostClient
@@ -45,6 +52,8 @@ RECONNECT_SECONDS = 0.5
 NODE_TTL_SECONDS = 30
 #: A living process without a record has this long to register; then it is stopped.
 REGISTER_SECONDS = 20.0
+#: Where Redis has lost everything, the living have this long to register before the pool is filled anew.
+SET_UP_SECONDS = 12.0
 #: Seconds for which a task waits for the agent host: it loads its models when it starts or reloads.
 HOST_SECONDS = 15.0
 
@@ -221,7 +230,7 @@ class NodeWatch:
         """Tell the store what to decide by. Where it has lost everything, the living register first: until then no
         start is answered, so the cap holds."""
         if not await self._store.configured():
-            deadline = time.monotonic() + 3 * self._settings.heartbeat_seconds + 2
+            deadline = time.monotonic() + SET_UP_SECONDS
             with contextlib.suppress(HostUnavailable):
                 host = await self.host()
                 living = {process.agent_id for process in (await host.hello())[0]}
@@ -409,7 +418,7 @@ class NodeWatch:
         try:
             claim = await self._store.claim(agent_id, self._settings.node_id)
             if claim == "gone":
-                raise SpawnFailed("the agent was given up before it was spawned")
+                raise GivenUp
             if claim == "claimed":
                 faults.hit("worker.after_claim")
                 await self._spawn(agent_id)
@@ -442,7 +451,10 @@ class NodeWatch:
                 breaker = await self._store.breaker()
                 await self.fail_session(session_id, breaker.cause or "boot_error: agents do not boot")
             return False
-        await self.boot(agent_id)
+        try:
+            await self.boot(agent_id)
+        except GivenUp:
+            return False  # the refill that its giving up has asked for makes up for it
         return True
 
     async def refill(self) -> int:

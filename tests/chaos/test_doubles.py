@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -121,9 +122,8 @@ def second_beat(node: Node) -> Iterator[subprocess.Popen[bytes]]:
     """Run one more beat with the environment of the node's own; its log is `beat2.log`."""
     own = node.program("beat")
     assert own
-    with open(f"/proc/{own}/environ", "rb") as file:
-        pairs = (pair.partition(b"=") for pair in file.read().split(b"\0") if pair)
-        environment = {name.decode(): value.decode() for name, _, value in pairs}
+    pairs = (pair.partition(b"=") for pair in Path(f"/proc/{own}/environ").read_bytes().split(b"\0") if pair)
+    environment = {name.decode(): value.decode() for name, _, value in pairs}
     command = [sys.executable, "-m", "celery", "--quiet", "-A", "orchestrator.tasks", "beat", "--pidfile="]
     with (node.run_dir / "logs" / "beat2.log").open("wb") as output:
         process = subprocess.Popen(

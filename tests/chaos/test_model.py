@@ -1,9 +1,10 @@
 """The Lua scripts beside a model: whatever happens, in whatever order, however often, the promises hold.
 
-`HYPOTHESIS_PROFILE=nightly` looks further. A failure prints its shortest sequence; run it again with `@reproduce_failure`
-or, outside `ci`, from Hypothesis's own database.
+`HYPOTHESIS_PROFILE=nightly` looks further. A failure prints its shortest sequence; run it again with
+`@reproduce_failure` or, outside `ci`, from Hypothesis's own database.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -61,7 +62,9 @@ class Machine(RuleBasedStateMachine):
         cap=st.integers(1, 4), line=st.integers(0, 3), each=st.integers(1, 2), size=st.integers(0, 3),
         takeovers=st.integers(0, 2), takeover=st.sampled_from([1, 1, 1, 0]),
     )  # fmt: skip
-    def configure(self, cap: int, line: int, each: int, size: int, takeovers: int, takeover: int) -> None:
+    def configure(  # noqa: PLR0917 - Hypothesis gives them by name
+        self, cap: int, line: int, each: int, size: int, takeovers: int, takeover: int
+    ) -> None:
         policy = {"maxSessions": cap, "queueLimit": line, "perUser": each}
         self.m = Model(WAITS | policy | {"maxTakeovers": takeovers, "takeover": takeover})
         self.target = size
@@ -112,7 +115,7 @@ class Machine(RuleBasedStateMachine):
             self.now = self.b.dump()
             changed = before.difference(self.now)
             assert not changed, f"{name} was refused and changed {changed}"
-            assert legal is not True, f"{name}{args} is legal and was refused: {refusal}"
+            assert legal is not True, f"{name}{args} is legal and was refused: {refusal}"  # noqa: PT017 - both outcomes are looked at
             self.sound = True
             return None
         note(f"  {name}{args} -> {answer}")
@@ -126,10 +129,8 @@ class Machine(RuleBasedStateMachine):
         self.m.check(before, self.now)
         if twice:
             first = self.now
-            try:
+            with contextlib.suppress(Refused):
                 self.b.call(name, *args, keys=keys)
-            except Refused:
-                pass
             self.now = self.b.dump()
             ignored = [key for key in self.now.values if key.endswith(":events")]
             changed = first.difference(self.now, [*_LISTS, *ignored])

@@ -223,7 +223,7 @@ class Model:
 
     # What a start must answer
 
-    def start(self, before: Dump, user: str, key: str, fingerprint: str) -> set[str]:
+    def start(self, before: Dump, user: str, key: str, fingerprint: str) -> set[str]:  # noqa: PLR0911 - a table
         """The outcomes that a start may have."""
         cap, held = self.policy["maxSessions"], before.held(user)
         if key in self.keys:
