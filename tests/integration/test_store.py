@@ -198,6 +198,25 @@ async def test_an_agent_that_dies_in_a_call_is_replaced_in_the_same_room(
     assert (dead.signal, dead.peak_memory) == (11, 4096 * 1024)
 
 
+async def test_a_call_is_not_over_because_livekit_is_away(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await warm(store, valkey_url, 1)
+    await change(store, userGoneMs=1)
+    session_id = await in_call(store, valkey_url, "ada")
+    link = AgentLink(valkey_url, session_id)
+    await link.presence(session_id, present=False)
+    await link.close()
+    await store.livekit_down("no answer")
+    raw.zadd("deadlines", {f"gone|{session_id}": 1})
+    assert await store.due() == []
+    assert raw.zscore("deadlines", f"gone|{session_id}") > 1
+    await store.livekit_down(None)
+    raw.zadd("deadlines", {f"gone|{session_id}": 1})
+    assert [(action.what, action.id) for action in await store.due()] == [("close", session_id)]
+    session = await store.session(session_id)
+    assert session is not None
+    assert (session.status, session.reason) == ("ended", "user was gone for 0.001 s")
+
+
 async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, valkey_url: str) -> None:
     await warm(store, valkey_url, 4)
     await change(store, takeover=0)

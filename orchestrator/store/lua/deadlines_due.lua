@@ -69,7 +69,7 @@ function miss.join(id)
   local agent = get('session:' .. id, 'agentId')
   if session_state(id) ~= 'ready' or not agent then return end
   -- It is LiveKit that is away: another agent could not join either.
-  if redis.call('EXISTS', 'livekit:down') == 1 then return expect('join', id, 2000) end
+  if redis.call('EXISTS', 'livekit:down') == 1 then return expect('join', id, policy('joinMs') or 10000) end
   local cause = 'join_timeout: not in the room after ' .. seconds(policy('joinMs') or 10000) .. ' s'
   if agent_state(agent) == 'assigned' then move_agent(agent, 'stopping', 'reason', cause) end
   if replace_agent(id, agent, cause) == 'error' then act('close', id) end
@@ -82,6 +82,10 @@ function miss.user(id)
 end
 function miss.gone(id)
   local state = session_state(id)
+  -- Nobody can come back while LiveKit is away; how long a call may last at most is another wait.
+  if get('session:' .. id, 'activeAt') and redis.call('EXISTS', 'livekit:down') == 1 and state and next(SESSION_MOVES[state]) then
+    return expect('gone', id, policy('userGoneMs') or 20000)
+  end
   if state and next(SESSION_MOVES[state]) then
     finish(id, 'ended', 'user was gone for ' .. seconds(policy('userGoneMs') or 20000) .. ' s')
   end
