@@ -80,7 +80,7 @@ def make_worker_app(settings: Settings) -> Celery:
         redis_socket_connect_timeout=2,
         redis_backend_health_check_interval=15,
         redis_socket_keepalive=True,
-        beat_scheduler="redbeat.RedBeatScheduler",
+        beat_scheduler="orchestrator.beat.Scheduler",
         beat_max_loop_interval=5,
         redbeat_redis_url=settings.required_redis_url,
         redbeat_key_prefix="celery:beat:",

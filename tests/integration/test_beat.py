@@ -1,0 +1,23 @@
+"""Beat's schedule on a real Valkey."""
+
+import redis
+
+from orchestrator.beat import Scheduler
+from orchestrator.celery_app import make_worker_app
+from orchestrator.settings import Settings
+
+
+def test_a_schedule_that_redis_has_lost_is_written_again(raw: redis.Redis, valkey_url: str) -> None:
+    app = make_worker_app(Settings(redis_url=valkey_url, node_id="n1"))
+    scheduler = Scheduler(app=app)
+    scheduler.lock_key = None  # one beat: nobody to be locked out
+    try:
+        scheduler.setup_schedule()
+        kept = set(raw.keys("celery:beat:*"))
+        assert "celery:beat::schedule" in kept
+        raw.delete(*kept)
+        assert scheduler.tick() <= 30
+        assert set(raw.keys("celery:beat:*")) == kept
+        assert raw.zcard("celery:beat::schedule") == 3
+    finally:
+        app.close()
