@@ -17,7 +17,7 @@ help: ## List the targets
 up: $(VENV)/.installed ## Start a whole node on this machine: no key, no account, no Docker
 	@exec $(BIN)/orchestrator up
 
-test: $(VENV)/.installed-dev ## Run all tests, on a real Valkey and a real LiveKit server
+test: $(VENV)/.installed-dev ## Run the tests, on a real Valkey and a real LiveKit server
 	@$(BIN)/python -m pytest
 
 chaos: $(VENV)/.installed-dev ## Hurt whole nodes for half an hour: the long form of tests/chaos
