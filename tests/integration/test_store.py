@@ -198,6 +198,30 @@ async def test_an_agent_that_dies_in_a_call_is_replaced_in_the_same_room(
     assert (dead.signal, dead.peak_memory) == (11, 4096 * 1024)
 
 
+async def test_an_agent_that_registered_while_it_joined_is_not_thrown_out(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    await warm(store, valkey_url, 2)
+    session_id = (await assign(store, "ada")).session_id
+    session = await store.session(session_id)
+    assert session is not None
+    raw.delete(f"agent:{session_id}")
+    link = AgentLink(valkey_url, session_id)
+    told = {"id": session_id, "userId": "ada", "roomName": session.room_name, "createdAt": 1, "payload": "{}"}
+    assert await link.register(1000, "n1", told | {"activeAt": None, "conversation": []}) == "running"
+    await link.joined()
+    await link.close()
+    assert raw.zscore("deadlines", f"join|{session_id}") is None
+    # And one that never comes is replaced, though it counts as running.
+    raw.zadd("deadlines", {f"join|{session_id}": 1})
+    assert [(action.what, action.id) for action in await store.due()] == [("stop", session_id)]
+    assert raw.hget(f"agent:{session_id}", "state") == "stopping"
+    replaced = await store.session(session_id)
+    assert replaced is not None
+    assert (replaced.status, replaced.replacements) == ("ready", 1)
+    assert replaced.agent_id != session_id
+
+
 async def test_a_call_is_not_over_because_livekit_is_away(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await warm(store, valkey_url, 1)
     await change(store, userGoneMs=1)

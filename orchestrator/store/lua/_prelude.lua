@@ -81,7 +81,8 @@ local function move_session(id, to, ...)
   redis.call('HSET', 'session:' .. id, 'status', to, ...)
   record(id, to, ...)
   if to == 'starting' then
-    met(id, 'queue', 'join')
+    -- The goodbye was the lost agent's, whose node stops; the next one may live on another.
+    met(id, 'queue', 'join', 'goodbye')
     expect('start', id, policy('startMs') or 30000)
   elseif to == 'ready' then
     met(id, 'start')
@@ -237,8 +238,11 @@ local function close_session(id, to, reason)
   move_session(id, to, 'reason', reason, 'endedAt', NOW)
   redis.call('DEL', key .. ':payload', key .. ':conversation')
   local user = fields[1]
-  if redis.call('GET', 'session:user:' .. user) == id then redis.call('DEL', 'session:user:' .. user) end
   redis.call('SREM', 'user:sessions:' .. user, id)
+  if redis.call('GET', 'session:user:' .. user) == id then
+    local other = redis.call('SRANDMEMBER', 'user:sessions:' .. user)
+    if other then redis.call('SET', 'session:user:' .. user, other) else redis.call('DEL', 'session:user:' .. user) end
+  end
   redis.call('HINCRBY', 'pool:stats', to == 'error' and 'total_errors' or 'total_ended', 1)
   if fields[3] then
     -- Mean length of about the last ten sessions: what the waiting line is told.

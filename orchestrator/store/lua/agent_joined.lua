@@ -8,9 +8,10 @@
 local id = ARGV[1]
 local session = get('agent:' .. id, 'sessionId')
 if not session or get('session:' .. session, 'agentId') ~= id then refuse('agent', id, agent_state(id), 'running') end
+met(session, 'join')
+-- One that has registered again counts as running already.
 if agent_state(id) == 'running' then return session end
 move_agent(id, 'running')
-met(session, 'join')
 redis.call('HSETNX', 'session:' .. session, 'joinedAt', NOW)
 record(session, 'agent_joined', 'agentId', id)
 return session

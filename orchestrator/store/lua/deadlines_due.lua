@@ -71,7 +71,8 @@ function miss.join(id)
   -- It is LiveKit that is away: another agent could not join either.
   if redis.call('EXISTS', 'livekit:down') == 1 then return expect('join', id, policy('joinMs') or 10000) end
   local cause = 'join_timeout: not in the room after ' .. seconds(policy('joinMs') or 10000) .. ' s'
-  if agent_state(agent) == 'assigned' then move_agent(agent, 'stopping', 'reason', cause) end
+  local state = agent_state(agent)
+  if state == 'assigned' or state == 'running' then move_agent(agent, 'stopping', 'reason', cause) end
   if replace_agent(id, agent, cause) == 'error' then act('close', id) end
   stop(agent)
 end
