@@ -60,10 +60,10 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(
         cap=st.integers(1, 4), line=st.integers(0, 3), each=st.integers(1, 2), size=st.integers(0, 3),
-        takeovers=st.integers(0, 2), takeover=st.sampled_from([1, 1, 1, 0]),
+        takeovers=st.integers(0, 2), takeover=st.sampled_from([1, 1, 1, 0]), warm=st.booleans(),
     )  # fmt: skip
     def configure(  # noqa: PLR0917 - Hypothesis gives them by name
-        self, cap: int, line: int, each: int, size: int, takeovers: int, takeover: int
+        self, cap: int, line: int, each: int, size: int, takeovers: int, takeover: int, warm: bool
     ) -> None:
         policy = {"maxSessions": cap, "queueLimit": line, "perUser": each}
         self.m = Model(WAITS | policy | {"maxTakeovers": takeovers, "takeover": takeover})
@@ -71,6 +71,8 @@ class Machine(RuleBasedStateMachine):
         self.b.clear()
         self.now = self.b.dump()
         self.set_up()
+        if warm:
+            self.refill(NODES[0])
 
     # What rules are made of
 
@@ -156,7 +158,7 @@ class Machine(RuleBasedStateMachine):
         """Return an agent, mostly one in one of these states."""
         known = [i for i in self.m.processes if i in self.now.agents]
         wanted = [i for i in known if self.now.agents[i]["state"] in states]
-        choice = wanted if wanted and pick < 13 else known or list(self.m.processes)
+        choice = wanted if wanted and pick < 14 else known or list(self.m.processes)
         return self.m.processes[choice[pick % len(choice)]]
 
     def session_of(self, process: Process) -> str:
@@ -208,6 +210,13 @@ class Machine(RuleBasedStateMachine):
 
     # Users
 
+    @rule(user=users, meets=st.booleans())
+    def talk(self, user: str, meets: bool) -> None:
+        """A user presses Talk, and mostly all goes well."""
+        self.begin(user)
+        for agent in sorted(self.now.agents_of("assigned")) if meets else []:
+            self.meet(self.m.processes[agent])
+
     @rule(
         user=users,
         key=st.sampled_from(["", "", "", "k1", "k2"]),
@@ -215,6 +224,9 @@ class Machine(RuleBasedStateMachine):
         twice=twice,
     )
     def start(self, user: str, key: str, print_: str, twice: bool) -> None:
+        self.begin(user, key, print_, twice)
+
+    def begin(self, user: str, key: str = "", print_: str = "f1", twice: bool = False) -> None:
         before, fresh = self.now, self.new("session")
         expected = self.m.start(before, user, key, print_)
 
@@ -282,13 +294,8 @@ class Machine(RuleBasedStateMachine):
 
         self.do("agent_claim", process.id, node, keys=[f"agent:{process.id}"], after=after,
                 same=fields.get("state") != "starting" or bool(fields.get("node")), twice=twice)  # fmt: skip
-
-    @precondition(lambda self: self.m.processes)
-    @rule(pick=picks, twice=twice)
-    def spawned(self, pick: int, twice: bool) -> None:
-        process = self.some(pick, "starting")
-        keys = [f"agent:{process.id}", f"agent:{process.id}:pid"]
         if process.node:
+            keys = [f"agent:{process.id}", f"agent:{process.id}:pid"]
             self.do("agent_spawned", process.pid, 7, "boot", process.node, keys=keys, twice=twice,
                     same=not self.state(process))  # fmt: skip
 
@@ -327,22 +334,19 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.now.agents_of("starting"))
     @rule(
-        pick=picks, cause=st.sampled_from(["boot_error: no", "boot_error: no", "not spawned: host away"]), twice=twice
-    )
-    def boot_fails(self, pick: int, cause: str, twice: bool) -> None:
+        pick=picks, cause=st.sampled_from(["boot_error: no", "boot_error: no", "not spawned: host away"]),
+        more=st.sampled_from([0, 0, 0, 1, 5]), twice=twice,
+    )  # fmt: skip
+    def boot_fails(self, pick: int, cause: str, more: int, twice: bool) -> None:
+        """A boot fails, and maybe those that are tried after it."""
         process = self.some(pick, "starting")
         if self.state(process) == "starting":
             self.exit(process, cause, "1", "", twice)
-
-    @precondition(lambda self: self.now.agents_of("starting"))
-    @rule(count=st.integers(2, 6))
-    def boots_fail(self, count: int) -> None:
-        """Several in a row; each time one more is tried."""
-        for _ in range(count):
+        for _ in range(more):
+            self.b.advance(STEP_MS)
+            self.reserve_some(4)
             for agent in sorted(self.now.agents_of("starting"))[:1]:
-                self.exit(self.m.processes[agent], "boot_error: no", "1", "")
-            self.b.advance(40_000)
-            self.reserve(4)
+                self.exit(self.m.processes[agent], cause, "1", "")
 
     @precondition(lambda self: self.now.unbound)
     @rule(pick=picks)
@@ -455,11 +459,12 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=picks)
     def call(self, pick: int) -> None:
         """Agent and user meet."""
-        process = self.some(pick, "assigned")
-        if self.state(process) == "assigned":
+        self.meet(self.some(pick, "assigned"))
+
+    def meet(self, process: Process) -> None:
+        if self.state(process) == "assigned" and self.owns(process):
             self.say_joined(process)
-            if self.owns(process):
-                self.say_presence(process, there=True)
+            self.say_presence(process, there=True)
 
     @precondition(lambda self: self.now.sessions and self.m.processes)
     @rule(pick=picks, other=picks)
@@ -515,8 +520,20 @@ class Machine(RuleBasedStateMachine):
 
     # The pool
 
+    @rule(node=st.sampled_from(NODES))
+    def refill(self, node: str) -> None:
+        """The pool is brought to its target; every boot works."""
+        self.reserve_some(8)
+        for agent in sorted(self.now.agents_of("starting")):
+            self.claim_for(self.m.processes[agent], node)
+            if self.state(self.m.processes[agent]) == "starting":
+                self.say_ready(self.m.processes[agent])
+
     @rule(count=st.integers(1, 8))
     def reserve(self, count: int) -> None:
+        self.reserve_some(count)
+
+    def reserve_some(self, count: int) -> None:
         ids, before = [self.new("prewarm") for _ in range(count)], self.now
         stale = len(before.members("pool:stale"))
         booting = len(before.agents_of("starting"))
@@ -536,52 +553,51 @@ class Machine(RuleBasedStateMachine):
 
         self.do("pool_reserve", "", *ids, after=after)
 
-    @rule(size=st.integers(0, 3))
-    def resize(self, size: int) -> None:
+    @rule(size=st.integers(0, 3), acts=st.booleans())
+    def resize(self, size: int, acts: bool) -> None:
         self.target = size
         self.b.redis.set("pool:target", size)
         self.look()
+        if acts:
+            before = self.now.members("pool:ready") & self.now.agents_of("ready")
+            stopped = self.do("pool_surplus", legal=True)
+            assert len(before - set(stopped)) == min(len(before), size)
+            assert set(stopped) <= before
 
-    @rule()
-    def surplus(self) -> None:
-        before = self.now.members("pool:ready") & self.now.agents_of("ready")
-        stopped = self.do("pool_surplus", legal=True)
-        assert len(before - set(stopped)) == min(len(before), self.target)
-        assert set(stopped) <= before
+    @rule(what=st.sampled_from(["memory", "memory", "low", "up", "up", "down"]))
+    def weather(self, what: str) -> None:
+        """Memory and LiveKit, which come and go."""
+        match what:
+            case "memory" | "low":
+                self.m.slack = False
+                self.do("pool_promote", "3 MiB are free" if what == "low" else "", 3600)
+            case "up":
+                self.b.redis.delete("livekit:down")
+                self.look()
+            case "down":
+                self.b.redis.set("livekit:down", "no answer")
+                self.look()
 
-    @precondition(lambda self: self.m.processes)
-    @rule(node=st.sampled_from(NODES), twice=twice)
-    def reload(self, node: str, twice: bool) -> None:
-        ids = [i for i, process in self.m.processes.items() if process.node == node]
-        self.do("pool_stale", *ids, twice=twice)
-        assert {i for i in self.now.agents_of("ready", "starting") if i in ids} <= self.now.members("pool:stale")
-
-    @rule(low=st.booleans())
-    def memory(self, low: bool) -> None:
-        self.m.slack = False
-        self.do("pool_promote", "3 MiB are free" if low else "", 3600)
-
-    @rule(down=st.booleans())
-    def livekit(self, down: bool) -> None:
-        if down:
-            self.b.redis.set("livekit:down", "no answer")
-        else:
-            self.b.redis.delete("livekit:down")
-        self.look()
-
-    # Nodes
-
-    @rule(node=st.sampled_from(NODES), window=st.sampled_from([0, 2_000, 6_000]), twice=twice)
-    def drain(self, node: str, window: int, twice: bool) -> None:
-        self.do("node_drain", node, window, twice=twice)
-        if not self.now.in_service:
-            assert not self.now.unbound | self.now.queued, "nobody is left to serve those who wait"
-
-    @rule(node=st.sampled_from(NODES))
-    def undrain(self, node: str) -> None:
-        self.b.redis.srem("nodes:draining", node)
-        self.b.redis.zrem("deadlines", f"drain|{node}")
-        self.look()
+    @rule(
+        what=st.sampled_from(["reload", "drain", "undrain", "undrain"]), node=st.sampled_from(NODES),
+        window=st.sampled_from([0, 2_000, 6_000]), twice=twice,
+    )  # fmt: skip
+    def node(self, what: str, node: str, window: int, twice: bool) -> None:
+        match what:
+            case "reload":
+                ids = [i for i, process in self.m.processes.items() if process.node == node]
+                self.do("pool_stale", *ids, twice=twice)
+                assert {i for i in self.now.agents_of("ready", "starting") if i in ids} <= self.now.members(
+                    "pool:stale"
+                )
+            case "drain":
+                self.do("node_drain", node, window, twice=twice)
+                left = self.now.unbound | self.now.queued
+                assert self.now.in_service or not left, "nobody is left to serve those who wait"
+            case "undrain":
+                self.b.redis.srem("nodes:draining", node)
+                self.b.redis.zrem("deadlines", f"drain|{node}")
+                self.look()
 
     # Time
 
@@ -596,43 +612,35 @@ class Machine(RuleBasedStateMachine):
                         self.heartbeat(process)
             self.obey(self.tick(), obedient)
 
-    @rule()
-    def deadlines(self) -> None:
-        self.obey(self.tick(), obedient=True)
-
-    @rule(ms=st.sampled_from([1, 500, 2_900, 10_000, 120_000]))
-    def nobody_looks(self, ms: int) -> None:
+    @rule(ms=st.sampled_from([1, 500, 2_900, 10_000, 120_000]), then=st.booleans())
+    def nobody_looks(self, ms: int, then: bool) -> None:
         """Redis or every node is away."""
         self.b.advance(ms)
         self.look()
+        if then:
+            self.obey(self.tick(), obedient=True)
 
     # Loss
 
     @precondition(lambda self: self.now.agents_of("ready", "assigned", "running"))
-    @rule(pick=picks)
-    def lose_agent(self, pick: int) -> None:
+    @rule(pick=picks, what=st.sampled_from(["agent", "session"]), register=st.booleans())
+    def lose(self, pick: int, what: str, register: bool) -> None:
+        """One record is lost; its agent finds out with its next heartbeat."""
         process = self.some(pick, "ready", "assigned", "running")
-        if process.alive and self.state(process) in {"ready", "assigned", "running"}:
-            self.listen(process)
-            self.m.loss = True
+        if not process.alive or self.state(process) not in {"ready", "assigned", "running"}:
+            return
+        self.listen(process)
+        session = self.session_of(process)
+        if what == "agent":
             self.m.lost_agents.add(process.id)
             self.b.redis.delete(f"agent:{process.id}")
-            self.look()
-
-    @precondition(lambda self: self.now.agents_of("assigned", "running"))
-    @rule(pick=picks)
-    def lose_session(self, pick: int) -> None:
-        process = self.some(pick, "assigned", "running")
-        if (
-            process.alive
-            and self.state(process) in {"assigned", "running"}
-            and self.session_of(process) in self.now.live
-        ):
-            self.listen(process)
-            self.m.loss = True
-            self.m.lost_sessions.add(self.session_of(process))
-            self.b.redis.delete(f"session:{self.session_of(process)}")
-            self.look()
+        elif session in self.now.live:
+            self.m.lost_sessions.add(session)
+            self.b.redis.delete(f"session:{session}")
+        self.m.loss = True
+        self.look()
+        if register:
+            self.heartbeat(process)
 
     @precondition(lambda self: self.m.lost_sessions)
     @rule()
@@ -659,7 +667,7 @@ class Machine(RuleBasedStateMachine):
         for process in processes.values():
             process.exit = None
             process.alive = process in alive
-        self.b.clear()
+        self.b.clear(anew=False)
         self.now = self.b.dump()
         for process in alive if register_first else []:
             self.heartbeat(process)
@@ -669,14 +677,14 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def records_expire(self) -> None:
         """What is over has been kept long enough."""
-        old = sorted(self.now.kept)
+        old = [key for key in sorted(self.now.kept) if key.startswith(("session:", "agent:", "idempotency:"))]
         over = self.now.of("ended", "error")
         for key in old:
             self.b.redis.delete(key)
         for i in over:
             self.m.states.pop(f"session {i}", None)
         self.m.keys.clear()
-        self.m.loss = self.m.slack = True
+        self.m.loss = True
         self.look()
 
     # The end
