@@ -121,11 +121,25 @@ async def test_a_silent_agent_is_passed_over_and_comes_back_with_its_heartbeat(
     silent, fresh = await warm(store, valkey_url, 2)
     raw.hincrby(f"agent:{silent}", "lastBeat", -16_000)
     assert (await assign(store, "a")).session_id == fresh
-    assert (await assign(store, "b")).outcome == "starting"
     link = AgentLink(valkey_url, silent)
     assert await link.beat() == "ready"
     await link.close()
-    assert (await assign(store, "c")).session_id == silent
+    assert (await assign(store, "b")).session_id == silent
+
+
+async def test_a_silent_agent_that_is_heard_again_serves_whoever_has_waited(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    (silent,) = await warm(store, valkey_url, 1)
+    raw.hincrby(f"agent:{silent}", "lastBeat", -16_000)
+    waiting = await assign(store, "ada")
+    assert waiting.outcome == "starting"
+    link = AgentLink(valkey_url, silent)
+    state = await link.beat()
+    await link.close()
+    session = await store.session(waiting.session_id)
+    assert session is not None
+    assert (state, session.status, session.agent_id) == ("assigned", "ready", silent)
 
 
 async def test_a_bound_agent_that_dies_before_the_call_is_replaced(

@@ -21,7 +21,7 @@ def claims(token: str) -> dict[str, object]:
 def test_an_agent_token_is_the_one_that_livekit_would_make(minter: TokenMinter) -> None:
     ours, theirs = claims(minter.for_agent("room_1")), claims(minter._agent_token("room_1"))
     assert {**ours, "nbf": 0, "exp": 0} == {**theirs, "nbf": 0, "exp": 0}
-    assert ours["exp"] - ours["nbf"] == 900  # type: ignore[operator]
+    assert ours["exp"] - ours["nbf"] == 3000, "good for a takeover late in the longest call"  # type: ignore[operator]
     assert ours["kind"] == "agent"
     assert ours["attributes"] == {"lk.agent.state": "initializing"}
     assert ours["video"] == {
