@@ -297,18 +297,15 @@ class NodeWatch:
             # Records first: whoever is born in between is no stranger.
             records = await self._store.agents()
             await self._reconcile(records, *await self._host.hello())
-        ended, self._suspects = await upkeep.end_stale(self._store, await self._store.nodes(), self._suspects)
-        for session_id in ended:
-            await self._close_room(session_id)
+        await self.cleanup_stale()
 
     async def _reconcile(self, records: list[Agent], living: list[Process], deaths: list[Death]) -> None:
         """Bring the records of this node's agents into line with what the host says."""
         for death in deaths:
             await self._record_death(death)
-        alive = {process.agent_id: process for process in living}
+        known = {process.agent_id for process in living} | {death.agent_id for death in deaths} | self._booting
         for agent in records:
-            mine = agent.node == self._settings.node_id and agent.id not in self._booting
-            if mine and agent.id not in alive and agent.id not in {death.agent_id for death in deaths}:
+            if agent.node == self._settings.node_id and agent.id not in known:
                 cause = "process gone, exit code unknown" if agent.pid else "its Celery worker died before the spawn"
                 await self._store.exited(agent.id, cause)
         strangers = {}

@@ -31,6 +31,10 @@ end
 local actions = {}
 local function act(what, id, node) actions[#actions + 1] = {what, id, node or ''} end
 local function stop(id) act('stop', id, get('agent:' .. id, 'node')) end
+local function live(id)
+  local state = session_state(id)
+  return state and next(SESSION_MOVES[state])
+end
 local function finish(id, to, reason)
   end_session(id, to, reason)
   act('close', id)
@@ -82,18 +86,16 @@ function miss.user(id)
   end
 end
 function miss.gone(id)
-  local state = session_state(id)
+  if not live(id) then return end
+  local patience = policy('userGoneMs') or 20000
   -- Nobody can come back while LiveKit is away; how long a call may last at most is another wait.
-  if get('session:' .. id, 'activeAt') and redis.call('EXISTS', 'livekit:down') == 1 and state and next(SESSION_MOVES[state]) then
-    return expect('gone', id, policy('userGoneMs') or 20000)
+  if get('session:' .. id, 'activeAt') and redis.call('EXISTS', 'livekit:down') == 1 then
+    return expect('gone', id, patience)
   end
-  if state and next(SESSION_MOVES[state]) then
-    finish(id, 'ended', 'user was gone for ' .. seconds(policy('userGoneMs') or 20000) .. ' s')
-  end
+  finish(id, 'ended', 'user was gone for ' .. seconds(patience) .. ' s')
 end
 function miss.max(id)
-  local state = session_state(id)
-  if state and next(SESSION_MOVES[state]) then
+  if live(id) then
     finish(id, 'ended', 'maximum length of ' .. seconds(policy('maxMs') or 1800000) .. ' s reached')
   end
 end
@@ -117,8 +119,7 @@ function miss.drain(node)
   end
 end
 function miss.goodbye(id)
-  local state = session_state(id)
-  if state and next(SESSION_MOVES[state]) then finish(id, 'ended', 'the node is stopping') end
+  if live(id) then finish(id, 'ended', 'the node is stopping') end
 end
 function miss.refill() act('refill', '') end
 
