@@ -350,7 +350,9 @@ def test_no_agent_is_started_without_memory_and_the_reason_is_told(short_folder:
             assert any("of memory are free" in warning for warning in health["warnings"])
             started = starved.begin("starved")
             assert (started["status"], started["position"]) == ("queued", 1)
-            time.sleep(3)
+            beat = int(next(iter(health["nodes"].values()))["lastBeat"])
+            later = lambda: int(next(iter(starved.http.get("/api/health").json()["nodes"].values()))["lastBeat"])  # noqa: E731
+            poll(lambda: later() > beat + 3, "the node has looked at memory again")
             assert starved.session(started["sessionId"])["status"] == "queued"
         assert max(seen.values) == 0, "an agent was started"
         with connected(starved) as raw:

@@ -133,7 +133,7 @@ async def test_calls_are_heard_until_the_drain_is_over(short_folder: Path) -> No
         call = await talking(again, "brief", echo=True)
         assert again.process is not None
         again.process.terminate()
-        await asyncio.sleep(1)
+        await within(20, lambda: answer(again, "GET", "/readyz")[0] == 503, "it drains")
         assert await call.next_sound() > 0
         await call.hang_up()
         hung_up = time.monotonic()
