@@ -14,7 +14,6 @@ VISIBILITY_SECONDS = 180
 
 REFILL = "orchestrator.refill"
 SPAWN_AGENT = "orchestrator.spawn_agent"
-FINISH_SESSION = "orchestrator.finish_session"
 STOP_AGENT = "orchestrator.stop_agent"
 HEALTH_CHECK = "orchestrator.health_check"
 CHECK_NODE = "orchestrator.check_node"

@@ -229,6 +229,7 @@ class NodeWatch:
     async def _set_up(self) -> None:
         """Tell the store what to decide by. Where it has lost everything, the living register first: until then no
         start is answered, so the cap holds."""
+        await self._store.write_policy(self._settings.policy)
         if not await self._store.configured():
             deadline = time.monotonic() + SET_UP_SECONDS
             with contextlib.suppress(HostUnavailable):
@@ -358,8 +359,6 @@ class NodeWatch:
         log.info(
             "agent exited", extra={"agent_id": death.agent_id, "cause": cause, "session": result.outcome or "none"}
         )
-        if agent is not None and agent.session_id:
-            await self._close_room(agent.session_id)
         faults.hit("watch.before_ack")
         if self._host:
             await self._host.acknowledge(death.agent_id)
@@ -382,12 +381,13 @@ class NodeWatch:
 
     async def _close_room(self, session_id: str) -> None:
         session = await self._store.session(session_id)
-        if session is not None and not session.live and self._rooms:
+        if session is not None and self._rooms:
             try:
                 await self._rooms.delete(session.room_name)
             except LiveKitUnavailable as failure:
-                # LiveKit itself closes a room that holds only agents.
-                log.warning("room not deleted: %s", failure.detail)
+                log.warning("room not deleted yet: %s", failure.detail)
+                return
+        await self._store.room_closed(session_id)
 
     async def _record_spawn(self, process: Process) -> None:
         await self._store.spawned(
@@ -470,12 +470,6 @@ class NodeWatch:
         """Stop an agent process of this node: TERM, grace, KILL; False when it does not live here."""
         return await (await self.host()).stop(agent_id, self._settings.stop_grace_seconds)
 
-    async def finish_session(self, session_id: str, agent_id: str | None) -> None:
-        """Enforce the end of a session: its agent is stopped and its room deleted. Idempotent."""
-        if agent_id:
-            await self.stop_agent(agent_id)
-        await self._close_room(session_id)
-
     async def fail_session(self, session_id: str, reason: str) -> None:
         """End a session that still waits, as an error."""
         session = await self._store.session(session_id)
@@ -490,8 +484,6 @@ class NodeWatch:
     async def cleanup_stale(self) -> list[str]:
         """End what nobody serves any more."""
         ended, self._suspects = await upkeep.end_stale(self._store, await self.nodes(), self._suspects)
-        for session_id in ended:
-            await self._close_room(session_id)
         return ended
 
     async def reload(self, reload_id: str) -> None:

@@ -58,6 +58,8 @@ class NodeSettings(BaseSettings):
     """A plain command line to run as the agent instead of AGENT_MODULE."""
     agent_start_method: Literal["auto", "fork", "exec"] = "auto"
     """`fork` from a preloaded host (20-50 ms) or `exec` a fresh interpreter; `auto` forks on Linux."""
+    preload_seconds: Seconds = 60.0
+    """Loading AGENT_MODULE and its `prewarm()` may take the agent host this long; longer counts as hanging."""
     agent_env: str = ""
     """Comma-separated names of further environment variables that agents may see."""
     agent_log_bytes: Annotated[int, Field(ge=65_536)] = 10_000_000

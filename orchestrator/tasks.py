@@ -99,13 +99,6 @@ def stop_agent(agent_id: str) -> bool:
     return watch.run(watch.stop_agent(agent_id), 20)
 
 
-@app.task(name=celery_app.FINISH_SESSION, acks_late=True, autoretry_for=(OrchestratorError,), max_retries=3,
-          retry_backoff=True)  # fmt: skip
-def finish_session(session_id: str, agent_id: str | None) -> None:
-    """Stop the agent of a session that is over and delete its room."""
-    watch.run(watch.finish_session(session_id, agent_id), 30)
-
-
 @app.task(name=celery_app.HEALTH_CHECK)
 def health_check() -> None:
     """Have every node examine its own processes: pids mean something only there."""

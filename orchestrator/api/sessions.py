@@ -165,9 +165,6 @@ async def stop(body: StopRequest, parts: ServicesDep) -> StopReply:
     ended = await parts.store.end_session(body.session_id, SessionState.ENDED, "stopped by request")
     if ended is None:
         raise NotFound
-    if ended.first:
-        queue = celery_app.node_queue(ended.node) if ended.node else None
-        await parts.publish(celery_app.FINISH_SESSION, body.session_id, ended.agent_id, queue=queue)
     message = "The session is stopped." if ended.first else f"The session was over already ({ended.status})."
     return StopReply(session_id=body.session_id, status=ended.status, message=message)
 

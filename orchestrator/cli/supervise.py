@@ -24,6 +24,8 @@ from orchestrator.errors import Preflight
 from orchestrator.settings import Settings
 
 DRAIN = "drain"
+#: The agent host. Stopped on its own, it leaves its agents; with the node they go.
+HOST = "host"
 
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 #: Of a log's end: enough for its last line.
@@ -60,6 +62,7 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
         """Run until everything is stopped; always ends with an exception."""
         events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)
         events.subscribe(events.ProcessLogEvent, _on_output)
+        events.subscribe(events.SupervisorStoppingEvent, self._on_stopping)
         sockets = self.options.get_socket_map()
         wake, woken = socket.socketpair()
         wake.setblocking(False)
@@ -90,6 +93,12 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
             for process in group.processes.values():
                 if process.config.name == DRAIN and process.get_state() == ProcessStates.STOPPING:
                     process.kill(signal.SIGKILL)
+
+    def _on_stopping(self, _event: Any) -> None:
+        for group in self.process_groups.values():
+            for process in group.processes.values():
+                if process.config.name == HOST:
+                    process.config.stopsignal = signal.SIGTERM
 
     def _on_fatal(self, event: Any) -> None:
         if self.options.mood != SupervisorStates.RUNNING:

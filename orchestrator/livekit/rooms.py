@@ -1,11 +1,10 @@
-"""Deletes and lists rooms on the LiveKit server, with retries: LiveKit may be restarting."""
+"""Deletes rooms on the LiveKit server, and asks whether it answers."""
 
 import asyncio
 from typing import Self
 
 import aiohttp
 from livekit import api
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from orchestrator.errors import LiveKitUnavailable
 
@@ -13,14 +12,8 @@ from orchestrator.errors import LiveKitUnavailable
 REQUEST_SECONDS = 3.0
 
 
-def _passing(failure: BaseException) -> bool:
-    if isinstance(failure, api.TwirpError):
-        return failure.code in {api.TwirpErrorCode.UNAVAILABLE, api.TwirpErrorCode.INTERNAL}
-    return isinstance(failure, aiohttp.ClientError | TimeoutError)
-
-
 class Rooms:
-    """LiveKit's room service. Methods raise `LiveKitUnavailable` after three tries."""
+    """LiveKit's room service."""
 
     def __init__(self, url: str, api_key: str, api_secret: str) -> None:
         http = url.replace("ws", "http", 1) if url.startswith("ws") else url
@@ -33,17 +26,14 @@ class Rooms:
         await self._api.aclose()
 
     async def delete(self, room: str) -> None:
-        """Delete a room and put everybody out of it. A room that does not exist is deleted already."""
+        """Delete a room and put everybody out of it. A room that does not exist is deleted already.
+
+        Raises:
+            LiveKitUnavailable: whether it is deleted is not known; try again.
+        """
         try:
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception(_passing),
-                stop=stop_after_attempt(3),
-                wait=wait_exponential_jitter(initial=0.2, max=2),
-                reraise=True,
-            ):
-                with attempt:
-                    async with asyncio.timeout(REQUEST_SECONDS):
-                        await self._api.room.delete_room(api.DeleteRoomRequest(room=room))
+            async with asyncio.timeout(REQUEST_SECONDS):
+                await self._api.room.delete_room(api.DeleteRoomRequest(room=room))
         except api.TwirpError as failure:
             if failure.code != api.TwirpErrorCode.NOT_FOUND:
                 raise LiveKitUnavailable(f"LiveKit did not delete a room: {failure.message}") from failure

@@ -1,9 +1,11 @@
 """The agent host's state folder: a record and a log file per agent, so that the next host finds what was left."""
 
 import contextlib
+import ctypes
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Container, Iterator
 from pathlib import Path
@@ -12,8 +14,24 @@ from orchestrator.node.protocol import Death, Process, encode
 
 log = logging.getLogger("orchestrator.host")
 
+#: fallocate(2): FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE.
+_PUNCH_HOLE = 3
+
 #: Seconds after which a half-written record is nobody's any more.
 _ABANDONED = 60.0
+
+
+def _punch(path: Path, size: int) -> bool:
+    """Free the disk of the first `size` bytes of a file, whoever writes to it; False where that cannot be done."""
+    if sys.platform != "linux":
+        return False
+    libc = ctypes.CDLL(None)
+    libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        return bool(libc.fallocate(file, _PUNCH_HOLE, 0, size) == 0)
+    finally:
+        os.close(file)
 
 
 class AgentFolder:
@@ -91,12 +109,17 @@ class AgentFolder:
         return os.open(self._log(agent_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def bound_log(self, agent_id: str, limit: int) -> int:
-        """Cut the log file of an agent when it is larger than `limit` bytes; returns the size it had."""
+        """Free the disk of an agent's oldest output when its log file takes more than `limit` bytes; returns its size.
+
+        The newer half of `limit` stays, at its place: what is freed reads as zeros. Where that cannot be done, nothing
+        stays.
+        """
         path = self._log(agent_id)
         try:
-            if (size := path.stat().st_size) > limit:
+            found = path.stat()
+            if found.st_blocks * 512 > limit and not _punch(path, found.st_size - limit // 2):
                 os.truncate(path, 0)
-            return size
+            return found.st_size
         except FileNotFoundError:
             return 0
 

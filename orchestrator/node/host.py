@@ -40,11 +40,12 @@ from orchestrator.node.preload import (
     Deaths,
     Poisoned,
     Trial,
+    bounded,
     preload,
     run_trial,
     threads,
 )
-from orchestrator.node.process import ProcessId, look, machine_boot_id
+from orchestrator.node.process import ProcessId, kill_strays, look, machine_boot_id
 from orchestrator.node.protocol import Death, Process, encode
 from orchestrator.node.server import LineServer
 from orchestrator.settings import NodeSettings, load
@@ -74,6 +75,9 @@ SCAN = 2.0
 #: What a host tells the image that it becomes: JSON in the environment.
 HANDOVER = "AGENT_HOST_HANDOVER"
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+#: Asks the host alone to go: its agents stay, for the next host.
+_LEAVE_SIGNAL = signal.SIGHUP
+_REQUESTS = _STOP_SIGNALS | {_LEAVE_SIGNAL}
 
 
 @dataclass(slots=True)
@@ -94,7 +98,7 @@ class Child:
 
 
 class AgentHost:
-    """The fork server. `run` returns after SIGTERM, when every agent is gone."""
+    """The fork server. `run` returns after SIGTERM, when every agent is gone; after SIGHUP at once, and they stay."""
 
     def __init__(self, settings: NodeSettings, handover: Mapping[str, Any] | None = None) -> None:
         self._settings = settings
@@ -103,7 +107,7 @@ class AgentHost:
         self._deaths: dict[str, Death] = {}
         self._selector = selectors.DefaultSelector()
         self._server = LineServer(settings.host_socket, self._selector, self._do)
-        self._stop_requested = self._draining = False
+        self._stop_requested = self._leave_requested = self._draining = False
         fork = settings.agent_start_method == "fork" or (
             settings.agent_start_method == "auto" and sys.platform == "linux"
         )
@@ -113,6 +117,7 @@ class AgentHost:
         self._reload_due = False
         self._handover = handover or {}
         self._next_look = self._next_scan = 0.0
+        self._buried_ids: set[str] = set()  # whose strays are still to be looked for
         self._own_environment = dict(os.environ)
         environment = AGENT_ENVIRONMENT | {name.strip() for name in settings.agent_env.split(",") if name.strip()}
         self._environment = {name: value for name, value in os.environ.items() if name in environment}
@@ -134,14 +139,14 @@ class AgentHost:
             return
         fault = self._handover.get("poison")
         if fault is None and self._preload_deaths.too_many:
-            fault = "it has killed the agent host more than once while it was loaded"
+            fault = "it has killed the agent host more than once while it was loaded, or hung"
         if fault is not None:
             log.warning(
                 "%s cannot be preloaded: %s. Agents are started by exec until a reload succeeds.", module, fault
             )
             return
         try:
-            with self._preload_deaths.counted():
+            with self._preload_deaths.counted(), bounded(self._settings.preload_seconds):
                 self._runtime_main = preload(module)
         except Poisoned as failure:
             log.warning("%s cannot be preloaded", module, exc_info=failure)
@@ -149,7 +154,7 @@ class AgentHost:
             self._become({"poison": failure.detail, "stops": self._handover.get("stops", {})})
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; then stop every agent and return."""
+        """Serve until SIGTERM or SIGINT, then stop every agent and return; or until SIGHUP, and leave them."""
         self._folder.tidy()
         self._scan()
         wake, wake_write = socket.socketpair()
@@ -158,11 +163,12 @@ class AgentHost:
         signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
         for number in _STOP_SIGNALS:
             signal.signal(number, self._request_stop)
+        signal.signal(_LEAVE_SIGNAL, self._request_leave)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
         self._selector.register(wake, selectors.EVENT_READ, lambda: wake.recv(4096))
         self._server.open()
-        while not (self._draining and not self._children):
+        while not (self._leaving or (self._draining and not self._children)):
             for key, _ in self._selector.select(self._timeout()):
                 key.data()
             if self._stop_requested and not self._draining:
@@ -175,10 +181,19 @@ class AgentHost:
                 self._begin_anew()
         if self._trial is not None:
             self._trial_over(*self._end_trial(self._trial))
+        if self._leaving:
+            self._record_children()
         self._server.close()
 
     def _request_stop(self, *_: object) -> None:
         self._stop_requested = True
+
+    def _request_leave(self, *_: object) -> None:
+        self._leave_requested = True
+
+    @property
+    def _leaving(self) -> bool:
+        return self._leave_requested and not self._stop_requested
 
     def _timeout(self) -> float:
         deadlines = [child.kill_at for child in self._children.values() if child.kill_at is not None]
@@ -264,7 +279,7 @@ class AgentHost:
             # At once: a host that is killed now can still be followed by one that finds this process.
             self._record_self(agent_id)
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            for number in (*_REQUESTS, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             output = self._folder.open_log(agent_id)
             empty = os.open(os.devnull, os.O_RDONLY)
@@ -340,6 +355,7 @@ class AgentHost:
             self._selector.unregister(child.pidfd)
             os.close(child.pidfd)
         del self._children[process.agent_id]
+        self._buried_ids.add(process.agent_id)
         if self._other(process.agent_id):
             self._scan()  # this one has given up in favour of one that was there first
             return
@@ -356,8 +372,12 @@ class AgentHost:
     # Those whom this host does not know
 
     def _scan(self) -> None:
-        """Find the agents that an earlier host of this node has left, or that recorded themselves after its end."""
+        """Find the agents that an earlier host of this node has left, or that recorded themselves after its end; and
+        what the dead have left behind outside their process groups."""
         self._next_scan = time.monotonic() + SCAN
+        if self._buried_ids:
+            kill_strays(self._buried_ids - self._children.keys())
+            self._buried_ids.clear()
         for record in list(self._folder.records(self._children.keys() | self._deaths.keys())):
             if isinstance(record, Death):
                 self._deaths[record.agent_id] = record
@@ -429,15 +449,14 @@ class AgentHost:
         """Become a new host, with the same agents. Returns only when that was impossible."""
         self._reload_due = False
         # A stop request that comes now waits for the new image. One that has come already stands.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-        if not self._stop_requested:
-            stops = {}
-            for agent_id, child in self._children.items():
-                if child.stopped:
-                    stops[agent_id] = {"killed": child.killed, "killAt": child.kill_at}
-                if child.own:
-                    with contextlib.suppress(FileExistsError):  # it may not have come to write it itself
-                        self._folder.claim(child.process)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+        if not self._stop_requested and not self._leave_requested:
+            stops = {
+                agent_id: {"killed": child.killed, "killAt": child.kill_at}
+                for agent_id, child in self._children.items()
+                if child.stopped
+            }
+            self._record_children()
             self._preload_deaths.forget()
             self._server.close()
             try:
@@ -445,7 +464,13 @@ class AgentHost:
             except OSError as failure:
                 log.error("cannot start anew, the old code goes on: %s", failure)
                 self._server.open()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
+
+    def _record_children(self) -> None:
+        for child in self._children.values():
+            if child.own:
+                with contextlib.suppress(FileExistsError):  # it may not have come to write it itself
+                    self._folder.claim(child.process)
 
     def _become(self, handover: dict[str, Any]) -> NoReturn:
         sys.stdout.flush()

@@ -1,11 +1,12 @@
 """Loads the agent into the agent host before agents are forked from it, and tries first, elsewhere, whether that works.
 
-Failure cases: the module raises → `Poisoned`; it starts threads → `Preflight`; it kills the interpreter → the host's
-next start finds the count of such deaths, and from the second one on the host does not load it.
+Failure cases: the module raises → `Poisoned`; it starts threads → `Preflight`; it kills the interpreter, or hangs until
+SIGALRM does → the host's next start finds the count of such deaths, and after the second the host does not load it.
 
 Preload and gc.freeze before fork follow livekit-agents' forkserver (`ipc/_preload_freeze.py`).
 """
 
+import faulthandler
 import gc
 import importlib
 import json
@@ -71,6 +72,19 @@ def preload(module: str) -> Callable[[str], None]:
     log.info("preloaded %s in %.1f s", module, time.monotonic() - started)
     main: Callable[[str], None] = runtime.main
     return main
+
+
+@contextmanager
+def bounded(seconds: float) -> Iterator[None]:
+    """Die of SIGALRM when the body takes longer; the traceback of where it hangs goes to stderr first."""
+    # By a signal and not by a thread: nothing here may start one.
+    faulthandler.register(signal.SIGALRM, chain=True)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.unregister(signal.SIGALRM)
 
 
 def threads() -> int:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -53,6 +54,26 @@ def look(pid: int) -> Look | None:
     # A killed process is still there while the kernel takes its memory apart, for milliseconds.
     dying = fields[0] in "ZX" or int(fields[6]) & (_PF_EXITING | _PF_SIGNALED) or int(fields[28]) & _SIGKILL_PENDING
     return Look(bool(dying), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+
+
+def kill_strays(agent_ids: Collection[str]) -> int:
+    """Kill what these dead agents have started and sent into sessions of its own; returns how many that were.
+
+    It is known by the AGENT_ID that it was started with. Linux only; elsewhere nothing is found.
+    """
+    killed = 0
+    marks = {f"AGENT_ID={agent_id}".encode() for agent_id in agent_ids}
+    for pid in psutil.pids() if marks and sys.platform == "linux" else ():
+        with contextlib.suppress(OSError):  # gone, or somebody else's
+            # Held before it is looked at: the number may be given away in between.
+            pidfd = os.pidfd_open(pid)
+            try:
+                if not marks.isdisjoint(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    killed += 1
+            finally:
+                os.close(pidfd)
+    return killed
 
 
 @dataclass(frozen=True, slots=True)

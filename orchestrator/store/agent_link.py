@@ -64,7 +64,7 @@ class AgentLink:
     async def register(self, pid: int, node: str, session: Mapping[str, Any]) -> str:
         """Say what this agent knows of itself and of its session ({} when warm): Redis has lost it.
 
-        Returns its state; '' when its session is over or another agent's.
+        Returns its state; '' when its session is over or another agent's; `unset` when it is to try again.
         """
         told = json.dumps(session) if session else ""
         return str(await self._scripts.call("agent_register", args=[self.agent_id, pid, node, told]))

@@ -53,13 +53,10 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What is left to clean up of a session that is over."""
+    """A session that is over."""
 
     first: bool  #: this call ended it
     status: str
-    agent_id: str | None
-    node: str | None
-    room_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +134,19 @@ class Store:
     # What the scripts decide by
 
     @_translated
+    async def write_policy(self, policy: Mapping[str, int]) -> None:
+        """Write what the scripts decide by. From now on agents that Redis has lost may register."""
+        await self._redis.hset(keys.POLICY, mapping={name: str(value) for name, value in policy.items()})
+
     async def configure(self, policy: Mapping[str, int], pool_target: int) -> None:
         """Set the store up: write the policy, and the pool's target when that is new or was changed; a resize made
-        since then stays otherwise."""
+        since then stays otherwise. From now on starts are answered."""
+        await self.write_policy(policy)
+        await self._open(pool_target)
+
+    @_translated
+    async def _open(self, pool_target: int) -> None:
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(keys.POLICY, mapping={name: str(value) for name, value in policy.items()})
             pipe.delete(keys.POOL_PROVEN)
             if await self._redis.hget(keys.POOL_STATS, "configured_target") != str(pool_target):
                 pipe.set(keys.POOL_TARGET, pool_target)
@@ -151,7 +156,7 @@ class Store:
     @_translated
     async def configured(self) -> bool:
         """Return whether a node has set the store up, and Redis still knows."""
-        return bool(await self._redis.exists(keys.POLICY))
+        return int(await self._redis.exists(keys.POLICY, keys.POOL_TARGET)) == 2
 
     async def due(self, limit: int = 100) -> list[Action]:
         """Act on the deadlines that are over; returns what is left to do outside Redis."""
@@ -232,12 +237,18 @@ class Store:
         return None if rank is None else int(rank) + 1
 
     async def end_session(self, session_id: str, status: str, reason: str) -> Ended | None:
-        """End a session (`ended` or `error`) and tell its agent to leave. Idempotent; None when unknown."""
+        """End a session (`ended` or `error`): its agent is told to leave, its room is deleted by the next node that
+        looks. Idempotent; None when unknown."""
         reply = await self._scripts.call("session_end", args=[session_id, status, reason, ""])
         if not reply:
             return None
-        first, status, agent_id, node, room_name = reply
-        return Ended(bool(first), status, agent_id or None, node or None, room_name)
+        first, status = reply
+        return Ended(bool(first), status)
+
+    @_translated
+    async def room_closed(self, session_id: str) -> None:
+        """Say that the room of a session that is over is gone."""
+        await self._redis.zrem(keys.DEADLINES, f"close|{session_id}")
 
     @_translated
     async def events(self, session_id: str) -> list[dict[str, Any]]:

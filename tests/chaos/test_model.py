@@ -657,20 +657,23 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.now.agents)
     @rule(register_first=st.booleans())
     def lose_everything(self, register_first: bool) -> None:
-        """Redis comes back empty: the living register, then a node sets the store up."""
+        """Redis comes back empty: a node writes the policy, the living register, and starts are answered again."""
         warm = [process for process in self.m.processes.values() if process.alive and process.warm]
         alive = [process for process in warm if self.state(process) not in {"", "exited"}]
         for process in alive:
             self.listen(process)
         taken, processes, late = self.m.taken, self.m.processes, self.m.late
-        self.m = Model(self.m.policy, taken=taken, processes=processes, late=late, loss=True, unset=register_first)
+        self.m = Model(self.m.policy, taken=taken, processes=processes, late=late, loss=True)
         for process in processes.values():
             process.exit = None
             process.alive = process in alive
         self.b.clear(anew=False)
         self.now = self.b.dump()
-        for process in alive if register_first else []:
-            self.heartbeat(process)
+        if register_first:
+            self.b.redis.hset("policy", mapping=self.m.policy)
+            self.look()
+            for process in alive:
+                self.heartbeat(process)
         self.set_up()
 
     @precondition(lambda self: self.now.of("ended", "error") or self.now.agents_of("exited"))

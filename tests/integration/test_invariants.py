@@ -121,6 +121,7 @@ async def world(store: Store, raw: redis.Redis, valkey_url: str, machine: Host) 
             await agent.presence(active, present=True)
             await agent.turn(active, {"role": "user", "text": "hello"})
         await store.end_session(over, "ended", "stopped by request")
+        await store.room_closed(over)
         await host.stop(over, 0)
         poll(lambda: not alive(pids[over]), "its agent is gone")
         await store.exited(over, "stopped by request", 0)
@@ -508,6 +509,7 @@ async def test_a_busy_store_is_clean(store: Store, valkey_url: str, tmp_path: Pa
                     await agent.joined()
                     await agent.presence(session_id, present=True)
             await store.end_session(session_id, "ended", "enough")
+            await store.room_closed(session_id)
             await store.exited(session.agent_id, "exited with code 0", 0)
 
     users = [asyncio.create_task(live(f"user {number}")) for number in range(8)]

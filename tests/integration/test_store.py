@@ -249,10 +249,56 @@ async def test_a_call_is_not_over_because_livekit_is_away(store: Store, raw: red
     assert raw.zscore("deadlines", f"gone|{session_id}") > 1
     await store.livekit_down(None)
     raw.zadd("deadlines", {f"gone|{session_id}": 1})
-    assert [(action.what, action.id) for action in await store.due()] == [("close", session_id)]
+    assert await store.due() == []
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.reason) == ("ended", "user was gone for 0.001 s")
+
+
+async def test_the_room_of_a_session_that_is_over_is_deleted_until_that_has_worked(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    await warm(store, valkey_url, 1)
+    session_id = await in_call(store, valkey_url, "ada")
+    assert await store.due() == []
+    await store.end_session(session_id, "ended", "stopped")
+    member = f"close|{session_id}"
+    for _ in range(2):  # LiveKit did not answer the first time
+        assert [(action.what, action.id) for action in await store.due()] == [("close", session_id)]
+        assert await store.due() == [], "not again at once"
+        assert raw.zscore("deadlines", member) > time.time() * 1000
+        raw.zadd("deadlines", {member: 1})
+    await store.room_closed(session_id)
+    assert raw.zscore("deadlines", member) is None
+    # One that never had an agent never had a room.
+    waiting = (await assign(store, "grace")).session_id
+    await store.end_session(waiting, "ended", "stopped")
+    assert raw.zscore("deadlines", f"close|{waiting}") is None
+    # Nobody knows the room's name any more.
+    raw.zadd("deadlines", {"close|session_forgotten": 1})
+    assert await store.due() == []
+    assert raw.zscore("deadlines", "close|session_forgotten") is None
+
+
+async def test_the_living_register_before_starts_are_answered(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    """Redis has lost everything. Their waits are those that are set, so the policy comes first."""
+    raw.flushall()
+    link = AgentLink(valkey_url, new_id("prewarm"))
+    told = {
+        "id": new_id("session"), "userId": "ada", "roomName": "room_1", "createdAt": 1, "payload": "{}",
+        "activeAt": None, "conversation": [],
+    }  # fmt: skip
+    assert await link.register(1000, "n1", told) == "unset"
+    assert raw.keys() == []
+    await store.write_policy(POLICY | {"userJoinMs": 5_000})
+    assert not await store.configured()
+    assert (await assign(store, "grace")).outcome == "unset"
+    assert await link.register(1000, "n1", told) == "running"
+    await link.close()
+    assert raw.zscore("deadlines", f"user|{told['id']}") < time.time() * 1000 + 10_000
+    await store.configure(POLICY, 0)
+    assert await store.configured()
+    assert (await assign(store, "grace")).outcome == "starting"
 
 
 async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, valkey_url: str) -> None:

@@ -25,6 +25,7 @@ LONGEST = {
     "boot": 5_000, "beat": WAITS["silentMs"], "stop": 5_000, "start": WAITS["startMs"], "join": WAITS["joinMs"],
     "user": WAITS["userJoinMs"], "gone": WAITS["joinMs"] + WAITS["userGoneMs"], "max": WAITS["maxMs"],
     "queue": WAITS["queueMs"], "goodbye": WAITS["goodbyeMs"], "drain": 6_000, "refill": 75_001,
+    "close": 5_000,
 }  # fmt: skip
 #: What ends or moves whoever is in a state: at least one of these is set.
 SESSION_WAITS = {
@@ -235,7 +236,6 @@ class Model:
     lost_agents: set[str] = field(default_factory=set)
     late: set[str] = field(default_factory=set)  #: users with a session that came back after it was lost
     loss: bool = False  #: something was lost: neither cap nor counters are exact
-    unset: bool = False  #: agents registered before a node had written the policy: their waits are the defaults
     slack: bool = False  #: room was made behind the waiting line's back: the next look at memory serves it
     taken: dict[str, str] = field(default_factory=dict)  #: agent: the one user it was given to
 
@@ -390,9 +390,11 @@ class Model:
             kind, _, who = member.partition("|")
             waits[who].add(kind)
             ahead = at - after.now
-            assert blind or self.unset or ahead <= LONGEST[kind] + BLIND_MS, f"{member} lies {ahead} ms ahead"
+            assert blind or ahead <= LONGEST[kind] + BLIND_MS, f"{member} lies {ahead} ms ahead"
             if kind in {"boot", "beat", "stop"}:
                 assert who in after.agents_of(*AGENT_WAITS) | self.lost_agents, f"{member}, and the agent is gone"
+            elif kind == "close":
+                assert who not in after.live, f"{member}, and the session is live"
             elif kind not in {"drain", "refill"}:
                 assert who in after.live.keys() | self.lost_sessions, f"{member}, and the session is over"
         for who, fields in after.live.items():

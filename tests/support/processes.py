@@ -42,6 +42,11 @@ def free_ports(count: int = 1) -> int:
         return first
 
 
+def on_disk(path: Path) -> int:
+    """Return the bytes that a file takes: what was punched out of it does not count."""
+    return path.stat().st_blocks * 512
+
+
 def alive(pid: int) -> bool:
     """Return whether a process runs; a zombie does not."""
     try:

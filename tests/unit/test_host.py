@@ -19,7 +19,7 @@ from orchestrator.models import new_id
 from orchestrator.node.folder import AgentFolder
 from orchestrator.node.process import ProcessId, machine_boot_id
 from tests.support.host import Host, code_host
-from tests.support.processes import alive, poll, sleeper, stop
+from tests.support.processes import alive, on_disk, poll, sleeper, stop
 
 
 def shell_host(folder: Path, **settings: str) -> Host:
@@ -27,16 +27,17 @@ def shell_host(folder: Path, **settings: str) -> Host:
     run_dir = folder / new_id("h")[:10]
     run_dir.mkdir()
     (run_dir / "agent.py").write_text(
-        "import os, signal, subprocess, sys, time\n"
+        "import itertools, os, signal, subprocess, sys, time\n"
         "agent = os.environ['AGENT_ID']\n"
         "print('started', flush=True)\n"
         "if 'stubborn' in agent: signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "if 'parent' in agent: print(subprocess.Popen(['sleep', '1000']).pid, flush=True)\n"
+        "if 'runaway' in agent: print(subprocess.Popen(['setsid', '-f', 'sh', '-c', 'echo $$; exec sleep 1000']))\n"
         "if 'exit' in agent: sys.exit(7)\n"
         "if 'crash' in agent: os.kill(os.getpid(), signal.SIGSEGV)\n"
         "if 'flood' in agent:\n"
-        "    while True: print('x' * 1000)\n"
-        "if 'burst' in agent: print('x' * 100_000_000, flush=True)\n"
+        "    for number in itertools.count(): print('x' * 1000, number, flush=True)\n"
+        "if 'burst' in agent: print('x' * 100_000_000 + '\\nthe end', flush=True)\n"
         "print('environment', sorted(os.environ), flush=True)\n"
         "signal.pause()\n"
     )
@@ -90,6 +91,32 @@ async def test_the_next_host_finds_the_agents_of_a_killed_one(shell: Host) -> No
     assert death.cause == "process gone, exit code unknown"
     assert await shell.client.stop("two", 5)
     assert (await shell.death()).stopped
+
+
+async def test_a_host_that_is_restarted_alone_leaves_its_agents(shell: Host) -> None:
+    """By SIGHUP, which supervisord sends it; a node that stops sends SIGTERM (see `Host.end`)."""
+    first, second = [await shell.client.spawn(name) for name in ("one", "two")]
+    shell.process.send_signal(signal.SIGHUP)
+    assert shell.process.wait(5) == 0
+    assert not (shell.run_dir / "host.sock").exists()
+    assert alive(first.pid)
+    assert alive(second.pid)
+    await shell.client.close()
+    shell.process = shell.start()
+    await shell.connect()
+    assert {one.pid for one in (await shell.client.hello())[0]} == {first.pid, second.pid}
+
+
+async def test_who_is_told_to_stop_and_to_leave_stops(shell: Host) -> None:
+    process = await shell.client.spawn("stubborn")
+    poll(lambda: "environment" in shell.log("stubborn"), "it is up")
+    shell.process.send_signal(signal.SIGTERM)
+    shell.process.send_signal(signal.SIGHUP)
+    await asyncio.to_thread(shell.process.wait, 10)
+    assert not alive(process.pid)
+    await shell.client.close()
+    shell.process = shell.start()
+    await shell.connect()
 
 
 def faulty(folder: Path, method: str, faults: str) -> Host:
@@ -196,6 +223,18 @@ async def test_who_ends_by_itself_leaves_no_children_behind(shell: Host) -> None
     poll(lambda: not alive(grandchild), "the grandchild is gone")
 
 
+async def test_who_sends_a_child_out_of_its_group_takes_it_along_all_the_same(shell: Host) -> None:
+    await shell.client.spawn("runaway")
+    text = poll(lambda: [each for each in shell.log("runaway").split() if each.isdigit()], "it has a child")
+    child = int(text[0])
+    assert os.getsid(child) == child, "its group is its own"
+    with sleeper() as other:
+        assert await shell.client.stop("runaway", 5)
+        await shell.death()
+        poll(lambda: not alive(child), "the child is gone")
+        assert alive(other.pid)
+
+
 @pytest.mark.parametrize("how", ["stopped", "killed by a stranger", "dead before the next host"])
 async def test_adopted_agents_leave_no_children_behind(shell: Host, how: str) -> None:
     process = await shell.client.spawn("parent_1")
@@ -225,6 +264,8 @@ async def test_who_stands_still_can_be_stopped(shell: Host, adopted: bool) -> No
     if adopted:
         await shell.restart()
     os.killpg(process.pid, signal.SIGSTOP)
+    # Of two signals that wait the kernel delivers the one with the lower number first.
+    poll(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it stands still")
     assert await shell.client.stop("still_parent", 0.2)
     assert (await shell.death()).killed
     poll(lambda: not alive(int(lines[1])), "its child is gone")
@@ -276,10 +317,16 @@ async def test_a_flood_fills_no_disk(shell: Host) -> None:
     path = shell.run_dir / "agents" / "flood.log"
     sizes = []
     # Cut at least twice, and it goes on writing: the file shrinks while the agent lives.
-    poll(
-        lambda: sizes.append(path.stat().st_size) or sum(b < a for a, b in itertools.pairwise(sizes)) >= 2,
-        "cut",
-    )
+    poll(lambda: sizes.append(on_disk(path)) or sum(b < a for a, b in itertools.pairwise(sizes)) >= 2, "cut")
+    # What it has printed last is there whenever one looks.
+    for _ in range(50):
+        before = path.stat().st_size
+        with path.open("rb") as file:
+            file.seek(before - 8_000)
+            lines = file.read(8_000).split(b"\n")[1:-1]
+        numbers = [int(line.rpartition(b" ")[2]) for line in lines]
+        assert numbers == list(range(numbers[0], numbers[0] + len(lines)))
+        await asyncio.sleep(0.01)
     assert await shell.client.stop("flood", 0)
 
 
@@ -291,7 +338,7 @@ async def test_a_flood_is_watched_more_closely(shell: Host) -> None:
     sizes = []
     end = time.monotonic() + 2
     while time.monotonic() < end:
-        sizes.append(path.stat().st_size)
+        sizes.append(on_disk(path))
         await asyncio.sleep(0.002)
     assert sum(b < a for a, b in itertools.pairwise(sizes)) > 2 * 4 + 2
     assert await shell.client.stop("flood", 0)
@@ -304,9 +351,9 @@ async def test_a_hundred_megabytes_in_one_line_are_gone_in_a_moment(shell: Host)
     def written() -> int:
         return int(Path(f"/proc/{process.pid}/io").read_text().partition("wchar: ")[2].split()[0])
 
-    # Not its last line: the cut may take that too.
     poll(lambda: written() > 100_000_000, "it has printed it all")
-    poll(lambda: path.stat().st_size <= 65_536, "the file is small", 1)
+    poll(lambda: on_disk(path) <= 65_536, "the file is small", 1)
+    assert "the end" in shell.log("burst")[-5_000:]
     assert (await shell.client.hello())[0], "the host answers"
 
 

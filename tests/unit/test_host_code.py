@@ -12,7 +12,7 @@ import pytest
 from orchestrator.errors import HostUnavailable, SpawnFailed
 from orchestrator.node.preload import TRIAL, Deaths
 from tests.support.host import GOOD, Host, code_host
-from tests.support.processes import alive, marked, poll
+from tests.support.processes import alive, marked, on_disk, poll
 
 TWO = GOOD.format("two")
 #: What a module may do instead of being one, and what is said of it.
@@ -193,7 +193,7 @@ async def test_a_host_that_ends_takes_its_trial_along(short_folder: Path) -> Non
     waiting = asyncio.create_task(host.client.reload())
     output = host.run_dir / "agents" / f"{TRIAL}.log"
     await until(lambda: output.exists() and output.stat().st_size > 65_536)
-    await until(lambda: output.stat().st_size == 0)
+    await until(lambda: on_disk(output) <= 65_536)
     host.process.terminate()
     with pytest.raises((SpawnFailed, HostUnavailable)):
         await waiting
@@ -310,3 +310,20 @@ def test_deaths_are_counted_for_one_module_and_one_supervisor(tmp_path: Path, mo
     with pytest.raises(OSError, match="no model"), Deaths(tmp_path, "a").counted():
         raise OSError("no model")
     assert not list(tmp_path.iterdir()), "a module that raises does not kill the host"
+
+
+async def test_a_module_that_hangs_while_it_is_loaded_does_not_hang_the_host_for_ever(short_folder: Path) -> None:
+    """It dies of it, says where, and the third start leaves the module to the agents."""
+    hangs = TWO + "\ndef prewarm():\n    signal.pause()\n"
+    # The parent is the one under which deaths are counted: here this test.
+    host = code_host(short_folder, hangs, PRELOAD_SECONDS="0.5")
+    for _ in range(2):
+        assert await asyncio.to_thread(host.process.wait, 20) == -signal.SIGALRM
+        host.process = host.start()
+    await host.connect()
+    said = host.said()
+    assert said.count("in prewarm") == 2, "where it hangs is in its log"
+    assert "it has killed the agent host more than once" in said
+    process = await host.client.spawn("by_exec")
+    assert not is_forked(process.pid)
+    await host.end()

@@ -237,6 +237,8 @@ local function close_session(id, to, reason)
   local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt')
   move_session(id, to, 'reason', reason, 'endedAt', NOW)
   redis.call('DEL', key .. ':payload', key .. ':conversation')
+  -- Its room is deleted by whichever node looks next, and again until that has worked.
+  if get(key, 'agentIds') then expect('close', id, 0) end
   local user = fields[1]
   redis.call('SREM', 'user:sessions:' .. user, id)
   if redis.call('GET', 'session:user:' .. user) == id then

@@ -4,10 +4,12 @@
 -- ARGV  1 agent id  2 pid  3 node
 --       4 '' for a warm agent, else JSON of its session: id, userId, roomName, createdAt, activeAt (or nil), payload,
 --         conversation (array of strings, each a JSON object)
--- Returns its state, '' when its session is over or another agent's: then it has nothing to do here
+-- Returns its state, '' when its session is over or another agent's: then it has nothing to do here; unset while no node
+-- has written the policy, by which its waits are set: it tries again
 --
 -- agent:{id} hash, agent:{id}:pid string, agents set, pool:ready set, session:{id} hash, session:{id}:payload string
 -- session:{id}:conversation list, session:user:{user} string, user:sessions:{user} set, sessions zset, deadlines zset
+if not policy('silentMs') then return 'unset' end
 local id, pid, node = ARGV[1], ARGV[2], ARGV[3]
 local function revive(state, ...)
   redis.call('HSET', 'agent:' .. id, 'state', state, 'createdAt', NOW, 'node', node, 'pid', pid,

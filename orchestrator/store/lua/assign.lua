@@ -8,7 +8,7 @@
 -- Returns {outcome, session id, detail, refill, agent id, node, pid, start ticks}
 --       outcome  assigned | starting | queued | existing | repeated | reused (the key, for another request) | limited
 --                | full | broken (agents do not boot) | draining | livekit (it does not answer)
---                | unset (no node has set the store up)
+--                | unset (no node has set the store up, or the living still register)
 --       detail   limited: ms after which to try again; broken, livekit: the cause
 --       refill   1 when the caller must queue a refill
 --       agent id, node, pid, start ticks   assigned: the agent and its process, for a last look at it
@@ -33,7 +33,7 @@
 -- nodes:draining          set    nodes that take no more sessions      nodes  set    all nodes
 local user, waiting_id, room, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local address, amount, window, idempotency = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
-if not policy('maxSessions') then return {'unset', '', '', 0} end
+if redis.call('EXISTS', 'policy', 'pool:target') < 2 then return {'unset', '', '', 0} end
 
 if idempotency ~= '' then
   local earlier = redis.call('HMGET', 'idempotency:' .. idempotency, 'fingerprint', 'session')

@@ -12,11 +12,12 @@
 --   drain    node's calls must end soon                          agents say goodbye
 --   goodbye  they have had their time                            ended
 --   refill   boots had failed, and the pause is over             refill
+--   close    session is over and nobody has said that its room is too    its room is deleted
 --
 -- KEYS  none
 -- ARGV  1 most to act on in one go
 -- Returns a list of {what, id, node}: what the caller has to do
---       stop (agent id, node) | close (session id, '': delete its room) | refill
+--       stop (agent id, node) | close (session id, '': delete its room, and take the deadline away) | refill
 --
 -- deadlines zset, deadlines:looked string, livekit:down string, and what the moves touch (see _prelude.lua)
 local looked = tonumber(redis.call('GET', 'deadlines:looked') or NOW)
@@ -34,10 +35,6 @@ local function stop(id) act('stop', id, get('agent:' .. id, 'node')) end
 local function live(id)
   local state = session_state(id)
   return state and next(SESSION_MOVES[state])
-end
-local function finish(id, to, reason)
-  end_session(id, to, reason)
-  act('close', id)
 end
 
 local miss = {}
@@ -67,7 +64,7 @@ end
 function miss.start(id)
   if session_state(id) ~= 'starting' then return end
   local cause = redis.call('GET', 'pool:boot_error')
-  finish(id, 'error', cause or ('boot_timeout: no agent within ' .. seconds(policy('startMs') or 30000) .. ' s'))
+  end_session(id, 'error', cause or ('boot_timeout: no agent within ' .. seconds(policy('startMs') or 30000) .. ' s'))
 end
 function miss.join(id)
   local agent = get('session:' .. id, 'agentId')
@@ -77,12 +74,12 @@ function miss.join(id)
   local cause = 'join_timeout: not in the room after ' .. seconds(policy('joinMs') or 10000) .. ' s'
   local state = agent_state(agent)
   if state == 'assigned' or state == 'running' then move_agent(agent, 'stopping', 'reason', cause) end
-  if replace_agent(id, agent, cause) == 'error' then act('close', id) end
+  replace_agent(id, agent, cause)
   stop(agent)
 end
 function miss.user(id)
   if session_state(id) == 'ready' then
-    finish(id, 'ended', 'user did not join within ' .. seconds(policy('userJoinMs') or 60000) .. ' s')
+    end_session(id, 'ended', 'user did not join within ' .. seconds(policy('userJoinMs') or 60000) .. ' s')
   end
 end
 function miss.gone(id)
@@ -92,16 +89,16 @@ function miss.gone(id)
   if get('session:' .. id, 'activeAt') and redis.call('EXISTS', 'livekit:down') == 1 then
     return expect('gone', id, patience)
   end
-  finish(id, 'ended', 'user was gone for ' .. seconds(patience) .. ' s')
+  end_session(id, 'ended', 'user was gone for ' .. seconds(patience) .. ' s')
 end
 function miss.max(id)
   if live(id) then
-    finish(id, 'ended', 'maximum length of ' .. seconds(policy('maxMs') or 1800000) .. ' s reached')
+    end_session(id, 'ended', 'maximum length of ' .. seconds(policy('maxMs') or 1800000) .. ' s reached')
   end
 end
 function miss.queue(id)
   if session_state(id) == 'queued' then
-    finish(id, 'error', 'queue_timeout: no room within ' .. seconds(policy('queueMs') or 300000) .. ' s')
+    end_session(id, 'error', 'queue_timeout: no room within ' .. seconds(policy('queueMs') or 300000) .. ' s')
   end
 end
 function miss.drain(node)
@@ -119,9 +116,14 @@ function miss.drain(node)
   end
 end
 function miss.goodbye(id)
-  if live(id) then finish(id, 'ended', 'the node is stopping') end
+  if live(id) then end_session(id, 'ended', 'the node is stopping') end
 end
 function miss.refill() act('refill', '') end
+function miss.close(id)
+  if not session_state(id) then return end
+  expect('close', id, 5000)
+  act('close', id)
+end
 
 local due = redis.call('ZRANGEBYSCORE', 'deadlines', '-inf', NOW, 'LIMIT', 0, ARGV[1])
 for _, member in ipairs(due) do

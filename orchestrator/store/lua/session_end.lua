@@ -2,7 +2,7 @@
 --
 -- KEYS  none
 -- ARGV  1 session id  2 ended | error  3 reason  4 '' or the agent that says so: it ends its own session only
--- Returns {1 when this call ended it, status, agent id, node, room}, or nothing for an unknown session
+-- Returns {1 when this call ended it, status}, or nothing for an unknown session
 --
 -- session:{id} hash, session:{id}:payload string, session:{id}:events stream, session:user:{user} string
 -- session:{state} set, session:queued zset, session:unbound zset, agent:{id} hash, agent:{id}:inbox list
@@ -16,5 +16,4 @@ if own and next(SESSION_MOVES[state]) then
   end_session(id, ARGV[2], ARGV[3])
   ended = 1
 end
-local fields = redis.call('HMGET', 'session:' .. id, 'status', 'agentId', 'node', 'roomName')
-return {ended, fields[1], fields[2] or '', fields[3] or '', fields[4]}
+return {ended, session_state(id)}
