@@ -1,15 +1,27 @@
-"""Beat's scheduler: redbeat's, whose schedule comes back when Redis has lost it."""
+"""Beat's scheduler: redbeat's, which makes up for a beat that was gone, and for a Redis that lost the schedule."""
 
+import logging
 from typing import Any
 
 from redbeat.schedulers import RedBeatScheduler, get_redis
+
+from orchestrator.celery_app import REFILL
+
+log = logging.getLogger("orchestrator.beat")
 
 
 class Scheduler(RedBeatScheduler):  # type: ignore[misc] # redbeat has no types
     """Redbeat writes its schedule once, at its start: emptied after that, it would hold its lock and never tick."""
 
+    _leads = False
+
     def tick(self, *args: Any, **kwargs: Any) -> Any:
         """Send what is due; returns the seconds until the next look."""
+        if not self._leads:
+            # How long there was no beat nobody knows: the first refill does not wait for its turn.
+            self.app.send_task(REFILL, expires=25)
+            self._leads = True
+            log.info("this beat leads; a refill is asked for")
         if not get_redis(self.app).exists(self.app.redbeat_conf.schedule_key):
             self.setup_schedule()
         return super().tick(*args, **kwargs)

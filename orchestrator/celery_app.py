@@ -84,7 +84,7 @@ def make_worker_app(settings: Settings) -> Celery:
         redbeat_redis_url=settings.required_redis_url,
         redbeat_key_prefix="celery:beat:",
         # A beat that was killed is replaced when its lock runs out.
-        redbeat_lock_timeout=25,
+        redbeat_lock_timeout=15,
         redbeat_redis_options={"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True},
         # Ticks that found no Celery worker are void after one period, so none pile up.
         beat_schedule={

@@ -137,7 +137,8 @@ def second_beat(node: Node) -> Iterator[subprocess.Popen[bytes]]:
 
 def ticks(node: Node) -> int:
     """Return how often any beat has asked for a refill."""
-    return sum(node.log(name).count("Sending due task refill") for name in ("beat", "beat2"))
+    said = node.log("beat") + node.log("beat2")
+    return said.count("Sending due task refill") + said.count("a refill is asked for")
 
 
 @pytest.mark.timeout(240)
@@ -151,10 +152,9 @@ def test_two_beats_are_one_and_a_killed_one_is_replaced(echo: Node) -> None:
             Sampler(lambda: raw.scard("pool:ready") + raw.scard("pool:starting"), 0.02) as pool,
             Traffic(echo.url, rate=1, length=2, user="beats") as traffic,
         ):
-            poll(lambda: ticks(echo) > before, "beat ticks", period + 10, every=0.2)
             os.kill(echo.program("beat") or 0, signal.SIGKILL)
             killed, seen = time.monotonic(), ticks(echo)
-            poll(lambda: ticks(echo) > seen, "the ticks resume", period + 10, every=0.2)
+            poll(lambda: ticks(echo) > seen, "the ticks resume", period, every=0.2)
             resumed = time.monotonic() - killed
             if LONG:
                 time.sleep(600)
@@ -162,7 +162,7 @@ def test_two_beats_are_one_and_a_killed_one_is_replaced(echo: Node) -> None:
         asked = ticks(echo) - before
     poll(lambda: not unsettled(echo, traffic.accepted), "every accepted session has an agent or is over", 30, every=1)
     log.info(f"resumed after {resumed:.1f} s; {asked} ticks in {passed:.0f} s; {len(traffic.accepted)} starts")
-    # One due at the moment of the death may be asked for by both.
-    assert asked <= passed / period + 2
+    # Whoever begins asks at once; and one due at the moment of the death may be asked for by both.
+    assert asked <= passed / period + 3
     assert max(pool.values) <= TARGET
     agrees(echo, 30)

@@ -150,6 +150,21 @@ async def test_a_call_does_not_notice_that_a_program_is_killed(echo: Node, name:
 
 
 @pytest.mark.timeout(240)
+async def test_a_call_does_not_notice_that_programs_are_restarted(echo: Node) -> None:
+    """As somebody does it who has changed a setting: `supervisorctl restart`, one program after the other."""
+    async with calls(echo, "restarts") as under_way:
+        for name in PROGRAMS:
+            before = echo.program(name) or 0
+            began = time.monotonic()
+            await asyncio.to_thread(echo.supervisorctl, "restart", name)
+            await asyncio.to_thread(runs_again, echo, name, before)
+            await asyncio.to_thread(poll, lambda: answers(echo), "a start would be served", 30, every=0.1)
+            await asyncio.to_thread(agrees, echo, 15)
+            log.info(f"{name}: all agrees {time.monotonic() - began:.1f} s after the request, {under_way.heard()}")
+        await asyncio.to_thread(under_way.assert_untouched, echo)
+
+
+@pytest.mark.timeout(240)
 async def test_calls_outlive_many_celery_workers(echo: Node) -> None:
     async with calls(echo, "workers", talking=4, alone=0) as under_way:
         for _ in range(10 if LONG else 4):

@@ -3,7 +3,7 @@
 import redis
 
 from orchestrator.beat import Scheduler
-from orchestrator.celery_app import make_worker_app
+from orchestrator.celery_app import REFILL, make_worker_app
 from orchestrator.settings import Settings
 
 
@@ -19,5 +19,18 @@ def test_a_schedule_that_redis_has_lost_is_written_again(raw: redis.Redis, valke
         assert scheduler.tick() <= 30
         assert set(raw.keys("celery:beat:*")) == kept
         assert raw.zcard("celery:beat::schedule") == 3
+    finally:
+        app.close()
+
+
+def test_a_beat_that_begins_asks_for_a_refill_at_once(raw: redis.Redis, valkey_url: str) -> None:
+    app = make_worker_app(Settings(redis_url=valkey_url, node_id="n1"))
+    scheduler = Scheduler(app=app)
+    scheduler.lock_key = None
+    try:
+        scheduler.setup_schedule()
+        for _ in range(2):
+            scheduler.tick()
+        assert [REFILL in task for task in raw.lrange("celery", 0, -1)] == [True], "once, and nothing else is due"
     finally:
         app.close()
