@@ -274,9 +274,9 @@ class NodeWatch:
             self._soon(asyncio.to_thread(self._celery.consume, not draining))
 
     async def _act(self, action: Action) -> None:
-        log.info("deadline missed: %s %s", action.what, action.id)
         match action.what:
             case "stop":
+                log.info("deadline missed: %s is stopped", action.id)
                 await self._stop_there(action.id, action.node)
             case "close":
                 await self._close_room(action.id)
@@ -483,7 +483,7 @@ class NodeWatch:
 
     async def cleanup_stale(self) -> list[str]:
         """End what nobody serves any more."""
-        ended, self._suspects = await upkeep.end_stale(self._store, await self.nodes(), self._suspects)
+        ended, self._suspects = await upkeep.end_stale(self._store, self._suspects)
         return ended
 
     async def reload(self, reload_id: str) -> None:

@@ -1,9 +1,9 @@
-"""Keeping records and reality together: refill, shrink, size, stale sessions, agents of nodes that are gone."""
+"""Keeping records and reality together: refill, shrink, size, stale sessions."""
 
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.models import new_id
@@ -60,19 +60,16 @@ def wanted(arrivals: float, boot: float, *, least: int, most: int, room: int | N
     return target, why
 
 
-async def end_stale(store: Store, live_nodes: Iterable[str], suspects: set[str]) -> tuple[list[str], set[str]]:
-    """End what nobody serves any more: agents of nodes that are gone, sessions whose agent has no record.
+async def end_stale(store: Store, suspects: set[str]) -> tuple[list[str], set[str]]:
+    """End what nobody serves any more: sessions whose agent has no record.
 
-    A session is ended at its second look: an agent that lives registers again within a heartbeat.
+    A session is ended at its second look: an agent that lives registers again within a heartbeat. Whether an agent
+    lives is for its own heartbeat to say, not for its node's: agents outlive their node's Celery worker.
 
     Returns:
         The ids of the sessions ended, and the suspects to be given to the next look.
     """
-    alive = set(live_nodes)
-    agents = {agent.id: agent for agent in await store.agents()}
-    for agent in agents.values():
-        if agent.node is not None and agent.node not in alive:
-            await store.exited(agent.id, f"node {agent.node} is gone")
+    agents = {agent.id for agent in await store.agents()}
     ended, next_suspects = [], set()
     for session_id in await store.live_session_ids():
         session = await store.session(session_id)

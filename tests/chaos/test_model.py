@@ -686,6 +686,7 @@ class Machine(RuleBasedStateMachine):
             self.b.redis.delete(key)
         for i in over:
             self.m.states.pop(f"session {i}", None)
+            self.m.there.pop(i, None)  # the next session of this name has another user
         self.m.keys.clear()
         self.m.loss = True
         self.look()
