@@ -233,17 +233,16 @@ class NodeWatch:
         if not await self._store.configured():
             deadline = time.monotonic() + SET_UP_SECONDS
             with contextlib.suppress(HostUnavailable):
-                host = await self.host()
-                living = {process.agent_id for process in (await host.hello())[0]}
-                while living and time.monotonic() < deadline:
-                    known = {agent.id for agent in await self._store.agents()}
-                    if living <= known:
-                        break
+                while time.monotonic() < deadline and not await self._all_registered():
                     await self._pause(0.2)
         # Before the first start is answered: one that finds no warm agent has one booted, unless memory is low.
         await self._rounds.look_at_memory()
         await self._store.configure(self._settings.policy, self._settings.pool_target)
         self._soon(self.refill())
+
+    async def _all_registered(self) -> bool:
+        living, _ = await (await self.host()).hello()
+        return {process.agent_id for process in living} <= {agent.id for agent in await self._store.agents()}
 
     async def _beat_once(self) -> None:
         fields: dict[str, str | int] = {

@@ -296,9 +296,13 @@ async def test_the_living_register_before_starts_are_answered(store: Store, raw:
     assert await link.register(1000, "n1", told) == "running"
     await link.close()
     assert raw.zscore("deadlines", f"user|{told['id']}") < time.time() * 1000 + 10_000
+    link = AgentLink(valkey_url, new_id("prewarm"))
+    assert await link.register(1001, "n1", {}) == "ready"
+    await link.close()
+    assert await store.surplus() == [], "nobody has said yet how many are to be warm"
     await store.configure(POLICY, 0)
     assert await store.configured()
-    assert (await assign(store, "grace")).outcome == "starting"
+    assert (await assign(store, "grace")).outcome == "assigned"
 
 
 async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, valkey_url: str) -> None:

@@ -39,7 +39,7 @@ if draining then
   return ''
 end
 -- More are warm than wanted: the pool was made smaller, or another agent served the session this one was for.
-local target = tonumber(redis.call('GET', 'pool:target') or 0)
+local target = tonumber(redis.call('GET', 'pool:target') or math.huge)
 local stale = redis.call('SMEMBERS', 'pool:stale')
 if redis.call('SCARD', 'pool:ready') >= target then
   local old

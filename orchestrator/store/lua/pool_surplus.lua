@@ -9,8 +9,10 @@
 for _, id in ipairs(redis.call('SMEMBERS', 'pool:ready')) do
   if not agent_state(id) then redis.call('SREM', 'pool:ready', id) end
 end
-local surplus = redis.call('SCARD', 'pool:ready') - tonumber(redis.call('GET', 'pool:target') or 0)
 local stopped = {}
+local target = tonumber(redis.call('GET', 'pool:target'))
+if not target then return stopped end  -- Redis has lost it, and the living still register
+local surplus = redis.call('SCARD', 'pool:ready') - target
 for i = 1, surplus do
   local id = redis.call('SINTER', 'pool:ready', 'pool:stale')[1] or redis.call('SRANDMEMBER', 'pool:ready')
   dismiss(id, 'pool_shrunk')
