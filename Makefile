@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := agents,offline
 
+# Most tests wait most of the time: two processes share them, file by file.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 # The first Python that is new enough, by any of its usual names.
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
@@ -18,14 +21,13 @@ up: $(VENV)/.installed ## Start a whole node on this machine: no key, no account
 	@exec $(BIN)/orchestrator up
 
 test: $(VENV)/.installed-dev ## Run the tests, on a real Valkey and a real LiveKit server
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
-chaos: $(VENV)/.installed-dev ## Hurt whole nodes for half an hour: the long form of tests/chaos
-	@CHAOS_LONG=1 CHAOS_SECONDS=300 SOAK_SECONDS=600 HYPOTHESIS_PROFILE=nightly \
-		$(BIN)/python -m pytest --timeout 3600 tests/chaos
+chaos: $(VENV)/.installed-dev ## Hurt whole nodes for an hour: the long form of tests/chaos
+	@CHAOS_LONG=1 CHAOS_SECONDS=300 SOAK_SECONDS=600 HYPOTHESIS_PROFILE=nightly $(PYTEST) --timeout 3600 tests/chaos
 
 check: lint types imports ## Lint, type-check, check the import rules, run the quick tests; warnings are errors
-	@$(BIN)/python -m pytest --quiet tests/unit tests/integration
+	@$(PYTEST) --quiet tests/unit tests/integration
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -20,7 +20,7 @@ from tests.support.chaos import cpu_seconds, descendants, zombies
 from tests.support.ear import Ear
 from tests.support.hurt import connected, talking
 from tests.support.node import Node
-from tests.support.processes import alive, poll
+from tests.support.processes import alive, on_disk, poll
 from tests.support.sampler import Sampler
 
 LOG_BYTES, LINES, LINE = 1_000_000, 200, 4_000
@@ -47,7 +47,7 @@ async def test_a_flood_of_output_is_bounded_and_nobody_else_notices(echo: Node) 
         file = echo.run_dir / "agents" / f"{agent_id}.log"
         name = f"agent:{agent_id}:logs"
         with connected(echo) as raw:
-            size = Sampler(lambda: file.stat().st_size, 0.01)
+            size = Sampler(lambda: on_disk(file), 0.01)
             length = Sampler(lambda: (int(raw.llen(name)), int(raw.memory_usage(name) or 0)), 0.1)
             with size, length:
                 async with Ear(quiet) as ear, Ear(loud) as own:
