@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, note, settings
+from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -27,6 +27,8 @@ from tests.support.model import UNPROVEN, WAITS, Bench, Dump, Model, Process, Re
 _COMMON = settings(deadline=None, stateful_step_count=50, suppress_health_check=list(HealthCheck))
 PROFILES = {
     "ci": settings(_COMMON, max_examples=500, derandomize=True, database=None),
+    # For `make guards`: that something is found is enough.
+    "guard": settings(_COMMON, max_examples=500, database=None, phases=[Phase.generate]),
     "explore": settings(_COMMON, max_examples=2_000),
     "nightly": settings(_COMMON, max_examples=20_000),
 }

@@ -1,0 +1,534 @@
+"""Every guard: what makes something true, how it is taken away, and the test that fails then."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A text of a file that is replaced, at its one place."""
+
+    file: str
+    old: str
+    new: str
+
+    def make(self, root: Path) -> None:
+        """Change the file below `root`. Raises `ValueError` where the text is not there once."""
+        path = root / self.file
+        text = path.read_text()
+        if (count := text.count(self.old)) != 1:
+            raise ValueError(f"{self.file} has {count} times: {self.old}")
+        path.write_text(text.replace(self.old, self.new))
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What makes something true, how it is taken away, and the test that fails then (a pytest node id)."""
+
+    name: str
+    test: str
+    changes: tuple[Change, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def row(self) -> str:
+        """Its line in docs/testing.md."""
+        files = ", ".join(dict.fromkeys(f"`{change.file.removeprefix('orchestrator/')}`" for change in self.changes))
+        file, _, name = self.test.removeprefix("tests/").partition("::")
+        return f"| {self.name} | {files} | `{file}` {name.removeprefix('test_').replace('_', ' ')} |"
+
+
+def guard(name: str, test: str, *changes: tuple[str, str, str], **environment: str) -> Guard:
+    """Return a guard; each change is (file, old, new)."""
+    return Guard(name, f"tests/{test}", tuple(Change(*change) for change in changes), environment)
+
+
+HOST, WATCH, RUNTIME = "orchestrator/node/host.py", "orchestrator/node_watch.py", "agents/runtime.py"
+PROCESS, FOLDER, PRELOAD = "orchestrator/node/process.py", "orchestrator/node/folder.py", "orchestrator/node/preload.py"
+LUA = "orchestrator/store/lua"
+PRELUDE, DUE, ASSIGN = f"{LUA}/_prelude.lua", f"{LUA}/deadlines_due.lua", f"{LUA}/assign.lua"
+ROOMS, CONF, SHIPPER = "orchestrator/livekit/rooms.py", "supervisord.conf", "orchestrator/node/logs.py"
+UNKNOWN_EXITED = (WATCH, "                await self._store.exited(agent.id, cause)\n", "                pass\n")
+PROMOTE = (PRELUDE, "  close_session(id, to, reason)\n  promote()\n", "  close_session(id, to, reason)\n")
+NO_DEATHS = (HOST, '"deaths": [encode(death) for death in self._deaths.values()],', '"deaths": [],')
+NO_RECORD = (
+    HOST, "            self._record_self(agent_id)\n            signal.set_wakeup_fd(-1)",
+    "            signal.set_wakeup_fd(-1)",
+)  # fmt: skip
+
+GUARDS = (
+    # Deadlines, assignment, the line
+    guard(
+        "the cap is looked at where the agent is taken",
+        "chaos/test_capacity.py::test_the_cap_holds_at_every_moment_of_a_rush",
+        (ASSIGN, "local crowded = live_sessions() >= policy('maxSessions') or", "local crowded ="),
+    ),
+    guard(
+        "the end of a session and the next one's turn are one step",
+        "chaos/test_capacity.py::test_the_line_is_first_come_first_served_and_moves_at_once",
+        PROMOTE,
+    ),
+    guard(
+        "who comes while others wait joins the line, room or not",
+        "chaos/test_capacity.py::test_whoever_comes_later_stands_behind_even_when_a_place_is_free",
+        (ASSIGN, " or redis.call('ZCARD', 'session:queued') > 0\n", "\n"),
+        PROMOTE,
+    ),
+    guard(
+        "a wait in line ends",
+        "chaos/test_capacity.py::test_a_place_in_line_is_given_up_in_time_and_by_its_user",
+        (DUE, "  if session_state(id) == 'queued' then\n", "  if false then\n"),
+    ),
+    guard(
+        "the length of sessions is measured",
+        "chaos/test_capacity.py::test_the_line_is_told_how_long_it_takes_once_that_is_known",
+        (PRELUDE, "mean * 0.9 + length * 0.1", "mean * 0.9 + length * 0.5"),
+    ),
+    guard(
+        "the sessions of a user are counted",
+        "chaos/test_capacity.py::test_one_user_never_has_more_than_their_share",
+        (ASSIGN, "if held >= policy('perUser') then", "if false then"),
+    ),
+    guard(
+        "the last look at the process before it is handed out",
+        "chaos/test_capacity.py::test_a_killed_warm_agent_is_never_handed_out",
+        ("orchestrator/api/services.py", "        if node != settings.node_id or not pid:\n", "        if True:\n"),
+    ),
+    guard(
+        "shrinking takes from the pool only",
+        "chaos/test_capacity.py::test_a_storm_of_starts_while_the_pool_is_resized",
+        (f"{LUA}/pool_surplus.lua", "redis.call('SRANDMEMBER', 'pool:ready')", "redis.call('SRANDMEMBER', 'agents')"),
+    ),
+    guard(
+        "starts are counted by the peer's address",
+        "chaos/test_capacity.py::test_a_flood_from_one_address_leaves_the_others_alone",
+        (
+            "orchestrator/api/services.py",
+            'peer = request.client.host if request.client else ""',
+            'peer = request.headers.get("x-real-ip", "")',
+        ),
+    ),
+    guard(
+        "no agent is started while memory is low",
+        "chaos/test_capacity.py::test_no_agent_is_started_without_memory_and_the_reason_is_told",
+        ("orchestrator/node_rounds.py", "if not floor or free is None or free >= floor << 20:", "if True:"),
+    ),
+    guard(
+        "one warm agent, one session",
+        "chaos/test_model.py::test_the_promises_hold_whatever_happens",
+        (PRELUDE, "redis.call('SPOP', 'pool:ready')\n", "redis.call('SRANDMEMBER', 'pool:ready')\n"),
+        HYPOTHESIS_PROFILE="guard",
+    ),
+    guard(
+        "a silent agent is not handed out",
+        "chaos/test_model.py::test_the_promises_hold_whatever_happens",
+        (PRELUDE, "if fields[1] == 'ready' and NOW -", "if fields[1] == 'ready' and 0 * NOW -"),
+        HYPOTHESIS_PROFILE="guard",
+    ),
+    guard(
+        "every wait has its deadline",
+        "chaos/test_model.py::test_the_promises_hold_whatever_happens",
+        (PRELUDE, "    expect('start', id, policy('startMs') or 30000)\n", ""),
+        HYPOTHESIS_PROFILE="guard",
+    ),
+    guard(
+        "two nodes never act on one miss",
+        "chaos/test_model.py::test_the_promises_hold_whatever_happens",
+        (DUE, "  redis.call('ZREM', 'deadlines', member)\n", ""),
+        HYPOTHESIS_PROFILE="guard",
+    ),
+    # Takeover
+    guard(
+        "a death is told at once",
+        "chaos/test_takeover.py::test_a_killed_agent_is_heard_again_within_two_seconds",
+        (HOST, 'self._server.tell({"event": "died", "death": encode(death)})', "pass"),
+    ),
+    guard(
+        "an agent that is silent is given up",
+        "chaos/test_takeover.py::test_a_hung_agent_is_heard_again_within_ten_seconds",
+        (DUE, "function miss.beat(id)\n", "function miss.beat(id)\n  if true then return end\n"),
+    ),
+    guard(
+        "takeovers have an end",
+        "chaos/test_takeover.py::test_the_third_death_ends_the_call_with_the_last_cause",
+        (PRELUDE, "  elseif count > most then\n", "  elseif false then\n"),
+    ),
+    guard(
+        "the conversation is handed over",
+        "chaos/test_takeover.py::test_the_next_voice_knows_the_users_name_and_what_was_said",
+        (PRELUDE, "table.concat(turns, ',')", "''"),
+    ),
+    # Survival
+    guard(
+        "the next host finds the agents of the one before",
+        "chaos/test_survival.py::test_a_call_does_not_notice_that_a_program_is_killed[host]",
+        (HOST, "                self._adopt(record)\n", "                pass\n"),
+    ),
+    guard(
+        "who restarts the host alone ends no call",
+        "chaos/test_survival.py::test_a_call_does_not_notice_that_programs_are_restarted",
+        (CONF, "stopsignal=HUP\n", ""),
+    ),
+    guard(
+        "a Celery worker that connects hears what lives",
+        "chaos/test_survival.py::test_calls_outlive_many_celery_workers",
+        (WATCH, "known = {process.agent_id for process in living} |", "known = "),
+    ),
+    guard(
+        "a Redis that is away is said so, as a problem",
+        "chaos/test_survival.py::test_calls_outlive_a_crash_of_redis_that_lasts",
+        ("orchestrator/store/scripts.py", "isinstance(failure, RedisConnectionError | RedisTimeoutError)", "False"),
+    ),
+    guard(
+        "who lives registers again",
+        "chaos/test_survival.py::test_calls_outlive_the_loss_of_all_records[flush]",
+        (RUNTIME, "                    state = await self._register()\n", '                    state = "unknown"\n'),
+    ),
+    guard(
+        "starts wait until the living have registered",
+        "chaos/test_survival.py::test_calls_outlive_the_loss_of_all_records[flush]",
+        (WATCH, "and not await self._all_registered():", "and False:"),
+    ),
+    guard(
+        "deaths that nobody heard are told again",
+        "chaos/test_kill_loop.py::test_after_any_deaths_records_and_machine_agree",
+        NO_DEATHS,
+        UNKNOWN_EXITED,
+    ),
+    guard(
+        "what is over is taken out of the user's record",
+        "chaos/test_soak.py::test_nothing_grows_while_sessions_come_and_go",
+        (PRELUDE, "else redis.call('DEL', 'session:user:' .. user) end", "end"),
+        SOAK_SECONDS="60",
+    ),
+    guard(
+        "a dead Redis connection is noticed",
+        "chaos/test_redis_black_hole.py::test_a_black_hole_is_answered_at_once_and_heals[silent for good]",
+        ("orchestrator/store/connection.py", "        socket_timeout=patience,\n", ""),
+    ),
+    # Retries and doubles
+    guard(
+        "supervisord starts the api again",
+        "chaos/test_doubles.py::test_no_start_is_lost_while_the_api_is_killed_again_and_again",
+        (CONF, "priority=40\nstartsecs=3\nautorestart=true", "priority=40\nstartsecs=3\nautorestart=false"),
+    ),
+    guard(
+        "an agent whose session Redis has lost registers again",
+        "chaos/test_doubles.py::test_an_agent_whose_session_redis_forgot_says_so_again[session]",
+        (f"{LUA}/agent_beat.lua", "and not session_state(session) then return '' end", "and false then return '' end"),
+    ),
+    guard(
+        "the lock of a beat that was killed runs out",
+        "chaos/test_doubles.py::test_two_beats_are_one_and_a_killed_one_is_replaced",
+        ("orchestrator/celery_app.py", "redbeat_lock_timeout=15,", "redbeat_lock_timeout=1500,"),
+    ),
+    guard(
+        "who waits for a boot is told how it ended, however many wait",
+        "chaos/test_flood.py::test_a_spawn_task_that_comes_again_and_again_starts_one_agent",
+        (
+            "orchestrator/store/store.py",
+            'await self._blocking.blmove(decided, decided, min(left, BLOCK_SECONDS), "LEFT", "RIGHT")',
+            "(await self._blocking.blpop([decided], min(left, BLOCK_SECONDS)) or [None])[-1]",
+        ),
+    ),
+    # Crash points
+    guard(
+        "a boot that nobody has claimed is given up",
+        "chaos/test_crash_points.py::test_a_session_gets_one_agent_whoever_fails_at[api.after_assign-kill]",
+        (DUE, "    exit_agent(id, 'unclaimed: no Celery worker took its spawn task')\n", "    return\n"),
+    ),
+    guard(
+        "a boot that takes too long is given up",
+        "chaos/test_crash_points.py::test_a_session_gets_one_agent_whoever_fails_at[agent.before_ready-hang]",
+        (DUE, "function miss.boot(id)\n", "function miss.boot(id)\n  if true then return end\n"),
+    ),
+    guard(
+        "a forked child records itself before anything else",
+        "chaos/test_crash_points.py::test_a_session_gets_one_agent_whoever_fails_at[host.after_fork-kill]",
+        NO_RECORD,
+    ),
+    guard(
+        "who counts as gone and lives is stopped",
+        "chaos/test_crash_points.py::test_a_worker_that_dies_before_it_does_what_a_missed_deadline_asks_for",
+        (WATCH, "            elif found.state is AgentState.EXITED:\n", "            elif False:\n"),
+    ),
+    guard(
+        "a death is told until it is acknowledged",
+        "chaos/test_crash_points.py::"
+        "test_a_death_is_acted_on_once_though_its_witness_dies[kill-watch.before_record_death]",
+        NO_DEATHS,
+    ),
+    guard(
+        "records without a process are closed",
+        "chaos/test_crash_points.py::"
+        "test_a_death_in_the_pool_is_made_up_for_though_its_witness_dies[watch.before_record_death]",
+        NO_DEATHS,
+        UNKNOWN_EXITED,
+    ),
+    guard(
+        "no fault point is listed and never used",
+        "chaos/test_crash_points.py",
+        ("orchestrator/faults.py", "POINTS: dict[str, str] = {\n", 'POINTS: dict[str, str] = {\n    "no.where": "",\n'),
+    ),
+    # Poison
+    guard(
+        "the breaker opens",
+        "chaos/test_poison.py::test_a_module_that_kills_its_agents[exit]",
+        (PRELUDE, "  if failures < BREAKER_FAILURES then return end\n", "  if true then return end\n"),
+    ),
+    guard(
+        "a session that has no agent ends",
+        "chaos/test_poison.py::test_a_boot_that_is_too_slow_is_an_error_in_time_and_no_process_is_left",
+        (DUE, "function miss.start(id)\n", "function miss.start(id)\n  if true then return end\n"),
+    ),
+    # LiveKit
+    guard(
+        "a LiveKit that hangs is noticed",
+        "chaos/test_livekit.py::test_a_livekit_that_stands_still_ends_no_call",
+        (
+            ROOMS,
+            "            async with asyncio.timeout(REQUEST_SECONDS):\n                await self._api.room.list_rooms",
+            "            async with asyncio.timeout(None):\n                await self._api.room.list_rooms",
+        ),
+    ),
+    guard(
+        "starts are refused while LiveKit is away",
+        "chaos/test_livekit.py::test_signalling_is_swallowed_and_the_call_goes_on",
+        (ASSIGN, "if down then return {'livekit', '', down, 0} end", ""),
+    ),
+    guard(
+        "an agent tries again to join",
+        "chaos/test_livekit.py::test_an_agent_that_cannot_join_yet_tries_until_it_can",
+        (RUNTIME, "retry=retry_if_exception_type(rtc.ConnectError)", "retry=retry_if_exception_type(KeyError)"),
+    ),
+    guard(
+        "while LiveKit is away nobody is replaced for not joining",
+        "chaos/test_livekit.py::test_an_agent_that_cannot_join_yet_tries_until_it_can",
+        (
+            DUE,
+            "  if redis.call('EXISTS', 'livekit:down') == 1 then return expect('join',",
+            "  if false then return expect('join',",
+        ),
+    ),
+    guard(
+        "an agent that has lost its room hands its session over",
+        "chaos/test_livekit.py::test_a_livekit_that_was_killed_loses_no_call_and_leaves_none_hanging",
+        ("agents/context.py", '            self.hand_over(f"room_lost: {name}")\n', "            pass\n"),
+    ),
+    # Drain, reload
+    guard(
+        "the drain waits for the calls",
+        "chaos/test_drain.py::test_calls_are_heard_until_the_drain_is_over",
+        ("orchestrator/cli/drain.py", "while calls and time.monotonic() < deadline:", "while False:"),
+    ),
+    guard(
+        "an agent that is told to stop says how its session ended",
+        "chaos/test_drain.py::test_without_a_drain_the_state_is_consistent_all_the_same",
+        (RUNTIME, "        await self._end(session_id, outcome, reason)\n", ""),
+    ),
+    guard(
+        "agents are told that the drain is nearly over",
+        "chaos/test_drain.py::test_the_voice_says_goodbye_before_its_node_stops",
+        (DUE, "cjson.encode({type = 'goodbye', seconds = left / 1000})", "cjson.encode({type = 'other'})"),
+    ),
+    guard(
+        "warm agents of older code are replaced",
+        "chaos/test_reload.py::test_new_code_comes_live_beside_a_call_on_the_old_code",
+        (f"{LUA}/pool_stale.lua", "if state == 'ready' or state == 'starting' then", "if false then"),
+    ),
+    guard(
+        "new code is tried elsewhere first",
+        "chaos/test_reload.py::test_broken_code_is_refused_with_its_reason_and_changes_nothing",
+        (PRELOAD, "        if code == _PASSED:\n", "        if True:\n"),
+    ),
+    # Processes
+    guard(
+        "log files are bounded while they are flooded",
+        "chaos/test_flood.py::test_a_flood_of_output_is_bounded_and_nobody_else_notices",
+        (
+            HOST,
+            "        limit = self._settings.agent_log_bytes\n",
+            "        limit = self._settings.agent_log_bytes * 1000\n",
+        ),
+    ),
+    guard(
+        "TERM, then KILL at the deadline",
+        "chaos/test_flood.py::test_an_agent_that_will_not_go_is_gone_ten_seconds_after_its_end[deaf]",
+        (HOST, "                child.identity.signal_group(signal.SIGKILL)\n", "                pass\n"),
+    ),
+    guard(
+        "a process is its pid and its start",
+        "chaos/test_flood.py::test_a_stranger_who_has_an_agents_pid_is_never_signalled",
+        (
+            PROCESS,
+            "        return ProcessId.of(self.pid) == self\n",
+            "        return ProcessId.of(self.pid) is not None\n",
+        ),
+    ),
+    guard(
+        "the second process of an agent gives up",
+        "unit/test_host.py::test_the_second_process_of_an_agent_gives_up",
+        (
+            FOLDER,
+            "            os.link(temporary, self._record(process.agent_id))\n",
+            "            os.replace(temporary, self._record(process.agent_id)); temporary.touch()\n",
+        ),
+    ),
+    guard(
+        "the host looks for records it does not know",
+        "unit/test_host.py::test_a_child_that_was_not_registered_is_found[fork]",
+        (HOST, "        if now >= self._next_scan:\n            self._scan()\n", ""),
+    ),
+    guard(
+        "what a dead leader left in its group is killed",
+        "unit/test_host.py::test_adopted_agents_leave_no_children_behind[killed by a stranger]",
+        (HOST, "            child.identity.kill_left_behind()\n", "            pass\n"),
+    ),
+    guard(
+        "what was sent out of the group is killed too",
+        "unit/test_host.py::test_who_sends_a_child_out_of_its_group_takes_it_along_all_the_same",
+        (HOST, "            kill_strays(self._buried_ids - self._children.keys())\n", "            pass\n"),
+    ),
+    guard(
+        "a flood's newest output stays",
+        "unit/test_host.py::test_a_flood_fills_no_disk",
+        (
+            FOLDER,
+            "if found.st_blocks * 512 > limit and not _punch(path, found.st_size - limit // 2):",
+            "if found.st_blocks * 512 > limit:",
+        ),
+    ),
+    guard(
+        "who floods is looked at more often",
+        "unit/test_host.py::test_a_flood_is_watched_more_closely",
+        (HOST, "                self._next_look = now + FLOOD_LOOK\n", "                pass\n"),
+    ),
+    guard(
+        "every child is reaped",
+        "unit/test_host.py::test_a_thousand_agents_leave_nothing_behind",
+        (HOST, "        self._buried_ids.add(process.agent_id)\n", "        os.open(os.devnull, 0)\n"),
+    ),
+    guard(
+        "a host that goes alone leaves its agents",
+        "unit/test_host.py::test_a_host_that_is_restarted_alone_leaves_its_agents",
+        (HOST, "        while not (self._leaving or", "        while not ((self._leaving and not self._children) or"),
+    ),
+    guard(
+        "loading that hangs is ended",
+        "unit/test_host_code.py::test_a_module_that_hangs_while_it_is_loaded_does_not_hang_the_host_for_ever",
+        (PRELOAD, "    signal.setitimer(signal.ITIMER_REAL, seconds)\n", ""),
+    ),
+    guard(
+        "a module that kills the host is not loaded a third time",
+        "unit/test_host_code.py::test_a_module_that_kills_the_host_is_not_loaded_a_third_time",
+        (PRELOAD, "        return self._count() >= _DEATHS\n", "        return False\n"),
+    ),
+    guard(
+        "a stop under way survives the new image",
+        "unit/test_host_code.py::test_a_stop_that_is_under_way_is_brought_to_its_end",
+        (
+            HOST,
+            '        if stop := self._handover.get("stops", {}).get(process.agent_id):\n',
+            "        if stop := None:\n",
+        ),
+    ),
+    guard(
+        "lines are shipped at a bounded rate",
+        "unit/test_log_shipper.py::test_a_second_of_flood_is_a_second_of_lines",
+        (SHIPPER, "        file.lines = max(0.0, file.lines - len(lines))\n", ""),
+    ),
+    guard(
+        "a shipped line is one line wherever it is shown",
+        "unit/test_log_shipper.py::test_rubbish_is_text_of_one_line_each",
+        (SHIPPER, 'return _CONTROL.sub("", _ESCAPE', 'return re.sub("-x-", "", _ESCAPE'),
+    ),
+    guard(
+        "the cgroup's memory counts",
+        "unit/test_memory.py::test_a_limit_further_up_counts",
+        (
+            "orchestrator/node/memory.py",
+            "for depth in range(len(parts) + 1)]",
+            "for depth in range(len(parts), len(parts) + 1)]",
+        ),
+    ),
+    # The node
+    guard(
+        "a program that is given up ends the node",
+        "unit/test_supervise.py::test_a_program_that_does_not_start_ends_the_node",
+        (
+            "orchestrator/cli/supervise.py",
+            "        events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)\n",
+            "",
+        ),
+    ),
+    guard(
+        "with its node the host is told to stop its agents",
+        "unit/test_supervise.py::test_the_host_hears_another_signal_when_it_is_stopped_with_its_node",
+        (
+            "orchestrator/cli/supervise.py",
+            "        events.subscribe(events.SupervisorStoppingEvent, self._on_stopping)\n",
+            "",
+        ),
+    ),
+    guard(
+        "a stop signal between fork and exec is heard",
+        "unit/test_supervise.py::test_a_program_that_is_just_being_started_hears_the_signal",
+        (
+            "orchestrator/cli/supervise.py",
+            "held = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)",
+            "held = signal.pthread_sigmask(signal.SIG_BLOCK, ())",
+        ),
+    ),
+    guard(
+        "a second signal skips the drain",
+        "unit/test_supervise.py::test_a_second_signal_does_not_wait_for_the_calls[Signals.SIGTERM]",
+        ("orchestrator/cli/supervise.py", "            self._skip_drain()\n", "            pass\n"),
+    ),
+    guard(
+        "what does not fit into the kill window is said",
+        "unit/test_kill_window.py::test_a_window_that_is_too_short_is_named_with_the_numbers_and_the_mend",
+        ("orchestrator/kill_window.py", "if seconds is None or needed <= seconds:", "if True:"),
+    ),
+    guard(
+        "the api answers while Redis is a black hole, a crowd too",
+        "integration/test_api.py::test_a_black_hole_for_a_redis_is_503_in_two_seconds",
+        ("orchestrator/api/services.py", "PATIENCE = 0.9", "PATIENCE = 3.0"),
+    ),
+    guard(
+        "a key stands for one start",
+        "integration/test_api.py::test_fifty_requests_with_one_key_are_one_start",
+        (ASSIGN, "  if earlier[1] then return", "  if false then return"),
+    ),
+    guard(
+        "the room of a session that is over is deleted",
+        "integration/test_store.py::test_the_room_of_a_session_that_is_over_is_deleted_until_that_has_worked",
+        (DUE, "  expect('close', id, 5000)\n", ""),
+    ),
+    guard(
+        "the living register before starts are answered",
+        "integration/test_store.py::test_the_living_register_before_starts_are_answered",
+        (ASSIGN, "if redis.call('EXISTS', 'policy', 'pool:target') < 2 then", "if not policy('maxSessions') then"),
+    ),
+    guard(
+        "an agent's own heartbeat says whether it lives",
+        "integration/test_upkeep.py::test_an_agent_that_is_heard_lives_whatever_is_known_of_its_node",
+        (
+            "orchestrator/pool/upkeep.py",
+            "    ended, next_suspects = [], set()\n",
+            "    for agent in await store.agents():\n        await store.exited(agent.id, 'gone')\n"
+            "    ended, next_suspects = [], set()\n",
+        ),
+    ),
+    guard(
+        "a beat that begins asks for a refill",
+        "integration/test_beat.py::test_a_beat_that_begins_asks_for_a_refill_at_once",
+        ("orchestrator/beat.py", "        if not self._leads:\n", "        if False:\n"),
+    ),
+    guard(
+        "a schedule that Redis has lost is written again",
+        "integration/test_beat.py::test_a_schedule_that_redis_has_lost_is_written_again",
+        ("orchestrator/beat.py", "            self.setup_schedule()\n", "            pass\n"),
+    ),
+)

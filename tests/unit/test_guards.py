@@ -1,0 +1,38 @@
+"""The list of guards: each can be taken away, each test is there, every chaos test has one, the docs repeat it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.guards.table import GUARDS, REPOSITORY, Guard
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
+def test_a_guard_can_be_taken_away(guard: Guard, tmp_path: Path) -> None:
+    """Its text is at its one place; that the test fails then is what `make guards` shows."""
+    for change in guard.changes:
+        copy = tmp_path / change.file
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if not copy.exists():
+            copy.write_text((REPOSITORY / change.file).read_text())
+        change.make(tmp_path)
+    file, _, name = guard.test.partition("::")
+    assert not name or f"def {name.partition('[')[0]}(" in (REPOSITORY / file).read_text()
+
+
+def test_every_chaos_test_has_its_guard() -> None:
+    tests = {
+        f"{path.relative_to(REPOSITORY)}::{name}"
+        for path in (REPOSITORY / "tests/chaos").glob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)\(", path.read_text(), re.MULTILINE)
+    }
+    held = {guard.test.partition("[")[0] for guard in GUARDS}
+    held.add("tests/chaos/test_crash_points.py::test_every_fault_point_was_hit")  # it runs with its whole file
+    assert tests - held == set()
+
+
+def test_the_documentation_names_them_all() -> None:
+    text = (REPOSITORY / "docs/testing.md").read_text()
+    missing = [guard.row for guard in GUARDS if guard.row not in text]
+    assert not missing, "python -m tests.guards --table prints them:\n" + "\n".join(missing)
