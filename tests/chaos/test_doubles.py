@@ -141,7 +141,7 @@ def ticks(node: Node) -> int:
     return said.count("Sending due task refill") + said.count("a refill is asked for")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900 if LONG else 240)
 def test_two_beats_are_one_and_a_killed_one_is_replaced(echo: Node) -> None:
     """T18: the pool is never above its target, nothing is asked for twice, and ticks resume within 30 s of a death."""
     agrees(echo)

@@ -75,7 +75,7 @@ def most_forks(counted: int, seconds: float) -> float:
     return counted + pauses
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900 if LONG else 240)
 @pytest.mark.parametrize("poisoned", [kind for kind in POISONS if LONG or kind != "syntax"], indirect=True)
 def test_a_module_that_kills_its_agents(poisoned: Node, request: pytest.FixtureRequest) -> None:
     kind = request.node.callspec.params["poisoned"]
@@ -112,7 +112,7 @@ def test_a_module_that_kills_its_agents(poisoned: Node, request: pytest.FixtureR
         assert int(refused.headers["Retry-After"]) >= 1
         assert node.http.get("/livez").is_success
         assert most_forks(at_opening, 600 - 15) <= 30
-        if LONG:
+        if LONG and kind == "import":
             time.sleep(max(0.0, began + 600 - time.monotonic()))
             assert failures(node) <= 30
         assert raw.zcard("session:unbound") == raw.scard("session:starting") == 0
