@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from tests.chaos.conftest import LONG
+from tests.support.agreement import os_agents
 from tests.support.hurt import connected, live, moment, processes
 from tests.support.node import Node
 from tests.support.processes import alive, poll
@@ -82,7 +83,7 @@ def full(echo: Node) -> Any:
 def test_the_cap_holds_at_every_moment_of_a_rush(echo: Node) -> None:
 
     def look() -> tuple[int, int, Counter[str]]:
-        return live(raw), len(processes(echo)), Counter(agent["status"] for agent in echo.agents())
+        return live(raw), len(os_agents(echo)), Counter(agent["status"] for agent in echo.agents())
 
     with connected(echo) as raw, Sampler(look, 0.1) as seen:
         answers = crowd(echo, [f"rush{number}" for number in range(STARTS)])

@@ -11,8 +11,9 @@ import pytest
 
 from agents.caller import Call
 from tests.chaos.conftest import LONG, clean
+from tests.support.agreement import os_agents
 from tests.support.ear import Ear
-from tests.support.hurt import connected, processes, talking
+from tests.support.hurt import connected, talking
 from tests.support.node import Node
 from tests.support.processes import alive, poll
 
@@ -81,7 +82,6 @@ async def test_calls_are_heard_until_the_drain_is_over(short_folder: Path) -> No
         warm = [agent["pid"] for agent in node.agents() if agent["status"] == "ready"]
         assert node.process is not None
         polite, silent = calls
-        host = node.program("host")
         async with Ear(silent) as ear:
             node.process.terminate()
             told = time.monotonic()
@@ -95,7 +95,7 @@ async def test_calls_are_heard_until_the_drain_is_over(short_folder: Path) -> No
                 assert (found["status"], found["reason"].partition(":")[0]) == ("error", "node_draining")
             gone = await within(10, lambda: not any(alive(pid) for pid in warm), "the warm agents are gone")
             print(f"the warm agents were gone {gone:.2f} s later")  # noqa: T201
-            assert len(processes(node, host)) == CALLS
+            assert len(os_agents(node)) == CALLS
             assert answer(node, "GET", "/livez")[0] == 200
             # The polite one's agent takes its leave; what is left to the other one it may use.
             await polite.gone()

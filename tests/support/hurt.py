@@ -16,12 +16,12 @@ def connected(node: Node) -> "redis.Redis":
     return redis.Redis.from_url(node.redis_url, decode_responses=True)
 
 
-def processes(node: Node, host: int | None = None) -> list[int]:
+def processes(node: Node) -> list[int]:
     """Return the pids of what lives below a node's agent host: its agents and what they started.
 
-    `host`: its pid, where supervisord cannot be asked because it is stopping.
+    LiveKit's native part starts some: it asks lsb_release what machine this is.
     """
-    host = host or node.program("host")
+    host = node.program("host")
     return [pid for pid in descendants(host) if alive(pid)] if host else []
 
 

@@ -9,6 +9,8 @@ local SESSION_SET = {starting = 'session:starting', ready = 'session:ready', act
 local EVENTS_KEPT, SESSION_EVENTS_KEPT = 10000, 200
 -- A booting agent that no node has claimed by now lost its task; a stopping one that still lives is helped along.
 local CLAIM_MS, LEAVE_MS = 5000, 2500
+-- What was said last is still on its way to the user when a session ends; then the room goes.
+local CLOSE_MS = 1500
 -- When nobody has looked at the deadlines for longer than this, that time does not count.
 local BLIND_MS = 3000
 -- Boot failures in a row that open the breaker; pauses after 1, 2, 3 … of them double up to a minute.
@@ -238,7 +240,7 @@ local function close_session(id, to, reason)
   move_session(id, to, 'reason', reason, 'endedAt', NOW)
   redis.call('DEL', key .. ':payload', key .. ':conversation')
   -- Its room is deleted by whichever node looks next, and again until that has worked.
-  if get(key, 'agentIds') then expect('close', id, 0) end
+  if get(key, 'agentIds') then expect('close', id, CLOSE_MS) end
   local user = fields[1]
   redis.call('SREM', 'user:sessions:' .. user, id)
   if redis.call('GET', 'session:user:' .. user) == id then
