@@ -20,7 +20,6 @@ from orchestrator.api.schemas import (
 from orchestrator.api.services import ServicesDep, require_admin
 from orchestrator.api.sessions import describe
 from orchestrator.errors import HostUnavailable, NotFound
-from orchestrator.states import AgentState
 
 router = APIRouter(prefix="/api", tags=["admin"], dependencies=[Depends(require_admin)], responses=PROBLEM_RESPONSES)
 
@@ -68,10 +67,9 @@ async def look_at_node(node: NodePath, parts: ServicesDep) -> NodeReply:
     """Return how many sessions and agents are left on a node, and whether it drains."""
     if node not in await parts.store.nodes() and node not in await parts.store.draining():
         raise NotFound(f"There is no node {node}.")
-    agents = [agent for agent in await parts.store.agents() if agent.node == node]
-    bound = [agent for agent in agents if agent.state in {AgentState.ASSIGNED, AgentState.RUNNING}]
+    sessions, agents = await parts.store.node_left(node)
     draining = node in await parts.store.draining()
-    return NodeReply(node=node, draining=draining, sessions=len(bound), agents=len(agents))
+    return NodeReply(node=node, draining=draining, sessions=sessions, agents=agents)
 
 
 @router.post("/nodes/{node}/drain", summary="Drain a node")

@@ -247,7 +247,7 @@ class NodeReply(Reply):
     model_config = example(success=True, node="node-1", draining=True, sessions=3, agents=5)
     node: str
     draining: bool
-    sessions: int = Field(description="Sessions that its agents serve.")
+    sessions: int = Field(description="Sessions that its agents serve, or whose room is still to be deleted.")
     agents: int = Field(description="Living agents.")
 
 

@@ -529,8 +529,13 @@ class Store:
             await pipe.execute()
 
     async def drain_node(self, node: str, seconds: float) -> tuple[int, int]:
-        """Take a node out of service; its calls are over after `seconds`. Returns its live sessions and agents."""
+        """Take a node out of service; its calls are over after `seconds`. Returns what `node_left` does."""
         sessions, agents = await self._scripts.call("node_drain", args=[node, int(seconds * 1000)])
+        return int(sessions), int(agents)
+
+    async def node_left(self, node: str) -> tuple[int, int]:
+        """Return how many sessions a node serves, or has served and not closed the room of, and its living agents."""
+        sessions, agents = await self._scripts.call("node_left", args=[node])
         return int(sessions), int(agents)
 
     @_translated

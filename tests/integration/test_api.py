@@ -350,6 +350,10 @@ async def test_a_node_drains(http: httpx.AsyncClient, store: Store, raw: redis.R
     health = (await http.get("/api/health")).json()
     assert (health["sessions"]["pool"], health["sessions"]["ready"]) == (0, 1)
     assert "node api-test drains" in health["warnings"]
+    await store.end_session(session_id, "ended", "enough")
+    assert (await http.get(path, headers=ADMIN)).json()["sessions"] == 1, "its room is still open"
+    await store.room_closed(session_id)
+    assert (await http.get(path, headers=ADMIN)).json()["sessions"] == 0
 
 
 async def test_other_nodes_serve_while_one_drains(http: httpx.AsyncClient, store: Store) -> None:

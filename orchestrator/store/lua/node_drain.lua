@@ -2,7 +2,7 @@
 --
 -- KEYS  none
 -- ARGV  1 node id  2 ms until its calls are over
--- Returns {live sessions on it, living agents on it}
+-- Returns {sessions that it serves or whose room is still open, living agents on it}
 --
 -- nodes set, nodes:draining set, node:{id} hash, pool:ready set, session:{state} set, session:{id} hash
 -- session:unbound zset, session:queued zset, agents set, agent:{id} hash, deadlines zset
@@ -26,13 +26,4 @@ if first == 1 then
   redis.call('HSET', 'node:' .. node, 'goodbyeMs', goodbye)
   expect('drain', node, window - goodbye)
 end
-local sessions, agents = 0, 0
-for _, name in ipairs({'session:ready', 'session:active'}) do
-  for _, id in ipairs(redis.call('SMEMBERS', name)) do
-    if get('session:' .. id, 'node') == node then sessions = sessions + 1 end
-  end
-end
-for _, id in ipairs(redis.call('SMEMBERS', 'agents')) do
-  if get('agent:' .. id, 'node') == node then agents = agents + 1 end
-end
-return {sessions, agents}
+return left_on(node)
