@@ -23,6 +23,15 @@ _MEANT = frozenset(
         rtc.DisconnectReason.PARTICIPANT_REMOVED,
     }
 )
+#: Why a user is not in the room any more, when LiveKit has waited for them already, some 20 s, before it says so.
+_LOST = frozenset(
+    {
+        rtc.DisconnectReason.CONNECTION_TIMEOUT,
+        rtc.DisconnectReason.MEDIA_FAILURE,
+        rtc.DisconnectReason.SIGNAL_CLOSE,
+        rtc.DisconnectReason.STATE_MISMATCH,
+    }
+)
 #: Longest text of one turn that is kept, in characters.
 TURN_CHARACTERS = 2000
 
@@ -72,6 +81,8 @@ class AgentContext:
         self.leaving: asyncio.Future[tuple[Outcome, str]] = asyncio.get_running_loop().create_future()
         self.user_seen = asyncio.Event()
         self.user_present = asyncio.Event()
+        #: Whether the user's connection was lost, when the user is not there: they did not leave.
+        self.user_lost = False
         #: Set at every change of the user's presence; whoever acts on it clears it.
         self.presence_changed = asyncio.Event()
         #: Set when the user can hear this agent for the first time.
@@ -133,8 +144,15 @@ class AgentContext:
     def look(self, *about: object) -> None:
         """Look whether the user is in the room; called at every coming and going."""
         present = self.user is not None
-        if present or (about and isinstance(about[0], rtc.RemoteParticipant) and about[0].kind in USER_KINDS):
+        user = next(
+            (each for each in about if isinstance(each, rtc.RemoteParticipant) and each.kind in USER_KINDS), None
+        )
+        if present or user:
             self.user_seen.set()
+        if user and not present:
+            reason = user.disconnect_reason
+            self.user_lost = reason in _LOST
+            self.log.info("the user is gone (%s)", rtc.DisconnectReason.Name(reason or 0))
         if present is not self.user_present.is_set() or (self.user_seen.is_set() and not present):
             self.presence_changed.set()
         (self.user_present.set if present else self.user_present.clear)()

@@ -262,7 +262,8 @@ class Runtime:
 
     async def _report_presence(self, context: AgentContext) -> None:
         present = context.user_present.is_set()
-        await self._say(context, lambda: self._link.presence(context.session_id, present=present))
+        lost = not present and context.user_lost
+        await self._say(context, lambda: self._link.presence(context.session_id, present=present, lost=lost))
         if present and self._active_at is None:
             self._active_at = int(time.time() * 1000)
 

@@ -30,6 +30,7 @@ _LIVE = {
 
 _PLAIN = {
     "user_left": "The user left the room.",
+    "user_lost": "The user's connection was lost.",
     "user_back": "The user was back.",
     "goodbye": "The node was stopping: the agent was told to say goodbye.",
     "registered": "Redis had lost this session; its agent registered it again.",

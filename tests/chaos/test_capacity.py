@@ -16,12 +16,13 @@ import httpx
 import pytest
 import redis
 
-from tests.chaos.conftest import LONG
+from tests.chaos.conftest import LONG, clean
 from tests.support.agreement import os_agents
 from tests.support.hurt import connected, live, moment, processes
 from tests.support.node import Node
 from tests.support.processes import alive, poll
 from tests.support.sampler import Sampler
+from tests.support.traffic import Traffic
 
 STARTS, POOL, MOST, LINE = (1000, 50, 100, 400) if LONG else (60, 3, 6, 20)
 #: Nobody joins these rooms, and nothing here is about slow machines.
@@ -376,3 +377,20 @@ def _quiet(look: Any) -> bool:
         return bool(look())
     except (httpx.HTTPError, redis.RedisError):
         return False
+
+
+@pytest.mark.timeout(180)
+def test_the_pool_grows_with_what_arrives_and_says_why(short_folder: Path) -> None:
+    folder = short_folder / "auto"
+    folder.mkdir()
+    settings = {"AGENT_MODULE": "agents.echo", "POOL_AUTO": "true", "POOL_MIN": 1, "POOL_MAX": 5}
+    with Node(folder, **settings, POOL_TARGET=1, USER_JOIN_SECONDS=600) as node:
+        why = lambda: str(node.http.get("/api/health").json()["sizing"] or "")  # noqa: E731
+        quiet = poll(lambda: "POOL_MIN=1 keeps 1" in why() or "need 1" in why(), "it says why it is 1")
+        assert quiet
+        with Traffic(node.url, rate=4, length=1):
+            poll(lambda: node.counts()["target"] >= 2, "the target is higher", 60, every=0.5)
+            assert "starts/s times" in why()
+        poll(lambda: node.counts()["target"] == 1, "nobody comes any more", 120, every=0.5)
+        poll(lambda: node.counts()["pool"] == 1 == node.counts()["agents"], "the pool is small again", 30)
+        clean(node)

@@ -454,7 +454,8 @@ class Machine(RuleBasedStateMachine):
                 process.active_at = process.active_at or int(now.sessions[session]["activeAt"])
 
         legal = own and (live or not there)
-        self.do("session_presence", session, process.id, int(there), legal=legal, twice=twice, after=after,
+        lost = int(not there and twice)
+        self.do("session_presence", session, process.id, int(there), lost, legal=legal, twice=twice, after=after,
                 same=own and not live)  # fmt: skip
 
     @precondition(lambda self: self.now.agents_of("assigned"))

@@ -306,6 +306,26 @@ async def test_the_living_register_before_starts_are_answered(store: Store, raw:
     assert (await assign(store, "grace")).outcome == "assigned"
 
 
+async def test_who_lost_the_connection_is_waited_for_less_long_than_who_left(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    await change(store, userGoneMs=30_000)
+    for lost, reason in ((False, "user was gone for 30 s"), (True, "the connection of the user was lost")):
+        await warm(store, valkey_url, 1)
+        session_id = await in_call(store, valkey_url, f"ada-{lost}")
+        link = AgentLink(valkey_url, session_id)
+        await link.presence(session_id, present=False, lost=lost)
+        await link.close()
+        ahead = raw.zscore("deadlines", f"gone|{session_id}") - time.time() * 1000
+        assert 0 < ahead <= (10_000 if lost else 30_000)
+        assert lost or ahead > 10_000
+        raw.zadd("deadlines", {f"gone|{session_id}": 1})
+        await store.due()
+        session = await store.session(session_id)
+        assert session is not None
+        assert (session.status, session.reason) == ("ended", reason)
+
+
 async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, valkey_url: str) -> None:
     await warm(store, valkey_url, 4)
     await change(store, takeover=0)

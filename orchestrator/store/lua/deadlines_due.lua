@@ -89,7 +89,8 @@ function miss.gone(id)
   if get('session:' .. id, 'activeAt') and redis.call('EXISTS', 'livekit:down') == 1 then
     return expect('gone', id, patience)
   end
-  end_session(id, 'ended', 'user was gone for ' .. seconds(patience) .. ' s')
+  local lost = get('session:' .. id, 'userLost') == '1'
+  end_session(id, 'ended', lost and 'the connection of the user was lost' or 'user was gone for ' .. seconds(patience) .. ' s')
 end
 function miss.max(id)
   if live(id) then

@@ -2,9 +2,10 @@
 --
 -- KEYS  none
 -- ARGV  1 session id  2 id of the agent that says so  3 1 = the user is there, 0 = the user is not, and was
+--       4 1 = the user's connection was lost: LiveKit has waited some 20 s before it said so, and that counts
 -- Returns 1
 --
--- session:{id} hash (activeAt), session:{state} set, session:{id}:events stream, deadlines zset
+-- session:{id} hash (activeAt, userLost), session:{state} set, session:{id}:events stream, deadlines zset
 local id = ARGV[1]
 if get('session:' .. id, 'agentId') ~= ARGV[2] then refuse('session', id, 'other agent', 'active') end
 local state = session_state(id)
@@ -16,7 +17,9 @@ if ARGV[3] == '1' then
   end
 elseif state == 'ready' or state == 'active' then
   met(id, 'user')
-  expect_once('gone', id, policy('userGoneMs') or 20000)
-  record(id, 'user_left')
+  local lost = ARGV[4] == '1'
+  expect_once('gone', id, (policy('userGoneMs') or 20000) / (lost and 4 or 1))
+  redis.call('HSET', 'session:' .. id, 'userLost', lost and 1 or 0)
+  record(id, lost and 'user_lost' or 'user_left')
 end
 return 1

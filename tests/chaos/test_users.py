@@ -1,0 +1,72 @@
+"""Users whose client dies, and users who come back in a second tab, with every wait as it is by default."""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from agents.caller import Call
+from tests.support.ear import Ear
+from tests.support.hurt import connected, talking
+from tests.support.node import REPOSITORY, Node
+from tests.support.processes import alive, poll
+
+
+@contextlib.contextmanager
+def tab(node: Node, user: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Have a caller in a process of its own that hears its agent; returns it and its session's id."""
+    command = [sys.executable, "-m", "tests.support.tab", node.url, user]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
+        try:
+            assert process.stdout is not None
+            session_id = process.stdout.readline().strip()
+            assert session_id, "the caller does not hear its agent"
+            yield process, session_id
+        finally:
+            process.kill()
+
+
+@pytest.mark.timeout(180)
+def test_a_client_that_dies_frees_its_agent_within_thirty_seconds(echo: Node) -> None:
+    """T22: nobody says goodbye. LiveKit has to notice, and then the user may come back for a while."""
+    with tab(echo, "crashed") as (process, session_id):
+        pid = echo.session(session_id)["agentPid"]
+        process.kill()
+        killed = time.monotonic()
+        poll(lambda: not alive(pid), "the agent is gone", 90)
+        took = time.monotonic() - killed
+    after = echo.session(session_id)
+    print(f"the agent was free {took:.1f} s after the client's death: {[each for each in echo.logs(session_id)][-6:]}")  # noqa: T201
+    assert (after["status"], after["reason"]) == ("ended", "the connection of the user was lost")
+    assert "user_lost" in [event["state"] for event in after["events"]]
+    assert took < 30
+    poll(lambda: echo.counts()["agents"] == 3, "only the pool is left", 60)
+
+
+@pytest.mark.timeout(120)
+async def test_a_second_tab_goes_on_with_the_call(echo: Node) -> None:
+    """T21: LiveKit puts the first one out, and tells of its leaving after the second one's coming."""
+    first = await talking(echo, "ada")
+    try:
+        before = await first.look()
+        async with Call(echo.url, "ada", patience=60) as second:
+            assert second.session_id == first.session_id
+            second.hum()
+            await first.gone()
+            await second.sound()
+            async with Ear(second) as ear:
+                with connected(echo) as raw:
+                    waits = lambda: raw.zscore("deadlines", f"gone|{first.session_id}") is None  # noqa: E731
+                    await asyncio.to_thread(poll, waits, "nobody waits for the user to come back")
+                for _ in range(50):
+                    await second.next_sound()
+            after = await second.look()
+            assert (after["status"], after["agentPid"], after["takeovers"]) == ("active", before["agentPid"], 0)
+            assert ear.silence < 2
+    finally:
+        await first.hang_up()
+    await asyncio.to_thread(poll, lambda: echo.counts()["agents"] == 3, "only the pool is left", 60)

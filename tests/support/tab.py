@@ -1,0 +1,22 @@
+"""A caller in a process of its own, as a browser's tab is: `python -m tests.support.tab URL USER`.
+
+Prints its session's id when it hears its agent, and then hums until it is killed.
+"""
+
+import asyncio
+import sys
+
+from agents.caller import Call
+
+
+async def main(url: str, user: str) -> None:
+    """Call."""
+    async with Call(url, user, patience=60) as call:
+        call.hum()
+        await call.sound()
+        print(call.session_id, flush=True)  # noqa: T201
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
