@@ -144,15 +144,14 @@ class AgentContext:
     def look(self, *about: object) -> None:
         """Look whether the user is in the room; called at every coming and going."""
         present = self.user is not None
-        user = next(
-            (each for each in about if isinstance(each, rtc.RemoteParticipant) and each.kind in USER_KINDS), None
-        )
+        people = (each for each in about if isinstance(each, rtc.RemoteParticipant) and each.kind in USER_KINDS)
+        user = next(people, None)
         if present or user:
             self.user_seen.set()
         if user and not present:
             reason = user.disconnect_reason
             self.user_lost = reason in _LOST
-            self.log.info("the user is gone (%s)", rtc.DisconnectReason.Name(reason or 0))
+            self.log.info("the user is gone (%s)", rtc.DisconnectReason.Name(reason) if reason else "nobody says why")
         if present is not self.user_present.is_set() or (self.user_seen.is_set() and not present):
             self.presence_changed.set()
         (self.user_present.set if present else self.user_present.clear)()

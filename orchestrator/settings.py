@@ -135,7 +135,7 @@ class Settings(NodeSettings):
     user_join_seconds: Seconds = 60.0
     """A session whose user has not joined this long after an agent was bound ends."""
     user_gone_seconds: Seconds = 20.0
-    """A session whose user has been out of the room this long ends."""
+    """A session whose user has been out of the room this long ends; a quarter of it when the connection was lost."""
     max_session_seconds: Seconds = 1800.0
     """Longest length of a call."""
     session_keep_seconds: Seconds = 86_400.0

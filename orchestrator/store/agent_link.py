@@ -48,7 +48,7 @@ class AgentLink:
         await self._scripts.call("agent_joined", args=[self.agent_id])
 
     async def presence(self, session_id: str, *, present: bool, lost: bool = False) -> None:
-        """Say whether the user is in the room with this agent; `lost`: who is not has not left, but lost the connection."""
+        """Say whether the user is in the room with this agent; `lost`: has not left, but lost the connection."""
         await self._scripts.call("session_presence", args=[session_id, self.agent_id, int(present), int(lost)])
 
     async def first_audio(self, session_id: str) -> None:

@@ -139,6 +139,26 @@ GUARDS = (
         (DUE, "  redis.call('ZREM', 'deadlines', member)\n", ""),
         HYPOTHESIS_PROFILE="guard",
     ),
+    guard(
+        "the pool's target follows what arrives",
+        "chaos/test_capacity.py::test_the_pool_grows_with_what_arrives_and_says_why",
+        (f"{LUA}/assign.lua", "redis.call('INCR', bucket)", "redis.call('SET', bucket, 0)"),
+    ),
+    # Users
+    guard(
+        "who lost the connection is waited for less long",
+        "chaos/test_users.py::test_a_client_that_dies_frees_its_agent_within_thirty_seconds",
+        (f"{LUA}/session_presence.lua", "(lost and 4 or 1)", "1"),
+    ),
+    guard(
+        "another coming of the same user ends the wait for it",
+        "chaos/test_users.py::test_a_second_tab_goes_on_with_the_call",
+        (
+            f"{LUA}/session_presence.lua",
+            "    if redis.call('ZREM', 'deadlines', 'gone|' .. id) == 1 then record(id, 'user_back') end\n",
+            "",
+        ),
+    ),
     # Takeover
     guard(
         "a death is told at once",
