@@ -16,7 +16,7 @@ import httpx
 import pytest
 import redis
 
-from tests.chaos.conftest import LONG, clean
+from tests.chaos.conftest import LONG
 from tests.support.agreement import os_agents
 from tests.support.hurt import connected, live, moment, processes
 from tests.support.node import Node
@@ -393,4 +393,3 @@ def test_the_pool_grows_with_what_arrives_and_says_why(short_folder: Path) -> No
             assert "starts/s times" in why()
         poll(lambda: node.counts()["target"] == 1, "nobody comes any more", 120, every=0.5)
         poll(lambda: node.counts()["pool"] == 1 == node.counts()["agents"], "the pool is small again", 30)
-        clean(node)

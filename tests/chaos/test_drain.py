@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from agents.caller import Call
-from tests.chaos.conftest import LONG, clean
+from tests.chaos.conftest import LONG
 from tests.support.agreement import os_agents
 from tests.support.ear import Ear
 from tests.support.hurt import connected, talking
@@ -65,7 +65,7 @@ def old_life_is_over(node: Node, ids: dict[str, str]) -> None:
         assert found["status"] == status, found
         assert found["reason"]
     assert not [warning for warning in node.http.get("/api/health").json()["warnings"] if "drain" in warning]
-    clean(node)
+    node.clean()
 
 
 @pytest.mark.timeout(300)

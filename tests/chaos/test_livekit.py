@@ -17,7 +17,7 @@ from livekit import api
 from agents.caller import Call
 from orchestrator.cli import livekit_server
 from orchestrator.cli.up import _LIVEKIT_YAML
-from tests.chaos.conftest import LONG, clean
+from tests.chaos.conftest import LONG
 from tests.support.ear import Ear
 from tests.support.hurt import talking
 from tests.support.node import Node
@@ -166,7 +166,7 @@ async def test_signalling_is_swallowed_and_the_call_goes_on(proxied: tuple[Node,
         proxy.pass_through()
         await call.hang_up()
     await asyncio.to_thread(poll, lambda: node.counts()["agents"] == 3, "only the pool is left", 60)
-    clean(node)
+    node.clean()
 
 
 @pytest.mark.timeout(180)
@@ -203,7 +203,7 @@ async def test_an_agent_that_cannot_join_yet_tries_until_it_can(proxied: tuple[N
         proxy.pass_through()
     await served(node)
     await asyncio.to_thread(poll, lambda: node.counts()["agents"] == 3, "only the pool is left", 60)
-    clean(node)
+    node.clean()
 
 
 @pytest.mark.timeout(240)

@@ -55,6 +55,7 @@ def poisoned(short_folder: Path, request: pytest.FixtureRequest) -> Iterator[Nod
         node.start(wait=False)
         poll(lambda: serving(node), "the api answers though no agent boots", 90)
         yield node
+        node.clean()
     finally:
         node.stop()
 

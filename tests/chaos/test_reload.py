@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.conftest import clean
 from tests.support.ear import Ear
 from tests.support.hurt import connected, reload, talking
 from tests.support.node import REPOSITORY, Node
@@ -78,7 +77,7 @@ async def test_new_code_comes_live_beside_a_call_on_the_old_code(own: Node) -> N
         own.end(fresh["sessionId"])
     finally:
         await call.hang_up()
-    clean(own)
+    own.clean()
 
 
 def test_broken_code_is_refused_with_its_reason_and_changes_nothing(own: Node) -> None:
@@ -108,4 +107,4 @@ def test_broken_code_is_refused_with_its_reason_and_changes_nothing(own: Node) -
     says(own, fresh["sessionId"], "the third")
     own.end(fresh["sessionId"])
     poll(lambda: own.counts()["pool"] == 3 == own.counts()["agents"], "the pool is full", 60)
-    clean(own)
+    own.clean()

@@ -65,14 +65,23 @@ class Node:
             self.stop()
             raise
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        try:
+            if error is None and self.process is not None and self.process.poll() is None:
+                self.clean()
+        finally:
+            self.stop()
 
     def said(self) -> str:
         """Return what it has printed."""
         if self.process is not None and self.process.poll() is not None:
             raise AssertionError(f"the node ended: {self.output.read_text()}")
         return self.output.read_text()
+
+    def clean(self) -> None:
+        """Assert that Redis, the agent host and the machine agree: nothing that must hold is broken."""
+        found = self.command("doctor", "--invariants", check=False)
+        assert found.returncode == 0, found.stdout + found.stderr
 
     def stop(self) -> int:
         """Stop it with SIGTERM; asserts that every process of it is gone. Returns the exit code."""
