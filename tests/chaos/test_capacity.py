@@ -386,8 +386,7 @@ def test_the_pool_grows_with_what_arrives_and_says_why(short_folder: Path) -> No
     settings = {"AGENT_MODULE": "agents.echo", "POOL_AUTO": "true", "POOL_MIN": 1, "POOL_MAX": 5}
     with Node(folder, **settings, POOL_TARGET=1, USER_JOIN_SECONDS=600) as node:
         why = lambda: str(node.http.get("/api/health").json()["sizing"] or "")  # noqa: E731
-        quiet = poll(lambda: "POOL_MIN=1 keeps 1" in why() or "need 1" in why(), "it says why it is 1")
-        assert quiet
+        poll(lambda: "need 1" in why(), "it says why it is 1")
         with Traffic(node.url, rate=4, length=1):
             poll(lambda: node.counts()["target"] >= 2, "the target is higher", 60, every=0.5)
             assert "starts/s times" in why()
