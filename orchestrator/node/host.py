@@ -14,7 +14,6 @@ connection is dropped when its buffer is full; a record of another boot → dead
 """
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -27,11 +26,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 from orchestrator import faults
 from orchestrator.errors import OrchestratorError, Preflight
+from orchestrator.node.birth import SINGLE_THREADED, agent_environment, process_of, reaped, start_by_exec, start_by_fork
 from orchestrator.node.folder import AgentFolder
 from orchestrator.node.preload import (
     RUNTIME,
@@ -43,29 +42,14 @@ from orchestrator.node.preload import (
     bounded,
     preload,
     run_trial,
-    threads,
 )
-from orchestrator.node.process import ProcessId, kill_strays, look, machine_boot_id
+from orchestrator.node.process import ProcessId, kill_strays, machine_boot_id
 from orchestrator.node.protocol import Death, Process, encode
 from orchestrator.node.server import LineServer
 from orchestrator.settings import NodeSettings, load
 
 log = logging.getLogger("orchestrator.host")
 
-#: What an agent may see of the host's environment, besides AGENT_ENV: the settings that hold no secret, and these.
-AGENT_ENVIRONMENT = frozenset(name.upper() for name in NodeSettings.model_fields) | frozenset(
-    "PATH HOME USER LANG LC_ALL TZ TMPDIR PYTHONPATH PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE VIRTUAL_ENV "
-    "SSL_CERT_FILE SSL_CERT_DIR HTTP_PROXY HTTPS_PROXY NO_PROXY OPENBLAS_CORETYPE OPENBLAS_L2_SIZE "
-    "OPENAI_API_KEY OPENAI_BASE_URL DEEPGRAM_API_KEY CARTESIA_API_KEY ELEVEN_API_KEY ANTHROPIC_API_KEY "
-    "GOOGLE_API_KEY FAULT_LOG FAULTS".split()
-)
-#: Libraries that would start threads in the host, which must have one when it forks.
-SINGLE_THREADED = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "ORT_DISABLE_TELEMETRY": "1",
-    "MOONSHINE_ORT_SINGLE_THREAD": "1",
-}
 #: Seconds between looks at log sizes (and at adopted agents where there is no pidfd) while any agent lives; and the
 #: same after one of them has written a tenth of what it may have.
 LOOK = 0.25
@@ -119,11 +103,7 @@ class AgentHost:
         self._next_look = self._next_scan = 0.0
         self._buried_ids: set[str] = set()  # whose strays are still to be looked for
         self._own_environment = dict(os.environ)
-        environment = AGENT_ENVIRONMENT | {name.strip() for name in settings.agent_env.split(",") if name.strip()}
-        self._environment = {name: value for name, value in os.environ.items() if name in environment}
-        # `python my_agent.py` is the python that has the agent's libraries.
-        folders = (str(Path(sys.executable).parent), self._environment.get("PATH", os.defpath))
-        self._environment["PATH"] = os.pathsep.join(folders)
+        self._environment = agent_environment(settings)
         self._runtime_main: Callable[[str], None] | None = None
 
     # Life
@@ -245,82 +225,22 @@ class AgentHost:
             return child.process
         if agent_id in self._deaths:
             raise OrchestratorError("an agent of this id has already died")
-        environment = self._environment | SINGLE_THREADED | {"AGENT_ID": agent_id, "NODE_ID": self._settings.node_id}
+        environment = self._environment | {"AGENT_ID": agent_id}
         try:
             if self._runtime_main is not None:
-                pid = self._fork_agent(agent_id, environment)
+                pid = start_by_fork(self._runtime_main, agent_id, self._folder, environment)
             else:
                 command = self._settings.agent_command
                 argv = shlex.split(command) if command else [sys.executable, "-m", RUNTIME]
-                pid = self._exec_agent(agent_id, argv, environment)
+                pid = start_by_exec(argv, agent_id, self._folder, environment)
         except (OSError, ValueError, subprocess.SubprocessError) as failure:
             if not self._other(agent_id):
                 self._folder.forget(agent_id)
             raise OrchestratorError(f"cannot start the agent process: {failure}") from None
         faults.hit("host.after_fork")
-        child = Child(_process(agent_id, pid), own=True)
+        child = Child(process_of(agent_id, pid), own=True)
         self._children[agent_id] = child
         return child.process
-
-    def _fork_agent(self, agent_id: str, environment: dict[str, str]) -> int:
-        if threads() != 1:
-            raise OSError(f"the agent host has {threads()} threads; it forks with one only")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if pid == 0:
-            self._become_agent(agent_id, environment)
-        return pid
-
-    def _become_agent(self, agent_id: str, environment: dict[str, str]) -> NoReturn:
-        code = 70  # EX_SOFTWARE: died before its own code ran
-        try:
-            os.setsid()
-            # At once: a host that is killed now can still be followed by one that finds this process.
-            self._record_self(agent_id)
-            signal.set_wakeup_fd(-1)
-            for number in (*_REQUESTS, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
-            output = self._folder.open_log(agent_id)
-            empty = os.open(os.devnull, os.O_RDONLY)
-            for source, target in ((empty, 0), (output, 1), (output, 2)):
-                os.dup2(source, target)
-            # The selector, the listener and the clients belong to the host.
-            os.closerange(3, os.sysconf("SC_OPEN_MAX") if sys.platform != "linux" else _highest_fd() + 1)
-            os.environ.clear()
-            os.environ.update(environment)
-            faults.arm()
-            assert self._runtime_main is not None
-            self._runtime_main(agent_id)
-            code = 0
-        except SystemExit as request:
-            code = request.code if isinstance(request.code, int) else 1 if request.code else 0
-        except BaseException:
-            logging.getLogger("orchestrator.agent").exception("agent crashed")
-            code = 1
-        finally:
-            # Not sys.exit: the host's exit handlers are not the agent's, and native libraries may hang in theirs.
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
-
-    def _record_self(self, agent_id: str) -> None:
-        """In the agent's process: write its record. Raises `FileExistsError` when the agent has a process already."""
-        self._folder.claim(_process(agent_id, os.getpid()))
-
-    def _exec_agent(self, agent_id: str, argv: list[str], environment: dict[str, str]) -> int:
-        output = self._folder.open_log(agent_id)
-        try:
-            # The Popen object is not kept: children are reaped by pid, here, for forked and exec'd ones alike.
-            popen = subprocess.Popen(
-                argv, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-                preexec_fn=functools.partial(self._record_self, agent_id),  # noqa: PLW1509 - this process has one thread
-            )  # fmt: skip
-        finally:
-            os.close(output)
-        popen.returncode = 0
-        return popen.pid
 
     def stop(self, agent_id: str, grace: float) -> bool:
         """Send TERM to an agent's process group now and KILL after `grace` seconds; False when it is not here."""
@@ -341,12 +261,12 @@ class AgentHost:
         for child in list(self._children.values()):
             if not child.own:
                 continue
-            if (ended := _reaped(child.process.pid)) is None:
+            if (ended := reaped(child.process.pid)) is None:
                 continue
             status, peak = ended
             code = os.waitstatus_to_exitcode(status)
             self._buried(child, code if code >= 0 else None, -code if code < 0 else None, peak)
-        if self._trial is not None and (ended := _reaped(self._trial.pid)) is not None:
+        if self._trial is not None and (ended := reaped(self._trial.pid)) is not None:
             self._trial_over(*ended)
 
     def _buried(self, child: Child, code: int | None, number: int | None, peak: int | None) -> None:
@@ -431,7 +351,7 @@ class AgentHost:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(trial.pid, signal.SIGKILL)
         os.waitid(os.P_PID, trial.pid, os.WEXITED | os.WNOWAIT)
-        ended = _reaped(trial.pid)
+        ended = reaped(trial.pid)
         assert ended is not None
         return ended
 
@@ -507,26 +427,6 @@ def _safe(agent_id: str) -> str:
     if not agent_id or not agent_id.replace("_", "").isalnum():
         raise ValueError(f"bad agent id {agent_id!r}")
     return agent_id
-
-
-def _process(agent_id: str, pid: int) -> Process:
-    seen = look(pid)
-    return Process(agent_id, pid, seen.start_ticks if seen else 0, machine_boot_id())
-
-
-def _reaped(pid: int) -> tuple[int, int] | None:
-    """Reap a child that has ended: its status and its peak memory in KiB. None while it lives."""
-    if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        return None
-    # Grandchildren that outlived the leader go with it; while it is a zombie its pid is nobody else's.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
-    _, status, usage = os.wait4(pid, 0)
-    return status, usage.ru_maxrss if sys.platform == "linux" else usage.ru_maxrss // 1024
-
-
-def _highest_fd() -> int:
-    return max(int(name) for name in os.listdir("/proc/self/fd"))
 
 
 def main() -> None:

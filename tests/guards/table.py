@@ -37,7 +37,8 @@ class Guard:
         """Its line in docs/testing.md."""
         files = ", ".join(dict.fromkeys(f"`{change.file.removeprefix('orchestrator/')}`" for change in self.changes))
         file, _, name = self.test.removeprefix("tests/").partition("::")
-        return f"| {self.name} | {files} | `{file}` {name.removeprefix('test_').replace('_', ' ')} |"
+        function, bracket, case = name.partition("[")
+        return f"| {self.name} | {files} | `{file}` {function.removeprefix('test_').replace('_', ' ')}{bracket and ' ['}{case} |"
 
 
 def guard(name: str, test: str, *changes: tuple[str, str, str], **environment: str) -> Guard:
@@ -54,8 +55,8 @@ UNKNOWN_EXITED = (WATCH, "                await self._store.exited(agent.id, cau
 PROMOTE = (PRELUDE, "  close_session(id, to, reason)\n  promote()\n", "  close_session(id, to, reason)\n")
 NO_DEATHS = (HOST, '"deaths": [encode(death) for death in self._deaths.values()],', '"deaths": [],')
 NO_RECORD = (
-    HOST, "            self._record_self(agent_id)\n            signal.set_wakeup_fd(-1)",
-    "            signal.set_wakeup_fd(-1)",
+    "orchestrator/node/birth.py", "        _record_self(agent_id, folder)\n        signal.set_wakeup_fd(-1)",
+    "        signal.set_wakeup_fd(-1)",
 )  # fmt: skip
 
 GUARDS = (

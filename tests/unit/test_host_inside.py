@@ -46,7 +46,7 @@ def test_a_start_that_fails_does_not_forget_the_process_that_was_first(
         folder.claim(stranger)
         raise subprocess.SubprocessError("Exception occurred in preexec_fn.")
 
-    monkeypatch.setattr(host, "_exec_agent", lose)
+    monkeypatch.setattr("orchestrator.node.host.start_by_exec", lose)
     with pytest.raises(OrchestratorError, match="cannot start"):
         host.spawn("one")
     assert folder.read("one") == stranger
