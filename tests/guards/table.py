@@ -83,9 +83,13 @@ GUARDS = (
         (DUE, "  if session_state(id) == 'queued' then\n", "  if false then\n"),
     ),
     guard(
-        "the length of sessions is measured",
+        "a wait is estimated from how long sessions were",
         "chaos/test_capacity.py::test_the_line_is_told_how_long_it_takes_once_that_is_known",
-        (PRELUDE, "mean * 0.9 + length * 0.1", "mean * 0.9 + length * 0.5"),
+        (
+            "orchestrator/pool/assignment.py",
+            "session * position / self._settings.max_sessions",
+            "position / self._settings.max_sessions",
+        ),
     ),
     guard(
         "the sessions of a user are counted",
@@ -117,9 +121,9 @@ GUARDS = (
         ("orchestrator/node_rounds.py", "if not floor or free is None or free >= floor << 20:", "if True:"),
     ),
     guard(
-        "one warm agent, one session",
+        "who is not warm any more is out of the pool",
         "chaos/test_model.py::test_the_promises_hold_whatever_happens",
-        (PRELUDE, "redis.call('SPOP', 'pool:ready')\n", "redis.call('SRANDMEMBER', 'pool:ready')\n"),
+        (PRELUDE, "  if from == 'ready' then redis.call('SREM', 'pool:ready', id) end\n", ""),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
@@ -135,9 +139,15 @@ GUARDS = (
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
-        "two nodes never act on one miss",
+        "a session has one agent at a time",
         "chaos/test_model.py::test_the_promises_hold_whatever_happens",
-        (DUE, "  redis.call('ZREM', 'deadlines', member)\n", ""),
+        (PRELUDE, "  if fields[1] ~= agent or (fields[2]", "  if (fields[2]"),
+        HYPOTHESIS_PROFILE="guard",
+    ),
+    guard(
+        "a place that is free is the line's",
+        "chaos/test_model.py::test_the_promises_hold_whatever_happens",
+        PROMOTE,
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
