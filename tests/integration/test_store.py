@@ -326,6 +326,26 @@ async def test_who_lost_the_connection_is_waited_for_less_long_than_who_left(
         assert (session.status, session.reason) == ("ended", reason)
 
 
+@pytest.mark.parametrize("away", [60_000, -3_600_000], ids=["nobody looked for a minute", "the clock was set back"])
+async def test_time_in_which_nobody_could_look_does_not_count(
+    store: Store, raw: redis.Redis, valkey_url: str, away: int
+) -> None:
+    await warm(store, valkey_url, 1)
+    session_id = await in_call(store, valkey_url, "ada")
+    await store.due()
+    now = raw.time()[0] * 1000
+    # How long each wait had to go at the last look, it has to go now.
+    left = {f"max|{session_id}": 1_500, f"beat|{session_id}": 10_000}
+    raw.set("deadlines:looked", now - away)
+    raw.zadd("deadlines", {member: now - away + ms for member, ms in left.items()})
+    assert await store.due() == []
+    session = await store.session(session_id)
+    assert session is not None
+    assert session.status == "active"
+    for member, ms in left.items():
+        assert raw.zscore("deadlines", member) == pytest.approx(now + ms, abs=1_500)
+
+
 async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, valkey_url: str) -> None:
     await warm(store, valkey_url, 4)
     await change(store, takeover=0)
