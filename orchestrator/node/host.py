@@ -161,6 +161,7 @@ class AgentHost:
                 self._begin_anew()
         if self._trial is not None:
             self._trial_over(*self._end_trial(self._trial))
+        self._kill_strays()
         if self._leaving:
             self._record_children()
         self._server.close()
@@ -295,14 +296,17 @@ class AgentHost:
         """Find the agents that an earlier host of this node has left, or that recorded themselves after its end; and
         what the dead have left behind outside their process groups."""
         self._next_scan = time.monotonic() + SCAN
-        if self._buried_ids:
-            kill_strays(self._buried_ids - self._children.keys())
-            self._buried_ids.clear()
+        self._kill_strays()
         for record in list(self._folder.records(self._children.keys() | self._deaths.keys())):
             if isinstance(record, Death):
                 self._deaths[record.agent_id] = record
             else:
                 self._adopt(record)
+
+    def _kill_strays(self) -> None:
+        if self._buried_ids:
+            kill_strays(self._buried_ids - self._children.keys())
+            self._buried_ids.clear()
 
     def _adopt(self, process: Process) -> None:
         child = Child(process, own=False)

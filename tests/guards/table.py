@@ -421,7 +421,7 @@ GUARDS = (
     ),
     guard(
         "what was sent out of the group is killed too",
-        "unit/test_host.py::test_who_sends_a_child_out_of_its_group_takes_it_along_all_the_same",
+        "unit/test_host.py::test_who_sends_a_child_out_of_its_group_takes_it_along_all_the_same[False]",
         (HOST, "            kill_strays(self._buried_ids - self._children.keys())\n", "            pass\n"),
     ),
     guard(

@@ -223,15 +223,23 @@ async def test_who_ends_by_itself_leaves_no_children_behind(shell: Host) -> None
     poll(lambda: not alive(grandchild), "the grandchild is gone")
 
 
-async def test_who_sends_a_child_out_of_its_group_takes_it_along_all_the_same(shell: Host) -> None:
+@pytest.mark.parametrize("with_its_host", [False, True])
+async def test_who_sends_a_child_out_of_its_group_takes_it_along_all_the_same(shell: Host, with_its_host: bool) -> None:
     await shell.client.spawn("runaway")
     text = poll(lambda: [each for each in shell.log("runaway").split() if each.isdigit()], "it has a child")
     child = int(text[0])
     assert os.getsid(child) == child, "its group is its own"
     with sleeper() as other:
-        assert await shell.client.stop("runaway", 5)
-        await shell.death()
-        poll(lambda: not alive(child), "the child is gone")
+        if with_its_host:
+            stop(shell.process)
+            assert not alive(child), "nothing is left of a host that has stopped"
+            await shell.client.close()
+            shell.process = shell.start()
+            await shell.connect()
+        else:
+            assert await shell.client.stop("runaway", 5)
+            await shell.death()
+            poll(lambda: not alive(child), "the child is gone")
         assert alive(other.pid)
 
 
