@@ -59,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*", help="run those guards whose name or test has one of these words")
     parser.add_argument("--table", action="store_true", help="print the table of docs/testing.md and do nothing else")
+    parser.add_argument("-j", type=int, default=2, help="how many at a time")
     arguments = parser.parse_args()
     chosen = [
         each for each in GUARDS if not arguments.words or any(word in each.name + each.test for word in arguments.words)
@@ -67,7 +68,7 @@ def main() -> None:
         print("\n".join(each.row for each in chosen))  # noqa: T201
         return
     held = 0
-    with ThreadPoolExecutor(2) as threads:
+    with ThreadPoolExecutor(arguments.j) as threads:
         for each, (failed, how) in zip(chosen, threads.map(take_away, chosen), strict=True):
             held += failed
             print("held    " if failed else "NOT HELD", each.name, f"({each.test}): {how}", flush=True)  # noqa: T201
