@@ -510,12 +510,7 @@ class NodeWatch:
         for agent in await self._store.agents():
             if agent.node != self._settings.node_id or agent.state is AgentState.STOPPING:
                 continue
-            finding = examine(
-                agent,
-                now,
-                silent_seconds=self._settings.heartbeat_timeout_seconds,
-                memory_limit=self._settings.agent_memory_limit_mb << 20,
-            )
+            finding = examine(agent, memory_limit=self._settings.agent_memory_limit_mb << 20)
             await self._store.record_health(
                 agent.id,
                 {

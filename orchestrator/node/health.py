@@ -1,4 +1,4 @@
-"""Looks at agent processes from outside: zombie, wrong start time, silent, too large."""
+"""Looks at agent processes from outside: zombie, wrong start time, too large. Silence has its own deadline, in Redis."""
 
 from dataclasses import dataclass
 
@@ -18,8 +18,8 @@ class Finding:
     threads: int = 0
 
 
-def examine(agent: Agent, now: float, *, silent_seconds: float, memory_limit: int) -> Finding:
-    """Examine the process of an agent of this node; `now` is Redis's clock."""
+def examine(agent: Agent, *, memory_limit: int) -> Finding:
+    """Examine the process of an agent of this node; `memory_limit` in bytes."""
     if agent.pid is None:
         return Finding(None)
     identity = ProcessId.of(agent.pid)
@@ -36,10 +36,7 @@ def examine(agent: Agent, now: float, *, silent_seconds: float, memory_limit: in
             finding = Finding(None, memory, cpu.user + cpu.system, process.num_threads())
     except psutil.NoSuchProcess:
         return Finding("process gone or zombie")
-    if agent.last_beat is not None and now - agent.last_beat > silent_seconds:
-        fault = f"no heartbeat for {now - agent.last_beat:.0f} s"
-    elif memory > memory_limit:
-        fault = f"private memory {memory >> 20} MiB over the limit of {memory_limit >> 20} MiB"
-    else:
+    if memory <= memory_limit:
         return finding
+    fault = f"private memory {memory >> 20} MiB over the limit of {memory_limit >> 20} MiB"
     return Finding(fault, finding.memory, finding.cpu_seconds, finding.threads)

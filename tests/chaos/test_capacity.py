@@ -236,7 +236,13 @@ class Client(threading.Thread):
             self.faults.append(repr(failure))
 
     def _hold(self, seconds: float) -> None:
-        session_id = self._node.begin(self.name)["sessionId"]
+        answer = start(self._node, self.name)
+        if answer.status_code == 503:
+            # So many agents at once may keep LiveKit from answering in time; who is told so tries again.
+            assert answer.json()["code"] == "livekit_unavailable", answer.text
+            time.sleep(seconds)
+            return
+        session_id = answer.json()["sessionId"]
         before = has_agent(self._node, session_id)
         time.sleep(seconds)
         after = self._node.session(session_id)

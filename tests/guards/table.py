@@ -243,6 +243,15 @@ GUARDS = (
         "chaos/test_redis_black_hole.py::test_a_black_hole_is_answered_at_once_and_heals[silent for good]",
         ("orchestrator/store/connection.py", "        socket_timeout=patience,\n", ""),
     ),
+    guard(
+        "only its deadline says that an agent is silent",
+        "integration/test_upkeep.py::test_examining_finds_each_fault",
+        (
+            "orchestrator/node/health.py",
+            "    if memory <= memory_limit:\n",
+            "    if memory <= memory_limit and agent.last_beat is None:\n",
+        ),
+    ),
     # Retries and doubles
     guard(
         "supervisord starts the api again",
