@@ -1,4 +1,4 @@
-"""Looks at agent processes from outside: zombie, wrong start time, too large. Silence has its own deadline, in Redis."""
+"""Looks at agent processes from outside: zombie, wrong start time, too large. Silence is a deadline in Redis."""
 
 from dataclasses import dataclass
 
