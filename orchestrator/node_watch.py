@@ -28,7 +28,7 @@ from orchestrator.errors import (
 )
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.models import Agent
-from orchestrator.node.client import HostClient
+from orchestrator.node.client import HostClient, HostSilent
 from orchestrator.node.health import examine
 from orchestrator.node.logs import LogShipper
 from orchestrator.node.process import ProcessId, machine_boot_id
@@ -237,6 +237,7 @@ class NodeWatch:
                     await self._pause(0.2)
         # Before the first start is answered: one that finds no warm agent has one booted, unless memory is low.
         await self._rounds.look_at_memory()
+        await self._rounds.probe_livekit()
         await self._store.configure(self._settings.policy, self._settings.pool_target)
         self._soon(self.refill())
 
@@ -296,7 +297,13 @@ class NodeWatch:
         if self._host and self._connected.is_set():
             # Records first: whoever is born in between is no stranger.
             records = await self._store.agents()
-            await self._reconcile(records, *await self._host.hello())
+            try:
+                found = await self._host.hello()
+            except HostSilent as failure:
+                log.critical("%s: it is killed, to be started anew", failure.detail)
+                self._host.kill()
+                raise
+            await self._reconcile(records, *found)
         await self.cleanup_stale()
 
     async def _reconcile(self, records: list[Agent], living: list[Process], deaths: list[Death]) -> None:

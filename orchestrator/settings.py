@@ -184,6 +184,16 @@ class Settings(NodeSettings):
         return int(waits + self.max_session_seconds + 300)
 
     @property
+    def room_empty_seconds(self) -> int:
+        """How long LiveKit keeps a room to which no user has come: longer than we wait, so that we decide."""
+        return int(self.user_join_seconds + self.start_timeout_seconds + 30)
+
+    @property
+    def room_departure_seconds(self) -> int:
+        """How long LiveKit keeps a room that its user has left: longer than we wait, a takeover included."""
+        return int(self.user_gone_seconds + self.join_timeout_seconds + 30)
+
+    @property
     def rate(self) -> RateLimitItem:
         """`rate_limit`, parsed."""
         return parse(self.rate_limit)

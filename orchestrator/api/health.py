@@ -69,7 +69,7 @@ async def health(parts: ServicesDep) -> HealthReply:
     if trouble := await parts.store.livekit_trouble():
         warnings.append(f"starts are refused: {trouble}")
     draining = await parts.store.draining()
-    warnings += [f"node {name} drains" for name in sorted(draining)]
+    warnings += [f"node {name} drains" for name in sorted(draining & nodes.keys())]
     warnings += [
         f"the Celery worker of node {name} has consumed nothing for {fields['canaryAge']} s"
         for name, fields in nodes.items()

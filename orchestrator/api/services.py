@@ -82,7 +82,11 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     if settings.admin_token is None:
         raise Preflight("the api needs ADMIN_TOKEN; `make up` generates one")
     minter = TokenMinter(
-        settings.livekit_api_key, settings.livekit_api_secret.get_secret_value(), settings.agent_token_seconds
+        settings.livekit_api_key,
+        settings.livekit_api_secret.get_secret_value(),
+        agent_seconds=settings.agent_token_seconds,
+        empty_seconds=settings.room_empty_seconds,
+        departure_seconds=settings.room_departure_seconds,
     )
     store = Store(
         settings.required_redis_url, name="api", keep_seconds=settings.session_keep_seconds, patience=PATIENCE

@@ -242,7 +242,7 @@ def describe(session: Session) -> SessionReply:
 
 
 def _wait(seconds: float | None) -> str | None:
-    return None if seconds is None else f"{seconds:.2g}s"
+    return None if seconds is None else f"{seconds:.0f}s" if seconds >= 10 else f"{seconds:.2g}s"
 
 
 def _message(started: Started) -> str:

@@ -5,6 +5,7 @@ A program that does not start is what supervise says.
 
 import ctypes
 import os
+import re
 import signal
 import sys
 import time
@@ -13,12 +14,15 @@ from typing import Any
 
 import httpx
 from rich.console import Console
+from rich.markup import escape
 
 from orchestrator.settings import Settings
 
 #: Seconds after which it says what is missing; the node goes on trying.
 PATIENCE = 90.0
 POLL = 0.2
+#: Seconds after which a warning is no mere part of starting.
+EARLY = 10.0
 
 
 def main() -> None:
@@ -32,6 +36,7 @@ def main() -> None:
         pr_set_pdeathsig = 1  # gone with supervisord, whatever it waits for
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
     health: dict[str, Any] | None = None
+    said: set[str] = set()
     with httpx.Client(base_url=settings.base_url, timeout=2) as client:
         while time.monotonic() - started < PATIENCE:
             if os.getppid() != supervisor:
@@ -44,12 +49,21 @@ def main() -> None:
             ):
                 _show_up(console, settings, health, time.monotonic() - started)
                 return
+            if time.monotonic() - started > EARLY:
+                _warn(console, health, said)
             time.sleep(POLL)
-    for warning in (health or {}).get("warnings", []):
-        console.print(f"[yellow]! {warning}[/]")
+    _warn(console, health, said)
     console.print(
         f"[bold red]Not all up after {PATIENCE:.0f} s.[/] Logs: {settings.run_dir}/logs, or orchestrator doctor"
     )
+
+
+def _warn(console: Console, health: dict[str, Any] | None, said: set[str]) -> None:
+    """Print each warning once; one that counts seconds is the same one a moment later."""
+    for warning in (health or {}).get("warnings", []):
+        if (kind := re.sub(r"\d+", "", warning)) not in said:
+            said.add(kind)
+            console.print(f"[yellow]! {escape(warning)}[/]")
 
 
 def _health(client: httpx.Client) -> dict[str, Any] | None:
@@ -64,7 +78,8 @@ def _health(client: httpx.Client) -> dict[str, Any] | None:
 def _node_up(health: dict[str, Any], node_id: str, since: float) -> bool:
     # A record from before this start may still be there, when the last one was cut off.
     node = health["nodes"].get(node_id, {})
-    return node.get("host") == "1" and int(node["lastBeat"]) >= int(since)
+    up = node.get("host") == "1" and int(node["lastBeat"]) >= int(since)
+    return up and bool(health["livekit"]["ok"])
 
 
 def _show_up(console: Console, settings: Settings, health: dict[str, Any], seconds: float) -> None:

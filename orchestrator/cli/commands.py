@@ -1,5 +1,6 @@
 """The commands that talk to a running node, `up` and `doctor`."""
 
+import re
 import time
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from orchestrator.cli.http import Api
 from orchestrator.cli.output import FAILED, Json, console, print_json, wide
 from orchestrator.cli.up import up as start_node
 from orchestrator.errors import NotFound, OrchestratorError
+from orchestrator.models import ID_PATTERN
 from orchestrator.settings import Settings
 
 #: Seconds between two looks of `logs -f`.
@@ -26,7 +28,16 @@ RELOAD_LOOK_SECONDS = 0.25
 #: A list is to be read and copied from: no lines are drawn around it.
 _LIST: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bold"}
 
-SessionArgument = Annotated[str, typer.Argument(metavar="ID", help="Session id.")]
+
+def _session_id(given: str) -> str:
+    if not re.match(ID_PATTERN, given):
+        raise NotFound(
+            f"there is no session {given!r}: an id is written out in full, as `orchestrator sessions` shows it"
+        )
+    return given
+
+
+SessionArgument = Annotated[str, typer.Argument(metavar="ID", help="Session id.", callback=_session_id)]
 
 
 def up() -> None:

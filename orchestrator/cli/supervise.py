@@ -5,6 +5,7 @@ not fit into the platform's kill window is said at the start. Takes supervisord'
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.markup import escape
 from supervisor import events, supervisord
 from supervisor.medusa import asyncore_25 as asyncore
@@ -28,6 +30,7 @@ DRAIN = "drain"
 HOST = "host"
 
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+_PR_SET_PDEATHSIG = 1
 #: Of a log's end: enough for its last line.
 _TAIL = 8192
 _LINE = 500
@@ -49,6 +52,9 @@ class Options(ServerOptions):  # type: ignore[misc]
             if pid == 0:
                 for number in _STOP_SIGNALS:
                     signal.signal(number, signal.SIG_DFL)
+                if sys.platform == "linux":
+                    # Killed, this process stops nobody any more: its programs are told by the kernel, and stop.
+                    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
         return pid
 
@@ -144,6 +150,7 @@ def main() -> None:
         options.close_httpservers()
         options.close_logger()
         if options.mood != SupervisorStates.RESTARTING:
+            _kill_orphans()
             sys.exit(FAILED if supervisor.failed else 0)
         first = False
 
@@ -165,6 +172,21 @@ def _warn(options: Options) -> None:
         found.append(kill_window.drain_warning(settings, drain))
     for line in filter(None, found):
         errors.print(f"[yellow]! {escape(line)}[/]")
+
+
+def _kill_orphans() -> None:
+    """Kill what the programs have left to this process, which reaps orphans: with the node everything of it goes."""
+    for process in psutil.Process().children(recursive=True):
+        if "orchestrator.cli.announce" in _command(process):
+            continue  # it is going, and says so
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
 
 
 def _on_output(event: Any) -> None:

@@ -4,6 +4,11 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
+import signal
+import socket
+import struct
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +22,14 @@ OnDeath = Callable[[Death], Awaitable[None]]
 REQUEST_SECONDS = 10.0
 #: The host gives a trial of new code 60 s.
 RELOAD_SECONDS = 90.0
+
+
+#: struct ucred: pid, uid, gid.
+_PEER = struct.Struct("3i")
+
+
+class HostSilent(HostUnavailable):
+    """The agent host is there and does not answer."""
 
 
 class HostClient:
@@ -78,6 +91,12 @@ class HostClient:
             self._reloads.discard(told)
             told.cancel()
 
+    def kill(self) -> None:
+        """Kill the host at the other end, because it hangs: the next one finds its agents. Linux only."""
+        if sys.platform == "linux":
+            found = self._writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+            os.kill(_PEER.unpack(found)[0], signal.SIGKILL)
+
     async def closed(self) -> None:
         """Wait until the connection is gone."""
         await asyncio.wait([self._reading])
@@ -100,7 +119,9 @@ class HostClient:
             await self._writer.drain()
             async with asyncio.timeout(REQUEST_SECONDS):
                 return await answer
-        except (OSError, TimeoutError) as failure:
+        except TimeoutError as failure:
+            raise HostSilent(f"the agent host has not answered {op} for {REQUEST_SECONDS:g} s") from failure
+        except OSError as failure:
             raise HostUnavailable(f"the agent host did not answer {op}: {failure!r}") from failure
         finally:
             self._pending.pop(request_id, None)

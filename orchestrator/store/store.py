@@ -366,6 +366,7 @@ class Store:
         """Set the target that POOL_AUTO chose, and why."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.set(keys.POOL_TARGET, target)
+            pipe.hdel(keys.POOL_STATS, "configured_target")  # what is set counts again when this is switched off
             pipe.hset(keys.POOL_SIZING, mapping={"target": target, "why": why})
             pipe.expire(keys.POOL_SIZING, 60)
             await pipe.execute()
@@ -526,6 +527,8 @@ class Store:
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.srem(keys.NODES, node)
             pipe.delete(keys.node(node))
+            pipe.srem(keys.NODES_DRAINING, node)
+            pipe.zrem(keys.DEADLINES, f"drain|{node}")
             await pipe.execute()
 
     async def drain_node(self, node: str, seconds: float) -> tuple[int, int]:

@@ -149,6 +149,18 @@ async def test_a_call_does_not_notice_that_a_program_is_killed(echo: Node, name:
         await asyncio.to_thread(under_way.assert_untouched, echo)
 
 
+@pytest.mark.timeout(180)
+async def test_a_host_that_hangs_is_replaced_and_no_call_notices(echo: Node) -> None:
+    async with calls(echo, "hung-host", alone=2) as under_way:
+        hung = echo.program("host") or 0
+        os.kill(hung, signal.SIGSTOP)
+        await asyncio.to_thread(runs_again, echo, "host", hung)
+        assert not alive(hung)
+        await asyncio.to_thread(poll, lambda: answers(echo), "a start would be served", 30, every=0.1)
+        await asyncio.to_thread(agrees, echo, 15)
+        await asyncio.to_thread(under_way.assert_untouched, echo)
+
+
 @pytest.mark.timeout(240)
 async def test_a_call_does_not_notice_that_programs_are_restarted(echo: Node) -> None:
     """As somebody does it who has changed a setting: `supervisorctl restart`, one program after the other."""

@@ -185,6 +185,14 @@ runpy.run_module("orchestrator.cli.supervise", run_name="__main__")
     assert not supervised.has("with SIGKILL")
 
 
+def test_its_programs_go_with_it_when_it_is_killed(supervised: Supervised) -> None:
+    supervised.programs = {"first": GOOD, "second": GOOD}
+    supervised.start().up()
+    supervised.process.kill()
+    supervised.process.wait()
+    poll(lambda: marked("RUN_DIR", str(supervised.folder)) == [], "nothing is left", 10)
+
+
 def test_it_reaps_orphans(supervised: Supervised) -> None:
     # What `orchestrator up` does, and what PID 1 is.
     script = "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1); os.execv(sys.executable, sys.argv[1:])"
@@ -195,6 +203,20 @@ def test_it_reaps_orphans(supervised: Supervised) -> None:
     orphan = int(pid_file.read_text())
     assert Path(f"/proc/{orphan}/stat").read_text().split()[3] == str(supervised.process.pid)
     poll(lambda: not Path(f"/proc/{orphan}").exists(), "it is reaped, not only dead", 10)
+
+
+def test_no_orphan_is_left_at_its_end(supervised: Supervised) -> None:
+    script = "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1); os.execv(sys.executable, sys.argv[1:])"
+    supervised.before = [sys.executable, "-c", script, sys.executable]
+    pid_file = supervised.folder / "orphan"
+    orphan = f"env -i setsid -f /bin/sh -c 'echo $$ > {pid_file}; exec sleep 300'"
+    supervised.programs = {"parent": f'/bin/sh -c "{orphan}; exec sleep 300"'}
+    supervised.start().up()
+    pid = int(poll(lambda: pid_file.exists() and pid_file.read_text(), "it has an orphan"))
+    assert alive(pid)
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.ends() == 0
+    poll(lambda: not alive(pid), "the orphan is gone", 5)
 
 
 # The drain

@@ -11,7 +11,7 @@ SECRET = "s" * 40
 
 @pytest.fixture
 def minter() -> TokenMinter:
-    return TokenMinter("key", SECRET, 3000)
+    return TokenMinter("key", SECRET, agent_seconds=3000, empty_seconds=100, departure_seconds=70)
 
 
 def claims(token: str) -> dict[str, object]:
@@ -30,6 +30,11 @@ def test_an_agent_token_is_the_one_that_livekit_would_make(minter: TokenMinter) 
     }  # fmt: skip
     verified = api.TokenVerifier("key", SECRET).verify(minter.for_agent("room_1"))
     assert verified.identity == "agent-room_1"
+
+
+def test_whoever_makes_the_room_says_how_long_it_is_kept(minter: TokenMinter) -> None:
+    for token in (minter.for_agent("room_1"), minter.for_user("room_1", "user-1")):
+        assert claims(token)["roomConfig"] == {"emptyTimeout": 100, "departureTimeout": 70}
 
 
 def test_two_rooms_do_not_share_a_token(minter: TokenMinter) -> None:
