@@ -194,11 +194,22 @@ class Call:
                 if quiet > PAUSE_SECONDS:
                     self._utterances.put_nowait(utterance)
                     utterance = None
+        if utterance is not None:  # cut off by the end of the call
+            self._utterances.put_nowait(utterance)
 
     async def heard(self) -> Utterance:
         """Return the next thing the agent says, once it has said it. Raises `CallError`."""
         async with self._bound("the agent said nothing"):
-            utterance = await self._utterances.get()
+            said, gone = asyncio.create_task(self._utterances.get()), asyncio.create_task(self._gone.wait())
+            try:
+                await asyncio.wait((said, gone), return_when=asyncio.FIRST_COMPLETED)
+                # The track's end is told after the room's: what was said last is still to come.
+                utterance = await asyncio.wait_for(said, PAUSE_SECONDS)
+            except TimeoutError:
+                raise CallError("the call was ended") from None
+            finally:
+                said.cancel()
+                gone.cancel()
         self.timings.setdefault("first agent audio", utterance.started - self._begun)
         return utterance
 
@@ -259,21 +270,17 @@ async def _converse(url: str, user: str, sentences: list[str]) -> dict[str, Any]
     await asyncio.to_thread(speech.warm_up)
     loaded = time.monotonic() - begun
     turns: list[dict[str, Any]] = []
+    trouble = None
     async with Call(url, user) as call:
-        greeting = await call.heard()
-        turns.append({"agent": await asyncio.to_thread(greeting.text)})
-        for sentence in sentences:
-            ended = await call.say(sentence)
-            reply = await call.heard()
-            turns.append(
-                {
-                    "user": sentence,
-                    "agent": await asyncio.to_thread(reply.text),
-                    "reply after end of speech": round(reply.started - ended, 3),
-                }
-            )
+        try:
+            await _talk(call, sentences, turns)
+        except CallError as failure:
+            trouble = str(failure)
+        after = await call.look()
     return {
-        "success": True,
+        "success": trouble is None,
+        **({} if trouble is None else {"error": f"{trouble} ({after.get('reason') or after['status']})"}),
+        "takeovers": after["takeovers"],
         "sessionId": call.session_id,
         "prewarmed": call.session["prewarmed"],
         "latency": call.session["latency"],
@@ -281,6 +288,19 @@ async def _converse(url: str, user: str, sentences: list[str]) -> dict[str, Any]
         "timings": {name: round(seconds, 3) for name, seconds in call.timings.items()},
         "speechModelsLoaded": round(loaded, 3),
     }
+
+
+async def _talk(call: Call, sentences: list[str], turns: list[dict[str, Any]]) -> None:
+    greeting = await call.heard()
+    turns.append({"agent": await asyncio.to_thread(greeting.text)})
+    for sentence in sentences:
+        ended = await call.say(sentence)
+        turns.append({"user": sentence})
+        reply = await call.heard()
+        turns[-1] |= {
+            "agent": await asyncio.to_thread(reply.text),
+            "reply after end of speech": round(reply.started - ended, 3),
+        }
 
 
 def call(
@@ -300,16 +320,27 @@ def call(
         raise typer.Exit(UNREACHABLE) from None
     if json:
         print_json(result)
-        return
+    else:
+        _show(result)
+    if "error" in result:
+        if not json:
+            say_error(result["error"])
+        raise typer.Exit(FAILED)
+
+
+def _show(result: dict[str, Any]) -> None:
     for turn in result["turns"]:
         if "user" in turn:
             console.print(f"[cyan]you[/]    {turn['user']}")
-        console.print(f"[green]agent[/]  {turn['agent']}")
+        if "agent" in turn:
+            console.print(f"[green]agent[/]  {turn['agent']}")
     kind = "a warm agent" if result["prewarmed"] else "a new agent: the pool was empty"
-    console.print(f"\nServed by {kind}; the api took {result['latency']}.")
+    taken_over = f", taken over {result['takeovers']} times" if result["takeovers"] else ""
+    console.print(f"\nServed by {kind}{taken_over}; the api took {result['latency']}.")
     table = Table("since the start request", "seconds", box=None, padding=(0, 2, 0, 0))
     for name, seconds in result["timings"].items():
         table.add_row(name, f"{seconds:.3f}")
-    for turn in result["turns"][1:]:
-        table.add_row("reply after end of speech", f"{turn['reply after end of speech']:.3f}")
+    for turn in result["turns"]:
+        if (reply := turn.get("reply after end of speech")) is not None:
+            table.add_row("reply after end of speech", f"{reply:.3f}")
     console.print(table)

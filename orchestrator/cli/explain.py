@@ -122,6 +122,7 @@ class _Waits:
         self.queued: float | None = None
         self.asked: float | None = None  #: for an agent
         self.lost: float | None = None  #: its agent
+        self.unheard = 0.0  #: seconds for which the lost agent had been silent before that was noticed
         self.began = False
 
     def note(self, event: dict[str, Any]) -> None:
@@ -132,7 +133,9 @@ class _Waits:
                 self.asked = event["at"]
             case "takeover" | "replacement":
                 # Lost again before anybody had come: the user has waited since the first loss.
-                self.lost = event["at"] if self.lost is None else self.lost
+                if self.lost is None:
+                    silent = re.match(r"no heartbeat for ([\d.]+) s", event.get("cause", ""))
+                    self.lost, self.unheard = event["at"], float(silent[1]) if silent else 0.0
             case "agent_joined":
                 self.lost = None
             case "active":
@@ -156,10 +159,10 @@ class _Waits:
     def joined(self, at: float) -> str:
         if self.lost is None:
             return ""
-        return f" {'The user' if self.began else 'The room'} was without an agent for {at - self.lost:.3f} s."
+        return f" {'The user' if self.began else 'The room'} was without an agent for {at - self.lost + self.unheard:.3f} s."
 
     def unserved(self, at: float) -> str:
-        return f" There had been no agent for {at - self.lost:.3f} s." if self.lost is not None else ""
+        return f" There had been no agent for {at - self.lost + self.unheard:.3f} s." if self.lost is not None else ""
 
 
 def _retold(event: dict[str, Any], following: dict[str, Any] | None) -> bool:
