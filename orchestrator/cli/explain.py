@@ -159,7 +159,8 @@ class _Waits:
     def joined(self, at: float) -> str:
         if self.lost is None:
             return ""
-        return f" {'The user' if self.began else 'The room'} was without an agent for {at - self.lost + self.unheard:.3f} s."
+        who = "The user" if self.began else "The room"
+        return f" {who} was without an agent for {at - self.lost + self.unheard:.3f} s."
 
     def unserved(self, at: float) -> str:
         return f" There had been no agent for {at - self.lost + self.unheard:.3f} s." if self.lost is not None else ""

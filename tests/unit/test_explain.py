@@ -147,6 +147,7 @@ def test_lost_twice_before_anybody_was_back() -> None:
         )
     )  # fmt: skip
     assert text.count("The agent was lost (no heartbeat for 8 s).") == 2
+    # Eight of the seconds had passed before the silence was noticed.
     assert (
         "It failed: no agent was warm in time (no agent within 30 s). There had been no agent for 18.000 s." in text
     ), "8 of them before it was noticed"
