@@ -1,4 +1,4 @@
-"""Users whose client dies, and users who come back in a second tab, with every wait as it is by default."""
+"""Users whose client dies, who leave, and who come back in a second tab."""
 
 import asyncio
 import contextlib
@@ -14,6 +14,9 @@ from tests.support.ear import Ear
 from tests.support.hurt import connected, talking
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import alive, poll
+
+#: Longer than LiveKit keeps a room on its own.
+SETTINGS = {"USER_GONE_SECONDS": 24}
 
 
 @contextlib.contextmanager
@@ -45,6 +48,19 @@ def test_a_client_that_dies_frees_its_agent_within_thirty_seconds(echo: Node) ->
     assert "user_lost" in [event["state"] for event in after["events"]]
     assert took < 30
     poll(lambda: echo.counts()["agents"] == 3, "only the pool is left", 60)
+
+
+@pytest.mark.timeout(120)
+async def test_who_leaves_may_come_back_for_as_long_as_is_set(echo: Node) -> None:
+    """LiveKit has its own patience with an empty room; whoever makes the room says that ours counts."""
+    call = await talking(echo, "leaver")
+    await call.leave()
+    try:
+        over = lambda: (found := echo.session(call.session_id))["status"] == "ended" and found  # noqa: E731
+        ended = await asyncio.to_thread(poll, over, "it is over", 60)
+        assert ended["reason"] == "user was gone for 24 s"
+    finally:
+        await call.hang_up()
 
 
 @pytest.mark.timeout(120)

@@ -172,6 +172,11 @@ GUARDS = (
             '    identity = f"user-{time.time_ns()}"\n',
         ),
     ),
+    guard(
+        "rooms are kept as long as we wait",
+        "chaos/test_users.py::test_who_leaves_may_come_back_for_as_long_as_is_set",
+        ("orchestrator/livekit/tokens.py", ".with_room_config(self._room)", ""),
+    ),
     # Takeover
     guard(
         "a death is told at once",
@@ -251,6 +256,11 @@ GUARDS = (
             "    if memory <= memory_limit:\n",
             "    if memory <= memory_limit and agent.last_beat is None:\n",
         ),
+    ),
+    guard(
+        "a host that does not answer is killed",
+        "chaos/test_survival.py::test_a_host_that_hangs_is_replaced_and_no_call_notices",
+        (WATCH, "                self._host.kill()\n", "                pass\n"),
     ),
     # Retries and doubles
     guard(
@@ -531,6 +541,20 @@ GUARDS = (
             "                    signal.signal(number, signal.SIG_DFL)\n",
             "                    pass\n",
         ),
+    ),
+    guard(
+        "programs go when their supervisor is killed",
+        "unit/test_supervise.py::test_its_programs_go_with_it_when_it_is_killed",
+        (
+            "orchestrator/cli/supervise.py",
+            "                    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)\n",
+            "                    pass\n",
+        ),
+    ),
+    guard(
+        "orphans go with the node",
+        "unit/test_supervise.py::test_no_orphan_is_left_at_its_end",
+        ("orchestrator/cli/supervise.py", "            _kill_orphans()\n", ""),
     ),
     guard(
         "a second signal skips the drain",
