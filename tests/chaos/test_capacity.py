@@ -278,12 +278,12 @@ def test_a_storm_of_starts_while_the_pool_is_resized(short_folder: Path) -> None
             over.set()
             for client in clients:
                 client.join(90)
+        assert [fault for client in clients for fault in client.faults] == []
         poll(lambda: (counts := node.counts())["pool"] == 5 == counts["agents"], f"the pool is 5: {node.counts()}", 60)
         took = time.monotonic() - resized
         poll(lambda: len(processes(node)) == 5, f"five agents live: {processes(node)}")
         held = sum(client.held for client in clients)
         print(f"{held} sessions, {turn} resizes; pool == target {took:.1f} s after the last")  # noqa: T201
-        assert [fault for client in clients for fault in client.faults] == []
         assert held >= 20
         assert max(seen.values) <= 20
         assert took < 30
