@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from orchestrator import faults
@@ -31,10 +32,11 @@ from orchestrator.models import Agent
 from orchestrator.node.client import HostClient, HostSilent
 from orchestrator.node.health import examine
 from orchestrator.node.logs import LogShipper
-from orchestrator.node.process import ProcessId, machine_boot_id
+from orchestrator.node.process import ProcessId, machine_boot_id, may_live
 from orchestrator.node.protocol import Death, Process
 from orchestrator.node_rounds import Rounds
 from orchestrator.pool import upkeep
+from orchestrator.pool.assignment import pass_over_the_dead
 from orchestrator.settings import Settings
 from orchestrator.states import AgentState, SessionState
 from orchestrator.store import Action, Store
@@ -361,6 +363,9 @@ class NodeWatch:
             # Somebody may be on the line: whatever can wait until another agent is on its way, does.
             cause = (agent and agent.reason) or cause  # why it was stopped says more than the signal that did it
             result = await self._store.exited(death.agent_id, cause, *seen)
+            if result.outcome == "replaced" and result.session_id:
+                here = partial(may_live, self._settings.node_id)
+                await pass_over_the_dead(self._store, result.session_id, here)
             await self._logs.finish(death.agent_id, f"[agent {death.cause}]")
         log.info(
             "agent exited", extra={"agent_id": death.agent_id, "cause": cause, "session": result.outcome or "none"}

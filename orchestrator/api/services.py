@@ -9,6 +9,7 @@ import secrets
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -17,8 +18,8 @@ from kombu.exceptions import OperationalError
 from orchestrator.celery_app import Publisher
 from orchestrator.errors import Preflight, StoreUnavailable, Unauthorized
 from orchestrator.livekit.tokens import TokenMinter
-from orchestrator.node.process import ProcessId
-from orchestrator.pool.assignment import Assigner, MayLive
+from orchestrator.node.process import may_live
+from orchestrator.pool.assignment import Assigner
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 
@@ -64,16 +65,6 @@ class Services:
         pending.add_done_callback(self.background.discard)
 
 
-def _may_live(settings: Settings) -> MayLive:
-    def may_live(node: str, pid: int, start_ticks: int) -> bool:
-        if node != settings.node_id or not pid:
-            return True  # only its own node can tell
-        identity = ProcessId.of(pid)
-        return identity is not None and (not start_ticks or identity.start_ticks == start_ticks)
-
-    return may_live
-
-
 @contextlib.asynccontextmanager
 async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     """Build the services of one app for as long as it serves."""
@@ -91,7 +82,7 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     store = Store(
         settings.required_redis_url, name="api", keep_seconds=settings.session_keep_seconds, patience=PATIENCE
     )
-    assigner = Assigner(store, settings, minter.for_agent, _may_live(settings))
+    assigner = Assigner(store, settings, minter.for_agent, partial(may_live, settings.node_id))
     publisher = Publisher(settings.required_redis_url)
     with ThreadPoolExecutor(4, "publish") as threads:
         async with store:

@@ -76,6 +76,14 @@ def kill_strays(agent_ids: Collection[str]) -> int:
     return killed
 
 
+def may_live(here: str, node: str, pid: int, start_ticks: int) -> bool:
+    """Return whether an agent may live, as far as the node `here` can tell; start ticks of 0 are not known."""
+    if node != here or not pid:
+        return True  # only its own node can tell
+    identity = ProcessId.of(pid)
+    return identity is not None and (not start_ticks or identity.start_ticks == start_ticks)
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessId:
     """A process that no other process of this boot can be mistaken for."""

@@ -156,15 +156,9 @@ class Assigner:
     async def _assigned(self, result: Assignment) -> Started:
         if self._may_live(result.node, result.pid, result.start_ticks):
             return Started(result.session_id, SessionState.READY, True, refill=result.refill)
-        # Killed a moment ago, and its death is not recorded yet: the store gives the session another agent, which may
-        # have died of the same.
-        dead = result.agent_id
-        while dead:
-            outcome = (await self._store.exited(dead, FOUND_DEAD)).outcome
-            session = await self._store.session(result.session_id) if outcome == "replaced" else None
-            agent = await self._store.agent(session.agent_id) if session and session.agent_id else None
-            lost = agent and not self._may_live(agent.node or "", agent.pid or 0, agent.start_ticks or 0)
-            dead = agent.id if agent and lost else ""
+        # Killed a moment ago, and its death is not recorded yet.
+        await self._store.exited(result.agent_id, FOUND_DEAD)
+        await pass_over_the_dead(self._store, result.session_id, self._may_live)
         return await self._current(result.session_id)
 
     async def _current(self, session_id: str, *, existing: bool = False, repeated: bool = False) -> Started:
@@ -179,6 +173,15 @@ class Assigner:
             session_id, session.status, session.prewarmed, existing=existing, repeated=repeated,
             refill=not existing and not repeated, position=position, estimated_wait=wait,
         )  # fmt: skip
+
+
+async def pass_over_the_dead(store: Store, session_id: str, may_live: MayLive) -> None:
+    """Give a session that was just given an agent another one while that is surely dead: several may die at once."""
+    while (session := await store.session(session_id)) and session.status is SessionState.READY and session.agent_id:
+        agent = await store.agent(session.agent_id)
+        if agent is None or may_live(agent.node or "", agent.pid or 0, agent.start_ticks or 0):
+            return
+        await store.exited(agent.id, FOUND_DEAD)
 
 
 async def require(store: Store, session_id: str) -> Session:

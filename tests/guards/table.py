@@ -101,7 +101,7 @@ GUARDS = (
     guard(
         "the last look at the process before it is handed out",
         "chaos/test_capacity.py::test_a_killed_warm_agent_is_never_handed_out",
-        ("orchestrator/api/services.py", "        if node != settings.node_id or not pid:\n", "        if True:\n"),
+        (PROCESS, "    if node != here or not pid:\n", "    if True:\n"),
     ),
     guard(
         "shrinking takes from the pool only",
