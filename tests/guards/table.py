@@ -230,12 +230,14 @@ GUARDS = (
         (WATCH, "and not await self._all_registered():", "and False:"),
     ),
     guard(
-        "a death is told again, or missed in the list, or heard as silence, or seen by the health check",
+        "supervisord starts the Celery worker again",
         "chaos/test_kill_loop.py::test_after_any_deaths_records_and_machine_agree",
-        NO_DEATHS,
-        UNKNOWN_EXITED,
-        NO_SILENCE,
-        NO_CHECK,
+        (
+            CONF,
+            "priority=30\nstartsecs=5\nautorestart=true\nstartretries=10\nstopwaitsecs=6\n",
+            "priority=30\nstartsecs=5\nautorestart=false\nstartretries=10\nstopwaitsecs=6\n",
+        ),
+        CHAOS_SEED="2",
     ),
     guard(
         "what is over is taken out of the user's record",
@@ -315,7 +317,7 @@ GUARDS = (
         NO_DEATHS,
     ),
     guard(
-        "the same of a death in the pool",
+        "a death is told again, or missed in the list, or heard as silence, or seen by the health check",
         "chaos/test_crash_points.py::test_a_death_in_the_pool_is_made_up_for_though_its_witness_dies[watch.before_record_death]",
         NO_DEATHS,
         UNKNOWN_EXITED,
