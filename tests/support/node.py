@@ -41,7 +41,8 @@ class Node:
         self.redis_url = self.environment.get("REDIS_URL", f"redis://127.0.0.1:{self.environment['VALKEY_PORT']}/0")
         self.output = folder / "up.log"
         self.process: subprocess.Popen[bytes] | None = None
-        self.http = httpx.Client(base_url=self.url, timeout=30)
+        # The api closes what has been idle for 5 s: a connection that is reused just then is reset.
+        self.http = httpx.Client(base_url=self.url, timeout=30, limits=httpx.Limits(keepalive_expiry=2))
 
     # Life
 
