@@ -31,9 +31,7 @@ _LIST: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "
 
 def _session_id(given: str) -> str:
     if not re.match(ID_PATTERN, given):
-        raise NotFound(
-            f"there is no session {given!r}: an id is written out in full, as `orchestrator sessions` shows it"
-        )
+        raise NotFound(f"there is no session {given!r}: write its id in full, as `orchestrator sessions` shows it")
     return given
 
 
