@@ -589,6 +589,11 @@ GUARDS = (
         (DUE, "if math.abs(missed) > BLIND_MS then", "if false then"),
     ),
     guard(
+        "an agent that was dead when it was handed out has failed nobody",
+        "integration/test_store.py::test_who_was_dead_when_it_was_handed_out_has_failed_nobody",
+        (PRELUDE, "replace_agent(session, id, unread and FOUND_DEAD or cause)", "replace_agent(session, id, cause)"),
+    ),
+    guard(
         "a drain waits for rooms that are to be deleted",
         "integration/test_api.py::test_a_node_drains",
         (PRELUDE, "    ids[#ids + 1] = string.match(member, '^close|(.*)$')\n", ""),

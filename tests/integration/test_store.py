@@ -148,6 +148,7 @@ async def test_a_bound_agent_that_dies_before_the_call_is_replaced(
     await warm(store, valkey_url, 2)
     session_id = (await assign(store, "ada")).session_id
     (spare,) = raw.smembers("pool:ready")
+    raw.delete(f"agent:{session_id}:inbox")  # it has heard of its session
     result = await store.exited(session_id, "killed by signal 9", None, 9)
     assert (result.session_id, result.outcome) == (session_id, "replaced")
     session = await store.session(session_id)
@@ -164,13 +165,28 @@ async def test_a_bound_agent_that_dies_before_the_call_is_replaced(
     assert await store.position(session_id) == 1
 
 
-async def test_replacing_has_an_end(store: Store, valkey_url: str) -> None:
+async def test_who_was_dead_when_it_was_handed_out_has_failed_nobody(store: Store, valkey_url: str) -> None:
+    """All warm agents are killed at once: what each was told lies unread."""
+    await warm(store, valkey_url, 6)
+    session_id = (await assign(store, "ada")).session_id
+    for _ in range(6):
+        session = await store.session(session_id)
+        assert session is not None
+        assert session.agent_id is not None
+        await store.exited(session.agent_id, "killed by signal 9", None, 9)
+    session = await store.session(session_id)
+    assert session is not None
+    assert (session.status, session.replacements) == ("starting", 0)
+
+
+async def test_replacing_has_an_end(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await warm(store, valkey_url, 5)
     session_id = (await assign(store, "ada")).session_id
     for expected in ("replaced", "replaced", "error"):
         session = await store.session(session_id)
         assert session is not None
         assert session.agent_id is not None
+        raw.delete(f"agent:{session.agent_id}:inbox")
         assert (await store.exited(session.agent_id, "exited with code 1", 1, None)).outcome == expected
     session = await store.session(session_id)
     assert session is not None
@@ -346,7 +362,7 @@ async def test_time_in_which_nobody_could_look_does_not_count(
         assert raw.zscore("deadlines", member) == pytest.approx(now + ms, abs=1_500)
 
 
-async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, valkey_url: str) -> None:
+async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await warm(store, valkey_url, 4)
     await change(store, takeover=0)
     off = await in_call(store, valkey_url, "off")
@@ -357,6 +373,7 @@ async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, valke
         session = await store.session(session_id)
         assert session is not None
         assert session.agent_id is not None
+        raw.delete(f"agent:{session.agent_id}:inbox")
         assert (await store.exited(session.agent_id, "killed by signal 9", None, 9)).outcome == expected
     session = await store.session(session_id)
     assert session is not None

@@ -340,6 +340,8 @@ local function exit_agent(id, cause, ...)
   if not before or before == 'exited' then return {'', '', before or ''} end
   local keep = policy('keepSeconds') or 86400
   local session = get('agent:' .. id, 'sessionId')
+  -- What it was told lies unread: it was dead when it was handed out.
+  local unread = before == 'assigned' and redis.call('LLEN', 'agent:' .. id .. ':inbox') > 0
   move_agent(id, 'exited', 'cause', cause, 'exitedAt', NOW, ...)
   redis.call('DEL', 'agent:' .. id .. ':pid', 'agent:' .. id .. ':inbox')
   for _, suffix in ipairs({'', ':logs', ':health'}) do redis.call('EXPIRE', 'agent:' .. id .. suffix, keep) end
@@ -353,5 +355,5 @@ local function exit_agent(id, cause, ...)
   if not session or not session_state(session) then return {'', '', before} end
   redis.call('XADD', 'session:' .. session .. ':events', 'MAXLEN', '~', SESSION_EVENTS_KEPT, '*',
     'state', 'agent_exited', 'agentId', id, 'cause', cause, ...)
-  return {session, replace_agent(session, id, cause), before}
+  return {session, replace_agent(session, id, unread and FOUND_DEAD or cause), before}
 end
