@@ -180,7 +180,7 @@ class NodeWatch:
             try:
                 self._host = await HostClient.connect(self._settings.host_socket, self._on_death)
                 records = await self._store.agents()
-                await self._reconcile(records, *await self._host.hello())
+                await self._reconcile(records, *await self._hello(self._host))
                 self._connected.set()
                 self._soon(self._beat_once())
                 refused = False
@@ -199,6 +199,15 @@ class NodeWatch:
                 await self._host.close()
                 self._host = None
             await self._pause(RECONNECT_SECONDS)
+
+    async def _hello(self, host: HostClient) -> tuple[list[Process], list[Death]]:
+        """Ask the host what lives and what died. One that hangs is killed, and supervisord starts it anew."""
+        try:
+            return await host.hello()
+        except HostSilent as failure:
+            log.critical("%s: it is killed, to be started anew", failure.detail)
+            host.kill()
+            raise
 
     async def _watch_pool(self) -> None:
         while True:
@@ -244,7 +253,7 @@ class NodeWatch:
         self._soon(self.refill())
 
     async def _all_registered(self) -> bool:
-        living, _ = await (await self.host()).hello()
+        living, _ = await self._hello(await self.host())
         return {process.agent_id for process in living} <= {agent.id for agent in await self._store.agents()}
 
     async def _beat_once(self) -> None:
@@ -299,13 +308,7 @@ class NodeWatch:
         if self._host and self._connected.is_set():
             # Records first: whoever is born in between is no stranger.
             records = await self._store.agents()
-            try:
-                found = await self._host.hello()
-            except HostSilent as failure:
-                log.critical("%s: it is killed, to be started anew", failure.detail)
-                self._host.kill()
-                raise
-            await self._reconcile(records, *found)
+            await self._reconcile(records, *await self._hello(self._host))
         await self.cleanup_stale()
 
     async def _reconcile(self, records: list[Agent], living: list[Process], deaths: list[Death]) -> None:

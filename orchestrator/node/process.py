@@ -56,12 +56,11 @@ def look(pid: int) -> Look | None:
     return Look(bool(dying), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
 
 
-def kill_strays(agent_ids: Collection[str]) -> int:
-    """Kill what these dead agents have started and sent into sessions of its own; returns how many that were.
+def kill_strays(agent_ids: Collection[str]) -> None:
+    """Kill what these dead agents have started and sent into sessions of its own.
 
     It is known by the AGENT_ID that it was started with. Linux only; elsewhere nothing is found.
     """
-    killed = 0
     marks = {f"AGENT_ID={agent_id}".encode() for agent_id in agent_ids}
     for pid in psutil.pids() if marks and sys.platform == "linux" else ():
         with contextlib.suppress(OSError):  # gone, or somebody else's
@@ -70,10 +69,8 @@ def kill_strays(agent_ids: Collection[str]) -> int:
             try:
                 if not marks.isdisjoint(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    killed += 1
             finally:
                 os.close(pidfd)
-    return killed
 
 
 def may_live(here: str, node: str, pid: int, start_ticks: int) -> bool:

@@ -262,7 +262,7 @@ GUARDS = (
     guard(
         "a host that does not answer is killed",
         "chaos/test_survival.py::test_a_host_that_hangs_is_replaced_and_no_call_notices",
-        (WATCH, "                self._host.kill()\n", "                pass\n"),
+        (WATCH, "            host.kill()\n", "            pass\n"),
     ),
     # Retries and doubles
     guard(
