@@ -103,7 +103,7 @@ class Runtime:
         loop = asyncio.get_running_loop()
         self._stop, self._assigned, self._goodbye = loop.create_future(), loop.create_future(), loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._request_stop, "stopped by its node")
+            loop.add_signal_handler(number, self._request_stop, "the node is stopping")
         _ = FfiClient.instance  # LiveKit's native part starts its threads now, not in the call
         faults.hit("agent.before_ready")
         await self._link.ready(os.getpid())
