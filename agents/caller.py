@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from agents.offline import speech
+from orchestrator.cli.http import admin_token
 from orchestrator.cli.output import FAILED, UNREACHABLE, Json, console, print_json, say_error
 from orchestrator.settings import Settings
 
@@ -87,9 +88,12 @@ class Microphone:
 class Call:
     """One call, from the start request to hanging up. Times are seconds."""
 
-    def __init__(self, url: str, user_id: str, *, metadata: dict[str, Any] | None = None, patience: float = 30) -> None:
+    def __init__(
+        self, url: str, user_id: str, *, metadata: dict[str, Any] | None = None, patience: float = 30, key: str = ""
+    ) -> None:
         self._user_id, self._metadata, self._patience = user_id, metadata or {}, patience
-        self._http = httpx.AsyncClient(base_url=url, timeout=10)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=10)
         self._room = rtc.Room()
         self._utterances: asyncio.Queue[Utterance] = asyncio.Queue()
         self._first_sound: asyncio.Future[float] = asyncio.get_running_loop().create_future()
@@ -136,6 +140,8 @@ class Call:
             "POST", "/api/session/start", {"userId": self._user_id, "metadata": self._metadata}
         )
         self.timings["start answer"] = time.monotonic() - begun
+        # From here on it is a user's browser.
+        self._http.headers["Authorization"] = f"Bearer {self.session.pop('clientSecret')}"
         while self.session["status"] in {"starting", "queued"}:
             if time.monotonic() - begun > self._patience:
                 raise CallError(f"no agent within {self._patience:.0f} s")
@@ -265,13 +271,13 @@ class Call:
         await self._http.aclose()
 
 
-async def _converse(url: str, user: str, sentences: list[str]) -> dict[str, Any]:
+async def _converse(url: str, user: str, sentences: list[str], key: str) -> dict[str, Any]:
     begun = time.monotonic()
     await asyncio.to_thread(speech.warm_up)
     loaded = time.monotonic() - begun
     turns: list[dict[str, Any]] = []
     trouble = None
-    async with Call(url, user) as call:
+    async with Call(url, user, key=key) as call:
         try:
             await _talk(call, sentences, turns)
         except CallError as failure:
@@ -311,7 +317,9 @@ def call(
 ) -> None:
     """Call an agent as a real user: speak, listen, and show what was said and how long it took."""
     try:
-        result = asyncio.run(_converse(url or Settings.load().base_url, user or f"caller-{token_hex(3)}", say))
+        settings = Settings.load()
+        key = admin_token(settings) or next(iter(settings.keys), "")
+        result = asyncio.run(_converse(url or settings.base_url, user or f"caller-{token_hex(3)}", say, key))
     except (CallError, rtc.ConnectError) as failure:
         say_error(str(failure))
         raise typer.Exit(FAILED) from None

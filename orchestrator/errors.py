@@ -31,10 +31,31 @@ class InvalidRequest(OrchestratorError):
 
 
 class Unauthorized(OrchestratorError):
-    """This route needs the admin token: send `Authorization: Bearer <ADMIN_TOKEN>`."""
+    """This route needs a key: send `Authorization: Bearer <one of API_KEYS, or the session's clientSecret>`."""
 
     status = HTTPStatus.UNAUTHORIZED
     code = "unauthorized"
+
+
+class Forbidden(OrchestratorError):
+    """This route is the operator's: send `Authorization: Bearer <ADMIN_TOKEN>`."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "forbidden"
+
+
+class InvalidHost(OrchestratorError):
+    """This api does not serve that host name."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "invalid_host"
+
+
+class TooManyListeners(OrchestratorError):
+    """Too many streams are open; close some, or poll."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "too_many_listeners"
 
 
 class SessionOver(OrchestratorError):

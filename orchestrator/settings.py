@@ -4,6 +4,7 @@
 so that a process which forks agents never has the LiveKit secret or the admin token in its memory.
 """
 
+import ipaddress
 import re
 import socket
 from pathlib import Path
@@ -28,9 +29,34 @@ def _rate(value: str) -> str:
     return value
 
 
+def _proxy(value: str) -> str:
+    if value != "railway":
+        for network in filter(None, value.split(",")):
+            ipaddress.ip_network(network.strip())
+    return value
+
+
+def _origins(value: str) -> str:
+    for origin in filter(None, (part.strip() for part in value.split(","))):
+        if origin != "*" and not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:-]+", origin):
+            raise ValueError(f"{origin} is no origin: write scheme, host and port alone, as https://app.example")
+    return value
+
+
 def _empty_is_none(value: object) -> object:
     return None if value == "" else value
 
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+#: Characters that an api key must have: nobody guesses that.
+SHORTEST_KEY = 16
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -94,6 +120,16 @@ class Settings(NodeSettings):
     """Port of the api."""
     admin_token: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
     """Bearer token of the admin routes. Unset: generated, kept in RUN_DIR and printed at start."""
+    api_keys: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
+    """Comma-separated secrets, one of which each caller of the api must send. Unset: the api is open, on loopback."""
+    open_access: bool = False
+    """Let anybody start calls though HOST is not loopback and API_KEYS is not set."""
+    trusted_proxy: Annotated[str, AfterValidator(_proxy)] = ""
+    """Whose word for the client's address counts: `railway`, or comma-separated networks of proxies (10.0.0.0/8)."""
+    cors_origins: Annotated[str, AfterValidator(_origins)] = ""
+    """Comma-separated origins (https://app.example) of pages that may call the api, or *. Unset: those on loopback."""
+    agent_name: Annotated[str, Field(min_length=1, max_length=64)] = "voice-agent"
+    """Name under which LiveKit dispatches to this orchestrator."""
     livekit_api_key: OptionalText = None
     """LiveKit API key. Needed when LIVEKIT_URL is set."""
     livekit_api_secret: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
@@ -126,6 +162,8 @@ class Settings(NodeSettings):
     """Free memory (MiB, of the machine or its cgroup) below which no agent is started. 0: do not look."""
     rate_limit: Annotated[str, AfterValidator(_rate)] = "10/minute"
     """Starts per client address, as AMOUNT/PERIOD."""
+    token_rate_limit: Annotated[str, AfterValidator(_rate)] = "60/minute"  # noqa: S105
+    """Tokens for fresh rooms per client address, as AMOUNT/PERIOD: each may become a call."""
     boot_timeout_seconds: Seconds = 20.0
     """An agent that is not warm this long after its spawn is stopped and counts as failed."""
     start_timeout_seconds: Seconds = 30.0
@@ -209,6 +247,35 @@ class Settings(NodeSettings):
         """`redis_url`, or the embedded server's address."""
         return self.redis_url or f"redis://127.0.0.1:{self.valkey_port}/0"
 
+    @property
+    def token_rate(self) -> RateLimitItem:
+        """`token_rate_limit`, parsed."""
+        return parse(self.token_rate_limit)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """`api_keys`, one by one."""
+        given = self.api_keys.get_secret_value() if self.api_keys else ""
+        return tuple(key.strip() for key in given.split(",") if key.strip())
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the api can be reached from this machine alone."""
+        return self.host == "localhost" or (_is_address(self.host) and ipaddress.ip_address(self.host).is_loopback)
+
+    @model_validator(mode="after")
+    def _access_is_meant(self) -> Self:
+        if any(len(key) < SHORTEST_KEY for key in self.keys):
+            raise ValueError(
+                f"API_KEYS holds a key of less than {SHORTEST_KEY} characters; make one with: openssl rand -hex 24"
+            )
+        if not (self.keys or self.loopback or self.open_access):
+            raise ValueError(
+                f"HOST={self.host} without API_KEYS would let anybody start calls: set API_KEYS "
+                "(openssl rand -hex 24), or OPEN_ACCESS=true if that is meant"
+            )
+        return self
+
     @model_validator(mode="after")
     def _heartbeats_fit(self) -> Self:
         if self.heartbeat_timeout_seconds < 2 * self.heartbeat_seconds:
@@ -237,7 +304,7 @@ def load(kind: type[S]) -> S:
         if not first["loc"]:
             raise Preflight(f"{first['ctx']['error']}. Correct it in the environment or in .env.") from None
         name = str(first["loc"][0]).upper()
-        shown = "" if {"TOKEN", "SECRET"} & set(name.split("_")) else f"={first['input']!r}"
+        shown = "" if {"TOKEN", "SECRET", "KEYS"} & set(name.split("_")) else f"={first['input']!r}"
         raise Preflight(f"{name}{shown}: {first['msg']}. Correct it in the environment or in .env.") from None
     except (OSError, UnicodeDecodeError) as failure:
         raise Preflight(f".env cannot be read: {failure}. Correct the file or remove it.") from None

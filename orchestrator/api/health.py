@@ -2,7 +2,7 @@
 
 import os
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from orchestrator import __version__, kill_window
 from orchestrator.api.problems import PROBLEM_RESPONSES
@@ -43,8 +43,9 @@ async def readyz(parts: ServicesDep) -> Alive:
 
 
 @router.get("/api/health", summary="What the node knows of itself")
-async def health(parts: ServicesDep) -> HealthReply:
+async def health(request: Request, parts: ServicesDep) -> HealthReply:
     """Return counts, latencies and, in words, what is not as it should be."""
+    parts.access.caller(request)
     latency = await parts.store.ping()
     counts = await parts.store.counts()
     nodes = await parts.store.nodes()
@@ -84,6 +85,7 @@ async def health(parts: ServicesDep) -> HealthReply:
     return HealthReply(
         status="degraded" if warnings else "ok",
         version=__version__,
+        access="open" if parts.access.open else "keys",
         sessions=counts | {"max": parts.settings.max_sessions},
         redis={"ok": True, "latencyMs": round(latency * 1000, 2)},
         celery={"queue": queued},

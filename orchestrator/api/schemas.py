@@ -16,6 +16,11 @@ WAITING = "session_9e8d7c6b5a4f3e2d1c0b9a8f7e6d5c4b"
 METADATA_BYTES = 4096
 
 
+def in_words(seconds: float | None) -> str | None:
+    """Return a wait as people read it."""
+    return None if seconds is None else f"{seconds:.0f}s" if seconds >= 10 else f"{seconds:.2g}s"
+
+
 class Body(BaseModel):
     """Base of all bodies."""
 
@@ -54,6 +59,7 @@ class StartReply(Reply):
 
     model_config = example(
         success=True, sessionId=SESSION, status="ready", message="An agent is ready.", prewarmed=True, latency="1.2ms",
+        clientSecret="cs_mM3…",
     )  # fmt: skip
     session_id: str
     status: str
@@ -61,6 +67,11 @@ class StartReply(Reply):
     prewarmed: bool
     latency: str = Field(description="Time the server took for this answer.")
     task_id: str | None = Field(default=None, description="The Celery task that starts the agent.")
+    client_secret: str | None = Field(
+        default=None,
+        description="For the user's browser: as `Authorization: Bearer` good for this session alone, until 10 minutes "
+        "after its end.",
+    )
     position: int | None = Field(default=None, description="While queued or starting: 1 is next.")
     estimated_wait: str | None = Field(
         default=None, description="From measured boots and session lengths; null before anything was measured."
@@ -171,7 +182,9 @@ class TokenRequest(BaseModel):
     participant_metadata: Annotated[str, StringConstraints(max_length=4096)] | None = None
     participant_attributes: dict[str, Bounded] | None = None
     room_config: dict[str, Any] | None = Field(
-        default=None, description="Accepted for LiveKit's clients, never copied."
+        default=None,
+        description="Of `agents[0]` the `agent_name`, which must be AGENT_NAME, and the `metadata` reach the agent; "
+        "anything else is refused.",
     )
 
 
@@ -192,6 +205,7 @@ class TokenReply(BaseModel):
     server_url: str
     participant_token: str
     room_name: str
+    participant_name: str | None = None
     participant_identity: str
 
 
@@ -278,7 +292,7 @@ class HealthReply(Reply):
     """What the node knows of itself."""
 
     model_config = example(
-        success=True, status="ok", version="0.1.0",
+        success=True, status="ok", version="0.1.0", access="open",
         sessions={"pool": 3, "booting": 0, "stale": 0, "queued": 0, "starting": 0, "ready": 0, "active": 1,
                   "target": 3, "max": 50},
         redis={"ok": True, "latencyMs": 0.3}, celery={"queue": 0}, livekit={"ok": True},
@@ -289,6 +303,7 @@ class HealthReply(Reply):
     )  # fmt: skip
     status: str
     version: str
+    access: str = Field(description="open: anybody who reaches the api may start calls; keys: holders of API_KEYS.")
     sessions: dict[str, int]
     redis: dict[str, Any]
     celery: dict[str, int]

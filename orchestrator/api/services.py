@@ -2,22 +2,25 @@
 
 import asyncio
 import contextlib
-import hashlib
-import ipaddress
 import logging
-import secrets
-from collections.abc import AsyncIterator
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from types import FrameType
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Path, Request
 from kombu.exceptions import OperationalError
 
+from orchestrator.api.access import AFTERWARDS_SECONDS, Access, Caller, Role
+from orchestrator.api.feed import Feed
 from orchestrator.celery_app import Publisher
-from orchestrator.errors import Preflight, StoreUnavailable, Unauthorized
+from orchestrator.errors import Forbidden, NotFound, Preflight, StoreUnavailable, Unauthorized
 from orchestrator.livekit.tokens import TokenMinter
+from orchestrator.models import ID_PATTERN, Session
 from orchestrator.node.process import may_live
 from orchestrator.pool.assignment import Assigner
 from orchestrator.settings import Settings
@@ -35,7 +38,9 @@ class Services:
     """The api's own parts."""
 
     settings: Settings
+    access: Access
     store: Store
+    feed: Feed
     assigner: Assigner
     minter: TokenMinter
     publisher: Publisher
@@ -72,6 +77,7 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
         raise Preflight("the api needs LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET; `make up` sets them itself")
     if settings.admin_token is None:
         raise Preflight("the api needs ADMIN_TOKEN; `make up` generates one")
+    access = Access(settings)
     minter = TokenMinter(
         settings.livekit_api_key,
         settings.livekit_api_secret.get_secret_value(),
@@ -86,10 +92,38 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     publisher = Publisher(settings.required_redis_url)
     with ThreadPoolExecutor(4, "publish") as threads:
         async with store:
-            app.state.services = Services(settings, store, assigner, minter, publisher, threads, set())
-            yield
-            await asyncio.gather(*app.state.services.background, return_exceptions=True)
+            feed = Feed(store)
+            app.state.services = Services(settings, access, store, feed, assigner, minter, publisher, threads, set())
+            following = asyncio.create_task(feed.run())
+            with _told_to_stop(feed.close):
+                yield
+            following.cancel()
+            await asyncio.gather(following, *app.state.services.background, return_exceptions=True)
     publisher.close()
+
+
+@contextlib.contextmanager
+def _told_to_stop(then: Callable[[], None]) -> Iterator[None]:
+    """Call `then` when the server is told to stop: it waits for open streams, which would not end by themselves."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are somebody else's
+        return
+    loop = asyncio.get_running_loop()
+    servers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(then)
+        server = servers[signal.Signals(number)]
+        if callable(server):
+            server(number, frame)
+
+    for number in servers:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, server in servers.items():
+            signal.signal(number, server)
 
 
 def services(request: Request) -> Services:
@@ -103,26 +137,44 @@ async def _services(request: Request) -> Services:
     return services(request)
 
 
-def client_address(request: Request) -> str:
-    """Return what the rate limit counts by: the peer's address; for IPv6 its /64, which is one household."""
-    peer = request.client.host if request.client else ""
-    try:
-        address = ipaddress.ip_address(peer)
-    except ValueError:
-        return peer
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return peer
-
-
-async def require_admin(request: Request, found: Annotated[Services, Depends(_services)]) -> None:
-    """Let only the holder of the admin token pass. Raises `Unauthorized`."""
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    assert found.settings.admin_token is not None
-    expected = found.settings.admin_token.get_secret_value()
-    digests = (hashlib.sha256(text.strip().encode()).digest() for text in (given, expected))
-    if scheme.lower() != "bearer" or not secrets.compare_digest(*digests):
-        raise Unauthorized
-
-
 ServicesDep = Annotated[Services, Depends(_services)]
+SessionPath = Annotated[str, Path(pattern=ID_PATTERN, examples=["prewarm_4f0c2a9d8b7e6f5a4b3c2d1e0f9a8b7c"])]
+
+
+async def known(request: Request, parts: ServicesDep) -> Caller:
+    """Return who sends a request; a client secret is not looked at yet. Raises `Unauthorized`."""
+    return parts.access.caller(request)
+
+
+async def require_admin(request: Request, parts: ServicesDep) -> None:
+    """Let only the holder of the admin token pass. Raises `Unauthorized`, `Forbidden`."""
+    role = parts.access.caller(request).role
+    if role is Role.ADMIN:
+        return
+    if role is Role.ANYBODY:
+        raise Unauthorized("This route needs the admin token: send `Authorization: Bearer <ADMIN_TOKEN>`.")
+    raise Forbidden
+
+
+async def visible(parts: ServicesDep, caller: Caller, session_id: str) -> Session:
+    """Return a session that a caller may see. Raises `NotFound`, whatever the cause."""
+    if not parts.access.may_see(caller, session_id):
+        raise NotFound
+    session = await parts.store.session(session_id)
+    if session is None:
+        raise NotFound
+    ended = session.ended_at if caller.role is Role.CLIENT else None
+    if ended is not None and await parts.store.now() > ended + AFTERWARDS_SECONDS:
+        raise NotFound
+    return session
+
+
+CallerDep = Annotated[Caller, Depends(known)]
+
+
+async def the_session(session_id: SessionPath, caller: CallerDep, parts: ServicesDep) -> Session:
+    """Return the session that a path names. Raises `NotFound`, `Unauthorized`."""
+    return await visible(parts, caller, session_id)
+
+
+SessionDep = Annotated[Session, Depends(the_session)]

@@ -5,10 +5,11 @@ import time
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
 
 from orchestrator import celery_app, faults
+from orchestrator.api.access import Role, client_address
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import (
     WAITING,
@@ -20,13 +21,12 @@ from orchestrator.api.schemas import (
     StartRequest,
     StopReply,
     StopRequest,
-    TokenReply,
-    TokenRequest,
+    in_words,
 )
-from orchestrator.api.services import Services, ServicesDep, client_address, services
-from orchestrator.errors import InvalidRequest, NotFound, SessionOver, StoreUnavailable
-from orchestrator.models import ID_PATTERN, Agent, Session
-from orchestrator.pool.assignment import Request, Started, require
+from orchestrator.api.services import CallerDep, Services, ServicesDep, SessionDep, services, visible
+from orchestrator.errors import Forbidden, InvalidRequest, NotFound, StoreUnavailable
+from orchestrator.models import Agent, Session
+from orchestrator.pool.assignment import Request, Started
 from orchestrator.states import SessionState
 from orchestrator.store import Store
 
@@ -37,7 +37,6 @@ LAST_LINES = 20
 
 router = APIRouter(prefix="/api", tags=["sessions"], responses=PROBLEM_RESPONSES)
 
-SessionPath = Annotated[str, Path(pattern=ID_PATTERN, examples=["prewarm_4f0c2a9d8b7e6f5a4b3c2d1e0f9a8b7c"])]
 _WAITING_EXAMPLE = {
     "success": True, "sessionId": WAITING, "status": "starting", "prewarmed": False, "latency": "2.1ms",
     "message": "An agent is being started. Poll /api/session/:id until it is ready.",
@@ -63,10 +62,14 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
     With an `Idempotency-Key` header, the same request sent again gets the same answer.
     """
     # Called and not declared, and answered ready-made: a caller waits here, and each costs FastAPI 30 µs or more.
-    begun, parts, address = time.perf_counter(), services(request), client_address(request)
-    key = _idempotency_key(request)
-    started = await parts.assigner.start(Request(body.user_id, body.metadata, address, key))
-    if started.repeated and (answer := await _first_answer(parts, key)):
+    begun, parts = time.perf_counter(), services(request)
+    caller = parts.access.starter(request)
+    address, key = client_address(request, parts.settings.trusted_proxy), _idempotency_key(request)
+    # A backend starts calls for many users from one address; how many, it decides.
+    trusted = caller.role is not Role.ANYBODY
+    started = await parts.assigner.start(Request(body.user_id, body.metadata, address, key, trusted))
+    secret = parts.access.client_secret(started.session_id)
+    if started.repeated and (answer := await _first_answer(parts, key, secret)):
         return answer
     task_id = None
     if started.spawn:
@@ -89,13 +92,19 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
         latency=f"{(time.perf_counter() - begun) * 1000:.3g}ms",
         task_id=task_id,
         position=started.position,
-        estimated_wait=_wait(started.estimated_wait),
+        estimated_wait=in_words(started.estimated_wait),
     )
-    content = reply.model_dump_json(by_alias=True, exclude_none=True)
+    content = reply.model_dump_json(by_alias=True, exclude_none=True, exclude={"client_secret"})
     status = 202 if started.status in {SessionState.STARTING, SessionState.QUEUED} else 200
     if key and not started.repeated:
         await parts.store.keep_answer(key, f"{status} {content}")
-    return Response(content, status, media_type="application/json")
+    return _answer(content, status, secret)
+
+
+def _answer(content: str, status: int, secret: str) -> Response:
+    """Return a start's answer. The secret is no part of what is kept of it."""
+    content = f'{content[:-1]},"clientSecret":"{secret}"}}'
+    return Response(content, status, media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 def _idempotency_key(request: HttpRequest) -> str:
@@ -105,7 +114,7 @@ def _idempotency_key(request: HttpRequest) -> str:
     return key
 
 
-async def _first_answer(parts: Services, key: str) -> Response | None:
+async def _first_answer(parts: Services, key: str, secret: str) -> Response | None:
     """Return what the first request with this key was answered, once it is; None when it never was."""
     deadline = time.monotonic() + FIRST_ANSWER_SECONDS
     while (kept := await parts.store.kept_answer(key)) is None:
@@ -113,21 +122,26 @@ async def _first_answer(parts: Services, key: str) -> Response | None:
             return None
         await asyncio.sleep(FIRST_ANSWER_SECONDS / 100)
     status, _, content = kept.partition(" ")
-    return Response(content, int(status), media_type="application/json")
+    return _answer(content, int(status), secret)
 
 
 @router.get("/session/{session_id}", summary="Look at a session", response_model_exclude_none=True)
-async def look(session_id: SessionPath, parts: ServicesDep) -> SessionReply:
-    """Return a session's status, its agents, its history and, when it is over, the reason and the last log lines."""
-    session = await require(parts.store, session_id)
+async def look(session: SessionDep, parts: ServicesDep, caller: CallerDep) -> SessionReply:
+    """Return a session's status, its agents, its history and, when it is over, the reason and the last log lines.
+
+    The last two are not for the browser, nor is the address that asked for it.
+    """
     reply = describe(session)
     if session.status in {SessionState.QUEUED, SessionState.STARTING}:
-        reply.position = await parts.store.position(session_id) or 1
-        reply.estimated_wait = _wait(await parts.assigner.estimated_wait(session.status, reply.position))
+        reply.position = await parts.store.position(session.id) or 1
+        reply.estimated_wait = in_words(await parts.assigner.estimated_wait(session.status, reply.position))
     reply.events = [
         Event.model_validate(event | {"at": round(event["at"] - session.created_at, 3)})
-        for event in await parts.store.events(session_id)
+        for event in await parts.store.events(session.id)
     ]
+    if caller.role is Role.CLIENT:
+        reply.client = None
+        return reply
     reply.agents = [_agent_record(agent) for agent in await parts.store.agent_records(_agents(session))]
     if not session.live:
         reply.last_log_lines = await _logs(parts.store, session, LAST_LINES)
@@ -160,8 +174,9 @@ def _agent_record(agent: Agent) -> AgentRecord:
 
 
 @router.post("/session/stop", summary="Stop a session")
-async def stop(body: StopRequest, parts: ServicesDep) -> StopReply:
+async def stop(body: StopRequest, parts: ServicesDep, caller: CallerDep) -> StopReply:
     """End a session: its agent leaves, its room is deleted. Stopping it again changes nothing."""
+    await visible(parts, caller, body.session_id)
     ended = await parts.store.end_session(body.session_id, SessionState.ENDED, "stopped by request")
     if ended is None:
         raise NotFound
@@ -171,47 +186,12 @@ async def stop(body: StopRequest, parts: ServicesDep) -> StopReply:
 
 @router.get("/session/{session_id}/logs", summary="Read a session's logs")
 async def logs(
-    session_id: SessionPath, parts: ServicesDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
+    session: SessionDep, parts: ServicesDep, caller: CallerDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
 ) -> LogsReply:
-    """Return what the session's agents printed, oldest first; also after their death."""
-    session = await require(parts.store, session_id)
-    return LogsReply(session_id=session_id, logs=await _logs(parts.store, session, limit))
-
-
-@router.post("/token", status_code=201, summary="Get a LiveKit token")
-async def token(body: TokenRequest, parts: ServicesDep, response: Response) -> TokenReply:
-    """Return a token for a session's room, by LiveKit's token-endpoint contract. It takes no agent.
-
-    The token is good for one room and for 15 minutes, which bounds the first connect only.
-    """
-    response.headers["Cache-Control"] = "no-store"
-    if body.session_id is None:
-        raise InvalidRequest("sessionId is missing: start a session first (POST /api/session/start) and send its id.")
-    session = await require(parts.store, body.session_id)
-    if not session.live:
-        raise SessionOver(f"The session is over ({session.reason}); start a new one.")
-    identity = f"user-{session.room_name.removeprefix('room_')}"
-    if body.room_name not in {None, session.room_name}:
-        raise InvalidRequest("room_name: rooms are chosen by the server; leave it out.")
-    if body.participant_identity not in {None, identity}:
-        raise InvalidRequest("participant_identity: identities are chosen by the server; leave it out.")
-    attributes = body.participant_attributes or {}
-    if reserved := next((name for name in attributes if name.startswith("lk.")), None):
-        raise InvalidRequest(f"participant_attributes: {reserved} is LiveKit's own; leave it out.")
-    settings = parts.settings
-    jwt = parts.minter.for_user(
-        session.room_name,
-        identity,
-        name=body.participant_name or "",
-        metadata=body.participant_metadata or "",
-        attributes=attributes,
-    )
-    return TokenReply(
-        server_url=settings.livekit_public_url or settings.livekit_url or "",
-        participant_token=jwt,
-        room_name=session.room_name,
-        participant_identity=identity,
-    )
+    """Return what the session's agents printed, oldest first; also after their death. Not for the browser."""
+    if caller.role is Role.CLIENT:
+        raise Forbidden("A session's logs are not for its browser: ask with an api key.")
+    return LogsReply(session_id=session.id, logs=await _logs(parts.store, session, limit))
 
 
 def describe(session: Session) -> SessionReply:
@@ -239,10 +219,6 @@ def describe(session: Session) -> SessionReply:
         replacements=session.replacements,
         takeovers=session.takeovers,
     )
-
-
-def _wait(seconds: float | None) -> str | None:
-    return None if seconds is None else f"{seconds:.0f}s" if seconds >= 10 else f"{seconds:.2g}s"
 
 
 def _message(started: Started) -> str:

@@ -37,7 +37,9 @@ def main() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
     health: dict[str, Any] | None = None
     said: set[str] = set()
-    with httpx.Client(base_url=settings.base_url, timeout=2) as client:
+    token = settings.admin_token.get_secret_value() if settings.admin_token else ""
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=settings.base_url, headers=headers, timeout=2, trust_env=False) as client:
         while time.monotonic() - started < PATIENCE:
             if os.getppid() != supervisor:
                 return  # stopped before it was up
@@ -95,6 +97,9 @@ def _show_up(console: Console, settings: Settings, health: dict[str, Any], secon
     console.print(f"  Redis        {settings.required_redis_url.rpartition('@')[2].removeprefix('redis://')}")
     if settings.admin_token:
         console.print(f"  admin token  {settings.admin_token.get_secret_value()}")
+    if not settings.keys:
+        who = "anybody who reaches it" if settings.open_access else "anybody on this machine"
+        console.print(f"  access       open: {who} may start calls; set API_KEYS to change that")
     console.print(f"  logs         {settings.run_dir}/logs")
     console.print("Try, in another terminal:")
     console.print(f'  {program} call --say "what time is it"')

@@ -58,13 +58,22 @@ class TokenMinter:
         name: str = "",
         metadata: str = "",
         attributes: Mapping[str, str] | None = None,
+        dispatch: tuple[str, str] | None = None,
     ) -> str:
-        """Return a token for the user of one room: speak, listen, send data; no admin right of any kind."""
+        """Return a token for the user of one room: speak, listen, send data; no admin right of any kind.
+
+        `dispatch`: agent name and metadata of the agent that LiveKit is to ask for when the user makes the room.
+        """
         grants = api.VideoGrants(
             room_join=True, room=room, can_publish=True, can_subscribe=True, can_publish_data=True,
             can_publish_sources=["microphone"],
         )  # fmt: skip
         token = self._token(identity, room, grants).with_name(name).with_metadata(metadata)
+        if dispatch:
+            name, told = dispatch
+            room_config = api.RoomConfiguration(agents=[api.RoomAgentDispatch(agent_name=name, metadata=told)])
+            room_config.MergeFrom(self._room)
+            token = token.with_room_config(room_config)
         return token.with_attributes(dict(attributes or {})).to_jwt()
 
     def _token(self, identity: str, room: str, grants: api.VideoGrants) -> api.AccessToken:

@@ -17,7 +17,7 @@ from orchestrator.errors import (
     OrchestratorError,
     RateLimited,
 )
-from orchestrator.models import Session, new_id
+from orchestrator.models import new_id
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
 from orchestrator.store import Assignment, Store
@@ -32,12 +32,13 @@ MintAgentToken = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Who wants a session. `address` is what the rate limit counts by ('' = exempt)."""
+    """Who wants a session. `address` is what the rate limit counts by, unless they are trusted."""
 
     user_id: str
     metadata: Mapping[str, object]
     address: str = ""
     idempotency_key: str = ""
+    trusted: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -89,7 +90,7 @@ class Assigner:
             room_name=room,
             payload=json.dumps(payload),
             address=request.address,
-            rate_amount=self._rate_amount,
+            rate_amount=0 if request.trusted else self._rate_amount,
             rate_window_ms=self._rate_window_ms,
             idempotency_key=request.idempotency_key,
             fingerprint=request.fingerprint if request.idempotency_key else "",
@@ -182,11 +183,3 @@ async def pass_over_the_dead(store: Store, session_id: str, may_live: MayLive) -
         if agent is None or may_live(agent.node or "", agent.pid or 0, agent.start_ticks or 0):
             return
         await store.exited(agent.id, FOUND_DEAD)
-
-
-async def require(store: Store, session_id: str) -> Session:
-    """Return a session. Raises `NotFound`."""
-    session = await store.session(session_id)
-    if session is None:
-        raise NotFound
-    return session

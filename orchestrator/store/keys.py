@@ -23,6 +23,7 @@ LIVEKIT_DOWN = "livekit:down"  #: why LiveKit does not answer, while it does not
 NODES_DRAINING = "nodes:draining"
 BOOT_ERROR = "pool:boot_error"  #: cause of the last failed boot, until one works
 NODES = "nodes"
+EVENTS = "events"  #: stream of everything that happens to sessions and agents
 CELERY_QUEUE = "celery"
 
 

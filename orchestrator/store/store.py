@@ -197,6 +197,10 @@ class Store:
             outcome, session_id or "", str(detail or ""), bool(refill), agent_id, node, int(pid or 0), int(ticks or 0)
         )
 
+    async def limited(self, what: str, address: str, amount: int, window_ms: int) -> float:
+        """Count one more of something by address; returns 0, or seconds after which it is allowed again."""
+        return int(await self._scripts.call("rate", args=[what, address, amount, window_ms])) / 1000
+
     @_translated
     async def keep_answer(self, idempotency_key: str, answer: str) -> None:
         """Keep the answer to a request with an Idempotency-Key, for its repetitions."""
@@ -251,13 +255,33 @@ class Store:
         await self._redis.zrem(keys.DEADLINES, f"close|{session_id}")
 
     @_translated
-    async def events(self, session_id: str) -> list[dict[str, Any]]:
-        """Return the history of a session, oldest first: `at` in Unix seconds, `state`, and what belongs to it."""
-        rows = await self._redis.xrange(keys.events(session_id))
+    async def events(self, session_id: str, after: str = "0-0") -> list[dict[str, Any]]:
+        """Return the history of a session behind an entry, oldest first: `id`, `at` in Unix seconds, `state`, and what
+        belongs to it."""
+        rows = await self._redis.xrange(keys.events(session_id), min=f"({after}")
         return [
-            {"at": int(entry.partition("-")[0]) / 1000} | {name: value for name, value in fields.items() if value}
+            {"id": entry, "at": int(entry.partition("-")[0]) / 1000}
+            | {name: value for name, value in fields.items() if value}
             for entry, fields in rows
         ]
+
+    @_translated
+    async def last_change(self) -> str:
+        """Return the id of the last thing that happened to any session or agent."""
+        rows = await self._redis.xrevrange(keys.EVENTS, count=1)
+        return str(rows[0][0]) if rows else "0-0"
+
+    @_translated
+    async def changes(self, after: str) -> tuple[str, set[str] | None]:
+        """Wait for something to happen behind an entry, for at most `BLOCK_SECONDS`.
+
+        Returns the last entry, and the ids of the sessions concerned; None when nothing happened.
+        """
+        rows = await self._blocking.xread({keys.EVENTS: after}, count=1000, block=int(BLOCK_SECONDS * 1000))
+        if not rows:
+            return after, None
+        entries = [entry for batch in rows[keys.EVENTS] for entry in batch]
+        return entries[-1][0], {fields["session"] for _, fields in entries if "session" in fields}
 
     @_translated
     async def forget_session(self, session_id: str) -> None:
@@ -422,7 +446,9 @@ class Store:
     async def spawned(self, agent_id: str, pid: int, start_ticks: int, boot_id: str, node: str) -> bool:
         """Record an agent's process; False when the agent has no record."""
         names = [keys.agent(agent_id), keys.agent_pid(agent_id)]
-        return bool(await self._scripts.call("agent_spawned", keys=names, args=[pid, start_ticks, boot_id, node]))
+        return bool(
+            await self._scripts.call("agent_spawned", keys=names, args=[pid, start_ticks, boot_id, node, agent_id])
+        )
 
     @_translated
     async def wait_boot(self, agent_id: str, seconds: float) -> str | None:

@@ -40,7 +40,7 @@ async def serve(app: FastAPI, *, configured: bool = True) -> AsyncIterator[httpx
         if configured:
             await parts.store.configure(parts.settings.policy, 0)  # as a node does when it starts
         transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("10.1.2.3", 1))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             yield client
 
 

@@ -123,12 +123,22 @@ local function move_agent(id, to, ...)
   end
 end
 
--- Announce an agent that is about to be spawned.
-local function announce_agent(id)
+-- Announce an agent that is about to be spawned, for a session where it is another's than its own name says.
+local function announce_agent(id, session)
   redis.call('HSET', 'agent:' .. id, 'state', 'starting', 'createdAt', NOW)
+  if session then redis.call('HSET', 'agent:' .. id, 'for', session) end
   redis.call('SADD', 'agents', id)
   redis.call('SADD', 'pool:starting', id)
   expect('boot', id, CLAIM_MS)
+end
+
+-- Tell who waits how far the boot is: the session that the agent was announced for, else the one that is served next.
+local function boot_phase(agent, phase)
+  local session = get('agent:' .. agent, 'for') or agent
+  if not redis.call('ZSCORE', 'session:unbound', session) then
+    session = redis.call('ZRANGE', 'session:unbound', 0, 0)[1]
+  end
+  if session then record(session, 'boot', 'phase', phase, 'agentId', agent) end
 end
 
 -- Put a session's payload, a JSON object, into its agent's inbox, with what the payload's author could not know: the
@@ -152,6 +162,23 @@ local function bind(session, agent, prewarmed)
   local payload = redis.call('GET', 'session:' .. session .. ':payload')
   if payload then tell_agent(agent, session, payload) end
   redis.call('HINCRBY', 'pool:stats', 'total_assigned', 1)
+end
+
+-- Count one more of something by address, of which a window allows so many. Returns nil, or ms after which to try again.
+-- A sliding window counter: this window's count plus the share of the last one that still lies within it.
+local function limited(name, address, amount, window)
+  local index = math.floor(NOW / window)
+  local passed = (NOW % window) / window
+  local key = name .. ':' .. address .. ':'
+  local current = tonumber(redis.call('GET', key .. index) or 0)
+  local last = tonumber(redis.call('GET', key .. (index - 1)) or 0)
+  if current + last * (1 - passed) >= amount then
+    local wait
+    if current >= amount then wait = (1 - passed) + (1 - amount / current)
+    else wait = 1 - (amount - current) / last - passed end
+    return math.ceil(wait * window) + 1
+  end
+  redis.call('SET', key .. index, current + 1, 'PX', window * 2)
 end
 
 -- Take a warm agent whose heartbeat is fresh. A silent one leaves the pool here, and is seen to at its deadline.

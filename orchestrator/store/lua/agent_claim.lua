@@ -5,6 +5,7 @@
 -- Returns claimed | taken | gone
 --
 -- agent:{id}  hash  gets node and spawnedAt       deadlines  zset       pool:breaker  hash
+-- session:unbound  zset       session:{id}:events  stream
 local fields = redis.call('HMGET', KEYS[1], 'state', 'node')
 if fields[1] ~= 'starting' then return 'gone' end
 if fields[2] then return 'taken' end
@@ -15,4 +16,5 @@ if circuit_open() and string.sub(ARGV[1], 1, 8) == 'session_' then
 end
 redis.call('HSET', KEYS[1], 'node', ARGV[2], 'spawnedAt', NOW)
 expect('boot', ARGV[1], policy('bootMs') or 20000)
+boot_phase(ARGV[1], 'claimed')
 return 'claimed'

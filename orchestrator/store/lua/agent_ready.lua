@@ -6,7 +6,7 @@
 --
 -- agent:{id} hash, agent:{id}:pid string, agent:{id}:boot list, agent:{id}:inbox list, deadlines zset
 -- pool:boot_error string, pool:breaker hash, pool:ready set, pool:starting set, pool:stale set, pool:stats hash
--- session:unbound zset, session:{id} hash, nodes set, nodes:draining set, node:{id} hash
+-- session:unbound zset, session:{id} hash, session:{id}:events stream, nodes set, nodes:draining set, node:{id} hash
 local id = ARGV[1]
 local state = agent_state(id)
 if state ~= 'starting' then refuse('agent', id, state, 'ready') end
@@ -25,6 +25,7 @@ redis.call('HINCRBY', 'pool:stats', 'total_spawned', 1)
 -- Others were held back while boots failed.
 if missing_agents() > 0 then wake() end
 
+boot_phase(id, 'warm')
 local node = get('agent:' .. id, 'node')
 local draining = node and redis.call('SISMEMBER', 'nodes:draining', node) == 1
 local waiting = redis.call('ZRANGE', 'session:unbound', 0, 0)[1]

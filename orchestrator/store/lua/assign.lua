@@ -3,7 +3,7 @@
 -- KEYS  none (see _prelude.lua)
 -- ARGV  1 user id  2 id of the session unless it gets its agent's  3 room name
 --       4 payload for the agent (JSON, holds its token)
---       5 client address ('' = no rate limit)  6 starts per window  7 window in ms
+--       5 client address  6 starts per window (0 = no rate limit)  7 window in ms
 --       8 idempotency key ('' = none)  9 fingerprint of the request that the key stands for
 -- Returns {outcome, session id, detail, refill, agent id, node, pid, start ticks}
 --       outcome  assigned | starting | queued | existing | repeated | reused (the key, for another request) | limited
@@ -40,20 +40,9 @@ if idempotency ~= '' then
   if earlier[1] then return {earlier[1] == ARGV[9] and 'repeated' or 'reused', earlier[2], '', 0} end
 end
 
--- Sliding window counter: this window's count plus the share of the last one that still lies within it.
-if address ~= '' then
-  local index = math.floor(NOW / window)
-  local passed = (NOW % window) / window
-  local key = 'rate:' .. address .. ':'
-  local current = tonumber(redis.call('GET', key .. index) or 0)
-  local last = tonumber(redis.call('GET', key .. (index - 1)) or 0)
-  if current + last * (1 - passed) >= amount then
-    local wait
-    if current >= amount then wait = (1 - passed) + (1 - amount / current)
-    else wait = 1 - (amount - current) / last - passed end
-    return {'limited', '', math.ceil(wait * window) + 1, 0}
-  end
-  redis.call('SET', key .. index, current + 1, 'PX', window * 2)
+if address ~= '' and amount > 0 then
+  local wait = limited('rate', address, amount, window)
+  if wait then return {'limited', '', wait, 0} end
 end
 
 local held, newest, newest_at = 0, nil, -1

@@ -1,0 +1,100 @@
+"""A session's progress, pushed: its history as server-sent events, from the first one on, each as it happens."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Response
+from fastapi.sse import EventSourceResponse, format_sse_event
+
+from orchestrator.api.problems import PROBLEM_RESPONSES
+from orchestrator.api.schemas import in_words
+from orchestrator.api.services import Services, ServicesDep, SessionDep
+from orchestrator.errors import StoreUnavailable
+from orchestrator.models import Session
+from orchestrator.states import SessionState
+
+#: Proxies cut connections on which nothing is said.
+PING_SECONDS = 15.0
+#: How often a place in line is looked at: it changes when others leave, which is no event of this session.
+LINE_SECONDS = 1.0
+#: What a client waits before it connects again, in ms.
+RETRY_MS = 2000
+
+router = APIRouter(prefix="/api", tags=["sessions"], responses=PROBLEM_RESPONSES)
+
+EventId = Annotated[str | None, Header(alias="Last-Event-ID", pattern=r"^\d{1,15}-\d{1,9}$")]
+
+
+async def _listening(session: SessionDep, parts: ServicesDep) -> AsyncIterator[asyncio.Event]:
+    with parts.feed.listen(session.id) as changed:
+        yield changed
+
+
+@router.get(
+    "/session/{session_id}/events",
+    summary="Follow a session",
+    response_class=EventSourceResponse,
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        204: {"description": "The session is over, and everything was told: do not connect again."},
+    },
+)
+async def events(
+    session: SessionDep,
+    parts: ServicesDep,
+    changed: Annotated[asyncio.Event, Depends(_listening)],
+    last_event_id: EventId = None,
+) -> Response:
+    """Return the session's history and what happens next, as server-sent events; the stream ends with the session.
+
+    `event: state` carries `{"at": seconds since the start, "state": …}` and what belongs to it, with an id for
+    `Last-Event-ID`; `event: position` carries the place in line and the estimated wait, at every change.
+    """
+    after = last_event_id or "0-0"
+    if not session.live and not await parts.store.events(session.id, after):
+        return Response(status_code=204)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return EventSourceResponse(_told(parts, session, after, changed), headers=headers)
+
+
+async def _told(parts: Services, session: Session, after: str, changed: asyncio.Event) -> AsyncIterator[bytes]:
+    yield format_sse_event(retry=RETRY_MS)
+    place: dict[str, Any] = {}
+    spoken = time.monotonic()
+    while not parts.feed.closed.is_set():
+        changed.clear()
+        new: list[bytes] = []
+        over = waits = False
+        with contextlib.suppress(StoreUnavailable):  # the feed wakes everybody when it is back
+            # The session first: what ends it is written with its last event.
+            found = await parts.store.session(session.id)
+            for event in await parts.store.events(session.id, after):
+                after = event.pop("id")
+                event["at"] = round(event["at"] - session.created_at, 3)
+                new.append(format_sse_event(event="state", id=after, data_str=json.dumps(event)))
+            over = found is None or not found.live
+            waits = found is not None and found.status is SessionState.QUEUED
+            if found and waits and (now := await _place(parts, found)) != place:
+                place = now
+                new.append(format_sse_event(event="position", data_str=json.dumps(place)))
+        if not new and time.monotonic() - spoken >= PING_SECONDS:
+            new = [format_sse_event(comment="ping")]
+        for message in new:
+            spoken = time.monotonic()
+            yield message
+        if over:
+            return
+        left = spoken + PING_SECONDS - time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, min(left, LINE_SECONDS) if waits else left)):
+                await changed.wait()
+
+
+async def _place(parts: Services, session: Session) -> dict[str, Any]:
+    position = await parts.store.position(session.id) or 1
+    wait = await parts.assigner.estimated_wait(session.status, position)
+    return {"position": position, "estimatedWait": in_words(wait)}

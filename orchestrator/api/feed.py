@@ -1,0 +1,77 @@
+"""Tells who listens that something has happened: one blocking read of Redis for all listeners of an api process.
+
+What happened is for the listener to read: a listener that was slow, or a Redis that was away, costs nothing but time.
+Failure cases: Redis away → everybody is woken when it is back, and reads; the api stops → `closed`, and every stream
+ends, so that no open connection holds up the stop.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+
+from orchestrator.errors import StoreUnavailable, TooManyListeners
+from orchestrator.store import Store
+
+log = logging.getLogger("orchestrator.api")
+
+#: Open streams of one session, and of one api process.
+SESSION_LISTENERS = 8
+LISTENERS = 1000
+RETRY_SECONDS = 0.5
+
+
+class Feed:
+    """One per api process. `run` is its background task."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._listeners: defaultdict[str | None, set[asyncio.Event]] = defaultdict(set)
+        self.closed = asyncio.Event()
+
+    @contextlib.contextmanager
+    def listen(self, session_id: str | None = None) -> Iterator[asyncio.Event]:
+        """Give an event that is set when something happens to a session; with None, to any session or agent.
+
+        Clear it, then read. Raises `TooManyListeners`.
+        """
+        mine = self._listeners[session_id]
+        everyone = sum(len(listeners) for listeners in self._listeners.values())
+        if everyone >= LISTENERS or (session_id is not None and len(mine) >= SESSION_LISTENERS):
+            raise TooManyListeners(retry_after=10)
+        changed = asyncio.Event()
+        mine.add(changed)
+        try:
+            yield changed
+        finally:
+            mine.discard(changed)
+            if not mine:
+                self._listeners.pop(session_id, None)
+
+    def close(self) -> None:
+        """End every stream: the api stops."""
+        self.closed.set()
+        self._wake(*list(self._listeners))
+
+    async def run(self) -> None:
+        """Listen to Redis until cancelled."""
+        last: str | None = None
+        while True:
+            try:
+                if last is None:
+                    last = await self._store.last_change()
+                    self._wake(*list(self._listeners))
+                last, sessions = await self._store.changes(last)
+                if sessions is not None:
+                    self._wake(None, *sessions)
+            except StoreUnavailable:
+                last = None
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_SECONDS):
+                        await self.closed.wait()
+
+    def _wake(self, *names: str | None) -> None:
+        for name in names:
+            for changed in self._listeners.get(name, ()):
+                changed.set()

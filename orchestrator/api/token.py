@@ -1,0 +1,103 @@
+"""LiveKit's standard token endpoint: its own clients (`TokenSource.endpoint`, the starter apps) work with it unchanged.
+
+It takes no agent: those apps fetch a token when their page mounts, again on the click, and again after a call. A token
+for a fresh room carries LiveKit's dispatch instead: when its user really joins, LiveKit asks this orchestrator for an
+agent. Rooms, identities and the room's configuration are chosen here; who asks for others is refused.
+"""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi import Request as HttpRequest
+
+from orchestrator.api.access import Caller, Role, client_address
+from orchestrator.api.problems import PROBLEM_RESPONSES
+from orchestrator.api.schemas import METADATA_BYTES, TokenReply, TokenRequest
+from orchestrator.api.services import CallerDep, Services, ServicesDep, visible
+from orchestrator.errors import InvalidRequest, RateLimited, SessionOver
+from orchestrator.models import new_id
+
+#: Largest sum of all names and values of a participant's attributes, in bytes.
+ATTRIBUTES_BYTES = 4096
+
+router = APIRouter(prefix="/api", tags=["sessions"], responses=PROBLEM_RESPONSES)
+
+
+@router.post("/token", status_code=201, summary="Get a LiveKit token")
+async def token(
+    body: TokenRequest, request: HttpRequest, parts: ServicesDep, caller: CallerDep, response: Response
+) -> TokenReply:
+    """Return a token by LiveKit's token-endpoint contract: for a session's room, or for a fresh one. It takes no agent.
+
+    The token is good for one room and for 15 minutes, which bounds the first connect only. In a fresh room LiveKit
+    dispatches `AGENT_NAME` as soon as the user joins.
+    """
+    response.headers["Cache-Control"] = "no-store"
+    dispatch: tuple[str, str] | None = _wanted_agent(body.room_config or {}, parts.settings.agent_name)
+    if body.session_id is None:
+        await _may_have_a_room(request, parts)
+        room = new_id("room")
+    else:
+        session = await visible(parts, caller, body.session_id)
+        if not session.live:
+            raise SessionOver(f"The session is over ({session.reason}); start a new one.")
+        room, dispatch = session.room_name, None
+    identity = f"user-{room.removeprefix('room_')}"
+    if body.room_name not in {None, "", room}:
+        raise InvalidRequest("room_name: rooms are chosen by the server; leave it out.")
+    if body.participant_identity not in {None, "", identity}:
+        raise InvalidRequest("participant_identity: identities are chosen by the server; leave it out.")
+    jwt = parts.minter.for_user(
+        room,
+        identity,
+        name=body.participant_name or "",
+        metadata=body.participant_metadata or "",
+        attributes=_attributes(body.participant_attributes or {}),
+        dispatch=dispatch,
+    )
+    return TokenReply(
+        server_url=parts.settings.livekit_public_url or parts.settings.livekit_url or "",
+        participant_token=jwt,
+        room_name=room,
+        participant_name=body.participant_name,
+        participant_identity=identity,
+    )
+
+
+async def _may_have_a_room(request: HttpRequest, parts: Services) -> None:
+    caller: Caller = parts.access.starter(request)
+    if caller.role is not Role.ANYBODY:
+        return
+    rate, address = parts.settings.token_rate, client_address(request, parts.settings.trusted_proxy)
+    wait = await parts.store.limited("tokens", address, rate.amount, rate.get_expiry() * 1000)
+    if wait:
+        told = parts.settings.token_rate_limit.replace("/", " tokens a ")
+        raise RateLimited(f"More than {told} from this address; try again in {wait:.0f} s.", retry_after=wait)
+
+
+def _attributes(wanted: dict[str, str]) -> dict[str, str]:
+    if reserved := next((name for name in wanted if name.lower().startswith("lk.")), None):
+        raise InvalidRequest(f"participant_attributes: {reserved[:64]} is LiveKit's own; leave it out.")
+    if sum(len(text.encode()) for pair in wanted.items() for text in pair) > ATTRIBUTES_BYTES:
+        raise InvalidRequest(f"participant_attributes: more than {ATTRIBUTES_BYTES} bytes; send less.")
+    return wanted
+
+
+def _wanted_agent(config: dict[str, Any], agent_name: str) -> tuple[str, str]:
+    """Return (agent name, metadata) of the one dispatch that a client may ask for. Raises `InvalidRequest`."""
+    others = sorted(name for name, value in config.items() if name != "agents" and value)
+    if others:
+        raise InvalidRequest(f"room_config: {', '.join(others)[:200]}: chosen by the server; leave it out.")
+    agents = config.get("agents") or [{}]
+    if not isinstance(agents, list) or len(agents) > 1 or not isinstance(agents[0], dict):
+        raise InvalidRequest('room_config.agents: send a list of one agent, as {"agent_name": …}, or leave it out.')
+    wanted = agents[0]
+    # Versions of LiveKit's clients that know deployments send an empty one.
+    if unknown := sorted(name for name in wanted if name not in {"agent_name", "metadata"} and wanted[name]):
+        raise InvalidRequest(f"room_config.agents: {', '.join(unknown)[:200]}: chosen by the server; leave it out.")
+    name, metadata = wanted.get("agent_name") or agent_name, wanted.get("metadata") or ""
+    if name != agent_name:
+        raise InvalidRequest(f"room_config.agents: there is no agent {str(name)[:64]!r} here; it is {agent_name!r}.")
+    if not isinstance(metadata, str) or len(metadata.encode()) > METADATA_BYTES:
+        raise InvalidRequest(f"room_config.agents: metadata is a text of at most {METADATA_BYTES} bytes.")
+    return agent_name, metadata
