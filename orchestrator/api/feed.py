@@ -55,9 +55,9 @@ class Feed:
         self._wake(*list(self._listeners))
 
     async def run(self) -> None:
-        """Listen to Redis until cancelled."""
+        """Listen to Redis until `close`. Cancelling alone may not do: redis-py takes it for a lost connection."""
         last: str | None = None
-        while True:
+        while not self.closed.is_set():
             try:
                 if last is None:
                     last = await self._store.last_change()

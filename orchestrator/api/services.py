@@ -97,6 +97,7 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             following = asyncio.create_task(feed.run())
             with _told_to_stop(feed.close):
                 yield
+            feed.close()
             following.cancel()
             await asyncio.gather(following, *app.state.services.background, return_exceptions=True)
     publisher.close()

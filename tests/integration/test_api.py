@@ -85,6 +85,7 @@ async def test_hit_and_miss_answer_as_documented(http: httpx.AsyncClient, store:
     assert hit.status_code == 200
     body = hit.json()
     assert body.pop("latency").endswith("ms")
+    assert body.pop("clientSecret").startswith("cs_")
     assert body == {
         "success": True, "sessionId": agent_id, "status": "ready", "prewarmed": True,
         "message": "An agent is ready and joins the room.",
