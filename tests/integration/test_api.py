@@ -12,36 +12,14 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import redis
-from fastapi import FastAPI
 
 from orchestrator.api.app import create
 from orchestrator.models import new_id
-from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
+from tests.support.api import ADMIN, is_problem, serve, settings, start
 from tests.support.pool import fill, warm
 from tests.support.proxy import FaultProxy
-
-ADMIN = {"Authorization": "Bearer a-token-for-tests"}
-
-
-def settings(url: str, **changes: Any) -> Settings:
-    values: dict[str, Any] = {
-        "redis_url": url, "livekit_url": "ws://127.0.0.1:1", "livekit_api_key": "key", "livekit_api_secret": "s" * 40,
-        "admin_token": "a-token-for-tests", "node_id": "api-test", "rate_limit": "1000/minute",
-    }  # fmt: skip
-    return Settings(**values | changes)
-
-
-@asynccontextmanager
-async def serve(app: FastAPI, *, configured: bool = True) -> AsyncIterator[httpx.AsyncClient]:
-    async with app.router.lifespan_context(app):
-        parts = app.state.services
-        if configured:
-            await parts.store.configure(parts.settings.policy, 0)  # as a node does when it starts
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("10.1.2.3", 1))
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            yield client
 
 
 @pytest.fixture
@@ -64,19 +42,6 @@ async def agent_link(url: str, agent_id: str) -> AsyncIterator[AgentLink]:
         yield link
     finally:
         await link.close()
-
-
-async def start(http: httpx.AsyncClient, user: str, **options: Any) -> httpx.Response:
-    return await http.post("/api/session/start", json={"userId": user}, **options)
-
-
-def is_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == "application/problem+json"
-    body: dict[str, Any] = answer.json()
-    assert (body["success"], body["status"], body["code"]) == (False, status, code)
-    assert body["detail"]
-    return body
 
 
 async def test_hit_and_miss_answer_as_documented(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
@@ -174,6 +139,7 @@ async def test_who_comes_to_a_full_house_waits_in_line(small: httpx.AsyncClient,
     assert third.status_code == 202
     body = third.json()
     assert body.pop("latency").endswith("ms")
+    assert body.pop("clientSecret").startswith("cs_")
     session_id = body["sessionId"]
     assert body == {
         "success": True, "sessionId": session_id, "status": "queued", "prewarmed": False, "position": 1,
@@ -633,7 +599,7 @@ async def test_every_route_has_an_example(http: httpx.AsyncClient) -> None:
     routes = {
         f"{method} {path}": route for path, methods in schema["paths"].items() for method, route in methods.items()
     }
-    assert len(routes) == 15
+    assert len(routes) >= 16
     for name, route in routes.items():
         assert route["summary"], name
         success = next(answer for status, answer in route["responses"].items() if status.startswith("20"))

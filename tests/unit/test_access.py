@@ -1,0 +1,69 @@
+"""Whose word counts for a client's address, and which settings open an api to the world."""
+
+import pytest
+from starlette.requests import Request
+
+from orchestrator.api.access import client_address
+from orchestrator.errors import Preflight
+from orchestrator.settings import Settings
+
+
+def address(peer: str, trusted: str = "", **headers: str) -> str:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return client_address(Request({"type": "http", "client": (peer, 1), "headers": raw}), trusted)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "peer", "headers", "found"),
+    [
+        ("", "198.51.100.7", {"x_real_ip": "203.0.113.1", "x_forwarded_for": "203.0.113.1"}, "198.51.100.7"),
+        ("railway", "100.64.0.3", {"x_real_ip": "203.0.113.1", "x_forwarded_for": "6.6.6.6, 7.7.7.7"}, "203.0.113.1"),
+        ("railway", "100.64.0.3", {"x_forwarded_for": "6.6.6.6"}, "100.64.0.3"),
+        ("10.0.0.0/8", "10.0.0.1", {"x_forwarded_for": "203.0.113.1"}, "203.0.113.1"),
+        ("10.0.0.0/8", "10.0.0.1", {"x_forwarded_for": "6.6.6.6, 203.0.113.1, 10.0.0.9"}, "203.0.113.1"),
+        ("10.0.0.0/8", "10.0.0.1", {"x_real_ip": "203.0.113.1"}, "203.0.113.1"),
+        ("10.0.0.0/8", "10.0.0.1", {}, "10.0.0.1"),
+        ("10.0.0.0/8, 127.0.0.0/8", "127.0.0.1", {"x_forwarded_for": "203.0.113.1"}, "203.0.113.1"),
+        ("10.0.0.0/8", "198.51.100.7", {"x_forwarded_for": "203.0.113.1"}, "198.51.100.7"),
+        ("", "2001:db8:1:2:3:4:5:6", {}, "2001:db8:1:2::/64"),
+        ("", "::ffff:198.51.100.7", {}, "198.51.100.7"),
+    ],
+)
+def test_the_address_that_limits_count_by(trusted: str, peer: str, headers: dict[str, str], found: str) -> None:
+    assert address(peer, trusted, **headers) == found
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "app.example"])
+def test_an_open_api_is_meant_or_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST", host)
+    with pytest.raises(Preflight, match=r"set API_KEYS .* or OPEN_ACCESS=true"):
+        Settings.load()
+    monkeypatch.setenv("OPEN_ACCESS", "true")
+    assert Settings.load().host == host
+    monkeypatch.setenv("OPEN_ACCESS", "false")
+    monkeypatch.setenv("API_KEYS", "a-key-of-sixteen-and-more")
+    assert Settings.load().keys == ("a-key-of-sixteen-and-more",)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_on_loopback_an_api_may_be_open(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST", host)
+    assert Settings.load().loopback
+
+
+def test_a_short_key_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEYS", "a-key-of-sixteen-and-more,short-secret")
+    with pytest.raises(Preflight, match="API_KEYS holds a key of less than 16 characters") as refused:
+        Settings.load()
+    assert "short-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("TRUSTED_PROXY", "cloudflare"), ("TRUSTED_PROXY", "10.0.0.1/8"), ("CORS_ORIGINS", "app.example"),
+     ("CORS_ORIGINS", "https://app.example/path"), ("AGENT_NAME", "")],
+)  # fmt: skip
+def test_bad_settings_are_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(Preflight, match=name):
+        Settings.load()
