@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Response
-from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
 
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import in_words
@@ -37,7 +38,7 @@ async def _listening(session: SessionDep, parts: ServicesDep) -> AsyncIterator[a
 @router.get(
     "/session/{session_id}/events",
     summary="Follow a session",
-    response_class=EventSourceResponse,
+    response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
         204: {"description": "The session is over, and everything was told: do not connect again."},
@@ -58,7 +59,7 @@ async def events(
     if not session.live and not await parts.store.events(session.id, after):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return EventSourceResponse(_told(parts, session, after, changed), headers=headers)
+    return StreamingResponse(_told(parts, session, after, changed), headers=headers, media_type="text/event-stream")
 
 
 async def _told(parts: Services, session: Session, after: str, changed: asyncio.Event) -> AsyncIterator[bytes]:

@@ -261,7 +261,7 @@ class Store:
         rows = await self._redis.xrange(keys.events(session_id), min=f"({after}")
         return [
             {"id": entry, "at": int(entry.partition("-")[0]) / 1000}
-            | {name: value for name, value in fields.items() if value}
+            | {name: int(value) if name == "position" else value for name, value in fields.items() if value}
             for entry, fields in rows
         ]
 

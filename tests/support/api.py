@@ -45,15 +45,15 @@ async def on_a_port(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     parts = app.state.services
     await parts.store.configure(parts.settings.policy, 0)
     (port,) = (sock.getsockname()[1] for sock in server.servers[0].sockets)
-    try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        try:
             yield client
-    finally:
-        parts.feed.close()  # as SIGTERM does
-        server.should_exit = True
-        async with asyncio.timeout(20):
-            await serving
-            await server.shutdown()
+        finally:
+            parts.feed.close()  # as SIGTERM does
+            server.should_exit = True
+            async with asyncio.timeout(20):
+                await serving
+                await server.shutdown()
 
 
 async def start(http: httpx.AsyncClient, user: str, **options: Any) -> httpx.Response:

@@ -1,0 +1,182 @@
+"""A session's progress, pushed, by a real HTTP server on a real Valkey."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from orchestrator.api import events, feed
+from orchestrator.api.app import create
+from orchestrator.store import Store
+from orchestrator.store.agent_link import AgentLink
+from tests.support.api import is_problem, on_a_port, settings, start
+from tests.support.pool import warm
+
+
+class Stream:
+    """Server-sent events as they come."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self.status, self._lines = answer.status_code, answer.aiter_lines()
+        self.last_id = ""
+
+    async def line(self) -> str | None:
+        async with asyncio.timeout(10):
+            return await anext(self._lines, None)
+
+    async def next(self) -> tuple[str, dict[str, Any]] | None:
+        """Return (event, data) of the next message, None at the end."""
+        event, data = "", None
+        while (line := await self.line()) is not None:
+            name, _, value = line.partition(": ")
+            if name == "id":
+                self.last_id = value
+            elif name == "event":
+                event = value
+            elif name == "data":
+                data = json.loads(value)
+            elif not line and data is not None:
+                return event, data
+        return None
+
+    async def until(self, state: str) -> list[dict[str, Any]]:
+        """Return the states up to and with one."""
+        found: list[dict[str, Any]] = []
+        while message := await self.next():
+            if message[0] == "state":
+                found.append(message[1])
+            if found and found[-1]["state"] == state:
+                return found
+        raise AssertionError(f"the stream ended before {state}: {found}")
+
+
+@asynccontextmanager
+async def following(http: httpx.AsyncClient, session_id: str, last_id: str = "") -> AsyncIterator[Stream]:
+    headers = {"Last-Event-ID": last_id} if last_id else {}
+    async with http.stream("GET", f"/api/session/{session_id}/events", headers=headers) as answer:
+        if answer.status_code == 200:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+        yield Stream(answer)
+
+
+@pytest.fixture
+async def http(store: Store, valkey_url: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with on_a_port(create(settings(valkey_url, max_sessions=2, queue_limit=5))) as client:
+        yield client
+
+
+async def stop(http: httpx.AsyncClient, session_id: str) -> None:
+    assert (await http.post("/api/session/stop", json={"sessionId": session_id})).status_code == 200
+
+
+async def test_a_boot_is_told_step_by_step(
+    http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    session_id = (await start(http, "ada")).json()["sessionId"]
+    async with following(http, session_id) as stream:
+        assert await stream.next() == ("state", {"state": "starting", "at": 0.0})
+        await store.claim(session_id, "n")
+        assert (await stream.until("boot"))[-1]["phase"] == "claimed"
+        await store.spawned(session_id, 1000, 1, "b", "n")
+        assert (await stream.until("boot"))[-1]["phase"] == "process"
+        link = AgentLink(valkey_url, session_id)
+        await link.ready(1000)
+        await link.close()
+        assert (await stream.until("boot"))[-1] | {"at": 0} == {
+            "state": "boot", "phase": "warm", "agentId": session_id, "at": 0,
+        }  # fmt: skip
+        ready = (await stream.until("ready"))[-1]
+        assert ready["agentId"] == session_id
+        assert ready["at"] >= 0
+        await stop(http, session_id)
+        assert (await stream.until("ended"))[-1]["reason"] == "stopped by request"
+        assert await stream.next() is None, "it ends with the session"
+        last = stream.last_id
+    polled = (await http.get(f"/api/session/{session_id}")).json()["events"]
+    async with following(http, session_id) as again:
+        pushed = await again.until("ended")
+    assert [event["state"] for event in polled] == [event["state"] for event in pushed]
+    async with following(http, session_id, last) as over:
+        assert over.status == 204, "a browser's EventSource does not connect again"
+
+
+async def test_a_stream_goes_on_where_it_was_cut(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
+    await warm(store, valkey_url, 1)
+    session_id = (await start(http, "ada")).json()["sessionId"]
+    async with following(http, session_id) as stream:
+        await stream.until("ready")
+        last = stream.last_id
+    await stop(http, session_id)
+    async with following(http, session_id, last) as stream:
+        assert [event["state"] for event in await stream.until("ended")] == ["ended"]
+    answer = await http.get(f"/api/session/{session_id}/events", headers={"Last-Event-ID": "yesterday"})
+    is_problem(answer, 422, "malformed_request")
+
+
+async def test_the_place_in_line_is_told_whenever_it_changes(
+    http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    await warm(store, valkey_url, 2)
+    raw.hset("pool:stats", "session_ms_mean", 60_000)
+    first, _, waits, last = [(await start(http, user)).json()["sessionId"] for user in "abcd"]
+    async with following(http, last) as stream:
+        assert await stream.next() == ("state", {"state": "queued", "position": 2, "at": 0.0})
+        assert await stream.next() == ("position", {"position": 2, "estimatedWait": "60s"})
+        await stop(http, waits)
+        assert await stream.next() == ("position", {"position": 1, "estimatedWait": "30s"})
+        await warm(store, valkey_url, 1)
+        await stop(http, first)
+        assert [event["state"] for event in await stream.until("ready")] == ["starting", "ready"]
+
+
+async def test_silence_is_filled_for_the_proxies(
+    http: httpx.AsyncClient, store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "PING_SECONDS", 0.2)
+    await warm(store, valkey_url, 1)
+    session_id = (await start(http, "ada")).json()["sessionId"]
+    async with following(http, session_id) as stream:
+        await stream.until("ready")
+        heard = [line for line in [await stream.line() for _ in range(6)] if line]
+    assert heard == [": ping"] * len(heard)
+    assert len(heard) >= 2
+
+
+async def test_streams_are_bounded_and_given_back(
+    http: httpx.AsyncClient, store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "SESSION_LISTENERS", 2)
+    await warm(store, valkey_url, 1)
+    session_id = (await start(http, "ada")).json()["sessionId"]
+    async with following(http, session_id) as one, following(http, session_id) as two:
+        for stream in (one, two):
+            await stream.until("ready")
+        refused = await http.get(f"/api/session/{session_id}/events")
+        is_problem(refused, 429, "too_many_listeners")
+        assert "Retry-After" in refused.headers
+    async with asyncio.timeout(10):
+        while True:  # the server sees a closed connection a moment later
+            async with following(http, session_id) as stream:
+                if stream.status == 200:
+                    break
+            await asyncio.sleep(0.05)
+
+
+async def test_a_stop_of_the_api_ends_its_streams(store: Store, valkey_url: str) -> None:
+    await warm(store, valkey_url, 1)
+    async with on_a_port(create(settings(valkey_url))) as http:
+        session_id = (await start(http, "ada")).json()["sessionId"]
+        context = following(http, session_id)
+        stream = await context.__aenter__()
+        await stream.until("ready")
+        rest = asyncio.create_task(stream.next())
+        begun = asyncio.get_running_loop().time()
+    took = asyncio.get_running_loop().time() - begun
+    assert await rest is None
+    await context.__aexit__(None, None, None)
+    assert took < 2.5, "uvicorn would have waited 3 s for it"
