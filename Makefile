@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscop
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help up test chaos guards check lint types format imports bench lock clean
+.PHONY: help up test chaos fuzz guards check lint types format imports bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: $(VENV)/.installed-dev ## Run the tests, on a real Valkey and a real LiveK
 
 chaos: $(VENV)/.installed-dev ## Hurt whole nodes for an hour: the long form of tests/chaos
 	@CHAOS_LONG=1 CHAOS_SECONDS=300 SOAK_SECONDS=600 HYPOTHESIS_PROFILE=nightly $(PYTEST) --timeout 3600 tests/chaos
+
+fuzz: $(VENV)/.installed-dev ## Send 10,000 generated requests to the api, valid ones and others
+	@FUZZ_CASES=10000 $(BIN)/python -m pytest --timeout 3600 tests/integration/test_fuzz.py
 
 guards: $(VENV)/.installed-dev ## Take each guard away in a copy, and see its test fail: half an hour
 	@$(BIN)/python -m tests.guards

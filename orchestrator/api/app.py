@@ -1,6 +1,6 @@
 """The HTTP application: `uvicorn --factory orchestrator.api.app:create`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -32,6 +32,38 @@ def allowed_pages(settings: Settings) -> dict[str, Any]:
     }
 
 
+#: What needs no credentials: platforms ask whether it lives, and LiveKit signs what it sends.
+PUBLIC = frozenset({"/livez", "/readyz", "/api/livekit/webhook"})
+
+
+def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """Return FastAPI's own `openapi`, which in addition says which routes need which secret."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = plain()
+            bearer = {"type": "http", "scheme": "bearer"}
+            schema.setdefault("components", {})["securitySchemes"] = {
+                "key": bearer | {"description": "One of API_KEYS; a session's clientSecret for that session alone."},
+                "admin": bearer | {"description": "ADMIN_TOKEN."},
+            }
+            for path, methods in schema["paths"].items():
+                for route in methods.values():
+                    if path not in PUBLIC:
+                        route["security"] = [{"admin" if "admin" in route.get("tags", ()) else "key": []}]
+                    route["responses"].pop("422", None)  # FastAPI's own shape of it, which is never sent
+                    for status, response in route["responses"].items():
+                        if status in problems.PROBLEM_RESPONSES:
+                            response["content"] = problems.CONTENT
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schema["components"]["schemas"].pop(unused, None)
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    return openapi
+
+
 def create(settings: Settings | None = None) -> FastAPI:
     """Return the application. Raises `Preflight` when a setting it needs is missing or wrong."""
     found = settings or Settings.load()
@@ -54,4 +86,5 @@ def create(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(CORSMiddleware, **allowed_pages(found))
     for router in (sessions.router, events.router, token.router, admin.router, health.router):
         app.include_router(router)
+    app.openapi = _documented(app)  # type: ignore[method-assign]
     return app

@@ -27,7 +27,11 @@ RETRY_MS = 2000
 
 router = APIRouter(prefix="/api", tags=["sessions"], responses=PROBLEM_RESPONSES)
 
-EventId = Annotated[str | None, Header(alias="Last-Event-ID", pattern=r"^\d{1,15}-\d{1,9}$")]
+EventId = Annotated[str, Header(alias="Last-Event-ID", pattern=r"^(\d{1,15}-\d{1,9})?$")]
+_MESSAGE = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")} | {"retry": {"type": "integer"}},
+}
 
 
 async def _listening(session: SessionDep, parts: ServicesDep) -> AsyncIterator[asyncio.Event]:
@@ -36,11 +40,11 @@ async def _listening(session: SessionDep, parts: ServicesDep) -> AsyncIterator[a
 
 
 @router.get(
-    "/session/{session_id}/events",
+    "/session/{session_id:session}/events",
     summary="Follow a session",
     response_class=StreamingResponse,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {"itemSchema": _MESSAGE}}},
         204: {"description": "The session is over, and everything was told: do not connect again."},
     },
 )
@@ -48,7 +52,7 @@ async def events(
     session: SessionDep,
     parts: ServicesDep,
     changed: Annotated[asyncio.Event, Depends(_listening)],
-    last_event_id: EventId = None,
+    last_event_id: EventId = "",
 ) -> Response:
     """Return the session's history and what happens next, as server-sent events; the stream ends with the session.
 

@@ -1,9 +1,9 @@
 """What goes in and out of the HTTP API. Bodies are camelCase."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
 from pydantic.alias_generators import to_camel
 
 from orchestrator.models import SessionId, UserId
@@ -167,6 +167,31 @@ class LogsReply(Reply):
 Bounded = Annotated[str, StringConstraints(max_length=512)]
 
 
+class Dispatch(BaseModel):
+    """The agent that LiveKit is to ask for."""
+
+    model_config = ConfigDict(extra="forbid")
+    agent_name: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        default=None, description="AGENT_NAME, or nothing."
+    )
+    metadata: str | None = Field(default=None, description="Passed to the agent, 4 KB at most.")
+    deployment: Literal[""] | None = Field(default=None, description="LiveKit's clients send an empty one.")
+
+    @field_validator("metadata")
+    @classmethod
+    def _bounded(cls, metadata: str | None) -> str | None:
+        if metadata and len(metadata.encode()) > METADATA_BYTES:
+            raise ValueError(f"metadata is larger than {METADATA_BYTES} bytes")
+        return metadata
+
+
+class RoomConfig(BaseModel):
+    """All that a client may say of its room: everything else is chosen by the server."""
+
+    model_config = ConfigDict(extra="forbid")
+    agents: Annotated[list[Dispatch], Field(max_length=1)] | None = None
+
+
 class TokenRequest(BaseModel):
     """LiveKit's token-endpoint request, and our `sessionId`."""
 
@@ -181,11 +206,7 @@ class TokenRequest(BaseModel):
     participant_identity: Bounded | None = None
     participant_metadata: Annotated[str, StringConstraints(max_length=4096)] | None = None
     participant_attributes: dict[str, Bounded] | None = None
-    room_config: dict[str, Any] | None = Field(
-        default=None,
-        description="Of `agents[0]` the `agent_name`, which must be AGENT_NAME, and the `metadata` reach the agent; "
-        "anything else is refused.",
-    )
+    room_config: RoomConfig | None = None
 
 
 class TokenReply(BaseModel):
@@ -213,10 +234,10 @@ class AgentInfo(Reply):
     """One agent process."""
 
     agent_id: str
-    pid: int | None
+    pid: int | None = None
     status: str
-    node: str | None
-    session_id: str | None
+    node: str | None = None
+    session_id: str | None = None
     memory: int | None = Field(default=None, description="Private memory in bytes at the last health check.")
     health: str | None = Field(default=None, description="What the last health check found.")
     age: float = Field(description="Seconds since it was announced.")
@@ -239,11 +260,17 @@ class SessionsReply(Reply):
     agents: list[AgentInfo]
 
 
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number, not true or false")  # noqa: TRY004 - pydantic turns this one into an answer
+    return value
+
+
 class ResizeRequest(Body):
     """Set the number of warm agents."""
 
     model_config = ConfigDict(**{**example(size=5), "extra": "forbid"})
-    size: Annotated[int, Field(ge=0, le=500)]
+    size: Annotated[int, Field(ge=0, le=500), BeforeValidator(_no_truth)]
 
 
 class ResizeReply(Reply):

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Request
 from kombu.exceptions import OperationalError
+from starlette.convertors import Convertor, register_url_convertor
 
 from orchestrator.api.access import AFTERWARDS_SECONDS, Access, Caller, Role
 from orchestrator.api.feed import Feed
@@ -139,6 +140,23 @@ async def _services(request: Request) -> Services:
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
+
+
+class SessionIdConvertor(Convertor[str]):
+    """Session ids in paths: what is none is no route, and never reaches Redis."""
+
+    regex = ID_PATTERN.strip("^$")
+
+    def convert(self, value: str) -> str:
+        """Return the id as it stands."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """Return the id as it stands."""
+        return value
+
+
+register_url_convertor("session", SessionIdConvertor())
 SessionPath = Annotated[str, Path(pattern=ID_PATTERN, examples=["prewarm_4f0c2a9d8b7e6f5a4b3c2d1e0f9a8b7c"])]
 
 

@@ -125,7 +125,7 @@ async def _first_answer(parts: Services, key: str, secret: str) -> Response | No
     return _answer(content, int(status), secret)
 
 
-@router.get("/session/{session_id}", summary="Look at a session", response_model_exclude_none=True)
+@router.get("/session/{session_id:session}", summary="Look at a session", response_model_exclude_none=True)
 async def look(session: SessionDep, parts: ServicesDep, caller: CallerDep) -> SessionReply:
     """Return a session's status, its agents, its history and, when it is over, the reason and the last log lines.
 
@@ -184,7 +184,7 @@ async def stop(body: StopRequest, parts: ServicesDep, caller: CallerDep) -> Stop
     return StopReply(session_id=body.session_id, status=ended.status, message=message)
 
 
-@router.get("/session/{session_id}/logs", summary="Read a session's logs")
+@router.get("/session/{session_id:session}/logs", summary="Read a session's logs")
 async def logs(
     session: SessionDep, parts: ServicesDep, caller: CallerDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
 ) -> LogsReply:

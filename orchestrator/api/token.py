@@ -5,14 +5,12 @@ for a fresh room carries LiveKit's dispatch instead: when its user really joins,
 agent. Rooms, identities and the room's configuration are chosen here; who asks for others is refused.
 """
 
-from typing import Any
-
 from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 
 from orchestrator.api.access import Caller, Role, client_address
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import METADATA_BYTES, TokenReply, TokenRequest
+from orchestrator.api.schemas import RoomConfig, TokenReply, TokenRequest
 from orchestrator.api.services import CallerDep, Services, ServicesDep, visible
 from orchestrator.errors import InvalidRequest, RateLimited, SessionOver
 from orchestrator.models import new_id
@@ -33,7 +31,7 @@ async def token(
     dispatches `AGENT_NAME` as soon as the user joins.
     """
     response.headers["Cache-Control"] = "no-store"
-    dispatch: tuple[str, str] | None = _wanted_agent(body.room_config or {}, parts.settings.agent_name)
+    dispatch: tuple[str, str] | None = _dispatch(body.room_config, parts.settings.agent_name)
     if body.session_id is None:
         await _may_have_a_room(request, parts)
         room = new_id("room")
@@ -83,21 +81,11 @@ def _attributes(wanted: dict[str, str]) -> dict[str, str]:
     return wanted
 
 
-def _wanted_agent(config: dict[str, Any], agent_name: str) -> tuple[str, str]:
-    """Return (agent name, metadata) of the one dispatch that a client may ask for. Raises `InvalidRequest`."""
-    others = sorted(name for name, value in config.items() if name != "agents" and value)
-    if others:
-        raise InvalidRequest(f"room_config: {', '.join(others)[:200]}: chosen by the server; leave it out.")
-    agents = config.get("agents") or [{}]
-    if not isinstance(agents, list) or len(agents) > 1 or not isinstance(agents[0], dict):
-        raise InvalidRequest('room_config.agents: send a list of one agent, as {"agent_name": …}, or leave it out.')
-    wanted = agents[0]
-    # Versions of LiveKit's clients that know deployments send an empty one.
-    if unknown := sorted(name for name in wanted if name not in {"agent_name", "metadata"} and wanted[name]):
-        raise InvalidRequest(f"room_config.agents: {', '.join(unknown)[:200]}: chosen by the server; leave it out.")
-    name, metadata = wanted.get("agent_name") or agent_name, wanted.get("metadata") or ""
-    if name != agent_name:
-        raise InvalidRequest(f"room_config.agents: there is no agent {str(name)[:64]!r} here; it is {agent_name!r}.")
-    if not isinstance(metadata, str) or len(metadata.encode()) > METADATA_BYTES:
-        raise InvalidRequest(f"room_config.agents: metadata is a text of at most {METADATA_BYTES} bytes.")
-    return agent_name, metadata
+def _dispatch(config: RoomConfig | None, agent_name: str) -> tuple[str, str]:
+    """Return (agent name, metadata) of the dispatch that a client may ask for. Raises `InvalidRequest`."""
+    wanted = next(iter(config.agents or ()), None) if config else None
+    if wanted is None:
+        return agent_name, ""
+    if wanted.agent_name not in {None, "", agent_name}:
+        raise InvalidRequest(f"room_config.agents: there is no agent {wanted.agent_name!r}; it is {agent_name!r}.")
+    return agent_name, wanted.metadata or ""

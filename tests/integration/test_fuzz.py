@@ -1,0 +1,55 @@
+"""Schemathesis over the OpenAPI document of the api, all its checks: `make fuzz` makes five times as many requests."""
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+from orchestrator.api.app import create
+from orchestrator.store import Store
+from tests.support.api import on_a_port, settings
+
+CASES = int(os.environ.get("FUZZ_CASES", "2000"))
+#: Generated cases per unit of --max-examples, about: the first run is short of CASES, the second makes up for it.
+PER_EXAMPLE = 40
+CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+
+
+@pytest.mark.timeout(3600)
+async def test_no_request_breaks_the_contract(store: Store, raw: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
+    app = create(settings(valkey_url, api_keys="a-key-of-16-characters", rate_limit="1000000/minute", max_sessions=5))
+    cases, seed = 0, 0
+    while cases < CASES:
+        seed += 1
+        raw.flushall()
+        async with on_a_port(app) as http:
+            for node in ("node-1", "node-2"):  # one may be drained, and starts are served all the same
+                await store.beat_node(node, {"host": 1, "pid": 1, "lastBeat": 0, "canaryAge": 0}, 3600)
+            examples = max(5, (CASES - cases) // PER_EXAMPLE)
+            generated, output = await fuzz(str(http.base_url), examples, seed, tmp_path)
+        assert generated, output
+        cases += generated
+    print(f"{cases} cases")  # noqa: T201
+
+
+async def fuzz(url: str, examples: int, seed: int, folder: Path) -> tuple[int, str]:
+    """Return how many cases one run made, and what it said. Fails with its findings."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION), "run", f"{url}/openapi.json",
+        "--header", "Authorization: Bearer a-token-for-tests", "--checks", "all", "--max-examples", str(examples),
+        "--seed", str(seed), "--no-color", "--warnings", "off",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=folder,
+    )  # fmt: skip
+    try:
+        output = (await process.communicate())[0].decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, output
+    found = re.search(r"(\d+) generated", output)
+    return int(found.group(1)) if found else 0, output
