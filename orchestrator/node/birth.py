@@ -29,6 +29,8 @@ AGENT_ENVIRONMENT = frozenset(name.upper() for name in NodeSettings.model_fields
     "OPENAI_API_KEY OPENAI_BASE_URL DEEPGRAM_API_KEY CARTESIA_API_KEY ELEVEN_API_KEY ANTHROPIC_API_KEY "
     "GOOGLE_API_KEY FAULT_LOG FAULTS".split()
 )
+#: Says that this host's environment holds nothing that is not for agents.
+CLEAN = "AGENT_HOST_CLEAN"
 #: Libraries that would start threads in the host, which must have one when it forks.
 SINGLE_THREADED = {
     "OPENBLAS_NUM_THREADS": "1",
@@ -38,9 +40,22 @@ SINGLE_THREADED = {
 }
 
 
+def forget_the_rest(settings: NodeSettings) -> None:
+    """Become the same program without what is not for agents: the environment that a process was started with can be
+    read in /proc as long as it lives, and a forked agent shows its host's."""
+    if CLEAN not in os.environ:
+        names = _for_agents(settings)
+        kept = {name: value for name, value in os.environ.items() if name in names}
+        os.execve(sys.executable, sys.orig_argv, kept | {CLEAN: "1"})
+
+
+def _for_agents(settings: NodeSettings) -> frozenset[str]:
+    return AGENT_ENVIRONMENT | {name.strip() for name in settings.agent_env.split(",") if name.strip()}
+
+
 def agent_environment(settings: NodeSettings) -> dict[str, str]:
     """Return what every agent sees of this process's environment."""
-    names = AGENT_ENVIRONMENT | {name.strip() for name in settings.agent_env.split(",") if name.strip()}
+    names = _for_agents(settings)
     found = {name: value for name, value in os.environ.items() if name in names}
     # `python my_agent.py` is the python that has the agent's libraries.
     found["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), found.get("PATH", os.defpath)))

@@ -1,0 +1,157 @@
+"""What a stranger may try, and where secrets may be: a node with api keys, real calls, canaries for secrets."""
+
+import asyncio
+import json
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from agents.caller import Call
+from tests.support.hurt import connected
+from tests.support.node import Node
+from tests.support.processes import poll
+
+#: Settings that are secrets, and whose value may be nowhere but where it is needed.
+CANARIES = {
+    name: f"canary-{name.lower().replace('_', '-')}-{secrets.token_hex(12)}"
+    for name in ("ADMIN_TOKEN", "API_KEYS", "ALERT_WEBHOOK_SECRET", "MY_PROVIDER_KEY")
+}
+SLOW_CLIENTS = 200
+
+
+@pytest.fixture(scope="module")
+def node(short_folder: Path) -> Iterator[Node]:
+    folder = short_folder / "threats"
+    folder.mkdir()
+    settings = {"POOL_TARGET": 2, "AGENT_MODULE": "agents.echo", "LOG_FORMAT": "json", "POOL_MAX": 20}
+    node = Node(folder, **settings, **CANARIES)
+    node.http.headers["Authorization"] = f"Bearer {CANARIES['ADMIN_TOKEN']}"
+    with node:
+        yield node
+
+
+async def test_secrets_are_where_they_are_needed_and_nowhere_else(node: Node) -> None:
+    """Every secret is a canary; afterwards everything that anybody may read is searched for them."""
+    answers: list[str] = []
+    async with Call(node.url, "ada", key=CANARIES["API_KEYS"]) as call:
+        call.hum()
+        await call.sound()
+        session = call.session_id
+        client_secret = call._http.headers["Authorization"].partition(" ")[2]
+        answers += await asyncio.to_thread(everything_readable, node, session)
+        agent = psutil.Process((await asyncio.to_thread(node.session, session))["agentPid"])
+        environment = "\n".join(f"{name}={value}" for name, value in agent.environ().items())
+        host = psutil.Process(node.program("host"))
+        hosts = "\n".join(f"{name}={value}" for name, value in host.environ().items())
+        commands = "\n".join(" ".join(psutil.Process(pid).cmdline()) for pid in node.pids())
+    answers += await asyncio.to_thread(everything_readable, node, session)
+    await asyncio.to_thread(refused_requests, node, session)
+
+    livekit = node.secrets["LIVEKIT_API_SECRET"]
+    logs = {
+        path: path.read_text(errors="replace")
+        for path in [*(node.run_dir / "logs").iterdir(), *(node.run_dir / "agents").iterdir(), node.run_dir / "up.log"]
+        if path.is_file()
+    }
+    assert len(logs) > 6
+    with connected(node) as raw:
+        queue = json.dumps([raw.lrange("celery", 0, -1), [raw.get(key) for key in raw.keys("celery:result:*")]])
+        records = json.dumps([raw.hgetall(key) for key in raw.keys("session:*") if raw.type(key) == "hash"])
+    for name, secret in (CANARIES | {"client secret": client_secret, "LIVEKIT_API_SECRET": livekit}).items():
+        for what, text in {
+            "an agent's environment": environment, "the agent host's": hosts, "a command line": commands,
+            "a task or its result": queue, "a session's record": records,
+            **{f"answer {number}": text for number, text in enumerate(answers)},
+            **{str(path): text for path, text in logs.items()},
+        }.items():  # fmt: skip
+            if name == "ADMIN_TOKEN" and what.endswith("up.log"):
+                continue  # printed at start, for whoever started it
+            assert secret not in text, f"{name} is in {what}"
+    for path, text in logs.items():
+        assert "eyJ" not in text, f"a LiveKit token is in {path}"
+
+
+def everything_readable(node: Node, session: str) -> list[str]:
+    """Return what the node answers to everything that can be asked."""
+    document = node.http.get("/openapi.json").json()
+    found = []
+    for path, methods in document["paths"].items():
+        if "get" not in methods or path.endswith("/events"):
+            continue
+        asked = path.replace("{session_id}", session).replace("{node}", node.environment["NODE_ID"])
+        found.append(node.http.get(asked.replace("{reload_id}", "0" * 16)).text)
+    assert len(found) >= 8
+    return found
+
+
+def refused_requests(node: Node, session: str) -> None:
+    """Make the node log failures: that is where secrets slip out."""
+    for headers in ({"Authorization": f"Bearer {CANARIES['API_KEYS']}x"}, {"Authorization": CANARIES["ADMIN_TOKEN"]}):
+        assert httpx.get(f"{node.url}/api/sessions", headers=headers).status_code == 401
+    node.http.post("/api/token", json={"sessionId": session, "room_name": "x"})
+    node.http.post("/api/session/start", json={"userId": "", "metadata": {"token": CANARIES["ADMIN_TOKEN"]}})
+
+
+def test_slow_and_idle_connections_keep_nobody_waiting(node: Node) -> None:
+    """S18: many clients that never finish their request, and as many that send nothing."""
+    address = ("127.0.0.1", int(node.environment["PORT"]))
+    with ExitStack() as stack:
+        for number in range(SLOW_CLIENTS):
+            client = stack.enter_context(socket.create_connection(address, timeout=5))
+            if number % 2:
+                client.sendall(b"POST /api/session/start HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 60000\r\n")
+        for number in range(5):
+            assert node.http.get("/livez", timeout=5).status_code == 200
+            answer = node.http.post("/api/session/start", json={"userId": f"brisk-{number}"}, timeout=10)
+            assert answer.status_code in {200, 202}
+            node.end(answer.json()["sessionId"])
+    poll(lambda: node.http.get("/readyz").is_success, "the node is ready")
+
+
+async def test_a_token_outlives_its_session_and_opens_nothing(node: Node) -> None:
+    """S5: the room is gone, and who comes back with the old token finds neither an agent nor a new token."""
+    async with Call(node.url, "eve", key=CANARIES["API_KEYS"]) as call:
+        call.hum()
+        await call.sound()
+        token = await call._ask("POST", "/api/token", {"sessionId": call.session_id})
+        await call._ask("POST", "/api/session/stop", {"sessionId": call.session_id})
+        await asyncio.to_thread(poll, lambda: not marks(node, call.session_id), "the room is deleted")
+        again = await call._http.post("/api/token", json={"sessionId": call.session_id})
+        assert (again.status_code, again.json()["code"]) == (409, "session_over")
+    from livekit import rtc
+
+    room = rtc.Room()
+    await room.connect(token["server_url"], token["participant_token"])
+    try:
+        assert not room.remote_participants
+        with connected(node) as raw:
+            assert not {raw.hget(f"agent:{agent}", "state") for agent in raw.smembers("agents")} - {
+                "starting", "ready", "stopping",
+            }  # fmt: skip
+    finally:
+        await room.disconnect()
+
+
+def marks(node: Node, session_id: str) -> Any:
+    with connected(node) as raw:
+        return raw.zscore("deadlines", f"close|{session_id}")
+
+
+def test_a_stop_with_open_streams_waits_for_none(short_folder: Path) -> None:
+    folder = short_folder / "streams"
+    folder.mkdir()
+    with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo") as node, ExitStack() as stack:
+        session = node.begin("ada")["sessionId"]
+        client = stack.enter_context(httpx.Client(base_url=node.url, timeout=20))
+        for _ in range(3):
+            answer = stack.enter_context(client.stream("GET", f"/api/session/{session}/events"))
+            assert answer.status_code == 200
+        node.supervisorctl("stop", "api")
+        assert "Cancel" not in node.log("api"), "uvicorn gave up waiting for them"
