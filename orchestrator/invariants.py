@@ -50,7 +50,7 @@ _AGENT_WAITS = {
     AgentState.RUNNING: ("beat",),
     AgentState.STOPPING: ("stop",),
 }
-_SESSION_DEADLINES = frozenset({"queue", "start", "join", "user", "gone", "max", "goodbye"})
+_SESSION_DEADLINES = frozenset({"queue", "start", "join", "user", "gone", "max", "goodbye", "job"})
 _AGENT_DEADLINES = frozenset({"boot", "beat", "stop"})
 
 
@@ -81,6 +81,7 @@ async def _look(store: Store, settings: Settings, host: HostClient | None) -> li
         *_lists(seen),
         *_bindings(seen),
         *_caps(seen, policy),
+        *_rooms(seen),
         *_pool(seen, policy["silentMs"] / 1000),
         *_waits(seen),
         *_leftovers(seen),
@@ -151,6 +152,12 @@ def _caps(seen: Snapshot, policy: Mapping[str, int]) -> Iterator[str]:
     for session in live:
         if session.id not in seen.counted:
             yield f"session {session.id} does not count for its user {session.user_id!r}"
+
+
+def _rooms(seen: Snapshot) -> Iterator[str]:
+    for session in seen.sessions.values():
+        if session.live and seen.rooms[session.room_name] != session.id:
+            yield f"session {session.id} is {session.status}, and is not found by its room {session.room_name!r}"
 
 
 def _pool(seen: Snapshot, patience: float) -> Iterator[str]:

@@ -52,6 +52,10 @@ class Session:
     cause: str | None = None  #: why the last agent was replaced
     first_audio_at: float | None = None  #: the agent's first sound
     client: str | None = None  #: the address that asked for it
+    via: str | None = None  #: `dispatch`: LiveKit asked for it, and not a client of the API
+    job_id: str | None = None  #: LiveKit's job, and the dispatch that it is of
+    dispatch_id: str | None = None
+    door: str | None = None  #: the node whose door the job came by
 
     @property
     def live(self) -> bool:
@@ -88,6 +92,10 @@ class Session:
             cause=fields.get("cause"),
             first_audio_at=_seconds(fields.get("firstAudioAt")),
             client=fields.get("client") or None,
+            via=fields.get("via"),
+            job_id=fields.get("jobId"),
+            dispatch_id=fields.get("dispatchId"),
+            door=fields.get("door"),
         )
 
 

@@ -1,5 +1,5 @@
 """The only room with Redis in it."""
 
-from orchestrator.store.store import Action, Assignment, Breaker, Ended, Exit, Snapshot, Store
+from orchestrator.store.store import Action, Assignment, Breaker, Capacity, Ended, Exit, Job, Snapshot, Store
 
-__all__ = ["Action", "Assignment", "Breaker", "Ended", "Exit", "Snapshot", "Store"]
+__all__ = ["Action", "Assignment", "Breaker", "Capacity", "Ended", "Exit", "Job", "Snapshot", "Store"]

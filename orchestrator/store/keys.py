@@ -54,6 +54,11 @@ def arrivals(index: int) -> str:
     return f"arrivals:{index}"
 
 
+def room(room_name: str) -> str:
+    """The id of the room's newest session, kept as long as its record."""
+    return f"session:room:{room_name}"
+
+
 def user(user_id: str) -> str:
     return f"session:user:{user_id}"
 

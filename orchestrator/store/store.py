@@ -52,6 +52,25 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
+class Job:
+    """A job of LiveKit's, which asks for an agent in its room, and the node whose door it came by."""
+
+    id: str
+    dispatch_id: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How full we are (see capacity.lua)."""
+
+    live: int
+    most: int
+    refusal: str  #: why a job would not be served now, '' when it would: an outcome of `assign`
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """A session that is over."""
 
@@ -101,6 +120,7 @@ class Snapshot:
     broken: frozenset[str]  #: keys of records that cannot be read
     private: frozenset[tuple[str, str]]  #: (session id, `payload` or `conversation`) of each that is kept
     counted: frozenset[str]  #: live sessions that count against their user's cap
+    rooms: Mapping[str, str | None]  #: the session that is found by the room, for each live session's room
 
 
 class Store:
@@ -176,8 +196,12 @@ class Store:
         rate_window_ms: int,
         idempotency_key: str = "",
         fingerprint: str = "",
+        job: Job | None = None,
     ) -> Assignment:
-        """Take a warm agent for a user, or have one spawned, or put the session in line. One round trip, atomic."""
+        """Take a warm agent for a user, or have one spawned, or put the session in line. One round trip, atomic.
+
+        For a job the session is never put in line, and none begins where the room has one.
+        """
         outcome, session_id, detail, refill, *process = await self._scripts.call(
             "assign",
             args=[
@@ -190,6 +214,7 @@ class Store:
                 rate_window_ms,
                 idempotency_key,
                 fingerprint,
+                *((job.id, job.dispatch_id, job.node) if job else ("", "", "")),
             ],
         )
         agent_id, node, pid, ticks = process or ("", "", "", "")
@@ -200,6 +225,28 @@ class Store:
     async def limited(self, what: str, address: str, amount: int, window_ms: int) -> float:
         """Count one more of something by address; returns 0, or seconds after which it is allowed again."""
         return int(await self._scripts.call("rate", args=[what, address, amount, window_ms])) / 1000
+
+    async def capacity(self, node: str) -> Capacity:
+        """Return whether a job that comes by a node's door would be served now."""
+        live, most, refusal, detail = await self._scripts.call("capacity", args=[node])
+        return Capacity(int(live), int(most), refusal, detail)
+
+    @_translated
+    async def session_in(self, room_name: str) -> str | None:
+        """Return the id of a room's newest session, live or over; None when no kept one was in it."""
+        session_id: str | None = await self._redis.get(keys.room(room_name))
+        return session_id
+
+    @_translated
+    async def session_of_job(self, key: str) -> str | None:
+        """Return the id of the session that was made for a request with this Idempotency-Key."""
+        session_id: str | None = await self._redis.hget(keys.idempotency(key), "session")
+        return session_id
+
+    @_translated
+    async def job_assigned(self, session_id: str) -> None:
+        """Say that LiveKit has given us the job of a session."""
+        await self._redis.zrem(keys.DEADLINES, f"job|{session_id}")
 
     @_translated
     async def keep_answer(self, idempotency_key: str, answer: str) -> None:
@@ -626,7 +673,8 @@ class Store:
         async with self._redis.pipeline(transaction=False) as pipe:
             for session in live:
                 pipe.sismember(keys.user_sessions(session.user_id), session.id)
-            counted = await pipe.execute()
+                pipe.get(keys.room(session.room_name))
+            found = await pipe.execute()
         return Snapshot(
             now=await self.now(),
             policy={name: int(value) for name, value in policy.items()},
@@ -636,7 +684,8 @@ class Store:
             deadlines=frozenset((kind, found) for kind, _, found in (member.partition("|") for member in deadlines)),
             broken=frozenset(broken),
             private=frozenset(private),
-            counted=frozenset(session.id for session, yes in zip(live, counted, strict=True) if yes),
+            counted=frozenset(session.id for session, yes in zip(live, found[::2], strict=True) if yes),
+            rooms={session.room_name: there for session, there in zip(live, found[1::2], strict=True)},
         )
 
     async def _records(

@@ -42,6 +42,7 @@ _LISTS = ("events", "pool:wake")
 picks = st.integers(0, 15)
 twice = st.booleans()
 users = st.sampled_from(["ada", "bob", "cyd", "dee"])
+rooms = st.sampled_from(["lobby", "desk"])
 
 
 class Machine(RuleBasedStateMachine):
@@ -58,7 +59,7 @@ class Machine(RuleBasedStateMachine):
         self.b = Machine.bench
         self.count = 0
         self.sound = True
-        self.stops: list[str] = []
+        self.rooms: dict[str, str] = {}
 
     @initialize(
         cap=st.integers(1, 4), line=st.integers(0, 3), each=st.integers(1, 2), size=st.integers(0, 3),
@@ -228,9 +229,20 @@ class Machine(RuleBasedStateMachine):
     def start(self, user: str, key: str, print_: str, twice: bool) -> None:
         self.begin(user, key, print_, twice)
 
-    def begin(self, user: str, key: str = "", print_: str = "f1", twice: bool = False) -> None:
+    @rule(user=users, room=rooms, job=st.sampled_from(["j1", "j2", "j3"]), given=st.booleans(), twice=twice)
+    def dispatch(self, user: str, room: str, job: str, given: bool, twice: bool) -> None:
+        """LiveKit wants an agent in a room: once, or twice by two doors; and then gives us the job, or does not."""
+        self.begin(user, f"dispatch:{job}", "f1", twice, room, job)
+        if given:
+            _, session = self.m.keys.get(f"dispatch:{job}", ("", ""))
+            self.b.redis.zrem("deadlines", f"job|{session}")
+            self.look()
+
+    def begin(  # noqa: PLR0917 - what a start is made of
+        self, user: str, key: str = "", print_: str = "f1", twice: bool = False, room: str = "", job: str = ""
+    ) -> None:
         before, fresh = self.now, self.new("session")
-        expected = self.m.start(before, user, key, print_)
+        expected = self.m.start(before, user, key, print_, room)
 
         def after(answer: list[Any], now: Dump) -> None:
             (
@@ -247,6 +259,9 @@ class Machine(RuleBasedStateMachine):
                 self.m.queued_at[session] = (int(now.now * 1000), held)
                 if key:
                     self.m.keys[key] = (print_, session)
+                self.rooms[session] = now.sessions[session]["roomName"]
+                assert self.rooms[session] == (room or f"room_{fresh}")
+                assert (f"job|{session}" in now.scores("deadlines")) is bool(job)
             else:
                 changed = {k for k in before.difference(now) if k not in self.now.members("pool:ready")}
                 quiet = changed - {"pool:ready", f"user:sessions:{user}"}
@@ -255,6 +270,9 @@ class Machine(RuleBasedStateMachine):
                 assert session in before.held(user)
                 newest = max(int(before.sessions[i]["createdAt"]) for i in before.held(user))
                 assert int(before.sessions[session]["createdAt"]) == newest
+            if outcome == "occupied":
+                assert session in before.live
+                assert before.sessions[session]["roomName"] == room
             if outcome in {"repeated", "reused"}:
                 assert session == self.m.keys[key][1]
             if outcome == "assigned":
@@ -262,8 +280,21 @@ class Machine(RuleBasedStateMachine):
             if outcome == "starting":
                 self.announced(session)
 
-        self.do("assign", user, fresh, f"room_{fresh}", '{"type":"assign","token":"t"}', "", 10, 60_000, key, print_,
-                after=after, twice=twice and (bool(key) or self.m.policy["perUser"] == 1))  # fmt: skip
+        self.say_capacity(expected, key)
+        self.do("assign", user, fresh, room or f"room_{fresh}", '{"type":"assign","token":"t"}', "", 10, 60_000, key,
+                print_, job, f"d-{job}" if job else "", "n1" if job else "", after=after,
+                twice=twice and (bool(key) or self.m.policy["perUser"] == 1))  # fmt: skip
+
+    def say_capacity(self, expected: set[str], key: str) -> None:
+        """What LiveKit is told of us is what a job of it would be answered."""
+        if key.startswith("dispatch:") and expected & {"assigned", "starting", "full", "broken", "draining", "livekit"}:
+            silent = not self.now.warm and self.now.members("pool:ready")
+            draining = "n1" in self.now.members("nodes:draining")
+            *_, refusal, _ = self.do("capacity", "n1", same=True)
+            served = expected & {"assigned", "starting"}
+            assert silent or refusal == (
+                "draining" if draining and "livekit" not in expected else "" if served else next(iter(expected))
+            ), f"{refusal}, a job is {expected}"
 
     @precondition(lambda self: self.now.sessions)
     @rule(pick=picks, status=st.sampled_from(["ended", "ended", "error"]), twice=twice)
@@ -394,8 +425,9 @@ class Machine(RuleBasedStateMachine):
         if told:
             payload = json.dumps({"type": "assign", "token": "t"})
             user = self.m.taken.get(process.id, "ada")
+            room = self.rooms[told["sessionId"]]
             words = json.dumps({
-                "id": told["sessionId"], "userId": user, "roomName": "r", "createdAt": told["createdAt"],
+                "id": told["sessionId"], "userId": user, "roomName": room, "createdAt": told["createdAt"],
                 "activeAt": process.active_at, "payload": payload, "conversation": ["{}"],
             })  # fmt: skip
 
@@ -411,6 +443,7 @@ class Machine(RuleBasedStateMachine):
             if session not in before.sessions:
                 self.m.lost_sessions.discard(session)
                 self.m.late.add(now.sessions[session]["userId"])
+                self.m.returned.add(now.sessions[session]["roomName"])
                 self.m.there.pop(session, None)
                 self.m.queued_at.setdefault(session, (int(now.now * 1000), 0))
                 assert now.sessions[session]["status"] == ("active" if process.active_at else "ready")
@@ -690,6 +723,7 @@ class Machine(RuleBasedStateMachine):
         for i in over:
             self.m.states.pop(f"session {i}", None)
             self.m.there.pop(i, None)  # the next session of this name has another user
+            self.b.redis.zrem("deadlines", f"close|{i}")  # its room went long before
         self.m.keys.clear()
         self.m.loss = True
         self.look()

@@ -238,6 +238,10 @@ IN_REDIS: dict[str, tuple[Callable[[World], object], str]] = {
         lambda w: w.raw.srem("user:sessions:grace", w.ready),
         "session {ready} does not count for its user 'grace'",
     ),
+    "a session that is not found by its room": (
+        lambda w: w.raw.set(f"session:room:{w.raw.hget(f'session:{w.active}', 'roomName')}", w.over),
+        "session {active} is active, and is not found by its room 'room_",
+    ),
     "an agent in the pool is not warm": (
         lambda w: w.raw.sadd("pool:ready", w.active_agent),
         "pool:ready names agent {active_agent}, which is running",

@@ -25,7 +25,7 @@ LONGEST = {
     "boot": 5_000, "beat": WAITS["silentMs"], "stop": 5_000, "start": WAITS["startMs"], "join": WAITS["joinMs"],
     "user": WAITS["userJoinMs"], "gone": WAITS["joinMs"] + WAITS["userGoneMs"], "max": WAITS["maxMs"],
     "queue": WAITS["queueMs"], "goodbye": WAITS["goodbyeMs"], "drain": 6_000, "refill": 75_001,
-    "close": 5_000,
+    "close": 5_000, "job": 7_500,
 }  # fmt: skip
 #: What ends or moves whoever is in a state: at least one of these is set.
 SESSION_WAITS = {
@@ -235,17 +235,22 @@ class Model:
     lost_sessions: set[str] = field(default_factory=set)  #: whose record was lost, and nobody registered it since
     lost_agents: set[str] = field(default_factory=set)
     late: set[str] = field(default_factory=set)  #: users with a session that came back after it was lost
+    returned: set[str] = field(default_factory=set)  #: rooms with a session that came back after it was lost
     loss: bool = False  #: something was lost: neither cap nor counters are exact
     slack: bool = False  #: room was made behind the waiting line's back: the next look at memory serves it
     taken: dict[str, str] = field(default_factory=dict)  #: agent: the one user it was given to
 
     # What a start must answer
 
-    def start(self, before: Dump, user: str, key: str, fingerprint: str) -> set[str]:  # noqa: PLR0911 - a table
-        """The outcomes that a start may have."""
+    def start(  # noqa: PLR0911 - a table
+        self, before: Dump, user: str, key: str, fingerprint: str, job_room: str = ""
+    ) -> set[str]:
+        """The outcomes that a start may have. `job_room`: a LiveKit job asks for an agent in that room."""
         cap, held = self.policy["maxSessions"], before.held(user)
         if key in self.keys:
             return {"repeated"} if self.keys[key][0] == fingerprint else {"reused"}
+        if job_room and any(fields["roomName"] == job_room for fields in before.live.values()):
+            return {"occupied"}
         if len(held) >= self.policy["perUser"]:
             return {"existing"}
         if "livekit:down" in before.values:
@@ -259,7 +264,7 @@ class Model:
         if before.failures >= 5:
             return {"broken"}
         if crowded or "pool:memory_low" in before.values:
-            return {"full"} if full else {"queued"}
+            return {"full"} if full or job_room else {"queued"}
         return {"starting"}
 
     def ghosts(self, dump: Dump) -> set[str]:
@@ -277,6 +282,7 @@ class Model:
         self._sets(after)
         self._bindings(after)
         self._users(after)
+        self._rooms(after)
         self._deadlines(after)
         self._limits(after)
         self._graveyard(before, after)
@@ -382,6 +388,20 @@ class Model:
             if key.startswith("session:user:") and value not in self.lost_sessions:
                 assert value in by_user[key.rpartition(":")[2]], f"{key} is {value}, which is over"
 
+    def _rooms(self, after: Dump) -> None:
+        """A room that LiveKit has sent a job for has one session, and every live session is found by its room."""
+        rooms = defaultdict(set)
+        for i, fields in after.live.items():
+            rooms[fields["roomName"]].add(i)
+        for room, ids in rooms.items():
+            if room not in self.returned:
+                assert len(ids) == 1, f"{room} has {ids}"
+                assert after.values.get(f"session:room:{room}") in ids, f"the session of {room} is not found: {ids}"
+        for i, fields in after.sessions.items():
+            key = f"session:room:{fields['roomName']}"
+            if i not in after.live and after.values.get(key) == i:
+                assert key in after.kept, f"{key} is kept for ever"
+
     def _deadlines(self, after: Dump) -> None:
         """Every wait ends, within its bound; nothing that is over waits."""
         waits = defaultdict(set)
@@ -397,6 +417,8 @@ class Model:
                 assert who not in after.live, f"{member}, and the session is live"
             elif kind not in {"drain", "refill"}:
                 assert who in after.live.keys() | self.lost_sessions, f"{member}, and the session is over"
+            if kind == "job":
+                assert after.sessions.get(who, {}).get("status") != "active", f"{member}, and the call goes on"
         for who, fields in after.live.items():
             assert waits[who] & SESSION_WAITS[fields["status"]], (
                 f"{who} is {fields['status']} and waits for {waits[who]}"

@@ -11,6 +11,8 @@ local EVENTS_KEPT, SESSION_EVENTS_KEPT = 10000, 200
 local CLAIM_MS, LEAVE_MS = 5000, 2500
 -- What was said last is still on its way to the user when a session ends; then the room goes.
 local CLOSE_MS = 1500
+-- LiveKit tells us at once that a job we took is ours, or never; its own agents wait for it as long as this.
+local JOB_MS = 7500
 -- When nobody has looked at the deadlines for longer than this, that time does not count.
 local BLIND_MS = 3000
 -- Boot failures in a row that open the breaker; pauses after 1, 2, 3 … of them double up to a minute.
@@ -95,10 +97,11 @@ local function move_session(id, to, ...)
       expect_once('user', id, policy('userJoinMs') or 60000)
     end
   elseif to == 'active' then
-    met(id, 'join', 'user', 'gone')
+    -- A call that goes on is not ended for what LiveKit has not said about its job.
+    met(id, 'join', 'user', 'gone', 'job')
     expect_once('max', id, policy('maxMs') or 1800000)
   else
-    met(id, 'queue', 'start', 'join', 'user', 'gone', 'max', 'goodbye')
+    met(id, 'queue', 'start', 'join', 'user', 'gone', 'max', 'goodbye', 'job')
   end
 end
 
@@ -274,11 +277,21 @@ local function promote()
   end
 end
 
+-- The session of a room is found by the room's name, as long as its record is kept.
+local function name_room(room, id) redis.call('SET', 'session:room:' .. room, id) end
+
+-- The live session of a room, if there is one.
+local function session_in(room)
+  local id = redis.call('GET', 'session:room:' .. room)
+  local state = id and session_state(id)
+  return state and next(SESSION_MOVES[state]) and id or nil
+end
+
 -- Close the books of a session in whatever live state it is; the bound agent is told to leave.
 local function close_session(id, to, reason)
   local key = 'session:' .. id
   local keep = policy('keepSeconds') or 86400
-  local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt')
+  local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt', 'roomName')
   move_session(id, to, 'reason', reason, 'endedAt', NOW)
   redis.call('DEL', key .. ':payload', key .. ':conversation')
   -- Its room is deleted by whichever node looks next, and again until that has worked.
@@ -303,6 +316,9 @@ local function close_session(id, to, reason)
   end
   redis.call('EXPIRE', key, keep)
   redis.call('EXPIRE', key .. ':events', keep)
+  -- A room that was not named by us may have the next session already.
+  local room = 'session:room:' .. (fields[4] or '')
+  if redis.call('GET', room) == id then redis.call('EXPIRE', room, keep) end
 end
 
 -- End a session; the room that it leaves is the waiting line's.

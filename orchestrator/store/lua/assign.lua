@@ -5,11 +5,15 @@
 --       4 payload for the agent (JSON, holds its token)
 --       5 client address  6 starts per window (0 = no rate limit)  7 window in ms
 --       8 idempotency key ('' = none)  9 fingerprint of the request that the key stands for
+--       10 id of the LiveKit job that wants it ('' = none): then it is never put into the waiting line, and refused where
+--          its room has a session  11 id of the job's dispatch  12 node whose door the job came by
 -- Returns {outcome, session id, detail, refill, agent id, node, pid, start ticks}
 --       outcome  assigned | starting | queued | existing | repeated | reused (the key, for another request) | limited
 --                | full | broken (agents do not boot) | draining | livekit (it does not answer)
+--                | occupied (the job's room has a session: that one)
 --                | unset (no node has set the store up, or the living still register)
---       detail   limited: ms after which to try again; broken, livekit: the cause
+--       detail   limited: ms after which to try again; broken, livekit: the cause; full, for a job: sessions (all are
+--                taken), line (others wait for one) or what is short of memory
 --       refill   1 when the caller must queue a refill
 --       agent id, node, pid, start ticks   assigned: the agent and its process, for a last look at it
 --
@@ -20,6 +24,7 @@
 -- session:{id}            hash   the session
 -- session:{id}:payload    string what the agent gets
 -- session:{id}:events     stream its history
+-- session:room:{room}     string the room's newest session
 -- session:user:{user}     string the user's newest live session
 -- user:sessions:{user}    set    the user's live sessions
 -- session:{state}         set    live sessions by state (starting, ready, active)
@@ -33,6 +38,7 @@
 -- nodes:draining          set    nodes that take no more sessions      nodes  set    all nodes
 local user, waiting_id, room, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local address, amount, window, idempotency = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
+local job, dispatch, door = ARGV[10], ARGV[11], ARGV[12]
 if redis.call('EXISTS', 'policy', 'pool:target') < 2 then return {'unset', '', '', 0} end
 
 if idempotency ~= '' then
@@ -44,6 +50,9 @@ if address ~= '' and amount > 0 then
   local wait = limited('rate', address, amount, window)
   if wait then return {'limited', '', wait, 0} end
 end
+
+local occupant = job ~= '' and session_in(room)
+if occupant then return {'occupied', occupant, '', 0} end
 
 local held, newest, newest_at = 0, nil, -1
 for _, session in ipairs(redis.call('SMEMBERS', 'user:sessions:' .. user)) do
@@ -67,7 +76,12 @@ local agent, process
 if not crowded then agent, process = take_warm() end
 if not agent then
   if circuit_open() then return {'broken', '', get('pool:breaker', 'cause'), 0} end
-  if not crowded then crowded = redis.call('EXISTS', 'pool:memory_low') == 1 end
+  local shortage = not crowded and redis.call('GET', 'pool:memory_low')
+  if job ~= '' and (crowded or shortage) then
+    -- Somebody is on the line, and would wait in silence.
+    return {'full', '', shortage or (live_sessions() >= policy('maxSessions') and 'sessions' or 'line'), 0}
+  end
+  crowded = crowded or shortage
   if crowded and redis.call('ZCARD', 'session:queued') >= policy('queueLimit') then return {'full', '', '', 0} end
 end
 
@@ -82,6 +96,14 @@ redis.call('SET', 'session:' .. id .. ':payload', payload)
 redis.call('SET', 'session:user:' .. user, id)
 redis.call('SADD', 'user:sessions:' .. user, id)
 redis.call('ZADD', 'sessions', NOW, id)
+name_room(room, id)
+local via = {}
+if job ~= '' then
+  via = {'via', 'dispatch', 'jobId', job, 'dispatchId', dispatch}
+  redis.call('HSET', 'session:' .. id, 'door', door, unpack(via))
+  via[7], via[8] = 'roomName', room
+  expect('job', id, JOB_MS)
+end
 if idempotency ~= '' then
   redis.call('HSET', 'idempotency:' .. idempotency, 'fingerprint', ARGV[9], 'session', id)
   redis.call('EXPIRE', 'idempotency:' .. idempotency, policy('keepSeconds'))
@@ -95,7 +117,7 @@ if agent then
   redis.call('SADD', 'session:ready', id)
   expect('join', id, policy('joinMs'))
   expect('user', id, policy('userJoinMs'))
-  record(id, 'ready', 'agentId', agent)
+  record(id, 'ready', 'agentId', agent, unpack(via))
   tell_agent(agent, id, payload)
   redis.call('HINCRBY', 'pool:stats', 'total_assigned', 1)
   redis.call('HINCRBY', 'pool:stats', 'total_hits', 1)
@@ -112,7 +134,7 @@ else
     promote()
     return {'queued', id, '', 0}
   end
-  record(id, 'starting')
+  record(id, 'starting', unpack(via))
   redis.call('SADD', 'session:starting', id)
   redis.call('ZADD', 'session:unbound', NOW_US, id)
   expect('start', id, policy('startMs'))

@@ -9,6 +9,7 @@
 --   gone     user has left and stays away                        ended
 --   max      session has lasted too long                         ended
 --   queue    session has waited too long in line                 error
+--   job      LiveKit has not said that the job is ours           error, unless the call goes on
 --   drain    node's calls must end soon                          agents say goodbye
 --   goodbye  they have had their time                            ended
 --   refill   boots had failed, and the pause is over             refill
@@ -100,6 +101,11 @@ end
 function miss.queue(id)
   if session_state(id) == 'queued' then
     end_session(id, 'error', 'queue_timeout: no room within ' .. seconds(policy('queueMs') or 300000) .. ' s')
+  end
+end
+function miss.job(id)
+  if live(id) then
+    end_session(id, 'error', 'job_lost: LiveKit did not assign its job within ' .. seconds(JOB_MS) .. ' s')
   end
 end
 function miss.drain(node)

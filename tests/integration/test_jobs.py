@@ -1,0 +1,149 @@
+"""Jobs of LiveKit's on a real Valkey: served at once or not at all, once however often they are asked for."""
+
+import redis
+
+from orchestrator.models import new_id
+from orchestrator.store import Assignment, Job, Store
+from orchestrator.store.agent_link import AgentLink
+from tests.support.pool import assign, change, warm
+
+
+async def ask(store: Store, room: str, job: str = "AJ_1", **changes: object) -> Assignment:
+    """Ask for an agent as the dispatch door does."""
+    key = {"idempotency_key": f"dispatch:{job}", "fingerprint": room}
+    return await assign(store, f"room:{room}", room_name=room, job=Job(job, "AD_1", "n1"), **key | changes)
+
+
+async def test_a_job_gets_a_warm_agent_and_leaves_its_facts(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await warm(store, valkey_url, 1)
+    given = await ask(store, "lobby")
+    assert given.outcome == "assigned"
+    session = await store.session(given.session_id)
+    assert session is not None
+    facts = (session.via, session.job_id, session.dispatch_id, session.door, session.room_name)
+    assert facts == ("dispatch", "AJ_1", "AD_1", "n1", "lobby")
+    (first,) = [fields for _, fields in raw.xrange(f"session:{session.id}:events")]
+    assert first | {"via": "dispatch", "jobId": "AJ_1", "dispatchId": "AD_1", "roomName": "lobby"} == first
+    assert await store.session_in("lobby") == session.id
+    assert await store.session_of_job("dispatch:AJ_1") == session.id
+
+
+async def test_a_session_that_was_asked_for_by_http_says_nothing_of_a_job(store: Store, raw: redis.Redis) -> None:
+    started = await assign(store, "ada", room_name="room_1")
+    assert await store.session_in("room_1") == started.session_id
+    session = await store.session(started.session_id)
+    assert session is not None
+    assert (session.via, session.job_id, session.door) == (None, None, None)
+    assert raw.zscore("deadlines", f"job|{session.id}") is None
+    (first,) = [fields for _, fields in raw.xrange(f"session:{session.id}:events")]
+    assert first == {"state": "starting"}
+
+
+async def test_a_job_is_served_by_a_boot(store: Store) -> None:
+    assert (await ask(store, "lobby")).outcome == "starting"
+
+
+async def test_the_same_job_is_the_same_session(store: Store, valkey_url: str) -> None:
+    await warm(store, valkey_url, 2)
+    first, again = await ask(store, "lobby"), await ask(store, "lobby")
+    assert (again.outcome, again.session_id) == ("repeated", first.session_id)
+    assert (await store.counts())["pool"] == 1
+
+
+async def test_a_room_has_one_session(store: Store, valkey_url: str) -> None:
+    await warm(store, valkey_url, 2)
+    first, second = await ask(store, "lobby"), await ask(store, "lobby", "AJ_2")
+    assert (second.outcome, second.session_id) == ("occupied", first.session_id)
+    await store.end_session(first.session_id, "ended", "over")
+    third = await ask(store, "lobby", "AJ_2")
+    assert third.outcome == "assigned"
+    assert await store.session_in("lobby") == third.session_id
+
+
+async def test_the_room_is_known_as_long_as_the_record(store: Store, raw: redis.Redis) -> None:
+    first = await ask(store, "lobby")
+    assert raw.ttl("session:room:lobby") == -1
+    await store.end_session(first.session_id, "ended", "over")
+    assert 0 < raw.ttl("session:room:lobby") <= 3600
+    # The end of an older session does not touch what a newer one has written.
+    second = await ask(store, "lobby", "AJ_2")
+    assert raw.ttl("session:room:lobby") == -1
+    await store.end_session(first.session_id, "ended", "again")
+    assert raw.ttl("session:room:lobby") == -1
+    assert await store.session_in("lobby") == second.session_id
+
+
+async def test_a_job_never_waits_in_line(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await change(store, maxSessions=1)
+    await warm(store, valkey_url, 1)
+    taken = await ask(store, "lobby")
+    full = await ask(store, "desk", "AJ_2")
+    assert (full.outcome, full.detail) == ("full", "sessions")
+    assert raw.zcard("session:queued") == 0
+    assert await store.session_of_job("dispatch:AJ_2") is None, "it may be asked for again"
+    assert (await assign(store, "ada")).outcome == "queued"
+    await store.end_session(taken.session_id, "ended", "over")
+    await change(store, maxSessions=2)
+    raw.zadd("session:queued", {new_id("session"): 1})
+    line = await ask(store, "desk", "AJ_2")
+    assert (line.outcome, line.detail) == ("full", "line")
+
+
+async def test_a_job_is_not_promised_memory(store: Store) -> None:
+    await store.memory("3 MiB are free", hold_seconds=60)
+    refused = await ask(store, "lobby")
+    assert (refused.outcome, refused.detail) == ("full", "3 MiB are free")
+
+
+async def test_a_job_that_livekit_does_not_give_us_is_over(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await warm(store, valkey_url, 2)
+    lost, given = await ask(store, "lobby"), await ask(store, "desk", "AJ_2")
+    await store.job_assigned(given.session_id)
+    for found in (lost, given):
+        raw.zadd("deadlines", {f"job|{found.session_id}": 1}, xx=True)
+    await store.due()
+    ended, live = await store.session(lost.session_id), await store.session(given.session_id)
+    assert ended is not None
+    assert live is not None
+    assert (ended.status, ended.reason) == ("error", "job_lost: LiveKit did not assign its job within 7.5 s")
+    assert live.status == "ready"
+
+
+async def test_a_call_that_goes_on_is_not_ended_for_its_job(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    (agent,) = await warm(store, valkey_url, 1)
+    session = (await ask(store, "lobby")).session_id
+    link = AgentLink(valkey_url, agent)
+    await link.joined()
+    await link.presence(session, present=True)
+    await link.close()
+    assert raw.zscore("deadlines", f"job|{session}") is None
+
+
+async def test_what_livekit_is_told_of_us(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await store.beat_node("n1", {"host": 1}, 60)
+
+    async def said() -> tuple[int, int, str, str]:
+        found = await store.capacity("n1")
+        return found.live, found.most, found.refusal, found.detail
+
+    await change(store, maxSessions=2)
+    assert await said() == (0, 2, "", "")
+    await store.memory("3 MiB are free", hold_seconds=60)
+    assert await said() == (0, 2, "full", "3 MiB are free")
+    await warm(store, valkey_url, 1)
+    assert await said() == (0, 2, "", ""), "a warm agent needs no memory"
+    await ask(store, "lobby")
+    assert await said() == (1, 2, "full", "3 MiB are free")
+    await store.memory("", hold_seconds=60)
+    raw.hset("pool:breaker", mapping={"failures": 5, "cause": "boot_error: no model"})
+    assert await said() == (1, 2, "broken", "boot_error: no model")
+    raw.delete("pool:breaker")
+    await ask(store, "desk", "AJ_2")
+    assert await said() == (2, 2, "full", "sessions")
+    await store.livekit_down("no answer")
+    assert await said() == (2, 2, "livekit", "no answer")
+    await store.livekit_down(None)
+    await store.drain_node("n1", 60)
+    assert (await said())[2] == "draining"
+    raw.delete("policy")
+    assert (await said())[2] == "unset"
