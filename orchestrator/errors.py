@@ -93,6 +93,13 @@ class KeyReused(OrchestratorError):
     code = "idempotency_key_reused"
 
 
+class RoomTaken(OrchestratorError):
+    """The room has a session already."""
+
+    status = HTTPStatus.CONFLICT
+    code = "room_taken"
+
+
 class BootsFail(OrchestratorError):
     """Agents do not boot."""
 

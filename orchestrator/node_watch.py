@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -28,7 +29,7 @@ from orchestrator.errors import (
     StoreUnavailable,
 )
 from orchestrator.livekit.rooms import Rooms
-from orchestrator.models import Agent
+from orchestrator.models import ROOM_PATTERN, Agent
 from orchestrator.node.client import HostClient, HostSilent
 from orchestrator.node.health import examine
 from orchestrator.node.logs import LogShipper
@@ -397,11 +398,20 @@ class NodeWatch:
         session = await self._store.session(session_id)
         if session is not None and self._rooms:
             try:
-                await self._rooms.delete(session.room_name)
+                await self._leave_room(self._rooms, session.room_name)
             except LiveKitUnavailable as failure:
                 log.warning("room not deleted yet: %s", failure.detail)
                 return
         await self._store.room_closed(session_id)
+
+    async def _leave_room(self, rooms: Rooms, room: str) -> None:
+        newest = await self._store.session(await self._store.session_in(room) or "")
+        if newest is not None and newest.live:
+            return  # the next session is in it already
+        if re.fullmatch(ROOM_PATTERN, room):
+            await rooms.delete(room)
+        else:
+            await rooms.leave(room)
 
     async def _record_spawn(self, process: Process) -> None:
         await self._store.spawned(

@@ -9,6 +9,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from orchestrator import __version__
 from orchestrator.api import admin, events, health, problems, sessions, token
+from orchestrator.api.door import dispatching
 from orchestrator.api.services import serving
 from orchestrator.logs import configure_logging
 from orchestrator.settings import Settings
@@ -71,7 +72,7 @@ def create(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with serving(found, app):
+        async with serving(found, app), dispatching(app.state.services):
             yield
 
     app = FastAPI(

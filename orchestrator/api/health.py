@@ -15,6 +15,8 @@ router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
 #: A canary flies every 10 s; one that is this old has not come through.
 STALE_CANARY_SECONDS = 30
+#: A door is opened again within seconds of LiveKit's return.
+DOOR_SECONDS = 10
 
 
 class Alive(Reply):
@@ -69,6 +71,8 @@ async def health(request: Request, parts: ServicesDep) -> HealthReply:
         )
     if trouble := await parts.store.livekit_trouble():
         warnings.append(f"starts are refused: {trouble}")
+    doors = await parts.store.doors()
+    warnings += [warning for door in doors.values() if (warning := _door_trouble(door, await parts.store.now()))]
     draining = await parts.store.draining()
     warnings += [f"node {name} drains" for name in sorted(draining & nodes.keys())]
     warnings += [
@@ -93,8 +97,20 @@ async def health(request: Request, parts: ServicesDep) -> HealthReply:
         breaker=breaker,
         sizing=await parts.store.sizing(),
         nodes=nodes,
+        doors=doors,
         stats=stats,
         warnings=warnings,
+    )
+
+
+def _door_trouble(door: dict[str, str], now: float) -> str | None:
+    """Return why LiveKit cannot ask a node for an agent, when that has lasted; None when it can."""
+    away = now - int(door["since"])
+    if door["registered"] == "1" or away <= DOOR_SECONDS:
+        return None
+    return (
+        f"node {door['node']} has not been registered with LiveKit for {away:.0f} s, and gets no dispatch of "
+        f"{door['agentName']}: {door['error'] or 'it has not tried yet'}"
     )
 
 

@@ -130,6 +130,9 @@ class SessionReply(Reply):
     estimated_wait: str | None = None
     task_id: str | None = None
     client: str | None = Field(default=None, description="The address that asked for it.")
+    via: str | None = Field(default=None, description="`dispatch`: LiveKit asked for it.")
+    dispatch_id: str | None = Field(default=None, description="LiveKit's dispatch.")
+    job_id: str | None = Field(default=None, description="LiveKit's job of that dispatch.")
     replacements: int = Field(default=0, description="Agents that were replaced before the call began.")
     takeovers: int = Field(default=0, description="Agents that were replaced in the call.")
     events: list[Event] | None = Field(default=None, description="Its history, oldest first.")
@@ -325,6 +328,8 @@ class HealthReply(Reply):
         redis={"ok": True, "latencyMs": 0.3}, celery={"queue": 0}, livekit={"ok": True},
         breaker={"state": "closed", "failures": 0, "retryIn": 0},
         nodes={"node-1": {"pid": "4100", "host": "1", "lastBeat": "1767268800", "canaryAge": "3"}},
+        doors={"node-1.4090": {"node": "node-1", "agentName": "voice-agent", "registered": "1", "since": "1767268790",
+                               "workerId": "AW_6bKpHn2ZtQ3x", "jobs": "1", "full": "", "error": ""}},
         stats={"total_spawned": 7, "total_assigned": 4, "total_hits": 4, "total_misses": 0, "boot_ms_mean": 41.5},
         warnings=[],
     )  # fmt: skip
@@ -338,6 +343,9 @@ class HealthReply(Reply):
     breaker: BreakerReply
     sizing: str | None = Field(default=None, description="With POOL_AUTO: why the target is what it is.")
     nodes: dict[str, dict[str, str]]
+    doors: dict[str, dict[str, str]] = Field(
+        description="How each api process is registered with LiveKit; `full` says why it takes no job now."
+    )
     stats: dict[str, float]
     warnings: list[str] = Field(description="What is not as it should be, in words.")
 

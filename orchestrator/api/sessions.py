@@ -216,6 +216,9 @@ def describe(session: Session) -> SessionReply:
         cause=session.cause,
         task_id=session.task_id,
         client=session.client,
+        via=session.via,
+        dispatch_id=session.dispatch_id,
+        job_id=session.job_id,
         replacements=session.replacements,
         takeovers=session.takeovers,
     )

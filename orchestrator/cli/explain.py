@@ -68,6 +68,10 @@ class Telling:
 
 
 def _beginning(record: dict[str, Any]) -> Iterator[str]:
+    if record.get("via") == "dispatch":
+        by, day = record.get("dispatchId"), record["createdAt"][:10]
+        yield f"LiveKit asked for an agent in this room, by dispatch {by} ({day}, UTC)."
+        return
     client = record.get("client")
     where = f", from {client}" if client else ""
     yield f"{record['userId']} asked for an agent{where} ({record['createdAt'][:10]}, UTC)."

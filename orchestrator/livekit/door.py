@@ -9,8 +9,9 @@ Messages, from us: `register`; `update_worker` at every change and every 2.5 s; 
 `availability`, a job to take or not; `assignment`, the job is ours; `termination`, its dispatch was deleted.
 
 How LiveKit's server (1.13) behaves, which this follows:
-- Among the workers of a name it draws one, by chance weighted with 1 - load, and asks the next when one is not available
-  or its websocket ends. A load of `agents.target_load` (0.7) or more counts as no worker, whatever the status says.
+- Among the workers of a name it draws one, by chance weighted with 1 - load, and asks the next when one is not
+  available or its websocket ends. A load of `agents.target_load` (0.7) or more counts as no worker, whatever the status
+  says.
 - The answer to an `availability` counts for 3 s from the dispatch; a later one is dropped, and nobody else is asked.
 - A job is `running` once it is assigned. When a worker's websocket ends nothing happens to its jobs: the agents stay in
   their rooms, and nobody hears of those jobs any more; LiveKit's open server does nothing on `migrate_job`.
@@ -54,8 +55,8 @@ PING_SECONDS = 5.0
 #: A registration that held this long is no failed attempt.
 STEADY_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 5.0
-#: What LiveKit counts as a full worker: with a load as high as its `agents.target_load` it would send us nothing, though
-#: a third of our sessions were free.
+#: What LiveKit counts as a full worker: with a load as high as its `agents.target_load` it would send us nothing,
+#: though a third of our sessions were free.
 FULL_LOAD = 0.7
 
 
@@ -217,7 +218,7 @@ class Door:
             type=wire.JobType.JT_ROOM, agent_name=self._name, version=__version__, allowed_permissions=allowed
         )
         await self._send(wire.WorkerMessage(register=register))
-        answer = wire.ServerMessage.FromString(await socket.receive_bytes())
+        answer = await self._receive(socket)
         if not answer.HasField("register"):
             raise Lost(f"LiveKit answered {answer.WhichOneof('message')} to our registration")
         # A worker is free until it says otherwise: say it before anything is asked.
@@ -256,11 +257,7 @@ class Door:
 
     async def _listen(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while True:
-            received = await socket.receive()
-            if received.type is not aiohttp.WSMsgType.BINARY:
-                why = socket.exception() or received.extra or f"code {socket.close_code}"
-                raise Lost(f"LiveKit closed the connection ({why})")
-            message = wire.ServerMessage.FromString(received.data)
+            message = await self._receive(socket)
             match message.WhichOneof("message"):
                 case "availability":
                     self._soon(self._answer(message.availability.job))
@@ -268,6 +265,14 @@ class Door:
                     self._soon(self._handler.assigned(_job(message.assignment.job)))
                 case "termination":
                     self._soon(self._handler.terminated(message.termination.job_id))
+
+    @staticmethod
+    async def _receive(socket: aiohttp.ClientWebSocketResponse) -> wire.ServerMessage:
+        received = await socket.receive()
+        if received.type is not aiohttp.WSMsgType.BINARY:
+            why = socket.exception() or received.extra or f"code {socket.close_code}"
+            raise Lost(f"LiveKit closed the connection ({why})")
+        return wire.ServerMessage.FromString(received.data)
 
     async def _answer(self, asked: wire.Job) -> None:
         job, answer = _job(asked), Answer(available=False)

@@ -1,15 +1,36 @@
 """Deletes rooms on the LiveKit server, and asks whether it answers."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Self
 
 import aiohttp
 from livekit import api
+from livekit.protocol.models import ParticipantInfo
 
 from orchestrator.errors import LiveKitUnavailable
+from orchestrator.livekit.tokens import agent_identity
 
 #: Seconds that one request may take. The client's own time-out does not hold: it gives aiohttp None for each request.
 REQUEST_SECONDS = 3.0
+
+
+#: Participants that are no people on the line.
+_MACHINES = frozenset({ParticipantInfo.AGENT, ParticipantInfo.EGRESS})
+
+
+@contextlib.asynccontextmanager
+async def _asking(undone: str) -> AsyncIterator[None]:
+    """Ask LiveKit in bounded time. What does not exist is dealt with already. Raises `LiveKitUnavailable`."""
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            yield
+    except api.TwirpError as failure:
+        if failure.code != api.TwirpErrorCode.NOT_FOUND:
+            raise LiveKitUnavailable(f"LiveKit: a room is {undone}: {failure.message}") from failure
+    except (aiohttp.ClientError, TimeoutError) as failure:
+        raise LiveKitUnavailable(f"LiveKit does not answer: {failure!r}") from failure
 
 
 class Rooms:
@@ -31,14 +52,25 @@ class Rooms:
         Raises:
             LiveKitUnavailable: whether it is deleted is not known; try again.
         """
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                await self._api.room.delete_room(api.DeleteRoomRequest(room=room))
-        except api.TwirpError as failure:
-            if failure.code != api.TwirpErrorCode.NOT_FOUND:
-                raise LiveKitUnavailable(f"LiveKit did not delete a room: {failure.message}") from failure
-        except (aiohttp.ClientError, TimeoutError) as failure:
-            raise LiveKitUnavailable(f"LiveKit does not answer: {failure!r}") from failure
+        async with _asking("not deleted"):
+            await self._api.room.delete_room(api.DeleteRoomRequest(room=room))
+
+    async def leave(self, room: str) -> None:
+        """Leave a room that is not ours: one user who is alone in it is hung up on, others go on without an agent.
+
+        Raises:
+            LiveKitUnavailable: try again.
+        """
+        found = api.ListParticipantsResponse()
+        async with _asking("not left"):
+            found = await self._api.room.list_participants(api.ListParticipantsRequest(room=room))
+        people = [who for who in found.participants if who.kind not in _MACHINES]
+        if len(people) <= 1:
+            await self.delete(room)
+        elif any(who.identity == agent_identity(room) for who in found.participants):
+            who = api.RoomParticipantIdentity(room=room, identity=agent_identity(room))
+            async with _asking("not left"):
+                await self._api.room.remove_participant(who)
 
     async def reachable(self) -> str | None:
         """Return None when LiveKit answers and takes our key pair, else why not."""

@@ -34,7 +34,7 @@ class TokenMinter:
         now = int(time.time())
         claims = self._agent_claims | {
             # One identity a room: an agent that takes over makes LiveKit drop the ghost of the one before.
-            "sub": _agent_identity(room),
+            "sub": agent_identity(room),
             "nbf": now,
             "exp": now + self._agent_seconds,
             "video": self._agent_claims["video"] | {"room": room},
@@ -47,7 +47,7 @@ class TokenMinter:
             can_update_own_metadata=True,
         )  # fmt: skip
         # It has a state from its first moment in the room; LiveKit's clients wait for one, and for its first change.
-        token = self._token(_agent_identity(room), room, grants).with_kind("agent")
+        token = self._token(agent_identity(room), room, grants).with_kind("agent")
         return token.with_attributes({"lk.agent.state": "initializing"}).to_jwt()
 
     def for_user(
@@ -81,5 +81,6 @@ class TokenMinter:
         return token.with_grants(grants).with_ttl(TOKEN_LIFETIME).with_room_config(self._room)
 
 
-def _agent_identity(room: str) -> str:
+def agent_identity(room: str) -> str:
+    """Return the identity of a room's agent: one a room, whichever process it is."""
     return f"agent-{room}"

@@ -16,11 +16,12 @@ from orchestrator.errors import (
     NotSetUp,
     OrchestratorError,
     RateLimited,
+    RoomTaken,
 )
 from orchestrator.models import new_id
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
-from orchestrator.store import Assignment, Store
+from orchestrator.store import Assignment, Job, Store
 
 #: How an agent ended that was dead before it was handed out (_prelude.lua knows it: that is no fault of the session).
 FOUND_DEAD = "found dead at assignment"
@@ -39,6 +40,8 @@ class Request:
     address: str = ""
     idempotency_key: str = ""
     trusted: bool = False
+    room: str = ""  #: '' = one of our own
+    job: Job | None = None  #: the LiveKit job that asks for it: it does not wait in line
 
     @property
     def fingerprint(self) -> str:
@@ -75,11 +78,12 @@ class Assigner:
         """Start a session for a user; the same user with a live session gets that one again.
 
         Raises:
+            RoomTaken: the room of a job has a session.
             RateLimited, AtCapacity, BootsFail, Draining: with the seconds to wait.
             KeyReused: the idempotency key stands for another request.
             NotSetUp, StoreUnavailable: no node is up, or Redis does not answer.
         """
-        room = new_id("room")
+        room = request.room or new_id("room")
         payload = {
             "type": "assign", "room": room, "token": self._mint(room), "userId": request.user_id,
             "metadata": request.metadata,
@@ -94,6 +98,7 @@ class Assigner:
             rate_window_ms=self._rate_window_ms,
             idempotency_key=request.idempotency_key,
             fingerprint=request.fingerprint if request.idempotency_key else "",
+            job=request.job,
         )
         match result.outcome:
             case "assigned":
@@ -122,6 +127,10 @@ class Assigner:
                     f"try again in {math.ceil(seconds)} s.",
                     retry_after=seconds,
                 )
+            case "full" if result.detail:
+                return AtCapacity(self._why_full(result.detail))
+            case "occupied":
+                return RoomTaken(f"The room has a session already: {result.session_id}.")
             case "full":
                 length = self._settings.queue_limit
                 wait = await self.estimated_wait(SessionState.QUEUED, length + 1)
@@ -146,6 +155,15 @@ class Assigner:
                 return NotSetUp(retry_after=2)
             case unknown:
                 return OrchestratorError(f"unknown outcome of an assignment: {unknown}")
+
+    def _why_full(self, detail: str) -> str:
+        match detail:
+            case "sessions":
+                return f"All {self._settings.max_sessions} sessions are taken."
+            case "line":
+                return "Others wait in line for a session."
+            case shortage:
+                return f"No agent is started: {shortage}."
 
     async def estimated_wait(self, state: SessionState, position: int) -> float | None:
         """Return the seconds until the session at a place gets its agent, from measured boots and session lengths."""

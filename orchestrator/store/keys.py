@@ -22,6 +22,7 @@ DEADLINES = "deadlines"
 LIVEKIT_DOWN = "livekit:down"  #: why LiveKit does not answer, while it does not
 NODES_DRAINING = "nodes:draining"
 BOOT_ERROR = "pool:boot_error"  #: cause of the last failed boot, until one works
+DOORS = "doors"  #: set of the api processes that are, or want to be, registered with LiveKit
 NODES = "nodes"
 EVENTS = "events"  #: stream of everything that happens to sessions and agents
 CELERY_QUEUE = "celery"
@@ -100,3 +101,7 @@ def agent_boot(agent_id: str) -> str:
 
 def node(node_id: str) -> str:
     return f"node:{node_id}"
+
+
+def door(door_id: str) -> str:
+    return f"door:{door_id}"

@@ -278,6 +278,16 @@ class Store:
         return [Session.from_hash(i, h) for i, h in zip(ids, hashes, strict=True) if h.get("status")]
 
     @_translated
+    async def session_records(self, ids: Sequence[str]) -> list[Session]:
+        """Return these sessions, as far as their records are kept."""
+        hashes = await self._hashes([keys.session(session_id) for session_id in ids])
+        return [Session.from_hash(i, h) for i, h in zip(ids, hashes, strict=True) if h.get("status")]
+
+    async def live_sessions(self) -> list[Session]:
+        """Return the sessions that are not over."""
+        return await self.session_records(sorted(await self.live_session_ids()))
+
+    @_translated
     async def position(self, session_id: str) -> int | None:
         """Return the place of a session that waits, in line or for its agent: 1 = next; None when it does not."""
         async with self._redis.pipeline(transaction=True) as pipe:
@@ -633,6 +643,34 @@ class Store:
         ids = sorted(await self._redis.smembers(keys.NODES))
         hashes = await self._hashes([keys.node(node) for node in ids])
         return {node: fields for node, fields in zip(ids, hashes, strict=True) if fields}
+
+    # Doors
+
+    @_translated
+    async def record_door(self, door: str, fields: Mapping[str, str | int], ttl_seconds: int) -> None:
+        """Say how an api process's registration with LiveKit stands, for `ttl_seconds`."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.sadd(keys.DOORS, door)
+            pipe.hset(keys.door(door), mapping={name: str(value) for name, value in fields.items()})
+            pipe.expire(keys.door(door), ttl_seconds)
+            await pipe.execute()
+
+    @_translated
+    async def forget_door(self, door: str) -> None:
+        """Say that an api process has closed its door."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.srem(keys.DOORS, door)
+            pipe.delete(keys.door(door))
+            await pipe.execute()
+
+    @_translated
+    async def doors(self) -> dict[str, dict[str, str]]:
+        """Return the doors of all living api processes, by id; those of the dead are forgotten."""
+        ids = sorted(await self._redis.smembers(keys.DOORS))
+        hashes = await self._hashes([keys.door(door) for door in ids])
+        if gone := [door for door, fields in zip(ids, hashes, strict=True) if not fields]:
+            await self._redis.srem(keys.DOORS, *gone)
+        return {door: fields for door, fields in zip(ids, hashes, strict=True) if fields}
 
     # Upkeep
 
