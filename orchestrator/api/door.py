@@ -188,7 +188,11 @@ class Dispatch:
     async def _tell_standing(self) -> None:
         capacity = await self._store.capacity(self._parts.settings.node_id)
         stopping = self._parts.feed.closed.is_set()
-        full = "the api is stopping" if stopping else _WHY_NOT.get(capacity.refusal, "{}").format(capacity.detail)
+        full = (
+            "the api is stopping"
+            if stopping
+            else _WHY_NOT[capacity.refusal].format(_FULL.get(capacity.detail, capacity.detail))
+        )
         load = min(1.0, capacity.live / capacity.most) if capacity.most else 1.0
         draining = stopping or capacity.refusal == "draining"
         self._stand(Standing(bool(full), load, len(self._sessions), draining), full)
@@ -246,6 +250,7 @@ _WHY_NOT = {
     "full": "{}",
     "broken": "agents do not boot: {}",
 }
+_FULL = {"sessions": "all sessions are taken", "line": "others wait in line"}
 
 
 def user_of(room: str) -> str:

@@ -1,0 +1,367 @@
+"""LiveKit's own dispatch reaches the pool: by its API, by a token, as a phone call does; once, and only when we serve.
+
+livekit-sip is not here: what its dispatch rules do is done by hand, which is to make a room with agents set and to join
+it as a participant of kind SIP.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import httpx
+import pytest
+from livekit import api
+
+from tests.support.guest import LiveKit, until
+from tests.support.node import REPOSITORY, Node
+from tests.support.processes import alive, free_ports, poll, stop
+
+#: Of four sessions the last begins at a load of 0.75: LiveKit would not ask for it, if that was what it is told.
+CAP = 4
+
+
+@pytest.fixture(scope="module")
+def node(short_folder: Path) -> Iterator[Node]:
+    """A node of echo agents with few sessions, which gives up on absent users soon."""
+    folder = short_folder / "door"
+    folder.mkdir()
+    settings = {
+        "POOL_TARGET": 2, "AGENT_MODULE": "tests.support.told_agent", "MAX_SESSIONS": CAP, "USER_GONE_SECONDS": 2,
+        "HEARTBEAT_SECONDS": 1,
+    }  # fmt: skip
+    with Node(folder, **settings) as found:
+        door_is_open(found)
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(node: Node) -> Iterator[None]:
+    """End what a test has begun: the next one needs the room."""
+    yield
+    for session in live(node):
+        node.end(session["sessionId"])
+    poll(lambda: not live(node), "no session is left")
+    poll(lambda: node.counts()["pool"] == 2, "the pool is full")
+
+
+def doors(node: Node) -> list[dict[str, str]]:
+    """Return how the api processes are registered with LiveKit."""
+    return list(node.http.get("/api/health").json()["doors"].values())
+
+
+def door_is_open(node: Node, count: int = 1) -> None:
+    """Wait until LiveKit may ask."""
+    ready = lambda: sum(door["registered"] == "1" and not door["full"] for door in doors(node)) == count  # noqa: E731
+    poll(ready, f"{count} doors are open")
+
+
+def sessions(node: Node) -> list[dict[str, Any]]:
+    """Return all kept sessions, newest first."""
+    found: list[dict[str, Any]] = node.http.get("/api/sessions", headers=node.admin).json()["sessions"]
+    return found
+
+
+def live(node: Node) -> list[dict[str, Any]]:
+    """Return the sessions that are not over."""
+    return [session for session in sessions(node) if session["status"] not in {"ended", "error"}]
+
+
+def of_room(node: Node, room: str) -> dict[str, Any]:
+    """Return the one session that was ever in a room."""
+    (found,) = [session for session in sessions(node) if session["roomName"] == room]
+    return node.session(found["sessionId"])
+
+
+async def status(node: Node, room: str, *wanted: str) -> dict[str, Any]:
+    """Wait until a room's session is in one of some states."""
+
+    async def look() -> dict[str, Any] | None:
+        found = await asyncio.to_thread(of_room, node, room)
+        return found if found["status"] in wanted else None
+
+    found = await until(look, f"the session of {room} is {' or '.join(wanted)}")
+    assert found
+    return found
+
+
+def name() -> str:
+    """Return a room's name that is not one of ours."""
+    return f"Lobby {token_hex(4)}"
+
+
+async def test_create_dispatch(node: Node) -> None:
+    room = name()
+    async with LiveKit.of(node) as livekit:
+        dispatch = await livekit.dispatch(room, '{"name": "Ada", "tier": 2}')
+        agent = await livekit.served(room)
+        assert agent.attributes["lk.agent.state"] == "initializing"
+        async with livekit.guest(livekit.token(room, "ada")) as guest:
+            await guest.meet()
+            assert guest.states[0] == "initializing", "it changes when the user is there: LiveKit's page waits for that"
+            session = await status(node, room, "active")
+            assert (session["via"], session["dispatchId"]) == ("dispatch", dispatch.id)
+            assert session["userId"] == f"room:{room}"
+            first = session["events"][0]
+            assert first | {"state": "ready", "via": "dispatch", "dispatchId": dispatch.id, "roomName": room} == first
+            told = lambda: [line for line in node.logs(session["sessionId"]) if " told " in line]  # noqa: E731
+            (line,) = await asyncio.to_thread(poll, told, "the agent says what it was told")
+            assert line.endswith('told {"name": "Ada", "tier": 2}')
+            (job,) = await until(lambda: livekit.jobs(dispatch), "LiveKit counts the job")
+            assert job.id == session["jobId"]
+            assert job.state.participant_identity == session["sessionId"], "who lists dispatches sees where to look"
+        ended = await status(node, room, "ended")
+        assert ended["reason"] == "user was gone for 2 s"
+        told_story = await asyncio.to_thread(node.command, "explain", session["sessionId"])
+        assert f"LiveKit asked for an agent in this room, by dispatch {dispatch.id}" in told_story.stdout
+        listed = await asyncio.to_thread(node.command, "sessions")
+        assert session["sessionId"] in listed.stdout
+
+
+async def test_a_token_of_ours_brings_an_agent_when_its_user_joins(node: Node) -> None:
+    answer = await asyncio.to_thread(node.http.post, "/api/token", json={})
+    token = answer.json()
+    assert answer.status_code == 201, token
+    assert not await asyncio.to_thread(live, node), "a token takes no agent"
+    async with LiveKit.of(node) as livekit:
+        began = time.monotonic()
+        async with livekit.guest(token["participant_token"]) as guest:
+            joined = time.monotonic()
+            await guest.meet()
+            (came,) = guest.came.values()
+            print(f"joined after {joined - began:.3f} s, the agent came {came - joined:+.3f} s later")  # noqa: T201
+            session = await status(node, token["room_name"], "active")
+            assert session["userId"] == token["participant_identity"]
+        await status(node, token["room_name"], "ended")
+        await until(lambda: _gone(livekit, token["room_name"]), "our own room goes with its session")
+
+
+async def _gone(livekit: LiveKit, room: str) -> bool:
+    return not await livekit.exists(room)
+
+
+@pytest.mark.parametrize(("metadata", "told"), [("Ada Lovelace", '{"metadata": "Ada Lovelace"}'), ("", "{}")])
+async def test_a_token_of_somebody_else(node: Node, metadata: str, told: str) -> None:
+    room = name()
+    config = api.RoomConfiguration(agents=[api.RoomAgentDispatch(agent_name="voice-agent", metadata=metadata)])
+    async with LiveKit.of(node) as livekit, livekit.guest(livekit.token(room, "ada", config=config)) as guest:
+        await guest.meet()
+        session = await status(node, room, "active")
+        said = lambda: any(line.endswith(f"told {told}") for line in node.logs(session["sessionId"]))  # noqa: E731
+        await asyncio.to_thread(poll, said, "the agent says what it was told")
+
+
+async def test_metadata_that_is_too_large_is_refused_in_words(node: Node) -> None:
+    room = name()
+    async with LiveKit.of(node) as livekit:
+        await livekit.dispatch(room, "x" * 4097)
+        words = "the dispatch's metadata has 4097 bytes, 4096 are the most"
+        await asyncio.to_thread(poll, lambda: words in node.log("api"), "the log says why")
+        assert not [session for session in sessions(node) if session["roomName"] == room]
+
+
+async def test_other_names_are_not_for_us(node: Node) -> None:
+    """A dispatch of another agent's name is not answered; nor does LiveKit send an agent to every room."""
+    room = name()
+    async with LiveKit.of(node) as livekit:
+        await livekit.dispatch(room, name="another-agent")
+        async with livekit.guest(livekit.token(room, "ada")):
+            await livekit.dispatch(name())
+            await asyncio.to_thread(poll, lambda: live(node), "the dispatch after it is answered")
+            assert not await livekit.agents(room)
+
+
+async def test_a_phone_call(node: Node) -> None:
+    """What a SIP dispatch rule does: it makes a room with agents set, and the caller joins. Hanging up ends it all."""
+    room = f"call-+4930123456_{token_hex(4)}"
+    async with LiveKit.of(node) as livekit:
+        wanted = [api.RoomAgentDispatch(agent_name="voice-agent", metadata='{"line": "support"}')]
+        await livekit.client.room.create_room(api.CreateRoomRequest(name=room, agents=wanted))
+        async with livekit.guest(livekit.token(room, "sip_+4930123456", kind="sip")) as caller:
+            await caller.meet()
+            await status(node, room, "active")
+            # The agent's side hangs up: the caller is not left in silence.
+            await asyncio.to_thread(node.end, of_room(node, room)["sessionId"])
+            await until(lambda: _gone(livekit, room), "the caller is hung up on")
+
+
+async def test_a_conference_goes_on_without_its_agent(node: Node) -> None:
+    room = name()
+    async with LiveKit.of(node) as livekit:
+        await livekit.dispatch(room)
+        async with (
+            livekit.guest(livekit.token(room, "ada")) as ada,
+            livekit.guest(livekit.token(room, "bob")) as bob,
+        ):
+            await ada.meet()
+            session = await status(node, room, "active")
+            await asyncio.to_thread(node.end, session["sessionId"])
+            await until(lambda: _alone(livekit, room), "the agent is gone")
+            left = lambda: node.http.get(f"/api/nodes/{session['node']}", headers=node.admin).json()["sessions"] == 0  # noqa: E731
+            await asyncio.to_thread(poll, left, "its room is dealt with")
+            assert {who.identity for who in await livekit.people(room)} == {"ada", "bob"}
+            assert bob.room.isconnected()
+            # And it may have the next one.
+            await livekit.dispatch(room)
+            await livekit.served(room)
+        for session in live(node):
+            await asyncio.to_thread(node.end, session["sessionId"])
+
+
+async def _alone(livekit: LiveKit, room: str) -> bool:
+    return not await livekit.agents(room)
+
+
+async def test_an_empty_pool_boots_one(node: Node) -> None:
+    room = name()
+    await asyncio.to_thread(node.resize, 0)
+    try:
+        async with LiveKit.of(node) as livekit, livekit.guest(livekit.token(room, "ada")) as guest:
+            await livekit.dispatch(room)
+            await guest.meet()
+            session = await status(node, room, "active")
+            assert session["prewarmed"] is False
+            assert session["events"][0]["via"] == "dispatch"
+    finally:
+        await asyncio.to_thread(node.resize, 2)
+
+
+async def test_a_full_node_says_so_and_is_asked_again_when_it_is_not(node: Node) -> None:
+    rooms = [name() for _ in range(CAP)]
+    async with LiveKit.of(node) as livekit:
+        for room in rooms:
+            await livekit.dispatch(room)
+            await livekit.served(room)
+        await asyncio.to_thread(poll, lambda: doors(node)[0]["full"], "LiveKit is told that we are full")
+        assert doors(node)[0]["full"] == "all sessions are taken"
+        refused = name()
+        await livekit.dispatch(refused)
+        await asyncio.to_thread(node.end, of_room(node, rooms[0])["sessionId"])
+        await asyncio.to_thread(door_is_open, node)
+        served = name()
+        await livekit.dispatch(served)
+        await livekit.served(served)
+        assert refused not in {session["roomName"] for session in sessions(node)}
+        assert node.counts()["queued"] == 0
+
+
+@pytest.fixture
+def second(node: Node, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A second api process of the same Redis and LiveKit."""
+    api_pid = node.program("api")
+    pairs = Path(f"/proc/{api_pid}/environ").read_bytes().decode().split("\0")
+    port = str(free_ports())
+    environment = dict(pair.split("=", 1) for pair in pairs if "=" in pair) | {"PORT": port}
+    command = [sys.executable, "-m", "uvicorn", "--factory", "orchestrator.api.app:create", "--port", port]
+    with (tmp_path / "second.log").open("wb") as output:
+        process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=output, stderr=output)
+    try:
+        door_is_open(node, 2)
+        yield process
+    finally:
+        code = stop(process)
+        print((tmp_path / "second.log").read_text())  # noqa: T201 - shown when the test fails
+    assert code in {0, -signal.SIGTERM}
+    poll(lambda: len(doors(node)) == 1, "an api that stops closes its door")
+
+
+@pytest.mark.usefixtures("second")
+async def test_two_apis_are_registered_and_one_agent_comes(node: Node) -> None:
+    rooms = [name() for _ in range(CAP - 1)]
+    async with LiveKit.of(node) as livekit:
+        await asyncio.gather(*(livekit.dispatch(room) for room in rooms))
+        for room in rooms:
+            assert len([await livekit.served(room)]) == 1
+        # Twice the same room, at the same time: one of the two is needed.
+        room = name()
+        await asyncio.gather(*(livekit.dispatch(room) for _ in range(2)))
+        await livekit.served(room)
+        answered = lambda: "the room has a session already".lower() in logs(node).lower()  # noqa: E731
+        await asyncio.to_thread(poll, answered, "the other one is told so")
+        assert len(live(node)) == CAP
+        assert len(await livekit.agents(room)) == 1
+
+
+def logs(node: Node) -> str:
+    """Return what LiveKit and the api have logged."""
+    return node.log("api") + node.log("livekit")
+
+
+async def test_a_killed_api_costs_no_call(node: Node) -> None:
+    room, after = name(), name()
+    async with LiveKit.of(node) as livekit:
+        await livekit.dispatch(room)
+        async with livekit.guest(livekit.token(room, "ada")) as guest:
+            agent = await guest.meet()
+            session = await status(node, room, "active")
+            await asyncio.to_thread(node.kill, "api")
+            await asyncio.to_thread(poll, lambda: _answers(node), "the api is back")
+            await asyncio.to_thread(poll, lambda: [d for d in doors(node) if d["jobs"] == "1"], "it knows what runs")
+            await livekit.dispatch(after)
+            await livekit.served(after)
+            assert [who.sid for who in guest.agents()] == [agent.sid], "the same agent is still in the call"
+            assert of_room(node, room)["status"] == "active"
+            assert alive(session["agentPid"])
+        ended = await status(node, room, "ended")
+        assert ended["reason"] == "user was gone for 2 s"
+        await asyncio.to_thread(poll, lambda: len(doors(node)) == 1, "the dead one's door is forgotten")
+
+
+def _answers(node: Node) -> bool:
+    try:
+        return node.http.get("/livez").is_success
+    except httpx.TransportError:
+        return False
+
+
+async def test_a_takeover_is_no_end_of_the_job_and_a_deleted_dispatch_is(node: Node) -> None:
+    room = name()
+    async with LiveKit.of(node) as livekit:
+        dispatch = await livekit.dispatch(room)
+        async with livekit.guest(livekit.token(room, "ada")) as guest:
+            first = await guest.meet()
+            session = await status(node, room, "active")
+            os.kill(session["agentPid"], signal.SIGKILL)
+
+            async def taken_over() -> bool:
+                return any(who.sid != first.sid for who in guest.agents()) and len(guest.agents()) == 1
+
+            await until(taken_over, "another agent is in the room")
+            session = await status(node, room, "active")
+            assert session["takeovers"] == 1
+            await livekit.client.agent_dispatch.delete_dispatch(dispatch.id, room)
+            ended = await status(node, room, "ended")
+            assert ended["reason"] == "LiveKit has ended its dispatch"
+
+
+async def test_a_draining_node_is_not_asked(node: Node) -> None:
+    node_id = node.environment["NODE_ID"]
+    refused, served = name(), name()
+    async with LiveKit.of(node) as livekit:
+        drained = await asyncio.to_thread(node.http.post, f"/api/nodes/{node_id}/drain", headers=node.admin)
+        assert drained.is_success
+        await asyncio.to_thread(poll, lambda: doors(node)[0]["full"], "LiveKit is told")
+        assert doors(node)[0]["full"] == "the node drains"
+        await livekit.dispatch(refused)
+        await asyncio.to_thread(node.supervisorctl, "restart", "worker")  # the node is in service again
+        await asyncio.to_thread(door_is_open, node)
+        await livekit.dispatch(served)
+        await livekit.served(served)
+        assert refused not in {session["roomName"] for session in sessions(node)}
+
+
+async def test_livekit_comes_back(node: Node) -> None:
+    before = doors(node)[0]["workerId"]
+    await asyncio.to_thread(node.kill, "livekit")
+    again = lambda: (door := doors(node)[0])["registered"] == "1" and door["workerId"] != before and not door["full"]  # noqa: E731
+    await asyncio.to_thread(poll, again, "registered anew")
+    async with LiveKit.of(node) as livekit:
+        room = name()
+        await livekit.dispatch(room)
+        await livekit.served(room)
