@@ -82,6 +82,7 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     minter = TokenMinter(
         settings.livekit_api_key,
         settings.livekit_api_secret.get_secret_value(),
+        agent_name=settings.agent_name,
         agent_seconds=settings.agent_token_seconds,
         empty_seconds=settings.room_empty_seconds,
         departure_seconds=settings.room_departure_seconds,

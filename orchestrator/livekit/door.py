@@ -50,6 +50,8 @@ ANSWER_SECONDS = 2.5
 CONNECT_SECONDS = 10.0
 #: A message that LiveKit does not take within this time is a connection that is lost.
 SEND_SECONDS = 5.0
+#: A peer that does not say goodbye holds up the next connection, and the api's stop, for no longer.
+CLOSE_SECONDS = 1.0
 #: Seconds between two websocket pings; half of it is waited for the answer.
 PING_SECONDS = 5.0
 #: A registration that held this long is no failed attempt.
@@ -182,7 +184,12 @@ class Door:
             async with contextlib.AsyncExitStack() as stack:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     self._socket = await stack.enter_async_context(
-                        http.ws_connect(self._url, headers=self._headers(), heartbeat=PING_SECONDS)
+                        http.ws_connect(
+                            self._url,
+                            headers=self._headers(),
+                            heartbeat=PING_SECONDS,
+                            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
+                        )
                     )
                     worker_id = await self._register(self._socket)
                 registered = time.monotonic()

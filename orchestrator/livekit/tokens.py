@@ -16,15 +16,24 @@ class TokenMinter:
     """Signs tokens with one LiveKit key pair.
 
     Args:
+        agent_name: what LiveKit knows our agents by; they carry it, as in a token that LiveKit makes for a job.
         agent_seconds: how long an agent's is good: a call may be taken over late.
         empty_seconds, departure_seconds: how long LiveKit keeps a room to which no user has come, or which they have
             left. Whoever joins first makes the room, so every token says it.
     """
 
     def __init__(
-        self, api_key: str, api_secret: str, *, agent_seconds: int, empty_seconds: int, departure_seconds: int
+        self,
+        api_key: str,
+        api_secret: str,
+        *,
+        agent_name: str,
+        agent_seconds: int,
+        empty_seconds: int,
+        departure_seconds: int,
     ) -> None:
         self._key, self._secret, self._agent_seconds = api_key, api_secret, agent_seconds
+        self._agent_name = agent_name
         self._room = api.RoomConfiguration(empty_timeout=empty_seconds, departure_timeout=departure_seconds)
         # One is signed in every start: LiveKit's own builder makes the claims once, here, and takes 0.1 ms for it.
         self._agent_claims: dict[str, Any] = jwt.decode(self._agent_token("-"), options={"verify_signature": False})
@@ -48,7 +57,7 @@ class TokenMinter:
         )  # fmt: skip
         # It has a state from its first moment in the room; LiveKit's clients wait for one, and for its first change.
         token = self._token(agent_identity(room), room, grants).with_kind("agent")
-        return token.with_attributes({"lk.agent.state": "initializing"}).to_jwt()
+        return token.with_attributes({"lk.agent.state": "initializing", "lk.agent_name": self._agent_name}).to_jwt()
 
     def for_user(
         self,

@@ -11,7 +11,9 @@ SECRET = "s" * 40
 
 @pytest.fixture
 def minter() -> TokenMinter:
-    return TokenMinter("key", SECRET, agent_seconds=3000, empty_seconds=100, departure_seconds=70)
+    return TokenMinter(
+        "key", SECRET, agent_name="voice-agent", agent_seconds=3000, empty_seconds=100, departure_seconds=70
+    )
 
 
 def claims(token: str) -> dict[str, object]:
@@ -23,7 +25,7 @@ def test_an_agent_token_is_the_one_that_livekit_would_make(minter: TokenMinter) 
     assert {**ours, "nbf": 0, "exp": 0} == {**theirs, "nbf": 0, "exp": 0}
     assert ours["exp"] - ours["nbf"] == 3000, "good for a takeover late in the longest call"  # type: ignore[operator]
     assert ours["kind"] == "agent"
-    assert ours["attributes"] == {"lk.agent.state": "initializing"}
+    assert ours["attributes"] == {"lk.agent.state": "initializing", "lk.agent_name": "voice-agent"}
     assert ours["video"] == {
         "roomJoin": True, "room": "room_1", "canPublish": True, "canSubscribe": True, "canPublishData": True,
         "canUpdateOwnMetadata": True,

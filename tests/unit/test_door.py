@@ -1,0 +1,321 @@
+"""The worker protocol against a LiveKit that the test plays; and what becomes of names and metadata."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import jwt
+import pytest
+from aiohttp import WSMsgType, web
+from livekit.protocol import agent as wire
+
+from orchestrator.api.door import metadata_of, user_of
+from orchestrator.errors import InvalidRequest
+from orchestrator.livekit import door as protocol
+from orchestrator.livekit.door import Answer, Door, Job, Outcome, Standing
+
+SECRET = "s" * 40
+ROOM = wire.Job(id="AJ_1", dispatch_id="AD_1", metadata="hello")
+ROOM.room.name = "lobby"
+
+
+class Desk:
+    """Decides as the test says."""
+
+    def __init__(self) -> None:
+        self.jobs: list[str] = []
+        self.answer: Any = Answer(available=True, identity="session_1")
+        self.heard: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        self.wait: asyncio.Event | None = None
+
+    async def asked(self, job: Job) -> Answer:
+        await self.heard.put(("asked", job))
+        if self.wait:
+            await self.wait.wait()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        found: Answer = self.answer
+        return found
+
+    async def assigned(self, job: Job) -> None:
+        await self.heard.put(("assigned", job))
+
+    async def terminated(self, job_id: str) -> None:
+        await self.heard.put(("terminated", job_id))
+
+    def running(self) -> list[str]:
+        return self.jobs
+
+
+class Fake:
+    """A LiveKit server as far as `/agent` goes."""
+
+    def __init__(self) -> None:
+        self.sockets: asyncio.Queue[web.WebSocketResponse] = asyncio.Queue()
+        self.tokens: list[str] = []
+        self.refuse = 0
+        self.url = ""
+        self.closing = asyncio.Event()
+        self.third_try = asyncio.Event()
+
+    async def agent(self, request: web.Request) -> web.StreamResponse:
+        self.tokens.append(request.headers["Authorization"].removeprefix("Bearer "))
+        if len(self.tokens) == 3:
+            self.third_try.set()
+        if self.refuse:
+            return web.Response(status=self.refuse)
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await self.sockets.put(socket)
+        await self.closing.wait()
+        return socket
+
+    async def connection(self) -> "Connection":
+        """Wait for the door to connect."""
+        async with asyncio.timeout(20):
+            return Connection(await self.sockets.get())
+
+
+class Connection:
+    """One connection of the door, from LiveKit's side."""
+
+    def __init__(self, socket: web.WebSocketResponse) -> None:
+        self.socket = socket
+
+    async def next(self, kind: str) -> Any:
+        """Return the next message of a kind; only `update_worker` may come before it."""
+        async with asyncio.timeout(20):
+            while True:
+                received = await self.socket.receive()
+                assert received.type is WSMsgType.BINARY, received
+                message = wire.WorkerMessage.FromString(received.data)
+                if (found := message.WhichOneof("message")) == kind:
+                    return getattr(message, kind)
+                assert found == "update_worker", f"{found} before {kind}"
+
+    async def register(self) -> wire.RegisterWorkerRequest:
+        """Take the registration."""
+        asked: wire.RegisterWorkerRequest = await self.next("register")
+        await self.say(register=wire.RegisterWorkerResponse(worker_id="AW_1"))
+        return asked
+
+    async def say(self, **message: Any) -> None:
+        await self.socket.send_bytes(wire.ServerMessage(**message).SerializeToString())
+
+
+@pytest.fixture
+async def livekit() -> AsyncIterator[Fake]:
+    """A LiveKit to register with."""
+    fake, app = Fake(), web.Application()
+    app.router.add_get("/base/agent", fake.agent)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}/base/"
+    yield fake
+    fake.closing.set()
+    await runner.cleanup()
+
+
+@asynccontextmanager
+async def opened(livekit: Fake, desk: Desk | None = None) -> AsyncIterator[Door]:
+    door = Door(livekit.url, "key", SECRET, "voice-agent", desk or Desk())
+    running = asyncio.create_task(door.run())
+    try:
+        yield door
+    finally:
+        running.cancel()
+        async with asyncio.timeout(20):
+            await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_it_registers_and_says_how_full_it_is_before_anything_is_asked(livekit: Fake) -> None:
+    async with opened(livekit) as door:
+        door.tell(Standing(full=False, load=0.5, jobs=2))
+        connection = await livekit.connection()
+        asked = await connection.register()
+        assert (asked.type, asked.agent_name) == (wire.JobType.JT_ROOM, "voice-agent")
+        allowed = asked.allowed_permissions
+        assert allowed.agent
+        assert allowed.can_publish
+        assert allowed.can_subscribe
+        assert allowed.can_publish_data
+        assert allowed.can_update_metadata
+        told = await connection.next("update_worker")
+        assert (told.status, told.job_count, told.draining) == (wire.WorkerStatus.WS_AVAILABLE, 2, False)
+        # LiveKit asks nobody whose load is 0.7 or more: half full is half of that.
+        assert told.load == pytest.approx(0.35)
+        claims = jwt.decode(livekit.tokens[0], SECRET, algorithms=["HS256"])
+        assert claims["video"]["agent"] is True
+        assert not {"roomJoin", "roomAdmin", "roomCreate", "roomList"} & claims["video"].keys()
+
+
+async def test_it_is_full_until_it_knows_better(livekit: Fake) -> None:
+    async with opened(livekit):
+        connection = await livekit.connection()
+        await connection.register()
+        assert (await connection.next("update_worker")).status == wire.WorkerStatus.WS_FULL
+
+
+async def test_a_change_is_told_at_once_and_the_rest_again_and_again(
+    livekit: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "TELL_SECONDS", 1000)
+    async with opened(livekit) as door:
+        connection = await livekit.connection()
+        await connection.register()
+        assert (await connection.next("update_worker")).status == wire.WorkerStatus.WS_FULL
+        door.tell(Standing(full=False, load=0))
+        assert (await connection.next("update_worker")).status == wire.WorkerStatus.WS_AVAILABLE
+        monkeypatch.setattr(protocol, "TELL_SECONDS", 0.01)
+        door.tell(Standing(full=True, load=1, draining=True))
+        for _ in range(3):
+            told = await connection.next("update_worker")
+            assert (told.status, told.draining) == (wire.WorkerStatus.WS_FULL, True)
+
+
+async def test_a_job_from_the_question_to_its_end(livekit: Fake) -> None:
+    desk = Desk()
+    async with opened(livekit, desk) as door:
+        connection = await livekit.connection()
+        await connection.register()
+        await connection.say(availability=wire.AvailabilityRequest(job=ROOM))
+        answer = await connection.next("availability")
+        assert (answer.job_id, answer.available, answer.participant_identity) == ("AJ_1", True, "session_1")
+        job = Job("AJ_1", "AD_1", "lobby", "hello")
+        assert await desk.heard.get() == ("asked", job)
+        await connection.say(assignment=wire.JobAssignment(job=ROOM, token="not used"))
+        assert await desk.heard.get() == ("assigned", job)
+        assert await door.report("AJ_1", Outcome.RUNNING)
+        assert await door.report("AJ_1", Outcome.FAILED, "agent_lost: killed")
+        running, failed = await connection.next("update_job"), await connection.next("update_job")
+        assert (running.job_id, running.status) == ("AJ_1", wire.JobStatus.JS_RUNNING)
+        assert (failed.status, failed.error) == (wire.JobStatus.JS_FAILED, "agent_lost: killed")
+        await connection.say(termination=wire.JobTermination(job_id="AJ_1"))
+        assert await desk.heard.get() == ("terminated", "AJ_1")
+
+
+async def test_what_is_not_decided_in_time_is_a_no(livekit: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "ANSWER_SECONDS", 0.05)
+    desk = Desk()
+    desk.wait = asyncio.Event()
+    async with opened(livekit, desk):
+        connection = await livekit.connection()
+        await connection.register()
+        await connection.say(availability=wire.AvailabilityRequest(job=ROOM))
+        assert not (await connection.next("availability")).available
+
+
+async def test_a_slow_decision_holds_up_no_other(livekit: Fake) -> None:
+    desk = Desk()
+    desk.wait = asyncio.Event()
+    async with opened(livekit, desk):
+        connection = await livekit.connection()
+        await connection.register()
+        await connection.say(availability=wire.AvailabilityRequest(job=ROOM))
+        await desk.heard.get()
+        await connection.say(termination=wire.JobTermination(job_id="AJ_0"))
+        assert await desk.heard.get() == ("terminated", "AJ_0")
+        desk.wait.set()
+        assert (await connection.next("availability")).available
+
+
+async def test_a_decision_that_fails_is_a_no_and_the_door_stays_open(livekit: Fake) -> None:
+    desk = Desk()
+    desk.answer = RuntimeError("a fault of ours")
+    async with opened(livekit, desk):
+        connection = await livekit.connection()
+        await connection.register()
+        await connection.say(availability=wire.AvailabilityRequest(job=ROOM))
+        assert not (await connection.next("availability")).available
+        desk.answer = Answer(available=False, terminate=True)
+        await connection.say(availability=wire.AvailabilityRequest(job=ROOM))
+        again = await connection.next("availability")
+        assert (again.available, again.terminate) == (False, True)
+
+
+async def test_a_lost_connection_is_made_again_and_says_what_still_runs(livekit: Fake) -> None:
+    desk = Desk()
+    async with opened(livekit, desk) as door:
+        first = await livekit.connection()
+        await first.register()
+        desk.jobs = ["AJ_1", "AJ_2"]
+        await first.socket.close()
+        second = await livekit.connection()
+        assert "closed" in door.registration.error
+        assert not door.registration.worker_id
+        assert not await door.report("AJ_1", Outcome.RUNNING) or door.registration.worker_id
+        await second.register()
+        assert list((await second.next("migrate_job")).job_ids) == ["AJ_1", "AJ_2"]
+        assert door.registration.worker_id == "AW_1"
+
+
+async def test_a_refused_key_pair_is_said_in_words(livekit: Fake) -> None:
+    livekit.refuse = 401
+    async with opened(livekit) as door:
+        async with asyncio.timeout(20):
+            await livekit.third_try.wait()  # it goes on trying
+        assert door.registration.error == "LiveKit answered 401 at /agent: the key pair is refused"
+        assert not door.registration.worker_id
+        livekit.refuse = 0
+        await (await livekit.connection()).register()
+
+
+async def test_words_that_are_no_protocol_close_the_connection(livekit: Fake) -> None:
+    async with opened(livekit):
+        first = await livekit.connection()
+        await first.register()
+        await first.socket.send_bytes(b"\xff\xff\xff")
+        await (await livekit.connection()).register()
+
+
+async def test_an_answer_that_is_no_registration_is_none(livekit: Fake) -> None:
+    async with opened(livekit) as door:
+        first = await livekit.connection()
+        await first.next("register")
+        await first.say(pong=wire.WorkerPong())
+        await livekit.connection()
+        assert door.registration.error == "LiveKit answered pong to our registration"
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("", {}),
+        ('{"name": "Ada", "n": {"a": [1]}}', {"name": "Ada", "n": {"a": [1]}}),
+        ("{}", {}),
+        ("Ada Lovelace", {"metadata": "Ada Lovelace"}),
+        ("[1, 2]", {"metadata": "[1, 2]"}),
+        ("42", {"metadata": "42"}),
+        ('{"name": ', {"metadata": '{"name": '}),
+        ('{"n": NaN}', {"metadata": '{"n": NaN}'}),
+        ("[" * 4000, {"metadata": "[" * 4000}),
+        ("ü" * 2048, {"metadata": "ü" * 2048}),
+    ],
+)
+def test_metadata_is_an_object_or_a_text(text: str, given: dict[str, Any]) -> None:
+    assert metadata_of(text) == given
+    json.dumps(metadata_of(text), allow_nan=False)
+
+
+@pytest.mark.parametrize("text", ["x" * 4097, "ü" * 2049, json.dumps({"x": "y" * 4096})])
+def test_metadata_is_bounded(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="4096 are the most"):
+        metadata_of(text)
+
+
+def test_no_two_rooms_are_one_user() -> None:
+    ours = "0123456789abcdef" * 2
+    rooms = [f"room_{ours}", ours, f"room_{ours}0", "lobby", "Lobby", "x" * 122, "x" * 123, "x" * 124, "a\nb", "a b"]
+    users = [user_of(room) for room in rooms]
+    assert users[0] == f"user-{ours}", "as the token endpoint names its user"
+    assert users[3] == "room:lobby"
+    assert len(set(users)) == len(rooms)
+    # No room's name can be chosen to be another's hash.
+    assert user_of(users[7].removeprefix("room-")) != users[7]
+    for user in users:
+        assert 0 < len(user) <= 128
+        assert user.isprintable()
