@@ -57,6 +57,7 @@ async def dispatching(parts: Services) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        dispatch.over.set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -76,6 +77,7 @@ class Dispatch:
         self._sessions: dict[str, str] = {}  #: of each job that is not over
         self._said_running: set[str] = set()
         self._full = "it is starting"
+        self.over = asyncio.Event()  #: the api has stopped
         self._recorded_at = 0.0
         self.id = f"{settings.node_id}.{os.getpid()}"
         secret = settings.livekit_api_secret.get_secret_value()
@@ -157,10 +159,11 @@ class Dispatch:
     # Telling
 
     async def follow(self) -> None:
-        """Tell LiveKit how full we are and how the jobs go, until cancelled."""
+        """Tell LiveKit how full we are and how the jobs go, until `over`. Cancelling alone may not do: redis-py takes
+        it for a lost connection."""
         await self._take_over()
         with self._parts.feed.listen() as changed:
-            while True:
+            while not self.over.is_set():
                 changed.clear()
                 try:
                     await self._tell_standing()
@@ -177,8 +180,12 @@ class Dispatch:
 
     async def _take_over(self) -> None:
         """Find the jobs of the api of this node that was here before."""
+        found: list[Session] = []
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(StoreUnavailable), wait=wait_random_exponential(multiplier=0.25, max=2)
+            retry=retry_if_exception_type(StoreUnavailable),
+            wait=wait_random_exponential(multiplier=0.25, max=2),
+            stop=lambda _: self.over.is_set(),
+            retry_error_callback=lambda _: None,
         ):
             with attempt:
                 found = await self._store.live_sessions()
