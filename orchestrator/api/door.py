@@ -171,8 +171,8 @@ class Dispatch:
                     await self._record()
                 except StoreUnavailable as failure:
                     self._stand(Standing(jobs=len(self._sessions)), failure.detail)
-                except OrchestratorError:
-                    log.exception("LiveKit is not told how it stands")
+                except Exception:
+                    log.exception("LiveKit is not told how it stands, and will be")
                 await asyncio.sleep(PAUSE_SECONDS)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_SECONDS):

@@ -203,6 +203,9 @@ class Door:
                     steady = time.monotonic() - registered > STEADY_SECONDS
         except (Lost, TimeoutError, OSError, DecodeError, aiohttp.ClientError) as failure:
             error = _in_words(failure)
+        except Exception as failure:
+            log.exception("the registration with LiveKit failed")
+            error = repr(failure)
         finally:
             self._socket = None
         if self.registration.worker_id:

@@ -42,6 +42,14 @@ peak memory 72 MiB"""
     )
 
 
+def test_a_call_that_livekit_asked_for() -> None:
+    record = recorded("normal") | {"via": "dispatch", "dispatchId": "AD_nR3dFv7eKxYq", "jobId": "AJ_4fGh2kLm9pQr"}
+    record["events"][0] |= {"via": "dispatch", "dispatchId": "AD_nR3dFv7eKxYq"}
+    first, second = story(record)[2:4]
+    assert first.endswith("LiveKit asked for an agent in this room, by dispatch AD_nR3dFv7eKxYq (2026-11-24, UTC).")
+    assert second.endswith("A warm agent was there at once: prewarm_f6699c9c… (pid 13465 on node-1).")
+
+
 def test_a_takeover() -> None:
     assert (
         told(recorded("takeover"))
