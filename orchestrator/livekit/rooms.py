@@ -1,15 +1,23 @@
-"""Deletes rooms on the LiveKit server, and asks whether it answers."""
+"""Deletes rooms on the LiveKit server, asks who is in them, and whether it answers."""
 
 import asyncio
-from typing import Self
+from collections.abc import Awaitable, Collection
+from typing import Literal, Self, TypeVar
 
 import aiohttp
 from livekit import api
+from livekit.protocol.models import ParticipantInfo
 
 from orchestrator.errors import LiveKitUnavailable
 
+T = TypeVar("T")
+#: Whether the user is in a room; `coming`: connected, and media cannot flow yet.
+Presence = Literal["there", "coming", "gone"]
+
 #: Seconds that one request may take. The client's own time-out does not hold: it gives aiohttp None for each request.
 REQUEST_SECONDS = 3.0
+#: Participants that are people (or phone lines); an agent counts the same ones (`agents.context.USER_KINDS`).
+_USERS = frozenset({ParticipantInfo.Kind.STANDARD, ParticipantInfo.Kind.SIP})
 
 
 class Rooms:
@@ -31,14 +39,24 @@ class Rooms:
         Raises:
             LiveKitUnavailable: whether it is deleted is not known; try again.
         """
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                await self._api.room.delete_room(api.DeleteRoomRequest(room=room))
-        except api.TwirpError as failure:
-            if failure.code != api.TwirpErrorCode.NOT_FOUND:
-                raise LiveKitUnavailable(f"LiveKit did not delete a room: {failure.message}") from failure
-        except (aiohttp.ClientError, TimeoutError) as failure:
-            raise LiveKitUnavailable(f"LiveKit does not answer: {failure!r}") from failure
+        await _ask(self._api.room.delete_room(api.DeleteRoomRequest(room=room)))
+
+    async def existing(self, names: Collection[str]) -> set[str]:
+        """Return which of these rooms there are. Raises `LiveKitUnavailable`."""
+        if not names:
+            return set()  # without names LiveKit would list every room, those of others too
+        found = await _ask(self._api.room.list_rooms(api.ListRoomsRequest(names=list(names))))
+        return {room.name for room in found.rooms} if found else set()
+
+    async def present(self, room: str) -> tuple[Presence, bool]:
+        """Return whether the user, and whether an agent, is in a room. Raises `LiveKitUnavailable`."""
+        found = await _ask(self._api.room.list_participants(api.ListParticipantsRequest(room=room)))
+        here = [p for p in found.participants if p.state != ParticipantInfo.State.DISCONNECTED] if found else []
+        users = [p for p in here if p.kind in _USERS]
+        user: Presence = "coming" if users else "gone"
+        if any(p.state == ParticipantInfo.State.ACTIVE for p in users):
+            user = "there"
+        return user, any(p.kind == ParticipantInfo.Kind.AGENT for p in here)
 
     async def reachable(self) -> str | None:
         """Return None when LiveKit answers and takes our key pair, else why not."""
@@ -50,3 +68,16 @@ class Rooms:
         except (aiohttp.ClientError, TimeoutError) as failure:
             return f"LiveKit does not answer: {str(failure) or type(failure).__name__}"
         return None
+
+
+async def _ask(request: Awaitable[T]) -> T | None:
+    """Return LiveKit's answer, None when there is no such room. Raises `LiveKitUnavailable`."""
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            return await request
+    except api.TwirpError as failure:
+        if failure.code == api.TwirpErrorCode.NOT_FOUND:
+            return None
+        raise LiveKitUnavailable(f"LiveKit refuses: {failure.message}") from failure
+    except (aiohttp.ClientError, TimeoutError) as failure:
+        raise LiveKitUnavailable(f"LiveKit does not answer: {failure!r}") from failure

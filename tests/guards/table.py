@@ -161,7 +161,7 @@ GUARDS = (
     guard(
         "who lost the connection is waited for less long",
         "chaos/test_users.py::test_a_client_that_dies_frees_its_agent_within_thirty_seconds",
-        (f"{LUA}/session_presence.lua", "(lost and 4 or 1)", "1"),
+        (PRELUDE, "(lost and 4 or 1)", "1"),
     ),
     guard(
         "a user has one identity in the room, from whatever tab",

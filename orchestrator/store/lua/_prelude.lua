@@ -81,6 +81,8 @@ local function move_session(id, to, ...)
   redis.call('ZREM', 'session:queued', id)
   redis.call('ZREM', 'session:unbound', id)
   redis.call('HSET', 'session:' .. id, 'status', to, ...)
+  -- What LiveKit was said to know better was about the state before.
+  redis.call('HDEL', 'session:' .. id, 'doubt')
   record(id, to, ...)
   if to == 'starting' then
     -- The goodbye was the lost agent's, whose node stops; the next one may live on another.
@@ -98,7 +100,7 @@ local function move_session(id, to, ...)
     met(id, 'join', 'user', 'gone')
     expect_once('max', id, policy('maxMs') or 1800000)
   else
-    met(id, 'queue', 'start', 'join', 'user', 'gone', 'max', 'goodbye')
+    met(id, 'queue', 'start', 'join', 'user', 'gone', 'max', 'goodbye', 'look')
   end
 end
 
@@ -121,6 +123,23 @@ local function move_agent(id, to, ...)
   elseif to == 'exited' then
     met(id, 'beat', 'stop')
   end
+end
+
+-- The user is in the room with the session's agent. Further arguments: what else belongs into its history.
+local function user_came(id, ...)
+  if session_state(id) ~= 'active' then
+    move_session(id, 'active', 'activeAt', get('session:' .. id, 'activeAt') or NOW)
+  elseif redis.call('ZREM', 'deadlines', 'gone|' .. id) == 1 then
+    record(id, 'user_back', ...)
+  end
+end
+
+-- The user was in the room, and is not any more: has left, or has lost the connection.
+local function user_went(id, lost, ...)
+  met(id, 'user')
+  expect_once('gone', id, (policy('userGoneMs') or 20000) / (lost and 4 or 1))
+  redis.call('HSET', 'session:' .. id, 'userLost', lost and 1 or 0)
+  record(id, lost and 'user_lost' or 'user_left', ...)
 end
 
 -- Announce an agent that is about to be spawned, for a session where it is another's than its own name says.
@@ -274,11 +293,21 @@ local function promote()
   end
 end
 
+-- The session of a room is found by the room's name, as long as its record is kept.
+local function name_room(room, id) redis.call('SET', 'session:room:' .. room, id) end
+
+-- The live session of a room, if there is one.
+local function session_in(room)
+  local id = redis.call('GET', 'session:room:' .. room)
+  local state = id and session_state(id)
+  return state and next(SESSION_MOVES[state]) and id or nil
+end
+
 -- Close the books of a session in whatever live state it is; the bound agent is told to leave.
 local function close_session(id, to, reason)
   local key = 'session:' .. id
   local keep = policy('keepSeconds') or 86400
-  local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt')
+  local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt', 'roomName')
   move_session(id, to, 'reason', reason, 'endedAt', NOW)
   redis.call('DEL', key .. ':payload', key .. ':conversation')
   -- Its room is deleted by whichever node looks next, and again until that has worked.
@@ -303,6 +332,9 @@ local function close_session(id, to, reason)
   end
   redis.call('EXPIRE', key, keep)
   redis.call('EXPIRE', key .. ':events', keep)
+  -- A room that was not named by us may have the next session already.
+  local room = 'session:room:' .. (fields[4] or '')
+  if redis.call('GET', room) == id then redis.call('EXPIRE', room, keep) end
 end
 
 -- End a session; the room that it leaves is the waiting line's.

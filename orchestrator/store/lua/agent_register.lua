@@ -8,7 +8,7 @@
 -- has written the policy, by which its waits are set: it tries again
 --
 -- agent:{id} hash, agent:{id}:pid string, agents set, pool:ready set, session:{id} hash, session:{id}:payload string
--- session:{id}:conversation list, session:user:{user} string, user:sessions:{user} set, sessions zset, deadlines zset
+-- session:{id}:conversation list, session:room:{room} string, session:user:{user} string, user:sessions:{user} set, sessions zset, deadlines zset
 if not policy('silentMs') then return 'unset' end
 local id, pid, node = ARGV[1], ARGV[2], ARGV[3]
 local function revive(state, ...)
@@ -49,6 +49,7 @@ else
   redis.call('SET', 'session:user:' .. told.userId, told.id)
   redis.call('SADD', 'user:sessions:' .. told.userId, told.id)
   redis.call('ZADD', 'sessions', told.createdAt, told.id)
+  name_room(told.roomName, told.id)
   record(told.id, 'registered', 'agentId', id)
 end
 if not agent_state(id) then revive('running', 'sessionId', told.id) end

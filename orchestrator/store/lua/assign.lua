@@ -20,6 +20,7 @@
 -- session:{id}            hash   the session
 -- session:{id}:payload    string what the agent gets
 -- session:{id}:events     stream its history
+-- session:room:{room}     string the room's newest session
 -- session:user:{user}     string the user's newest live session
 -- user:sessions:{user}    set    the user's live sessions
 -- session:{state}         set    live sessions by state (starting, ready, active)
@@ -82,6 +83,7 @@ redis.call('SET', 'session:' .. id .. ':payload', payload)
 redis.call('SET', 'session:user:' .. user, id)
 redis.call('SADD', 'user:sessions:' .. user, id)
 redis.call('ZADD', 'sessions', NOW, id)
+name_room(room, id)
 if idempotency ~= '' then
   redis.call('HSET', 'idempotency:' .. idempotency, 'fingerprint', ARGV[9], 'session', id)
   redis.call('EXPIRE', 'idempotency:' .. idempotency, policy('keepSeconds'))
