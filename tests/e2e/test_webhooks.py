@@ -133,14 +133,16 @@ def test_a_user_who_is_killed_is_missed(untold: Node) -> None:
 
 @pytest.mark.timeout(180)
 async def test_an_agent_that_lives_and_is_not_in_the_room_is_replaced(untold: Node) -> None:
-    async with Call(untold.url, "deserted", metadata={"vanish": True}, patience=60) as call:
-        call.hum()
+    async with calling(untold, "deserted") as call:
+        await until(untold, call.session_id, "active")
+        await call._room.local_participant.publish_data("vanish")
         await until(untold, call.session_id, "takeover", 90)
         await call.next_sound()
         session = await call.look()
         assert session["takeovers"] == 1
         assert session["cause"] == "LiveKit does not find it in the room"
-        assert session["status"] == "active"
+        again = lambda: untold.session(call.session_id)["status"] == "active"  # noqa: E731
+        await asyncio.to_thread(poll, again, "the call is active again")
 
 
 async def test_rooms_of_calls_that_are_over_are_deleted_and_no_others(untold: Node) -> None:
