@@ -10,6 +10,8 @@ from pydantic import StringConstraints
 from orchestrator.states import LIVE_SESSION_STATES, AgentState, SessionState
 
 ID_PATTERN = r"^(prewarm|session)_[0-9a-f]{32}$"
+#: The rooms that we name: nobody else is in them but the user and the agent.
+ROOM_PATTERN = r"room_[0-9a-f]{32}"
 SessionId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 

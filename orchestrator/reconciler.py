@@ -8,10 +8,11 @@ LiveKit is asked → what it says of an earlier agent does not count.
 
 import asyncio
 import logging
+import re
 
 from orchestrator.errors import LiveKitUnavailable
 from orchestrator.livekit.rooms import Rooms
-from orchestrator.models import Session
+from orchestrator.models import ROOM_PATTERN, Session
 from orchestrator.states import SessionState
 from orchestrator.store import Store
 
@@ -35,7 +36,7 @@ class Reconciler:
     async def look(self, session_id: str) -> None:
         """Compare one session with its room."""
         session = await self._store.session(session_id)
-        if session is None or (session.live and session.status not in _BOUND):
+        if session is None or not (session.status in _BOUND or _to_delete(session)):
             return
         try:
             await self._compare(session, await self._rooms.existing([session.room_name]))
@@ -46,7 +47,8 @@ class Reconciler:
     async def all(self) -> None:
         """Compare all sessions that have an agent, and find the rooms of those that are over."""
         since = await self._store.now() - self._longest - OVER_SECONDS
-        bound, over = await self._store.bound_and_over(since)
+        bound, ended = await self._store.bound_and_over(since)
+        over = {session.room_name: session.id for session in ended if _to_delete(session)}
         try:
             existing = await self._rooms.existing({session.room_name for session in bound} | over.keys())
             slots = asyncio.Semaphore(AT_ONCE)
@@ -70,3 +72,8 @@ class Reconciler:
     def _say(self, session_id: str, done: str) -> None:
         if done and done != "doubt":
             log.warning("LiveKit knew better", extra={"session_id": session_id, "finding": done})
+
+
+def _to_delete(session: Session) -> bool:
+    """Whether the room of a session is to be gone. In one of another's making others may go on without an agent."""
+    return not session.live and re.fullmatch(ROOM_PATTERN, session.room_name) is not None

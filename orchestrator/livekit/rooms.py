@@ -1,8 +1,9 @@
 """Deletes rooms on the LiveKit server, asks who is in them, and whether it answers."""
 
 import asyncio
-from collections.abc import Awaitable, Collection
-from typing import Literal, Self, TypeVar
+import contextlib
+from collections.abc import AsyncIterator, Collection
+from typing import Literal, Self
 
 import aiohttp
 from livekit import api
@@ -10,7 +11,6 @@ from livekit.protocol.models import ParticipantInfo
 
 from orchestrator.errors import LiveKitUnavailable
 
-T = TypeVar("T")
 #: Whether the user is in a room; `coming`: connected, and media cannot flow yet.
 Presence = Literal["there", "coming", "gone"]
 
@@ -18,6 +18,19 @@ Presence = Literal["there", "coming", "gone"]
 REQUEST_SECONDS = 3.0
 #: Participants that are people (or phone lines); an agent counts the same ones (`agents.context.USER_KINDS`).
 _USERS = frozenset({ParticipantInfo.Kind.STANDARD, ParticipantInfo.Kind.SIP})
+
+
+@contextlib.asynccontextmanager
+async def _asking(undone: str) -> AsyncIterator[None]:
+    """Ask LiveKit in bounded time. What does not exist is dealt with already. Raises `LiveKitUnavailable`."""
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            yield
+    except api.TwirpError as failure:
+        if failure.code != api.TwirpErrorCode.NOT_FOUND:
+            raise LiveKitUnavailable(f"LiveKit: a room is {undone}: {failure.message}") from failure
+    except (aiohttp.ClientError, TimeoutError) as failure:
+        raise LiveKitUnavailable(f"LiveKit does not answer: {failure!r}") from failure
 
 
 class Rooms:
@@ -39,19 +52,24 @@ class Rooms:
         Raises:
             LiveKitUnavailable: whether it is deleted is not known; try again.
         """
-        await _ask(self._api.room.delete_room(api.DeleteRoomRequest(room=room)))
+        async with _asking("not deleted"):
+            await self._api.room.delete_room(api.DeleteRoomRequest(room=room))
 
     async def existing(self, names: Collection[str]) -> set[str]:
         """Return which of these rooms there are. Raises `LiveKitUnavailable`."""
         if not names:
             return set()  # without names LiveKit would list every room, those of others too
-        found = await _ask(self._api.room.list_rooms(api.ListRoomsRequest(names=list(names))))
-        return {room.name for room in found.rooms} if found else set()
+        found = api.ListRoomsResponse()
+        async with _asking("not found"):
+            found = await self._api.room.list_rooms(api.ListRoomsRequest(names=list(names)))
+        return {room.name for room in found.rooms}
 
     async def present(self, room: str) -> tuple[Presence, bool]:
         """Return whether the user, and whether an agent, is in a room. Raises `LiveKitUnavailable`."""
-        found = await _ask(self._api.room.list_participants(api.ListParticipantsRequest(room=room)))
-        here = [p for p in found.participants if p.state != ParticipantInfo.State.DISCONNECTED] if found else []
+        found = api.ListParticipantsResponse()
+        async with _asking("not looked at"):
+            found = await self._api.room.list_participants(api.ListParticipantsRequest(room=room))
+        here = [p for p in found.participants if p.state != ParticipantInfo.State.DISCONNECTED]
         users = [p for p in here if p.kind in _USERS]
         user: Presence = "coming" if users else "gone"
         if any(p.state == ParticipantInfo.State.ACTIVE for p in users):
@@ -68,16 +86,3 @@ class Rooms:
         except (aiohttp.ClientError, TimeoutError) as failure:
             return f"LiveKit does not answer: {str(failure) or type(failure).__name__}"
         return None
-
-
-async def _ask(request: Awaitable[T]) -> T | None:
-    """Return LiveKit's answer, None when there is no such room. Raises `LiveKitUnavailable`."""
-    try:
-        async with asyncio.timeout(REQUEST_SECONDS):
-            return await request
-    except api.TwirpError as failure:
-        if failure.code == api.TwirpErrorCode.NOT_FOUND:
-            return None
-        raise LiveKitUnavailable(f"LiveKit refuses: {failure.message}") from failure
-    except (aiohttp.ClientError, TimeoutError) as failure:
-        raise LiveKitUnavailable(f"LiveKit does not answer: {failure!r}") from failure

@@ -279,22 +279,16 @@ class Store:
         await self._redis.zadd(keys.DEADLINES, {f"look|{session_id}": (await self.now() + seconds) * 1000})
 
     @_translated
-    async def bound_and_over(self, since: float) -> tuple[list[Session], dict[str, str]]:
-        """Return the sessions that have an agent, and of those that began after `since` (Unix seconds) and are over
-        the ids by their rooms, where no later session has the room."""
+    async def bound_and_over(self, since: float) -> tuple[list[Session], list[Session]]:
+        """Return the sessions that have an agent, and of those that began after `since` (Unix seconds) the ones that
+        are over."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.sunion([keys.SESSION_READY, keys.SESSION_ACTIVE])
             pipe.zrangebyscore(keys.SESSIONS, since * 1000, "+inf")
             bound, recent = await pipe.execute()
         records = await self._records(Session.from_hash, sorted(bound.union(recent)), keys.session, set())
         live = [session for session in records.values() if session.id in bound and session.live]
-        taken = {session.room_name for session in records.values() if session.live}
-        over = {
-            session.room_name: session.id
-            for session in sorted(records.values(), key=lambda session: session.created_at)
-            if not session.live and session.room_name not in taken
-        }
-        return live, over
+        return live, [session for session in records.values() if not session.live]
 
     @_translated
     async def events(self, session_id: str, after: str = "0-0") -> list[dict[str, Any]]:

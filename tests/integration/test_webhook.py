@@ -253,12 +253,13 @@ async def test_a_room_that_has_a_new_session_is_not_the_old_one_s_to_delete(
     await store.end_session(old, "ended", "asked for")
     new, _ = await session(store, valkey_url, "theirs")
     assert raw.ttl("session:room:theirs") == -1
-    raw.zadd("deadlines", {f"close|{old}": 1})
-    assert "close" not in {action.what for action in await store.due()}
     assert await store.seen(old, "", exists=True) == ""
-    assert (await store.bound_and_over(0))[1] == {}
+    bound, over = await store.bound_and_over(0)
+    assert ([one.id for one in bound], [one.id for one in over]) == ([new], [old])
     await store.end_session(new, "ended", "asked for")
-    assert (await store.bound_and_over(0))[1] == {"theirs": new}
+    await store.room_closed(new)
+    assert await store.seen(old, "", exists=True) == ""
+    assert await store.seen(new, "", exists=True) == "room_open"
 
 
 async def test_what_livekit_has_dropped_is_looked_for_everywhere(

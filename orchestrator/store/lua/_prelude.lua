@@ -296,13 +296,6 @@ end
 -- The session of a room is found by the room's name, as long as its record is kept.
 local function name_room(room, id) redis.call('SET', 'session:room:' .. room, id) end
 
--- The live session of a room, if there is one.
-local function session_in(room)
-  local id = redis.call('GET', 'session:room:' .. room)
-  local state = id and session_state(id)
-  return state and next(SESSION_MOVES[state]) and id or nil
-end
-
 -- Close the books of a session in whatever live state it is; the bound agent is told to leave.
 local function close_session(id, to, reason)
   local key = 'session:' .. id

@@ -125,8 +125,6 @@ end
 function miss.refill() act('refill', '') end
 function miss.close(id)
   if not session_state(id) then return end
-  -- A room of another's making may be the next session's already: it is deleted when that is over.
-  if session_in(get('session:' .. id, 'roomName')) then return end
   expect('close', id, 5000)
   act('close', id)
 end
