@@ -4,8 +4,8 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection
+from typing import Any, cast
 
 import httpx
 import jwt
@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from livekit import api
 
 from orchestrator.api.app import create
+from orchestrator.livekit.rooms import Rooms
 from orchestrator.models import new_id
+from orchestrator.reconciler import Reconciler
 from orchestrator.settings import WEBHOOK_PATH, Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
@@ -177,10 +179,10 @@ async def test_neither_the_rate_of_callers_nor_their_keys_matter(http: httpx.Asy
 # What becomes of them
 
 
-async def session(store: Store, url: str, room: str) -> tuple[str, str]:
+async def session(store: Store, url: str, room: str, user: str = "ada") -> tuple[str, str]:
     """Begin a call; returns the ids of its session and its agent."""
     (agent_id,) = await warm(store, url, 1)
-    session_id = (await assign(store, "ada", room_name=room)).session_id
+    session_id = (await assign(store, user, room_name=room)).session_id
     link = AgentLink(url, agent_id)
     await link.joined()
     await link.presence(session_id, present=True)
@@ -510,3 +512,57 @@ def test_who_is_still_connecting_is_neither_there_nor_gone(call: House) -> None:
         assert call.b.call("session_look", call.session, call.agent, 1, "coming", 1) == ""
         call.later(2_100)
     assert waits(call, "gone") is None
+
+
+# Which rooms are asked about
+
+
+class Server:
+    """What a LiveKit server would say of its rooms, and what it was asked."""
+
+    def __init__(self, *rooms: str) -> None:
+        self.rooms = set(rooms)
+        self.asked: set[str] = set()
+
+    async def existing(self, names: Collection[str]) -> set[str]:
+        self.asked |= set(names)
+        return self.rooms & set(names)
+
+    async def present(self, room: str) -> tuple[str, bool]:
+        return "there", True
+
+
+async def test_rooms_of_others_are_not_even_asked_about(store: Store, raw: "redis.Redis", valkey_url: str) -> None:
+    ours, theirs = new_id("room"), "theirs"
+    sessions = {room: (await session(store, valkey_url, room, user=room))[0] for room in (ours, theirs)}
+    for each in sessions.values():
+        await store.end_session(each, "ended", "asked for")
+        await store.room_closed(each)
+    server = Server(ours, theirs, "of somebody else")
+    reconciler = Reconciler(store, cast(Rooms, server), 3600)
+    await reconciler.all()
+    for each in sessions.values():
+        await reconciler.look(each)
+    assert server.asked == {ours}
+    assert [(action.what, action.id) for action in await store.due()] == [("close", sessions[ours])]
+
+
+async def test_a_round_looks_at_every_call(store: Store, raw: "redis.Redis", valkey_url: str) -> None:
+    rooms = [new_id("room") for _ in range(20)]
+    ids = [(await session(store, valkey_url, room, user=room))[0] for room in rooms]
+    waiting = (await assign(store, "waits")).session_id
+    reconciler = Reconciler(store, cast(Rooms, Server(*rooms[:19])), 3600)
+    await reconciler.all()
+    doubted = [each for each in [*ids, waiting] if raw.hget(f"session:{each}", "doubt")]
+    assert doubted == [ids[19]], "its room is gone"
+
+
+async def test_a_look_that_livekit_does_not_answer_is_repeated(
+    store: Store, raw: "redis.Redis", valkey_url: str
+) -> None:
+    session_id, _ = await session(store, valkey_url, new_id("room"))
+    async with Rooms("ws://127.0.0.1:1", KEY, SECRET) as nobody:
+        reconciler = Reconciler(store, nobody, 3600)
+        await reconciler.look(session_id)
+        await reconciler.all()
+    assert 0 < raw.zscore("deadlines", f"look|{session_id}") - time.time() * 1000 <= 2_000
