@@ -58,6 +58,13 @@ class TooManyListeners(OrchestratorError):
     code = "too_many_listeners"
 
 
+class WebhookRefused(OrchestratorError):
+    """This webhook is not signed with our LiveKit key pair."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    code = "webhook_refused"
+
+
 class SessionOver(OrchestratorError):
     """The session is over; start a new one."""
 

@@ -185,12 +185,14 @@ def _waits(seen: Snapshot) -> Iterator[str]:
         elif kind in _AGENT_DEADLINES:
             agent = seen.agents.get(each)
             over = (agent is None or agent.state not in _LIVING) and f"an agent that {_is(agent)}"
+        elif kind == "look":
+            over = each not in seen.sessions and "a session that has no record"
         elif kind == "close":
             over = "a room that is not deleted, and its session is over"
         elif kind == "drain":
             over = each not in seen.lists[keys.NODES_DRAINING] and "a node that does not drain"
         else:
-            over = kind != "refill" and "something nobody knows"
+            over = kind not in {"refill", "reconcile"} and "something nobody knows"
         if over:
             yield f"deadline {kind}|{each} is for {over}"
 

@@ -38,6 +38,7 @@ from orchestrator.node.protocol import Death, Process
 from orchestrator.node_rounds import Rounds
 from orchestrator.pool import upkeep
 from orchestrator.pool.assignment import pass_over_the_dead
+from orchestrator.reconciler import Reconciler
 from orchestrator.settings import Settings
 from orchestrator.states import AgentState, SessionState
 from orchestrator.store import Action, Store
@@ -83,6 +84,7 @@ class NodeWatch:
         self._connected = asyncio.Event()
         self._store: Store
         self._rooms: Rooms | None = None
+        self._reconciler: Reconciler | None = None
         self._logs: LogShipper
         self._started = threading.Event()
         self._background: set[asyncio.Future[object]] = set()
@@ -133,6 +135,7 @@ class NodeWatch:
                 secret = settings.livekit_api_secret.get_secret_value()
                 rooms = Rooms(settings.livekit_url, settings.livekit_api_key, secret)
                 self._rooms = await stack.enter_async_context(rooms)
+                self._reconciler = Reconciler(self._store, self._rooms, settings.agent_token_seconds)
             self._logs = LogShipper(self._store, settings.agents_dir, settings.log_lines)
             self._rounds = Rounds(
                 settings, self._store, self._rooms, self._celery.send_canary, lambda: self._soon(self.refill())
@@ -294,6 +297,10 @@ class NodeWatch:
                 await self._close_room(action.id)
             case "refill":
                 await self.refill()
+            case "look" if self._reconciler:
+                await self._reconciler.look(action.id)
+            case "reconcile" if self._reconciler:
+                await self._reconciler.all()
 
     async def _stop_there(self, agent_id: str, node: str) -> None:
         """Stop an agent on whichever node it lives; where it lives nowhere, say so."""

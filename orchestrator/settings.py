@@ -57,6 +57,8 @@ def _is_address(text: str) -> bool:
 
 #: Characters that an api key must have: nobody guesses that.
 SHORTEST_KEY = 16
+#: Where LiveKit sends its webhooks to.
+WEBHOOK_PATH = "/api/livekit/webhook"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -176,6 +178,8 @@ class Settings(NodeSettings):
     """A session whose user has been out of the room this long ends; a quarter of it when the connection was lost."""
     max_session_seconds: Seconds = 1800.0
     """Longest length of a call."""
+    reconcile_seconds: Seconds = 45.0
+    """Seconds between two comparisons of our sessions with LiveKit's rooms; each is up to a third more or less."""
     session_keep_seconds: Seconds = 86_400.0
     """How long the record and the logs of a session are kept after its end."""
     takeover: bool = True
@@ -213,6 +217,7 @@ class Settings(NodeSettings):
             "silentMs": ms(self.heartbeat_timeout_seconds), "stopMs": ms(self.stop_grace_seconds),
             "goodbyeMs": ms(self.goodbye_seconds), "keepSeconds": max(1, int(self.session_keep_seconds)),
             "takeover": int(self.takeover), "maxTakeovers": self.max_takeovers,
+            "reconcileMs": ms(self.reconcile_seconds),
         }  # fmt: skip
 
     @property
@@ -241,6 +246,11 @@ class Settings(NodeSettings):
         """Where this machine reaches the api."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         return f"http://{host}:{self.port}"
+
+    @property
+    def webhook_url(self) -> str:
+        """Where a LiveKit server on this machine sends its webhooks to."""
+        return self.base_url + WEBHOOK_PATH
 
     @property
     def required_redis_url(self) -> str:

@@ -8,11 +8,11 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from orchestrator import __version__
-from orchestrator.api import admin, events, health, problems, sessions, token
+from orchestrator.api import admin, events, health, problems, sessions, token, webhook
 from orchestrator.api.door import dispatching
 from orchestrator.api.services import serving
 from orchestrator.logs import configure_logging
-from orchestrator.settings import Settings
+from orchestrator.settings import WEBHOOK_PATH, Settings
 
 _LOOPBACK_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 #: Largest request body, in bytes.
@@ -82,10 +82,10 @@ def create(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     problems.install(app)
-    app.add_middleware(problems.BodyLimit, limit=BODY_BYTES)
+    app.add_middleware(problems.BodyLimit, limit=BODY_BYTES, larger={WEBHOOK_PATH: webhook.BODY_BYTES})
     # Outermost: a page must be able to read what went wrong.
     app.add_middleware(CORSMiddleware, **allowed_pages(found))
-    for router in (sessions.router, events.router, token.router, admin.router, health.router):
+    for router in (sessions.router, events.router, token.router, admin.router, health.router, webhook.router):
         app.include_router(router)
     app.openapi = _documented(app)  # type: ignore[method-assign]
     return app

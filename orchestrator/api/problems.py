@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -73,19 +74,24 @@ def install(app: FastAPI) -> None:
 
 
 class BodyLimit:
-    """Refuses bodies above a size, declared or not, with a problem. FastAPI's own limit answers in plain text."""
+    """Refuses bodies above a size, declared or not, with a problem. FastAPI's own limit answers in plain text.
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app, self._limit = app, limit
+    Args:
+        larger: the size of paths that may take more.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, larger: Mapping[str, int] | None = None) -> None:
+        self._app, self._limit, self._larger = app, limit, larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, unless it is too large."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        too_large = HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {self._limit} bytes.")
+        limit = self._larger.get(scope["path"], self._limit)
+        too_large = HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {limit} bytes.")
         declared = Headers(scope=scope).get("content-length", "0")
-        if not declared.isdigit() or int(declared) > self._limit:
+        if not declared.isdigit() or int(declared) > limit:
             request = Request(scope)
             answer = problem(request, too_large.status_code, "body_too_large", too_large.detail)
             await answer(scope, receive, send)
@@ -96,7 +102,7 @@ class BodyLimit:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._limit:
+            if seen > limit:
                 raise too_large
             return message
 

@@ -39,6 +39,15 @@ def example(**fields: Any) -> ConfigDict:
     return ConfigDict(alias_generator=to_camel, populate_by_name=True, json_schema_extra={"examples": [fields]})
 
 
+class WebhookReply(Reply):
+    """What became of a webhook."""
+
+    model_config = example(success=True, result="recorded")
+    result: Literal["recorded", "foreign", "replayed", "stale"] = Field(
+        description="`foreign`: of a room that is not ours; `replayed`: was recorded before; `stale`: 10 minutes old."
+    )
+
+
 class StartRequest(Body):
     """Start a session."""
 

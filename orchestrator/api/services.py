@@ -21,6 +21,7 @@ from orchestrator.api.feed import Feed
 from orchestrator.celery_app import Publisher
 from orchestrator.errors import Forbidden, NotFound, Preflight, StoreUnavailable, Unauthorized
 from orchestrator.livekit.tokens import TokenMinter
+from orchestrator.livekit.webhooks import Webhooks
 from orchestrator.models import ID_PATTERN, Session
 from orchestrator.node.process import may_live
 from orchestrator.pool.assignment import Assigner
@@ -44,6 +45,7 @@ class Services:
     feed: Feed
     assigner: Assigner
     minter: TokenMinter
+    webhooks: Webhooks
     publisher: Publisher
     threads: ThreadPoolExecutor
     background: set[asyncio.Task[None]]
@@ -87,6 +89,7 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
         empty_seconds=settings.room_empty_seconds,
         departure_seconds=settings.room_departure_seconds,
     )
+    webhooks = Webhooks(settings.livekit_api_key, settings.livekit_api_secret.get_secret_value())
     store = Store(
         settings.required_redis_url, name="api", keep_seconds=settings.session_keep_seconds, patience=PATIENCE
     )
@@ -95,7 +98,9 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     with ThreadPoolExecutor(4, "publish") as threads:
         async with store:
             feed = Feed(store)
-            app.state.services = Services(settings, access, store, feed, assigner, minter, publisher, threads, set())
+            app.state.services = Services(
+                settings, access, store, feed, assigner, minter, webhooks, publisher, threads, set()
+            )
             following = asyncio.create_task(feed.run())
             with _told_to_stop(feed.close):
                 yield

@@ -46,6 +46,11 @@ logging:
   level: info
   pion_level: error
 """
+_WEBHOOK_YAML = """\
+webhook:
+  api_key: {key}
+  urls: ["{url}"]
+"""
 
 
 def up() -> NoReturn:
@@ -117,7 +122,7 @@ def node_environment(settings: Settings, run_dir: Path) -> dict[str, str]:
         udp=settings.livekit_port + 2,
         key=secrets["LIVEKIT_API_KEY"],
         secret=secrets["LIVEKIT_API_SECRET"],
-    )
+    ) + _WEBHOOK_YAML.format(key=secrets["LIVEKIT_API_KEY"], url=settings.webhook_url)
     path = run_dir / "livekit.yaml"
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

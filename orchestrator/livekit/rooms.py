@@ -1,9 +1,9 @@
-"""Deletes rooms on the LiveKit server, and asks whether it answers."""
+"""Deletes rooms on the LiveKit server, asks who is in them, and whether it answers."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Self
+from collections.abc import AsyncIterator, Collection
+from typing import Literal, Self
 
 import aiohttp
 from livekit import api
@@ -12,10 +12,13 @@ from livekit.protocol.models import ParticipantInfo
 from orchestrator.errors import LiveKitUnavailable
 from orchestrator.livekit.tokens import agent_identity
 
+#: Whether the user is in a room; `coming`: connected, and media cannot flow yet.
+Presence = Literal["there", "coming", "gone"]
+
 #: Seconds that one request may take. The client's own time-out does not hold: it gives aiohttp None for each request.
 REQUEST_SECONDS = 3.0
-
-
+#: Participants that are people (or phone lines); an agent counts the same ones (`agents.context.USER_KINDS`).
+_USERS = frozenset({ParticipantInfo.Kind.STANDARD, ParticipantInfo.Kind.SIP})
 #: Participants that are no people on the line.
 _MACHINES = frozenset({ParticipantInfo.AGENT, ParticipantInfo.EGRESS})
 
@@ -71,6 +74,27 @@ class Rooms:
             who = api.RoomParticipantIdentity(room=room, identity=agent_identity(room))
             async with _asking("not left"):
                 await self._api.room.remove_participant(who)
+
+    async def existing(self, names: Collection[str]) -> set[str]:
+        """Return which of these rooms there are. Raises `LiveKitUnavailable`."""
+        if not names:
+            return set()  # without names LiveKit would list every room, those of others too
+        found = api.ListRoomsResponse()
+        async with _asking("not found"):
+            found = await self._api.room.list_rooms(api.ListRoomsRequest(names=list(names)))
+        return {room.name for room in found.rooms}
+
+    async def present(self, room: str) -> tuple[Presence, bool]:
+        """Return whether the user, and whether an agent, is in a room. Raises `LiveKitUnavailable`."""
+        found = api.ListParticipantsResponse()
+        async with _asking("not looked at"):
+            found = await self._api.room.list_participants(api.ListParticipantsRequest(room=room))
+        here = [p for p in found.participants if p.state != ParticipantInfo.State.DISCONNECTED]
+        users = [p for p in here if p.kind in _USERS]
+        user: Presence = "coming" if users else "gone"
+        if any(p.state == ParticipantInfo.State.ACTIVE for p in users):
+            user = "there"
+        return user, any(p.kind == ParticipantInfo.Kind.AGENT for p in here)
 
     async def reachable(self) -> str | None:
         """Return None when LiveKit answers and takes our key pair, else why not."""

@@ -89,7 +89,8 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a missed deadline leaves to do: stop an agent, close a session's room, or refill."""
+    """What a missed deadline leaves to do: stop an agent, close a session's room or look at it, refill, or compare all
+    rooms."""
 
     what: str
     id: str
@@ -310,6 +311,41 @@ class Store:
     async def room_closed(self, session_id: str) -> None:
         """Say that the room of a session that is over is gone."""
         await self._redis.zrem(keys.DEADLINES, f"close|{session_id}")
+
+    # What LiveKit says
+
+    async def webhook(self, event_id: str, event: str, room: str, created_at: int, dropped: int) -> str:
+        """Record a webhook whose signature is verified, once. What it says moves nothing: a node looks at the room.
+
+        Returns recorded, foreign (a room that is not ours, or none), replayed or stale.
+        """
+        return str(await self._scripts.call("webhook", args=[event_id, event, room, created_at, dropped]))
+
+    async def seen(
+        self, session_id: str, agent_id: str, *, exists: bool, user: str = "gone", agent: bool = False
+    ) -> str:
+        """Say what LiveKit says of a session's room; `agent_id`: whom the session had before LiveKit was asked.
+
+        Returns what was done about it, see session_look.lua; '' when nothing had to be.
+        """
+        return str(await self._scripts.call("session_look", args=[session_id, agent_id, int(exists), user, int(agent)]))
+
+    @_translated
+    async def look_again(self, session_id: str, seconds: float) -> None:
+        """Have a node look at a session's room at LiveKit in a while."""
+        await self._redis.zadd(keys.DEADLINES, {f"look|{session_id}": (await self.now() + seconds) * 1000})
+
+    @_translated
+    async def bound_and_over(self, since: float) -> tuple[list[Session], list[Session]]:
+        """Return the sessions that have an agent, and of those that began after `since` (Unix seconds) the ones that
+        are over."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.sunion([keys.SESSION_READY, keys.SESSION_ACTIVE])
+            pipe.zrangebyscore(keys.SESSIONS, since * 1000, "+inf")
+            bound, recent = await pipe.execute()
+        records = await self._records(Session.from_hash, sorted(bound.union(recent)), keys.session, set())
+        live = [session for session in records.values() if session.id in bound and session.live]
+        return live, [session for session in records.values() if not session.live]
 
     @_translated
     async def events(self, session_id: str, after: str = "0-0") -> list[dict[str, Any]]:

@@ -491,6 +491,76 @@ class Machine(RuleBasedStateMachine):
         self.do("session_presence", session, process.id, int(there), lost, legal=legal, twice=twice, after=after,
                 same=own and not live)  # fmt: skip
 
+    @precondition(lambda self: self.now.sessions)
+    @rule(
+        pick=picks, event=st.sampled_from("participant_joined participant_left room_finished track_published".split()),
+        number=st.integers(0, 3), ago=st.sampled_from([0, 0, 0, 601]), dropped=st.sampled_from([0, 0, 1]), twice=twice,
+    )  # fmt: skip
+    def webhook(  # noqa: PLR0917 - Hypothesis gives them by name
+        self, pick: int, event: str, number: int, ago: int, dropped: int, twice: bool
+    ) -> None:
+        """LiveKit says that something has happened, late and often: nothing moves."""
+        sessions = sorted(self.now.live) if self.now.live and pick < 10 else sorted(self.now.sessions)
+        room = self.now.sessions[sessions[pick % len(sessions)]]["roomName"] if pick < 14 else "theirs"
+        before, at = self.now, int(self.now.now / 1000) - ago
+
+        def after(result: str, now: Dump) -> None:
+            known = f"webhook:EV_{number}" in before.values
+            expected = "stale" if ago else "replayed" if known else "recorded" if pick < 14 else "foreign"
+            assert result == expected, f"a webhook is {result}, it should be {expected}"
+            changed = before.difference(now, ["deadlines", "pool:stats", f"webhook:EV_{number}"])
+            assert not changed, f"a webhook has changed {changed}"
+
+        self.do("webhook", f"EV_{number}", event, room, at, dropped, after=after)
+        if twice:
+            assert self.do("webhook", f"EV_{number}", event, room, at, dropped) in {"replayed", "stale"}
+
+    @precondition(lambda self: self.now.sessions)
+    @rule(
+        pick=picks, room=st.booleans(), user=st.sampled_from(["there", "gone", "coming"]), agent=st.booleans(),
+        looks=st.integers(1, 6),
+    )  # fmt: skip
+    def livekit_says(self, pick: int, room: bool, user: str, agent: bool, looks: int) -> None:
+        """Nodes look at a room some times in a row, and see the same."""
+        sessions = sorted(self.now.live) if self.now.live and pick < 13 else sorted(self.now.sessions)
+        session = sessions[pick % len(sessions)]
+        for _ in range(looks):
+            if session not in self.now.sessions:
+                return
+            self.look_at(session, room, user if room else "gone", agent and room)
+            self.b.advance(2_100)
+            for process in self.m.processes.values():
+                if process.alive and self.state(process) in {"ready", "assigned", "running"}:
+                    self.heartbeat(process)
+            self.obey(self.tick(), obedient=True)
+
+    def look_at(self, session: str, room: bool, user: str, agent: bool) -> None:
+        before, fields = self.now, self.now.sessions[session]
+        doubt, bound = fields.get("doubt", ""), fields.get("agentId", "")
+
+        def after(result: str, now: Dump) -> None:
+            status = now.sessions[session]["status"]
+            if result not in {"user_gone", "user_there", "agent_lost"}:
+                changed = before.difference(now, ["deadlines", "pool:stats", f"session:{session}"])
+                assert not changed, f"a look that is {result} has changed {changed}"
+                old, new = (dict(dump.sessions[session], doubt="") for dump in (before, now))
+                assert old == new, f"a look that is {result} has changed the session"
+                assert status == fields["status"]
+                return
+            assert doubt, f"one look was enough: {result}"
+            assert fields["status"] in {"ready", "active"}
+            assert before.agents[bound]["state"] == "running"
+            if result == "agent_lost":
+                assert not agent
+                assert user == "there"
+                assert now.agents[bound]["state"] == "stopping"
+            else:
+                assert (user == "there") is (result == "user_there")
+                assert status == "active", "a user who is not there ends nothing at once"
+                self.m.there[session] = user == "there"
+
+        self.do("session_look", session, bound, int(room), user, int(agent), after=after)
+
     @precondition(lambda self: self.now.agents_of("assigned"))
     @rule(pick=picks)
     def call(self, pick: int) -> None:
@@ -721,6 +791,7 @@ class Machine(RuleBasedStateMachine):
         for key in old:
             self.b.redis.delete(key)
         for i in over:
+            self.m.forgotten.add(i)
             self.m.states.pop(f"session {i}", None)
             self.m.there.pop(i, None)  # the next session of this name has another user
             self.b.redis.zrem("deadlines", f"close|{i}")  # its room went long before

@@ -161,7 +161,7 @@ GUARDS = (
     guard(
         "who lost the connection is waited for less long",
         "chaos/test_users.py::test_a_client_that_dies_frees_its_agent_within_thirty_seconds",
-        (f"{LUA}/session_presence.lua", "(lost and 4 or 1)", "1"),
+        (PRELUDE, "(lost and 4 or 1)", "1"),
     ),
     guard(
         "a user has one identity in the room, from whatever tab",
@@ -622,5 +622,51 @@ GUARDS = (
         "a schedule that Redis has lost is written again",
         "integration/test_beat.py::test_a_schedule_that_redis_has_lost_is_written_again",
         ("orchestrator/beat.py", "            self.setup_schedule()\n", "            pass\n"),
+    ),
+    # What LiveKit says
+    guard(
+        "a webhook counts once, however often it is sent",
+        "integration/test_webhook.py::test_a_replay_counts_once",
+        (f"{LUA}/webhook.lua", "'1', 'NX', 'EX', REMEMBER_S", "'1', 'EX', REMEMBER_S"),
+    ),
+    guard(
+        "a webhook's signature has no scheme in front",
+        "integration/test_webhook.py::test_what_is_not_signed_by_us_is_refused[a scheme]",
+        (
+            "orchestrator/livekit/webhooks.py",
+            "body.decode(), authorization)",
+            "body.decode(), authorization.split()[-1])",
+        ),
+    ),
+    guard(
+        "a webhook has a size of its own",
+        "integration/test_webhook.py::test_the_size_of_a_body",
+        ("orchestrator/api/app.py", ", larger={WEBHOOK_PATH: webhook.BODY_BYTES}", ""),
+    ),
+    guard(
+        "one look at LiveKit decides nothing",
+        "integration/test_webhook.py::test_no_webhook_ends_a_call",
+        (f"{LUA}/session_look.lua", "(not first or NOW - first < PATIENCE_MS[finding])", "first"),
+    ),
+    guard(
+        "what only LiveKit has said it may take back",
+        "integration/test_webhook.py::test_a_user_whom_livekit_misses_twice_has_left",
+        (f"{LUA}/session_look.lua", "if not waits or since('user_gone') then", "if not waits then"),
+    ),
+    guard(
+        "a takeover is left alone",
+        "integration/test_webhook.py::test_an_agent_that_is_not_in_the_room_is_replaced",
+        (f"{LUA}/session_look.lua", " and agent_state(agent) == 'running'", ""),
+        (f"{LUA}/session_look.lua", "(state == 'ready' or state == 'active') and get(key, 'agentId') == agent", "true"),
+    ),
+    guard(
+        "whoever looks has the next round, told or not",
+        "e2e/test_webhooks.py::test_a_call_goes_its_way_though_nobody_tells",
+        (DUE, "expect_once('reconcile', '',", "local _ = math.max(0, 0,"),
+    ),
+    guard(
+        "only rooms that we name are deleted",
+        "integration/test_webhook.py::test_rooms_of_others_are_not_even_asked_about",
+        ("orchestrator/reconciler.py", "re.fullmatch(ROOM_PATTERN, session.room_name) is not None", "True"),
     ),
 )

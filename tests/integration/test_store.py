@@ -351,7 +351,7 @@ async def test_time_in_which_nobody_could_look_does_not_count(
     await store.due()
     now = raw.time()[0] * 1000
     # How long each wait had to go at the last look, it has to go now.
-    left = {f"max|{session_id}": 1_500, f"beat|{session_id}": 10_000}
+    left = {f"max|{session_id}": 1_500, f"beat|{session_id}": 10_000, "reconcile|": 20_000}
     raw.set("deadlines:looked", now - away)
     raw.zadd("deadlines", {member: now - away + ms for member, ms in left.items()})
     assert await store.due() == []

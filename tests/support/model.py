@@ -19,13 +19,14 @@ from orchestrator.store.scripts import sources
 WAITS = {
     "queueMs": 12_000, "bootMs": 4_000, "startMs": 6_500, "joinMs": 3_000, "userJoinMs": 8_000, "userGoneMs": 4_500,
     "maxMs": 20_000, "silentMs": 6_000, "stopMs": 1_500, "goodbyeMs": 2_000, "keepSeconds": 3_600,
+    "reconcileMs": 9_000,
 }  # fmt: skip
 #: The longest time for which each kind of deadline may lie ahead, in ms.
 LONGEST = {
     "boot": 5_000, "beat": WAITS["silentMs"], "stop": 5_000, "start": WAITS["startMs"], "join": WAITS["joinMs"],
     "user": WAITS["userJoinMs"], "gone": WAITS["joinMs"] + WAITS["userGoneMs"], "max": WAITS["maxMs"],
     "queue": WAITS["queueMs"], "goodbye": WAITS["goodbyeMs"], "drain": 6_000, "refill": 75_001,
-    "close": 5_000, "job": 7_500,
+    "close": 5_000, "look": 2_000, "reconcile": 12_000, "job": 7_500,
 }  # fmt: skip
 #: What ends or moves whoever is in a state: at least one of these is set.
 SESSION_WAITS = {
@@ -234,6 +235,7 @@ class Model:
     there: dict[str, bool] = field(default_factory=dict)  #: whether the user is there, as the session's agent said last
     lost_sessions: set[str] = field(default_factory=set)  #: whose record was lost, and nobody registered it since
     lost_agents: set[str] = field(default_factory=set)
+    forgotten: set[str] = field(default_factory=set)  #: sessions that are over and whose record has expired
     late: set[str] = field(default_factory=set)  #: users with a session that came back after it was lost
     returned: set[str] = field(default_factory=set)  #: rooms with a session that came back after it was lost
     loss: bool = False  #: something was lost: neither cap nor counters are exact
@@ -384,6 +386,8 @@ class Model:
         for user, held in by_user.items():
             assert len(held) <= self.policy["perUser"] or user in self.late, f"{user} holds {held}"
             assert held <= after.members(f"user:sessions:{user}"), f"{user} holds {held} and has no list of them"
+        for i, fields in after.sessions.items():
+            assert after.values.get(f"session:room:{fields['roomName']}") == i, f"{i} is not found by its room"
         for key, value in after.values.items():
             if key.startswith("session:user:") and value not in self.lost_sessions:
                 assert value in by_user[key.rpartition(":")[2]], f"{key} is {value}, which is over"
@@ -415,7 +419,10 @@ class Model:
                 assert who in after.agents_of(*AGENT_WAITS) | self.lost_agents, f"{member}, and the agent is gone"
             elif kind == "close":
                 assert who not in after.live, f"{member}, and the session is live"
-            elif kind not in {"drain", "refill"}:
+            elif kind == "look":
+                known = after.sessions.keys() | self.lost_sessions | self.forgotten
+                assert who in known, f"{member}, and there never was such a session"
+            elif kind not in {"drain", "refill", "reconcile"}:
                 assert who in after.live.keys() | self.lost_sessions, f"{member}, and the session is over"
             if kind == "job":
                 assert after.sessions.get(who, {}).get("status") != "active", f"{member}, and the call goes on"
@@ -454,7 +461,7 @@ class Model:
             assert f"session:{i}:conversation" not in after.values, f"the conversation of {i} is kept"
             if i in before.of("ended", "error"):
                 assert before.sessions[i] == after.sessions[i], f"{i} is over and was changed"
-            for key in (f"session:{i}", f"session:{i}:events"):
+            for key in (f"session:{i}", f"session:{i}:events", f"session:room:{after.sessions[i]['roomName']}"):
                 assert key in after.kept or key not in after.values, f"{key} is kept for ever"
         for i in after.agents_of(AgentState.EXITED):
             assert after.agents[i].get("cause"), f"{i} has exited and does not say why"

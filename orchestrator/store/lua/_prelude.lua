@@ -83,6 +83,8 @@ local function move_session(id, to, ...)
   redis.call('ZREM', 'session:queued', id)
   redis.call('ZREM', 'session:unbound', id)
   redis.call('HSET', 'session:' .. id, 'status', to, ...)
+  -- What LiveKit was said to know better was about the state before.
+  redis.call('HDEL', 'session:' .. id, 'doubt')
   record(id, to, ...)
   if to == 'starting' then
     -- The goodbye was the lost agent's, whose node stops; the next one may live on another.
@@ -101,7 +103,7 @@ local function move_session(id, to, ...)
     met(id, 'join', 'user', 'gone', 'job')
     expect_once('max', id, policy('maxMs') or 1800000)
   else
-    met(id, 'queue', 'start', 'join', 'user', 'gone', 'max', 'goodbye', 'job')
+    met(id, 'queue', 'start', 'join', 'user', 'gone', 'max', 'goodbye', 'job', 'look')
   end
 end
 
@@ -124,6 +126,23 @@ local function move_agent(id, to, ...)
   elseif to == 'exited' then
     met(id, 'beat', 'stop')
   end
+end
+
+-- The user is in the room with the session's agent. Further arguments: what else belongs into its history.
+local function user_came(id, ...)
+  if session_state(id) ~= 'active' then
+    move_session(id, 'active', 'activeAt', get('session:' .. id, 'activeAt') or NOW)
+  elseif redis.call('ZREM', 'deadlines', 'gone|' .. id) == 1 then
+    record(id, 'user_back', ...)
+  end
+end
+
+-- The user was in the room, and is not any more: has left, or has lost the connection.
+local function user_went(id, lost, ...)
+  met(id, 'user')
+  expect_once('gone', id, (policy('userGoneMs') or 20000) / (lost and 4 or 1))
+  redis.call('HSET', 'session:' .. id, 'userLost', lost and 1 or 0)
+  record(id, lost and 'user_lost' or 'user_left', ...)
 end
 
 -- Announce an agent that is about to be spawned, for a session where it is another's than its own name says.

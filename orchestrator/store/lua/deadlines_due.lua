@@ -14,11 +14,14 @@
 --   goodbye  they have had their time                            ended
 --   refill   boots had failed, and the pause is over             refill
 --   close    session is over and nobody has said that its room is too    its room is deleted
+--   look     something may have happened in a session's room             LiveKit is asked who is there
+--   reconcile  every so often; also when LiveKit has lost webhooks       LiveKit is asked about all rooms
 --
 -- KEYS  none
 -- ARGV  1 most to act on in one go
 -- Returns a list of {what, id, node}: what the caller has to do
 --       stop (agent id, node) | close (session id, '': delete its room, and take the deadline away) | refill
+--       look (session id, '') | reconcile: tell session_look.lua what LiveKit says of it, or of all
 --
 -- deadlines zset, deadlines:looked string, livekit:down string, and what the moves touch (see _prelude.lua)
 local looked = tonumber(redis.call('GET', 'deadlines:looked') or NOW)
@@ -131,6 +134,10 @@ function miss.close(id)
   expect('close', id, 5000)
   act('close', id)
 end
+function miss.look(id)
+  if session_state(id) then act('look', id) end
+end
+function miss.reconcile() act('reconcile', '') end
 
 local due = redis.call('ZRANGEBYSCORE', 'deadlines', '-inf', NOW, 'LIMIT', 0, ARGV[1])
 for _, member in ipairs(due) do
@@ -138,4 +145,6 @@ for _, member in ipairs(due) do
   redis.call('ZREM', 'deadlines', member)
   if miss[kind] then miss[kind](id) end
 end
+-- Whoever looks first has the next round: one node at a time, and not all houses of one LiveKit at once.
+expect_once('reconcile', '', math.floor((policy('reconcileMs') or 45000) * (2 / 3 + NOW_US % 1000 / 1500)))
 return actions

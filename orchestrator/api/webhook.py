@@ -1,0 +1,75 @@
+"""Webhooks from LiveKit. Each is recorded and makes a node look at its room; none moves a session by itself."""
+
+import logging
+import time
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi.security import APIKeyHeader
+
+from orchestrator.api.problems import PROBLEM_RESPONSES
+from orchestrator.api.schemas import WebhookReply
+from orchestrator.api.services import ServicesDep
+from orchestrator.errors import StoreUnavailable, WebhookRefused
+from orchestrator.settings import WEBHOOK_PATH
+
+log = logging.getLogger("orchestrator.api")
+
+#: Largest webhook, in bytes.
+BODY_BYTES = 262_144
+_MEDIA_TYPES = ("application/webhook+json", "application/json")
+#: LiveKit sends one again four times, after as long as the answer says; Redis may be away for longer than one restart.
+RETRY_SECONDS = 5
+#: Seconds between two lines about webhooks that are refused: anybody may send some.
+_SAY_SECONDS = 60.0
+
+router = APIRouter(tags=["livekit"], responses=PROBLEM_RESPONSES)
+
+_signature = APIKeyHeader(
+    name="Authorization",
+    scheme_name="LiveKit webhook",
+    description="A token without a scheme, signed with LIVEKIT_API_SECRET; its `sha256` is the body's.",
+    auto_error=False,
+)
+_EXAMPLE = {
+    "event": "participant_joined",
+    "id": "EV_pWyyBVAGqh3Y",
+    "createdAt": "1771351907",
+    "room": {"sid": "RM_VJcTZk5PYyXu", "name": "room_0f6f1f0a6b5c4d3e2f1a0b9c8d7e6f5a"},
+    "participant": {"sid": "PA_8DbkXkQGpDYh", "identity": "user-ada", "state": "ACTIVE"},
+}
+_BODY = {
+    "required": True,
+    "content": {kind: {"schema": {"type": "object"}, "example": _EXAMPLE} for kind in _MEDIA_TYPES},
+}
+
+
+@router.post(WEBHOOK_PATH, summary="Take a webhook from LiveKit", openapi_extra={"requestBody": _BODY})
+async def webhook(
+    request: Request, parts: ServicesDep, authorization: Annotated[str | None, Depends(_signature)]
+) -> WebhookReply:
+    """Record one event, once. It is answered 200 only then: LiveKit sends it again after a 5xx, never after a 4xx."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in _MEDIA_TYPES:
+        detail = f"A webhook is {_MEDIA_TYPES[0]}, not {media_type or 'of no content type'}."
+        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail)
+    body = await request.body()
+    try:
+        told = parts.webhooks.read(body, authorization or "")
+    except WebhookRefused as failure:
+        _say_refused(request, failure)
+        raise
+    try:
+        result = await parts.store.webhook(told.id, told.event, told.room, told.created_at, told.dropped)
+    except StoreUnavailable as failure:
+        raise StoreUnavailable(failure.detail, retry_after=RETRY_SECONDS) from failure
+    log.debug("webhook", extra={"event": told.event, "room": told.room, "result": result})
+    return WebhookReply(result=result)
+
+
+def _say_refused(request: Request, failure: WebhookRefused) -> None:
+    state, now = request.app.state, time.monotonic()
+    if now - getattr(state, "webhook_refused_at", -_SAY_SECONDS) >= _SAY_SECONDS:
+        state.webhook_refused_at = now
+        log.warning("a webhook is refused, is its key pair ours? %s", failure.detail)

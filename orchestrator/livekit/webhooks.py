@@ -1,0 +1,47 @@
+"""Verifies LiveKit's webhooks."""
+
+import string
+from dataclasses import dataclass
+
+from livekit import api
+
+from orchestrator.errors import WebhookRefused
+
+#: Longest id and name of an event that are taken: LiveKit's own have some 15 and 30 characters.
+_LONGEST = 128
+_NAME = frozenset(string.ascii_lowercase + "_")
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """One event, as LiveKit tells it."""
+
+    id: str
+    event: str
+    room: str  #: '' when it is about none
+    created_at: int  #: Unix seconds
+    dropped: int  #: how many events LiveKit could not send before this one
+
+
+class Webhooks:
+    """Reads the webhooks that are signed with one key pair."""
+
+    def __init__(self, api_key: str, api_secret: str) -> None:
+        self._receiver = api.WebhookReceiver(api.TokenVerifier(api_key, api_secret))
+
+    def read(self, body: bytes, authorization: str) -> Webhook:
+        """Verify the signature over the raw body, then parse it.
+
+        Args:
+            authorization: the header as it came: the bare token, without a scheme.
+
+        Raises:
+            WebhookRefused: it is not signed with our key pair, or not a webhook.
+        """
+        try:
+            event = self._receiver.receive(body.decode(), authorization)
+        except Exception as failure:  # LiveKit's receiver raises plain `Exception`, and whatever its parsers do
+            raise WebhookRefused(f"This is not a webhook that is signed with our key: {failure}.") from failure
+        if not 0 < len(event.id) <= _LONGEST or not 0 < len(event.event) <= _LONGEST or set(event.event) - _NAME:
+            raise WebhookRefused("This webhook has no id or no event that could be LiveKit's.")
+        return Webhook(event.id, event.event, event.room.name, event.created_at, event.num_dropped)

@@ -1,0 +1,79 @@
+"""Compares our sessions with the rooms at LiveKit, and has the store act on what differs.
+
+A webhook, or the time for a round (store/lua/deadlines_due.lua), begins a look; session_look.lua decides, once LiveKit
+has said the same for a while. Rooms that are no session's are never asked about.
+Failure cases: LiveKit does not answer → a look is tried again, a round waits for the next one; the session moves while
+LiveKit is asked → what it says of an earlier agent does not count.
+"""
+
+import asyncio
+import logging
+import re
+
+from orchestrator.errors import LiveKitUnavailable
+from orchestrator.livekit.rooms import Rooms
+from orchestrator.models import ROOM_PATTERN, Session
+from orchestrator.states import SessionState
+from orchestrator.store import Store
+
+log = logging.getLogger("orchestrator.reconciler")
+
+#: A room that is entered again after its session was entered with a token that is good for a quarter of an hour.
+OVER_SECONDS = 3600.0
+AGAIN_SECONDS = 2.0
+#: Rooms that are asked about at the same time.
+AT_ONCE = 8
+
+_BOUND = frozenset({SessionState.READY, SessionState.ACTIVE})
+
+
+class Reconciler:
+    """The looks of one node. `longest` is the longest length of a session, in seconds."""
+
+    def __init__(self, store: Store, rooms: Rooms, longest: float) -> None:
+        self._store, self._rooms, self._longest = store, rooms, longest
+
+    async def look(self, session_id: str) -> None:
+        """Compare one session with its room."""
+        session = await self._store.session(session_id)
+        if session is None or not (session.status in _BOUND or _to_delete(session)):
+            return
+        try:
+            await self._compare(session, await self._rooms.existing([session.room_name]))
+        except LiveKitUnavailable as failure:
+            log.info("%s is looked at again: %s", session_id, failure.detail)
+            await self._store.look_again(session_id, AGAIN_SECONDS)
+
+    async def all(self) -> None:
+        """Compare all sessions that have an agent, and find the rooms of those that are over."""
+        since = await self._store.now() - self._longest - OVER_SECONDS
+        bound, ended = await self._store.bound_and_over(since)
+        over = {session.room_name: session.id for session in ended if _to_delete(session)}
+        try:
+            existing = await self._rooms.existing({session.room_name for session in bound} | over.keys())
+            slots = asyncio.Semaphore(AT_ONCE)
+
+            async def compare(session: Session) -> None:
+                async with slots:
+                    await self._compare(session, existing)
+
+            await asyncio.gather(*map(compare, bound))
+        except LiveKitUnavailable as failure:
+            log.warning("sessions are not compared with LiveKit: %s", failure.detail)
+            return
+        for room in existing & over.keys():
+            self._say(over[room], await self._store.seen(over[room], "", exists=True))
+
+    async def _compare(self, session: Session, existing: set[str]) -> None:
+        exists, agent_id = session.room_name in existing, session.agent_id or ""
+        user, agent = await self._rooms.present(session.room_name) if exists and session.live else ("gone", False)
+        self._say(session.id, await self._store.seen(session.id, agent_id, exists=exists, user=user, agent=agent))
+
+    def _say(self, session_id: str, done: str) -> None:
+        if done and done != "doubt":
+            log.warning("LiveKit knew better", extra={"session_id": session_id, "finding": done})
+
+
+def _to_delete(session: Session) -> bool:
+    """Whether the room of a session is to be gone. In one of another's making others may go on without an agent."""
+    return not session.live and re.fullmatch(ROOM_PATTERN, session.room_name) is not None

@@ -1,0 +1,157 @@
+"""What LiveKit tells a running node, and what the reconciler finds where nobody tells anything."""
+
+import asyncio
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from livekit import api
+
+from agents.caller import Call
+from tests.support.hurt import connected, talking
+from tests.support.node import REPOSITORY, Node
+from tests.support.processes import alive, poll
+
+
+@pytest.fixture(scope="module")
+def untold(short_folder: Path) -> Iterator[Node]:
+    """A node that nobody tells anything: LiveKit sends no webhooks, and agents do not say who is in the room."""
+    folder = short_folder / "untold"
+    folder.mkdir()
+    settings = {
+        "AGENT_MODULE": "tests.support.vanishing_agent", "POOL_TARGET": 2, "RECONCILE_SECONDS": 2,
+        "USER_GONE_SECONDS": 3, "FAULT_LOG": folder / "faults", "FAULTS": "agent.joined:raise@1000",
+    }  # fmt: skip
+    with Node(folder, **settings) as node:
+        configuration = folder / "livekit.yaml"
+        text = configuration.read_text()
+        silent = re.sub(r"^webhook:\n(  .*\n)+", "", text, flags=re.MULTILINE)
+        assert silent != text
+        configuration.write_text(silent)
+        node.supervisorctl("restart", "livekit")
+        poll(lambda: node.http.get("/api/health").json()["livekit"]["ok"], "LiveKit is back")
+        yield node
+
+
+@asynccontextmanager
+async def livekit(node: Node) -> AsyncIterator[api.LiveKitAPI]:
+    url, secrets = f"http://127.0.0.1:{node.environment['LIVEKIT_PORT']}", node.secrets
+    async with api.LiveKitAPI(url, secrets["LIVEKIT_API_KEY"], secrets["LIVEKIT_API_SECRET"]) as client:
+        yield client
+
+
+@asynccontextmanager
+async def calling(node: Node, user: str, **metadata: Any) -> AsyncIterator[Call]:
+    """Be in a call in which the agent is heard."""
+    call = await talking(node, user, **metadata)
+    try:
+        yield call
+    finally:
+        await call.hang_up()
+
+
+async def rooms(client: api.LiveKitAPI) -> set[str]:
+    return {room.name for room in (await client.room.list_rooms(api.ListRoomsRequest())).rooms}
+
+
+async def deleted(client: api.LiveKitAPI, room: str) -> None:
+    """Wait until there is no such room any more; each look takes its time."""
+    async with asyncio.timeout(30):
+        while room in await rooms(client):
+            pass
+
+
+def told(node: Node, event: str, result: str = "recorded") -> int:
+    with connected(node) as raw:
+        return int(raw.hget("pool:stats", f"webhook:{event}:{result}") or 0)
+
+
+def states(node: Node, session_id: str) -> list[str]:
+    return [event["state"] for event in node.session(session_id)["events"]]
+
+
+async def until(node: Node, session_id: str, state: str, seconds: float = 30) -> None:
+    """Wait until a session's history has a state."""
+    await asyncio.to_thread(poll, lambda: state in states(node, session_id), f"{session_id} is {state}", seconds)
+
+
+async def test_livekit_tells_the_node(echo_node: Node) -> None:
+    kinds = "room_started participant_joined track_published participant_left room_finished".split()
+    before = {kind: told(echo_node, kind) for kind in kinds}
+    async with calling(echo_node, "told") as call:
+        await asyncio.to_thread(echo_node.end, call.session_id)
+        await call.gone()
+    heard = lambda: all(told(echo_node, kind) > before[kind] for kind in kinds)  # noqa: E731
+    await asyncio.to_thread(poll, heard, "every kind of event is recorded")
+    assert told(echo_node, "participant_joined") - before["participant_joined"] >= 2, "the user and the agent"
+    health = echo_node.http.get("/api/health").json()
+    assert health["stats"]["webhook:room_started:recorded"] > before["room_started"]
+
+
+async def test_who_enters_the_room_of_a_call_that_is_over_is_put_out(echo_node: Node) -> None:
+    async with calling(echo_node, "again") as call, livekit(echo_node) as client:
+        room = (await call.look())["roomName"]
+        await asyncio.to_thread(echo_node.end, call.session_id)
+        await call.gone()
+        await client.room.create_room(api.CreateRoomRequest(name=room))
+        # The next round may be a minute away: it is the webhook that does it.
+        await deleted(client, room)
+
+
+async def test_a_call_goes_its_way_though_nobody_tells(untold: Node) -> None:
+    async with calling(untold, "quiet") as call:
+        await until(untold, call.session_id, "active")
+        assert "user_left" not in states(untold, call.session_id)
+        await call.leave()
+        await until(untold, call.session_id, "ended", 60)
+        session = untold.session(call.session_id)
+        assert session["reason"] == "user was gone for 3 s"
+        left = next(event for event in session["events"] if event["state"] == "user_left")
+        assert left["by"] == "livekit"
+
+
+@pytest.mark.timeout(180)
+def test_a_user_who_is_killed_is_missed(untold: Node) -> None:
+    command = [sys.executable, "-m", "tests.support.tab", untold.url, "killed"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as tab:
+        try:
+            assert tab.stdout is not None
+            session_id = tab.stdout.readline().strip()
+            poll(lambda: untold.session(session_id)["status"] == "active", "the call is active")
+            pid = untold.session(session_id)["agentPid"]
+        finally:
+            tab.kill()
+    poll(lambda: untold.session(session_id)["status"] == "ended", "the session is over", 90)
+    assert untold.session(session_id)["reason"] == "user was gone for 3 s"
+    poll(lambda: not alive(pid), "the agent is gone")
+
+
+@pytest.mark.timeout(180)
+async def test_an_agent_that_lives_and_is_not_in_the_room_is_replaced(untold: Node) -> None:
+    async with calling(untold, "deserted") as call:
+        await until(untold, call.session_id, "active")
+        await call._room.local_participant.publish_data("vanish")
+        await until(untold, call.session_id, "takeover", 90)
+        await call.next_sound()
+        session = await call.look()
+        assert session["takeovers"] == 1
+        assert session["cause"] == "LiveKit does not find it in the room"
+        again = lambda: untold.session(call.session_id)["status"] == "active"  # noqa: E731
+        await asyncio.to_thread(poll, again, "the call is active again")
+
+
+async def test_rooms_of_calls_that_are_over_are_deleted_and_no_others(untold: Node) -> None:
+    async with calling(untold, "survivor") as call:
+        room = (await call.look())["roomName"]
+    async with livekit(untold) as client:
+        await deleted(client, room)
+        await client.room.create_room(api.CreateRoomRequest(name="somebody-elses"))
+        await client.room.create_room(api.CreateRoomRequest(name=room))
+        await deleted(client, room)
+        assert "somebody-elses" in await rooms(client)
+        await client.room.delete_room(api.DeleteRoomRequest(room="somebody-elses"))

@@ -1,0 +1,568 @@
+"""Webhooks: who may send them, what becomes of them, and that none of them, in whatever order, ends a call."""
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Collection
+from typing import Any, cast
+
+import httpx
+import jwt
+import pytest
+import redis
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from livekit import api
+
+from orchestrator.api.app import create
+from orchestrator.livekit.rooms import Rooms
+from orchestrator.models import new_id
+from orchestrator.reconciler import Reconciler
+from orchestrator.settings import WEBHOOK_PATH, Settings
+from orchestrator.store import Store
+from orchestrator.store.agent_link import AgentLink
+from tests.integration.test_api import serve
+from tests.support.model import WAITS, Bench, Dump
+from tests.support.pool import assign, warm
+from tests.support.proxy import FaultProxy
+
+KEY, SECRET = "key", "s" * 40
+
+
+@pytest.fixture
+def config(valkey_url: str) -> Settings:
+    return Settings(
+        redis_url=valkey_url, livekit_url="ws://127.0.0.1:1", livekit_api_key=KEY, livekit_api_secret=SECRET,
+        admin_token="a-token-for-tests", node_id="webhooks", rate_limit="1/hour",
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def http(store: Store, config: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with serve(create(config)) as client:
+        yield client
+
+
+def event(kind: str = "participant_joined", room: str = "", **changes: Any) -> bytes:
+    """Return a webhook's body, as LiveKit writes it."""
+    told = {"event": kind, "id": new_id("EV"), "createdAt": str(int(time.time()))}
+    return json.dumps(told | ({"room": {"name": room}} if room else {}) | changes).encode()
+
+
+def signature(body: bytes, secret: str = SECRET, **changes: Any) -> str:
+    """Return what LiveKit sends as `Authorization`; None takes a claim away."""
+    now = int(time.time())
+    digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+    claims = {"iss": KEY, "nbf": now, "exp": now + 300, "sha256": digest} | changes
+    return jwt.encode({name: claim for name, claim in claims.items() if claim is not None}, secret, algorithm="HS256")
+
+
+async def send(http: httpx.AsyncClient, body: bytes, token: str | None = None, **headers: str) -> httpx.Response:
+    sent = {"content-type": "application/webhook+json", "authorization": token or signature(body)} | headers
+    return await http.post(WEBHOOK_PATH, content=body, headers=sent)
+
+
+def counted(raw: "redis.Redis") -> dict[str, int]:
+    """Return the counters of webhooks, by event and result."""
+    stats = raw.hgetall("pool:stats")
+    return {name.removeprefix("webhook:"): int(n) for name, n in stats.items() if name.startswith("webhook:")}
+
+
+# Who may send them
+
+
+async def test_a_signed_webhook_is_recorded(http: httpx.AsyncClient, raw: "redis.Redis") -> None:
+    for media_type in ("application/webhook+json", "application/json", "Application/JSON; charset=utf-8"):
+        answer = await send(http, event(), **{"content-type": media_type})
+        assert (answer.status_code, answer.json()) == (200, {"success": True, "result": "foreign"})
+    assert counted(raw) == {"participant_joined:foreign": 3}
+
+
+def changed(**changes: Any) -> tuple[str, bytes]:
+    """Return a signed webhook with other fields."""
+    body = event(**changes)
+    return signature(body), body
+
+
+def ago(seconds: int) -> int:
+    return int(time.time()) - seconds
+
+
+#: (token, body) of what is not to be taken; each is made when it is sent: a token is good for five minutes.
+UNSIGNED: dict[str, Callable[[bytes], tuple[str, bytes]]] = {
+    "a tampered body": lambda body: (signature(body), body.replace(b"joined", b"left")),
+    "a body with a further space": lambda body: (signature(body), body + b" "),
+    "another secret": lambda body: (signature(body, "t" * 40), body),
+    "another key": lambda body: (signature(body, iss="other"), body),
+    "no digest": lambda body: (signature(body, sha256=None), body),
+    "a digest that is none": lambda body: (signature(body, sha256="?"), body),
+    "a digest of another type": lambda body: (signature(body, sha256=7), body),
+    "expired": lambda body: (signature(body, nbf=ago(600), exp=ago(120)), body),
+    "no expiry": lambda body: (signature(body, exp=None), body),
+    "a scheme": lambda body: (f"Bearer {signature(body)}", body),
+    "no signature": lambda body: (jwt.encode({"iss": KEY, "exp": ago(-60)}, None, algorithm="none"), body),
+    "no token": lambda body: (" ", body),
+    "rubbish": lambda body: ("a.b.c", body),
+    "a user's token": lambda body: (api.AccessToken(KEY, SECRET).with_identity("ada").to_jwt(), body),
+    "no JSON": lambda _: (signature(b"{"), b"{"),
+    "no UTF-8": lambda _: (signature(b"\xff"), b"\xff"),
+    "no webhook": lambda _: (signature(b"[]"), b"[]"),
+    "nested too deep": lambda _: (signature(b"[" * 9999), b"[" * 9999),
+    "no id": lambda _: changed(id=""),
+    "a long id": lambda _: changed(id="x" * 129),
+    "no event": lambda _: changed(event=""),
+    "an event that could not be": lambda _: changed(event="joined:recorded"),
+}
+
+
+@pytest.mark.parametrize("name", UNSIGNED)
+async def test_what_is_not_signed_by_us_is_refused(http: httpx.AsyncClient, raw: "redis.Redis", name: str) -> None:
+    """S10."""
+    token, body = UNSIGNED[name](event())
+    answer = await send(http, body, token)
+    assert (answer.status_code, answer.json()["code"]) == (401, "webhook_refused")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert SECRET not in answer.text
+    assert counted(raw) == {}
+    assert not raw.keys("webhook:*")
+
+
+async def test_no_header_at_all(http: httpx.AsyncClient) -> None:
+    answer = await http.post(WEBHOOK_PATH, content=event(), headers={"content-type": "application/webhook+json"})
+    assert (answer.status_code, answer.json()["code"]) == (401, "webhook_refused")
+
+
+async def test_forgeries_do_not_fill_the_log(http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(20):
+        await send(http, event(), "forged")
+    assert caplog.text.count("a webhook is refused") == 1
+
+
+async def test_what_livekit_sends_late_is_still_its_own(http: httpx.AsyncClient) -> None:
+    """A clock that is a little off, and a second attempt."""
+    body, now = event(), int(time.time())
+    assert (await send(http, body, signature(body, nbf=now + 30, exp=now + 330))).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonx"])
+async def test_another_content_type(http: httpx.AsyncClient, raw: "redis.Redis", kind: str) -> None:
+    answer = await send(http, event(), **{"content-type": kind})
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+    assert counted(raw) == {}
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_the_size_of_a_body(http: httpx.AsyncClient, raw: "redis.Redis", declared: bool) -> None:
+    """Larger than that of other routes, and bounded."""
+
+    async def chunks(body: bytes) -> AsyncIterator[bytes]:
+        yield body
+
+    async def post(length: int) -> int:
+        body = event(padding="x" * length)
+        headers = {"content-type": "application/webhook+json", "authorization": signature(body)}
+        content: Any = body if declared else chunks(body)
+        return (await http.post(WEBHOOK_PATH, content=content, headers=headers)).status_code
+
+    assert await post(250_000) == 200
+    assert await post(300_000) == 413
+    assert counted(raw) == {"participant_joined:foreign": 1}
+    other = await http.post("/api/session/start", content=b"x" * 70_000)
+    assert other.status_code == 413
+
+
+async def test_neither_the_rate_of_callers_nor_their_keys_matter(http: httpx.AsyncClient) -> None:
+    assert {(await send(http, event())).status_code for _ in range(20)} == {200}
+
+
+# What becomes of them
+
+
+async def session(store: Store, url: str, room: str, user: str = "ada") -> tuple[str, str]:
+    """Begin a call; returns the ids of its session and its agent."""
+    (agent_id,) = await warm(store, url, 1)
+    session_id = (await assign(store, user, room_name=room)).session_id
+    link = AgentLink(url, agent_id)
+    await link.joined()
+    await link.presence(session_id, present=True)
+    await link.close()
+    return session_id, agent_id
+
+
+async def test_a_replay_counts_once(http: httpx.AsyncClient, raw: "redis.Redis") -> None:
+    body = event()
+    token = signature(body)
+    results = [(await send(http, body, token)).json()["result"] for _ in range(3)]
+    assert results == ["foreign", "replayed", "replayed"]
+    assert counted(raw) == {"participant_joined:foreign": 1, "participant_joined:replayed": 2}
+    (key,) = raw.keys("webhook:*")
+    assert 86_000 < raw.ttl(key) <= 86_400
+
+
+@pytest.mark.parametrize("minutes", [-11, 11])
+async def test_an_old_one_is_dropped(http: httpx.AsyncClient, raw: "redis.Redis", minutes: int) -> None:
+    for body in (event(createdAt=str(int(time.time()) + minutes * 60)), event(createdAt="0")):
+        answer = await send(http, body)
+        assert (answer.status_code, answer.json()["result"]) == (200, "stale")
+    assert not raw.keys("webhook:*")
+    assert (await send(http, event(createdAt=str(int(time.time()) - 540)))).json()["result"] == "foreign"
+
+
+async def test_a_room_of_ours_is_looked_at(
+    http: httpx.AsyncClient, store: Store, raw: "redis.Redis", valkey_url: str
+) -> None:
+    session_id, _ = await session(store, valkey_url, "ours")
+    await store.due()
+    for kind, looked in {
+        "participant_left": True, "participant_connection_aborted": True, "participant_joined": True,
+        "room_finished": True, "track_published": False, "egress_ended": False, "something_new": False,
+    }.items():  # fmt: skip
+        assert (await send(http, event(kind, "ours"))).json()["result"] == "recorded"
+        found = [(action.what, action.id) for action in await store.due()]
+        assert found == ([("look", session_id)] if looked else []), kind
+    assert (await send(http, event("participant_left", "theirs"))).json()["result"] == "foreign"
+    assert await store.due() == []
+    found = await store.session(session_id)
+    assert found is not None
+    assert found.status == "active", "a webhook moves nothing"
+    assert [entry["event"] for entry in await store.events(session_id) if entry["state"] == "webhook"] == [
+        "participant_connection_aborted"
+    ]
+
+
+async def test_the_room_of_a_session_that_is_over_is_looked_at_when_it_is_entered(
+    http: httpx.AsyncClient, store: Store, raw: "redis.Redis", valkey_url: str
+) -> None:
+    session_id, _ = await session(store, valkey_url, "ours")
+    await store.end_session(session_id, "ended", "asked for")
+    await store.room_closed(session_id)
+    await store.due()
+    for kind, looked in {"participant_left": False, "room_finished": False, "room_started": True}.items():
+        assert (await send(http, event(kind, "ours"))).json()["result"] == "recorded"
+        assert bool(await store.due()) is looked, kind
+    assert await store.seen(session_id, "", exists=True) == "room_open"
+    assert [(action.what, action.id) for action in await store.due()] == [("close", session_id)]
+    assert await store.seen(session_id, "", exists=True) == "", "it is being deleted"
+    assert raw.ttl("session:room:ours") == pytest.approx(raw.ttl(f"session:{session_id}"), abs=2)
+
+
+async def test_a_room_that_has_a_new_session_is_not_the_old_one_s_to_delete(
+    http: httpx.AsyncClient, store: Store, raw: "redis.Redis", valkey_url: str
+) -> None:
+    """A room of another's making: its dispatches follow each other."""
+    old, _ = await session(store, valkey_url, "theirs")
+    await store.end_session(old, "ended", "asked for")
+    new, _ = await session(store, valkey_url, "theirs")
+    assert raw.ttl("session:room:theirs") == -1
+    assert await store.seen(old, "", exists=True) == ""
+    bound, over = await store.bound_and_over(0)
+    assert ([one.id for one in bound], [one.id for one in over]) == ([new], [old])
+    await store.end_session(new, "ended", "asked for")
+    await store.room_closed(new)
+    assert await store.seen(old, "", exists=True) == ""
+    assert await store.seen(new, "", exists=True) == "room_open"
+
+
+async def test_what_livekit_has_dropped_is_looked_for_everywhere(
+    http: httpx.AsyncClient, store: Store, raw: "redis.Redis"
+) -> None:
+    await store.due()
+    assert raw.zscore("deadlines", "reconcile|") > (time.time() + 20) * 1000
+    await send(http, event("track_published", numDropped=3))
+    planned = raw.zscore("deadlines", "reconcile|")
+    assert planned < (time.time() + 3) * 1000
+    await send(http, event("track_published", numDropped=3))
+    assert raw.zscore("deadlines", "reconcile|") == planned, "however many say so"
+
+
+@pytest.mark.parametrize("fault", ["reset", "black_hole"])
+async def test_a_webhook_is_taken_again_where_redis_was_away(
+    store: Store, raw: "redis.Redis", valkey_url: str, config: Settings, fault: str
+) -> None:
+    """LiveKit sends again what was answered 5xx, never what was answered 4xx."""
+    port = int(valkey_url.rpartition(":")[2].partition("/")[0])
+    with FaultProxy("127.0.0.1", port) as proxy:
+        through = config.model_copy(update={"redis_url": f"redis://127.0.0.1:{proxy.port}/0"})
+        async with serve(create(through)) as http:
+            body = event()
+            getattr(proxy, fault)()
+            answer = await send(http, body)
+            assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+            assert answer.headers["retry-after"] == "5"
+            assert (await send(http, body, "forged")).status_code == 401
+            proxy.pass_through()
+            assert (await send(http, body)).json()["result"] == "foreign"
+    assert counted(raw) == {"participant_joined:foreign": 1}
+
+
+# None of them ends a call
+
+KINDS = (
+    "room_started room_finished participant_joined participant_left participant_connection_aborted track_published "
+    "track_unpublished egress_ended"
+).split()
+#: What happens: a webhook (kind, number of its id, seconds ago, dropped), time (ms), or a look whose answer is
+#: wrong in something: one look decides nothing.
+webhooks = st.tuples(
+    st.just("webhook"), st.sampled_from(KINDS), st.integers(0, 5), st.integers(-700, 700), st.sampled_from([0, 0, 2])
+)
+steps = st.one_of(
+    webhooks, webhooks, st.tuples(st.just("time"), st.sampled_from([1, 250, 2_000, 2_900])),
+    st.tuples(st.just("error"), st.sampled_from(["user", "agent", "room"])),
+)  # fmt: skip
+
+
+class House:
+    """One call, in which the user and the agent are in the room all the time."""
+
+    def __init__(self, url: str) -> None:
+        self.b = Bench(url)
+        self.b.clear()
+        self.b.redis.hset("policy", mapping=WAITS | {"maxSessions": 9, "queueLimit": 9, "perUser": 1, "maxMs": 10**9})
+        self.b.redis.set("pool:target", 1)
+        self.b.redis.sadd("nodes", "n1")
+        self.b.redis.hset("node:n1", "pid", 1)
+        (self.agent,) = self.b.call("pool_reserve", "", "prewarm_1")
+        self.b.call("agent_claim", self.agent, "n1", keys=[f"agent:{self.agent}"])
+        self.b.call("agent_ready", self.agent, 1)
+        started = self.b.call("assign", "ada", "session_1", "r", "{}", "", 10, 60_000, "", "")
+        self.session = started[1]
+        self.b.call("agent_joined", self.agent)
+        self.b.call("session_presence", self.session, self.agent, 1, 0)
+
+    def look(self, wrong: str = "") -> str:
+        told = {"user": "there", "agent": 1, "room": 1}
+        if wrong:
+            told |= {"user": {"user": "gone"}, "agent": {"agent": 0}, "room": {"user": "gone", "agent": 0, "room": 0}}[
+                wrong
+            ]
+        return str(self.b.call("session_look", self.session, self.agent, told["room"], told["user"], told["agent"]))
+
+    def later(self, ms: int) -> list[str]:
+        """Let time pass, in which the agent's heart beats; returns what a node has to do then."""
+        self.b.advance(ms)
+        self.b.call("agent_beat", self.agent, keys=[f"agent:{self.agent}", "pool:ready"])
+        return [what for what, _, _ in self.b.call("deadlines_due", 100)]
+
+    def time(self, ms: int) -> None:
+        """Let time pass, in which a node looks where it is told to."""
+        for what in self.later(ms):
+            assert what in {"look", "reconcile"}, what
+            self.look()
+
+    def dump(self) -> Dump:
+        return self.b.dump()
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(happens=st.lists(steps, max_size=30))
+@example(happens=[("webhook", "participant_left", 0, 0, 0), ("webhook", "room_finished", 1, 0, 2), ("time", 2_900)])
+@example(happens=[("error", "user"), ("time", 2_900), ("error", "user"), ("time", 2_900)])
+def test_no_webhook_ends_a_call(valkey_url: str, happens: list[tuple[Any, ...]]) -> None:
+    """Late, twice, in any order, or wrong: while user and agent are in the room, the call goes on."""
+    call = House(valkey_url)
+    for kind, *what in happens:
+        if kind == "webhook":
+            name, number, ago, dropped = what
+            at = int(call.dump().now / 1000) - ago
+            call.b.call("webhook", f"EV_{number}", name, "r", at, dropped)
+        elif kind == "time":
+            call.time(what[0])
+        else:
+            # The look that follows each error tells the truth again.
+            assert call.look(what[0]) in {"", "doubt"}
+            assert call.look() == ""
+        now = call.dump()
+        assert now.sessions[call.session]["status"] == "active"
+        assert now.sessions[call.session]["agentId"] == call.agent
+        assert f"gone|{call.session}" not in now.scores("deadlines")
+        assert now.agents[call.agent]["state"] == "running"
+    assert "user_left" not in [entry["state"] for _, entry in call.b.redis.xrange(f"session:{call.session}:events")]
+
+
+# What LiveKit knows better
+
+
+@pytest.fixture
+def call(valkey_url: str) -> House:
+    found = House(valkey_url)
+    found.b.call("deadlines_due", 100)
+    return found
+
+
+def fields(call: House) -> dict[str, str]:
+    return call.dump().sessions[call.session]
+
+
+def history(call: House) -> list[str]:
+    return [entry["state"] for _, entry in call.b.redis.xrange(f"session:{call.session}:events")]
+
+
+def waits(call: House, kind: str) -> float | None:
+    """Return how many ms one of the session's waits still has."""
+    now = call.dump()
+    at = now.scores("deadlines").get(f"{kind}|{call.session}")
+    return None if at is None else at - now.now
+
+
+def test_a_user_whom_livekit_misses_twice_has_left(call: House) -> None:
+    assert call.look("user") == "doubt"
+    assert waits(call, "gone") is None
+    assert waits(call, "look") == pytest.approx(2_000, abs=10)
+    call.later(1_000)
+    assert call.look("user") == "doubt", "a second look that is too near"
+    call.later(1_100)
+    assert call.look("user") == "user_gone"
+    assert fields(call)["status"] == "active"
+    assert waits(call, "gone") == pytest.approx(WAITS["userGoneMs"], abs=10)
+    # LiveKit may take its word back: it is asked until the end.
+    call.later(2_000)
+    assert call.look("user") == ""
+    assert waits(call, "look") == pytest.approx(2_000, abs=10)
+    assert waits(call, "gone") == pytest.approx(WAITS["userGoneMs"] - 2_000, abs=10)
+    assert call.look() == "user_there"
+    assert waits(call, "gone") is None
+    assert history(call)[-2:] == ["user_left", "user_back"]
+
+
+def test_a_user_whom_livekit_misses_for_long_ends_the_session(call: House) -> None:
+    for _ in range(6):
+        call.look("user")
+        call.later(2_100)
+    assert (fields(call)["status"], fields(call)["reason"]) == ("ended", "user was gone for 4.5 s")
+    assert "doubt" not in fields(call)
+
+
+def test_looks_far_apart_do_not_add_up(call: House) -> None:
+    assert call.look("user") == "doubt"
+    call.later(20_000)
+    assert call.look("user") == "doubt"
+
+
+def test_the_agent_speaks_and_the_reckoning_begins_anew(call: House) -> None:
+    call.look("user")
+    call.later(2_100)
+    call.b.call("session_presence", call.session, call.agent, 1, 0)
+    assert call.look("user") == "doubt"
+
+
+def test_a_wait_that_the_agent_began_is_ended_only_by_two_looks(call: House) -> None:
+    call.b.call("session_presence", call.session, call.agent, 0, 0)
+    assert call.look("user") == ""
+    assert waits(call, "look") is None, "the agent is in charge"
+    assert call.look() == "doubt"
+    assert waits(call, "gone") is not None
+    call.later(2_100)
+    assert call.look() == "user_there"
+    assert waits(call, "gone") is None
+
+
+def test_a_call_becomes_active_though_the_agent_says_nothing(call: House) -> None:
+    other = House.__new__(House)
+    other.b = call.b
+    call.b.call("session_end", call.session, "ended", "over", "")
+    call.b.redis.set("pool:target", 2)
+    call.later(1_000)
+    other.agent = call.b.call("pool_reserve", "", "prewarm_2")[0]
+    other.b.call("agent_claim", other.agent, "n1", keys=[f"agent:{other.agent}"])
+    other.b.call("agent_ready", other.agent, 1)
+    other.session = other.b.call("assign", "bob", "session_2", "q", "{}", "", 10, 60_000, "", "")[1]
+    assert other.look() == "", "the agent is on its way"
+    other.b.call("agent_joined", other.agent)
+    assert other.look() == "doubt"
+    other.later(2_100)
+    assert other.look() == "user_there"
+    assert fields(other)["status"] == "active"
+    assert waits(other, "max") is not None
+
+
+def test_an_agent_that_is_not_in_the_room_is_replaced(call: House) -> None:
+    assert call.look("agent") == "", "it has only just come"
+    call.later(10_100)
+    results = []
+    for _ in range(6):
+        results.append(call.look("agent"))
+        call.later(2_100)
+    assert results == ["doubt"] * 5 + ["agent_lost"]
+    found = fields(call)
+    assert (found["status"], found["takeovers"]) == ("starting", "1")
+    assert found["cause"] == "LiveKit does not find it in the room"
+    assert call.dump().agents[call.agent]["state"] == "stopping"
+    assert call.look("agent") == "", "a takeover is left alone"
+
+
+def test_what_is_said_of_an_earlier_agent_does_not_count(call: House) -> None:
+    call.look("user")
+    call.later(2_100)
+    assert call.b.call("session_look", call.session, "prewarm_other", 1, "gone", 0) == ""
+    assert call.look("user") == "doubt"
+
+
+def test_a_room_that_is_gone_with_everybody_is_a_user_who_left(call: House) -> None:
+    call.later(15_000)
+    call.look("room")
+    call.later(2_100)
+    assert call.look("room") == "user_gone"
+    assert fields(call)["status"] == "active"
+
+
+def test_who_is_still_connecting_is_neither_there_nor_gone(call: House) -> None:
+    for _ in range(3):
+        assert call.b.call("session_look", call.session, call.agent, 1, "coming", 1) == ""
+        call.later(2_100)
+    assert waits(call, "gone") is None
+
+
+# Which rooms are asked about
+
+
+class Server:
+    """What a LiveKit server would say of its rooms, and what it was asked."""
+
+    def __init__(self, *rooms: str) -> None:
+        self.rooms = set(rooms)
+        self.asked: set[str] = set()
+
+    async def existing(self, names: Collection[str]) -> set[str]:
+        self.asked |= set(names)
+        return self.rooms & set(names)
+
+    async def present(self, room: str) -> tuple[str, bool]:
+        return "there", True
+
+
+async def test_rooms_of_others_are_not_even_asked_about(store: Store, raw: "redis.Redis", valkey_url: str) -> None:
+    ours, theirs = new_id("room"), "theirs"
+    sessions = {room: (await session(store, valkey_url, room, user=room))[0] for room in (ours, theirs)}
+    for each in sessions.values():
+        await store.end_session(each, "ended", "asked for")
+        await store.room_closed(each)
+    server = Server(ours, theirs, "of somebody else")
+    reconciler = Reconciler(store, cast(Rooms, server), 3600)
+    await reconciler.all()
+    for each in sessions.values():
+        await reconciler.look(each)
+    assert server.asked == {ours}
+    assert [(action.what, action.id) for action in await store.due()] == [("close", sessions[ours])]
+
+
+async def test_a_round_looks_at_every_call(store: Store, raw: "redis.Redis", valkey_url: str) -> None:
+    rooms = [new_id("room") for _ in range(20)]
+    ids = [(await session(store, valkey_url, room, user=room))[0] for room in rooms]
+    waiting = (await assign(store, "waits")).session_id
+    reconciler = Reconciler(store, cast(Rooms, Server(*rooms[:19])), 3600)
+    await reconciler.all()
+    doubted = [each for each in [*ids, waiting] if raw.hget(f"session:{each}", "doubt")]
+    assert doubted == [ids[19]], "its room is gone"
+
+
+async def test_a_look_that_livekit_does_not_answer_is_repeated(
+    store: Store, raw: "redis.Redis", valkey_url: str
+) -> None:
+    session_id, _ = await session(store, valkey_url, new_id("room"))
+    async with Rooms("ws://127.0.0.1:1", KEY, SECRET) as nobody:
+        reconciler = Reconciler(store, nobody, 3600)
+        await reconciler.look(session_id)
+        await reconciler.all()
+    assert 0 < raw.zscore("deadlines", f"look|{session_id}") - time.time() * 1000 <= 2_000
