@@ -52,7 +52,7 @@ function row(model, open) {
       text(node, agent.node ?? "–");
       text(memory, bytes(agent.memory));
       text(age, duration((model.now - Date.parse(agent.createdAt)) / 1000));
-      text(health, agent.health ?? "not looked at yet");
+      text(health, agent.health ?? "–");
       serves = agent.sessionId ?? "";
       user.hidden = !serves;
       text(user, serves ? (model.sessions.get(serves)?.userId ?? short(serves)) : "");

@@ -4,8 +4,8 @@ import { byId, el, svg, text } from "./dom.js";
 import { clock, measured, plural } from "./format.js";
 
 const CHARTS = [
-  ["start", "Start", "from the request to an agent of one's own"],
-  ["firstAudio", "First sound", "from the request to the agent's first word"],
+  ["start", "Start", "request to own agent"],
+  ["firstAudio", "First sound", "request to the agent's voice"],
 ];
 const [WIDTH, HEIGHT] = [340, 118];
 const FIELD = { left: 44, right: 8, top: 8, bottom: 20 };

@@ -168,7 +168,7 @@ function factsOf(model, record, brief) {
     [LIVE.has(brief.status) ? "Age" : "Lasted", duration(model.age(brief))],
     ["Started", full(Date.parse(record.createdAt))],
     ["Agent after", measured(brief.startupTime), brief.prewarmed ? "it was warm" : ""],
-    ["In the room after", measured(timings.agentJoined)],
+    ["In room after", measured(timings.agentJoined)],
     ["Heard after", measured(timings.firstAudio)],
     ["Takeovers", String(brief.takeovers ?? 0), brief.cause && brief.takeovers ? causeWords(brief.cause) : ""],
     record.position && ["Place", `${record.position}`, record.estimatedWait ? `about ${record.estimatedWait}` : ""],

@@ -24,7 +24,7 @@ export function failures(model, open) {
 }
 
 function row({ at, kind, sessionId, agentId, cause }, model, open) {
-  const when = el("time", { datetime: at, title: full(at) });
+  const when = el("time", { datetime: at, title: full(Date.parse(at)) });
   const who = sessionId
     ? el("button", { type: "button", class: "row-open", on: { click: () => open(sessionId) } })
     : el("span", { class: "muted" }, short(agentId));

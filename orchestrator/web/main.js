@@ -36,8 +36,19 @@ function draw() {
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
-    for (const view of views) view.draw();
+    each((view) => view.draw());
   });
+}
+
+/** One view that fails leaves the others as fresh as they can be. */
+function each(work) {
+  for (const view of views) {
+    try {
+      work(view);
+    } catch (failure) {
+      reportError(failure);
+    }
+  }
 }
 
 function title() {
@@ -110,7 +121,7 @@ byId("leave").addEventListener("click", () => lock());
 // Ages go on; what is stale stands still.
 setInterval(() => {
   link.tick();
-  if (views && link.live && stream) for (const view of views) view.tick?.();
+  if (views && link.live && stream) each((view) => view.tick?.());
 }, 1000);
 
 if (token.get()) open();
