@@ -79,13 +79,6 @@ class AtCapacity(OrchestratorError):
     code = "at_capacity"
 
 
-class TooManyListeners(OrchestratorError):
-    """Too many pages follow this api already; close one, or try again later."""
-
-    status = HTTPStatus.TOO_MANY_REQUESTS
-    code = "too_many_listeners"
-
-
 class StoreUnavailable(OrchestratorError):
     """Redis does not answer; try again shortly."""
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.api.admin import living_agents
-from orchestrator.api.health import health
+from orchestrator.api.health import describe_health
 from orchestrator.api.services import Services
 from orchestrator.api.sessions import describe, moment
 from orchestrator.models import Session
@@ -59,7 +59,7 @@ class Board:
         return {
             "at": await parts.store.now(),
             "queueLimit": parts.settings.queue_limit,
-            "health": (await health(parts)).model_dump(mode="json", by_alias=True, exclude_none=True),
+            "health": (await describe_health(parts)).model_dump(mode="json", by_alias=True, exclude_none=True),
             "sessions": sessions,
             "agents": [agent.model_dump(by_alias=True, exclude={"success", "age"}) for agent in agents],
             "charts": _charts(sessions),

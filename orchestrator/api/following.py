@@ -5,6 +5,7 @@ when one takes over from another. Lines that Redis has dropped before they were 
 """
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator
 
@@ -31,8 +32,10 @@ def place(text: str) -> dict[str, int]:
     return {agent: int(count) for agent, _, count in (part.partition(":") for part in text.split(",") if part)}
 
 
-async def follow(store: Store, session_id: str, seen: dict[str, int]) -> AsyncIterator[ServerSentEvent]:
-    """Yield a session's log lines as they come; ends with `end`, after the last one."""
+async def follow(
+    store: Store, session_id: str, seen: dict[str, int], closed: asyncio.Event
+) -> AsyncIterator[ServerSentEvent]:
+    """Yield a session's log lines as they come; `end` follows the last one. Breaks off when `closed` is set."""
     while (session := await store.session(session_id)) is not None:
         agents = session.agent_ids or (session.id,)
         # Asked before the lines are read: what was printed by then is read.
@@ -42,7 +45,10 @@ async def follow(store: Store, session_id: str, seen: dict[str, int]) -> AsyncIt
                 yield event
         if over:
             break
-        await asyncio.sleep(LOOK_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                await closed.wait()
+                return
     yield ServerSentEvent(event="end", data={})
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Request
@@ -13,40 +13,20 @@ from orchestrator.api import following
 from orchestrator.api.board import Board, Sections, changes
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import StatusReply
-from orchestrator.api.services import ServicesDep, require_admin
-from orchestrator.api.sessions import SessionPath
+from orchestrator.api.services import ServicesDep, SessionDep, require_admin
 from orchestrator.errors import StoreUnavailable, TooManyListeners
-from orchestrator.pool.assignment import require
 
-#: Listeners of one api, and of what: each holds a connection open.
-MOST_LISTENERS = 32
+#: Streams of these two kinds that one api keeps open.
+SEATS = 32
 #: Seconds between two messages to one listener, at least and at most.
-LEAST_SECONDS, MOST_SECONDS = 0.5, 0.6
+LEAST_SECONDS, MOST_SECONDS = 0.5, 2.0
 
 router = APIRouter(prefix="/api", tags=["admin"], dependencies=[Depends(require_admin)], responses=PROBLEM_RESPONSES)
 
 
-class Seats:
-    """Bounds how many listen at the same time."""
-
-    def __init__(self, most: int) -> None:
-        self._free = most
-
-    @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
-        """Take a seat for as long as the block runs. Raises `TooManyListeners`."""
-        if not self._free:
-            raise TooManyListeners(retry_after=10)
-        self._free -= 1
-        try:
-            yield
-        finally:
-            self._free += 1
-
-
 def install(app: FastAPI) -> None:
     """Serve the routes; what they share is the app's."""
-    app.state.board, app.state.seats = Board(), Seats(MOST_LISTENERS)
+    app.state.board, app.state.seats = Board(), asyncio.Semaphore(SEATS)
     app.include_router(router)
 
 
@@ -56,15 +36,23 @@ async def _board(request: Request) -> Board:
 
 
 async def _seat(request: Request) -> AsyncIterator[None]:
-    with request.app.state.seats.taken():
+    seats: asyncio.Semaphore = request.app.state.seats
+    if seats.locked():
+        raise TooManyListeners(retry_after=10)
+    async with seats:
         yield
+
+
+async def _changed(parts: ServicesDep) -> AsyncIterator[asyncio.Event]:
+    with parts.feed.listen() as changed:
+        yield changed
 
 
 BoardDep = Annotated[Board, Depends(_board)]
 _SEATED = [Depends(_seat)]
 
 
-@router.get("/status", summary="Everything at once")
+@router.get("/status", summary="Everything at once", response_model_exclude_none=True)
 async def status(parts: ServicesDep, board: BoardDep) -> StatusReply:
     """Return what the status page shows: health, sessions, agents, measured times, beat, the last failures."""
     return StatusReply.model_validate(await board.read(parts))
@@ -73,42 +61,39 @@ async def status(parts: ServicesDep, board: BoardDep) -> StatusReply:
 @router.get(
     "/status/events", summary="Everything, pushed", response_class=EventSourceResponse, dependencies=_SEATED
 )  # fmt: skip
-async def status_events(parts: ServicesDep, board: BoardDep) -> AsyncIterator[ServerSentEvent]:
+async def status_events(
+    parts: ServicesDep, board: BoardDep, changed: Annotated[asyncio.Event, Depends(_changed)]
+) -> AsyncIterator[ServerSentEvent]:
     """Push what `GET /api/status` returns, then what has changed of it, at most twice a second.
 
     `snapshot`: everything. `change`: the sections that differ; of `sessions` those that do, and which are `gone`.
     `trouble`: why nothing can be read now. Something is sent at least every two seconds.
     """
     before: Sections = {}
-    with _listen(parts) as changed:
-        while True:
-            changed.clear()
-            sent = time.monotonic()
-            try:
-                now = await board.read(parts)
-            except StoreUnavailable as failure:
-                before = {}
-                yield ServerSentEvent(event="trouble", data={"detail": failure.detail})
-            else:
-                data: dict[str, Any] = changes(before, now) if before else now
-                yield ServerSentEvent(event="change" if before else "snapshot", data=data)
-                before = now
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(MOST_SECONDS):
-                    await changed.wait()
-            await asyncio.sleep(max(0, LEAST_SECONDS - (time.monotonic() - sent)))
+    while not parts.feed.closed.is_set():
+        changed.clear()
+        sent = time.monotonic()
+        try:
+            now = await board.read(parts)
+        except StoreUnavailable as failure:
+            before = {}
+            yield ServerSentEvent(event="trouble", data={"detail": failure.detail})
+        else:
+            data: dict[str, Any] = changes(before, now) if before else now
+            yield ServerSentEvent(event="change" if before else "snapshot", data=data)
+            before = now
+        await _set_within(changed, MOST_SECONDS)
+        # What comes in a burst is told at once.
+        await _set_within(parts.feed.closed, LEAST_SECONDS - (time.monotonic() - sent))
 
 
-@contextlib.contextmanager
-def _listen(parts: Any) -> Iterator[asyncio.Event]:
-    yield asyncio.Event()  # TEMPORARY until the feed is there
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, seconds)):
+            await event.wait()
 
 
-async def _known(session_id: SessionPath, parts: ServicesDep) -> None:
-    await require(parts.store, session_id)
-
-
-async def _place(last_event_id: Annotated[str, Header()] = "") -> dict[str, int]:
+async def _place(last_event_id: Annotated[str, Header(alias="Last-Event-ID")] = "") -> dict[str, int]:
     return following.place(last_event_id)
 
 
@@ -116,15 +101,15 @@ async def _place(last_event_id: Annotated[str, Header()] = "") -> dict[str, int]
     "/session/{session_id}/logs/events",
     summary="A session's logs, pushed",
     response_class=EventSourceResponse,
-    dependencies=[Depends(_known), *_SEATED],
+    dependencies=_SEATED,
 )
 async def log_events(
-    session_id: SessionPath, parts: ServicesDep, seen: Annotated[dict[str, int], Depends(_place)]
+    session: SessionDep, parts: ServicesDep, seen: Annotated[dict[str, int], Depends(_place)]
 ) -> AsyncIterator[ServerSentEvent]:
     """Push what the session's agents print, as they do; `Last-Event-ID` goes on where a listener stopped.
 
     `lines`: `agentId`, `lines`, and how many were `missed` before them. `end`: nothing more will come.
     """
     with contextlib.suppress(StoreUnavailable):  # the listener comes back
-        async for event in following.follow(parts.store, session_id, seen):
+        async for event in following.follow(parts.store, session.id, seen, parts.feed.closed):
             yield event

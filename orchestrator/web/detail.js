@@ -7,6 +7,7 @@ import { attribute, byId, el, rows, text } from "./dom.js";
 import { bytes, duration, full, measured, short } from "./format.js";
 import { logs } from "./logs.js";
 import { LIVE } from "./model.js";
+import { follow } from "./stream.js";
 import { timeline } from "./timeline.js";
 import { causeWords, reasonWords } from "./words.js";
 
@@ -125,6 +126,8 @@ function session(model, id, close) {
   }
 
   read();
+  // Its history, as it is written: a user who leaves and comes back changes nothing that the status stream tells.
+  const history = follow(`api/session/${id}/events`, { message: read, lost: read });
   return {
     id,
     nodes: [
@@ -156,6 +159,7 @@ function session(model, id, close) {
     focus: () => title.focus(),
     close() {
       asking?.abort();
+      history.close();
       lines.close();
     },
   };
