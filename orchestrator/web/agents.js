@@ -34,7 +34,7 @@ function row(model, open) {
   const state = badge("agent");
   const [name, pid, node, memory, age, health] = [
     el("th", { scope: "row" }),
-    el("td", { class: "number" }),
+    el("td", { class: "number roomy" }),
     el("td", { class: "roomy" }),
     el("td", { class: "number" }),
     el("td", { class: "number" }),

@@ -62,7 +62,7 @@ export function sessions(model, open) {
     update(shown, ({ session }) => session.sessionId);
     empty(all.length);
     byId("pages").hidden = all.length <= PAGE;
-    text(byId("range"), `${page * PAGE + 1}–${page * PAGE + shown.length} of ${all.length}`);
+    text(byId("range"), `${page * PAGE + 1} to ${page * PAGE + shown.length} of ${all.length}`);
     byId("newer").disabled = page === 0;
     byId("older").disabled = (page + 1) * PAGE >= all.length;
   }
