@@ -79,7 +79,7 @@ function session(model, id, close) {
   let again = false;
 
   async function halt() {
-    const user = record?.userId ?? short(id);
+    const user = (model.sessions.get(id) ?? record)?.userId ?? short(id);
     if (!(await ask(`Stop the session of ${user}?`, "Its agent leaves and its room is deleted. Whoever is in the call hears nothing more.", "Stop session"))) return;
     const reply = await act(stop, () => post("api/session/stop", { sessionId: id }));
     if (reply) say(reply.message);
@@ -110,21 +110,23 @@ function session(model, id, close) {
   }
 
   function show() {
-    if (!record) return;
-    // What the status stream says is newer than what was read.
+    // What the status stream says is there at once, and newer than what was read.
     const brief = model.sessions.get(id) ?? record;
-    text(title, record.userId);
+    if (!brief) return;
+    text(title, brief.userId);
     state.set(brief.status);
     stop.hidden = !LIVE.has(brief.status);
-    const reason = brief.reason ?? record.reason;
+    const reason = brief.reason ?? record?.reason;
     why.hidden = !reason;
     text(why, reason ? `${brief.status === "error" ? "Failed" : "Ended"}: ${reasonWords(reason)}` : "");
     attribute(why, "data-level", brief.status === "error" ? "bad" : "fine");
-    factRows(factsOf(model, record, brief), ([name]) => name);
+    factRows(factsOf(model, record ?? brief, brief), ([name]) => name);
+    if (!record) return;
     drawn.draw(record, brief);
     agentRows(record.agents ?? [], (agent) => agent.agentId);
   }
 
+  show();
   read();
   // Its history, as it is written: a user who leaves and comes back changes nothing that the status stream tells.
   const history = follow(`api/session/${id}/events`, { message: read, lost: read });
