@@ -59,7 +59,7 @@ function title() {
 }
 
 function open() {
-  byId("login").hidden = true;
+  byId("door").hidden = true;
   byId("page").hidden = false;
   views ??= build();
   link.connecting();
@@ -92,7 +92,7 @@ function lock(why = "") {
   views?.at(-1).close();
   document.title = "Status";
   byId("page").hidden = true;
-  byId("login").hidden = false;
+  byId("door").hidden = false;
   text(byId("login-trouble"), why);
   byId("token").value = "";
   byId("token").focus();
