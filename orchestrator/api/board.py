@@ -22,8 +22,6 @@ from orchestrator.models import Session
 NEWEST = 200
 #: Failures that are shown, and state changes that are looked through for them at first.
 FAILURES, LOOKED_THROUGH = 50, 2000
-#: A read that is younger than this serves whoever asks next, in seconds.
-FRESH_SECONDS = 0.4
 
 #: How an agent's process ends when nobody has told it to.
 _UNEXPECTED = re.compile(
@@ -39,17 +37,20 @@ class Board:
 
     def __init__(self) -> None:
         self._reading = asyncio.Lock()
-        self._read_at = float("-inf")
+        self._begun = float("-inf")
         self._last: Sections = {}
         self._over: dict[str, dict[str, Any]] = {}
         self._failures = Failures()
 
     async def read(self, parts: Services) -> Sections:
         """Return everything, as JSON. Raises `StoreUnavailable`."""
+        asked = time.monotonic()
         async with self._reading:
-            if time.monotonic() - self._read_at > FRESH_SECONDS:
+            # Whoever waited while another read began is served by that one: it has seen what they want to know.
+            if self._begun <= asked:
+                begun = time.monotonic()
                 self._last = await self._all(parts)
-                self._read_at = time.monotonic()
+                self._begun = begun
             return self._last
 
     async def _all(self, parts: Services) -> Sections:
@@ -83,8 +84,9 @@ class Board:
 
 
 def changes(before: Sections, after: Sections) -> Sections:
-    """Return the sections that differ; of the sessions those that do, and the ids of those that are `gone`."""
+    """Return `at` and the sections that differ; of the sessions those that do, and the ids of those that are `gone`."""
     told = {name: value for name, value in after.items() if name != "sessions" and before.get(name) != value}
+    told["at"] = after["at"]
     known = {session["sessionId"]: session for session in before.get("sessions", [])}
     now = {session["sessionId"]: session for session in after["sessions"]}
     if changed := [session for name, session in now.items() if known.get(name) != session]:

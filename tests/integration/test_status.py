@@ -180,7 +180,7 @@ async def test_failures_are_told_once_with_their_cause(
     bound = (await http.get(f"/api/session/{session_id}")).json()["agentId"]
     raw.delete(f"agent:{bound}:inbox")  # it has read what it was told
     await store.exited(bound, "killed by signal 9", signal=9)
-    found = await _until(http, bool)
+    found = await _failures(http)
     # The death of the agent and what it meant to its session are one thing.
     assert [(row["kind"], row["cause"], row["sessionId"]) for row in found] == [
         ("replacement", "killed by signal 9", session_id)
@@ -193,7 +193,7 @@ async def test_failures_are_told_once_with_their_cause(
     await store.set_target(50)
     assert await store.reserve([booting]) == [booting]
     await store.exited(booting, "boot_error: exited with code 1: no such module")
-    found = await _until(http, lambda rows: len(rows) == 4)
+    found = await _failures(http)
     assert [(row["kind"], row["cause"]) for row in found] == [
         ("boot", "boot_error: exited with code 1: no such module"),
         ("session", "agent_error: KeyError"),
@@ -202,13 +202,9 @@ async def test_failures_are_told_once_with_their_cause(
     ]
 
 
-async def _until(http: httpx.AsyncClient, fits: Any) -> list[dict[str, Any]]:
-    """Ask for the failures until they fit: what was just read is answered again for a moment."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            rows: list[dict[str, Any]] = (await http.get("/api/status")).json()["failures"]
-            if fits(rows):
-                return rows
+async def _failures(http: httpx.AsyncClient) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await http.get("/api/status")).json()["failures"]
+    return found
 
 
 async def test_changes_are_pushed_and_only_they(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
