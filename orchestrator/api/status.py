@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from orchestrator.api import following
 from orchestrator.api.board import Board, Sections, changes
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import StatusReply
+from orchestrator.api.schemas import SESSION, StatusReply
 from orchestrator.api.services import ServicesDep, SessionDep, require_admin
 from orchestrator.errors import StoreUnavailable, TooManyListeners
 
@@ -50,6 +51,12 @@ async def _changed(parts: ServicesDep) -> AsyncIterator[asyncio.Event]:
 
 BoardDep = Annotated[Board, Depends(_board)]
 _SEATED = [Depends(_seat)]
+_LINES = json.dumps({"agentId": SESSION, "lines": ["INFO agent joined room_0d1c2b3a"], "missed": 0})
+
+
+def _streaming(example: str) -> dict[int | str, dict[str, Any]]:
+    """Return how a route that streams is documented."""
+    return {200: {"content": {"text/event-stream": {"example": example}}}}
 
 
 @router.get("/status", summary="Everything at once", response_model_exclude_none=True)
@@ -59,8 +66,12 @@ async def status(parts: ServicesDep, board: BoardDep) -> StatusReply:
 
 
 @router.get(
-    "/status/events", summary="Everything, pushed", response_class=EventSourceResponse, dependencies=_SEATED
-)  # fmt: skip
+    "/status/events",
+    summary="Everything, pushed",
+    response_class=EventSourceResponse,
+    dependencies=_SEATED,
+    responses=_streaming('event: change\ndata: {"at": 1767268800.5, "gone": ["' + SESSION + '"]}\n\n'),
+)
 async def status_events(
     parts: ServicesDep, board: BoardDep, changed: Annotated[asyncio.Event, Depends(_changed)]
 ) -> AsyncIterator[ServerSentEvent]:
@@ -102,6 +113,7 @@ async def _place(last_event_id: Annotated[str, Header(alias="Last-Event-ID")] = 
     summary="A session's logs, pushed",
     response_class=EventSourceResponse,
     dependencies=_SEATED,
+    responses=_streaming(f"event: lines\ndata: {_LINES}\nid: {SESSION}:1\n\n"),
 )
 async def log_events(
     session: SessionDep, parts: ServicesDep, seen: Annotated[dict[str, int], Depends(_place)]
