@@ -104,8 +104,7 @@ async def _set_within(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
 
 
-async def _place(last_event_id: Annotated[str, Header(alias="Last-Event-ID")] = "") -> dict[str, int]:
-    return following.place(last_event_id)
+Place = Annotated[str, Header(alias="Last-Event-ID", pattern=following.PLACE, max_length=4096)]
 
 
 @router.get(
@@ -116,12 +115,13 @@ async def _place(last_event_id: Annotated[str, Header(alias="Last-Event-ID")] = 
     responses=_streaming(f"event: lines\ndata: {_LINES}\nid: {SESSION}:1\n\n"),
 )
 async def log_events(
-    session: SessionDep, parts: ServicesDep, seen: Annotated[dict[str, int], Depends(_place)]
+    session: SessionDep, parts: ServicesDep, last_event_id: Place = ""
 ) -> AsyncIterator[ServerSentEvent]:
     """Push what the session's agents print, as they do; `Last-Event-ID` goes on where a listener stopped.
 
     `lines`: `agentId`, `lines`, and how many were `missed` before them. `end`: nothing more will come.
     """
+    seen = following.place(last_event_id)
     with contextlib.suppress(StoreUnavailable):  # the listener comes back
         async for event in following.follow(parts.store, session.id, seen, parts.feed.closed):
             yield event

@@ -9,16 +9,15 @@ from typing import Any
 import httpx
 import pytest
 import redis
-import uvicorn
+from fastapi import FastAPI
 
 from orchestrator.api import following, status
 from orchestrator.api.app import create
 from orchestrator.celery_app import make_worker_app
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
-from tests.integration.test_api import ADMIN, is_problem, settings
+from tests.support.api import ADMIN, is_problem, on_a_port, settings, start
 from tests.support.pool import warm
-from tests.support.processes import free_ports
 
 ROUTES = ("/api/status", "/api/status/events", f"/api/session/prewarm_{'0' * 32}/logs/events")
 PATIENCE = 20
@@ -52,19 +51,16 @@ class Events:
 
 
 @pytest.fixture
-async def http(store: Store, valkey_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A served api: what streams cannot be read from an application in process."""
-    port = free_ports()
-    app = create(settings(valkey_url))
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=3))
-    serving = asyncio.create_task(server._serve())  # `serve` would take the signals of whoever runs the tests
-    await soon(lambda: server.started)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=ADMIN, timeout=PATIENCE) as client:
-        client.app = app  # type: ignore[attr-defined]
+async def app(store: Store, valkey_url: str) -> FastAPI:
+    return create(settings(valkey_url))
+
+
+@pytest.fixture
+async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """The administrator's client of a served api: what is streamed arrives as it is sent."""
+    async with on_a_port(app) as client:
+        client.headers.update(ADMIN)
         yield client
-    app.state.services.feed.close()
-    server.should_exit = True
-    await asyncio.wait_for(serving, PATIENCE)
 
 
 async def soon(true: Callable[[], bool]) -> None:
@@ -84,9 +80,8 @@ async def follow(http: httpx.AsyncClient, path: str, **headers: str) -> AsyncIte
         yield Events(answer)
 
 
-async def start(http: httpx.AsyncClient, user: str) -> str:
-    answer = await http.post("/api/session/start", json={"userId": user})
-    return str(answer.json()["sessionId"])
+async def begin(http: httpx.AsyncClient, user: str) -> str:
+    return str((await start(http, user)).json()["sessionId"])
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -132,7 +127,7 @@ async def test_one_answer_holds_everything(
 ) -> None:
     (agent_id,) = await warm(store, valkey_url, 1)
     link = AgentLink(valkey_url, agent_id)
-    session_id = await start(http, "ada")
+    session_id = await begin(http, "ada")
     await link.joined()
     await link.presence(session_id, present=True)
     await link.first_audio(session_id)
@@ -176,7 +171,7 @@ async def test_failures_are_told_once_with_their_cause(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     warmed = await warm(store, valkey_url, 3)
-    session_id = await start(http, "ada")
+    session_id = await begin(http, "ada")
     bound = (await http.get(f"/api/session/{session_id}")).json()["agentId"]
     raw.delete(f"agent:{bound}:inbox")  # it has read what it was told
     await store.exited(bound, "killed by signal 9", signal=9)
@@ -207,14 +202,16 @@ async def _failures(http: httpx.AsyncClient) -> list[dict[str, Any]]:
     return found
 
 
-async def test_changes_are_pushed_and_only_they(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
+async def test_changes_are_pushed_and_only_they(
+    app: FastAPI, http: httpx.AsyncClient, store: Store, valkey_url: str
+) -> None:
     await warm(store, valkey_url, 2)
-    before = await start(http, "before")
+    before = await begin(http, "before")
     async with follow(http, "/api/status/events") as events:
         kind, everything, _ = await events.next("snapshot", "change")
         assert kind == "snapshot"
         assert [row["sessionId"] for row in everything["sessions"]] == [before]
-        session_id = await start(http, "ada")
+        session_id = await begin(http, "ada")
         while "sessions" not in (told := (await events.next("change"))[1]):
             pass
         assert [row["sessionId"] for row in told["sessions"]] == [session_id]
@@ -224,7 +221,7 @@ async def test_changes_are_pushed_and_only_they(http: httpx.AsyncClient, store: 
         while not (rows := (await events.next("change"))[1].get("sessions")):
             pass
         assert [(row["sessionId"], row["reason"]) for row in rows] == [(session_id, "stopped by request")]
-        http.app.state.services.feed.close()  # type: ignore[attr-defined]
+        app.state.services.feed.close()
         await events.over()
 
 
@@ -232,7 +229,7 @@ async def test_a_session_of_which_redis_knows_no_more_is_gone(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 1)
-    session_id = await start(http, "ada")
+    session_id = await begin(http, "ada")
     async with follow(http, "/api/status/events") as events:
         await events.next("snapshot")
         raw.zrem("sessions", session_id)
@@ -242,24 +239,26 @@ async def test_a_session_of_which_redis_knows_no_more_is_gone(
         assert gone == [session_id]
 
 
-async def test_listeners_are_counted_and_give_their_seat_back(http: httpx.AsyncClient) -> None:
-    http.app.state.seats = asyncio.Semaphore(1)  # type: ignore[attr-defined]
+async def test_listeners_are_counted_and_give_their_seat_back(app: FastAPI, http: httpx.AsyncClient) -> None:
+    app.state.seats = asyncio.Semaphore(1)
     assert status.SEATS >= 8
     async with follow(http, "/api/status/events") as events:
         await events.next("snapshot")
         refused = await http.get("/api/status/events")
         assert is_problem(refused, 429, "too_many_listeners")["retryAfter"] == 10
-    await soon(lambda: not http.app.state.seats.locked())  # type: ignore[attr-defined]
+    await soon(lambda: not app.state.seats.locked())
     async with follow(http, "/api/status/events") as events:
         await events.next("snapshot")
 
 
-async def test_a_redis_that_is_away_is_said(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_redis_that_is_away_is_said(
+    app: FastAPI, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from orchestrator.errors import StoreUnavailable
 
     async with follow(http, "/api/status/events") as events:
         await events.next("snapshot")
-        store = http.app.state.services.store  # type: ignore[attr-defined]
+        store = app.state.services.store
 
         async def away() -> None:
             raise StoreUnavailable("Redis does not answer")
@@ -275,7 +274,7 @@ async def test_log_lines_come_as_they_are_written_each_once(
     http: httpx.AsyncClient, store: Store, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 1)
-    session_id = await start(http, "ada")
+    session_id = await begin(http, "ada")
     await store.append_logs(session_id, ["one", "two"], 500)
     path = f"/api/session/{session_id}/logs/events"
     async with follow(http, path) as events:
@@ -292,7 +291,7 @@ async def test_log_lines_come_as_they_are_written_each_once(
 
 async def test_what_was_trimmed_is_counted(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
     await warm(store, valkey_url, 1)
-    session_id = await start(http, "ada")
+    session_id = await begin(http, "ada")
     await store.append_logs(session_id, [f"line {number}" for number in range(25)], 10)
     async with follow(http, f"/api/session/{session_id}/logs/events") as events:
         _, told, _ = await events.next("lines")
@@ -307,7 +306,7 @@ async def test_a_log_that_redis_has_lost_begins_anew(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 1)
-    session_id = await start(http, "ada")
+    session_id = await begin(http, "ada")
     await store.append_logs(session_id, ["old one", "old two"], 500)
     async with follow(http, f"/api/session/{session_id}/logs/events") as events:
         await events.next("lines")
@@ -322,7 +321,7 @@ async def test_logs_end_after_the_last_words(
 ) -> None:
     monkeypatch.setattr(following, "LAST_WORDS_SECONDS", 0.5)
     await warm(store, valkey_url, 1)
-    session_id = await start(http, "ada")
+    session_id = await begin(http, "ada")
     async with follow(http, f"/api/session/{session_id}/logs/events") as events:
         await store.append_logs(session_id, ["hello"], 500)
         await events.next("lines")
@@ -339,9 +338,9 @@ async def test_a_place_that_is_none_is_refused(
     http: httpx.AsyncClient, store: Store, valkey_url: str, place: str
 ) -> None:
     await warm(store, valkey_url, 1)
-    session_id = await start(http, "ada")
+    session_id = await begin(http, "ada")
     answer = await http.get(f"/api/session/{session_id}/logs/events", headers={"Last-Event-ID": place})
-    is_problem(answer, 422, "invalid_request")
+    is_problem(answer, 422, "malformed_request")
 
 
 async def test_logs_of_nobody(http: httpx.AsyncClient) -> None:
