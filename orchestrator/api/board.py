@@ -8,7 +8,7 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -40,7 +40,7 @@ class Board:
         self._begun = float("-inf")
         self._last: Sections = {}
         self._over: dict[str, dict[str, Any]] = {}
-        self._failures = Failures()
+        self._happenings = Happenings()
 
     async def read(self, parts: Services) -> Sections:
         """Return everything, as JSON. Raises `StoreUnavailable`."""
@@ -54,6 +54,8 @@ class Board:
             return self._last
 
     async def _all(self, parts: Services) -> Sections:
+        # First: a session that is read later is at least as new as its last entry says.
+        await self._happenings.read(parts)
         sessions = await self._sessions(parts)
         beat = await parts.store.beat()
         agents = await living_agents(parts)
@@ -68,7 +70,7 @@ class Board:
                 "lives": beat.lives,
                 "tasks": {name: {"every": tick.every, "last": tick.last} for name, tick in beat.tasks.items()},
             },
-            "failures": await self._failures.read(parts),
+            "failures": self._happenings.failures,
         }
 
     async def _sessions(self, parts: Services) -> list[dict[str, Any]]:
@@ -80,7 +82,9 @@ class Board:
         for session in await parts.store.session_records([name for name, known in shown.items() if known is None]):
             shown[session.id] = _brief(session)
         self._over = {name: found for name, found in shown.items() if found and found["status"] in {"ended", "error"}}
-        return [found for found in shown.values() if found]
+        self._happenings.forget(shown)
+        last = self._happenings.last
+        return [found | {"lastEvent": last.get(name, "")} for name, found in shown.items() if found]
 
 
 def changes(before: Sections, after: Sections) -> Sections:
@@ -112,27 +116,39 @@ def _charts(sessions: list[dict[str, Any]]) -> dict[str, list[tuple[float, float
     return {name: sorted(values) for name, values in samples.items()}
 
 
-class Failures:
-    """The last things that went wrong, picked out of the stream of state changes as it grows."""
+class Happenings:
+    """Reads the stream of state changes as it grows: what went wrong, and which session something happened to."""
 
     def __init__(self) -> None:
         self._cursor = ""
-        self._kept: deque[dict[str, Any]] = deque(maxlen=FAILURES)
+        self._failures: deque[dict[str, Any]] = deque(maxlen=FAILURES)
+        #: The last entry of each session of which one was seen.
+        self.last: dict[str, str] = {}
 
-    async def read(self, parts: Services) -> list[dict[str, Any]]:
-        """Return them, newest first."""
+    async def read(self, parts: Services) -> None:
+        """Take note of what is new."""
         for entry, fields in await parts.store.happenings(self._cursor, LOOKED_THROUGH):
             self._cursor = entry
+            if session_id := fields.get("session"):
+                self.last[session_id] = entry
             if failure := _failure(fields):
                 self._note({"at": moment(int(entry.partition("-")[0]) / 1000)} | failure)
-        return list(reversed(self._kept))
+
+    def forget(self, shown: Collection[str]) -> None:
+        """Forget the sessions that are not shown any more."""
+        self.last = {name: entry for name, entry in self.last.items() if name in shown}
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """What went wrong, newest first."""
+        return list(reversed(self._failures))
 
     def _note(self, failure: dict[str, Any]) -> None:
-        last = self._kept[-1] if self._kept else None
+        last = self._failures[-1] if self._failures else None
         # What the death of an agent did to its session is recorded with it, and says more.
         if last and last["kind"] == "agent" and "sessionId" in failure and last["at"] == failure["at"]:
-            self._kept.pop()
-        self._kept.append(failure)
+            self._failures.pop()
+        self._failures.append(failure)
 
 
 def _failure(fields: Mapping[str, str]) -> dict[str, Any] | None:

@@ -376,6 +376,12 @@ class Failure(BaseModel):
     agent_id: str | None = None
 
 
+class SessionBrief(SessionReply):
+    """One session, without its history."""
+
+    last_event: str = Field(default="", description="Changes when something happens to it.")
+
+
 class StatusReply(Reply):
     """Everything that the status page shows."""
 
@@ -392,7 +398,7 @@ class StatusReply(Reply):
     at: float = Field(description="When this was read, in Unix seconds by Redis's clock.")
     queue_limit: int
     health: HealthReply
-    sessions: list[SessionReply] = Field(description="The newest 200, and all that are not over.")
+    sessions: list[SessionBrief] = Field(description="The newest 200, and all that are not over.")
     agents: list[AgentBrief]
     charts: dict[str, list[tuple[float, float]]] = Field(
         description="Of each start and each first sound: when, in Unix seconds, and how long it took."

@@ -7,7 +7,6 @@ import { attribute, byId, el, rows, text } from "./dom.js";
 import { bytes, duration, full, measured, short } from "./format.js";
 import { logs } from "./logs.js";
 import { LIVE } from "./model.js";
-import { follow } from "./stream.js";
 import { timeline } from "./timeline.js";
 import { causeWords, reasonWords } from "./words.js";
 
@@ -44,8 +43,9 @@ export function detail(model) {
     back = null;
   }
 
-  panel.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") close();
+  document.addEventListener("keydown", (event) => {
+    // A question, or what is typed, has Escape for itself.
+    if (event.key === "Escape" && !event.target.closest("dialog, input")) close();
   });
   const linked = /^#((?:prewarm|session)_[0-9a-f]{32})$/.exec(location.hash);
   if (linked) queueMicrotask(() => open(linked[1]));
@@ -128,8 +128,6 @@ function session(model, id, close) {
 
   show();
   read();
-  // Its history, as it is written: a user who leaves and comes back changes nothing that the status stream tells.
-  const history = follow(`api/session/${id}/events`, { message: read, lost: read });
   return {
     id,
     nodes: [
@@ -148,10 +146,11 @@ function session(model, id, close) {
       ),
     ],
     draw() {
-      // Whatever concerns this session has changed: its own record, or an agent that came or went.
+      // Whatever concerns this session has changed: its own record, an agent that came or went, the line it waits in.
       const brief = model.sessions.get(id);
+      const line = record?.position ? model.health?.sessions : null;
       const alive = (record?.agents ?? []).map((agent) => model.agents.get(agent.agentId)?.status ?? "");
-      const now = JSON.stringify([brief, alive]);
+      const now = JSON.stringify([brief, alive, line]);
       if (now !== before) {
         before = now;
         read();
@@ -161,7 +160,6 @@ function session(model, id, close) {
     focus: () => title.focus(),
     close() {
       asking?.abort();
-      history.close();
       lines.close();
     },
   };

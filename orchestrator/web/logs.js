@@ -43,10 +43,11 @@ export function logs(sessionId) {
     text(state, lines ? "Live" : "Live; nothing printed yet");
     attribute(state, "data-link", "live");
   };
-  const stream = follow(`api/session/${sessionId}/logs/events`, {
+  const on = {
     open: live,
     message(event, data) {
       if (event === "end") {
+        over = true;
         text(state, lines ? "All of it: the session is over" : "Nothing was printed");
         attribute(state, "data-link", "over");
       } else {
@@ -59,9 +60,30 @@ export function logs(sessionId) {
       attribute(state, "data-link", "lost");
     },
     locked: (failure) => text(state, failure.message),
-  });
+  };
 
-  return { nodes: [el("div", { class: "log-head" }, el("h3", {}, "Log"), state, jump), box], close: () => stream.close() };
+  let over = false;
+  let stream = null;
+  let place = "";
+  // A browser opens six connections to one api: a tab that nobody looks at leaves this one to others, and goes on later.
+  function resume() {
+    if (document.hidden) {
+      place = stream?.place ?? place;
+      stream?.close();
+      stream = null;
+    } else if (!stream && !over) {
+      stream = follow(`api/session/${sessionId}/logs/events`, on, { from: place });
+    }
+  }
+  document.addEventListener("visibilitychange", resume);
+  resume();
+
+  function close() {
+    document.removeEventListener("visibilitychange", resume);
+    stream?.close();
+  }
+
+  return { nodes: [el("div", { class: "log-head" }, el("h3", {}, "Log"), state, jump), box], close };
 }
 
 function line(words) {

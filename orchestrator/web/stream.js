@@ -10,11 +10,11 @@ const LONGEST_PAUSE = 8000;
  * comes back after every loss, with the id of the last message.
  *
  * `on.message(event, data)`; `on.open()`; `on.lost(failure)` for every loss; `on.locked(failure)` when a token is
- * needed. `silence`: milliseconds without a byte after which the connection counts as lost.
+ * needed. `silence`: milliseconds without a byte after which the connection counts as lost; `from`: the id to go on at.
  */
-export function follow(path, on, { silence = 40_000, last = "end" } = {}) {
+export function follow(path, on, { silence = 40_000, last = "end", from = "" } = {}) {
   let closed = false;
-  let lastId = "";
+  let lastId = from;
   let pause = FIRST_PAUSE;
   let connection = null;
   let wake = null;
@@ -88,6 +88,10 @@ export function follow(path, on, { silence = 40_000, last = "end" } = {}) {
   run();
 
   return {
+    /** The id of the last message. */
+    get place() {
+      return lastId;
+    },
     close() {
       closed = true;
       connection?.abort();

@@ -112,6 +112,7 @@ def test_the_numbers_follow_without_a_reload(node: Node, session: Callable[[str]
         page.evaluate("() => { window.sameDocument = true; }")
         expect(figure(browser, "ready")).to_have_text("0")
         expect(figure(browser, "warm")).to_have_text("2", timeout=WAIT)
+        browser.screenshot("status-idle")
         started = session("follower")
         expect(figure(browser, "ready")).to_have_text("1", timeout=WAIT)
         expect(row(browser, "follower")).to_be_visible()
@@ -142,6 +143,7 @@ def test_a_session_opens_with_its_history_and_its_logs_live(node: Node, session:
         os.kill(agent, signal.SIGKILL)
         expect(panel.locator(".events")).to_contain_text("killed by signal 9, SIGKILL", timeout=WAIT)
         expect(panel.locator(".agent-list li")).to_have_count(2, timeout=WAIT)
+        browser.screenshot("status-session")
         page.keyboard.press("Escape")
         expect(panel).to_be_hidden()
         expect(row(browser, "opener")).to_be_focused()
@@ -191,6 +193,7 @@ def test_a_dead_api_is_said_and_the_page_comes_back(node: Node, session: Callabl
         node.kill("api")
         expect(page.locator("#stale")).to_contain_text("Stale since", timeout=WAIT)
         expect(page.locator("#link")).to_have_text("Reconnecting …")
+        browser.screenshot("status-stale")
         assert page.locator("#page").get_attribute("data-stale") is not None
         assert page.title().startswith("? ")
         live(browser)
@@ -214,6 +217,7 @@ def test_what_strangers_send_is_text(node: Node, session: Callable[[str], str]) 
             expect(panel.locator(".why-box")).to_contain_text(HOSTILE, timeout=WAIT)
             expect(page.locator("#failures")).to_contain_text(HOSTILE, timeout=WAIT)
             expect(panel.get_by_role("heading", name=HOSTILE)).to_be_visible()
+            browser.screenshot("status-hostile")
             assert page.locator("img").count() == 0
             assert page.evaluate("() => window.hacked") is None
             # Were there a mistake, the policy would still keep the script from running.
@@ -240,6 +244,7 @@ def test_two_hundred_sessions_are_searched_and_paged(node: Node) -> None:
         expect(page.locator("#range")).to_have_text("1 to 25 of 40", timeout=WAIT)
         page.get_by_role("button", name="Older").click()
         expect(rows).to_have_count(15)
+        browser.screenshot("status-crowd")
         # Typing stays quick: a search of all of them is drawn within a frame or a few.
         took = page.evaluate(
             """async () => {

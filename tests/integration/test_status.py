@@ -217,8 +217,17 @@ async def test_changes_are_pushed_and_only_they(
         assert [row["sessionId"] for row in told["sessions"]] == [session_id]
         assert told["health"]["sessions"]["ready"] == 2
         assert "beat" not in told
-        await store.end_session(session_id, "ended", "stopped by request")
+        before_it_left = told["sessions"][0]["lastEvent"]
+        link = AgentLink(valkey_url, session_id)
+        await link.joined()
+        await link.presence(session_id, present=True)
+        await link.presence(session_id, present=False)  # changes no state, and is told all the same
+        await link.close()
         while not (rows := (await events.next("change"))[1].get("sessions")):
+            pass
+        assert rows[0]["lastEvent"] > before_it_left
+        await store.end_session(session_id, "ended", "stopped by request")
+        while not (rows := (await events.next("change"))[1].get("sessions")) or "reason" not in rows[0]:
             pass
         assert [(row["sessionId"], row["reason"]) for row in rows] == [(session_id, "stopped by request")]
         app.state.services.feed.close()
