@@ -17,8 +17,8 @@ from orchestrator.api.schemas import (
     ResizeRequest,
     SessionsReply,
 )
-from orchestrator.api.services import ServicesDep, require_admin
-from orchestrator.api.sessions import describe
+from orchestrator.api.services import Services, ServicesDep, require_admin
+from orchestrator.api.sessions import describe, moment
 from orchestrator.errors import HostUnavailable, NotFound
 
 router = APIRouter(prefix="/api", tags=["admin"], dependencies=[Depends(require_admin)], responses=PROBLEM_RESPONSES)
@@ -27,25 +27,30 @@ router = APIRouter(prefix="/api", tags=["admin"], dependencies=[Depends(require_
 @router.get("/sessions", summary="List sessions and agents", response_model_exclude_none=True)
 async def sessions(parts: ServicesDep) -> SessionsReply:
     """Return the newest 200 kept sessions and every living agent."""
+    return SessionsReply(
+        sessions=[describe(session) for session in await parts.store.sessions()], agents=await living_agents(parts)
+    )
+
+
+async def living_agents(parts: Services) -> list[AgentInfo]:
+    """Return every agent that has not exited."""
     agents = await parts.store.agents()
     health = await parts.store.health([agent.id for agent in agents])
     now = await parts.store.now()
-    return SessionsReply(
-        sessions=[describe(session) for session in await parts.store.sessions()],
-        agents=[
-            AgentInfo(
-                agent_id=agent.id,
-                pid=agent.pid,
-                status=agent.state,
-                node=agent.node,
-                session_id=agent.session_id,
-                memory=int(found["memory_bytes"]) if found.get("memory_bytes") else None,
-                health=found.get("status"),
-                age=round(now - agent.created_at, 1),
-            )
-            for agent, found in zip(agents, health, strict=True)
-        ],
-    )
+    return [
+        AgentInfo(
+            agent_id=agent.id,
+            pid=agent.pid,
+            status=agent.state,
+            node=agent.node,
+            session_id=agent.session_id,
+            memory=int(found["memory_bytes"]) if found.get("memory_bytes") else None,
+            health=found.get("status"),
+            age=round(now - agent.created_at, 1),
+            created_at=moment(agent.created_at),
+        )
+        for agent, found in zip(agents, health, strict=True)
+    ]
 
 
 @router.post("/pool/resize", summary="Resize the pool")

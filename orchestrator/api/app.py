@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from orchestrator import __version__
-from orchestrator.api import admin, events, health, problems, sessions, token, webhook
+from orchestrator.api import admin, events, health, pages, problems, sessions, status, token, webhook
 from orchestrator.api.door import dispatching
 from orchestrator.api.services import serving
 from orchestrator.logs import configure_logging
@@ -87,5 +87,7 @@ def create(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(CORSMiddleware, **allowed_pages(found))
     for router in (sessions.router, events.router, token.router, admin.router, health.router, webhook.router):
         app.include_router(router)
+    status.install(app)
+    pages.install(app)
     app.openapi = _documented(app)  # type: ignore[method-assign]
     return app

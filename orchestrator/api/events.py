@@ -25,6 +25,8 @@ LINE_SECONDS = 1.0
 #: What a client waits before it connects again, in ms.
 RETRY_MS = 2000
 
+_EXAMPLE = 'event: state\ndata: {"at": 0.153, "state": "agent_joined"}\nid: 1767268800153-0\n\n'
+
 router = APIRouter(prefix="/api", tags=["sessions"], responses=PROBLEM_RESPONSES)
 
 EventId = Annotated[str, Header(alias="Last-Event-ID", pattern=r"^(\d{1,15}-\d{1,9})?$")]
@@ -44,7 +46,7 @@ async def _listening(session: SessionDep, parts: ServicesDep) -> AsyncIterator[a
     summary="Follow a session",
     response_class=StreamingResponse,
     responses={
-        200: {"content": {"text/event-stream": {"itemSchema": _MESSAGE}}},
+        200: {"content": {"text/event-stream": {"itemSchema": _MESSAGE, "example": _EXAMPLE}}},
         204: {"description": "The session is over, and everything was told: do not connect again."},
     },
 )

@@ -48,6 +48,11 @@ async def readyz(parts: ServicesDep) -> Alive:
 async def health(request: Request, parts: ServicesDep) -> HealthReply:
     """Return counts, latencies and, in words, what is not as it should be."""
     parts.access.caller(request)
+    return await describe_health(parts)
+
+
+async def describe_health(parts: Services) -> HealthReply:
+    """Return what the node knows of itself, for whoever may know it."""
     latency = await parts.store.ping()
     counts = await parts.store.counts()
     nodes = await parts.store.nodes()

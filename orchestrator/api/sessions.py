@@ -199,7 +199,6 @@ def describe(session: Session) -> SessionReply:
     marks = {"ready": session.ready_at, "agentJoined": session.joined_at, "active": session.active_at}
     marks["firstAudio"] = session.first_audio_at
     marks["ended"] = session.ended_at
-    created = datetime.fromtimestamp(session.created_at, UTC).isoformat(timespec="milliseconds")
     return SessionReply(
         session_id=session.id,
         status=session.status,
@@ -209,7 +208,7 @@ def describe(session: Session) -> SessionReply:
         agent_pid=session.agent_pid,
         node=session.node,
         prewarmed=session.prewarmed,
-        created_at=created.replace("+00:00", "Z"),
+        created_at=moment(session.created_at),
         startup_time=session.startup_time,
         timings={name: round(at - session.created_at, 3) for name, at in marks.items() if at is not None},
         reason=session.reason,
@@ -222,6 +221,11 @@ def describe(session: Session) -> SessionReply:
         replacements=session.replacements,
         takeovers=session.takeovers,
     )
+
+
+def moment(at: float) -> str:
+    """Return a time, in Unix seconds, as the API shows it."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _message(started: Started) -> str:

@@ -26,6 +26,14 @@ DOORS = "doors"  #: set of the api processes that are, or want to be, registered
 NODES = "nodes"
 EVENTS = "events"  #: stream of everything that happens to sessions and agents
 CELERY_QUEUE = "celery"
+EVENTS = "events"  #: stream of the last state changes of all sessions and agents
+BEAT_LOCK = "celery:beat::lock"  #: held by the beat that leads; runs out when it is gone
+BEAT_TASKS = "celery:beat::statics"  #: set of the names of the periodic tasks
+
+
+def beat_task(name: str) -> str:
+    """Hash of one periodic task (celery-redbeat)."""
+    return f"celery:beat:{name}"
 
 
 def session(session_id: str) -> str:
@@ -84,6 +92,11 @@ def agent_logs(agent_id: str) -> str:
 def agent_log_offset(agent_id: str) -> str:
     """How many bytes of the agent's log file are in `agent:{id}:logs`."""
     return f"agent:{agent_id}:logs:offset"
+
+
+def agent_log_count(agent_id: str) -> str:
+    """How many lines the agent has ever had in `agent:{id}:logs`."""
+    return f"agent:{agent_id}:logs:count"
 
 
 def agent_health(agent_id: str) -> str:

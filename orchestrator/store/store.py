@@ -1,9 +1,11 @@
 """Everything the orchestrator reads from and writes to Redis, one method per operation."""
 
+import json
 import re
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -106,6 +108,31 @@ class Breaker:
     failures: int = 0
     cause: str | None = None
     retry_seconds: float = 0.0  #: until the next attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One periodic task. Times are Unix seconds."""
+
+    every: float | None  #: seconds between two
+    last: float | None  #: when beat last sent it
+
+    @classmethod
+    def from_json(cls, definition: str | None, meta: str | None) -> Self:
+        """Build from what redbeat keeps of a task (redbeat.decoder)."""
+        sent = json.loads(meta or "{}").get("last_run_at")
+        if sent:
+            sent = {name: value for name, value in sent.items() if name not in {"__type__", "timezone"}}
+        every = json.loads(definition or "{}").get("schedule", {}).get("every")
+        return cls(every, datetime(**sent, tzinfo=UTC).timestamp() if sent else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What is known of beat."""
+
+    lives: bool  #: holds its lock, which it renews every few seconds
+    tasks: Mapping[str, Tick]
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,13 +301,16 @@ class Store:
     @_translated
     async def sessions(self, limit: int = 200) -> list[Session]:
         """Return the kept sessions, newest first."""
-        ids = await self._redis.zrevrange(keys.SESSIONS, 0, limit - 1)
-        hashes = await self._hashes([keys.session(session_id) for session_id in ids])
-        return [Session.from_hash(i, h) for i, h in zip(ids, hashes, strict=True) if h.get("status")]
+        return await self.session_records(await self.session_ids(limit))
+
+    @_translated
+    async def session_ids(self, limit: int) -> list[str]:
+        """Return the ids of the kept sessions, newest first."""
+        return list(await self._redis.zrevrange(keys.SESSIONS, 0, limit - 1))
 
     @_translated
     async def session_records(self, ids: Sequence[str]) -> list[Session]:
-        """Return these sessions, as far as their records are kept."""
+        """Return these sessions, as far as they are kept."""
         hashes = await self._hashes([keys.session(session_id) for session_id in ids])
         return [Session.from_hash(i, h) for i, h in zip(ids, hashes, strict=True) if h.get("status")]
 
@@ -375,6 +405,12 @@ class Store:
             return after, None
         entries = [entry for batch in rows[keys.EVENTS] for entry in batch]
         return entries[-1][0], {fields["session"] for _, fields in entries if "session" in fields}
+
+    @_translated
+    async def happenings(self, after: str, limit: int) -> list[tuple[str, dict[str, str]]]:
+        """Return the newest state changes of all sessions and agents after an entry of the stream, oldest first."""
+        rows = await self._redis.xrevrange(keys.EVENTS, "+", f"({after}" if after else "-", count=limit)
+        return [(str(entry), dict(fields)) for entry, fields in reversed(rows)]
 
     @_translated
     async def forget_session(self, session_id: str) -> None:
@@ -610,6 +646,8 @@ class Store:
             pipe.rpush(name, *lines)
             pipe.ltrim(name, -keep_lines, -1)
             pipe.expire(name, self._keep)
+            pipe.incrby(keys.agent_log_count(agent_id), len(lines))
+            pipe.expire(keys.agent_log_count(agent_id), self._keep)
             if offset is not None:
                 pipe.set(keys.agent_log_offset(agent_id), offset, ex=self._keep)
             await pipe.execute()
@@ -623,6 +661,12 @@ class Store:
     async def logs(self, agent_id: str, limit: int) -> list[str]:
         """Return the newest log lines of an agent, oldest first."""
         return list(await self._redis.lrange(keys.agent_logs(agent_id), -limit, -1))
+
+    async def log_lines(self, agent_id: str, after: int) -> tuple[int, list[str]]:
+        """Return how many lines an agent has ever printed, and those after the `after`-th that are kept."""
+        names = [keys.agent_logs(agent_id), keys.agent_log_count(agent_id)]
+        count, lines = await self._scripts.call("log_lines", names, [after])
+        return int(count), list(lines)
 
     # Nodes
 
@@ -707,6 +751,19 @@ class Store:
         if gone := [door for door, fields in zip(ids, hashes, strict=True) if not fields]:
             await self._redis.srem(keys.DOORS, *gone)
         return {door: fields for door, fields in zip(ids, hashes, strict=True) if fields}
+
+    # Beat
+
+    @_translated
+    async def beat(self) -> Beat:
+        """Return whether a beat lives and when it last sent each periodic task, from what redbeat keeps of both."""
+        names = sorted(await self._redis.smembers(keys.BEAT_TASKS))
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.exists(keys.BEAT_LOCK)
+            for name in names:
+                pipe.hmget(keys.beat_task(name), "definition", "meta")
+            lives, *found = await pipe.execute()
+        return Beat(bool(lives), {name: Tick.from_json(*texts) for name, texts in zip(names, found, strict=True)})
 
     # Upkeep
 

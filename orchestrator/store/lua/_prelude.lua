@@ -406,7 +406,7 @@ local function exit_agent(id, cause, ...)
   local unread = before == 'assigned' and redis.call('LLEN', 'agent:' .. id .. ':inbox') > 0
   move_agent(id, 'exited', 'cause', cause, 'exitedAt', NOW, ...)
   redis.call('DEL', 'agent:' .. id .. ':pid', 'agent:' .. id .. ':inbox')
-  for _, suffix in ipairs({'', ':logs', ':health'}) do redis.call('EXPIRE', 'agent:' .. id .. suffix, keep) end
+  for _, suffix in ipairs({'', ':logs', ':logs:count', ':health'}) do redis.call('EXPIRE', 'agent:' .. id .. suffix, keep) end
   if before == 'starting' then
     redis.call('RPUSH', 'agent:' .. id .. ':boot', cause)
     redis.call('EXPIRE', 'agent:' .. id .. ':boot', 60)

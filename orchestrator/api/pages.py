@@ -1,0 +1,46 @@
+"""The status page's own files: public, without data, and allowed to load nothing but themselves."""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import FileResponse
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+WEB = Path(__file__).resolve().parents[1] / "web"
+
+#: No inline script or style, no other host, no frame; a script cannot turn text into HTML by mistake.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "object-src 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    # Asked for again each time, and answered 304: a page and its scripts are always of one version.
+    "Cache-Control": "no-cache",
+}
+
+router = APIRouter(include_in_schema=False)
+
+
+class _Files(StaticFiles):
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        answer = super().file_response(*args, **kwargs)
+        answer.headers.update(_HEADERS)
+        return answer
+
+
+@router.get("/status")
+async def status() -> FileResponse:
+    """Return the status page; it asks for the admin token itself."""
+    return FileResponse(WEB / "status.html", headers=_HEADERS)
+
+
+def install(app: FastAPI) -> None:
+    """Serve the page and its files."""
+    app.include_router(router)
+    app.mount("/web", _Files(directory=WEB), name="web")

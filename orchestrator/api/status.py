@@ -1,0 +1,127 @@
+"""What the status page reads: all at once, what changes as it does, and the logs of a session as they are written."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from orchestrator.api import following
+from orchestrator.api.board import Board, Sections, changes
+from orchestrator.api.problems import PROBLEM_RESPONSES
+from orchestrator.api.schemas import SESSION, StatusReply
+from orchestrator.api.services import ServicesDep, SessionDep, require_admin
+from orchestrator.errors import StoreUnavailable, TooManyListeners
+
+#: Streams of these two kinds that one api keeps open.
+SEATS = 32
+#: Seconds between two messages to one listener, at least and at most.
+LEAST_SECONDS, MOST_SECONDS = 0.5, 2.0
+
+router = APIRouter(prefix="/api", tags=["admin"], dependencies=[Depends(require_admin)], responses=PROBLEM_RESPONSES)
+
+
+def install(app: FastAPI) -> None:
+    """Serve the routes; what they share is the app's."""
+    app.state.board, app.state.seats = Board(), asyncio.Semaphore(SEATS)
+    app.include_router(router)
+
+
+async def _board(request: Request) -> Board:
+    found: Board = request.app.state.board
+    return found
+
+
+async def _seat(request: Request) -> AsyncIterator[None]:
+    seats: asyncio.Semaphore = request.app.state.seats
+    if seats.locked():
+        raise TooManyListeners(retry_after=10)
+    async with seats:
+        yield
+
+
+async def _changed(parts: ServicesDep) -> AsyncIterator[asyncio.Event]:
+    with parts.feed.listen() as changed:
+        yield changed
+
+
+BoardDep = Annotated[Board, Depends(_board)]
+_SEATED = [Depends(_seat)]
+_LINES = json.dumps({"agentId": SESSION, "lines": ["INFO agent joined room_0d1c2b3a"], "missed": 0})
+
+
+def _streaming(example: str) -> dict[int | str, dict[str, Any]]:
+    """Return how a route that streams is documented."""
+    return {200: {"content": {"text/event-stream": {"example": example}}}}
+
+
+@router.get("/status", summary="Everything at once", response_model_exclude_none=True)
+async def status(parts: ServicesDep, board: BoardDep) -> StatusReply:
+    """Return what the status page shows: health, sessions, agents, measured times, beat, the last failures."""
+    return StatusReply.model_validate(await board.read(parts))
+
+
+@router.get(
+    "/status/events",
+    summary="Everything, pushed",
+    response_class=EventSourceResponse,
+    dependencies=_SEATED,
+    responses=_streaming('event: change\ndata: {"at": 1767268800.5, "gone": ["' + SESSION + '"]}\n\n'),
+)
+async def status_events(
+    parts: ServicesDep, board: BoardDep, changed: Annotated[asyncio.Event, Depends(_changed)]
+) -> AsyncIterator[ServerSentEvent]:
+    """Push what `GET /api/status` returns, then what has changed of it, at most twice a second.
+
+    `snapshot`: everything. `change`: the sections that differ; of `sessions` those that do, and which are `gone`.
+    `trouble`: why nothing can be read now. Something is sent at least every two seconds.
+    """
+    before: Sections = {}
+    while not parts.feed.closed.is_set():
+        changed.clear()
+        sent = time.monotonic()
+        try:
+            now = await board.read(parts)
+        except StoreUnavailable as failure:
+            before = {}
+            yield ServerSentEvent(event="trouble", data={"detail": failure.detail})
+        else:
+            data: dict[str, Any] = changes(before, now) if before else now
+            yield ServerSentEvent(event="change" if before else "snapshot", data=data)
+            before = now
+        await _set_within(changed, MOST_SECONDS)
+        # What comes in a burst is told at once.
+        await _set_within(parts.feed.closed, LEAST_SECONDS - (time.monotonic() - sent))
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, seconds)):
+            await event.wait()
+
+
+Place = Annotated[str, Header(alias="Last-Event-ID", pattern=following.PLACE, max_length=4096)]
+
+
+@router.get(
+    "/session/{session_id}/logs/events",
+    summary="A session's logs, pushed",
+    response_class=EventSourceResponse,
+    dependencies=_SEATED,
+    responses=_streaming(f"event: lines\ndata: {_LINES}\nid: {SESSION}:1\n\n"),
+)
+async def log_events(
+    session: SessionDep, parts: ServicesDep, last_event_id: Place = ""
+) -> AsyncIterator[ServerSentEvent]:
+    """Push what the session's agents print, as they do; `Last-Event-ID` goes on where a listener stopped.
+
+    `lines`: `agentId`, `lines`, and how many were `missed` before them. `end`: nothing more will come.
+    """
+    seen = following.place(last_event_id)
+    with contextlib.suppress(StoreUnavailable):  # the listener comes back
+        async for event in following.follow(parts.store, session.id, seen, parts.feed.closed):
+            yield event

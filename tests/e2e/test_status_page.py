@@ -1,0 +1,347 @@
+"""The status page in a real browser, on a real node."""
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+from orchestrator.store import Store
+from tests.support.browser import PHONE, Browser
+from tests.support.node import Node
+from tests.support.processes import alive, poll
+
+#: What a hostile caller would like the page to run. Whatever runs leaves its mark on the window.
+HOSTILE = "<img src=x onerror=\"window.hacked='yes'\"><script>window.hacked='yes'</script>"
+WAIT = 20_000
+
+
+@pytest.fixture(scope="module")
+def node(short_folder: Path) -> Iterator[Node]:
+    """A node of its own: this one is resized, killed and written into."""
+    folder = short_folder / "status"
+    folder.mkdir()
+    settings = {"POOL_TARGET": 2, "AGENT_MODULE": "agents.echo", "HEARTBEAT_SECONDS": 1, "USER_JOIN_SECONDS": 600}
+    with Node(folder, **settings) as found:
+        yield found
+
+
+@pytest.fixture
+def session(node: Node) -> Iterator[Callable[[str], str]]:
+    """Starts sessions; each is over at the end of the test."""
+    begun: list[str] = []
+
+    def start(user: str) -> str:
+        begun.append(node.begin(user)["sessionId"])
+        return begun[-1]
+
+    yield start
+    for session_id in begun:
+        node.end(session_id)
+
+
+@contextlib.contextmanager
+def opened(node: Node, **options: Any) -> Iterator[Browser]:
+    """Open the page with the right token, and wait until it is live."""
+    with Browser(**options) as browser:
+        browser.page.goto(f"{node.url}/status")
+        browser.page.get_by_label("Admin token").fill(node.secrets["ADMIN_TOKEN"])
+        browser.page.get_by_role("button", name="Open").click()
+        live(browser)
+        yield browser
+
+
+def live(browser: Browser) -> None:
+    expect(browser.page.locator("#link")).to_have_text("Live", timeout=WAIT)
+
+
+def figure(browser: Browser, tile: str) -> Locator:
+    return browser.page.locator(f"#tile-{tile} .figure")
+
+
+def row(browser: Browser, user: str) -> Locator:
+    return browser.page.get_by_role("button", name=user, exact=True).first
+
+
+def aside(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on a loop of its own: Playwright's occupies this thread."""
+    import asyncio
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result(30)
+
+
+def test_a_wrong_token_is_told_and_a_right_one_is_kept_out_of_addresses(node: Node) -> None:
+    with Browser() as browser:
+        page, addresses = browser.page, []
+        page.on("request", lambda request: addresses.append(unquote(request.url)))
+        page.goto(f"{node.url}/status")
+        browser.screenshot("status-login")
+        page.get_by_label("Admin token").fill("not-it")
+        page.get_by_role("button", name="Open").click()
+        expect(page.get_by_role("alert").first).to_contain_text("This is not the admin token", timeout=WAIT)
+        assert page.locator("#page").is_hidden()
+        assert [error for error in browser.errors if "401" not in error] == []
+
+        browser.errors.clear()
+        token = node.secrets["ADMIN_TOKEN"]
+        page.get_by_label("Admin token").fill(token)
+        page.get_by_role("button", name="Open").click()
+        live(browser)
+        page.reload()
+        live(browser)  # the tab remembers it
+        assert addresses
+        assert [address for address in addresses if token in address] == []
+        page.get_by_role("button", name="Forget token").click()
+        assert page.get_by_label("Admin token").input_value() == ""
+        page.reload()
+        expect(page.get_by_label("Admin token")).to_be_visible()
+        assert browser.errors == []
+
+
+def test_the_numbers_follow_without_a_reload(node: Node, session: Callable[[str], str]) -> None:
+    with opened(node) as browser:
+        page = browser.page
+        page.evaluate("() => { window.sameDocument = true; }")
+        expect(figure(browser, "ready")).to_have_text("0")
+        expect(figure(browser, "warm")).to_have_text("2", timeout=WAIT)
+        browser.screenshot("status-idle")
+        started = session("follower")
+        expect(figure(browser, "ready")).to_have_text("1", timeout=WAIT)
+        expect(row(browser, "follower")).to_be_visible()
+        # Another agent is warm by then: the pool is full again.
+        expect(figure(browser, "warm")).to_have_text("2", timeout=WAIT)
+        node.end(started)
+        expect(figure(browser, "ready")).to_have_text("0", timeout=WAIT)
+        mine = page.locator(f"[data-session={started}]")
+        expect(mine).to_contain_text("ended", timeout=WAIT)
+        expect(mine).to_contain_text("stopped by request")
+        assert page.evaluate("() => window.sameDocument")
+        assert browser.errors == []
+
+
+def test_a_session_opens_with_its_history_and_its_logs_live(node: Node, session: Callable[[str], str]) -> None:
+    started = session("opener")
+    with opened(node) as browser:
+        page, panel = browser.page, browser.page.locator("#detail")
+        row(browser, "opener").click()
+        expect(panel.get_by_role("heading", name="opener")).to_be_focused()
+        expect(panel.locator(".events")).to_contain_text("The agent is in the room", timeout=WAIT)
+        expect(panel.locator(".timeline rect[data-state=ready]")).to_be_attached()
+        # What the agent itself printed, shipped from its file.
+        expect(panel.get_by_role("log")).to_contain_text("agent joined room_", timeout=WAIT)
+        _print(node, started, "the newest line")
+        expect(panel.get_by_role("log")).to_contain_text("the newest line", timeout=WAIT)
+        agent = node.session(started)["agentPid"]
+        os.kill(agent, signal.SIGKILL)
+        expect(panel.locator(".events")).to_contain_text("killed by signal 9, SIGKILL", timeout=WAIT)
+        expect(panel.locator(".agent-list li")).to_have_count(2, timeout=WAIT)
+        browser.screenshot("status-session")
+        page.keyboard.press("Escape")
+        expect(panel).to_be_hidden()
+        expect(row(browser, "opener")).to_be_focused()
+        # What went wrong is in the list of failures too.
+        expect(page.locator("#failures li").first).to_contain_text("killed by signal 9", timeout=WAIT)
+        assert browser.errors == []
+
+
+def test_the_keyboard_is_enough_to_stop_a_call(node: Node, session: Callable[[str], str]) -> None:
+    started = session("stopper")
+    agent = node.session(started)["agentPid"]
+    with opened(node) as browser:
+        page, keyboard = browser.page, browser.page.keyboard
+        row(browser, "stopper").focus()
+        keyboard.press("Enter")
+        stop = page.get_by_role("button", name="Stop session").first
+        expect(stop).to_be_visible()
+        keyboard.press("Tab")
+        expect(stop).to_be_focused()
+        keyboard.press("Enter")
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_contain_text("Stop the session of stopper?")
+        keyboard.press("Escape")  # no is what Escape says
+        expect(dialog).to_be_hidden()
+        assert node.session(started)["status"] == "ready"
+        stop.click()
+        dialog.get_by_role("button", name="Stop session").click()
+        expect(page.locator("#detail .why-box")).to_have_text("Ended: stopped by request", timeout=WAIT)
+        poll(lambda: not alive(agent), "the agent is gone")
+        assert browser.errors == []
+
+
+def test_resize_changes_the_pool(node: Node) -> None:
+    with opened(node) as browser:
+        page, size = browser.page, browser.page.get_by_label("Warm agents to keep")
+        for wanted in (3, 2):
+            size.fill(str(wanted))
+            page.get_by_role("button", name="Resize").click()
+            expect(figure(browser, "warm")).to_have_text(str(wanted), timeout=WAIT)
+            assert node.counts()["target"] == wanted
+        assert browser.errors == []
+
+
+def test_a_dead_api_is_said_and_the_page_comes_back(node: Node, session: Callable[[str], str]) -> None:
+    with opened(node) as browser:
+        page = browser.page
+        node.kill("api")
+        expect(page.locator("#stale")).to_contain_text("Stale since", timeout=WAIT)
+        expect(page.locator("#link")).to_have_text("Reconnecting …")
+        browser.screenshot("status-stale")
+        assert page.locator("#page").get_attribute("data-stale") is not None
+        assert page.title().startswith("? ")
+        live(browser)
+        expect(page.locator("#stale")).to_be_hidden()
+        assert page.locator("#page").get_attribute("data-stale") is None
+        session("afterwards")
+        expect(row(browser, "afterwards")).to_be_visible(timeout=WAIT)
+
+
+def test_what_strangers_send_is_text(node: Node, session: Callable[[str], str]) -> None:
+    """Threat S14: names, reasons and log lines are other people's words."""
+    started = node.begin(HOSTILE, metadata={"name": HOSTILE})["sessionId"]
+    try:
+        with opened(node) as browser:
+            page = browser.page
+            row(browser, HOSTILE).click()
+            panel = page.locator("#detail")
+            _print(node, started, f"hello {HOSTILE}")
+            expect(panel.get_by_role("log")).to_contain_text(f"hello {HOSTILE}", timeout=WAIT)
+            aside(_fail(node, started, f"agent_error: {HOSTILE}"))
+            expect(panel.locator(".why-box")).to_contain_text(HOSTILE, timeout=WAIT)
+            expect(page.locator("#failures")).to_contain_text(HOSTILE, timeout=WAIT)
+            expect(panel.get_by_role("heading", name=HOSTILE)).to_be_visible()
+            browser.screenshot("status-hostile")
+            assert page.locator("img").count() == 0
+            assert page.evaluate("() => window.hacked") is None
+            # Were there a mistake, the policy would still keep the script from running.
+            blocked = page.evaluate(
+                "(text) => { try { document.body.innerHTML = text; return false } catch { return true } }", HOSTILE
+            )
+            assert blocked
+            assert page.evaluate("() => window.hacked") is None
+            assert [error for error in browser.errors if "TrustedHTML" not in error] == []
+    finally:
+        node.end(started)
+
+
+def test_two_hundred_sessions_are_searched_and_paged(node: Node) -> None:
+    with opened(node) as browser:
+        page = browser.page
+        aside(_many(node, 200))
+        rows = page.locator("#session-rows tr")
+        expect(page.locator("#range")).to_contain_text("1 to 25 of ", timeout=WAIT)
+        page.get_by_label("Search sessions").fill("crowd-17")
+        expect(rows).to_have_count(11, timeout=WAIT)  # crowd-17 and crowd-170 to crowd-179
+        page.get_by_label("Search sessions").fill("crowd-")
+        page.get_by_role("button", name="Errors").click()
+        expect(page.locator("#range")).to_have_text("1 to 25 of 40", timeout=WAIT)
+        page.get_by_role("button", name="Older").click()
+        expect(rows).to_have_count(15)
+        browser.screenshot("status-crowd")
+        # Typing stays quick: a search of all of them is drawn within a frame or a few.
+        took = page.evaluate(
+            """async () => {
+                 const search = document.getElementById("search"), begun = performance.now();
+                 for (let n = 0; n < 20; n++) {
+                   search.value = `crowd-${n}`;
+                   search.dispatchEvent(new Event("input"));
+                   void document.body.offsetHeight;
+                 }
+                 return (performance.now() - begun) / 20;
+               }"""
+        )
+        assert took < 100, f"{took} ms for one search"
+        assert browser.errors == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_phone_shows_everything_without_scrolling_sideways(
+    node: Node, session: Callable[[str], str], dark: bool
+) -> None:
+    session("somebody.with.a.long.address@example.com")
+    with opened(node, size=PHONE, dark=dark, calm=True) as browser:
+        page = browser.page
+        expect(row(browser, "somebody.with.a.long.address@example.com")).to_be_visible(timeout=WAIT)
+        browser.screenshot("status")
+        assert _sideways(browser) <= 0
+        row(browser, "somebody.with.a.long.address@example.com").click()
+        expect(page.locator("#detail .events li").first).to_be_visible(timeout=WAIT)
+        browser.screenshot("status-session")
+        assert _sideways(browser) <= 0
+        assert browser.errors == []
+
+
+def test_streams_are_put_together_and_percentiles_taken(node: Node) -> None:
+    """The two small pieces of arithmetic, as the browser runs them."""
+    with Browser() as browser:
+        browser.page.goto(f"{node.url}/status")
+        stream = ': ping\n\nevent: a\nid: 7\ndata: {"x":\ndata: 1}\n\ndata: "two\\n"\r\n\r\n'
+        told = browser.page.evaluate(
+            """async (stream) => {
+                 const { parser } = await import("/web/stream.js");
+                 const parse = parser();
+                 return [...stream].flatMap((piece) => parse(piece));
+               }""",
+            stream,
+        )
+        assert [(message["event"], message["id"], json.loads(message["data"])) for message in told] == [
+            ("a", "7", {"x": 1}), ("message", "", "two\n"),
+        ]  # fmt: skip
+        found = browser.page.evaluate(
+            """async () => {
+                 const { percentile } = await import("/web/charts.js");
+                 const values = Array.from({ length: 100 }, (_, n) => 100 - n);
+                 return [percentile(values, 50), percentile(values, 95), percentile([7], 95), percentile([], 50)];
+               }"""
+        )
+        assert found == [50, 95, 7, None]
+
+
+def _sideways(browser: Browser) -> int:
+    """Return by how many pixels the page is wider than its window."""
+    script = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    return int(browser.page.evaluate(script))
+
+
+def _store(node: Node) -> Store:
+    return Store(node.redis_url, name="test", keep_seconds=3600)
+
+
+def _print(node: Node, session_id: str, line: str) -> None:
+    """Have a session's agent say something."""
+    agent_id = node.session(session_id)["agentId"]
+
+    async def append() -> None:
+        async with _store(node) as store:
+            await store.append_logs(agent_id, [line], 500)
+
+    aside(append())
+
+
+async def _fail(node: Node, session_id: str, reason: str) -> None:
+    async with _store(node) as store:
+        await store.end_session(session_id, "error", reason)
+
+
+async def _many(node: Node, count: int) -> None:
+    """Have so many sessions been and gone, every fifth with an error."""
+    from redis.asyncio import Redis
+
+    async with _store(node) as store:
+        now = int(await store.now() * 1000)
+    async with Redis.from_url(node.redis_url) as redis, redis.pipeline(transaction=False) as pipe:
+        for number in range(count):
+            session_id = f"session_{number:032x}"
+            fields = {"status": "ended" if number % 5 else "error", "userId": f"crowd-{number}", "roomName": "room_x"}
+            fields |= {"createdAt": str(now), "endedAt": str(now + 60_000), "reason": "user was gone for 20 s"}
+            pipe.hset(f"session:{session_id}", mapping=fields)
+            pipe.expire(f"session:{session_id}", 120)
+            pipe.zadd("sessions", {session_id: now})
+        await pipe.execute()

@@ -1,0 +1,186 @@
+"""A real browser: Debian's Chromium, driven by Playwright, with a fake microphone that plays a file.
+
+    with Browser(microphone=spoken(tmp_path, "What time is it?")) as browser:
+        browser.page.goto(node.url)
+        browser.page.get_by_role("button", name="Talk").click()
+        poll(lambda: browser.heard() > 0, "the agent is heard", every=0.2)
+        browser.screenshot("call")
+        assert browser.errors == []
+
+For tests that are not async: Playwright's plain API wants a thread without a running loop. One browser for each test,
+as the microphone is a flag of the whole browser. Do not use `page.wait_for_function`: a strict CSP forbids it.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import wave
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import psutil
+import pytest
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Playwright, Request, sync_playwright
+
+from tests.support.processes import alive, poll
+
+SCREENSHOTS = Path(__file__).resolve().parents[2] / ".screenshots"
+#: (width, height)
+PHONE, DESKTOP = (360, 740), (1280, 800)
+#: Hz, what Chromium's fake microphone takes as it is.
+_RATE = 48_000
+
+_ARGUMENTS = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+#: Sums the energy of what all peer connections have received; a track that is gone keeps what it had.
+_EAR = """(() => {
+  const connections = [], energies = new Map(), Native = window.RTCPeerConnection;
+  window.RTCPeerConnection = class extends Native {
+    constructor(...options) { super(...options); connections.push(this); }
+  };
+  window.__heard = async () => {
+    for (const [index, connection] of connections.entries())
+      for (const row of (await connection.getStats()).values())
+        if (row.type === 'inbound-rtp' && row.kind === 'audio' && row.totalAudioEnergy)
+          energies.set(`${index}:${row.ssrc}`, row.totalAudioEnergy);
+    return [...energies.values()].reduce((sum, energy) => sum + energy, 0);
+  };
+})();"""
+
+
+def chromium() -> str:
+    """Return where Chromium is. Without one the test is skipped, but fails where CI runs it."""
+    if found := shutil.which("chromium"):
+        return found
+    reason = "no chromium on PATH (Debian: apt install chromium)"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def spoken(folder: Path, sentence: str, *, before: float = 6, after: float = 6) -> Path:
+    """Return a sound file in which a sentence is spoken between two silences.
+
+    The first silence outlasts the agent's greeting: what is said into it comes out garbled. The file plays from the
+    moment at which the page opens the microphone, and again and again.
+    """
+    from agents.offline import speech
+
+    sound = speech.voice().speak(sentence)
+    at = np.arange(int(len(sound) * _RATE / speech.TTS_RATE)) * speech.TTS_RATE / _RATE
+    samples = np.interp(at, np.arange(len(sound)), sound).astype(np.int16)
+    padded = np.pad(samples, (int(before * _RATE), int(after * _RATE)))
+    path = folder / "microphone.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(_RATE)
+        file.writeframes(padded.tobytes())
+    return path
+
+
+class Browser:
+    """One Chromium with one page; nothing of it is left at its end.
+
+    `microphone` is a sound file; None is a microphone that beeps, False one that the user refuses.
+    """
+
+    def __init__(
+        self, *, microphone: Path | bool | None = None, size: tuple[int, int] = DESKTOP, dark: bool = False,
+        calm: bool = False,
+    ) -> None:  # fmt: skip
+        self._path = chromium()
+        self._arguments = list(_ARGUMENTS)
+        if microphone is False:
+            self._arguments.append("--use-fake-ui-for-media-stream=deny")
+        else:
+            self._arguments += ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+        if isinstance(microphone, Path):
+            self._arguments.append(f"--use-file-for-fake-audio-capture={microphone}")
+        self._size, self._dark, self._calm = size, dark, calm
+        #: What went wrong in the page: console errors, uncaught exceptions and requests that never got an answer.
+        self.errors: list[str] = []
+        self.page: Page
+        self._closing = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with self._closing:
+            profile = self._closing.enter_context(
+                tempfile.TemporaryDirectory(prefix="chromium", ignore_cleanup_errors=True)
+            )
+            self._closing.callback(_assert_gone, profile)
+            context = self._launch(self._closing.enter_context(sync_playwright()), profile)
+            self._closing.callback(context.close)
+            context.add_init_script(_EAR)
+            self.page = context.pages[0]
+            self.page.on("console", self._said)
+            self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+            self.page.on("requestfailed", self._failed)
+            self._closing = self._closing.pop_all()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        with self._closing:
+            if error is not None:
+                with contextlib.suppress(Exception):
+                    self.screenshot("failed")
+
+    def _launch(self, playwright: Playwright, profile: str) -> BrowserContext:
+        width, height = self._size
+        return playwright.chromium.launch_persistent_context(
+            profile,
+            executable_path=self._path,
+            headless=True,
+            # As root, in a container, there is no sandbox to be had.
+            chromium_sandbox=False,
+            args=self._arguments,
+            viewport={"width": width, "height": height},
+            device_scale_factor=2,
+            color_scheme="dark" if self._dark else "light",
+            reduced_motion="reduce" if self._calm else "no-preference",
+        )
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.errors.append(f"{message.text} ({message.location.get('url')})")
+
+    def _failed(self, request: Request) -> None:
+        # What a page gives up itself, when it is left or when a stream has served, is no error.
+        if request.failure != "net::ERR_ABORTED":
+            self.errors.append(f"{request.method} {request.url}: {request.failure}")
+
+    def heard(self) -> float:
+        """Return the energy of all sound that the page has received: it grows while somebody speaks."""
+        return float(self.page.evaluate("() => window.__heard()"))
+
+    def screenshot(self, name: str) -> Path:
+        """Take a picture of the page for people to look at; returns its file."""
+        SCREENSHOTS.mkdir(exist_ok=True)
+        path = SCREENSHOTS / f"{name}-{self._size[0]}-{'dark' if self._dark else 'light'}.png"
+        self.page.screenshot(path=path)
+        return path
+
+
+def _assert_gone(profile: str) -> None:
+    """Assert that no process of a browser is left. Its helpers carry the profile's folder in their arguments too."""
+
+    def left() -> list[int]:
+        return [
+            process.pid
+            for process in psutil.process_iter(["cmdline"])
+            if any(profile in part for part in process.info["cmdline"] or ()) and alive(process.pid)
+        ]
+
+    poll(lambda: not left(), "every process of the browser is gone")

@@ -1,0 +1,40 @@
+"""What the status page is told: the differences, and no place in a log that is none."""
+
+import re
+
+import pytest
+
+from orchestrator.api.board import changes
+from orchestrator.api.following import PLACE, place
+
+A, B = "prewarm_" + "a" * 32, "session_" + "b" * 32
+
+
+def session(name: str, **fields: str) -> dict[str, str]:
+    return {"sessionId": name, "status": "ready"} | fields
+
+
+def test_only_what_differs_is_told() -> None:
+    before = {"at": 1.0, "health": {"status": "ok"}, "agents": [], "sessions": [session("one"), session("two")]}
+    assert changes(before, before) == {"at": 1.0}  # the page's clock goes by it
+    assert changes(before, before | {"at": 2.0}) == {"at": 2.0}
+    after = before | {"at": 2.0, "sessions": [session("three"), session("two", status="ended")]}
+    assert changes(before, after) == {
+        "at": 2.0,
+        "sessions": [session("three"), session("two", status="ended")],
+        "gone": ["one"],
+    }
+    assert changes(before, before | {"at": 2.0, "agents": [1]}) == {"at": 2.0, "agents": [1]}
+
+
+def test_a_place_says_how_far_each_agent_was_read() -> None:
+    for text in ("", f"{A}:12", f"{A}:12,{B}:0"):
+        assert re.match(PLACE, text)
+    assert place("") == {}
+    assert place(f"{A}:12") == {A: 12}
+    assert place(f"{A}:12,{B}:0") == {A: 12, B: 0}
+
+
+@pytest.mark.parametrize("text", [":", ",", f"{A}", f"{A}:", f"{A}:x", f"{A}:1,", f",{A}:1", f"{A}:-1", f"{A}:1{B}:2"])
+def test_what_is_no_place_is_refused(text: str) -> None:
+    assert re.match(PLACE, text) is None
