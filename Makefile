@@ -12,13 +12,36 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscop
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help up test chaos fuzz guards check lint types format imports bench lock clean
+.PHONY: help up frontend test chaos fuzz guards check lint types format imports bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+NODE_IS_NEW_ENOUGH := node -e 'const [a, b] = process.versions.node.split("."); process.exit(+(a < 20 || (a == 20 && b < 19)))' \
+	2>/dev/null && npm --version >/dev/null 2>&1
+
+# A node is whole without the page: no Node, or no network to build it from, is no reason not to start.
 up: $(VENV)/.installed ## Start a whole node on this machine: no key, no account, no Docker
+	@$(MAKE) --silent frontend || echo "Going on without the page with the Talk button." >&2
 	@exec $(BIN)/orchestrator up
+
+frontend: ## Build the page with the Talk button
+	@$(NODE_IS_NEW_ENOUGH) || { echo "The page with the Talk button needs Node 20.19 or later, with npm (node is \
+	$$(node --version 2>/dev/null || echo missing)). Install it from your package manager or https://nodejs.org, \
+	and run: make frontend" >&2; exit 1; }
+	@$(MAKE) --silent frontend/dist/index.html
+
+# Node's packages are built for one version of it, so the stamp is inside what `npm ci` makes anew.
+frontend/node_modules/.installed: frontend/package-lock.json
+	@echo "Installing the page's pinned packages into frontend/node_modules, once."
+	@cd frontend && npm ci --no-audit --no-fund --loglevel=error --prefer-offline --fetch-retries=1 \
+		--fetch-timeout=30000 >/dev/null
+	@touch $@
+
+frontend/dist/index.html: frontend/node_modules/.installed $(shell find frontend -type f -not -path '*/node_modules/*' \
+		-not -path '*/dist/*' -not -name '*.test.ts' 2>/dev/null)
+	@cd frontend && npm run --silent build -- --logLevel warn
+	@touch $@
 
 test: $(VENV)/.installed-dev ## Run the tests, on a real Valkey and a real LiveKit server
 	@$(PYTEST)
@@ -56,7 +79,7 @@ lock: $(VENV)/.installed-dev ## Resolve the dependencies anew into constraints.t
 		--no-emit-index-url --no-annotate -o constraints.txt
 
 clean: ## Remove .venv, .run and caches
-	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .run frontend/node_modules frontend/dist .screenshots .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
 
 $(VENV)/bin/python:
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 or later found (python3 is $$(python3 --version 2>&1 || echo missing)). \

@@ -120,6 +120,10 @@ class Settings(NodeSettings):
     """Address the api listens on. Everything but loopback exposes the start route: put a proxy in front."""
     port: Port = 8080
     """Port of the api."""
+    frontend_port: Annotated[int, Field(ge=0, le=65535)] = 3000
+    """Port of the page with the Talk button, which is at PORT too. 0: there alone."""
+    frontend_dir: Path = Path(__file__).resolve().parents[1] / "frontend" / "dist"
+    """Folder of the built page."""
     admin_token: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
     """Bearer token of the admin routes. Unset: generated, kept in RUN_DIR and printed at start."""
     api_keys: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
@@ -251,6 +255,11 @@ class Settings(NodeSettings):
     def webhook_url(self) -> str:
         """Where a LiveKit server on this machine sends its webhooks to."""
         return self.base_url + WEBHOOK_PATH
+
+    @property
+    def page_url(self) -> str:
+        """Where this machine reaches the page with the Talk button."""
+        return self.base_url.rpartition(":")[0] + f":{self.frontend_port or self.port}"
 
     @property
     def required_redis_url(self) -> str:

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from orchestrator import __version__
-from orchestrator.api import admin, events, health, pages, problems, sessions, status, token, webhook
+from orchestrator.api import admin, events, health, pages, problems, sessions, status, token, web, webhook
 from orchestrator.api.door import dispatching
 from orchestrator.api.services import serving
 from orchestrator.logs import configure_logging
@@ -90,4 +90,5 @@ def create(settings: Settings | None = None) -> FastAPI:
     status.install(app)
     pages.install(app)
     app.openapi = _documented(app)  # type: ignore[method-assign]
+    web.install(app, found)
     return app

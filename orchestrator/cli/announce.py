@@ -92,6 +92,10 @@ def _show_up(console: Console, settings: Settings, health: dict[str, Any], secon
         f"[bold green]Up[/] after {seconds:.1f} s: {sessions['pool']} warm agents wait "
         f"(target {sessions['target']}, at most {sessions['max']} sessions)."
     )
+    if (settings.frontend_dir / "index.html").exists():
+        console.print(f"  Talk         {settings.page_url}   (open it in a browser)")
+    else:
+        console.print("  Talk         its page is not built: make frontend (Node 20.19 or later)")
     console.print(f"  api          {settings.base_url}   (docs at /docs)")
     console.print(f"  LiveKit      {settings.livekit_url}")
     console.print(f"  Redis        {settings.required_redis_url.rpartition('@')[2].removeprefix('redis://')}")

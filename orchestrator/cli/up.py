@@ -92,6 +92,8 @@ def node_environment(settings: Settings, run_dir: Path) -> dict[str, str]:
         "NODE_ID": settings.node_id,
         "HOST": settings.host,
         "PORT": str(settings.port),
+        "FRONTEND_PORT": str(settings.frontend_port),
+        "FRONTEND_DIR": str(settings.frontend_dir.resolve()),
         "DRAIN_STOP_SECONDS": str(math.ceil(settings.drain_seconds) + _DRAIN_STOP_MARGIN),
         "SPAWN_CONCURRENCY": str(settings.spawn_concurrency),
         "VALKEY_PORT": str(settings.valkey_port),
@@ -145,6 +147,8 @@ def check_supervisor(run_dir: Path) -> None:
 def needed_ports(settings: Settings) -> list[tuple[str, str, int, bool]]:
     """Return (setting to change, address, port, UDP?) of every port that the node will open."""
     wanted = [("PORT", settings.host, settings.port, False)]
+    if settings.frontend_port not in {0, settings.port}:
+        wanted.append(("FRONTEND_PORT", settings.host, settings.frontend_port, False))
     if not settings.redis_url:
         wanted.append(("VALKEY_PORT", "127.0.0.1", settings.valkey_port, False))
     if not settings.livekit_url:

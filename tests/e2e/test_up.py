@@ -1,6 +1,7 @@
 """`make up` as a newcomer meets it: what it prints, what it keeps, how it stops, what it says when it cannot start."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -149,6 +150,24 @@ def test_a_missing_go_is_named(tmp_path: Path) -> None:
     said = _fails(RUN_DIR=tmp_path, PATH="/nowhere", XDG_CACHE_HOME=tmp_path)
     assert "no livekit-server on PATH and no Go" in said
     assert "set LIVEKIT_URL" in said
+
+
+def test_a_missing_node_is_named_and_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("make", "bash", "python3", "find", "env"):
+        (programs / name).symlink_to(shutil.which(name) or pytest.fail(f"no {name} on PATH"))
+    found = os.environ | {"PATH": str(programs), "PORT": "many"}
+    installed = [f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.installed"]
+    make = lambda target: subprocess.run(["make", "-C", REPOSITORY, target, *installed], env=found,  # noqa: E731
+                                         capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    page = make("frontend")
+    assert page.returncode != 0
+    assert "needs Node 20.19 or later" in page.stderr
+    assert "node is missing" in page.stderr
+    up = make("up").stderr
+    assert "Going on without the page" in up
+    assert "PORT='many'" in up, "it came to the node, which says what is wrong with this setting"
 
 
 def test_an_old_python_is_named(tmp_path: Path) -> None:

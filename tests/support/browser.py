@@ -92,19 +92,18 @@ def spoken(folder: Path, sentence: str, *, before: float = 6, after: float = 6) 
 class Browser:
     """One Chromium with one page; nothing of it is left at its end.
 
-    `microphone` is a sound file; None is a microphone that beeps, False one that the user refuses.
+    `microphone` is a sound file; True is a microphone that beeps, False one that the user refuses, and None is none.
     """
 
     def __init__(
-        self, *, microphone: Path | bool | None = None, size: tuple[int, int] = DESKTOP, dark: bool = False,
+        self, *, microphone: Path | bool | None = True, size: tuple[int, int] = DESKTOP, dark: bool = False,
         calm: bool = False,
     ) -> None:  # fmt: skip
         self._path = chromium()
-        self._arguments = list(_ARGUMENTS)
-        if microphone is False:
-            self._arguments.append("--use-fake-ui-for-media-stream=deny")
-        else:
-            self._arguments += ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+        refused = "=deny" if microphone is False else ""
+        self._arguments = [*_ARGUMENTS, f"--use-fake-ui-for-media-stream{refused}"]
+        if microphone is not None:
+            self._arguments.append("--use-fake-device-for-media-stream")
         if isinstance(microphone, Path):
             self._arguments.append(f"--use-file-for-fake-audio-capture={microphone}")
         self._size, self._dark, self._calm = size, dark, calm

@@ -30,6 +30,7 @@ class Node:
             "NODE_ID": f"test-{livekit}",
             "RUN_DIR": str(folder),
             "PORT": str(free_ports()),
+            "FRONTEND_PORT": str(free_ports()),
             "VALKEY_PORT": str(free_ports()),
             "LIVEKIT_PORT": str(livekit),
             "RATE_LIMIT": "100000/minute",

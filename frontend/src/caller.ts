@@ -1,0 +1,276 @@
+// Makes a call: asks for the microphone and for a session, waits for the agent, joins the room, and cleans up.
+
+import { type Api, Refused, type Session, type SessionEvent, type Started, type Token, Unreachable } from "./api";
+import { follow, pause } from "./follow";
+import { type Action, busy, type Call, IDLE, next } from "./machine";
+import type { Left, LocalAudioTrack, Room, Said } from "./room";
+import { caller as callerId, randomId } from "./user";
+import {
+  CANCELLED, deaf, ELSEWHERE, ended, type Ending, type Failure, failed, HUNG_UP, NETWORK_LOST, NO_MEDIA, refused,
+} from "./words";
+
+type Media = typeof import("./room");
+
+/** Requests that got no answer, or one that says to wait, are sent so often. */
+const ATTEMPTS = 3;
+/** Longest wait between two of them, and for the reason of an end, in milliseconds. */
+const PAUSE = 4_000;
+/** For how long the user is told that another agent is there, in milliseconds. */
+const REPLACED = 8_000;
+
+/** What belongs to one press of the button. Everything of it ends with `stopping`. */
+interface Attempt {
+  readonly stopping: AbortController;
+  readonly ready: PromiseWithResolvers<void>;
+  session?: Session;
+  microphone?: LocalAudioTrack;
+  room?: Room;
+}
+
+export class Caller {
+  private call: Call = IDLE;
+  private attempt: Attempt | undefined;
+  private joined = 0;
+  private words: readonly Said[] = [];
+  private readonly listeners = new Set<() => void>();
+  private readonly api: Api;
+  private readonly media: () => Promise<Media>;
+
+  /** Length of the last call in seconds, 0 when there was none. */
+  lasted = 0;
+
+  constructor(api: Api, media: () => Promise<Media>) {
+    this.api = api;
+    this.media = media;
+  }
+
+  readonly subscribe = (listener: () => void): (() => void) => {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  };
+
+  readonly current = (): Call => this.call;
+
+  /** What was said in this call, or in the last one. */
+  readonly said = (): readonly Said[] => this.words;
+
+  /** Talk. */
+  readonly press = (): void => {
+    if (busy(this.call)) return;
+    const attempt: Attempt = { stopping: new AbortController(), ready: withResolvers() };
+    this.attempt = attempt;
+    this.lasted = this.joined = 0;
+    this.words = [];
+    this.dispatch({ type: "pressed" });
+    this.run(attempt).catch((failure: unknown) => {
+      if (!attempt.stopping.signal.aborted) this.end(attempt, { type: "failed", failure: refused(failure) });
+    });
+  };
+
+  /** Hang up, or leave the line. */
+  readonly hangUp = (): void => {
+    if (this.attempt && busy(this.call)) this.over(this.attempt, this.call.step === "talking" ? HUNG_UP : CANCELLED);
+  };
+
+  /** The page is closed: a place in line is given up. A call is not, for a reloaded page finds it again. */
+  readonly leave = (): void => {
+    if (this.call.step === "queued" || this.call.step === "starting") this.hangUp();
+  };
+
+  private async run(attempt: Attempt): Promise<void> {
+    const { signal } = attempt.stopping;
+    const media = await this.media();
+    // Nobody gets an agent, which another may wait for, while their browser still asks for the microphone.
+    const first = (await allowed()) ? undefined : await this.listen(attempt, media);
+    if (first === false) return;
+    this.dispatch({ type: "allowed" });
+    const listening = first ? Promise.resolve(true) : this.listen(attempt, media);
+    const [started, hears] = await Promise.all([this.start(attempt), listening]);
+    if (!started || !hears) return;
+    await this.wait(attempt, started);
+    if (signal.aborted) return;
+    const token = await again(() => this.api.token(started, signal), signal);
+    if (signal.aborted) return;
+    await this.join(attempt, media, token);
+  }
+
+  /** Opens the microphone; false when there is none, and the attempt is over. */
+  private async listen(attempt: Attempt, media: Media): Promise<boolean> {
+    try {
+      const microphone = await media.openMicrophone();
+      if (attempt.stopping.signal.aborted) microphone.stop();
+      else attempt.microphone = microphone;
+      return !attempt.stopping.signal.aborted;
+    } catch (failure) {
+      this.fail(attempt, deaf(failure));
+      return false;
+    }
+  }
+
+  private async start(attempt: Attempt): Promise<Started | undefined> {
+    const { signal } = attempt.stopping;
+    const key = randomId();
+    // Not taken back when the user is: the server would have a session that nobody knows.
+    const started = await again(() => this.api.start(callerId(), key), signal, (status) => status === undefined);
+    if (signal.aborted) return void this.forget(started);
+    attempt.session = started;
+    const { status, position, estimatedWait } = started;
+    this.dispatch({ type: "event", event: { at: 0, state: status, position } });
+    if (position) this.dispatch({ type: "line", line: { position, estimatedWait } });
+    void follow(this.api, started, {
+      onEvent: (event) => this.happened(attempt, event),
+      onLine: (line) => this.dispatch({ type: "line", line }),
+    }, signal);
+    return started;
+  }
+
+  /** Waits until an agent is there. A long wait is one without an open microphone. */
+  private async wait(attempt: Attempt, { status }: Started): Promise<void> {
+    if (status === "ready" || status === "active") attempt.ready.resolve();
+    if (status === "queued") {
+      attempt.microphone?.stop();
+      delete attempt.microphone;
+    }
+    const stopped = withResolvers<void>();
+    attempt.stopping.signal.addEventListener("abort", () => stopped.resolve());
+    await Promise.race([attempt.ready.promise, stopped.promise]);
+  }
+
+  private happened(attempt: Attempt, event: SessionEvent): void {
+    if (attempt !== this.attempt) return;
+    if (event.state === "ended") return this.end(attempt, { type: "over", ending: ended(event.reason) }, false);
+    if (event.state === "error") {
+      const failure = failed(event.reason, this.joined > 0);
+      return this.end(attempt, { type: "failed", failure }, false);
+    }
+    const before = this.call;
+    this.dispatch({ type: "event", event });
+    if (event.state === "ready" || event.state === "active") attempt.ready.resolve();
+    if (event.state === "active" && before !== this.call) {
+      void pause(REPLACED, attempt.stopping.signal).then(() =>
+        this.dispatch({ type: "notice", notice: "replaced", on: false }),
+      );
+    }
+  }
+
+  private async join(attempt: Attempt, media: Media, token: Token): Promise<void> {
+    const { signal } = attempt.stopping;
+    const room = media.makeRoom({
+      onSaid: (said) => this.heard(said),
+      onLeft: (why) => void this.left(attempt, why),
+      onReconnecting: (on) => this.dispatch({ type: "notice", notice: "reconnecting", on }),
+      onMicrophone: (works) => this.dispatch({ type: "notice", notice: "microphone", on: !works }),
+    });
+    attempt.room = room;
+    this.dispatch({ type: "room", room });
+    if (!attempt.microphone && !(await this.listen(attempt, media))) return;
+    try {
+      await media.join(room, token, attempt.microphone!);
+    } catch {
+      if (!signal.aborted) this.fail(attempt, NO_MEDIA);
+      return;
+    }
+    if (signal.aborted) return;
+    this.joined = Date.now();
+    this.dispatch({ type: "joined", room });
+  }
+
+  /** The room is left, and not by the user. The session knows why, unless it goes on without them. */
+  private async left(attempt: Attempt, why: Left): Promise<void> {
+    const { signal } = attempt.stopping;
+    if (signal.aborted || this.joined === 0) return;
+    if (why === "elsewhere") return this.end(attempt, { type: "over", ending: ELSEWHERE }, false);
+    if (why === "closed") await pause(PAUSE, signal);
+    if (signal.aborted || !attempt.session) return;
+    const found = await this.api.look(attempt.session, signal).catch(() => undefined);
+    if (signal.aborted) return;
+    if (found && (why === "closed" || found.status === "ended" || found.status === "error")) {
+      return this.end(attempt, { type: "over", ending: ended(found.reason) }, false);
+    }
+    this.end(attempt, { type: "failed", failure: NETWORK_LOST }, false);
+  }
+
+  private over(attempt: Attempt, ending: Ending): void {
+    this.end(attempt, { type: "over", ending });
+  }
+
+  private fail(attempt: Attempt, failure: Failure): void {
+    this.end(attempt, { type: "failed", failure });
+  }
+
+  /** Ends everything of an attempt; by default its session too. */
+  private end(attempt: Attempt, action: Action, stop = true): void {
+    if (attempt !== this.attempt || attempt.stopping.signal.aborted) return;
+    if (this.joined) this.lasted = (Date.now() - this.joined) / 1000;
+    attempt.stopping.abort();
+    attempt.microphone?.stop();
+    void attempt.room?.disconnect();
+    if (stop && attempt.session) this.forget(attempt.session);
+    this.dispatch(action);
+  }
+
+  private forget(session: Session): void {
+    // When it fails the agent is free a little later: the server sees that nobody is in the room.
+    void this.api.stop(session).catch(() => undefined);
+  }
+
+  private dispatch(action: Action): void {
+    const call = next(this.call, action);
+    if (call === this.call) return;
+    this.call = call;
+    this.tell();
+  }
+
+  private heard(said: Said): void {
+    const known = this.words.findIndex(({ id }) => id === said.id);
+    this.words = known < 0 ? [...this.words, said] : this.words.with(known, said);
+    this.tell();
+  }
+
+  private tell(): void {
+    for (const listener of this.listeners) listener();
+  }
+}
+
+/** Whether the microphone may be used without asking. */
+async function allowed(): Promise<boolean> {
+  try {
+    return (await navigator.permissions.query({ name: "microphone" })).state === "granted";
+  } catch {
+    return false; // a browser that does not say
+  }
+}
+
+/** Sends a request again that got no answer, or, where `may` says so, one that was refused for a moment. */
+async function again<T>(
+  send: () => Promise<T>, signal: AbortSignal, may: (status: number | undefined) => boolean = (s) => s === undefined || s === 503,
+): Promise<T> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await send();
+    } catch (failure) {
+      const status = failure instanceof Refused ? failure.problem.status : undefined;
+      const passing = failure instanceof Unreachable || failure instanceof Refused;
+      if (signal.aborted || !passing || !may(status) || attempt === ATTEMPTS) throw failure;
+      const wait = failure instanceof Refused ? (failure.problem.retryAfter ?? 1) * 1000 : 400 * attempt;
+      await pause(Math.min(wait, PAUSE), signal);
+    }
+  }
+}
+
+// Promise.withResolvers, for browsers from before 2024.
+function withResolvers<T>(): PromiseWithResolvers<T> {
+  let resolve!: (value: T | PromiseLike<T>) => void;
+  let reject!: (reason?: unknown) => void;
+  const promise = new Promise<T>((yes, no) => {
+    resolve = yes;
+    reject = no;
+  });
+  return { promise, resolve, reject };
+}
+
+interface PromiseWithResolvers<T> {
+  promise: Promise<T>;
+  resolve: (value: T | PromiseLike<T>) => void;
+  reject: (reason?: unknown) => void;
+}

@@ -1,0 +1,45 @@
+"""The api's process: one application on two ports, its own and that of the page with the Talk button."""
+
+import logging
+import socket
+import sys
+
+import uvicorn
+
+from orchestrator.settings import Settings
+
+log = logging.getLogger("orchestrator.api")
+
+#: Seconds for which requests that are under way are waited for when it is stopped.
+GRACEFUL_SECONDS = 3
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    settings = Settings.load()
+    # Forwarded headers are not believed: whoever sends them would choose the address that is rate-limited.
+    config = uvicorn.Config(
+        "orchestrator.api.app:create", factory=True, host=settings.host, port=settings.port, proxy_headers=False,
+        server_header=False, access_log=False, timeout_graceful_shutdown=GRACEFUL_SECONDS,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    sockets = [config.bind_socket(), *_page_socket(settings)]
+    server.run(sockets)
+    if not server.started:
+        sys.exit(3)
+
+
+def _page_socket(settings: Settings) -> list[socket.socket]:
+    """Open the page's port. One that is taken meanwhile costs the page its second address, and nobody the api."""
+    if settings.frontend_port in {0, settings.port}:
+        return []
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return [socket.create_server((settings.host, settings.frontend_port), family=family, backlog=2048)]
+    except OSError as failure:
+        log.warning("the page is on PORT alone: FRONTEND_PORT=%d: %s", settings.frontend_port, failure)
+        return []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""People press Talk: a real Chromium with a microphone that speaks, a real node, and the page that `make up` serves."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.browser import PHONE, Browser, chromium, spoken
+from tests.support.node import REPOSITORY, Node
+from tests.support.processes import poll
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _page() -> None:
+    """Have the page built. Without a Node the tests are skipped, but fail where CI runs them."""
+    chromium()
+    if shutil.which("npm") is None and not os.environ.get("CI"):
+        pytest.skip("no npm on PATH to build the page with")
+    built = subprocess.run(
+        ["make", "-C", REPOSITORY, "frontend"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert built.returncode == 0, built.stderr
+
+
+def test_its_own_tests_pass() -> None:
+    done = subprocess.run(
+        ["npm", "test"], cwd=REPOSITORY / "frontend", capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def node(short_folder: Path) -> Iterator[Node]:
+    """A node whose agents talk."""
+    folder = short_folder / "page"
+    folder.mkdir()
+    with Node(folder, POOL_TARGET=2) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def narrow_node(short_folder: Path) -> Iterator[Node]:
+    """A node with room for one call, and for one who waits. Its agents echo."""
+    folder = short_folder / "narrow"
+    folder.mkdir()
+    with Node(folder, POOL_TARGET=1, MAX_SESSIONS=1, QUEUE_LIMIT=1, AGENT_MODULE="agents.echo") as found:
+        yield found
+
+
+def press_talk(browser: Browser, node: Node) -> None:
+    """Open the page and press its one button."""
+    browser.page.goto(f"http://127.0.0.1:{node.environment['FRONTEND_PORT']}/")
+    browser.page.get_by_role("button", name="Talk").click()
+
+
+def shown(browser: Browser, text: str, seconds: float = 30) -> None:
+    """Wait until the page says something."""
+    poll(lambda: text.lower() in browser.page.inner_text("main").lower(), f"{text!r} is shown", seconds, every=0.1)
+
+
+def grows(browser: Browser, what: str) -> None:
+    """Wait until there is more sound than there was."""
+    before = browser.heard()
+    poll(lambda: browser.heard() > before + 1e-4, what, every=0.1)
+
+
+def test_press_talk_and_the_agent_answers(node: Node, tmp_path: Path) -> None:
+    """For longer than the 20 s after which LiveKit's own pages give up an agent that they do not recognise."""
+    with Browser(microphone=spoken(tmp_path, "What time is it?")) as browser:
+        page = browser.page
+        press_talk(browser, node)
+        pressed = time.monotonic()
+        grows(browser, "the agent is heard")
+        shown(browser, "How can I help you?")
+        shown(browser, "Listening")
+        said = page.get_by_label("What was said")
+        loud = page.locator(".level > span")
+        poll(lambda: float(loud.get_attribute("data-level") or 0) > 0.1, "the microphone's level moves", every=0.05)
+        poll(lambda: "time is it" in said.inner_text().lower(), "what the user says is shown", every=0.2)
+        shown(browser, "It is ")
+        assert said.inner_text().split("\n")[0] == "Agent"
+        page.get_by_role("button", name="Mute").click()
+        page.get_by_role("button", name="Unmute").wait_for()
+        page.get_by_role("button", name="Unmute").click()
+        page.get_by_role("button", name="Devices").click()
+        assert page.get_by_label("Microphone", exact=True).locator("option").count() >= 1
+        browser.screenshot("devices")
+        page.get_by_role("button", name="Devices").click()
+        poll(lambda: time.monotonic() - pressed > 22, "22 s have passed", every=0.2)
+        before = browser.heard()
+        poll(lambda: browser.heard() > before, "and the call goes on", every=0.2)
+        browser.screenshot("talking")
+        page.get_by_role("button", name="Hang up").click()
+        shown(browser, "You hung up")
+        shown(browser, "The call lasted")
+        assert "time is it" in said.inner_text().lower(), "what was said can still be read"
+        poll(lambda: node.counts()["active"] == 0, "the session is stopped")
+        assert browser.errors == []
+
+
+def test_an_agent_that_is_killed_in_the_call_is_replaced_and_the_user_is_told(node: Node) -> None:
+    with Browser(size=PHONE, dark=True) as browser:
+        press_talk(browser, node)
+        shown(browser, "How can I help you?")
+        [agent] = [agent for agent in node.agents() if agent["status"] == "running"]
+        os.kill(agent["pid"], signal.SIGKILL)
+        shown(browser, "another")
+        browser.screenshot("takeover")
+        shown(browser, "Another agent has taken over")
+        shown(browser, "we were cut off for a moment")
+        grows(browser, "the other agent is heard")
+        browser.screenshot("taken-over")
+        browser.page.get_by_role("button", name="Hang up").click()
+        shown(browser, "You hung up")
+        assert browser.errors == []
+
+
+def test_a_refused_microphone_costs_no_agent_and_the_page_says_what_to_do(node: Node) -> None:
+    started = node.http.get("/api/health").json()["stats"].get("total_assigned", 0)
+    with Browser(microphone=False, size=PHONE) as browser:
+        press_talk(browser, node)
+        shown(browser, "Your microphone is blocked")
+        shown(browser, "press Talk again")
+        assert browser.page.get_by_role("button", name="Talk again").is_enabled()
+        browser.screenshot("refused")
+        assert browser.errors == []
+    assert node.http.get("/api/health").json()["stats"].get("total_assigned", 0) == started
+
+
+def test_who_waits_in_line_sees_it_and_is_served_when_another_hangs_up(narrow_node: Node) -> None:
+    other = narrow_node.begin("other")["sessionId"]
+    with Browser(size=PHONE) as browser:
+        browser.page.goto(f"{narrow_node.url}/")  # the api's own port has the page too
+        browser.page.keyboard.press("Tab")
+        browser.page.keyboard.press("Enter")
+        shown(browser, "You are next")
+        shown(browser, "microphone is off while you wait")
+        focused = browser.page.evaluate("() => document.activeElement.tagName")
+        assert focused == "H1", "whoever uses the keyboard is led to what has changed"
+        assert browser.page.evaluate("() => document.documentElement.scrollWidth") <= PHONE[0]
+        browser.screenshot("queued")
+        narrow_node.end(other)
+        shown(browser, "Mute")
+        grows(browser, "the agent is heard")
+        assert browser.page.evaluate("() => document.documentElement.scrollWidth") <= PHONE[0]
+        browser.page.get_by_role("button", name="Hang up").focus()
+        browser.page.keyboard.press("Enter")
+        shown(browser, "You hung up")
+        assert browser.errors == []
+
+
+def test_a_full_house_is_explained_and_talk_is_offered_again(narrow_node: Node) -> None:
+    others = [narrow_node.begin(f"other{number}")["sessionId"] for number in range(2)]
+    with Browser(dark=True) as browser:
+        press_talk(browser, narrow_node)
+        shown(browser, "All lines are busy")
+        shown(browser, "You can try again in")
+        browser.screenshot("full")
+        for session_id in others:
+            narrow_node.end(session_id)
+        again = browser.page.get_by_role("button", name="Talk again", exact=True)
+        poll(lambda: again.count() == 1, "the pause is over", 60, every=0.2)
+        again.click()
+        shown(browser, "Mute")
+        browser.page.get_by_role("button", name="Hang up").click()
+        shown(browser, "You hung up")
+        # The console tells of the refused request, rightly.
+        assert [error for error in browser.errors if "429" not in error] == []
