@@ -310,7 +310,7 @@ class Store:
 
     @_translated
     async def session_records(self, ids: Sequence[str]) -> list[Session]:
-        """Return these sessions, as far as they are kept."""
+        """Return these sessions, as far as their records are kept."""
         hashes = await self._hashes([keys.session(session_id) for session_id in ids])
         return [Session.from_hash(i, h) for i, h in zip(ids, hashes, strict=True) if h.get("status")]
 

@@ -21,7 +21,7 @@ export function agents(model, open) {
       (a, b) => ORDER.indexOf(a.status) - ORDER.indexOf(b.status) || (a.createdAt < b.createdAt ? -1 : 1),
     );
     update(all.slice(0, most), (agent) => agent.agentId);
-    more.hidden = all.length <= FEW;
+    more.parentElement.hidden = all.length <= FEW;
     text(more, most === FEW ? `Show all ${all.length}` : "Show fewer");
     byId("no-agents").hidden = all.length > 0;
     const memory = all.reduce((sum, agent) => sum + (agent.memory ?? 0), 0);

@@ -178,7 +178,7 @@ function factsOf(model, record, brief) {
     record.position && ["Place", `${record.position}`, record.estimatedWait ? `about ${record.estimatedWait}` : ""],
     ["Memory", bytes(model.agents.get(agent)?.memory)],
     ["Process", brief.agentPid ? `${brief.agentPid}` : "–", brief.node ? `on ${brief.node}` : ""],
-    record.client && ["Asked from", record.client],
+    (record.client || record.via) && ["Asked from", record.client ?? "", record.via === "dispatch" ? "by LiveKit's dispatch" : ""],
     ["Agent", agent ?? "–"],
     ["Session", record.sessionId],
     ["Room", record.roomName],

@@ -16,7 +16,7 @@ export function parts(model) {
 
   function draw() {
     if (!model.health) return;
-    update(services(model), ({ name }) => name);
+    update(services(model), ({ id, name }) => id ?? name);
     ticks(Object.entries(model.beat.tasks).map((entry) => tick(entry, model)), ({ name }) => name);
     nodes(Object.entries(model.health.nodes).map(([name, fields]) => ({ name, ...fields })), ({ name }) => name);
   }
@@ -28,9 +28,21 @@ function services({ health, beat }) {
   return [
     { name: "Redis", value: `answers in ${redis.latencyMs} ms`, level: redis.latencyMs > 50 ? "odd" : "fine" },
     { name: "LiveKit", value: livekit.ok ? "answers" : livekit.trouble, level: livekit.ok ? "fine" : "bad" },
+    ...Object.entries(health.doors ?? {}).map(([id, door]) => doorPart(id, door)),
     { name: "Celery queue", value: celery.queue ? `${plural(celery.queue, "task")} waiting` : "empty", level: celery.queue > MANY_TASKS ? "odd" : "fine" },
     { name: "Beat", value: beat.lives ? "ticks" : "is silent: nobody holds its lock", level: beat.lives ? "fine" : "bad" },
   ];
+}
+
+/** An api's registration with LiveKit, by which LiveKit's own clients reach the pool. */
+function doorPart(id, { node, agentName, registered, error }) {
+  const open = registered === "1";
+  return {
+    id,
+    name: `Dispatch to ${node}`,
+    value: open ? `LiveKit knows it as ${agentName}` : error || "not registered with LiveKit yet",
+    level: open ? "fine" : "odd",
+  };
 }
 
 function tick([name, { every, last }], model) {

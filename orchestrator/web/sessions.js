@@ -70,6 +70,7 @@ export function sessions(model, open) {
   function empty(count) {
     const note = byId("no-sessions");
     note.hidden = count > 0;
+    byId("session-rows").closest(".scroll").hidden = count === 0;
     if (count) return;
     const kept = model.sessions.size;
     // Only the newest are here; an older one is found by its id.

@@ -1,6 +1,6 @@
 // Server-sent events over fetch: EventSource cannot send the header that carries the token.
 
-import { request } from "./api.js";
+import { Refused, request } from "./api.js";
 
 const FIRST_PAUSE = 500;
 const LONGEST_PAUSE = 8000;
@@ -32,7 +32,8 @@ export function follow(path, on, { silence = 40_000, last = "end", from = "" } =
           return;
         }
         if (failure.retryAfter) pause = Math.max(pause, failure.retryAfter * 1000);
-        on.lost?.(failure);
+        // What a browser says of a connection that broke is for its makers.
+        on.lost?.(failure instanceof Refused ? failure : null);
       }
       await nap(pause * (0.75 + Math.random() / 2));
       pause = Math.min(pause * 2, LONGEST_PAUSE);

@@ -14,7 +14,7 @@ const TILES = [
     odd: (n) => n.pool < n.target,
   },
   { id: "starting", name: "Starting", value: (n) => n.starting, note: () => ["wait for an agent"], odd: (n) => n.starting > 10 },
-  { id: "ready", name: "Joining", value: (n) => n.ready, note: () => ["have an agent, user on the way"] },
+  { id: "ready", name: "Joining", value: (n) => n.ready, note: () => ["user on the way"] },
   {
     id: "active",
     name: "In calls",
