@@ -19,7 +19,7 @@ import httpx
 import pytest
 from livekit import api
 
-from tests.support.guest import LiveKit, until
+from tests.support.guest import Guest, LiveKit, until
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import alive, free_ports, poll, stop
 
@@ -325,19 +325,25 @@ async def test_a_takeover_is_no_end_of_the_job_and_a_deleted_dispatch_is(node: N
     async with LiveKit.of(node) as livekit:
         dispatch = await livekit.dispatch(room)
         async with livekit.guest(livekit.token(room, "ada")) as guest:
-            first = await guest.meet()
-            session = await status(node, room, "active")
-            os.kill(session["agentPid"], signal.SIGKILL)
-
-            async def taken_over() -> bool:
-                return any(who.sid != first.sid for who in guest.agents()) and len(guest.agents()) == 1
-
-            await until(taken_over, "another agent is in the room")
-            session = await status(node, room, "active")
-            assert session["takeovers"] == 1
+            await guest.meet()
+            # Twice: what LiveKit says when the first one's ghost leaves has been heard by the second time.
+            for takeovers in (1, 2):
+                (agent,) = guest.agents()
+                session = await status(node, room, "active")
+                await asyncio.to_thread(poll, lambda: node.counts()["pool"] > 0, "one is warm")
+                os.kill(session["agentPid"], signal.SIGKILL)
+                await until(lambda: _another(guest, agent.sid), "another agent is in the room")  # noqa: B023
+                session = await status(node, room, "active", "ended")
+                assert (session["status"], session["takeovers"]) == ("active", takeovers), session
+            (job,) = await livekit.jobs(dispatch)
+            assert job.state.status == api.JobStatus.JS_RUNNING
             await livekit.client.agent_dispatch.delete_dispatch(dispatch.id, room)
             ended = await status(node, room, "ended")
             assert ended["reason"] == "LiveKit has ended its dispatch"
+
+
+async def _another(guest: Guest, before: str) -> bool:
+    return [who.sid != before for who in guest.agents()] == [True]
 
 
 async def test_a_draining_node_is_not_asked(node: Node) -> None:
