@@ -329,7 +329,7 @@ class Machine(RuleBasedStateMachine):
                 same=fields.get("state") != "starting" or bool(fields.get("node")), twice=twice)  # fmt: skip
         if process.node:
             keys = [f"agent:{process.id}", f"agent:{process.id}:pid"]
-            self.do("agent_spawned", process.pid, 7, "boot", process.node, keys=keys, twice=twice,
+            self.do("agent_spawned", process.pid, 7, "boot", process.node, process.id, keys=keys, twice=twice,
                     same=not self.state(process))  # fmt: skip
 
     @precondition(lambda self: self.m.processes)
