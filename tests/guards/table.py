@@ -50,6 +50,7 @@ HOST, WATCH, RUNTIME = "orchestrator/node/host.py", "orchestrator/node_watch.py"
 PROCESS, FOLDER, PRELOAD = "orchestrator/node/process.py", "orchestrator/node/folder.py", "orchestrator/node/preload.py"
 LUA = "orchestrator/store/lua"
 PRELUDE, DUE, ASSIGN = f"{LUA}/_prelude.lua", f"{LUA}/deadlines_due.lua", f"{LUA}/assign.lua"
+ACCESS = "orchestrator/api/access.py"
 ROOMS, CONF, SHIPPER = "orchestrator/livekit/rooms.py", "supervisord.conf", "orchestrator/node/logs.py"
 UNKNOWN_EXITED = (WATCH, "                await self._store.exited(agent.id, cause)\n", "                pass\n")
 PROMOTE = (PRELUDE, "  close_session(id, to, reason)\n  promote()\n", "  close_session(id, to, reason)\n")
@@ -167,9 +168,64 @@ GUARDS = (
         "a user has one identity in the room, from whatever tab",
         "chaos/test_users.py::test_a_second_tab_goes_on_with_the_call",
         (
-            "orchestrator/api/sessions.py",
-            "    identity = f\"user-{session.room_name.removeprefix('room_')}\"\n",
-            '    identity = f"user-{time.time_ns()}"\n',
+            "orchestrator/api/token.py",
+            "    identity = f\"user-{room.removeprefix('room_')}\"\n",
+            '    identity = new_id("user")\n',
+        ),
+    ),
+    guard(
+        "a client secret is good for its own session alone",
+        "integration/test_access.py::test_a_client_secret_is_good_for_its_own_session_alone",
+        (
+            ACCESS,
+            "        return hmac.compare_digest(_digest(caller.shown), _digest(self.client_secret(session_id)))\n",
+            "        return True\n",
+        ),
+    ),
+    guard(
+        "a client secret ends a little after its session",
+        "integration/test_access.py::test_a_client_secret_is_good_until_a_little_after_the_end",
+        (
+            "orchestrator/api/services.py",
+            "    if ended is not None and await parts.store.now() > ended",
+            "    if False and await parts.store.now() > ended",
+        ),
+    ),
+    guard(
+        "an api that is open is open to this machine alone",
+        "integration/test_access.py::test_open_means_this_machine_alone",
+        (
+            ACCESS,
+            "        if self._loopback_only and not _is_loopback(name := _host_name(request)):\n",
+            "        if False:\n            name = ''\n",
+        ),
+    ),
+    guard(
+        "whoever asks chooses no room",
+        "integration/test_token.py::test_no_request_yields_a_token_for_more",
+        (
+            "orchestrator/api/token.py",
+            '    if body.room_name not in {None, "", room}:\n',
+            "    room = body.room_name or room\n    if False:\n",
+        ),
+    ),
+    guard(
+        "LiveKit's own attributes are refused",
+        "integration/test_token.py::test_what_a_client_may_not_choose_is_refused",
+        ("orchestrator/api/token.py", 'if name.lower().startswith("lk."))', 'if name.startswith("LK."))'),
+    ),
+    guard(
+        "no agent can read what is not for agents",
+        "e2e/test_threats.py::test_secrets_are_where_they_are_needed_and_nowhere_else",
+        ("orchestrator/node/host.py", "        forget_the_rest(settings)\n", ""),
+    ),
+    guard(
+        "an api that stops ends its streams",
+        "e2e/test_threats.py::test_a_stop_with_open_streams_waits_for_none",
+        (
+            "orchestrator/api/services.py",
+            "            with _told_to_stop(feed.close):\n",
+            "            with contextlib.nullcontext():\n",
         ),
     ),
     guard(

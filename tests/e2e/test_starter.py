@@ -1,0 +1,83 @@
+"""LiveKit's own client and React hooks, unchanged, pointed at the token endpoint: a call through the dispatch door."""
+
+import functools
+import http.server
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_frontend import _page, node, shown  # noqa: F401 - fixtures
+from tests.support.browser import Browser, spoken
+from tests.support.node import REPOSITORY, Node
+from tests.support.processes import poll
+
+#: After this long without an agent that it recognises, LiveKit's hook gives it up.
+GIVES_UP_SECONDS = 20
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def starter(_page: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:  # noqa: F811
+    """The page, served from an origin of its own, as a starter app on another port is."""
+    folder = tmp_path_factory.mktemp("starter")
+    subprocess.run(
+        ["npx", "vite", "build", "starter", "--outDir", folder, "--logLevel", "error"],
+        cwd=REPOSITORY / "frontend", check=True, timeout=120, capture_output=True,
+    )  # fmt: skip
+    handler = functools.partial(_Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        serving.join(10)
+
+
+def sessions(node: Node) -> list[str]:  # noqa: F811
+    return [each["sessionId"] for each in node.http.get("/api/sessions", headers=node.admin).json()["sessions"]]
+
+
+def test_pages_that_are_only_looked_at_take_no_agent(starter: str, node: Node) -> None:  # noqa: F811
+    before, pids = sessions(node), {agent["pid"] for agent in node.agents()}
+    with Browser() as browser:
+        for number in range(10):
+            # It is fetched when the page mounts, and again on the click.
+            with browser.page.expect_response("**/api/token") as answer:
+                browser.page.goto(f"{starter}?api={node.url}&load={number}")
+            assert answer.value.status == 201
+            assert set(answer.value.json()) >= {"server_url", "participant_token"}
+        assert browser.errors == []
+    assert sessions(node) == before
+    assert {agent["pid"] for agent in node.agents()} == pids
+
+
+@pytest.mark.parametrize("agent", ["&agent=voice-agent", ""], ids=["asks for the agent by name", "asks for no agent"])
+def test_livekits_own_hooks_have_a_call(starter: str, node: Node, agent: str, tmp_path: Path) -> None:  # noqa: F811
+    before = sessions(node)
+    with Browser(microphone=spoken(tmp_path, "What time is it?")) as browser:
+        browser.page.goto(f"{starter}?api={node.url}{agent}")
+        begun = time.monotonic()
+        browser.page.get_by_role("button", name="Start call").click()
+        poll(lambda: browser.heard() > 0, "the agent is heard", every=0.2)
+        shown(browser, "How can I help you?")
+        shown(browser, "time is it")
+        shown(browser, "It is ")
+        poll(lambda: time.monotonic() - begun > GIVES_UP_SECONDS + 2, "LiveKit's page would have given up", every=0.2)
+        assert "failure: none" in browser.page.inner_text("main")
+        assert "connection: connected" in browser.page.inner_text("main")
+        browser.screenshot("starter")
+        [session_id] = set(sessions(node)) - set(before)
+        session = node.http.get(f"/api/session/{session_id}").json()
+        assert (session["status"], session["via"]) == ("active", "dispatch")
+        # Afterwards LiveKit's hook throws when it is ended in the middle of a sentence.
+        assert browser.errors == []
+        browser.page.get_by_role("button", name="End call").click()
+        poll(lambda: node.session(session_id)["status"] == "ended", "the session is over")
