@@ -7,7 +7,7 @@ from celery.schedules import schedule
 from kombu.entity import Queue
 
 from orchestrator.settings import Settings
-from orchestrator.store.keys import CELERY_QUEUE
+from orchestrator.store.keys import CELERY_QUEUE, node_queue
 
 #: A task that is not acknowledged is delivered again after this long: three times the longest task.
 VISIBILITY_SECONDS = 180
@@ -20,11 +20,6 @@ CHECK_NODE = "orchestrator.check_node"
 CLEANUP_STALE = "orchestrator.cleanup_stale"
 RELOAD = "orchestrator.reload"
 CANARY = "orchestrator.canary"
-
-
-def node_queue(node_id: str) -> str:
-    """Return the name of the queue that only this node's Celery worker consumes."""
-    return f"node.{node_id}"
 
 
 def _base(redis_url: str, name: str) -> Celery:

@@ -7,13 +7,13 @@ from typing import Any
 from celery import Task, signals
 
 from orchestrator import celery_app
-from orchestrator.celery_app import make_worker_app, node_queue
+from orchestrator.celery_app import make_worker_app
 from orchestrator.errors import OrchestratorError
 from orchestrator.logs import configure_logging
 from orchestrator.models import new_id
 from orchestrator.node_watch import Celery, NodeWatch
 from orchestrator.settings import Settings
-from orchestrator.store.keys import CELERY_QUEUE
+from orchestrator.store.keys import CELERY_QUEUE, node_queue
 
 log = logging.getLogger("orchestrator.tasks")
 

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from orchestrator import __version__
-from orchestrator.api import admin, events, health, problems, sessions, token
+from orchestrator.api import admin, events, health, metrics, problems, sessions, token
 from orchestrator.api.services import serving
 from orchestrator.logs import configure_logging
 from orchestrator.settings import Settings
@@ -52,6 +52,6 @@ def create(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(problems.BodyLimit, limit=BODY_BYTES)
     # Outermost: a page must be able to read what went wrong.
     app.add_middleware(CORSMiddleware, **allowed_pages(found))
-    for router in (sessions.router, events.router, token.router, admin.router, health.router):
+    for router in (sessions.router, events.router, token.router, admin.router, health.router, metrics.router):
         app.include_router(router)
     return app

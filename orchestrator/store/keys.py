@@ -25,6 +25,7 @@ BOOT_ERROR = "pool:boot_error"  #: cause of the last failed boot, until one work
 NODES = "nodes"
 EVENTS = "events"  #: stream of everything that happens to sessions and agents
 CELERY_QUEUE = "celery"
+BEAT_TICKS = "beat:ticks"  #: hash: when beat last turned (`beat`), and when it last sent each of its tasks
 
 
 def session(session_id: str) -> str:
@@ -52,6 +53,16 @@ def answer(idempotency_key: str) -> str:
 def arrivals(index: int) -> str:
     """Starts in the n-th ten seconds."""
     return f"arrivals:{index}"
+
+
+def histogram(series: str) -> str:
+    """The hash of one series (see histograms.py)."""
+    return f"histogram:{series}"
+
+
+def recent(name: str) -> str:
+    """The newest samples of a histogram, newest first, each `ms at`."""
+    return f"recent:{name}"
 
 
 def user(user_id: str) -> str:
@@ -91,6 +102,11 @@ def agent_inbox(agent_id: str) -> str:
 def agent_boot(agent_id: str) -> str:
     """List with one element once the boot is decided: `ready`, or why it failed."""
     return f"agent:{agent_id}:boot"
+
+
+def node_queue(node_id: str) -> str:
+    """The Celery queue that only this node's Celery worker consumes."""
+    return f"node.{node_id}"
 
 
 def node(node_id: str) -> str:

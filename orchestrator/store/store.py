@@ -10,8 +10,10 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from redis.exceptions import RedisError
 
 from orchestrator.models import ID_PATTERN, Agent, Session
-from orchestrator.store import keys
+from orchestrator.store import keys, reading
 from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking
+from orchestrator.store.reading import Reading
+from orchestrator.store.samples import Samples
 from orchestrator.store.scripts import Scripts, translate
 
 P = ParamSpec("P")
@@ -111,6 +113,7 @@ class Store:
         self._redis: Any = connect(redis_url, name=name, patience=patience)
         self._blocking: Any = connect_blocking(redis_url, name=f"{name}.blocking")
         self._scripts = Scripts(self._redis)
+        self._samples = Samples(self._scripts)
         self._keep = max(1, int(keep_seconds))
 
     async def __aenter__(self) -> Self:
@@ -121,6 +124,7 @@ class Store:
 
     async def close(self) -> None:
         """Close all connections."""
+        await self._samples.close()
         await self._redis.aclose()
         await self._blocking.aclose()
 
@@ -432,6 +436,24 @@ class Store:
         found = await self._redis.hmget(keys.POOL_STATS, "boot_ms_mean", "session_ms_mean")
         boot, session = (float(value) / 1000 if value else None for value in found)
         return boot, session
+
+    # What is measured
+
+    def observe(self, series: str, seconds: float) -> None:
+        """Count a duration that this process has measured, soon; `series` is one of `histograms.BOUNDS`."""
+        self._samples.add(series, seconds)
+
+    @_translated
+    async def recent(self, name: str) -> list[tuple[float, float]]:
+        """Return the newest samples of a histogram (`start`, `boot`, `join`, `first_audio`, `takeover`), oldest first,
+        each as (unix time, seconds); about the last 500 are kept."""
+        rows = (row.split() for row in await self._redis.lrange(keys.recent(name), 0, -1))
+        return [(int(at) / 1000, float(ms) / 1000) for ms, at in rows][::-1]
+
+    @_translated
+    async def reading(self) -> Reading:
+        """Return everything that is measured."""
+        return await reading.take(self._redis)
 
     # Agents
 

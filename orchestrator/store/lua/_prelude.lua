@@ -1,4 +1,5 @@
--- Put in front of every script, behind the tables SESSION_MOVES and AGENT_MOVES (states.lua_tables).
+-- Put in front of every script, behind the tables SESSION_MOVES and AGENT_MOVES (states.lua_tables) and BOUNDS
+-- (histograms.lua_table).
 -- A refused move is an error reply that starts with ILLEGAL; it is raised before anything is written.
 -- The ids that a script meets on its way (an agent popped from the pool) name keys that cannot be
 -- declared beforehand: the schema is for one Redis instance, not for a cluster.
@@ -66,6 +67,25 @@ end
 local function wake()
   if redis.call('LLEN', 'pool:wake') == 0 then redis.call('RPUSH', 'pool:wake', NOW) end
 end
+
+-- Count a duration in its histogram, and keep it among the recent ones. What was lost with a record is not counted.
+local function observe(name, ms)
+  if not ms then return end
+  local bucket = 'inf'
+  for _, bound in ipairs(BOUNDS[name]) do
+    if ms <= bound then
+      bucket = tostring(bound)
+      break
+    end
+  end
+  redis.call('HINCRBY', 'histogram:' .. name, bucket, 1)
+  redis.call('HINCRBY', 'histogram:' .. name, 'us', math.floor(ms * 1000 + 0.5))
+  local recent = 'recent:' .. string.match(name, '^[^:]+')
+  redis.call('LPUSH', recent, string.format('%.3f %d', ms, NOW))
+  redis.call('LTRIM', recent, 0, RECENT - 1)
+end
+-- Milliseconds since a moment that a record names, nil when it names none.
+local function ms_since(moment) return moment and math.max(0, NOW - tonumber(moment)) end
 
 local function record(id, state, ...)
   redis.call('XADD', 'session:' .. id .. ':events', 'MAXLEN', '~', SESSION_EVENTS_KEPT, '*', 'state', state, ...)
@@ -154,9 +174,10 @@ end
 -- Bind a warm or just booted agent to a session that waits for one (starting).
 local function bind(session, agent, prewarmed)
   local fields = redis.call('HMGET', 'agent:' .. agent, 'pid', 'node')
-  local before = redis.call('HMGET', 'session:' .. session, 'agentIds', 'readyAt')
+  local before = redis.call('HMGET', 'session:' .. session, 'agentIds', 'readyAt', 'createdAt')
   local agents = before[1] and (before[1] .. ',' .. agent) or agent
-  move_agent(agent, 'assigned', 'sessionId', session)
+  if not before[2] then observe('start:wait', ms_since(before[3])) end
+  move_agent(agent, 'assigned', 'sessionId', session, 'assignedAt', NOW)
   move_session(session, 'ready', 'agentId', agent, 'agentPid', fields[1] or '', 'node', fields[2] or '',
     'agentIds', agents, 'readyAt', before[2] or NOW, 'prewarmed', prewarmed)
   local payload = redis.call('GET', 'session:' .. session .. ':payload')
@@ -335,6 +356,7 @@ local function replace_agent(session, agent, cause)
     return 'error'
   end
   if count > 0 then redis.call('HSET', key, name .. 's', count) end
+  if name == 'takeover' then redis.call('HSETNX', key, 'takeoverAt', NOW) end
   redis.call('HINCRBY', 'pool:stats', 'total_' .. name .. 's', 1)
   record(session, name, 'agentId', agent, 'cause', cause)
   move_session(session, 'starting')

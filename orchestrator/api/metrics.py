@@ -1,0 +1,17 @@
+"""The route that Prometheus scrapes."""
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client.exposition import choose_encoder
+
+from orchestrator.api.problems import PROBLEM_RESPONSES
+from orchestrator.api.services import ServicesDep
+from orchestrator.metrics import Exposition
+
+router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
+
+
+@router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
+async def metrics(request: Request, parts: ServicesDep) -> Response:
+    """Return everything that is measured, in Prometheus's text format or in OpenMetrics'."""
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(Exposition(await parts.store.reading())), headers={"Content-Type": content_type})
