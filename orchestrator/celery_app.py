@@ -20,6 +20,7 @@ CHECK_NODE = "orchestrator.check_node"
 CLEANUP_STALE = "orchestrator.cleanup_stale"
 RELOAD = "orchestrator.reload"
 CANARY = "orchestrator.canary"
+SEND_ALERT = "orchestrator.send_alert"
 
 
 def _base(redis_url: str, name: str) -> Celery:

@@ -178,6 +178,8 @@ def _waits(seen: Snapshot) -> Iterator[str]:
         elif kind in _AGENT_DEADLINES:
             agent = seen.agents.get(each)
             over = (agent is None or agent.state not in _LIVING) and f"an agent that {_is(agent)}"
+        elif kind == "alert":
+            over = "a message to the operator's webhook that nobody queues"
         elif kind == "close":
             over = "a room that is not deleted, and its session is over"
         elif kind == "drain":

@@ -6,9 +6,9 @@ from typing import Any
 
 from celery import Task, signals
 
-from orchestrator import celery_app
+from orchestrator import alerts, celery_app
 from orchestrator.celery_app import make_worker_app
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import NotDelivered, OrchestratorError
 from orchestrator.logs import configure_logging
 from orchestrator.models import new_id
 from orchestrator.node_watch import Celery, NodeWatch
@@ -34,11 +34,17 @@ def _consume(shared: bool) -> None:
     change(CELERY_QUEUE, destination=[f"node@{settings.node_id}"])
 
 
-watch = NodeWatch(settings, Celery(_stop_elsewhere, _send_canary, _consume))
+def _send_alert(alert_id: str, content: str) -> None:
+    app.send_task(celery_app.SEND_ALERT, args=[alert_id, content], task_id=alert_id)
+
+
+watch = NodeWatch(settings, Celery(_stop_elsewhere, _send_canary, _consume, _send_alert))
 
 #: A boot waits this long at most; every task that boots agents is bounded by it.
 BOOT_SECONDS = settings.boot_timeout_seconds + 30
 SPAWN_RETRIES = 3
+#: Pauses of 1, 2, 4 … 60 s, each cut by chance.
+ALERT_RETRIES = 20
 
 
 @signals.setup_logging.connect
@@ -85,6 +91,20 @@ def refill() -> int:
 def canary() -> None:
     """Prove that this Celery worker consumes."""
     watch.canary_seen()
+
+
+@app.task(
+    name=celery_app.SEND_ALERT, acks_late=True, ignore_result=True, autoretry_for=(NotDelivered,), retry_backoff=1,
+    retry_backoff_max=60, retry_jitter=True, max_retries=ALERT_RETRIES, rate_limit="1/s",
+)  # fmt: skip
+def send_alert(alert_id: str, content: str) -> None:
+    """Deliver one message to the operator's webhook; about ten minutes pass before it is given up."""
+    if settings.alert_webhook_url is None or settings.alert_webhook_secret is None:
+        log.warning("an alert is not sent: ALERT_WEBHOOK_URL is not set on this node", extra={"alert_id": alert_id})
+        return
+    secret = settings.alert_webhook_secret.get_secret_value()
+    alerts.deliver(settings.alert_webhook_url.get_secret_value(), secret, alert_id, content)
+    log.info("alert sent", extra={"alert_id": alert_id})
 
 
 @app.task(name=celery_app.RELOAD)

@@ -12,6 +12,10 @@ router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
 async def metrics(request: Request, parts: ServicesDep) -> Response:
-    """Return everything that is measured, in Prometheus's text format or in OpenMetrics'."""
+    """Return everything that is measured, in Prometheus's text format or in OpenMetrics'.
+
+    Unless the api is open, it needs an api key or the admin token.
+    """
+    parts.access.starter(request)
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(Exposition(await parts.store.reading())), headers={"Content-Type": content_type})

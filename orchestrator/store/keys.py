@@ -55,6 +55,11 @@ def arrivals(index: int) -> str:
     return f"arrivals:{index}"
 
 
+def alert(alert_id: str) -> str:
+    """What the operator's webhook is to be told, as JSON, until its delivery is queued."""
+    return f"alert:{alert_id}"
+
+
 def histogram(series: str) -> str:
     """The hash of one series (see histograms.py)."""
     return f"histogram:{series}"

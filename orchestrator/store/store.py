@@ -1,5 +1,6 @@
 """Everything the orchestrator reads from and writes to Redis, one method per operation."""
 
+import json
 import re
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -72,7 +73,7 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a missed deadline leaves to do: stop an agent, close a session's room, or refill."""
+    """What a missed deadline leaves to do: stop an agent, close a session's room, refill, or send an alert."""
 
     what: str
     id: str
@@ -454,6 +455,26 @@ class Store:
     async def reading(self) -> Reading:
         """Return everything that is measured."""
         return await reading.take(self._redis)
+
+    # What the operator's webhook is told
+
+    async def look_at_alerts(self) -> list[str]:
+        """Tell what has begun or is over; returns the names of what is wrong."""
+        return list(await self._scripts.call("alerts_look"))
+
+    @_translated
+    async def alert(self, alert_id: str) -> dict[str, Any] | None:
+        """Return what is to be told: `type`, `at` in milliseconds, `data`; None when that is too old."""
+        found = await self._redis.get(keys.alert(alert_id))
+        return dict(json.loads(found)) if found else None
+
+    @_translated
+    async def alert_queued(self, alert_id: str) -> None:
+        """Say that the delivery of an alert is queued."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(keys.DEADLINES, f"alert|{alert_id}")
+            pipe.delete(keys.alert(alert_id))
+            await pipe.execute()
 
     # Agents
 

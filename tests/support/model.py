@@ -25,7 +25,7 @@ LONGEST = {
     "boot": 5_000, "beat": WAITS["silentMs"], "stop": 5_000, "start": WAITS["startMs"], "join": WAITS["joinMs"],
     "user": WAITS["userJoinMs"], "gone": WAITS["joinMs"] + WAITS["userGoneMs"], "max": WAITS["maxMs"],
     "queue": WAITS["queueMs"], "goodbye": WAITS["goodbyeMs"], "drain": 6_000, "refill": 75_001,
-    "close": 5_000,
+    "close": 5_000, "alert": 30_000,
 }  # fmt: skip
 #: What ends or moves whoever is in a state: at least one of these is set.
 SESSION_WAITS = {
@@ -395,7 +395,7 @@ class Model:
                 assert who in after.agents_of(*AGENT_WAITS) | self.lost_agents, f"{member}, and the agent is gone"
             elif kind == "close":
                 assert who not in after.live, f"{member}, and the session is live"
-            elif kind not in {"drain", "refill"}:
+            elif kind not in {"drain", "refill", "alert"}:
                 assert who in after.live.keys() | self.lost_sessions, f"{member}, and the session is over"
         for who, fields in after.live.items():
             assert waits[who] & SESSION_WAITS[fields["status"]], (

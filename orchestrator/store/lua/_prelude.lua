@@ -21,6 +21,10 @@ local FAIRNESS_US = 60 * 1000000
 -- Before the call began, an agent is replaced this often.
 local MOST_REPLACEMENTS = 2
 local FOUND_DEAD = 'found dead at assignment'
+-- The share of errors is that of the sessions that were over within so many minutes.
+local OUTCOME_MINUTES = 5
+-- What the operator's webhook is to be told, is kept as long as its delivery may take to be queued.
+local ALERT_SECONDS = 3600
 
 -- Redis's clock: the only one that all nodes share. NOW is in milliseconds; the line is ordered by microseconds.
 local TIME = redis.call('TIME')
@@ -61,6 +65,15 @@ local function expect(kind, id, ms) redis.call('ZADD', 'deadlines', since() + ms
 local function expect_once(kind, id, ms) redis.call('ZADD', 'deadlines', 'NX', since() + ms, kind .. '|' .. id) end
 local function met(id, ...)
   for _, kind in ipairs({...}) do redis.call('ZREM', 'deadlines', kind .. '|' .. id) end
+end
+
+-- Tell the operator's webhook of something, once: whichever node looks next queues the delivery (deadlines_due.lua).
+-- `unique` and the kind make the message's id, by which its receiver knows it again.
+local function tell(kind, unique, data)
+  if policy('webhooks') ~= 1 then return end
+  local id = string.gsub(kind, '%.', '_') .. '_' .. unique
+  redis.call('SET', 'alert:' .. id, cjson.encode({type = kind, at = NOW, data = data}), 'EX', ALERT_SECONDS)
+  expect('alert', id, 0)
 end
 
 -- Have one node bring the pool to its target now.
@@ -299,7 +312,11 @@ end
 local function close_session(id, to, reason)
   local key = 'session:' .. id
   local keep = policy('keepSeconds') or 86400
-  local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt')
+  local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt', 'takeoverAt')
+  if fields[4] then
+    tell('takeover.failed', id .. '_' .. fields[4], {sessionId = id, reason = reason})
+    redis.call('HDEL', key, 'takeoverAt')
+  end
   move_session(id, to, 'reason', reason, 'endedAt', NOW)
   redis.call('DEL', key .. ':payload', key .. ':conversation')
   -- Its room is deleted by whichever node looks next, and again until that has worked.
@@ -311,6 +328,9 @@ local function close_session(id, to, reason)
     if other then redis.call('SET', 'session:user:' .. user, other) else redis.call('DEL', 'session:user:' .. user) end
   end
   redis.call('HINCRBY', 'pool:stats', to == 'error' and 'total_errors' or 'total_ended', 1)
+  local outcomes = 'outcomes:' .. math.floor(NOW / 60000)
+  redis.call('HINCRBY', outcomes, to, 1)
+  redis.call('EXPIRE', outcomes, (OUTCOME_MINUTES + 1) * 60)
   if fields[3] then
     -- Mean length of about the last ten sessions: what the waiting line is told.
     local length = NOW - tonumber(fields[3])
@@ -356,7 +376,10 @@ local function replace_agent(session, agent, cause)
     return 'error'
   end
   if count > 0 then redis.call('HSET', key, name .. 's', count) end
-  if name == 'takeover' then redis.call('HSETNX', key, 'takeoverAt', NOW) end
+  -- One that dies on its way to a call is part of the takeover that it was to end.
+  if name == 'takeover' and redis.call('HSETNX', key, 'takeoverAt', NOW) == 1 then
+    tell('takeover.started', session .. '_' .. NOW, {sessionId = session, agentId = agent, cause = cause})
+  end
   redis.call('HINCRBY', 'pool:stats', 'total_' .. name .. 's', 1)
   record(session, name, 'agentId', agent, 'cause', cause)
   move_session(session, 'starting')

@@ -20,6 +20,7 @@ local lost_at = get('session:' .. session, 'takeoverAt')
 if lost_at then
   redis.call('HDEL', 'session:' .. session, 'takeoverAt')
   observe('takeover', ms_since(lost_at))
+  tell('takeover.finished', session .. '_' .. lost_at, {sessionId = session, agentId = id, lasted = ms_since(lost_at) / 1000})
 end
 record(session, 'agent_joined', 'agentId', id)
 return session

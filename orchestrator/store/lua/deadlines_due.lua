@@ -13,13 +13,15 @@
 --   goodbye  they have had their time                            ended
 --   refill   boots had failed, and the pause is over             refill
 --   close    session is over and nobody has said that its room is too    its room is deleted
+--   alert    the operator's webhook is to be told of something           its delivery is queued
 --
 -- KEYS  none
 -- ARGV  1 most to act on in one go
 -- Returns a list of {what, id, node}: what the caller has to do
 --       stop (agent id, node) | close (session id, '': delete its room, and take the deadline away) | refill
+--       alert (alert id, '': queue its delivery, and take the deadline away)
 --
--- deadlines zset, deadlines:looked string, livekit:down string, and what the moves touch (see _prelude.lua)
+-- deadlines zset, deadlines:looked string, livekit:down string, alert:{id} string, and what the moves touch (see _prelude.lua)
 local looked = tonumber(redis.call('GET', 'deadlines:looked') or NOW)
 redis.call('SET', 'deadlines:looked', NOW)
 -- Nobody has looked for a while: Redis or every node was away, and with them those who could have met a deadline. Or the
@@ -124,6 +126,12 @@ function miss.close(id)
   if not session_state(id) then return end
   expect('close', id, 5000)
   act('close', id)
+end
+
+function miss.alert(id)
+  if redis.call('EXISTS', 'alert:' .. id) == 0 then return end
+  expect('alert', id, 30000)
+  act('alert', id)
 end
 
 local due = redis.call('ZRANGEBYSCORE', 'deadlines', '-inf', NOW, 'LIMIT', 0, ARGV[1])
