@@ -193,3 +193,12 @@ async def test_an_id_is_no_label(http: httpx.AsyncClient, store: Store, valkey_u
     text = (await http.get("/metrics")).text
     assert agent not in text
     assert user not in text
+
+
+async def test_whoever_may_start_may_scrape(store: Store, valkey_url: str) -> None:
+    key = "a-key-of-a-backend-that-is-long-enough"
+    async with serve(create(settings(valkey_url, api_keys=key))) as client:
+        assert (await client.get("/metrics")).status_code == 401
+        assert (await client.get("/metrics", headers={"Authorization": "Bearer other"})).status_code == 401
+        for shown in (key, "a-token-for-tests"):
+            assert (await client.get("/metrics", headers={"Authorization": f"Bearer {shown}"})).status_code == 200
