@@ -107,6 +107,8 @@ class NodeSettings(BaseSettings):
     """Comma-separated names of further environment variables that agents may see."""
     agent_log_bytes: Annotated[int, Field(ge=65_536)] = 10_000_000
     """Largest size of one agent's log file on disk, in bytes; beyond it the oldest output is dropped."""
+    log_format: Literal["text", "json"] = "text"
+    """How the orchestrator's own programs log: `text` for people, `json` (one object a line) for platforms."""
     heartbeat_seconds: Seconds = 2.0
     """Seconds between two heartbeats of an agent."""
     stop_grace_seconds: Seconds = 1.5

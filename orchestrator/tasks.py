@@ -6,7 +6,7 @@ from typing import Any
 
 from celery import Task, signals
 
-from orchestrator import alerts, celery_app
+from orchestrator import alerts, celery_app, logs
 from orchestrator.celery_app import make_worker_app
 from orchestrator.errors import NotDelivered, OrchestratorError
 from orchestrator.logs import configure_logging
@@ -49,10 +49,21 @@ ALERT_RETRIES = 20
 
 @signals.setup_logging.connect
 def _configure_logging(**_: Any) -> None:
-    configure_logging()
+    configure_logging(settings.log_format)
     for name in ("celery.worker.strategy", "celery.app.trace"):
         # It flies every few seconds; what is worth a line is that it does not come through.
         logging.getLogger(name).addFilter(lambda record: celery_app.CANARY not in record.getMessage())
+
+
+@signals.task_prerun.connect
+def _task_begins(task_id: str, task: Task, **_: Any) -> None:
+    request_id = task.request.get("request_id")
+    logs.begin(task=task.name, task_id=task_id, **({"request_id": request_id} if request_id else {}))
+
+
+@signals.task_postrun.connect
+def _task_is_over(**_: Any) -> None:
+    logs.end()
 
 
 @signals.worker_ready.connect
@@ -68,6 +79,7 @@ def _stop(**_: Any) -> None:
 @app.task(name=celery_app.SPAWN_AGENT, bind=True, acks_late=True, max_retries=SPAWN_RETRIES)
 def spawn_agent(self: Task, session_id: str) -> bool:
     """Boot an agent for a waiting session, three more times with growing pauses when it fails, then give up."""
+    logs.note(session_id=session_id)
     attempt = self.request.retries or 0
     agent_id = session_id if attempt == 0 else new_id("prewarm")
     try:

@@ -9,6 +9,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from orchestrator import __version__
 from orchestrator.api import admin, events, health, metrics, problems, sessions, token
+from orchestrator.api.requests import RequestLog
 from orchestrator.api.services import serving
 from orchestrator.logs import configure_logging
 from orchestrator.settings import Settings
@@ -35,7 +36,7 @@ def allowed_pages(settings: Settings) -> dict[str, Any]:
 def create(settings: Settings | None = None) -> FastAPI:
     """Return the application. Raises `Preflight` when a setting it needs is missing or wrong."""
     found = settings or Settings.load()
-    configure_logging()
+    configure_logging(found.log_format)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -50,8 +51,9 @@ def create(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(problems.BodyLimit, limit=BODY_BYTES)
-    # Outermost: a page must be able to read what went wrong.
+    # Around everything that may refuse: a page must be able to read what went wrong.
     app.add_middleware(CORSMiddleware, **allowed_pages(found))
+    app.add_middleware(RequestLog)
     for router in (sessions.router, events.router, token.router, admin.router, health.router, metrics.router):
         app.include_router(router)
     return app

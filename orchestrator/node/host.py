@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 
 from orchestrator import faults
 from orchestrator.errors import OrchestratorError, Preflight
+from orchestrator.logs import configure_logging
 from orchestrator.node.birth import SINGLE_THREADED, agent_environment, process_of, reaped, start_by_exec, start_by_fork
 from orchestrator.node.folder import AgentFolder
 from orchestrator.node.preload import (
@@ -435,12 +436,13 @@ def _safe(agent_id: str) -> str:
 
 def main() -> None:
     """Run the agent host of this node."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logging()
     handover = json.loads(os.environ.pop(HANDOVER, "{}"))
     for name, value in SINGLE_THREADED.items():
         os.environ.setdefault(name, value)
     try:
         settings = load(NodeSettings)
+        configure_logging(settings.log_format)
         if sys.argv[1:] == [TRIAL_ARGUMENT]:
             run_trial(settings.agent_module)
         host = AgentHost(settings, handover)
