@@ -51,7 +51,10 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        facts = (f"{name}={str(value)[:_FACT]!r}" for name, value in _all_facts(record).items())
+        facts = (
+            f"{name}={value if _plain(value) else repr(str(value)[:_FACT])}"
+            for name, value in _all_facts(record).items()
+        )
         return _escape(" ".join((super().formatMessage(record), *facts)))
 
     def formatException(self, ei: Any) -> str:

@@ -1,5 +1,7 @@
 """The route that Prometheus scrapes."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 
@@ -10,7 +12,17 @@ from orchestrator.metrics import Exposition
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
 
-@router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
+_EXAMPLE = """\
+# HELP orchestrator_pool_agents Warm agents that wait for a session.
+# TYPE orchestrator_pool_agents gauge
+orchestrator_pool_agents 3.0
+"""
+_TEXT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": _EXAMPLE}}}
+}
+
+
+@router.get("/metrics", summary="Metrics for Prometheus", response_class=Response, responses=_TEXT)
 async def metrics(request: Request, parts: ServicesDep) -> Response:
     """Return everything that is measured, in Prometheus's text format or in OpenMetrics'.
 

@@ -94,7 +94,7 @@ async def test_one_line_per_request_with_the_template_of_its_path(
     await http.get("/api/session/" + "x" * 200)
     for quiet in ("/livez", "/metrics"):
         await http.get(quiet)
-    await http.get("/nowhere/\x1b[31m")
+    await http.get("/nowhere/%1b%5b31m")
     assert accesses(lines) == [
         {"method": "POST", "path": "/api/session/start", "status": 200},
         {"method": "GET", "path": "/api/session/{session_id}", "status": 200},
