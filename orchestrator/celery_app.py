@@ -47,7 +47,8 @@ def make_worker_app(settings: Settings) -> Celery:
         worker_disable_prefetch=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        worker_send_task_events=False,
+        # For Flower. Published, not kept: where nobody listens, Redis drops them.
+        worker_send_task_events=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         # kombu has no socket time-out of its own: a black hole would hang the Celery worker for ever.
