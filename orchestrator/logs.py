@@ -85,6 +85,7 @@ def configure_logging(style: Literal["text", "json"] = "text") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
     for own in ("uvicorn", "uvicorn.error", "uvicorn.access"):  # uvicorn has handlers of its own
         logging.getLogger(own).handlers.clear()
         logging.getLogger(own).propagate = True

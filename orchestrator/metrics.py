@@ -153,3 +153,19 @@ class Exposition:
                 ]
                 family.add_metric([path] if path else [], buckets, found.sum_seconds)
         return family
+
+
+def table() -> str:
+    """Return all metrics as a table in Markdown."""
+    rows = ["| metric | type | labels | what |", "|---|---|---|---|"]
+    for found in DEFINITIONS:
+        labels = " ".join(f"`{label}`" for label in found.labels)
+        rows.append(f"| `{PREFIX}{found.name}` | {found.kind} | {labels} | {found.help} |")
+    for name, help_text in HISTOGRAMS.items():
+        labels = "`path`" if f"{name}:hit" in BOUNDS else ""
+        rows.append(f"| `{PREFIX}{name}_seconds` | histogram | {labels} | {help_text} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(table())  # noqa: T201

@@ -47,12 +47,18 @@ SPAWN_RETRIES = 3
 ALERT_RETRIES = 20
 
 
+def _no_canary(record: logging.LogRecord) -> bool:
+    # It flies every few seconds; what is worth a line is that it does not come through.
+    return celery_app.CANARY not in record.getMessage()
+
+
+# The first: before what Celery itself warns of at its start.
+@signals.celeryd_init.connect
 @signals.setup_logging.connect
 def _configure_logging(**_: Any) -> None:
     configure_logging(settings.log_format)
     for name in ("celery.worker.strategy", "celery.app.trace"):
-        # It flies every few seconds; what is worth a line is that it does not come through.
-        logging.getLogger(name).addFilter(lambda record: celery_app.CANARY not in record.getMessage())
+        logging.getLogger(name).addFilter(_no_canary)
 
 
 @signals.task_prerun.connect
