@@ -56,6 +56,17 @@ def lines(node: Node, program: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in node.log(program).splitlines()]
 
 
+def metrics_of_a_takeover(node: Node) -> None:
+    found = dict(re.findall(r"^(\S+) (\S+)$", node.http.get("/metrics").text, re.MULTILINE))
+    for name in ("boot", "join", "first_audio", "takeover"):
+        assert float(found[f"orchestrator_{name}_seconds_count"]) >= 1, name
+        assert 0 < float(found[f"orchestrator_{name}_seconds_sum"]) < 60, name
+    assert float(found['orchestrator_start_seconds_count{path="hit"}']) >= 1
+    assert float(found["orchestrator_takeovers_total"]) == 1
+    assert float(found["orchestrator_beat_last_tick_timestamp_seconds"]) > 1e9
+    assert found[f'orchestrator_node_host_up{{node="{node.environment["NODE_ID"]}"}}'] == "1.0"
+
+
 async def test_a_takeover_is_told_once_signed_and_again_until_it_is_taken(node: Node, receiver: Receiver) -> None:
     async with Call(node.url, "ada") as call:
         call.hum()
@@ -71,6 +82,7 @@ async def test_a_takeover_is_told_once_signed_and_again_until_it_is_taken(node: 
     assert (begun["sessionId"], begun["agentId"]) == (before["sessionId"], before["agentId"])
     assert begun["cause"] == "killed by signal 9"
     assert 0 < receiver.of("takeover.finished")[0].body["data"]["lasted"] < 10
+    metrics_of_a_takeover(node)
     assert SECRET not in node.log("worker")
     assert receiver.url not in node.log("worker")
 
@@ -81,18 +93,6 @@ def test_what_promtool_says_of_the_metrics(node: Node) -> None:
         [promtool(), "check", "metrics"], input=text, capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_the_metrics_of_the_call_are_there(node: Node) -> None:
-    text = node.http.get("/metrics").text
-    found = dict(re.findall(r"^(\S+) (\S+)$", text, re.MULTILINE))
-    for name in ("boot", "join", "first_audio", "takeover"):
-        assert float(found[f"orchestrator_{name}_seconds_count"]) >= 1, name
-        assert 0 < float(found[f"orchestrator_{name}_seconds_sum"]) < 60, name
-    assert float(found['orchestrator_start_seconds_count{path="hit"}']) >= 1
-    assert float(found["orchestrator_takeovers_total"]) == 1
-    assert float(found["orchestrator_beat_last_tick_timestamp_seconds"]) > 1e9
-    assert found[f'orchestrator_node_host_up{{node="{node.environment["NODE_ID"]}"}}'] == "1.0"
 
 
 def test_every_metric_of_the_alerts_and_the_dashboard_exists(node: Node) -> None:
@@ -126,6 +126,20 @@ def test_an_alert_that_never_fires_is_found_by_its_test(tmp_path: Path) -> None:
         (tmp_path / "alerts.yml").write_text(yaml.safe_dump(rules))
         assert run_promtool(tmp_path, "check", "rules", "alerts.yml").returncode == 0
         assert run_promtool(tmp_path, "test", "rules", "alerts_test.yml").returncode != 0, f"nobody misses {name}"
+
+
+def test_promtool_takes_the_queries_of_the_dashboard(tmp_path: Path) -> None:
+    board = json.loads((DEPLOY / "grafana" / "orchestrator.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
+    queries += [annotation["expr"] for annotation in board["annotations"]["list"]]
+    assert len(queries) > 30
+    rules = [
+        {"record": f"query:{number}", "expr": query.replace("$__rate_interval", "1m")}
+        for number, query in enumerate(queries)
+    ]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = run_promtool(tmp_path, "check", "rules", "rules.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
