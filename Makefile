@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscop
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help up frontend test chaos fuzz guards check lint types format imports bench lock clean
+.PHONY: help up flower frontend test chaos fuzz guards check lint types format imports bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ frontend/dist/index.html: frontend/node_modules/.installed $(shell find frontend
 		-not -path '*/dist/*' -not -name '*.test.ts' 2>/dev/null)
 	@cd frontend && npm run --silent build -- --logLevel warn
 	@touch $@
+
+flower: $(VENV)/.installed-flower ## Start Celery's own monitor beside the running node, on port 5555 of loopback
+	@exec $(BIN)/orchestrator flower
 
 test: $(VENV)/.installed-dev ## Run the tests, on a real Valkey and a real LiveKit server
 	@$(PYTEST)
@@ -92,6 +95,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing the pinned dependencies into $(VENV): about a minute, once."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@$(BIN)/python -m compileall -q orchestrator agents
+	@touch $@
+
+$(VENV)/.installed-flower: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),flower]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -1,11 +1,13 @@
 """Beat's scheduler: redbeat's, which makes up for a beat that was gone, and for a Redis that lost the schedule."""
 
 import logging
+import time
 from typing import Any
 
 from redbeat.schedulers import RedBeatScheduler, get_redis
 
 from orchestrator.celery_app import REFILL
+from orchestrator.store.keys import BEAT_TICKS
 
 log = logging.getLogger("orchestrator.beat")
 
@@ -24,4 +26,12 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc] # redbeat has no types
             log.info("this beat leads; a refill is asked for")
         if not get_redis(self.app).exists(self.app.redbeat_conf.schedule_key):
             self.setup_schedule()
-        return super().tick(*args, **kwargs)
+        pause = super().tick(*args, **kwargs)
+        get_redis(self.app).hset(BEAT_TICKS, "beat", int(time.time()))
+        return pause
+
+    def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
+        """Send one task, and note when."""
+        sent = super().apply_async(entry, *args, **kwargs)
+        get_redis(self.app).hset(BEAT_TICKS, entry.name, int(time.time()))
+        return sent

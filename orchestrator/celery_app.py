@@ -7,7 +7,7 @@ from celery.schedules import schedule
 from kombu.entity import Queue
 
 from orchestrator.settings import Settings
-from orchestrator.store.keys import CELERY_QUEUE
+from orchestrator.store.keys import CELERY_QUEUE, node_queue
 
 #: A task that is not acknowledged is delivered again after this long: three times the longest task.
 VISIBILITY_SECONDS = 180
@@ -20,11 +20,7 @@ CHECK_NODE = "orchestrator.check_node"
 CLEANUP_STALE = "orchestrator.cleanup_stale"
 RELOAD = "orchestrator.reload"
 CANARY = "orchestrator.canary"
-
-
-def node_queue(node_id: str) -> str:
-    """Return the name of the queue that only this node's Celery worker consumes."""
-    return f"node.{node_id}"
+SEND_ALERT = "orchestrator.send_alert"
 
 
 def _base(redis_url: str, name: str) -> Celery:
@@ -51,7 +47,8 @@ def make_worker_app(settings: Settings) -> Celery:
         worker_disable_prefetch=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        worker_send_task_events=False,
+        # For Flower. Published, not kept: where nobody listens, Redis drops them.
+        worker_send_task_events=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         # kombu has no socket time-out of its own: a black hole would hang the Celery worker for ever.

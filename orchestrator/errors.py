@@ -155,6 +155,12 @@ class LiveKitUnavailable(OrchestratorError):
     code = "livekit_unavailable"
 
 
+class NotDelivered(OrchestratorError):
+    """A webhook's receiver did not take the message."""
+
+    code = "not_delivered"
+
+
 class GivenUp(SpawnFailed):
     """The agent was given up before it was spawned; whoever waits for one gets another."""
 

@@ -187,6 +187,8 @@ def _waits(seen: Snapshot) -> Iterator[str]:
             over = (agent is None or agent.state not in _LIVING) and f"an agent that {_is(agent)}"
         elif kind == "look":
             over = each not in seen.sessions and "a session that has no record"
+        elif kind == "alert":
+            over = "a message to the operator's webhook that nobody queues"
         elif kind == "close":
             over = "a room that is not deleted, and its session is over"
         elif kind == "drain":

@@ -21,6 +21,7 @@ MEMORY_SECONDS = 2.0
 PROBE_SECONDS = 3.0
 SIZING_SECONDS = 5.0
 CANARY_SECONDS = 5.0
+ALERT_SECONDS = 1.0
 #: The Celery worker is wedged when Redis answers and nothing that was queued came through for this long.
 WEDGED_SECONDS = 30.0
 
@@ -42,6 +43,7 @@ class Rounds:
         self.short_of_memory = self._shortage()
         #: Monotonic time at which a task last came through the queue.
         self.canary_at = time.monotonic()
+        self._wrong: set[str] = set()
 
     def all(self) -> list[tuple[float, Callable[[], Awaitable[None]]]]:
         """Return each round with the seconds between two of it."""
@@ -50,6 +52,8 @@ class Rounds:
             (PROBE_SECONDS, self.probe_livekit),
             (CANARY_SECONDS, self.fly_canary),
         ]
+        if self._settings.alert_webhook_url:
+            rounds.append((ALERT_SECONDS, self.look_at_alerts))
         return [*rounds, (SIZING_SECONDS, self.size_pool)] if self._settings.pool_auto else rounds
 
     async def fly_canary(self) -> None:
@@ -73,6 +77,13 @@ class Rounds:
             if trouble:
                 log.warning("%s", trouble)
             await self._store.livekit_down(trouble)
+
+    async def look_at_alerts(self) -> None:
+        """Have the operator's webhook told of what has begun to be wrong, and of what is well again."""
+        wrong = set(await self._store.look_at_alerts())
+        for name in wrong - self._wrong:
+            log.warning("alert: %s", name)
+        self._wrong = wrong
 
     async def look_at_memory(self) -> None:
         """Say whether there is memory for one more agent; where there is, the waiting line is served."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from orchestrator import faults
+from orchestrator import alerts, faults
 from orchestrator.errors import (
     GivenUp,
     HostUnavailable,
@@ -69,6 +69,7 @@ class Celery:
     stop_elsewhere: Callable[[str, str], None]  #: queues the stop of an agent that lives on another node
     send_canary: Callable[[], None]  #: queues a task to this node's own queue, which calls `canary_seen`
     consume: Callable[[bool], None]  #: whether to take tasks from the shared queue
+    send_alert: Callable[[str, str], None]  #: queues the delivery of a message to the operator's webhook
 
 
 class NodeWatch:
@@ -301,6 +302,13 @@ class NodeWatch:
                 await self._reconciler.look(action.id)
             case "reconcile" if self._reconciler:
                 await self._reconciler.all()
+            case "alert":
+                await self._send_alert(action.id)
+
+    async def _send_alert(self, alert_id: str) -> None:
+        if alert := await self._store.alert(alert_id):
+            await asyncio.to_thread(self._celery.send_alert, alert_id, alerts.body(alert))
+        await self._store.alert_queued(alert_id)
 
     async def _stop_there(self, agent_id: str, node: str) -> None:
         """Stop an agent on whichever node it lives; where it lives nowhere, say so."""

@@ -4,6 +4,9 @@
 so that a process which forks agents never has the LiveKit secret or the admin token in its memory.
 """
 
+import base64
+import binascii
+import contextlib
 import ipaddress
 import re
 import socket
@@ -41,6 +44,20 @@ def _origins(value: str) -> str:
         if origin != "*" and not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:-]+", origin):
             raise ValueError(f"{origin} is no origin: write scheme, host and port alone, as https://app.example")
     return value
+
+
+def _http(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not value.get_secret_value().startswith(("http://", "https://")):
+        raise ValueError("it begins with http:// or https://")
+    return value
+
+
+def _signing(value: SecretStr | None) -> SecretStr | None:
+    prefix, _, encoded = value.get_secret_value().partition("_") if value else ("", "", "")
+    with contextlib.suppress(binascii.Error):
+        if value is None or (prefix == "whsec" and 24 <= len(base64.b64decode(encoded, validate=True)) <= 64):
+            return value
+    raise ValueError("it is whsec_ and 24 to 64 random bytes in base64: echo whsec_$(openssl rand -base64 32)")
 
 
 def _empty_is_none(value: object) -> object:
@@ -92,6 +109,8 @@ class NodeSettings(BaseSettings):
     """Comma-separated names of further environment variables that agents may see."""
     agent_log_bytes: Annotated[int, Field(ge=65_536)] = 10_000_000
     """Largest size of one agent's log file on disk, in bytes; beyond it the oldest output is dropped."""
+    log_format: Literal["text", "json"] = "text"
+    """How the orchestrator's own programs log: `text` for people, `json` (one object a line) for platforms."""
     heartbeat_seconds: Seconds = 2.0
     """Seconds between two heartbeats of an agent."""
     stop_grace_seconds: Seconds = 1.5
@@ -205,6 +224,11 @@ class Settings(NodeSettings):
     log_lines: Annotated[int, Field(ge=10, le=100_000)] = 500
     """Log lines kept per agent."""
 
+    alert_webhook_url: Annotated[SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_http)] = None
+    """Where critical events are sent (Standard Webhooks). Unset: nowhere."""
+    alert_webhook_secret: Annotated[SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_signing)] = None
+    """Key that signs them: `whsec_` and base64. Needed when ALERT_WEBHOOK_URL is set."""
+
     @property
     def policy(self) -> dict[str, int]:
         """What the Lua scripts decide by, as the hash `policy` in Redis. Times are milliseconds."""
@@ -222,6 +246,7 @@ class Settings(NodeSettings):
             "goodbyeMs": ms(self.goodbye_seconds), "keepSeconds": max(1, int(self.session_keep_seconds)),
             "takeover": int(self.takeover), "maxTakeovers": self.max_takeovers,
             "reconcileMs": ms(self.reconcile_seconds),
+            "webhooks": int(self.alert_webhook_url is not None),
         }  # fmt: skip
 
     @property
@@ -304,6 +329,15 @@ class Settings(NodeSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _alerts_are_signed(self) -> Self:
+        if self.alert_webhook_url is not None and self.alert_webhook_secret is None:
+            raise ValueError(
+                "ALERT_WEBHOOK_URL is set and ALERT_WEBHOOK_SECRET is not: nobody could tell that a message is ours "
+                "(echo whsec_$(openssl rand -base64 32))"
+            )
+        return self
+
     @classmethod
     def load(cls) -> Self:
         """Read the settings.
@@ -323,7 +357,7 @@ def load(kind: type[S]) -> S:
         if not first["loc"]:
             raise Preflight(f"{first['ctx']['error']}. Correct it in the environment or in .env.") from None
         name = str(first["loc"][0]).upper()
-        shown = "" if {"TOKEN", "SECRET", "KEYS"} & set(name.split("_")) else f"={first['input']!r}"
+        shown = "" if {"TOKEN", "SECRET", "KEYS", "WEBHOOK"} & set(name.split("_")) else f"={first['input']!r}"
         raise Preflight(f"{name}{shown}: {first['msg']}. Correct it in the environment or in .env.") from None
     except (OSError, UnicodeDecodeError) as failure:
         raise Preflight(f".env cannot be read: {failure}. Correct the file or remove it.") from None

@@ -6,14 +6,14 @@ from typing import Any
 
 from celery import Task, signals
 
-from orchestrator import celery_app
-from orchestrator.celery_app import make_worker_app, node_queue
-from orchestrator.errors import OrchestratorError
+from orchestrator import alerts, celery_app, logs
+from orchestrator.celery_app import make_worker_app
+from orchestrator.errors import NotDelivered, OrchestratorError
 from orchestrator.logs import configure_logging
 from orchestrator.models import new_id
 from orchestrator.node_watch import Celery, NodeWatch
 from orchestrator.settings import Settings
-from orchestrator.store.keys import CELERY_QUEUE
+from orchestrator.store.keys import CELERY_QUEUE, node_queue
 
 log = logging.getLogger("orchestrator.tasks")
 
@@ -34,19 +34,42 @@ def _consume(shared: bool) -> None:
     change(CELERY_QUEUE, destination=[f"node@{settings.node_id}"])
 
 
-watch = NodeWatch(settings, Celery(_stop_elsewhere, _send_canary, _consume))
+def _send_alert(alert_id: str, content: str) -> None:
+    app.send_task(celery_app.SEND_ALERT, args=[alert_id, content], task_id=alert_id)
+
+
+watch = NodeWatch(settings, Celery(_stop_elsewhere, _send_canary, _consume, _send_alert))
 
 #: A boot waits this long at most; every task that boots agents is bounded by it.
 BOOT_SECONDS = settings.boot_timeout_seconds + 30
 SPAWN_RETRIES = 3
+#: Pauses of 1, 2, 4 … 60 s, each cut by chance.
+ALERT_RETRIES = 20
 
 
+def _no_canary(record: logging.LogRecord) -> bool:
+    # It flies every few seconds; what is worth a line is that it does not come through.
+    return celery_app.CANARY not in record.getMessage()
+
+
+# The first: before what Celery itself warns of at its start.
+@signals.celeryd_init.connect
 @signals.setup_logging.connect
 def _configure_logging(**_: Any) -> None:
-    configure_logging()
+    configure_logging(settings.log_format)
     for name in ("celery.worker.strategy", "celery.app.trace"):
-        # It flies every few seconds; what is worth a line is that it does not come through.
-        logging.getLogger(name).addFilter(lambda record: celery_app.CANARY not in record.getMessage())
+        logging.getLogger(name).addFilter(_no_canary)
+
+
+@signals.task_prerun.connect
+def _task_begins(task_id: str, task: Task, **_: Any) -> None:
+    request_id = task.request.get("request_id")
+    logs.begin(task=task.name, task_id=task_id, **({"request_id": request_id} if request_id else {}))
+
+
+@signals.task_postrun.connect
+def _task_is_over(**_: Any) -> None:
+    logs.end()
 
 
 @signals.worker_ready.connect
@@ -62,6 +85,7 @@ def _stop(**_: Any) -> None:
 @app.task(name=celery_app.SPAWN_AGENT, bind=True, acks_late=True, max_retries=SPAWN_RETRIES)
 def spawn_agent(self: Task, session_id: str) -> bool:
     """Boot an agent for a waiting session, three more times with growing pauses when it fails, then give up."""
+    logs.note(session_id=session_id)
     attempt = self.request.retries or 0
     agent_id = session_id if attempt == 0 else new_id("prewarm")
     try:
@@ -85,6 +109,20 @@ def refill() -> int:
 def canary() -> None:
     """Prove that this Celery worker consumes."""
     watch.canary_seen()
+
+
+@app.task(
+    name=celery_app.SEND_ALERT, acks_late=True, ignore_result=True, autoretry_for=(NotDelivered,), retry_backoff=1,
+    retry_backoff_max=60, retry_jitter=True, max_retries=ALERT_RETRIES, rate_limit="1/s",
+)  # fmt: skip
+def send_alert(alert_id: str, content: str) -> None:
+    """Deliver one message to the operator's webhook; about ten minutes pass before it is given up."""
+    if settings.alert_webhook_url is None or settings.alert_webhook_secret is None:
+        log.warning("an alert is not sent: ALERT_WEBHOOK_URL is not set on this node", extra={"alert_id": alert_id})
+        return
+    secret = settings.alert_webhook_secret.get_secret_value()
+    alerts.deliver(settings.alert_webhook_url.get_secret_value(), secret, alert_id, content)
+    log.info("alert sent", extra={"alert_id": alert_id})
 
 
 @app.task(name=celery_app.RELOAD)

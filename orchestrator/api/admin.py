@@ -20,6 +20,7 @@ from orchestrator.api.schemas import (
 from orchestrator.api.services import Services, ServicesDep, require_admin
 from orchestrator.api.sessions import describe, moment
 from orchestrator.errors import HostUnavailable, NotFound
+from orchestrator.store.keys import node_queue
 
 router = APIRouter(prefix="/api", tags=["admin"], dependencies=[Depends(require_admin)], responses=PROBLEM_RESPONSES)
 
@@ -98,7 +99,7 @@ async def reload(parts: ServicesDep) -> ReloadReply:
     reload_id = secrets.token_hex(8)
     for node in nodes:
         await parts.store.note_node(node, "reload", f"{reload_id} waiting")
-        await parts.publish(celery_app.RELOAD, reload_id, queue=celery_app.node_queue(node), expires=120)
+        await parts.publish(celery_app.RELOAD, reload_id, queue=node_queue(node), expires=120)
     return await reload_state(reload_id, parts)
 
 

@@ -8,8 +8,21 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from orchestrator import __version__
-from orchestrator.api import admin, events, health, pages, problems, sessions, status, token, web, webhook
+from orchestrator.api import (
+    admin,
+    events,
+    health,
+    metrics,
+    pages,
+    problems,
+    sessions,
+    status,
+    token,
+    web,
+    webhook,
+)
 from orchestrator.api.door import dispatching
+from orchestrator.api.requests import RequestLog
 from orchestrator.api.services import serving
 from orchestrator.logs import configure_logging
 from orchestrator.settings import WEBHOOK_PATH, Settings
@@ -68,7 +81,7 @@ def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
 def create(settings: Settings | None = None) -> FastAPI:
     """Return the application. Raises `Preflight` when a setting it needs is missing or wrong."""
     found = settings or Settings.load()
-    configure_logging()
+    configure_logging(found.log_format)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -83,10 +96,11 @@ def create(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(problems.BodyLimit, limit=BODY_BYTES, larger={WEBHOOK_PATH: webhook.BODY_BYTES})
-    # Outermost: a page must be able to read what went wrong.
+    # Around everything that may refuse: a page must be able to read what went wrong.
     app.add_middleware(CORSMiddleware, **allowed_pages(found))
-    for router in (sessions.router, events.router, token.router, admin.router, health.router, webhook.router):
-        app.include_router(router)
+    app.add_middleware(RequestLog)
+    for part in (sessions, events, token, admin, health, webhook, metrics):
+        app.include_router(part.router)
     status.install(app)
     pages.install(app)
     app.openapi = _documented(app)  # type: ignore[method-assign]

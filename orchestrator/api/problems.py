@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.api.schemas import Problem
 from orchestrator.errors import OrchestratorError, RateLimited
+from orchestrator.logs import request_id
 
 log = logging.getLogger("orchestrator.api")
 
@@ -28,7 +29,10 @@ def problem(
         title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, instance=request.url.path,
         retryAfter=seconds, **extra,
     )  # fmt: skip
-    headers = {} if seconds is None else {"Retry-After": str(seconds)}
+    # An unexpected error is answered outside of what gives every other answer its request id.
+    headers = {"X-Request-Id": request_id()} if request_id() else {}
+    if seconds is not None:
+        headers["Retry-After"] = str(seconds)
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     content = body.model_dump(exclude_none=True)

@@ -22,6 +22,7 @@ from orchestrator.celery_app import Publisher
 from orchestrator.errors import Forbidden, NotFound, Preflight, StoreUnavailable, Unauthorized
 from orchestrator.livekit.tokens import TokenMinter
 from orchestrator.livekit.webhooks import Webhooks
+from orchestrator.logs import request_id
 from orchestrator.models import ID_PATTERN, Session
 from orchestrator.node.process import may_live
 from orchestrator.pool.assignment import Assigner
@@ -52,9 +53,10 @@ class Services:
 
     async def publish(self, task: str, *args: Any, queue: str | None = None, **options: Any) -> None:
         """Queue a Celery task. Raises `StoreUnavailable` when the broker does not answer."""
+        headers = {"request_id": request_id()}  # here: the thread knows nothing of the request
         try:
             await asyncio.get_running_loop().run_in_executor(
-                self.threads, lambda: self.publisher.send(task, *args, queue=queue, **options)
+                self.threads, lambda: self.publisher.send(task, *args, queue=queue, headers=headers, **options)
             )
         except OperationalError as failure:
             raise StoreUnavailable(f"the task queue does not answer: {failure}", retry_after=2) from failure

@@ -25,6 +25,7 @@ from orchestrator.api.schemas import (
 )
 from orchestrator.api.services import CallerDep, Services, ServicesDep, SessionDep, services, visible
 from orchestrator.errors import Forbidden, InvalidRequest, NotFound, StoreUnavailable
+from orchestrator.logs import note
 from orchestrator.models import Agent, Session
 from orchestrator.pool.assignment import Request, Started
 from orchestrator.states import SessionState
@@ -68,6 +69,7 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
     # A backend starts calls for many users from one address; how many, it decides.
     trusted = caller.role is not Role.ANYBODY
     started = await parts.assigner.start(Request(body.user_id, body.metadata, address, key, trusted))
+    note(session_id=started.session_id)
     secret = parts.access.client_secret(started.session_id)
     if started.repeated and (answer := await _first_answer(parts, key, secret)):
         return answer

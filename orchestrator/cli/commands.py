@@ -10,6 +10,7 @@ from rich.table import Table
 
 from orchestrator.cli import doctor as checks
 from orchestrator.cli.explain import story
+from orchestrator.cli.flower import flower
 from orchestrator.cli.http import Api
 from orchestrator.cli.output import FAILED, Json, console, print_json, wide
 from orchestrator.cli.up import up as start_node
@@ -271,6 +272,6 @@ def _invariants(json: bool) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (up, status, sessions, explain, logs, stop, pool, breaker, doctor):
+    for command in (up, status, sessions, explain, logs, stop, pool, breaker, doctor, flower):
         app.command()(command)
     app.add_typer(agents, name="agents")

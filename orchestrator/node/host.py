@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 
 from orchestrator import faults
 from orchestrator.errors import OrchestratorError, Preflight
+from orchestrator.logs import configure_logging
 from orchestrator.node.birth import (
     SINGLE_THREADED,
     agent_environment,
@@ -443,10 +444,11 @@ def _safe(agent_id: str) -> str:
 
 def main() -> None:
     """Run the agent host of this node."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logging()
     try:
         settings = load(NodeSettings)
         forget_the_rest(settings)
+        configure_logging(settings.log_format)
         handover = json.loads(os.environ.pop(HANDOVER, "{}"))
         for name, value in SINGLE_THREADED.items():
             os.environ.setdefault(name, value)

@@ -26,9 +26,9 @@ DOORS = "doors"  #: set of the api processes that are, or want to be, registered
 NODES = "nodes"
 EVENTS = "events"  #: stream of everything that happens to sessions and agents
 CELERY_QUEUE = "celery"
-EVENTS = "events"  #: stream of the last state changes of all sessions and agents
 BEAT_LOCK = "celery:beat::lock"  #: held by the beat that leads; runs out when it is gone
 BEAT_TASKS = "celery:beat::statics"  #: set of the names of the periodic tasks
+BEAT_TICKS = "beat:ticks"  #: hash: when beat last turned (`beat`), and when it last sent each of its tasks
 
 
 def beat_task(name: str) -> str:
@@ -66,6 +66,21 @@ def arrivals(index: int) -> str:
 def room(room_name: str) -> str:
     """The id of the room's newest session, kept as long as its record."""
     return f"session:room:{room_name}"
+
+
+def alert(alert_id: str) -> str:
+    """What the operator's webhook is to be told, as JSON, until its delivery is queued."""
+    return f"alert:{alert_id}"
+
+
+def histogram(series: str) -> str:
+    """The hash of one series (see histograms.py)."""
+    return f"histogram:{series}"
+
+
+def recent(name: str) -> str:
+    """The newest samples of a histogram, newest first, each `ms at`."""
+    return f"recent:{name}"
 
 
 def user(user_id: str) -> str:
@@ -110,6 +125,11 @@ def agent_inbox(agent_id: str) -> str:
 def agent_boot(agent_id: str) -> str:
     """List with one element once the boot is decided: `ready`, or why it failed."""
     return f"agent:{agent_id}:boot"
+
+
+def node_queue(node_id: str) -> str:
+    """The Celery queue that only this node's Celery worker consumes."""
+    return f"node.{node_id}"
 
 
 def node(node_id: str) -> str:

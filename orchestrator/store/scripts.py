@@ -13,14 +13,15 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
 from orchestrator.states import lua_tables
+from orchestrator.store import histograms
 
 LUA = resources.files("orchestrator.store") / "lua"
 
 
 @cache
 def sources() -> dict[str, str]:
-    """Return every script by name, with the state tables and the prelude in front."""
-    prelude = lua_tables() + (LUA / "_prelude.lua").read_text()
+    """Return every script by name, with its tables and the prelude in front."""
+    prelude = lua_tables() + histograms.lua_table() + (LUA / "_prelude.lua").read_text()
     return {
         path.name.removesuffix(".lua"): prelude + path.read_text()
         for path in LUA.iterdir()

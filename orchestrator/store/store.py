@@ -12,8 +12,10 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from redis.exceptions import RedisError
 
 from orchestrator.models import ID_PATTERN, Agent, Session
-from orchestrator.store import keys
+from orchestrator.store import keys, reading
 from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking
+from orchestrator.store.reading import Reading
+from orchestrator.store.samples import Samples
 from orchestrator.store.scripts import Scripts, translate
 
 P = ParamSpec("P")
@@ -91,8 +93,8 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a missed deadline leaves to do: stop an agent, close a session's room or look at it, refill, or compare all
-    rooms."""
+    """What a missed deadline leaves to do: stop an agent, close a session's room or look at it, refill, compare all
+    rooms, or send an alert."""
 
     what: str
     id: str
@@ -159,6 +161,7 @@ class Store:
         self._redis: Any = connect(redis_url, name=name, patience=patience)
         self._blocking: Any = connect_blocking(redis_url, name=f"{name}.blocking")
         self._scripts = Scripts(self._redis)
+        self._samples = Samples(self._scripts)
         self._keep = max(1, int(keep_seconds))
 
     async def __aenter__(self) -> Self:
@@ -169,6 +172,7 @@ class Store:
 
     async def close(self) -> None:
         """Close all connections."""
+        await self._samples.close()
         await self._redis.aclose()
         await self._blocking.aclose()
 
@@ -561,6 +565,44 @@ class Store:
         found = await self._redis.hmget(keys.POOL_STATS, "boot_ms_mean", "session_ms_mean")
         boot, session = (float(value) / 1000 if value else None for value in found)
         return boot, session
+
+    # What is measured
+
+    def observe(self, series: str, seconds: float) -> None:
+        """Count a duration that this process has measured, soon; `series` is one of `histograms.BOUNDS`."""
+        self._samples.add(series, seconds)
+
+    @_translated
+    async def recent(self, name: str) -> list[tuple[float, float]]:
+        """Return the newest samples of a histogram (`start`, `boot`, `join`, `first_audio`, `takeover`), oldest first,
+        each as (unix time, seconds); about the last 500 are kept."""
+        rows = (row.split() for row in await self._redis.lrange(keys.recent(name), 0, -1))
+        return [(int(at) / 1000, float(ms) / 1000) for ms, at in rows][::-1]
+
+    @_translated
+    async def reading(self) -> Reading:
+        """Return everything that is measured."""
+        return await reading.take(self._redis)
+
+    # What the operator's webhook is told
+
+    async def look_at_alerts(self) -> list[str]:
+        """Tell what has begun or is over; returns the names of what is wrong."""
+        return list(await self._scripts.call("alerts_look"))
+
+    @_translated
+    async def alert(self, alert_id: str) -> dict[str, Any] | None:
+        """Return what is to be told: `type`, `at` in milliseconds, `data`; None when that is too old."""
+        found = await self._redis.get(keys.alert(alert_id))
+        return dict(json.loads(found)) if found else None
+
+    @_translated
+    async def alert_queued(self, alert_id: str) -> None:
+        """Say that the delivery of an alert is queued."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(keys.DEADLINES, f"alert|{alert_id}")
+            pipe.delete(keys.alert(alert_id))
+            await pipe.execute()
 
     # Agents
 

@@ -68,7 +68,7 @@ class Machine(RuleBasedStateMachine):
     def configure(  # noqa: PLR0917 - Hypothesis gives them by name
         self, cap: int, line: int, each: int, size: int, takeovers: int, takeover: int, warm: bool
     ) -> None:
-        policy = {"maxSessions": cap, "queueLimit": line, "perUser": each}
+        policy = {"maxSessions": cap, "queueLimit": line, "perUser": each, "webhooks": 1}
         self.m = Model(WAITS | policy | {"maxTakeovers": takeovers, "takeover": takeover})
         self.target = size
         self.b.clear()

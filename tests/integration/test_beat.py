@@ -1,6 +1,9 @@
 """Beat's schedule on a real Valkey."""
 
+import time
+
 import redis
+from redbeat import RedBeatSchedulerEntry
 
 from orchestrator.beat import Scheduler
 from orchestrator.celery_app import REFILL, make_worker_app
@@ -32,5 +35,22 @@ def test_a_beat_that_begins_asks_for_a_refill_at_once(raw: redis.Redis, valkey_u
         for _ in range(2):
             scheduler.tick()
         assert [REFILL in task for task in raw.lrange("celery", 0, -1)] == [True], "once, and nothing else is due"
+    finally:
+        app.close()
+
+
+def test_beat_notes_when_it_turned_and_when_it_sent_each_task(raw: redis.Redis, valkey_url: str) -> None:
+    app = make_worker_app(Settings(redis_url=valkey_url, node_id="n1"))
+    scheduler = Scheduler(app=app)
+    scheduler.lock_key = None
+    try:
+        scheduler.setup_schedule()
+        scheduler.tick()
+        assert raw.hgetall("beat:ticks").keys() == {"beat"}, "nothing was due"
+        entry = RedBeatSchedulerEntry.from_key("celery:beat:refill", app=app)
+        scheduler.apply_async(entry, advance=False)
+        ticks = raw.hgetall("beat:ticks")
+        assert ticks.keys() == {"beat", "refill"}
+        assert all(abs(int(at) - time.time()) < 60 for at in ticks.values())
     finally:
         app.close()

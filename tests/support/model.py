@@ -26,7 +26,7 @@ LONGEST = {
     "boot": 5_000, "beat": WAITS["silentMs"], "stop": 5_000, "start": WAITS["startMs"], "join": WAITS["joinMs"],
     "user": WAITS["userJoinMs"], "gone": WAITS["joinMs"] + WAITS["userGoneMs"], "max": WAITS["maxMs"],
     "queue": WAITS["queueMs"], "goodbye": WAITS["goodbyeMs"], "drain": 6_000, "refill": 75_001,
-    "close": 5_000, "look": 2_000, "reconcile": 12_000, "job": 7_500,
+    "close": 5_000, "look": 2_000, "reconcile": 12_000, "job": 7_500, "alert": 30_000,
 }  # fmt: skip
 #: What ends or moves whoever is in a state: at least one of these is set.
 SESSION_WAITS = {
@@ -422,7 +422,7 @@ class Model:
             elif kind == "look":
                 known = after.sessions.keys() | self.lost_sessions | self.forgotten
                 assert who in known, f"{member}, and there never was such a session"
-            elif kind not in {"drain", "refill", "reconcile"}:
+            elif kind not in {"drain", "refill", "reconcile", "alert"}:
                 assert who in after.live.keys() | self.lost_sessions, f"{member}, and the session is over"
             if kind == "job":
                 assert after.sessions.get(who, {}).get("status") != "active", f"{member}, and the call goes on"

@@ -1,4 +1,5 @@
--- Put in front of every script, behind the tables SESSION_MOVES and AGENT_MOVES (states.lua_tables).
+-- Put in front of every script, behind the tables SESSION_MOVES and AGENT_MOVES (states.lua_tables) and BOUNDS
+-- (histograms.lua_table).
 -- A refused move is an error reply that starts with ILLEGAL; it is raised before anything is written.
 -- The ids that a script meets on its way (an agent popped from the pool) name keys that cannot be
 -- declared beforehand: the schema is for one Redis instance, not for a cluster.
@@ -22,6 +23,10 @@ local FAIRNESS_US = 60 * 1000000
 -- Before the call began, an agent is replaced this often.
 local MOST_REPLACEMENTS = 2
 local FOUND_DEAD = 'found dead at assignment'
+-- The share of errors is that of the sessions that were over within so many minutes.
+local OUTCOME_MINUTES = 5
+-- What the operator's webhook is to be told, is kept as long as its delivery may take to be queued.
+local ALERT_SECONDS = 3600
 
 -- Redis's clock: the only one that all nodes share. NOW is in milliseconds; the line is ordered by microseconds.
 local TIME = redis.call('TIME')
@@ -64,10 +69,38 @@ local function met(id, ...)
   for _, kind in ipairs({...}) do redis.call('ZREM', 'deadlines', kind .. '|' .. id) end
 end
 
+-- Tell the operator's webhook of something, once: whichever node looks next queues the delivery (deadlines_due.lua).
+-- `unique` and the kind make the message's id, by which its receiver knows it again.
+local function tell(kind, unique, data)
+  if policy('webhooks') ~= 1 then return end
+  local id = string.gsub(kind, '%.', '_') .. '_' .. unique
+  redis.call('SET', 'alert:' .. id, cjson.encode({type = kind, at = NOW, data = data}), 'EX', ALERT_SECONDS)
+  expect('alert', id, 0)
+end
+
 -- Have one node bring the pool to its target now.
 local function wake()
   if redis.call('LLEN', 'pool:wake') == 0 then redis.call('RPUSH', 'pool:wake', NOW) end
 end
+
+-- Count a duration in its histogram, and keep it among the recent ones. What was lost with a record is not counted.
+local function observe(name, ms)
+  if not ms then return end
+  local bucket = 'inf'
+  for _, bound in ipairs(BOUNDS[name]) do
+    if ms <= bound then
+      bucket = tostring(bound)
+      break
+    end
+  end
+  redis.call('HINCRBY', 'histogram:' .. name, bucket, 1)
+  redis.call('HINCRBY', 'histogram:' .. name, 'us', math.floor(ms * 1000 + 0.5))
+  local recent = 'recent:' .. string.match(name, '^[^:]+')
+  redis.call('LPUSH', recent, string.format('%.3f %d', ms, NOW))
+  redis.call('LTRIM', recent, 0, RECENT - 1)
+end
+-- Milliseconds since a moment that a record names, nil when it names none.
+local function ms_since(moment) return moment and math.max(0, NOW - tonumber(moment)) end
 
 local function record(id, state, ...)
   redis.call('XADD', 'session:' .. id .. ':events', 'MAXLEN', '~', SESSION_EVENTS_KEPT, '*', 'state', state, ...)
@@ -176,9 +209,10 @@ end
 -- Bind a warm or just booted agent to a session that waits for one (starting).
 local function bind(session, agent, prewarmed)
   local fields = redis.call('HMGET', 'agent:' .. agent, 'pid', 'node')
-  local before = redis.call('HMGET', 'session:' .. session, 'agentIds', 'readyAt')
+  local before = redis.call('HMGET', 'session:' .. session, 'agentIds', 'readyAt', 'createdAt')
   local agents = before[1] and (before[1] .. ',' .. agent) or agent
-  move_agent(agent, 'assigned', 'sessionId', session)
+  if not before[2] then observe('start:wait', ms_since(before[3])) end
+  move_agent(agent, 'assigned', 'sessionId', session, 'assignedAt', NOW)
   move_session(session, 'ready', 'agentId', agent, 'agentPid', fields[1] or '', 'node', fields[2] or '',
     'agentIds', agents, 'readyAt', before[2] or NOW, 'prewarmed', prewarmed)
   local payload = redis.call('GET', 'session:' .. session .. ':payload')
@@ -310,7 +344,11 @@ end
 local function close_session(id, to, reason)
   local key = 'session:' .. id
   local keep = policy('keepSeconds') or 86400
-  local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt', 'roomName')
+  local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt', 'roomName', 'takeoverAt')
+  if fields[5] then
+    tell('takeover.failed', id .. '_' .. fields[5], {sessionId = id, reason = reason})
+    redis.call('HDEL', key, 'takeoverAt')
+  end
   move_session(id, to, 'reason', reason, 'endedAt', NOW)
   redis.call('DEL', key .. ':payload', key .. ':conversation')
   -- Its room is deleted by whichever node looks next, and again until that has worked.
@@ -322,6 +360,9 @@ local function close_session(id, to, reason)
     if other then redis.call('SET', 'session:user:' .. user, other) else redis.call('DEL', 'session:user:' .. user) end
   end
   redis.call('HINCRBY', 'pool:stats', to == 'error' and 'total_errors' or 'total_ended', 1)
+  local outcomes = 'outcomes:' .. math.floor(NOW / 60000)
+  redis.call('HINCRBY', outcomes, to, 1)
+  redis.call('EXPIRE', outcomes, (OUTCOME_MINUTES + 1) * 60)
   if fields[3] then
     -- Mean length of about the last ten sessions: what the waiting line is told.
     local length = NOW - tonumber(fields[3])
@@ -370,6 +411,10 @@ local function replace_agent(session, agent, cause)
     return 'error'
   end
   if count > 0 then redis.call('HSET', key, name .. 's', count) end
+  -- One that dies on its way to a call is part of the takeover that it was to end.
+  if name == 'takeover' and redis.call('HSETNX', key, 'takeoverAt', NOW) == 1 then
+    tell('takeover.started', session .. '_' .. NOW, {sessionId = session, agentId = agent, cause = cause})
+  end
   redis.call('HINCRBY', 'pool:stats', 'total_' .. name .. 's', 1)
   record(session, name, 'agentId', agent, 'cause', cause)
   move_session(session, 'starting')

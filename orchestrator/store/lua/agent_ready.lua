@@ -18,7 +18,9 @@ redis.call('DEL', 'pool:boot_error', 'pool:breaker')
 redis.call('SET', 'pool:proven', NOW)
 
 -- Mean boot time over about the last ten boots: the wait that a miss is told.
-local spawned = tonumber(get('agent:' .. id, 'spawnedAt') or NOW)
+local since_spawn = ms_since(get('agent:' .. id, 'spawnedAt'))
+observe('boot', since_spawn)
+local spawned = NOW - (since_spawn or 0)
 local mean = tonumber(get('pool:stats', 'boot_ms_mean') or (NOW - spawned))
 redis.call('HSET', 'pool:stats', 'boot_ms_mean', string.format('%.1f', mean * 0.9 + (NOW - spawned) * 0.1))
 redis.call('HINCRBY', 'pool:stats', 'total_spawned', 1)

@@ -110,7 +110,7 @@ if idempotency ~= '' then
 end
 if agent then
   -- Starting and ready in one step: this is the path that a caller waits for.
-  move_agent(agent, 'assigned', 'sessionId', id)
+  move_agent(agent, 'assigned', 'sessionId', id, 'assignedAt', NOW)
   redis.call('HSET', 'session:' .. id, 'status', 'ready', 'userId', user, 'roomName', room, 'createdAt', NOW,
     'agentId', agent, 'agentIds', agent, 'node', process[3] or '', 'agentPid', process[4] or '',
     'readyAt', NOW, 'prewarmed', 1, 'client', address)

@@ -16,14 +16,16 @@
 --   close    session is over and nobody has said that its room is too    its room is deleted
 --   look     something may have happened in a session's room             LiveKit is asked who is there
 --   reconcile  every so often; also when LiveKit has lost webhooks       LiveKit is asked about all rooms
+--   alert    the operator's webhook is to be told of something           its delivery is queued
 --
 -- KEYS  none
 -- ARGV  1 most to act on in one go
 -- Returns a list of {what, id, node}: what the caller has to do
 --       stop (agent id, node) | close (session id, '': delete its room, and take the deadline away) | refill
 --       look (session id, '') | reconcile: tell session_look.lua what LiveKit says of it, or of all
+--       alert (alert id, '': queue its delivery, and take the deadline away)
 --
--- deadlines zset, deadlines:looked string, livekit:down string, and what the moves touch (see _prelude.lua)
+-- deadlines zset, deadlines:looked string, livekit:down string, alert:{id} string, and what the moves touch (see _prelude.lua)
 local looked = tonumber(redis.call('GET', 'deadlines:looked') or NOW)
 redis.call('SET', 'deadlines:looked', NOW)
 -- Nobody has looked for a while: Redis or every node was away, and with them those who could have met a deadline. Or the
@@ -138,6 +140,12 @@ function miss.look(id)
   if session_state(id) then act('look', id) end
 end
 function miss.reconcile() act('reconcile', '') end
+
+function miss.alert(id)
+  if redis.call('EXISTS', 'alert:' .. id) == 0 then return end
+  expect('alert', id, 30000)
+  act('alert', id)
+end
 
 local due = redis.call('ZRANGEBYSCORE', 'deadlines', '-inf', NOW, 'LIMIT', 0, ARGV[1])
 for _, member in ipairs(due) do

@@ -1,0 +1,40 @@
+"""`orchestrator flower`: Celery's own monitor beside a running node, on loopback, behind the admin token."""
+
+import importlib.util
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from orchestrator.cli import ports
+from orchestrator.cli.http import admin_token
+from orchestrator.cli.output import console
+from orchestrator.errors import Preflight
+from orchestrator.settings import Settings
+
+ADDRESS = "127.0.0.1"
+
+
+def flower(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on loopback.")] = 5555) -> NoReturn:
+    """Start Flower on this node's Redis: Celery workers, tasks, queues. Needs the extra `flower`."""
+    settings = Settings.load()
+    if importlib.util.find_spec("flower") is None:
+        raise Preflight("Flower is not installed: make flower, or pip install -c constraints.txt -e '.[flower]'.")
+    token = admin_token(settings)
+    if not token:
+        raise Preflight(f"No admin token: set ADMIN_TOKEN, or start the node first ({settings.secrets_file} holds it).")
+    if "," in token:
+        raise Preflight("ADMIN_TOKEN has a comma in it, at which Flower would cut it: set one without.")
+    if who := ports.holder(ADDRESS, port):
+        raise Preflight(f"port {port} is held by {who}: choose another with --port.")
+    # In its environment, where a list of processes does not show them.
+    environment = os.environ | {
+        "REDIS_URL": settings.required_redis_url,
+        "FLOWER_BASIC_AUTH": f"admin:{token}",
+        "FLOWER_ADDRESS": ADDRESS,
+        "FLOWER_PORT": str(port),
+    }
+    console.print(f"Flower on http://{ADDRESS}:{port} (user admin, password: the admin token). Ctrl-C ends it.")
+    command = [sys.executable, "-m", "celery", "--quiet", "-A", "orchestrator.tasks", "flower"]
+    os.execve(sys.executable, command, environment)

@@ -1,0 +1,227 @@
+"""What an operator has: metrics that Prometheus takes, alerts by webhook, logs, Flower. On a whole node."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+import yaml
+
+from agents.caller import Call
+from tests.support.node import REPOSITORY, Node
+from tests.support.processes import alive, free_ports, poll
+from tests.support.receiver import Receiver
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+DEPLOY = REPOSITORY / "deploy"
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    with Receiver(SECRET, 500, 204) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def node(short_folder: Path, receiver: Receiver) -> Iterator[Node]:
+    folder = short_folder / "operator"
+    folder.mkdir()
+    settings = {
+        "POOL_TARGET": 2, "AGENT_MODULE": "agents.echo", "LOG_FORMAT": "json", "HEARTBEAT_SECONDS": 1,
+        "ALERT_WEBHOOK_URL": receiver.url, "ALERT_WEBHOOK_SECRET": SECRET,
+    }  # fmt: skip
+    with Node(folder, **settings) as found:
+        yield found
+
+
+def promtool() -> str:
+    found = shutil.which("promtool")
+    if found is None:
+        reason = "promtool is not installed (Debian: apt install prometheus)"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    return found
+
+
+def lines(node: Node, program: str) -> list[dict[str, Any]]:
+    """Return what one of its programs has logged; every line must be an object."""
+    return [json.loads(line) for line in node.log(program).splitlines()]
+
+
+def metrics_of_a_takeover(node: Node) -> None:
+    found = dict(re.findall(r"^(\S+) (\S+)$", node.http.get("/metrics").text, re.MULTILINE))
+    for name in ("boot", "join", "first_audio", "takeover"):
+        assert float(found[f"orchestrator_{name}_seconds_count"]) >= 1, name
+        assert 0 < float(found[f"orchestrator_{name}_seconds_sum"]) < 60, name
+    assert float(found['orchestrator_start_seconds_count{path="hit"}']) >= 1
+    assert float(found["orchestrator_takeovers_total"]) == 1
+    assert float(found["orchestrator_beat_last_tick_timestamp_seconds"]) > 1e9
+    assert found[f'orchestrator_node_host_up{{node="{node.environment["NODE_ID"]}"}}'] == "1.0"
+
+
+async def test_a_takeover_is_told_once_signed_and_again_until_it_is_taken(node: Node, receiver: Receiver) -> None:
+    async with Call(node.url, "ada") as call:
+        call.hum()
+        await call.sound()
+        before = await call.look()
+        os.kill(before["agentPid"], signal.SIGKILL)
+        poll(lambda: receiver.of("takeover.finished"), "the takeover is told")
+        poll(lambda: len(receiver.messages) == 3, "the refused message came again")
+        await call.hang_up()
+    assert all(message.verified for message in receiver.messages)
+    assert len({message.id for message in receiver.messages}) == 2, "one of the two was sent twice, under its own id"
+    begun = receiver.of("takeover.started")[0].body["data"]
+    assert (begun["sessionId"], begun["agentId"]) == (before["sessionId"], before["agentId"])
+    assert begun["cause"] == "killed by signal 9"
+    assert 0 < receiver.of("takeover.finished")[0].body["data"]["lasted"] < 10
+    metrics_of_a_takeover(node)
+    assert SECRET not in node.log("worker")
+    assert receiver.url not in node.log("worker")
+
+
+def test_what_promtool_says_of_the_metrics(node: Node) -> None:
+    text = node.http.get("/metrics").text
+    done = subprocess.run(
+        [promtool(), "check", "metrics"], input=text, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_every_metric_of_the_alerts_and_the_dashboard_exists(node: Node) -> None:
+    text = node.http.get("/metrics").text
+    exposed = set(re.findall(r"^(?:# TYPE )?(orchestrator_\w+)", text, re.MULTILINE))
+    # Beat sends its first task half a minute after its start.
+    exposed.add("orchestrator_beat_task_last_sent_timestamp_seconds")
+    for file in ("prometheus/alerts.yml", "prometheus/alerts_test.yml", "grafana/orchestrator.json"):
+        named = set(re.findall(r"orchestrator_[a-z_]+", (DEPLOY / file).read_text()))
+        assert len(named) > 5
+        assert named <= exposed, f"{file} names what nobody measures: {named - exposed}"
+
+
+def run_promtool(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [promtool(), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_promtool_takes_the_rules_and_their_tests_pass() -> None:
+    for arguments in ("check rules alerts.yml", "check config prometheus.yml", "test rules alerts_test.yml"):
+        done = run_promtool(DEPLOY / "prometheus", *arguments.split())
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_alert_that_never_fires_is_found_by_its_test(tmp_path: Path) -> None:
+    shutil.copy(DEPLOY / "prometheus" / "alerts_test.yml", tmp_path)
+    for number, name in enumerate(alert["alert"] for alert in alerts()):
+        never = alerts()
+        never[number]["expr"] = f"vector(1) > 2 and on() ({never[number]['expr']})"
+        rules = {"groups": [{"name": "orchestrator", "rules": never}]}
+        (tmp_path / "alerts.yml").write_text(yaml.safe_dump(rules))
+        assert run_promtool(tmp_path, "check", "rules", "alerts.yml").returncode == 0
+        assert run_promtool(tmp_path, "test", "rules", "alerts_test.yml").returncode != 0, f"nobody misses {name}"
+
+
+def test_promtool_takes_the_queries_of_the_dashboard(tmp_path: Path) -> None:
+    board = json.loads((DEPLOY / "grafana" / "orchestrator.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
+    queries += [annotation["expr"] for annotation in board["annotations"]["list"]]
+    assert len(queries) > 30
+    rules = [
+        {"record": f"query:{number}", "expr": query.replace("$__rate_interval", "1m")}
+        for number, query in enumerate(queries)
+    ]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = run_promtool(tmp_path, "check", "rules", "rules.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
+    for alert in alerts():
+        assert alert["for"], alert
+        assert alert["labels"]["severity"] in {"warning", "critical"}
+        assert alert["annotations"]["summary"]
+        assert len(alert["annotations"]["description"]) > 80
+
+
+def alerts() -> list[dict[str, Any]]:
+    (group,) = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
+    return list(group["rules"])
+
+
+def test_every_program_logs_json_and_a_request_is_found_in_all_of_them(node: Node) -> None:
+    node.resize(0)
+    try:
+        answer = node.http.post("/api/session/start", json={"userId": "traced"}, headers={"X-Request-Id": "trace-1"})
+        session = answer.json()["sessionId"]
+        assert answer.headers["x-request-id"] == "trace-1"
+        poll(lambda: node.session(session)["status"] == "ready", "it has an agent")
+        node.end(session)
+    finally:
+        node.resize(2)
+    traced = [line for line in lines(node, "api") if line.get("request_id") == "trace-1"]
+    (access,) = [line for line in traced if line["logger"] == "orchestrator.access"]
+    assert (access["path"], access["status"], access["session_id"]) == ("/api/session/start", 202, session)
+    tasks = poll(lambda: [line for line in lines(node, "worker") if line.get("request_id") == "trace-1"], "it is there")
+    assert {line["task"] for line in tasks} >= {"orchestrator.spawn_agent"}
+    for program in ("beat", "host"):
+        assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines(node, program)), program
+
+
+def test_the_hosts_memory_has_no_secret_of_the_webhook(node: Node) -> None:
+    environment = Path(f"/proc/{node.program('host')}/environ").read_text()
+    assert SECRET not in environment
+    assert "ALERT_WEBHOOK" not in environment
+    assert SECRET.encode() in Path(f"/proc/{node.program('worker')}/environ").read_bytes(), "else this finds nothing"
+
+
+def test_no_task_carries_a_secret(node: Node) -> None:
+    with redis.Redis.from_url(node.redis_url) as raw:
+        for key in raw.scan_iter(count=1000):
+            assert SECRET.encode() not in (raw.dump(key) or b""), key
+
+
+def test_flower_lists_the_worker_and_is_not_for_everybody(node: Node) -> None:
+    port = free_ports()
+    command = [str(Path(sys.executable).parent / "orchestrator"), "flower", "--port", str(port)]
+    output = (node.run_dir / "flower.log").open("w+")
+    process = subprocess.Popen(command, env=node.environment, cwd=node.run_dir, stdout=output, stderr=output)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
+            token = node.secrets["ADMIN_TOKEN"]
+
+            def listed() -> dict[str, Any] | None:
+                assert process.poll() is None, Path(output.name).read_text()
+                try:
+                    answer = http.get("/api/workers?refresh=1", auth=("admin", token))
+                except httpx.HTTPError:
+                    return None
+                return answer.json() if answer.is_success else None  # type: ignore[no-any-return]
+
+            workers = poll(listed, "Flower lists the Celery workers", 60, every=0.5)
+            name = f"node@{node.environment['NODE_ID']}"
+            assert {queue["name"] for queue in workers[name]["active_queues"]} >= {"celery"}
+            assert http.get("/api/workers").status_code == 401
+            assert http.get("/").status_code == 401
+            queues = http.get("/api/queues/length", auth=("admin", token)).json()["active_queues"]
+            assert "celery" in {queue["name"] for queue in queues}
+            node.resize(3)
+            seen = lambda: "orchestrator.refill" in http.get("/api/tasks", auth=("admin", token)).text  # noqa: E731
+            poll(seen, "Flower sees a task", 30, every=0.5)
+            assert token not in " ".join(Path(f"/proc/{process.pid}/cmdline").read_text().split("\0"))
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        output.close()
+        node.resize(2)
+    assert not alive(process.pid)

@@ -1,0 +1,166 @@
+"""What the operator's webhook is told, on a real Valkey: each change once, whichever nodes look."""
+
+import asyncio
+from typing import Any
+
+import pytest
+import redis
+
+from orchestrator.store import Store
+from orchestrator.store.agent_link import AgentLink
+from tests.support.pool import assign, change, warm
+
+
+@pytest.fixture
+async def told(store: Store, raw: redis.Redis) -> "Told":
+    await change(store, webhooks=1)
+    await store.beat_node("n1", {"host": 1}, 60)
+    return Told(store, raw)
+
+
+class Told:
+    """Two nodes that look, and what they are left to send."""
+
+    def __init__(self, store: Store, raw: redis.Redis) -> None:
+        self.store, self.raw = store, raw
+
+    async def look(self) -> list[dict[str, Any]]:
+        """Have both nodes look at once, and take what is to be sent."""
+        await asyncio.gather(*(self.store.look_at_alerts() for _ in range(2)))
+        found = []
+        for actions in await asyncio.gather(self.store.due(), self.store.due()):
+            for action in actions:
+                if action.what == "alert" and (alert := await self.store.alert(action.id)):
+                    found.append(alert)
+                    await self.store.alert_queued(action.id)
+        return found
+
+    async def kinds(self) -> list[str]:
+        return [alert["type"] for alert in await self.look()]
+
+    def wait(self, name: str, ms: int) -> None:
+        """Let something have lasted that long."""
+        assert self.raw.hexists("alerts", f"{name}:since"), f"{name} is not about to be told"
+        self.raw.hincrby("alerts", f"{name}:since", -ms)
+
+
+async def test_an_empty_pool_is_told_once_it_lasts_and_once_it_is_over(told: Told, valkey_url: str) -> None:
+    await told.store.set_target(1)
+    assert await told.kinds() == [], "an agent may be on its way"
+    told.wait("pool", 20_000)
+    (alert,) = await told.look()
+    assert (alert["type"], alert["data"]) == ("pool.empty", {"target": 1, "warm": 0, "booting": 0})
+    assert await told.kinds() == [], "it lasts"
+    assert await told.store.look_at_alerts() == ["pool"]
+    await told.store.set_target(0)
+    await warm(told.store, valkey_url, 1)
+    assert await told.kinds() == []
+    told.wait("pool", 20_000)
+    (alert,) = await told.look()
+    assert alert["type"] == "pool.filled"
+    assert alert["data"]["lasted"] >= 0
+    assert await told.kinds() == []
+    assert await told.store.look_at_alerts() == []
+    assert not told.raw.keys("alert:*")
+    assert not [member for member in told.raw.zrange("deadlines", 0, -1) if member.startswith("alert|")]
+
+
+async def test_a_pool_that_is_filled_meanwhile_is_not_told(told: Told, valkey_url: str) -> None:
+    await told.store.set_target(1)
+    await told.look()
+    await told.store.set_target(0)
+    await warm(told.store, valkey_url, 1)
+    await told.look()
+    assert told.raw.hgetall("alerts") == {}
+
+
+async def test_an_empty_pool_of_a_node_that_drains_is_as_it_should_be(told: Told) -> None:
+    await told.store.set_target(1)
+    await told.store.drain_node("n1", 10)
+    await told.look()
+    assert told.raw.hgetall("alerts") == {}
+
+
+async def test_an_open_breaker_is_told_at_once(told: Told, valkey_url: str) -> None:
+    await told.store.set_target(0)
+    for number in range(5):
+        session = (await assign(told.store, f"user-{number}")).session_id
+        await told.store.claim(session, "n1")
+        await told.store.exited(session, "boot_error: no microphone")
+    alerts = await told.look()
+    assert [alert["type"] for alert in alerts] == ["breaker.opened"]
+    assert alerts[0]["data"] == {"cause": "boot_error: no microphone", "failures": 5}
+    await told.store.close_breaker()
+    assert await told.kinds() == ["breaker.closed"]
+
+
+async def test_many_errors_are_told_few_are_not(told: Told) -> None:
+    async def over(status: str, count: int) -> None:
+        for number in range(count):
+            session = (await assign(told.store, f"{status}-{number}")).session_id
+            await told.store.end_session(session, status, "because")
+
+    await over("error", 1)
+    assert await told.kinds() == [], "one session is no rate"
+    await over("ended", 9)
+    assert await told.kinds() == [], "10 % is not over 10 %"
+    await over("error", 1)
+    (alert,) = await told.look()
+    assert (alert["type"], alert["data"]) == ("error_rate.high", {"errors": 2, "sessions": 11, "minutes": 5})
+    assert await told.kinds() == []
+    for key in told.raw.keys("outcomes:*"):
+        assert 0 < told.raw.ttl(key) <= 360
+        told.raw.delete(key)
+    assert await told.kinds() == []
+    told.wait("error_rate", 90_000)
+    assert await told.kinds() == ["error_rate.normal"]
+
+
+async def test_a_takeover_is_told_when_it_begins_and_when_it_is_over(told: Told, valkey_url: str) -> None:
+    await warm(told.store, valkey_url, 2)
+    session = (await assign(told.store, "ada")).session_id
+    first = await serve(told, valkey_url, session)
+    await told.store.exited(first, "killed by signal 9", None, 9)
+    (alert,) = await told.look()
+    assert alert["type"] == "takeover.started"
+    assert alert["data"] == {"sessionId": session, "agentId": first, "cause": "killed by signal 9"}
+    second = await serve(told, valkey_url, session)
+    (alert,) = await told.look()
+    assert (alert["type"], alert["data"]["agentId"]) == ("takeover.finished", second)
+    assert alert["data"]["lasted"] >= 0
+    await told.store.exited(second, "killed by signal 9", None, 9)
+    await told.store.end_session(session, "ended", "stopped by request")
+    alerts = {alert["type"]: alert["data"] for alert in await told.look()}
+    assert alerts.keys() == {"takeover.started", "takeover.failed"}
+    assert alerts["takeover.failed"] == {"sessionId": session, "reason": "stopped by request"}
+
+
+async def serve(told: Told, url: str, session: str) -> str:
+    """Have the session's agent meet the user; returns its id."""
+    agent = str(told.raw.hget(f"session:{session}", "agentId"))
+    link = AgentLink(url, agent)
+    await link.joined()
+    await link.presence(session, present=True)
+    await link.close()
+    return agent
+
+
+async def test_what_nobody_has_queued_is_taken_again(told: Told, valkey_url: str) -> None:
+    """The node that took it died before it had queued the delivery."""
+    await warm(told.store, valkey_url, 2)
+    session = (await assign(told.store, "ada")).session_id
+    await told.store.exited(await serve(told, valkey_url, session), "killed by signal 9", None, 9)
+    (first,) = [action for action in await told.store.due() if action.what == "alert"]
+    assert not [action for action in await told.store.due() if action.what == "alert"], "it is taken"
+    told.raw.zincrby("deadlines", -40_000, f"alert|{first.id}")
+    (again,) = [action for action in await told.store.due() if action.what == "alert"]
+    assert again.id == first.id, "by its id the receiver knows it again"
+
+
+async def test_nothing_is_told_where_nobody_listens(told: Told, valkey_url: str) -> None:
+    await change(told.store, webhooks=0)
+    await warm(told.store, valkey_url, 2)
+    session = (await assign(told.store, "ada")).session_id
+    await told.store.exited(await serve(told, valkey_url, session), "killed by signal 9", None, 9)
+    assert not told.raw.keys("alert:*")
+    assert not [member for member in told.raw.zrange("deadlines", 0, -1) if member.startswith("alert|")]
