@@ -65,7 +65,10 @@ class Board:
             "health": (await describe_health(parts)).model_dump(mode="json", by_alias=True, exclude_none=True),
             "sessions": sessions,
             "agents": [agent.model_dump(by_alias=True, exclude={"success", "age"}) for agent in agents],
-            "charts": _charts(sessions),
+            "charts": {
+                "start": (await parts.store.recent("start"))[-NEWEST:],
+                "firstAudio": _first_sounds(sessions),
+            },
             "beat": {
                 "lives": beat.lives,
                 "tasks": {name: {"every": tick.every, "last": tick.last} for name, tick in beat.tasks.items()},
@@ -104,16 +107,13 @@ def _brief(session: Session) -> dict[str, Any]:
     return describe(session).model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"success"})
 
 
-def _charts(sessions: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """Return [when, seconds] of each start and each first sound, oldest first."""
-    samples: dict[str, list[tuple[float, float]]] = {"start": [], "firstAudio": []}
-    for session in sessions:
-        at = round(datetime.fromisoformat(session["createdAt"]).timestamp(), 3)
-        if "startupTime" in session:
-            samples["start"].append((at, session["startupTime"]))
-        if "firstAudio" in session["timings"]:
-            samples["firstAudio"].append((at, session["timings"]["firstAudio"]))
-    return {name: sorted(values) for name, values in samples.items()}
+def _first_sounds(sessions: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """Return (when, seconds) from each start to the agent's first sound, oldest first."""
+    return sorted(
+        (round(datetime.fromisoformat(session["createdAt"]).timestamp(), 3), session["timings"]["firstAudio"])
+        for session in sessions
+        if "firstAudio" in session["timings"]
+    )
 
 
 class Happenings:

@@ -144,10 +144,16 @@ async def test_one_answer_holds_everything(
     assert found["health"]["sessions"]["active"] == 1
     assert "no Celery worker has reported within 30 s: misses and refills wait" in found["health"]["warnings"]
     assert found["queueLimit"] == 100
-    ((at, seconds),) = found["charts"]["start"]
-    assert seconds == session["startupTime"]
+    ((at, seconds),) = found["charts"]["firstAudio"]
+    assert seconds == session["timings"]["firstAudio"]
     assert found["at"] - 60 < at <= found["at"]
-    assert found["charts"]["firstAudio"] == [[at, session["timings"]["firstAudio"]]]
+    async with asyncio.timeout(10):
+        starts: list[list[float]] = []
+        while not starts:  # what was measured is collected for a moment
+            starts = (await http.get("/api/status")).json()["charts"]["start"]
+    ((at, seconds),) = starts
+    assert 0 < seconds < 60
+    assert found["at"] - 60 < at
     assert found["beat"]["lives"] is False
     assert found["beat"]["tasks"]["refill"] == {"every": 30.0, "last": 1767268800.0}
     assert found["beat"]["tasks"]["health-check"]["every"] == 60.0

@@ -120,8 +120,9 @@ async def test_what_a_client_may_not_choose_is_refused(
     assert len(problem["detail"]) < 300, "LiveKit's client shows it as it is"
 
 
-NAMES = ("room_name", "participant_name", "participant_identity", "participant_metadata", "room_config", "sessionId",
-         "participant_attributes", "attributes", "video", "grants", "roomName", "identity", "kind", "ttl")  # fmt: skip
+OURS = ("room_name", "participant_name", "participant_identity", "participant_metadata", "room_config", "sessionId",
+        "participant_attributes")  # fmt: skip
+THEIRS = ("attributes", "video", "grants", "roomName", "identity", "kind", "ttl")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
@@ -135,7 +136,12 @@ CONFIG = st.dictionaries(
 FULL = {"roomJoin", "room", "canPublish", "canSubscribe", "canPublishData", "canPublishSources"}
 
 
-@given(body=st.dictionaries(st.sampled_from(NAMES), JSON | st.text(max_size=40), max_size=4), config=CONFIG)
+BODY = st.dictionaries(st.sampled_from(OURS), st.text(max_size=40), max_size=2) | st.dictionaries(
+    st.sampled_from(OURS + THEIRS), JSON, max_size=3
+)
+
+
+@given(body=BODY, config=CONFIG | st.just({}))
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 async def test_no_request_yields_a_token_for_more(
     http: httpx.AsyncClient, body: dict[str, Any], config: dict[str, Any]
