@@ -506,7 +506,8 @@ class Machine(RuleBasedStateMachine):
 
         def after(result: str, now: Dump) -> None:
             known = f"webhook:EV_{number}" in before.values
-            expected = "stale" if ago else "replayed" if known else "recorded" if pick < 14 else "foreign"
+            ours = before.values.get(f"session:room:{room}") in before.sessions
+            expected = "stale" if ago else "replayed" if known else "recorded" if ours else "foreign"
             assert result == expected, f"a webhook is {result}, it should be {expected}"
             changed = before.difference(now, ["deadlines", "pool:stats", f"webhook:EV_{number}"])
             assert not changed, f"a webhook has changed {changed}"

@@ -386,8 +386,6 @@ class Model:
         for user, held in by_user.items():
             assert len(held) <= self.policy["perUser"] or user in self.late, f"{user} holds {held}"
             assert held <= after.members(f"user:sessions:{user}"), f"{user} holds {held} and has no list of them"
-        for i, fields in after.sessions.items():
-            assert after.values.get(f"session:room:{fields['roomName']}") == i, f"{i} is not found by its room"
         for key, value in after.values.items():
             if key.startswith("session:user:") and value not in self.lost_sessions:
                 assert value in by_user[key.rpartition(":")[2]], f"{key} is {value}, which is over"
@@ -461,7 +459,7 @@ class Model:
             assert f"session:{i}:conversation" not in after.values, f"the conversation of {i} is kept"
             if i in before.of("ended", "error"):
                 assert before.sessions[i] == after.sessions[i], f"{i} is over and was changed"
-            for key in (f"session:{i}", f"session:{i}:events", f"session:room:{after.sessions[i]['roomName']}"):
+            for key in (f"session:{i}", f"session:{i}:events"):
                 assert key in after.kept or key not in after.values, f"{key} is kept for ever"
         for i in after.agents_of(AgentState.EXITED):
             assert after.agents[i].get("cause"), f"{i} has exited and does not say why"
