@@ -46,7 +46,7 @@ class RequestLog:
             await self._app(scope, receive, answered)
         finally:
             route = scope.get("route")
-            path = getattr(route, "path", "-")
+            path = getattr(route, "path_format", "-")
             if session_id := scope.get("path_params", {}).get("session_id"):
                 facts.setdefault("session_id", str(session_id))
             if path not in _QUIET or status >= 400:

@@ -99,7 +99,7 @@ async def test_one_line_per_request_with_the_template_of_its_path(
         {"method": "POST", "path": "/api/session/start", "status": 200},
         {"method": "GET", "path": "/api/session/{session_id}", "status": 200},
         {"method": "GET", "path": "/api/sessions", "status": 200},
-        {"method": "GET", "path": "/api/session/{session_id}", "status": 422},
+        {"method": "GET", "path": "-", "status": 404},
         {"method": "GET", "path": "-", "status": 404},
     ]
 
