@@ -54,6 +54,15 @@ def _total(field: str) -> Callable[[Reading], Series]:
     return _one(lambda reading: float(reading.stats.get(field, 0)))
 
 
+def _counted(prefix: str) -> Callable[[Reading], Series]:
+    """Counters of `pool:stats` whose names are made as they come: what stands behind the prefix are the labels."""
+    return lambda reading: [
+        (tuple(field.split(":")[1:]), float(value))
+        for field, value in sorted(reading.stats.items())
+        if field.startswith(f"{prefix}:")
+    ]
+
+
 def _of_nodes(read: Callable[[Reading, str, Mapping[str, str]], float]) -> Callable[[Reading], Series]:
     return lambda reading: [((node,), read(reading, node, fields)) for node, fields in reading.nodes.items()]
 
@@ -111,6 +120,14 @@ DEFINITIONS = (
     Definition("boot_failures_total", "Boots that failed by the agent's own fault.", _total("total_boot_failures")),
     Definition("takeovers_total", "Agents replaced in a call.", _total("total_takeovers")),
     Definition("replacements_total", "Agents replaced before the call began.", _total("total_replacements")),
+    Definition(
+        "livekit_webhooks_total", "What LiveKit has told, and what came of it.",
+        _counted("webhook"), ("event", "result"),
+    ),
+    Definition(
+        "room_findings_total", "What was found where a room was not as its session says.",
+        _counted("look"), ("finding",),
+    ),
 )  # fmt: skip
 HISTOGRAMS = {
     "start": "From the request to a bound agent: a warm one at once (hit, as the caller sees it), or later (wait).",

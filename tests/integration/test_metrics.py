@@ -51,6 +51,7 @@ def back_in_time(raw: redis.Redis, key: str, field: str, ms: int) -> None:
 
 async def test_every_definition_is_exposed(http: httpx.AsyncClient, store: Store, raw: redis.Redis) -> None:
     raw.hset("beat:ticks", mapping={"beat": 1, "refill": 1})
+    raw.hset("pool:stats", mapping={"webhook:participant_joined:recorded": 2, "look:no_room": 1})
     await store.beat_node("n1", {"host": 1, "lastBeat": int(time.time()), "canaryAge": 3}, 30)
     found = await scrape(http)
     names = {name.partition("|")[0] for name in found}
@@ -61,6 +62,8 @@ async def test_every_definition_is_exposed(http: httpx.AsyncClient, store: Store
     assert 0 <= found["orchestrator_node_heartbeat_age_seconds|node=n1"] < 30
     assert found["orchestrator_celery_queue_length|queue=node.n1"] == 0
     assert found["orchestrator_beat_task_last_sent_timestamp_seconds|task=refill"] == 1
+    assert found["orchestrator_livekit_webhooks_total|event=participant_joined|result=recorded"] == 2
+    assert found["orchestrator_room_findings_total|finding=no_room"] == 1
     assert 0 < found["orchestrator_redis_latency_seconds"] < 2
 
 
