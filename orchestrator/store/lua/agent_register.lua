@@ -37,7 +37,8 @@ else
   redis.call('SADD', active and 'session:active' or 'session:ready', told.id)
   if active then
     redis.call('HSET', key, 'activeAt', told.activeAt)
-    redis.call('ZADD', 'deadlines', told.activeAt + (policy('maxMs') or 1800000), 'max|' .. told.id)
+    -- As every wait that is set while nobody looks: the time that is missed is added to it by the next look.
+    redis.call('ZADD', 'deadlines', told.activeAt + since() - NOW + (policy('maxMs') or 1800000), 'max|' .. told.id)
   else
     expect('user', told.id, policy('userJoinMs') or 60000)
   end
