@@ -6,6 +6,7 @@ import sys
 
 import uvicorn
 
+from orchestrator.logs import configure_logging
 from orchestrator.settings import Settings
 
 log = logging.getLogger("orchestrator.api")
@@ -17,10 +18,11 @@ GRACEFUL_SECONDS = 3
 def main() -> None:
     """Serve until told to stop."""
     settings = Settings.load()
+    configure_logging(settings.log_format)
     # Forwarded headers are not believed: whoever sends them would choose the address that is rate-limited.
     config = uvicorn.Config(
         "orchestrator.api.app:create", factory=True, host=settings.host, port=settings.port, proxy_headers=False,
-        server_header=False, access_log=False, timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        server_header=False, access_log=False, log_config=None, timeout_graceful_shutdown=GRACEFUL_SECONDS,
     )  # fmt: skip
     server = uvicorn.Server(config)
     sockets = [config.bind_socket(), *_page_socket(settings)]
