@@ -146,7 +146,8 @@ class Happenings:
     def _note(self, failure: dict[str, Any]) -> None:
         last = self._failures[-1] if self._failures else None
         # What the death of an agent did to its session is recorded with it, and says more.
-        if last and last["kind"] == "agent" and "sessionId" in failure and last["at"] == failure["at"]:
+        same = last and last["kind"] == "agent" and failure["cause"].endswith(last["cause"])
+        if last and same and "sessionId" in failure and last["at"] == failure["at"]:
             self._failures.pop()
         self._failures.append(failure)
 

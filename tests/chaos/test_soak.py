@@ -23,7 +23,17 @@ PROGRAMS = ("api", "worker", "beat", "host", "valkey")
 MEMORY, DESCRIPTORS, KEYS = 16, 16, 60
 #: Kept for as long as is set, by sessions and agents that are over; and what each ten seconds and each boot leave for a
 #: minute or so.
-KEPT = ("session:prewarm_", "session:session_", "agent:", "celery:result:", "arrivals:", "rate:", "unacked")
+KEPT = (
+    "session:prewarm_",
+    "session:session_",
+    "session:room:",
+    "webhook:",
+    "agent:",
+    "celery:result:",
+    "arrivals:",
+    "rate:",
+    "unacked",
+)
 
 
 @pytest.mark.timeout(SECONDS + 180)

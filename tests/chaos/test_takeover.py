@@ -74,7 +74,7 @@ async def test_the_third_death_ends_the_call_with_the_last_cause(echo: Node) -> 
             os.kill(before["agentPid"], signal.SIGSEGV if takeovers == 3 else signal.SIGKILL)
             await asyncio.to_thread(settled, echo, call.session_id, takeovers)
         await call.gone()
-        after = await call.look()
+        after = await asyncio.to_thread(echo.session, call.session_id)
         assert (after["status"], after["takeovers"]) == ("error", 2)
         assert after["reason"] == "agent_lost: killed by signal 11"
         assert [agent["signal"] for agent in after["agents"]] == [9, 9, 11]

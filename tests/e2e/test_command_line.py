@@ -61,6 +61,7 @@ def test_doctor_names_what_is_wrong(echo_node: Node, tmp_path: Path) -> None:
     environment = {
         "RUN_DIR": str(tmp_path),
         "PORT": str(free_ports()),
+        "FRONTEND_PORT": str(free_ports()),
         "REDIS_URL": f"redis://127.0.0.1:{free_ports()}",
     }
     echo_node.environment, kept = echo_node.environment | environment, echo_node.environment

@@ -1,6 +1,7 @@
 """What a stranger may try, and where secrets may be: a node with api keys, real calls, canaries for secrets."""
 
 import asyncio
+import base64
 import json
 import secrets
 import socket
@@ -21,8 +22,8 @@ from tests.support.processes import poll
 #: Settings that are secrets, and whose value may be nowhere but where it is needed.
 CANARIES = {
     name: f"canary-{name.lower().replace('_', '-')}-{secrets.token_hex(12)}"
-    for name in ("ADMIN_TOKEN", "API_KEYS", "ALERT_WEBHOOK_SECRET", "MY_PROVIDER_KEY")
-}
+    for name in ("ADMIN_TOKEN", "API_KEYS", "MY_PROVIDER_KEY")
+} | {"ALERT_WEBHOOK_SECRET": "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()}
 SLOW_CLIENTS = 200
 
 

@@ -10,7 +10,7 @@
 local id, event, room = ARGV[1], ARGV[2], ARGV[3]
 -- LiveKit sends an event again for less than a minute; one that is as old as this comes from somebody else, or from a
 -- server with another clock. Its id is remembered for longer than it is accepted.
-local OLDEST_MS, REMEMBER_S = 600000, 86400
+local OLDEST_MS, REMEMBER_S = 600000, 1800
 -- What says that somebody has come or gone; and what happens in the room of a session that is over only when somebody
 -- enters it again.
 local MOVED = {participant_joined = true, participant_left = true, participant_connection_aborted = true,
