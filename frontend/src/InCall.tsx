@@ -1,12 +1,13 @@
 // The call itself: what the agent does, what is said, and the controls. Loaded with LiveKit's code.
 
 import {
-  type AgentState, RoomAudioRenderer, RoomContext, useAudioPlayback, useLocalParticipant, useMediaDeviceSelect,
-  useMultibandTrackVolume, useTrackVolume, useVoiceAssistant,
+  RoomAudioRenderer, RoomContext, useAudioPlayback, useLocalParticipant, useMediaDeviceSelect, useMultibandTrackVolume,
+  useRoomContext, useTrackVolume,
 } from "@livekit/components-react";
 import { type LocalAudioTrack, type Room, supportsAudioOutputSelection, Track } from "livekit-client";
 import { useEffect, useId, useState } from "react";
 
+import { useAgent } from "./agent";
 import { DevicesIcon, HangUpIcon, MicrophoneIcon, MutedIcon } from "./icons";
 import type { Call } from "./machine";
 import type { Said } from "./room";
@@ -57,7 +58,7 @@ function Conversation({ call, said, onHangUp }: Props) {
   );
 }
 
-const STATES: Partial<Record<AgentState, string>> = {
+const STATES: Partial<Record<string, string>> = {
   listening: "Listening",
   thinking: "Thinking",
   speaking: "Speaking",
@@ -75,8 +76,8 @@ const [SILENT, LOUD] = [0.45, 0.8];
 const loudness = (band: number) => Math.min(1, Math.max(0, (band - SILENT) / (LOUD - SILENT)));
 
 function Agent({ connected, held }: { connected: boolean; held: boolean }) {
-  const { state, audioTrack } = useVoiceAssistant();
-  const bands = useMultibandTrackVolume(audioTrack, VOICE);
+  const { state, voice } = useAgent(useRoomContext());
+  const bands = useMultibandTrackVolume(voice, VOICE);
   return (
     <section className="stage">
       <div className="orb agent" data-agent={held ? "connecting" : state} aria-hidden="true">
