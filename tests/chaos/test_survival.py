@@ -84,7 +84,7 @@ async def calls(
         every = [*(call.session_id for call in talks), *waiting]
 
         def joined() -> bool:
-            return all("agentJoined" in node.session(session_id)["timings"] for session_id in every)
+            return all("agentJoined" in node.session(session_id).get("timings", ()) for session_id in every)
 
         await asyncio.to_thread(poll, joined, "every agent is in its room", every=0.3)
         await asyncio.to_thread(agrees, node)
