@@ -1,12 +1,10 @@
 """What the measurements share: figures, programs that are surely gone afterwards, a light client, the reference."""
 
-import configparser
 import contextlib
 import json
 import math
 import os
 import secrets
-import shlex
 import signal
 import socket
 import subprocess
@@ -25,6 +23,9 @@ from orchestrator.settings import Settings
 from tests.support.node import REPOSITORY, Node
 from tests.support.pool import fill
 from tests.support.processes import alive, free_ports, marked, poll, start_valkey, stop
+
+#: The api as a node runs it, with the benchmarks' application.
+_SERVE = "from orchestrator.api.__main__ import main; main('benchmarks.app:create')"
 
 # Results
 
@@ -142,15 +143,16 @@ def api(warm: int) -> Iterator[Api]:
         raw: Any = stack.enter_context(redis.Redis.from_url(url, decode_responses=True))
         raw.config_set("appendonly", "yes")  # as on a node
         raw.hset("policy", mapping=Settings(max_sessions=1_000_000, heartbeat_timeout_seconds=36_000).policy)
+        raw.set("pool:target", 0)
         _fill(raw, warm, "bench")
         environment = {
             "NODE_ID": "bench", "RUN_DIR": str(folder), "REDIS_URL": url, "PYTHONUNBUFFERED": "1",
             "LIVEKIT_URL": "ws://127.0.0.1:1", "LIVEKIT_API_KEY": "key", "LIVEKIT_API_SECRET": secrets.token_hex(32),
             "ADMIN_TOKEN": secrets.token_hex(16), "RATE_LIMIT": "1000000000/minute", "MAX_SESSIONS": "1000000",
-            "HEARTBEAT_TIMEOUT_SECONDS": "36000",
+            "HEARTBEAT_TIMEOUT_SECONDS": "36000", "PORT": str(ports[1]), "FRONTEND_PORT": "0",
         }  # fmt: skip
         log = folder / "api.log"
-        process = stack.enter_context(running(_api_command(ports[1]), environment, log))
+        process = stack.enter_context(running([sys.executable, "-c", _SERVE], environment, log))
 
         def answers() -> bool:
             if process.poll() is not None:
@@ -160,18 +162,6 @@ def api(warm: int) -> Iterator[Api]:
 
         poll(answers, "the api answers")
         yield Api(ports[1], raw, {"api": process.pid, "valkey": valkey.pid}, log)
-
-
-def _api_command(port: int) -> list[str]:
-    """Return the api's command line from supervisord.conf, with the benchmarks' application."""
-    programs = configparser.RawConfigParser(inline_comment_prefixes=(";",))
-    programs.read(REPOSITORY / "supervisord.conf")
-    command = programs["program:api"]["command"].replace("orchestrator.api.app:create", "benchmarks.app:create")
-    for name, value in {"PYTHON": sys.executable, "HOST": "127.0.0.1", "PORT": str(port)}.items():
-        command = command.replace(f"%(ENV_{name})s", value)
-    assert "%(" not in command, command
-    assert "benchmarks.app" in command, command
-    return shlex.split(command)
 
 
 def _fill(raw: Any, count: int, node: str) -> None:
@@ -223,13 +213,15 @@ class Connection:
         return data
 
 
-PING = b"GET /ping HTTP/1.1\r\nHost: bench\r\n\r\n"
+PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def post(path: str, body: dict[str, Any]) -> bytes:
     """Return a POST request."""
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    )
     return head.encode() + b"\r\n\r\n" + content
 
 

@@ -15,13 +15,13 @@ log = logging.getLogger("orchestrator.api")
 GRACEFUL_SECONDS = 3
 
 
-def main() -> None:
-    """Serve until told to stop."""
+def main(application: str = "orchestrator.api.app:create") -> None:
+    """Serve what a factory makes until told to stop."""
     settings = Settings.load()
     configure_logging(settings.log_format)
     # Forwarded headers are not believed: whoever sends them would choose the address that is rate-limited.
     config = uvicorn.Config(
-        "orchestrator.api.app:create", factory=True, host=settings.host, port=settings.port, proxy_headers=False,
+        application, factory=True, host=settings.host, port=settings.port, proxy_headers=False,
         server_header=False, access_log=False, log_config=None, timeout_graceful_shutdown=GRACEFUL_SECONDS,
     )  # fmt: skip
     server = uvicorn.Server(config)
