@@ -86,9 +86,11 @@ def configure_logging(style: Literal["text", "json"] = "text") -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
-    for own in ("uvicorn", "uvicorn.error", "uvicorn.access"):  # uvicorn has handlers of its own
+    for own in ("uvicorn", "uvicorn.error"):  # uvicorn has handlers of its own
         logging.getLogger(own).handlers.clear()
         logging.getLogger(own).propagate = True
+    # Its line per request would be the second one, and has the query in it.
+    logging.getLogger("uvicorn.access").disabled = True
     for noisy in ("httpx", "httpcore", "celery.redirected", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

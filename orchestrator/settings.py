@@ -34,8 +34,17 @@ def _rate(value: str) -> str:
 
 def _proxy(value: str) -> str:
     if value != "railway":
-        for network in filter(None, value.split(",")):
-            ipaddress.ip_network(network.strip())
+        for network in filter(None, (part.strip() for part in value.split(","))):
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                raise ValueError(f"{network} is neither railway nor a network of proxies, as 10.0.0.0/8") from None
+    return value
+
+
+def _redis(value: str | None) -> str | None:
+    if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("write it as redis://HOST:PORT/0 (or rediss://, unix://)")
     return value
 
 
@@ -92,7 +101,7 @@ class NodeSettings(BaseSettings):
     """Name of this node; stable across restarts, unique among the nodes that share one Redis."""
     run_dir: Path = Path(".run")
     """Folder for sockets, state, logs and generated secrets of this node."""
-    redis_url: OptionalText = None
+    redis_url: Annotated[str | None, BeforeValidator(_empty_is_none), AfterValidator(_redis)] = None
     """Redis or Valkey address. Unset: an embedded Valkey is started."""
     livekit_url: OptionalText = None
     """LiveKit address (ws:// or wss://). Unset: a local LiveKit server is started."""
@@ -357,7 +366,8 @@ def load(kind: type[S]) -> S:
         if not first["loc"]:
             raise Preflight(f"{first['ctx']['error']}. Correct it in the environment or in .env.") from None
         name = str(first["loc"][0]).upper()
-        shown = "" if {"TOKEN", "SECRET", "KEYS", "WEBHOOK"} & set(name.split("_")) else f"={first['input']!r}"
-        raise Preflight(f"{name}{shown}: {first['msg']}. Correct it in the environment or in .env.") from None
+        shown = "" if {"TOKEN", "SECRET", "KEYS", "REDIS", "WEBHOOK"} & set(name.split("_")) else f"={first['input']!r}"
+        told = first["msg"].removeprefix("Value error, ")
+        raise Preflight(f"{name}{shown}: {told}. Correct it in the environment or in .env.") from None
     except (OSError, UnicodeDecodeError) as failure:
         raise Preflight(f".env cannot be read: {failure}. Correct the file or remove it.") from None

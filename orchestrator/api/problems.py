@@ -56,10 +56,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, failure: RequestValidationError) -> JSONResponse:
-        errors = [
-            {"field": ".".join(str(part) for part in row["loc"][1:]) or str(row["loc"][0]), "message": row["msg"]}
-            for row in failure.errors()
-        ]
+        errors = [_told(row) for row in failure.errors()]
+        if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
+            errors = [{"field": "body", "message": "send it as JSON, with the header Content-Type: application/json"}]
         detail = "; ".join(f"{row['field']}: {row['message']}" for row in errors)
         return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, "malformed_request", detail, errors=errors)
 
@@ -75,6 +74,15 @@ def install(app: FastAPI) -> None:
         log.exception("unexpected error", extra={"path": request.url.path})
         detail = "An unexpected error; it is in the api's log."
         return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+
+
+def _told(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is wrong with a field, in words."""
+    if row["type"] == "json_invalid":
+        return {"field": "body", "message": f"is not JSON: {row['ctx']['error']}, at character {row['loc'][-1]}"}
+    field = ".".join(str(part) for part in row["loc"][1:]) or str(row["loc"][0])
+    message = row["msg"].removeprefix("Value error, ")
+    return {"field": field, "message": "not taken here; leave it out" if row["type"] == "extra_forbidden" else message}
 
 
 class BodyLimit:
