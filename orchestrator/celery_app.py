@@ -23,6 +23,15 @@ CANARY = "orchestrator.canary"
 SEND_ALERT = "orchestrator.send_alert"
 
 
+#: What beat sends: (task, seconds between two, seconds after which one that found no Celery worker is void, so that
+#: none pile up).
+PERIODIC = {
+    "refill": (REFILL, 30, 25),
+    "health-check": (HEALTH_CHECK, 60, 50),
+    "cleanup-stale": (CLEANUP_STALE, 300, 250),
+}
+
+
 def _base(redis_url: str, name: str) -> Celery:
     app = Celery(name, broker=redis_url, set_as_current=False)
     app.conf.update(
@@ -83,11 +92,9 @@ def make_worker_app(settings: Settings) -> Celery:
         # A beat that was killed is replaced when its lock runs out.
         redbeat_lock_timeout=15,
         redbeat_redis_options={"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True},
-        # Ticks that found no Celery worker are void after one period, so none pile up.
         beat_schedule={
-            "refill": {"task": REFILL, "schedule": schedule(30), "options": {"expires": 25}},
-            "health-check": {"task": HEALTH_CHECK, "schedule": schedule(60), "options": {"expires": 50}},
-            "cleanup-stale": {"task": CLEANUP_STALE, "schedule": schedule(300), "options": {"expires": 250}},
+            name: {"task": task, "schedule": schedule(every), "options": {"expires": expires}}
+            for name, (task, every, expires) in PERIODIC.items()
         },
     )
     return app

@@ -60,6 +60,11 @@ class Session:
     door: str | None = None  #: the node whose door the job came by
 
     @property
+    def printed_by(self) -> tuple[str, ...]:
+        """Whose logs are its: one that never got an agent has the one that was started for it."""
+        return self.agent_ids or (self.id,)
+
+    @property
     def live(self) -> bool:
         """Whether the session is not over."""
         return self.status in LIVE_SESSION_STATES

@@ -528,20 +528,20 @@ class NodeWatch:
     async def reload(self, reload_id: str) -> None:
         """Have the agent host load the agents' code anew, and the warm agents replaced; calls go on on the old code.
 
-        How it goes stands in the node's record, as `reload`: the id, and running, done or what went wrong.
+        How it goes stands in the record of the reload: running, done or what went wrong.
         """
         node = self._settings.node_id
-        await self._store.note_node(node, "reload", f"{reload_id} running")
+        await self._store.note_reload(reload_id, node, "running")
         try:
             await (await self.host()).reload()
         except OrchestratorError as failure:
             log.error("not reloaded: %s", failure.detail)
-            await self._store.note_node(node, "reload", f"{reload_id} failed: {failure.detail}")
+            await self._store.note_reload(reload_id, node, f"failed: {failure.detail}")
             return
         agents = [agent for agent in await self._store.agents() if agent.node == node and agent.pid]
         count = await self._store.mark_stale([agent.id for agent in agents])
         log.info("agent code reloaded; %d warm agents are replaced", count)
-        await self._store.note_node(node, "reload", f"{reload_id} done")
+        await self._store.note_reload(reload_id, node, "done")
 
     async def check_node(self) -> int:
         """Examine every agent process of this node; returns how many were unfit."""

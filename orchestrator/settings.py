@@ -312,6 +312,11 @@ class Settings(NodeSettings):
         return tuple(key.strip() for key in given.split(",") if key.strip())
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """`cors_origins`, one by one."""
+        return tuple(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())
+
+    @property
     def loopback(self) -> bool:
         """Whether the api can be reached from this machine alone."""
         return self.host == "localhost" or (_is_address(self.host) and ipaddress.ip_address(self.host).is_loopback)

@@ -12,6 +12,7 @@ import hmac
 import ipaddress
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 
 from fastapi import Request
 
@@ -114,7 +115,7 @@ def _told_by_proxy(request: Request, peer: str, trusted: str) -> str:
     if trusted == "railway":
         # Its edge overwrites this header; its X-Forwarded-For ends with an address that changes with each request.
         return request.headers.get("x-real-ip", "").strip() or peer
-    networks = [ipaddress.ip_network(text.strip()) for text in trusted.split(",") if text.strip()]
+    networks = _networks(trusted)
 
     def known(text: str) -> bool:
         try:
@@ -130,6 +131,11 @@ def _told_by_proxy(request: Request, peer: str, trusted: str) -> str:
         if not known(hop):
             return hop or peer
     return request.headers.get("x-real-ip", "").strip() or peer
+
+
+@cache
+def _networks(trusted: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(ipaddress.ip_network(text.strip()) for text in trusted.split(",") if text.strip())
 
 
 def _bucket(text: str) -> str:

@@ -98,7 +98,7 @@ async def reload(parts: ServicesDep) -> ReloadReply:
         raise HostUnavailable("No node lives that could load agent code.", retry_after=5)
     reload_id = secrets.token_hex(8)
     for node in nodes:
-        await parts.store.note_node(node, "reload", f"{reload_id} waiting")
+        await parts.store.note_reload(reload_id, node, "waiting")
         await parts.publish(celery_app.RELOAD, reload_id, queue=node_queue(node), expires=120)
     return await reload_state(reload_id, parts)
 
@@ -106,16 +106,14 @@ async def reload(parts: ServicesDep) -> ReloadReply:
 @router.get("/agents/reload/{reload_id}", summary="How a reload goes")
 async def reload_state(reload_id: ReloadPath, parts: ServicesDep) -> ReloadReply:
     """Return how far each node is. It is done when every node is and no warm agent runs older code."""
-    states = {}
-    for node, fields in (await parts.store.nodes()).items():
-        known, _, state = fields.get("reload", "").partition(" ")
-        if known == reload_id:
-            states[node] = state
-    if not states:
-        raise NotFound("There is no such reload, or another one was begun since.")
+    told = await parts.store.reload(reload_id)
+    if not told:
+        raise NotFound("There is no such reload, or it was begun more than an hour ago.")
+    # A node that has gone meanwhile has nothing to load.
+    states = {node: told[node] for node in await parts.store.nodes() if node in told}
     stale = (await parts.store.counts())["stale"]
     failed = [f"{node}: {state}" for node, state in states.items() if state.startswith("failed")]
-    done = not failed and not stale and all(state == "done" for state in states.values())
+    done = bool(states) and not failed and not stale and all(state == "done" for state in states.values())
     message = "New agent code is live." if done else "; ".join(failed) or "The agents' code is being loaded."
     return ReloadReply(reload_id=reload_id, nodes=states, stale=stale, done=done, message=message)
 

@@ -34,10 +34,9 @@ BODY_BYTES = 65_536
 
 def allowed_pages(settings: Settings) -> dict[str, Any]:
     """Return which pages of other origins may call the api. They send a header and no cookie, so * is safe too."""
-    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
-    local = None if origins or settings.keys or settings.open_access else _LOOPBACK_PAGES
+    local = None if settings.origins or settings.keys or settings.open_access else _LOOPBACK_PAGES
     return {
-        "allow_origins": origins,
+        "allow_origins": settings.origins,
         "allow_origin_regex": local,
         "allow_methods": ["GET", "POST"],
         # The starters of LiveKit send x-sandbox-id; a preflight that does not allow it makes the call impossible.
@@ -47,7 +46,7 @@ def allowed_pages(settings: Settings) -> dict[str, Any]:
 
 
 #: What needs no credentials: platforms ask whether it lives, and LiveKit signs what it sends.
-PUBLIC = frozenset({"/livez", "/readyz", "/api/livekit/webhook"})
+PUBLIC = frozenset({"/livez", "/readyz", WEBHOOK_PATH})
 
 
 def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:

@@ -16,12 +16,16 @@ from orchestrator.api.admin import living_agents
 from orchestrator.api.health import describe_health
 from orchestrator.api.services import Services
 from orchestrator.api.sessions import describe, moment
+from orchestrator.celery_app import PERIODIC
 from orchestrator.models import Session
 
 #: Newest sessions that are shown; those that are not over are, however old they are.
 NEWEST = 200
 #: Failures that are shown, and state changes that are looked through for them at first.
 FAILURES, LOOKED_THROUGH = 50, 2000
+
+#: Beat turns every 5 s at least.
+BEAT_SECONDS = 20.0
 
 #: How an agent's process ends when nobody has told it to.
 _UNEXPECTED = re.compile(
@@ -57,10 +61,10 @@ class Board:
         # First: a session that is read later is at least as new as its last entry says.
         await self._happenings.read(parts)
         sessions = await self._sessions(parts)
-        beat = await parts.store.beat()
+        ticks, now = await parts.store.beat_ticks(), await parts.store.now()
         agents = await living_agents(parts)
         return {
-            "at": await parts.store.now(),
+            "at": now,
             "queueLimit": parts.settings.queue_limit,
             "health": (await describe_health(parts)).model_dump(mode="json", by_alias=True, exclude_none=True),
             "sessions": sessions,
@@ -70,8 +74,8 @@ class Board:
                 "firstAudio": _first_sounds(sessions),
             },
             "beat": {
-                "lives": beat.lives,
-                "tasks": {name: {"every": tick.every, "last": tick.last} for name, tick in beat.tasks.items()},
+                "lives": now - ticks.get("beat", 0) < BEAT_SECONDS,
+                "tasks": {name: {"every": every, "last": ticks.get(name)} for name, (_, every, _) in PERIODIC.items()},
             },
             "failures": self._happenings.failures,
         }

@@ -25,7 +25,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from orchestrator import celery_app
+from orchestrator.api.feed import set_within
 from orchestrator.api.schemas import METADATA_BYTES
 from orchestrator.api.services import Services
 from orchestrator.errors import InvalidRequest, OrchestratorError, RoomTaken, StoreUnavailable
@@ -145,15 +145,7 @@ class Dispatch:
             raise OrchestratorError(f"the user {request.user_id} has a session in another room")
         if started.status not in LIVE_SESSION_STATES:
             raise OrchestratorError(f"its session {started.session_id} is over")
-        if started.spawn:
-            try:
-                await self._parts.publish(celery_app.SPAWN_AGENT, started.session_id, task_id=started.session_id)
-            except StoreUnavailable:
-                await self._store.end_session(started.session_id, SessionState.ERROR, "spawn_not_queued")
-                await self._store.release_key(request.idempotency_key)
-                raise
-        if started.refill:
-            self._parts.publish_soon(celery_app.REFILL, expires=25)
+        await self._parts.queue_for(started, request.idempotency_key)
         return started
 
     # Telling
@@ -174,9 +166,7 @@ class Dispatch:
                 except Exception:
                     log.exception("LiveKit is not told how it stands, and will be")
                 await asyncio.sleep(PAUSE_SECONDS)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_SECONDS):
-                        await changed.wait()
+                await set_within(changed, LOOK_SECONDS)
 
     async def _take_over(self) -> None:
         """Find the jobs of the api of this node that was here before."""

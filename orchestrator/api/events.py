@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Header, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
+from orchestrator.api.feed import set_within
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import in_words
 from orchestrator.api.services import Services, ServicesDep, SessionDep
@@ -96,9 +97,7 @@ async def _told(parts: Services, session: Session, after: str, changed: asyncio.
         if over:
             return
         left = spoken + PING_SECONDS - time.monotonic()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, min(left, LINE_SECONDS) if waits else left)):
-                await changed.wait()
+        await set_within(changed, min(left, LINE_SECONDS) if waits else left)
 
 
 async def _place(parts: Services, session: Session) -> dict[str, Any]:

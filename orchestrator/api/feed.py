@@ -22,6 +22,13 @@ LISTENERS = 1000
 RETRY_SECONDS = 0.5
 
 
+async def set_within(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, and no longer than so many seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, seconds)):
+            await event.wait()
+
+
 class Feed:
     """One per api process. `run` is its background task."""
 
@@ -67,9 +74,7 @@ class Feed:
                     self._wake(None, *sessions)
             except StoreUnavailable:
                 last = None
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(RETRY_SECONDS):
-                        await self.closed.wait()
+                await set_within(self.closed, RETRY_SECONDS)
 
     def _wake(self, *names: str | None) -> None:
         for name in names:

@@ -5,11 +5,11 @@ when one takes over from another. Lines that Redis has dropped before they were 
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi.sse import ServerSentEvent
 
+from orchestrator.api.feed import set_within
 from orchestrator.models import Session
 from orchestrator.store import Store
 
@@ -35,7 +35,7 @@ async def follow(
 ) -> AsyncIterator[ServerSentEvent]:
     """Yield a session's log lines as they come; `end` follows the last one. Breaks off when `closed` is set."""
     while (session := await store.session(session_id)) is not None:
-        agents = session.agent_ids or (session.id,)
+        agents = session.printed_by
         # Asked before the lines are read: what was printed by then is read.
         over = await _over(store, session, agents)
         for agent_id in agents:
@@ -43,10 +43,9 @@ async def follow(
                 yield event
         if over:
             break
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_SECONDS):
-                await closed.wait()
-                return
+        await set_within(closed, LOOK_SECONDS)
+        if closed.is_set():
+            return
     yield ServerSentEvent(event="end", data={})
 
 

@@ -16,6 +16,7 @@ from fastapi import Depends, FastAPI, Path, Request
 from kombu.exceptions import OperationalError
 from starlette.convertors import Convertor, register_url_convertor
 
+from orchestrator import celery_app, faults
 from orchestrator.api.access import AFTERWARDS_SECONDS, Access, Caller, Role
 from orchestrator.api.feed import Feed
 from orchestrator.celery_app import Publisher
@@ -25,8 +26,9 @@ from orchestrator.livekit.webhooks import Webhooks
 from orchestrator.logs import request_id
 from orchestrator.models import ID_PATTERN, Session
 from orchestrator.node.process import may_live
-from orchestrator.pool.assignment import Assigner
+from orchestrator.pool.assignment import Assigner, Started
 from orchestrator.settings import Settings
+from orchestrator.states import SessionState
 from orchestrator.store import Store
 
 log = logging.getLogger("orchestrator.api")
@@ -73,6 +75,24 @@ class Services:
         pending = asyncio.create_task(send())
         self.background.add(pending)
         pending.add_done_callback(self.background.discard)
+
+    async def queue_for(self, started: Started, key: str) -> None:
+        """Queue what a start has left to do: the boot of its agent, a refill.
+
+        Raises `StoreUnavailable` when its agent cannot be booted: then the session is over, and its key may be used
+        again.
+        """
+        if started.spawn:
+            faults.hit("api.after_assign")
+            try:
+                await self.publish(celery_app.SPAWN_AGENT, started.session_id, task_id=started.session_id)
+            except StoreUnavailable:
+                await self.store.end_session(started.session_id, SessionState.ERROR, "spawn_not_queued")
+                if key:
+                    await self.store.release_key(key)
+                raise
+        if started.refill:
+            self.publish_soon(celery_app.REFILL, expires=25)
 
 
 @contextlib.asynccontextmanager

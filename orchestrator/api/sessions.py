@@ -8,7 +8,6 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
 
-from orchestrator import celery_app, faults
 from orchestrator.api.access import Role, client_address
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import (
@@ -24,7 +23,7 @@ from orchestrator.api.schemas import (
     in_words,
 )
 from orchestrator.api.services import CallerDep, Services, ServicesDep, SessionDep, services, visible
-from orchestrator.errors import Forbidden, InvalidRequest, NotFound, StoreUnavailable
+from orchestrator.errors import Forbidden, InvalidRequest, NotFound
 from orchestrator.logs import note
 from orchestrator.models import Agent, Session
 from orchestrator.pool.assignment import Request, Started
@@ -73,26 +72,14 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
     secret = parts.access.client_secret(started.session_id)
     if started.repeated and (answer := await _first_answer(parts, key, secret)):
         return answer
-    task_id = None
-    if started.spawn:
-        task_id = started.session_id
-        faults.hit("api.after_assign")
-        try:
-            await parts.publish(celery_app.SPAWN_AGENT, started.session_id, task_id=task_id)
-        except StoreUnavailable:
-            await parts.store.end_session(started.session_id, SessionState.ERROR, "spawn_not_queued")
-            if key:
-                await parts.store.release_key(key)
-            raise
-    if started.refill:
-        parts.publish_soon(celery_app.REFILL, expires=25)
+    await parts.queue_for(started, key)
     reply = StartReply(
         session_id=started.session_id,
         status=started.status,
         message=_message(started),
         prewarmed=started.prewarmed,
         latency=f"{(time.perf_counter() - begun) * 1000:.3g}ms",
-        task_id=task_id,
+        task_id=started.session_id if started.spawn else None,
         position=started.position,
         estimated_wait=in_words(started.estimated_wait),
     )
@@ -144,20 +131,15 @@ async def look(session: SessionDep, parts: ServicesDep, caller: CallerDep) -> Se
     if caller.role is Role.CLIENT:
         reply.client = None
         return reply
-    reply.agents = [_agent_record(agent) for agent in await parts.store.agent_records(_agents(session))]
+    reply.agents = [_agent_record(agent) for agent in await parts.store.agent_records(session.printed_by)]
     if not session.live:
         reply.last_log_lines = await _logs(parts.store, session, LAST_LINES)
     return reply
 
 
-def _agents(session: Session) -> tuple[str, ...]:
-    """Return whose logs are the session's: one that never got an agent has the one that was started for it."""
-    return session.agent_ids or (session.id,)
-
-
 async def _logs(store: Store, session: Session, limit: int) -> list[str]:
     lines: list[str] = []
-    for agent_id in _agents(session):
+    for agent_id in session.printed_by:
         lines += await store.logs(agent_id, limit)
     return lines[-limit:]
 

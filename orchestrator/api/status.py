@@ -12,6 +12,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from orchestrator.api import following
 from orchestrator.api.board import Board, Sections, changes
+from orchestrator.api.feed import set_within
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import SESSION, StatusReply
 from orchestrator.api.services import ServicesDep, SessionDep, require_admin
@@ -93,15 +94,9 @@ async def status_events(
             data: dict[str, Any] = changes(before, now) if before else now
             yield ServerSentEvent(event="change" if before else "snapshot", data=data)
             before = now
-        await _set_within(changed, MOST_SECONDS)
+        await set_within(changed, MOST_SECONDS)
         # What comes in a burst is told at once.
-        await _set_within(parts.feed.closed, LEAST_SECONDS - (time.monotonic() - sent))
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(max(0.0, seconds)):
-            await event.wait()
+        await set_within(parts.feed.closed, LEAST_SECONDS - (time.monotonic() - sent))
 
 
 Place = Annotated[str, Header(alias="Last-Event-ID", pattern=following.PLACE, max_length=4096)]

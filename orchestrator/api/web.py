@@ -56,7 +56,7 @@ def page_headers(settings: Settings) -> dict[str, str]:
     livekit = urlsplit(settings.livekit_public_url or settings.livekit_url or "")
     over_http = [f"{livekit.scheme.replace('ws', 'http', 1)}://{livekit.netloc}"] if livekit.netloc else []
     # Who may call the api from a page may show this one in theirs, and may be the backend that starts its calls.
-    friends = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    friends = settings.origins
     policy = (
         "default-src 'self'",
         " ".join(["connect-src 'self' ws: wss:", *over_http, *(origin for origin in friends if origin != "*")]),

@@ -26,14 +26,7 @@ DOORS = "doors"  #: set of the api processes that are, or want to be, registered
 NODES = "nodes"
 EVENTS = "events"  #: stream of everything that happens to sessions and agents
 CELERY_QUEUE = "celery"
-BEAT_LOCK = "celery:beat::lock"  #: held by the beat that leads; runs out when it is gone
-BEAT_TASKS = "celery:beat::statics"  #: set of the names of the periodic tasks
 BEAT_TICKS = "beat:ticks"  #: hash: when beat last turned (`beat`), and when it last sent each of its tasks
-
-
-def beat_task(name: str) -> str:
-    """Hash of one periodic task (celery-redbeat)."""
-    return f"celery:beat:{name}"
 
 
 def session(session_id: str) -> str:
@@ -134,6 +127,11 @@ def node_queue(node_id: str) -> str:
 
 def node(node_id: str) -> str:
     return f"node:{node_id}"
+
+
+def reload(reload_id: str) -> str:
+    """Hash: how far each node is with loading the agents' code anew."""
+    return f"reload:{reload_id}"
 
 
 def door(door_id: str) -> str:

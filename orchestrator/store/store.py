@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -22,6 +21,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M", Session, Agent)
 
+#: Seconds for which one may ask how a reload went.
+RELOAD_KEEP_SECONDS = 3600
 _SETS = (
     keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE, keys.AGENTS, keys.POOL_READY, keys.POOL_STARTING,
     keys.POOL_STALE, keys.NODES_DRAINING,
@@ -110,31 +111,6 @@ class Breaker:
     failures: int = 0
     cause: str | None = None
     retry_seconds: float = 0.0  #: until the next attempt
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """One periodic task. Times are Unix seconds."""
-
-    every: float | None  #: seconds between two
-    last: float | None  #: when beat last sent it
-
-    @classmethod
-    def from_json(cls, definition: str | None, meta: str | None) -> Self:
-        """Build from what redbeat keeps of a task (redbeat.decoder)."""
-        sent = json.loads(meta or "{}").get("last_run_at")
-        if sent:
-            sent = {name: value for name, value in sent.items() if name not in {"__type__", "timezone"}}
-        every = json.loads(definition or "{}").get("schedule", {}).get("every")
-        return cls(every, datetime(**sent, tzinfo=UTC).timestamp() if sent else None)
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """What is known of beat."""
-
-    lives: bool  #: holds its lock, which it renews every few seconds
-    tasks: Mapping[str, Tick]
 
 
 @dataclass(frozen=True, slots=True)
@@ -722,9 +698,18 @@ class Store:
             await pipe.execute()
 
     @_translated
-    async def note_node(self, node: str, field: str, value: str) -> None:
-        """Write one field of a node's record."""
-        await self._redis.hset(keys.node(node), field, value)
+    async def note_reload(self, reload_id: str, node: str, state: str) -> None:
+        """Say how far a node is with a reload; it is kept for an hour."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(keys.reload(reload_id), node, state)
+            pipe.expire(keys.reload(reload_id), RELOAD_KEEP_SECONDS)
+            await pipe.execute()
+
+    @_translated
+    async def reload(self, reload_id: str) -> dict[str, str]:
+        """Return how far each node is with a reload; none when it is unknown."""
+        states: dict[str, str] = await self._redis.hgetall(keys.reload(reload_id))
+        return states
 
     @_translated
     async def forget_node(self, node: str) -> None:
@@ -797,15 +782,10 @@ class Store:
     # Beat
 
     @_translated
-    async def beat(self) -> Beat:
-        """Return whether a beat lives and when it last sent each periodic task, from what redbeat keeps of both."""
-        names = sorted(await self._redis.smembers(keys.BEAT_TASKS))
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.exists(keys.BEAT_LOCK)
-            for name in names:
-                pipe.hmget(keys.beat_task(name), "definition", "meta")
-            lives, *found = await pipe.execute()
-        return Beat(bool(lives), {name: Tick.from_json(*texts) for name, texts in zip(names, found, strict=True)})
+    async def beat_ticks(self) -> dict[str, float]:
+        """Return when beat last turned (`beat`), and when it last sent each periodic task, in Unix seconds."""
+        ticks = await self._redis.hgetall(keys.BEAT_TICKS)
+        return {name: float(at) for name, at in ticks.items()}
 
     # Upkeep
 

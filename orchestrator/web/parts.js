@@ -30,7 +30,7 @@ function services({ health, beat }) {
     { name: "LiveKit", value: livekit.ok ? "answers" : livekit.trouble, level: livekit.ok ? "fine" : "bad" },
     ...Object.entries(health.doors ?? {}).map(([id, door]) => doorPart(id, door)),
     { name: "Celery queue", value: celery.queue ? `${plural(celery.queue, "task")} waiting` : "empty", level: celery.queue > MANY_TASKS ? "odd" : "fine" },
-    { name: "Beat", value: beat.lives ? "ticks" : "is silent: nobody holds its lock", level: beat.lives ? "fine" : "bad" },
+    { name: "Beat", value: beat.lives ? "ticks" : "is silent", level: beat.lives ? "fine" : "bad" },
   ];
 }
 

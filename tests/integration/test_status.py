@@ -13,7 +13,6 @@ from fastapi import FastAPI
 
 from orchestrator.api import following, status
 from orchestrator.api.app import create
-from orchestrator.celery_app import make_worker_app
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from tests.support.api import ADMIN, is_problem, on_a_port, settings, start
@@ -132,7 +131,7 @@ async def test_one_answer_holds_everything(
     await link.presence(session_id, present=True)
     await link.first_audio(session_id)
     await link.close()
-    _schedule(raw, valkey_url, last={"year": 2026, "month": 1, "day": 1, "hour": 12, "timezone": "UTC"})
+    raw.hset("beat:ticks", mapping={"beat": raw.time()[0] - 100, "refill": 1767268800})
     await store.record_health(agent_id, {"memory_bytes": 9 << 20, "status": "ok"})
 
     found = (await http.get("/api/status")).json()
@@ -155,22 +154,11 @@ async def test_one_answer_holds_everything(
     assert 0 < seconds < 60
     assert found["at"] - 60 < at
     assert found["beat"]["lives"] is False
-    assert found["beat"]["tasks"]["refill"] == {"every": 30.0, "last": 1767268800.0}
-    assert found["beat"]["tasks"]["health-check"]["every"] == 60.0
+    assert found["beat"]["tasks"]["refill"] == {"every": 30, "last": 1767268800.0}
+    assert found["beat"]["tasks"]["health-check"] == {"every": 60}
+    raw.hset("beat:ticks", "beat", raw.time()[0])
+    assert (await http.get("/api/status")).json()["beat"]["lives"] is True
     assert found["failures"] == []
-
-
-def _schedule(raw: redis.Redis, url: str, last: dict[str, Any]) -> None:
-    """Write what beat writes: the schedule of redbeat, by its own code."""
-    from redbeat.schedulers import RedBeatSchedulerEntry, ensure_conf
-
-    app = make_worker_app(settings(url))
-    ensure_conf(app)
-    for name, entry in app.conf.beat_schedule.items():
-        RedBeatSchedulerEntry(name, entry["task"], entry["schedule"], app=app).save()
-        raw.sadd("celery:beat::statics", name)
-    raw.hset("celery:beat:refill", "meta", json.dumps({"last_run_at": {"__type__": "datetime"} | last}))
-    app.close()
 
 
 async def test_failures_are_told_once_with_their_cause(
@@ -279,7 +267,7 @@ async def test_a_redis_that_is_away_is_said(
             raise StoreUnavailable("Redis does not answer")
 
         with monkeypatch.context() as patched:
-            patched.setattr(type(store), "beat", lambda _self: away())
+            patched.setattr(type(store), "beat_ticks", lambda _self: away())
             _, told, _ = await events.next("trouble")
             assert told == {"detail": "Redis does not answer"}
         await events.next("snapshot")  # all anew: what was sent before may be long past

@@ -116,7 +116,9 @@ async def test_what_a_client_may_not_choose_is_refused(
     http: httpx.AsyncClient, asked: dict[str, Any], named: str
 ) -> None:
     answer = await http.post("/api/token", json=asked)
-    problem = is_problem(answer, 422, answer.json()["code"])
+    # What the schema says is refused by it; which names are ours it cannot say.
+    typed = "room_config" in asked and named != "'another'"
+    problem = is_problem(answer, 422, "malformed_request" if typed else "invalid_request")
     assert named in problem["detail"]
     assert len(problem["detail"]) < 300, "LiveKit's client shows it as it is"
 
