@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -23,13 +22,12 @@ from orchestrator import alerts, faults
 from orchestrator.errors import (
     GivenUp,
     HostUnavailable,
-    LiveKitUnavailable,
     OrchestratorError,
     SpawnFailed,
     StoreUnavailable,
 )
 from orchestrator.livekit.rooms import Rooms
-from orchestrator.models import ROOM_PATTERN, Agent
+from orchestrator.models import Agent
 from orchestrator.node.client import HostClient, HostSilent
 from orchestrator.node.health import examine
 from orchestrator.node.logs import LogShipper
@@ -84,7 +82,6 @@ class NodeWatch:
         self._host: HostClient | None = None
         self._connected = asyncio.Event()
         self._store: Store
-        self._rooms: Rooms | None = None
         self._reconciler: Reconciler | None = None
         self._logs: LogShipper
         self._started = threading.Event()
@@ -132,14 +129,15 @@ class NodeWatch:
                     keep_seconds=settings.session_keep_seconds,
                 )
             )
+            rooms: Rooms | None = None
             if settings.livekit_url and settings.livekit_api_key and settings.livekit_api_secret:
                 secret = settings.livekit_api_secret.get_secret_value()
                 rooms = Rooms(settings.livekit_url, settings.livekit_api_key, secret)
-                self._rooms = await stack.enter_async_context(rooms)
-                self._reconciler = Reconciler(self._store, self._rooms, settings.agent_token_seconds)
+                await stack.enter_async_context(rooms)
+                self._reconciler = Reconciler(self._store, rooms, settings.agent_token_seconds)
             self._logs = LogShipper(self._store, settings.agents_dir, settings.log_lines)
             self._rounds = Rounds(
-                settings, self._store, self._rooms, self._celery.send_canary, lambda: self._soon(self.refill())
+                settings, self._store, rooms, self._celery.send_canary, lambda: self._soon(self.refill())
             )
             self._started.set()
             loops = [
@@ -294,8 +292,10 @@ class NodeWatch:
             case "stop":
                 log.info("deadline missed: %s is stopped", action.id)
                 await self._stop_there(action.id, action.node)
+            case "close" if self._reconciler:
+                await self._reconciler.close(action.id)
             case "close":
-                await self._close_room(action.id)
+                await self._store.room_closed(action.id)  # there is no LiveKit, and no room
             case "refill":
                 await self.refill()
             case "look" if self._reconciler:
@@ -408,25 +408,6 @@ class NodeWatch:
                 log.error("background work failed: %r", failure)
 
         task.add_done_callback(done)
-
-    async def _close_room(self, session_id: str) -> None:
-        session = await self._store.session(session_id)
-        if session is not None and self._rooms:
-            try:
-                await self._leave_room(self._rooms, session.room_name)
-            except LiveKitUnavailable as failure:
-                log.warning("room not deleted yet: %s", failure.detail)
-                return
-        await self._store.room_closed(session_id)
-
-    async def _leave_room(self, rooms: Rooms, room: str) -> None:
-        newest = await self._store.session(await self._store.session_in(room) or "")
-        if newest is not None and newest.live:
-            return  # the next session is in it already
-        if re.fullmatch(ROOM_PATTERN, room):
-            await rooms.delete(room)
-        else:
-            await rooms.leave(room)
 
     async def _record_spawn(self, process: Process) -> None:
         await self._store.spawned(

@@ -1,4 +1,4 @@
-"""Compares our sessions with the rooms at LiveKit, and has the store act on what differs.
+"""Compares our sessions with the rooms at LiveKit, has the store act on what differs, and closes rooms.
 
 A webhook, or the time for a round (store/lua/deadlines_due.lua), begins a look; session_look.lua decides, once LiveKit
 has said the same for a while. Rooms that are no session's are never asked about.
@@ -63,6 +63,27 @@ class Reconciler:
             return
         for room in existing & over.keys():
             self._say(over[room], await self._store.seen(over[room], "", exists=True))
+
+    async def close(self, session_id: str) -> None:
+        """Delete the room of a session that is over, or leave it where it is not ours; tried again until it is said to
+        be closed."""
+        session = await self._store.session(session_id)
+        if session is not None:
+            try:
+                await self._leave(session.room_name)
+            except LiveKitUnavailable as failure:
+                log.warning("room not deleted yet: %s", failure.detail)
+                return
+        await self._store.room_closed(session_id)
+
+    async def _leave(self, room: str) -> None:
+        newest = await self._store.session(await self._store.session_in(room) or "")
+        if newest is not None and newest.live:
+            return  # the next session is in it already
+        if re.fullmatch(ROOM_PATTERN, room):
+            await self._rooms.delete(room)
+        else:
+            await self._rooms.leave(room)
 
     async def _compare(self, session: Session, existing: set[str]) -> None:
         exists, agent_id = session.room_name in existing, session.agent_id or ""

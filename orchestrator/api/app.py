@@ -11,18 +11,18 @@ from orchestrator import __version__
 from orchestrator.api import (
     admin,
     events,
+    frontend,
     health,
     metrics,
-    pages,
     problems,
     sessions,
     status,
+    status_page,
     token,
-    web,
     webhook,
 )
 from orchestrator.api.door import dispatching
-from orchestrator.api.requests import RequestLog
+from orchestrator.api.request_log import RequestLog
 from orchestrator.api.services import serving
 from orchestrator.logs import configure_logging
 from orchestrator.settings import WEBHOOK_PATH, Settings
@@ -101,7 +101,7 @@ def create(settings: Settings | None = None) -> FastAPI:
     for part in (sessions, events, token, admin, health, webhook, metrics):
         app.include_router(part.router)
     status.install(app)
-    pages.install(app)
+    status_page.install(app)
     app.openapi = _documented(app)  # type: ignore[method-assign]
-    web.install(app, found)
+    frontend.install(app, found)
     return app

@@ -1,7 +1,7 @@
 """Mints LiveKit tokens with the least that a call needs."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -77,17 +77,17 @@ class TokenMinter:
             room_join=True, room=room, can_publish=True, can_subscribe=True, can_publish_data=True,
             can_publish_sources=["microphone"],
         )  # fmt: skip
-        token = self._token(identity, room, grants).with_name(name).with_metadata(metadata)
-        if dispatch:
-            name, told = dispatch
-            room_config = api.RoomConfiguration(agents=[api.RoomAgentDispatch(agent_name=name, metadata=told)])
-            room_config.MergeFrom(self._room)
-            token = token.with_room_config(room_config)
+        agents = [api.RoomAgentDispatch(agent_name=dispatch[0], metadata=dispatch[1])] if dispatch else []
+        token = self._token(identity, room, grants, agents).with_name(name).with_metadata(metadata)
         return token.with_attributes(dict(attributes or {})).to_jwt()
 
-    def _token(self, identity: str, room: str, grants: api.VideoGrants) -> api.AccessToken:
+    def _token(
+        self, identity: str, room: str, grants: api.VideoGrants, agents: Sequence[api.RoomAgentDispatch] = ()
+    ) -> api.AccessToken:
+        config = api.RoomConfiguration(agents=agents)
+        config.MergeFrom(self._room)
         token = api.AccessToken(self._key, self._secret).with_identity(identity)
-        return token.with_grants(grants).with_ttl(TOKEN_LIFETIME).with_room_config(self._room)
+        return token.with_grants(grants).with_ttl(TOKEN_LIFETIME).with_room_config(config)
 
 
 def agent_identity(room: str) -> str:

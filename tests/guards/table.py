@@ -231,7 +231,7 @@ GUARDS = (
     guard(
         "rooms are kept as long as we wait",
         "chaos/test_users.py::test_who_leaves_may_come_back_for_as_long_as_is_set",
-        ("orchestrator/livekit/tokens.py", ".with_room_config(self._room)", ""),
+        ("orchestrator/livekit/tokens.py", "        config.MergeFrom(self._room)\n", ""),
     ),
     # Takeover
     guard(
@@ -340,7 +340,7 @@ GUARDS = (
         "who waits for a boot is told how it ended, however many wait",
         "chaos/test_flood.py::test_a_spawn_task_that_comes_again_and_again_starts_one_agent",
         (
-            "orchestrator/store/store.py",
+            "orchestrator/store/agents.py",
             'await self._blocking.blmove(decided, decided, min(left, BLOCK_SECONDS), "LEFT", "RIGHT")',
             "(await self._blocking.blpop([decided], min(left, BLOCK_SECONDS)) or [None])[-1]",
         ),

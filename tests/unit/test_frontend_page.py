@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from orchestrator.api import __main__ as process
-from orchestrator.api import problems, web
+from orchestrator.api import frontend, problems
 from orchestrator.settings import Settings
 from tests.support.node import REPOSITORY
 
@@ -29,7 +29,7 @@ def dist(tmp_path: Path) -> Path:
 def client(dist: Path, **settings: object) -> TestClient:
     app = FastAPI()
     problems.install(app)
-    web.install(app, Settings(frontend_dir=dist, **settings))  # type: ignore[arg-type]
+    frontend.install(app, Settings(frontend_dir=dist, **settings))  # type: ignore[arg-type]
     return TestClient(app)
 
 

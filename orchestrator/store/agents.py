@@ -1,0 +1,118 @@
+"""Agents: their boots, their heartbeats, their ends, their logs."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from orchestrator.models import Agent
+from orchestrator.store import keys
+from orchestrator.store.base import Base, translated
+from orchestrator.store.connection import BLOCK_SECONDS
+from orchestrator.store.records import Exit
+
+
+class Agents(Base):
+    """The store of agents."""
+
+    async def announce_replacement(self, session_id: str, agent_id: str) -> str:
+        """Announce one more agent for a waiting session: announced, over (it waits no more) or open (the breaker)."""
+        return str(await self._scripts.call("agent_announce", args=[session_id, agent_id]))
+
+    async def claim(self, agent_id: str, node: str) -> str:
+        """Claim an announced agent for a node: claimed, taken (by an earlier delivery) or gone."""
+        return str(await self._scripts.call("agent_claim", keys=[keys.agent(agent_id)], args=[agent_id, node]))
+
+    async def spawned(self, agent_id: str, pid: int, start_ticks: int, boot_id: str, node: str) -> bool:
+        """Record an agent's process; False when the agent has no record."""
+        names = [keys.agent(agent_id), keys.agent_pid(agent_id)]
+        return bool(
+            await self._scripts.call("agent_spawned", keys=names, args=[pid, start_ticks, boot_id, node, agent_id])
+        )
+
+    @translated
+    async def wait_boot(self, agent_id: str, seconds: float) -> str | None:
+        """Wait until a boot is decided: `ready`, the cause of its failure, or None at the deadline."""
+        deadline, decided = time.monotonic() + seconds, keys.agent_boot(agent_id)
+        while (left := deadline - time.monotonic()) > 0:
+            # Onto itself: a task that is delivered twice waits twice, and both are to be told.
+            outcome = await self._blocking.blmove(decided, decided, min(left, BLOCK_SECONDS), "LEFT", "RIGHT")
+            if outcome:
+                return str(outcome)
+        return None
+
+    async def exited(
+        self,
+        agent_id: str,
+        cause: str,
+        exit_code: int | None = None,
+        signal: int | None = None,
+        peak_memory_kib: int | None = None,
+    ) -> Exit:
+        """Record that an agent's process is gone; its session is given another agent or ended. Idempotent."""
+        seen = ("" if value is None else value for value in (exit_code, signal, peak_memory_kib))
+        session_id, outcome, before = await self._scripts.call("agent_exited", args=[agent_id, cause, *seen])
+        return Exit(session_id or None, outcome, before)
+
+    async def unfit(self, agent_id: str, reason: str) -> str:
+        """Take one agent out of service; returns its state before, '' when it is already leaving or gone."""
+        return str(await self._scripts.call("agent_stop", keys=[keys.agent(agent_id)], args=[agent_id, reason]))
+
+    @translated
+    async def agent(self, agent_id: str) -> Agent | None:
+        """Return one agent, None when it is unknown."""
+        fields = await self._redis.hgetall(keys.agent(agent_id))
+        return Agent.from_hash(agent_id, fields) if fields.get("state") else None
+
+    @translated
+    async def agents(self) -> list[Agent]:
+        """Return all agents that have not exited."""
+        return await self.agent_records(sorted(await self._redis.smembers(keys.AGENTS)))
+
+    @translated
+    async def agent_records(self, ids: Sequence[str]) -> list[Agent]:
+        """Return these agents, those that are gone too, as long as their records are kept."""
+        hashes = await self._hashes([keys.agent(agent_id) for agent_id in ids])
+        return [Agent.from_hash(i, h) for i, h in zip(ids, hashes, strict=True) if h.get("state")]
+
+    @translated
+    async def record_health(self, agent_id: str, fields: Mapping[str, str | int | float]) -> None:
+        """Write `agent:{id}:health`."""
+        encoded = {name: str(value) for name, value in fields.items()}
+        await self._redis.hset(keys.agent_health(agent_id), mapping=encoded)
+        await self._redis.expire(keys.agent_health(agent_id), self._keep)
+
+    @translated
+    async def health(self, agent_ids: Sequence[str]) -> list[dict[str, str]]:
+        """Return the last health record of each agent, {} where there is none."""
+        return await self._hashes([keys.agent_health(agent_id) for agent_id in agent_ids])
+
+    @translated
+    async def append_logs(
+        self, agent_id: str, lines: Sequence[str], keep_lines: int, offset: int | None = None
+    ) -> None:
+        """Append log lines of an agent; the newest `keep_lines` are kept. `offset`: how far its file is shipped."""
+        name = keys.agent_logs(agent_id)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.rpush(name, *lines)
+            pipe.ltrim(name, -keep_lines, -1)
+            pipe.expire(name, self._keep)
+            pipe.incrby(keys.agent_log_count(agent_id), len(lines))
+            pipe.expire(keys.agent_log_count(agent_id), self._keep)
+            if offset is not None:
+                pipe.set(keys.agent_log_offset(agent_id), offset, ex=self._keep)
+            await pipe.execute()
+
+    @translated
+    async def log_offset(self, agent_id: str) -> int:
+        """Return how many bytes of an agent's log file are shipped."""
+        return int(await self._redis.get(keys.agent_log_offset(agent_id)) or 0)
+
+    @translated
+    async def logs(self, agent_id: str, limit: int) -> list[str]:
+        """Return the newest log lines of an agent, oldest first."""
+        return list(await self._redis.lrange(keys.agent_logs(agent_id), -limit, -1))
+
+    async def log_lines(self, agent_id: str, after: int) -> tuple[int, list[str]]:
+        """Return how many lines an agent has ever printed, and those after the `after`-th that are kept."""
+        names = [keys.agent_logs(agent_id), keys.agent_log_count(agent_id)]
+        count, lines = await self._scripts.call("log_lines", names, [after])
+        return int(count), list(lines)

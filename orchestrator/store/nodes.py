@@ -1,0 +1,113 @@
+"""Nodes, the doors of their apis, their reloads, and beat."""
+
+from collections.abc import Callable, Mapping
+
+from orchestrator.store import keys
+from orchestrator.store.base import Base, translated
+
+#: Seconds for which one may ask how a reload went.
+RELOAD_KEEP_SECONDS = 3600
+
+
+class Nodes(Base):
+    """The store of nodes."""
+
+    @translated
+    async def beat_node(self, node: str, fields: Mapping[str, str | int], ttl_seconds: int) -> None:
+        """Say that a node lives, for `ttl_seconds`."""
+        await self._say_living(keys.NODES, node, keys.node(node), fields, ttl_seconds)
+
+    @translated
+    async def note_reload(self, reload_id: str, node: str, state: str) -> None:
+        """Say how far a node is with a reload; it is kept for an hour."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(keys.reload(reload_id), node, state)
+            pipe.expire(keys.reload(reload_id), RELOAD_KEEP_SECONDS)
+            await pipe.execute()
+
+    @translated
+    async def reload(self, reload_id: str) -> dict[str, str]:
+        """Return how far each node is with a reload; none when it is unknown."""
+        states: dict[str, str] = await self._redis.hgetall(keys.reload(reload_id))
+        return states
+
+    @translated
+    async def forget_node(self, node: str) -> None:
+        """Say that a node is gone."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.srem(keys.NODES, node)
+            pipe.delete(keys.node(node))
+            pipe.srem(keys.NODES_DRAINING, node)
+            pipe.zrem(keys.DEADLINES, f"drain|{node}")
+            await pipe.execute()
+
+    async def drain_node(self, node: str, seconds: float) -> tuple[int, int]:
+        """Take a node out of service; its calls are over after `seconds`. Returns what `node_left` does."""
+        sessions, agents = await self._scripts.call("node_drain", args=[node, int(seconds * 1000)])
+        return int(sessions), int(agents)
+
+    async def node_left(self, node: str) -> tuple[int, int]:
+        """Return how many sessions a node serves, or has served and not closed the room of, and its living agents."""
+        sessions, agents = await self._scripts.call("node_left", args=[node])
+        return int(sessions), int(agents)
+
+    @translated
+    async def undrain_node(self, node: str) -> None:
+        """Put a node in service again."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.srem(keys.NODES_DRAINING, node)
+            pipe.zrem(keys.DEADLINES, f"drain|{node}")
+            await pipe.execute()
+
+    @translated
+    async def draining(self) -> set[str]:
+        """Return the nodes that take no more sessions."""
+        return set(await self._redis.smembers(keys.NODES_DRAINING))
+
+    @translated
+    async def nodes(self) -> dict[str, dict[str, str]]:
+        """Return the nodes that live, by id."""
+        return await self._living(keys.NODES, keys.node)
+
+    @translated
+    async def record_door(self, door: str, fields: Mapping[str, str | int], ttl_seconds: int) -> None:
+        """Say how an api process's registration with LiveKit stands, for `ttl_seconds`."""
+        await self._say_living(keys.DOORS, door, keys.door(door), fields, ttl_seconds)
+
+    @translated
+    async def forget_door(self, door: str) -> None:
+        """Say that an api process has closed its door."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.srem(keys.DOORS, door)
+            pipe.delete(keys.door(door))
+            await pipe.execute()
+
+    @translated
+    async def doors(self) -> dict[str, dict[str, str]]:
+        """Return the doors of all living api processes, by id; those of the dead are forgotten."""
+        found = await self._living(keys.DOORS, keys.door)
+        if gone := set(await self._redis.smembers(keys.DOORS)) - found.keys():
+            await self._redis.srem(keys.DOORS, *gone)
+        return found
+
+    @translated
+    async def beat_ticks(self) -> dict[str, float]:
+        """Return when beat last turned (`beat`), and when it last sent each periodic task, in Unix seconds."""
+        ticks = await self._redis.hgetall(keys.BEAT_TICKS)
+        return {name: float(at) for name, at in ticks.items()}
+
+    # Whoever beats: its id is in a set, its record runs out when it does not beat any more
+
+    async def _say_living(
+        self, group: str, member: str, key: str, fields: Mapping[str, str | int], ttl_seconds: int
+    ) -> None:
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.sadd(group, member)
+            pipe.hset(key, mapping={name: str(value) for name, value in fields.items()})
+            pipe.expire(key, ttl_seconds)
+            await pipe.execute()
+
+    async def _living(self, group: str, key: Callable[[str], str]) -> dict[str, dict[str, str]]:
+        ids = sorted(await self._redis.smembers(group))
+        hashes = await self._hashes([key(each) for each in ids])
+        return {each: fields for each, fields in zip(ids, hashes, strict=True) if fields}

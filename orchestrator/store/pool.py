@@ -1,0 +1,152 @@
+"""The pool: what the scripts decide by, its target, its breaker, the waiting line's memory."""
+
+from collections.abc import Mapping, Sequence
+
+from orchestrator.store import keys
+from orchestrator.store.base import Base, translated
+from orchestrator.store.connection import BLOCK_SECONDS
+from orchestrator.store.records import Action, Breaker
+
+
+class Pool(Base):
+    """The store of the pool."""
+
+    @translated
+    async def write_policy(self, policy: Mapping[str, int]) -> None:
+        """Write what the scripts decide by. From now on agents that Redis has lost may register."""
+        await self._redis.hset(keys.POLICY, mapping={name: str(value) for name, value in policy.items()})
+
+    async def configure(self, policy: Mapping[str, int], pool_target: int) -> None:
+        """Set the store up: write the policy, and the pool's target when that is new or was changed; a resize made
+        since then stays otherwise. From now on starts are answered."""
+        await self.write_policy(policy)
+        await self._open(pool_target)
+
+    @translated
+    async def _open(self, pool_target: int) -> None:
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(keys.POOL_PROVEN)
+            if await self._redis.hget(keys.POOL_STATS, "configured_target") != str(pool_target):
+                pipe.set(keys.POOL_TARGET, pool_target)
+                pipe.hset(keys.POOL_STATS, "configured_target", str(pool_target))
+            await pipe.execute()
+
+    @translated
+    async def configured(self) -> bool:
+        """Return whether a node has set the store up, and Redis still knows."""
+        return int(await self._redis.exists(keys.POLICY, keys.POOL_TARGET)) == 2
+
+    async def due(self, limit: int = 100) -> list[Action]:
+        """Act on the deadlines that are over; returns what is left to do outside Redis."""
+        return [Action(*row) for row in await self._scripts.call("deadlines_due", args=[limit])]
+
+    async def reserve(self, candidates: Sequence[str], *, refused: str = "") -> list[str]:
+        """Announce as many of the candidate agents as the pool lacks; returns the announced ids.
+
+        `refused`: why no agent can be started on this node; none is announced then.
+        """
+        return list(await self._scripts.call("pool_reserve", args=[refused, *candidates]))
+
+    async def surplus(self) -> list[str]:
+        """Take the warm agents beyond the target out of the pool; returns their ids, to be stopped."""
+        return list(await self._scripts.call("pool_surplus"))
+
+    @translated
+    async def set_target(self, target: int) -> None:
+        """Set the number of warm agents to keep."""
+        await self._redis.set(keys.POOL_TARGET, target)
+
+    async def mark_stale(self, agent_ids: Sequence[str]) -> int:
+        """Have the warm and booting ones among these agents replaced one by one; returns how many."""
+        return int(await self._scripts.call("pool_stale", args=agent_ids))
+
+    async def memory(self, shortage: str, *, hold_seconds: int) -> int:
+        """Say what is short of memory, '' for nothing, and serve the waiting line where there is room; returns who is
+        left in it."""
+        return int(await self._scripts.call("pool_promote", args=[shortage, hold_seconds]))
+
+    @translated
+    async def memory_shortage(self) -> str | None:
+        """Return why no agent is started for lack of memory; None when there is enough."""
+        shortage: str | None = await self._redis.get(keys.MEMORY_LOW)
+        return shortage
+
+    @translated
+    async def wait_wake(self) -> bool:
+        """Wait for the pool to need a refill, for at most `BLOCK_SECONDS`; False when it did not."""
+        return await self._blocking.blpop([keys.POOL_WAKE], timeout=BLOCK_SECONDS) is not None
+
+    @translated
+    async def breaker(self) -> Breaker:
+        """Return how boots go."""
+        fields = await self._redis.hgetall(keys.BREAKER)
+        if not fields.get("failures"):
+            return Breaker("closed")
+        failures, left = int(fields["failures"]), int(fields.get("nextAt", 0)) / 1000 - await self.now()
+        state = "closed"
+        if "openedAt" in fields:
+            state = "open" if left > 0 and not await self._redis.scard(keys.POOL_STARTING) else "half-open"
+        return Breaker(state, failures, fields.get("cause"), max(0.0, left))
+
+    @translated
+    async def close_breaker(self) -> None:
+        """Close the breaker by hand: boots are tried at once again."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(keys.BREAKER, keys.BOOT_ERROR)
+            pipe.lpush(keys.POOL_WAKE, "1")
+            await pipe.execute()
+
+    @translated
+    async def arrivals(self, seconds: int = 60) -> float:
+        """Return the starts per second over about the last `seconds`."""
+        last = int(await self.now()) // 10
+        counts = await self._redis.mget([keys.arrivals(last - back) for back in range(1, seconds // 10 + 1)])
+        return sum(int(count or 0) for count in counts) / (seconds // 10 * 10)
+
+    @translated
+    async def set_sizing(self, target: int, why: str) -> None:
+        """Set the target that POOL_AUTO chose, and why."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(keys.POOL_TARGET, target)
+            pipe.hdel(keys.POOL_STATS, "configured_target")  # what is set counts again when this is switched off
+            pipe.hset(keys.POOL_SIZING, mapping={"target": target, "why": why})
+            pipe.expire(keys.POOL_SIZING, 60)
+            await pipe.execute()
+
+    @translated
+    async def sizing(self) -> str | None:
+        """Return why the target is what POOL_AUTO chose; None when it did not choose."""
+        why: str | None = await self._redis.hget(keys.POOL_SIZING, "why")
+        return why
+
+    @translated
+    async def livekit_trouble(self) -> str | None:
+        """Return why LiveKit does not answer; None when it does."""
+        trouble: str | None = await self._redis.get(keys.LIVEKIT_DOWN)
+        return trouble
+
+    @translated
+    async def livekit_down(self, trouble: str | None, hold_seconds: int = 15) -> None:
+        """Say that LiveKit does not answer, and why; or that it does."""
+        if trouble:
+            await self._redis.set(keys.LIVEKIT_DOWN, trouble, ex=hold_seconds)
+        else:
+            await self._redis.delete(keys.LIVEKIT_DOWN)
+
+    @translated
+    async def pool_stats(self) -> dict[str, str]:
+        """Return the counters of `pool:stats`."""
+        return dict(await self._redis.hgetall(keys.POOL_STATS))
+
+    @translated
+    async def boot_error(self) -> str | None:
+        """Return why the last boot failed, within the last 5 minutes; None when the last one worked."""
+        cause: str | None = await self._redis.get(keys.BOOT_ERROR)
+        return cause
+
+    @translated
+    async def means(self) -> tuple[float | None, float | None]:
+        """Return the mean seconds of about the last ten boots and of the last ten sessions; None before the first."""
+        found = await self._redis.hmget(keys.POOL_STATS, "boot_ms_mean", "session_ms_mean")
+        boot, session = (float(value) / 1000 if value else None for value in found)
+        return boot, session

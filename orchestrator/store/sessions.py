@@ -1,0 +1,249 @@
+"""Sessions: starting, looking, ending, and what LiveKit says of their rooms."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.models import Session
+from orchestrator.store import keys
+from orchestrator.store.base import Base, translated
+from orchestrator.store.connection import BLOCK_SECONDS
+from orchestrator.store.records import Assignment, Capacity, Ended, Job
+
+
+class Sessions(Base):
+    """The store of sessions."""
+
+    async def assign(
+        self,
+        *,
+        user_id: str,
+        waiting_id: str,
+        room_name: str,
+        payload: str,
+        address: str,
+        rate_amount: int,
+        rate_window_ms: int,
+        idempotency_key: str = "",
+        fingerprint: str = "",
+        job: Job | None = None,
+    ) -> Assignment:
+        """Take a warm agent for a user, or have one spawned, or put the session in line. One round trip, atomic.
+
+        For a job the session is never put in line, and none begins where the room has one.
+        """
+        outcome, session_id, detail, refill, *process = await self._scripts.call(
+            "assign",
+            args=[
+                user_id,
+                waiting_id,
+                room_name,
+                payload,
+                address,
+                rate_amount,
+                rate_window_ms,
+                idempotency_key,
+                fingerprint,
+                *((job.id, job.dispatch_id, job.node) if job else ("", "", "")),
+            ],
+        )
+        agent_id, node, pid, ticks = process or ("", "", "", "")
+        return Assignment(
+            outcome, session_id or "", str(detail or ""), bool(refill), agent_id, node, int(pid or 0), int(ticks or 0)
+        )
+
+    async def limited(self, what: str, address: str, amount: int, window_ms: int) -> float:
+        """Count one more of something by address; returns 0, or seconds after which it is allowed again."""
+        return int(await self._scripts.call("rate", args=[what, address, amount, window_ms])) / 1000
+
+    async def capacity(self, node: str) -> Capacity:
+        """Return whether a job that comes by a node's door would be served now."""
+        live, most, refusal, detail = await self._scripts.call("capacity", args=[node])
+        return Capacity(int(live), int(most), refusal, detail)
+
+    @translated
+    async def session_in(self, room_name: str) -> str | None:
+        """Return the id of a room's newest session, live or over; None when no kept one was in it."""
+        session_id: str | None = await self._redis.get(keys.room(room_name))
+        return session_id
+
+    @translated
+    async def session_of_job(self, key: str) -> str | None:
+        """Return the id of the session that was made for a request with this Idempotency-Key."""
+        session_id: str | None = await self._redis.hget(keys.idempotency(key), "session")
+        return session_id
+
+    @translated
+    async def job_assigned(self, session_id: str) -> None:
+        """Say that LiveKit has given us the job of a session."""
+        await self._redis.zrem(keys.DEADLINES, f"job|{session_id}")
+
+    @translated
+    async def keep_answer(self, idempotency_key: str, answer: str) -> None:
+        """Keep the answer to a request with an Idempotency-Key, for its repetitions."""
+        await self._redis.set(keys.answer(idempotency_key), answer, ex=self._keep)
+
+    @translated
+    async def release_key(self, idempotency_key: str) -> None:
+        """Forget a request with an Idempotency-Key that came to nothing: it may be sent again."""
+        await self._redis.delete(keys.idempotency(idempotency_key))
+
+    @translated
+    async def kept_answer(self, idempotency_key: str) -> str | None:
+        """Return the answer that was given to the first request with this key, None before it was given."""
+        answer: str | None = await self._redis.get(keys.answer(idempotency_key))
+        return answer
+
+    @translated
+    async def session(self, session_id: str) -> Session | None:
+        """Return one session, None when it is unknown."""
+        fields = await self._redis.hgetall(keys.session(session_id))
+        return Session.from_hash(session_id, fields) if fields.get("status") else None
+
+    @translated
+    async def sessions(self, limit: int = 200) -> list[Session]:
+        """Return the kept sessions, newest first."""
+        return await self.session_records(await self.session_ids(limit))
+
+    @translated
+    async def session_ids(self, limit: int) -> list[str]:
+        """Return the ids of the kept sessions, newest first."""
+        return list(await self._redis.zrevrange(keys.SESSIONS, 0, limit - 1))
+
+    @translated
+    async def session_records(self, ids: Sequence[str]) -> list[Session]:
+        """Return these sessions, as far as their records are kept."""
+        hashes = await self._hashes([keys.session(session_id) for session_id in ids])
+        return [Session.from_hash(i, h) for i, h in zip(ids, hashes, strict=True) if h.get("status")]
+
+    async def live_sessions(self) -> list[Session]:
+        """Return the sessions that are not over."""
+        return await self.session_records(sorted(await self.live_session_ids()))
+
+    @translated
+    async def position(self, session_id: str) -> int | None:
+        """Return the place of a session that waits, in line or for its agent: 1 = next; None when it does not."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrank(keys.SESSION_QUEUED, session_id)
+            pipe.zrank(keys.SESSION_UNBOUND, session_id)
+            queued, unbound = await pipe.execute()
+        rank = unbound if queued is None else queued
+        return None if rank is None else int(rank) + 1
+
+    async def end_session(self, session_id: str, status: str, reason: str) -> Ended | None:
+        """End a session (`ended` or `error`): its agent is told to leave, its room is deleted by the next node that
+        looks. Idempotent; None when unknown."""
+        reply = await self._scripts.call("session_end", args=[session_id, status, reason, ""])
+        if not reply:
+            return None
+        first, status = reply
+        return Ended(bool(first), status)
+
+    @translated
+    async def room_closed(self, session_id: str) -> None:
+        """Say that the room of a session that is over is gone."""
+        await self._redis.zrem(keys.DEADLINES, f"close|{session_id}")
+
+    async def webhook(self, event_id: str, event: str, room: str, created_at: int, dropped: int) -> str:
+        """Record a webhook whose signature is verified, once. What it says moves nothing: a node looks at the room.
+
+        Returns recorded, foreign (a room that is not ours, or none), replayed or stale.
+        """
+        return str(await self._scripts.call("webhook", args=[event_id, event, room, created_at, dropped]))
+
+    async def seen(
+        self, session_id: str, agent_id: str, *, exists: bool, user: str = "gone", agent: bool = False
+    ) -> str:
+        """Say what LiveKit says of a session's room; `agent_id`: whom the session had before LiveKit was asked.
+
+        Returns what was done about it, see session_look.lua; '' when nothing had to be.
+        """
+        return str(await self._scripts.call("session_look", args=[session_id, agent_id, int(exists), user, int(agent)]))
+
+    @translated
+    async def look_again(self, session_id: str, seconds: float) -> None:
+        """Have a node look at a session's room at LiveKit in a while."""
+        await self._redis.zadd(keys.DEADLINES, {f"look|{session_id}": (await self.now() + seconds) * 1000})
+
+    @translated
+    async def bound_and_over(self, since: float) -> tuple[list[Session], list[Session]]:
+        """Return the sessions that have an agent, and of those that began after `since` (Unix seconds) the ones that
+        are over."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.sunion([keys.SESSION_READY, keys.SESSION_ACTIVE])
+            pipe.zrangebyscore(keys.SESSIONS, since * 1000, "+inf")
+            bound, recent = await pipe.execute()
+        records = await self._records(Session.from_hash, sorted(bound.union(recent)), keys.session, set())
+        live = [session for session in records.values() if session.id in bound and session.live]
+        return live, [session for session in records.values() if not session.live]
+
+    @translated
+    async def events(self, session_id: str, after: str = "0-0") -> list[dict[str, Any]]:
+        """Return the history of a session behind an entry, oldest first: `id`, `at` in Unix seconds, `state`, and what
+        belongs to it."""
+        rows = await self._redis.xrange(keys.events(session_id), min=f"({after}")
+        return [
+            {"id": entry, "at": int(entry.partition("-")[0]) / 1000}
+            | {name: int(value) if name == "position" else value for name, value in fields.items() if value}
+            for entry, fields in rows
+        ]
+
+    @translated
+    async def last_change(self) -> str:
+        """Return the id of the last thing that happened to any session or agent."""
+        rows = await self._redis.xrevrange(keys.EVENTS, count=1)
+        return str(rows[0][0]) if rows else "0-0"
+
+    @translated
+    async def changes(self, after: str) -> tuple[str, set[str] | None]:
+        """Wait for something to happen behind an entry, for at most `BLOCK_SECONDS`.
+
+        Returns the last entry, and the ids of the sessions concerned; None when nothing happened.
+        """
+        rows = await self._blocking.xread({keys.EVENTS: after}, count=1000, block=int(BLOCK_SECONDS * 1000))
+        if not rows:
+            return after, None
+        entries = [entry for batch in rows[keys.EVENTS] for entry in batch]
+        return entries[-1][0], {fields["session"] for _, fields in entries if "session" in fields}
+
+    @translated
+    async def happenings(self, after: str, limit: int) -> list[tuple[str, dict[str, str]]]:
+        """Return the newest state changes of all sessions and agents after an entry of the stream, oldest first."""
+        rows = await self._redis.xrevrange(keys.EVENTS, "+", f"({after}" if after else "-", count=limit)
+        return [(str(entry), dict(fields)) for entry, fields in reversed(rows)]
+
+    @translated
+    async def forget_session(self, session_id: str) -> None:
+        """Take a session whose record is gone out of every list of live ones."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for name in (keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE):
+                pipe.srem(name, session_id)
+            for name in (keys.SESSION_QUEUED, keys.SESSION_UNBOUND):
+                pipe.zrem(name, session_id)
+            await pipe.execute()
+
+    @translated
+    async def live_session_ids(self) -> set[str]:
+        """Return the ids of all sessions that are not over."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.sunion([keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE])
+            pipe.zrange(keys.SESSION_QUEUED, 0, -1)
+            bound, queued = await pipe.execute()
+        return set(bound) | set(queued)
+
+    @translated
+    async def counts(self) -> dict[str, int]:
+        """Return how many sessions and pool agents are in each state, and the pool's target."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for name in (keys.POOL_READY, keys.POOL_STARTING):
+                pipe.scard(name)
+            for name in (keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE, keys.AGENTS):
+                pipe.scard(name)
+            pipe.get(keys.POOL_TARGET)
+            pipe.zcard(keys.SESSION_QUEUED)
+            pipe.scard(keys.POOL_STALE)
+            pipe.llen(keys.CELERY_QUEUE)
+            pool, booting, starting, ready, active, agents, target, queued, stale, celery = await pipe.execute()
+        return {
+            "pool": pool, "booting": booting, "queued": queued, "starting": starting, "ready": ready,
+            "active": active, "agents": agents, "target": int(target or 0), "stale": stale, "celery": celery,
+        }  # fmt: skip

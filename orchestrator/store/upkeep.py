@@ -1,0 +1,69 @@
+"""Looking at everything at once, and dropping what has expired."""
+
+import re
+
+from orchestrator.models import ID_PATTERN, Agent, Session
+from orchestrator.store import keys
+from orchestrator.store.base import Base, translated
+from orchestrator.store.records import Snapshot
+
+_SETS = (
+    keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE, keys.AGENTS, keys.POOL_READY, keys.POOL_STARTING,
+    keys.POOL_STALE, keys.NODES_DRAINING,
+)  # fmt: skip
+
+
+class Upkeep(Base):
+    """The store as a whole."""
+
+    @translated
+    async def trim(self) -> int:
+        """Drop the ids of sessions whose record has expired from the list of sessions; returns how many."""
+        oldest = (await self.now()) - self._keep
+        return int(await self._redis.zremrangebyscore(keys.SESSIONS, "-inf", oldest * 1000 - 3_600_000))
+
+    @translated
+    async def snapshot(self) -> Snapshot:
+        """Return all records and lists of sessions and agents, found by their keys and not by what lists name.
+
+        It is read in many steps: what moves meanwhile may be seen half before and half after.
+        """
+        ids: dict[str, list[str]] = {"session": [], "agent": []}
+        private = set()
+        async for key in self._redis.scan_iter(count=1000):
+            kind, _, rest = key.partition(":")
+            found, _, part = rest.partition(":")
+            if kind in ids and re.match(ID_PATTERN, found):
+                if not part:
+                    ids[kind].append(found)
+                elif part in {"payload", "conversation"}:
+                    private.add((found, part))
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for name in _SETS:
+                pipe.smembers(name)
+            for name in (keys.SESSION_QUEUED, keys.SESSION_UNBOUND, keys.DEADLINES):
+                pipe.zrange(name, 0, -1)
+            pipe.hgetall(keys.POLICY)
+            *sets, queued, unbound, deadlines, policy = await pipe.execute()
+        lists = dict(zip(_SETS, sets, strict=True)) | {keys.SESSION_QUEUED: queued, keys.SESSION_UNBOUND: unbound}
+        broken: set[str] = set()
+        sessions = await self._records(Session.from_hash, ids["session"], keys.session, broken)
+        agents = await self._records(Agent.from_hash, ids["agent"], keys.agent, broken)
+        live = [session for session in sessions.values() if session.live]
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for session in live:
+                pipe.sismember(keys.user_sessions(session.user_id), session.id)
+                pipe.get(keys.room(session.room_name))
+            found = await pipe.execute()
+        return Snapshot(
+            now=await self.now(),
+            policy={name: int(value) for name, value in policy.items()},
+            sessions=sessions,
+            agents=agents,
+            lists={name: frozenset(members) for name, members in lists.items()},
+            deadlines=frozenset((kind, found) for kind, _, found in (member.partition("|") for member in deadlines)),
+            broken=frozenset(broken),
+            private=frozenset(private),
+            counted=frozenset(session.id for session, yes in zip(live, found[::2], strict=True) if yes),
+            rooms={session.room_name: there for session, there in zip(live, found[1::2], strict=True)},
+        )
