@@ -161,10 +161,32 @@ class NotDelivered(OrchestratorError):
     code = "not_delivered"
 
 
+class NotWarm(OrchestratorError):
+    """No agent of this node is warm yet."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "not_warm"
+
+
+class BootElsewhere(OrchestratorError):
+    """Another node has a smaller load, and is to boot the agent."""
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        super().__init__()
+
+
 class GivenUp(SpawnFailed):
     """The agent was given up before it was spawned; whoever waits for one gets another."""
 
     code = "given_up"
+
+
+class SchemaMismatch(OrchestratorError):
+    """Another release, which this one cannot share Redis with, has written there."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "schema_mismatch"
 
 
 class Preflight(OrchestratorError):

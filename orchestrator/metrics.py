@@ -102,6 +102,14 @@ DEFINITIONS = (
         "node_draining", "Whether the node takes no more sessions.",
         _of_nodes(lambda r, node, _: float(node in r.draining)), ("node",),
     ),
+    Definition(
+        "node_sessions", "Sessions that the node's agents serve.",
+        _of_nodes(lambda r, node, _: float(r.placed[node][1])), ("node",),
+    ),
+    Definition(
+        "node_warm_agents", "Warm agents of the node.",
+        _of_nodes(lambda r, node, _: float(r.placed[node][0])), ("node",),
+    ),
     Definition("breaker_open", "Whether agents do not boot, and starts are refused.", _one(lambda r: r.breaker_open)),
     Definition("breaker_boot_failures", "Boots that have failed in a row.", _one(lambda r: r.boot_failures)),
     Definition("livekit_up", "Whether LiveKit answers.", _one(lambda r: r.livekit_up)),

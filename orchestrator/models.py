@@ -118,6 +118,7 @@ class Agent:
     start_ticks: int | None = None
     boot_id: str | None = None
     session_id: str | None = None
+    spawned_at: float | None = None  #: a node has taken it on
     ready_at: float | None = None
     last_beat: float | None = None
     stopping_at: float | None = None
@@ -140,6 +141,7 @@ class Agent:
             start_ticks=_number(fields.get("startTicks")),
             boot_id=fields.get("bootId"),
             session_id=fields.get("sessionId"),
+            spawned_at=_seconds(fields.get("spawnedAt")),
             ready_at=_seconds(fields.get("readyAt")),
             last_beat=_seconds(fields.get("lastBeat")),
             stopping_at=_seconds(fields.get("stoppingAt")),

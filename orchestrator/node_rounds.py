@@ -88,9 +88,15 @@ class Rounds:
     async def look_at_memory(self) -> None:
         """Say whether there is memory for one more agent; where there is, the waiting line is served."""
         before, self.short_of_memory = self.short_of_memory, self._shortage()
-        await self._store.memory(self.short_of_memory, hold_seconds=int(3 * MEMORY_SECONDS))
+        node = self._settings.node_id
+        await self._store.memory(node, self.short_of_memory, hold_seconds=int(3 * MEMORY_SECONDS))
         if before and not self.short_of_memory:
             self._refill()
+
+    def spare_bytes(self) -> int | None:
+        """Return the memory that further agents may take here; None where nobody knows."""
+        free = headroom_bytes()
+        return None if free is None else free - (self._settings.memory_headroom_mb << 20)
 
     def _shortage(self) -> str:
         floor, free = self._settings.memory_headroom_mb, headroom_bytes()
@@ -108,10 +114,10 @@ class Rounds:
         agents = await self._store.agents()
         looks = await self._store.health([agent.id for agent in agents])
         sizes = [int(look["memory_bytes"]) for look in looks if "memory_bytes" in look]
-        if (free := headroom_bytes()) is not None and any(sizes):
-            spare = free - (settings.memory_headroom_mb << 20)
+        spare = [int(node["spareBytes"]) for node in (await self._store.nodes()).values() if "spareBytes" in node]
+        if spare and any(sizes):
             warm = sum(agent.state is AgentState.READY for agent in agents)
-            room = max(0, warm + int(spare / (sum(sizes) / len(sizes))))
+            room = max(0, warm + int(sum(spare) / (sum(sizes) / len(sizes))))
         rate = await self._store.arrivals()
         target, why = upkeep.wanted(rate, boot, least=settings.pool_min, most=settings.pool_max, room=room)
         before = (await self._store.counts())["target"]

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -18,11 +19,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from orchestrator import alerts, faults
+from orchestrator import __version__, alerts, faults
 from orchestrator.errors import (
+    BootElsewhere,
     GivenUp,
     HostUnavailable,
     OrchestratorError,
+    SchemaMismatch,
     SpawnFailed,
     StoreUnavailable,
 )
@@ -51,7 +54,10 @@ NODE_BEAT_SECONDS = 2.0
 RECONCILE_SECONDS = 5.0
 RECONNECT_SECONDS = 0.5
 
-NODE_TTL_SECONDS = 30
+#: What a node says of itself counts this long: _prelude.lua's LATE_MS knows it.
+NODE_TTL_SECONDS = 10
+#: Somebody else's beats in a row after which two nodes have one name.
+TWIN_BEATS = 2
 #: A living process without a record has this long to register; then it is stopped.
 REGISTER_SECONDS = 20.0
 #: Where Redis has lost everything, the living have this long to register before the pool is filled anew.
@@ -90,6 +96,8 @@ class NodeWatch:
         self._strangers: dict[str, float] = {}
         self._suspects: set[str] = set()
         self._draining = False
+        self._life = secrets.token_hex(4)
+        self._twins = 0
         self._rounds: Rounds
 
     def start(self) -> None:
@@ -215,12 +223,13 @@ class NodeWatch:
     async def _watch_pool(self) -> None:
         while True:
             try:
-                if await self._store.wait_wake():
+                if await self._store.wait_wake(self._settings.node_id):
                     self._soon(self.refill())
             except OrchestratorError:
                 await self._pause(RECONNECT_SECONDS)
 
     async def _beat_node(self) -> None:
+        await self._until_store(self._agree)
         await self._until_store(lambda: self._store.undrain_node(self._settings.node_id))
         configured = False
         while True:
@@ -230,6 +239,13 @@ class NodeWatch:
                     configured = True
                 await self._beat_once()
             await self._pause(NODE_BEAT_SECONDS)
+
+    async def _agree(self) -> None:
+        try:
+            await self._store.agree()
+        except SchemaMismatch as failure:
+            log.critical("this node cannot run: %s", failure.detail)
+            os._exit(1)  # nothing may touch what it does not understand
 
     async def _until_store(self, work: Callable[[], Awaitable[object]]) -> None:
         while True:
@@ -260,14 +276,26 @@ class NodeWatch:
         return {process.agent_id for process in living} <= {agent.id for agent in await self._store.agents()}
 
     async def _beat_once(self) -> None:
+        settings = self._settings
         fields: dict[str, str | int] = {
             "pid": os.getpid(),
             "bootId": machine_boot_id(),
             "host": int(self._connected.is_set()),
             "lastBeat": int(time.time()),
             "canaryAge": int(time.monotonic() - self._rounds.canary_at),
+            "version": __version__,
+            "life": self._life,
+            "twin": int(self._twins > 1),
         }
-        await self._store.beat_node(self._settings.node_id, fields, NODE_TTL_SECONDS)
+        if settings.node_sessions:
+            fields["sessions"] = settings.node_sessions
+        if (spare := self._rounds.spare_bytes()) is not None:
+            fields["spareBytes"] = spare
+        before = await self._store.beat_node(settings.node_id, fields, NODE_TTL_SECONDS)
+        # The last life's record is found once; somebody else's again and again.
+        self._twins = self._twins + 1 if before not in {None, self._life} else 0
+        if self._twins == TWIN_BEATS:
+            log.critical("another node calls itself %s too: give each a NODE_ID of its own", settings.node_id)
 
     def canary_seen(self) -> None:
         """Say that a task came through the queue. Called in a task's thread."""
@@ -333,7 +361,8 @@ class NodeWatch:
             await self._record_death(death)
         known = {process.agent_id for process in living} | {death.agent_id for death in deaths} | self._booting
         for agent in records:
-            if agent.node == self._settings.node_id and agent.id not in known:
+            # One that is not claimed yet has its own deadline.
+            if agent.node == self._settings.node_id and agent.id not in known and (agent.spawned_at or agent.pid):
                 cause = "process gone, exit code unknown" if agent.pid else "its Celery worker died before the spawn"
                 await self._store.exited(agent.id, cause)
         strangers = {}
@@ -425,17 +454,20 @@ class NodeWatch:
             raise HostUnavailable
         return self._host
 
-    async def boot(self, agent_id: str) -> None:
+    async def boot(self, agent_id: str, *, anywhere: bool = False) -> None:
         """Start one announced agent and return when it is warm.
 
         Raises:
+            BootElsewhere: `anywhere`, and another node is to.
             SpawnFailed: with the cause; the agent's record is closed and its process is being stopped.
         """
         self._booting.add(agent_id)
         try:
-            claim = await self._store.claim(agent_id, self._settings.node_id)
+            claim, where = await self._store.claim(agent_id, self._settings.node_id, anywhere=anywhere)
             if claim == "gone":
                 raise GivenUp
+            if claim == "elsewhere":
+                raise BootElsewhere(where)
             if claim == "claimed":
                 faults.hit("worker.after_claim")
                 await self._spawn(agent_id)
@@ -458,8 +490,8 @@ class NodeWatch:
         self._logs.follow(agent_id)
         await self._record_spawn(process)
 
-    async def spawn_for(self, session_id: str, agent_id: str, *, announce: bool) -> bool:
-        """Boot an agent for a waiting session; False when it waits no more. Raises `SpawnFailed`."""
+    async def spawn_for(self, session_id: str, agent_id: str, *, announce: bool, anywhere: bool) -> bool:
+        """Boot an agent for a waiting session; False when it waits no more. Raises `SpawnFailed`, `BootElsewhere`."""
         session = await self._store.session(session_id)
         if session is None or session.status is not SessionState.STARTING:
             return False
@@ -469,7 +501,7 @@ class NodeWatch:
                 await self.fail_session(session_id, breaker.cause or "boot_error: agents do not boot")
             return False
         try:
-            await self.boot(agent_id)
+            await self.boot(agent_id, anywhere=anywhere)
         except GivenUp:
             return False  # the refill that its giving up has asked for makes up for it
         return True
@@ -480,7 +512,8 @@ class NodeWatch:
             return 0
         if refused := self._rounds.short_of_memory:
             log.warning("no agent is started: %s", refused)
-        return await upkeep.refill(self._store, self.boot, self._stop_anywhere, refused=refused)
+        node = self._settings.node_id
+        return await upkeep.refill(self._store, node, self.boot, self._stop_anywhere, refused=refused)
 
     async def _stop_anywhere(self, agent_id: str) -> None:
         agent = await self._store.agent(agent_id)
@@ -504,6 +537,8 @@ class NodeWatch:
     async def cleanup_stale(self) -> list[str]:
         """End what nobody serves any more."""
         ended, self._suspects = await upkeep.end_stale(self._store, self._suspects)
+        for node in await self._store.forget_vanished():
+            log.warning("node %s has vanished", node)
         return ended
 
     async def reload(self, reload_id: str) -> None:

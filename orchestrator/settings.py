@@ -177,7 +177,7 @@ class Settings(NodeSettings):
     """Port of the local LiveKit server (loopback only); media uses the next one (TCP) and the one after (UDP)."""
 
     pool_target: Annotated[int, Field(ge=0, le=500)] = 3
-    """Warm agents to keep."""
+    """Warm agents to keep, on all nodes together; each node keeps one at least."""
     pool_auto: bool = False
     """Size the pool by what arrives: starts per second times the measured boot time, with a margin."""
     pool_min: Annotated[int, Field(ge=0, le=500)] = 1
@@ -186,6 +186,8 @@ class Settings(NodeSettings):
     """Largest target that POOL_AUTO chooses."""
     max_sessions: Annotated[int, Field(ge=1)] = 50
     """Sessions at once; a start beyond them joins the waiting line."""
+    node_sessions: Annotated[int, Field(ge=0)] = 0
+    """Sessions at once on this node; 0: only MAX_SESSIONS, which is of all nodes together, counts."""
     sessions_per_user: Annotated[int, Field(ge=1)] = 1
     """Live sessions that one user may have; with 1 a second start returns the first one's session."""
     queue_limit: Annotated[int, Field(ge=0)] = 100

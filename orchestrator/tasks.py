@@ -5,10 +5,11 @@ import random
 from typing import Any
 
 from celery import Task, signals
+from celery.exceptions import Ignore
 
 from orchestrator import alerts, celery_app, logs
 from orchestrator.celery_app import make_worker_app
-from orchestrator.errors import NotDelivered, OrchestratorError
+from orchestrator.errors import BootElsewhere, NotDelivered, OrchestratorError
 from orchestrator.logs import configure_logging
 from orchestrator.models import new_id
 from orchestrator.node_watch import Celery, NodeWatch
@@ -88,8 +89,16 @@ def spawn_agent(self: Task, session_id: str) -> bool:
     logs.note(session_id=session_id)
     attempt = self.request.retries or 0
     agent_id = session_id if attempt == 0 else new_id("prewarm")
+    # One that came by the node's own queue was sent here by another node.
+    anywhere = attempt == 0 and self.request.delivery_info["routing_key"] == CELERY_QUEUE
     try:
-        return watch.run(watch.spawn_for(session_id, agent_id, announce=attempt > 0), BOOT_SECONDS)
+        work = watch.spawn_for(session_id, agent_id, announce=attempt > 0, anywhere=anywhere)
+        return watch.run(work, BOOT_SECONDS)
+    except BootElsewhere as better:
+        headers = {"request_id": self.request.get("request_id")}
+        queue = node_queue(better.node)
+        app.send_task(celery_app.SPAWN_AGENT, args=[session_id], task_id=session_id, queue=queue, headers=headers)
+        raise Ignore from None
     except OrchestratorError as failure:
         if attempt >= SPAWN_RETRIES:
             reason = f"{failure.detail} (after {attempt + 1} attempts)"

@@ -12,6 +12,7 @@ from orchestrator.api.schemas import (
     AgentInfo,
     BreakerReply,
     NodeReply,
+    NodesReply,
     ReloadReply,
     ResizeReply,
     ResizeRequest,
@@ -68,26 +69,60 @@ NodePath = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["node
 ReloadPath = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$", examples=["7f3a9d8b7e6f5a4b"])]
 
 
+@router.get("/nodes", summary="List the nodes")
+async def nodes(parts: ServicesDep) -> NodesReply:
+    """Return every node that shares this Redis, and what runs on it."""
+    return NodesReply(nodes=[await describe_node(parts, node) for node in await parts.store.nodes()])
+
+
+async def describe_node(parts: Services, node: str) -> NodeReply:
+    """Return what is known of a node. Raises `NotFound`."""
+    fields, draining = (await parts.store.nodes()).get(node, {}), node in await parts.store.draining()
+    if not fields and not draining:
+        raise NotFound(f"There is no node {node}.")
+    sessions, agents = await parts.store.node_left(node)
+    warm, _ = await parts.store.placed(node)
+    return NodeReply(
+        node=node,
+        draining=draining,
+        sessions=sessions,
+        agents=agents,
+        warm=warm,
+        most=int(fields["sessions"]) if "sessions" in fields else None,
+        host=fields.get("host") == "1",
+        short=await parts.store.shortage(node),
+        version=fields.get("version"),
+        heard=round(max(0.0, await parts.store.now() - float(fields["lastBeat"])), 1) if "lastBeat" in fields else None,
+    )
+
+
 @router.get("/nodes/{node}", summary="Look at a node")
 async def look_at_node(node: NodePath, parts: ServicesDep) -> NodeReply:
     """Return how many sessions and agents are left on a node, and whether it drains."""
-    if node not in await parts.store.nodes() and node not in await parts.store.draining():
-        raise NotFound(f"There is no node {node}.")
-    sessions, agents = await parts.store.node_left(node)
-    draining = node in await parts.store.draining()
-    return NodeReply(node=node, draining=draining, sessions=sessions, agents=agents)
+    return await describe_node(parts, node)
 
 
 @router.post("/nodes/{node}/drain", summary="Drain a node")
 async def drain(node: NodePath, parts: ServicesDep) -> NodeReply:
-    """Take a node out of service: its warm agents leave at once, its calls end after `DRAIN_SECONDS`.
+    """Take a node out of service: its warm agents leave at once. Calls that are not over after `DRAIN_SECONDS` go on
+    with agents of another node; where there is none, they end.
 
-    It takes sessions again when it is started anew.
+    It takes sessions again by `undrain`, or when it is started anew.
     """
     if node not in await parts.store.nodes():
         raise NotFound(f"There is no node {node}.")
-    sessions, agents = await parts.store.drain_node(node, parts.settings.drain_seconds)
-    return NodeReply(node=node, draining=True, sessions=sessions, agents=agents)
+    await parts.store.drain_node(node, parts.settings.drain_seconds)
+    return await describe_node(parts, node)
+
+
+@router.post("/nodes/{node}/undrain", summary="Put a node in service again")
+async def undrain(node: NodePath, parts: ServicesDep) -> NodeReply:
+    """Let a node that was drained take sessions again."""
+    if node not in await parts.store.nodes():
+        raise NotFound(f"There is no node {node}.")
+    await parts.store.undrain_node(node)
+    await parts.publish(celery_app.REFILL, expires=25)
+    return await describe_node(parts, node)
 
 
 @router.post("/agents/reload", summary="Bring new agent code live")

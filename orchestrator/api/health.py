@@ -8,7 +8,7 @@ from orchestrator import __version__, kill_window
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
 from orchestrator.api.services import Services, ServicesDep
-from orchestrator.errors import Draining, HostUnavailable, NotSetUp
+from orchestrator.errors import Draining, HostUnavailable, NotSetUp, NotWarm
 
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
@@ -33,15 +33,29 @@ async def livez() -> Alive:
 
 @router.get("/readyz", summary="Can this node serve a start?")
 async def readyz(parts: ServicesDep) -> Alive:
-    """Answer 200 when a start would be served: Redis answers, a node with a host lives and has
-    set the store up, this one does not drain."""
+    """Answer 200 when a start would be served: Redis answers, a node with a host lives and has set the store up, and
+    this one does not drain and has had a warm agent of its own: agents that do not boot never replace those that do."""
     if parts.settings.node_id in await parts.store.draining():
         raise Draining(retry_after=parts.settings.drain_seconds + 5)
     if not any(node.get("host") == "1" for node in (await parts.store.nodes()).values()):
         raise HostUnavailable("No node with an agent host and a Celery worker lives.", retry_after=5)
     if not await parts.store.configured():
         raise NotSetUp(retry_after=2)
+    if not parts.proven:
+        await _prove(parts)
     return Alive()
+
+
+async def _prove(parts: Services) -> None:
+    """Raise `NotWarm` until this node's agents have shown that they boot, or cannot be asked to."""
+    node = parts.settings.node_id
+    if not any(await parts.store.placed(node)):
+        target = (await parts.store.counts())["target"]
+        short = await parts.store.shortage(node)
+        if target and not short:
+            cause = await parts.store.boot_error()
+            raise NotWarm(f"No agent of node {node} is warm yet{f' ({cause})' if cause else ''}.", retry_after=2)
+    parts.proven = True
 
 
 @router.get("/api/health", summary="What the node knows of itself")
@@ -61,6 +75,11 @@ async def describe_health(parts: Services) -> HealthReply:
     warnings = []
     if not nodes:
         warnings.append("no Celery worker has reported within 30 s: misses and refills wait")
+    warnings += [
+        f"two nodes call themselves {name}: give each a NODE_ID of its own"
+        for name, fields in nodes.items()
+        if fields.get("twin") == "1"
+    ]
     warnings += [f"node {name} has no agent host" for name, fields in nodes.items() if fields.get("host") != "1"]
     if counts["target"] and not counts["pool"] and not counts["booting"]:
         warnings.append("the pool is empty and nothing is booting")

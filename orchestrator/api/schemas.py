@@ -54,6 +54,9 @@ class StartRequest(Body):
     model_config = ConfigDict(**{**example(userId="ada", metadata={"name": "Ada"}), "extra": "forbid"})
     user_id: UserId
     metadata: dict[str, Any] = Field(default_factory=dict, description="Passed to the agent, 4 KB at most.")
+    affinity: Literal["node"] | None = Field(
+        default=None, description="`node`: by the node that served this user last, if that has a warm agent."
+    )
 
     @field_validator("metadata")
     @classmethod
@@ -304,11 +307,26 @@ class ResizeReply(Reply):
 class NodeReply(Reply):
     """One node, and what still runs on it."""
 
-    model_config = example(success=True, node="node-1", draining=True, sessions=3, agents=5)
+    model_config = example(
+        success=True, node="node-1", draining=True, sessions=3, agents=5, warm=2, host=True, version="0.1.0", heard=1.2
+    )
     node: str
     draining: bool
     sessions: int = Field(description="Sessions that its agents serve, or whose room is still to be deleted.")
     agents: int = Field(description="Living agents.")
+    warm: int = Field(description="Those of them that are warm.")
+    most: int | None = Field(default=None, description="Sessions at once that it may have; null: no bound of its own.")
+    host: bool = Field(description="Whether its agent host is connected.")
+    short: str | None = Field(default=None, description="Why it starts no agents, when it is short of memory.")
+    version: str | None = None
+    heard: float | None = Field(default=None, description="Seconds since it last reported; null when it is gone.")
+
+
+class NodesReply(Reply):
+    """Every node that lives."""
+
+    model_config = example(success=True, nodes=[])
+    nodes: list[NodeReply]
 
 
 class ReloadReply(Reply):

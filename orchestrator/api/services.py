@@ -52,6 +52,8 @@ class Services:
     publisher: Publisher
     threads: ThreadPoolExecutor
     background: set[asyncio.Task[None]]
+    #: An agent of this node has been warm since the api started.
+    proven: bool = False
 
     async def publish(self, task: str, *args: Any, queue: str | None = None, **options: Any) -> None:
         """Queue a Celery task. Raises `StoreUnavailable` when the broker does not answer."""

@@ -67,7 +67,9 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
     address, key = client_address(request, parts.settings.trusted_proxy), _idempotency_key(request)
     # A backend starts calls for many users from one address; how many, it decides.
     trusted = caller.role is not Role.ANYBODY
-    started = await parts.assigner.start(Request(body.user_id, body.metadata, address, key, trusted))
+    started = await parts.assigner.start(
+        Request(body.user_id, body.metadata, address, key, trusted, affinity=body.affinity == "node")
+    )
     note(session_id=started.session_id)
     secret = parts.access.client_secret(started.session_id)
     if started.repeated and (answer := await _first_answer(parts, key, secret)):

@@ -26,6 +26,9 @@ LAST_WORDS_SECONDS = 5.0
 RELOAD_SECONDS = 120.0
 RELOAD_LOOK_SECONDS = 0.25
 
+#: Beyond DRAIN_SECONDS, the calls of a node that is emptied need so long to be elsewhere.
+EMPTY_SECONDS = 15.0
+
 #: A list is to be read and copied from: no lines are drawn around it.
 _LIST: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bold"}
 
@@ -177,6 +180,68 @@ def pool(
         console.print(text)
 
 
+def nodes(json: Json = False) -> None:
+    """List the nodes that share this Redis: their calls, their warm agents, and whether they take more."""
+    found = Api(Settings.load()).get("/api/nodes")
+    if json:
+        print_json(found)
+        return
+    table = Table("node", "state", "calls", "warm", "agents", "heard", "version", **_LIST)
+    for row in found["nodes"]:
+        calls = f"{row['sessions']} of {row['most']}" if row["most"] else str(row["sessions"])
+        heard = f"{row['heard']:.0f} s ago"
+        cells = (row["node"], _state(row), calls, str(row["warm"]), str(row["agents"]), heard, row["version"] or "")
+        table.add_row(*cells)
+    wide.print(table)
+
+
+def _state(node: dict[str, Any]) -> str:
+    if node["draining"]:
+        return "drains"
+    if not node["host"]:
+        return "has no agent host"
+    return f"starts no agents: {node['short']}" if node["short"] else "in service"
+
+
+NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="A name that `orchestrator nodes` lists.")]
+
+
+def drain(
+    node: NodeArgument,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when its last call is over.")] = False,
+    json: Json = False,
+) -> None:
+    """Empty a node: no new call begins there; those that last longer than DRAIN_SECONDS go on on another node."""
+    api = Api(Settings.load())
+    found = api.post(f"/api/nodes/{node}/drain", {})
+    if not json:
+        console.print(_left(found), markup=False, soft_wrap=True)
+    deadline = time.monotonic() + Settings.load().drain_seconds + EMPTY_SECONDS
+    while wait and found["sessions"] and time.monotonic() < deadline:
+        time.sleep(FOLLOW_SECONDS)
+        before, found = found, api.get(f"/api/nodes/{node}")
+        if not json and found["sessions"] != before["sessions"]:
+            console.print(_left(found), markup=False, soft_wrap=True)
+    if json:
+        print_json(found)
+    if wait and found["sessions"]:
+        raise OrchestratorError(f"node {node} still has calls; see: orchestrator sessions")
+
+
+def undrain(node: NodeArgument, json: Json = False) -> None:
+    """Put a node that was drained in service again."""
+    found = Api(Settings.load()).post(f"/api/nodes/{node}/undrain", {})
+    if json:
+        print_json(found)
+    else:
+        console.print(f"{node} is in service.", markup=False)
+
+
+def _left(node: dict[str, Any]) -> str:
+    calls = {0: "it is empty", 1: "1 call goes on"}.get(node["sessions"], f"{node['sessions']} calls go on")
+    return f"{node['node']} takes no more sessions; {calls}."
+
+
 def breaker(
     close: Annotated[bool, typer.Option("--close", help="Close it: agents are booted again at once.")] = False,
     json: Json = False,
@@ -272,6 +337,6 @@ def _invariants(json: bool) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (up, status, sessions, explain, logs, stop, pool, breaker, doctor, flower):
+    for command in (up, status, sessions, explain, logs, stop, pool, nodes, drain, undrain, breaker, doctor, flower):
         app.command()(command)
     app.add_typer(agents, name="agents")

@@ -42,12 +42,13 @@ class Request:
     idempotency_key: str = ""
     trusted: bool = False
     room: str = ""  #: '' = one of our own
+    affinity: bool = False  #: by the node that served the user last, if that has a warm agent
     job: Job | None = None  #: the LiveKit job that asks for it: it does not wait in line
 
     @property
     def fingerprint(self) -> str:
         """What the idempotency key stands for."""
-        told = json.dumps([self.user_id, self.metadata], sort_keys=True)
+        told = json.dumps([self.user_id, self.metadata, *(["affinity"] if self.affinity else [])], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -101,6 +102,7 @@ class Assigner:
             idempotency_key=request.idempotency_key,
             fingerprint=request.fingerprint if request.idempotency_key else "",
             job=request.job,
+            affinity=request.affinity,
         )
         match result.outcome:
             case "assigned":

@@ -22,14 +22,14 @@ Stop = Callable[[str], Awaitable[None]]
 REFILL_BATCH = 64
 
 
-async def refill(store: Store, boot: Boot, stop: Stop, *, refused: str = "") -> int:
-    """Bring the pool to its target: stop what is too much, boot what it lacks; returns how many became warm.
+async def refill(store: Store, node: str, boot: Boot, stop: Stop, *, refused: str = "") -> int:
+    """Bring the pool to its target: stop what is too much, boot what it lacks here; returns how many became warm.
 
     A failed boot waits for the next refill. `refused`: why this node can start none.
     """
     for agent_id in await store.surplus():
         await stop(agent_id)
-    announced = await store.reserve([new_id("prewarm") for _ in range(REFILL_BATCH)], refused=refused)
+    announced = await store.reserve([new_id("prewarm") for _ in range(REFILL_BATCH)], node, refused=refused)
     results = await asyncio.gather(*(boot(agent_id) for agent_id in announced), return_exceptions=True)
     for agent_id, result in zip(announced, results, strict=True):
         if isinstance(result, OrchestratorError):

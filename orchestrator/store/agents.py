@@ -17,9 +17,15 @@ class Agents(Base):
         """Announce one more agent for a waiting session: announced, over (it waits no more) or open (the breaker)."""
         return str(await self._scripts.call("agent_announce", args=[session_id, agent_id]))
 
-    async def claim(self, agent_id: str, node: str) -> str:
-        """Claim an announced agent for a node: claimed, taken (by an earlier delivery) or gone."""
-        return str(await self._scripts.call("agent_claim", keys=[keys.agent(agent_id)], args=[agent_id, node]))
+    async def claim(self, agent_id: str, node: str, *, anywhere: bool = False) -> tuple[str, str]:
+        """Claim an announced agent for a node: claimed, taken (by an earlier delivery), gone, or elsewhere and where.
+
+        `anywhere`: any node may boot it, and the one with the smallest load is to.
+        """
+        outcome, where = await self._scripts.call(
+            "agent_claim", keys=[keys.agent(agent_id)], args=[agent_id, node, int(anywhere)]
+        )
+        return outcome, where
 
     async def spawned(self, agent_id: str, pid: int, start_ticks: int, boot_id: str, node: str) -> bool:
         """Record an agent's process; False when the agent has no record."""

@@ -13,7 +13,8 @@ POOL_TARGET = "pool:target"
 POOL_STATS = "pool:stats"
 POOL_PROVEN = "pool:proven"  #: set while the current agents have booted at least once
 POOL_STALE = "pool:stale"  #: set of warm and booting agents that run older code
-POOL_WAKE = "pool:wake"  #: list with one element when a node should bring the pool to its target
+POOL_WAKE = "pool:wake"  #: what nodes of schema 1 listen to, and fill: this release listens only
+SCHEMA = "schema"  #: hash: version of what is written here, and of the oldest that may read it
 MEMORY_LOW = "pool:memory_low"  #: why no agent is started, while memory is low
 POOL_SIZING = "pool:sizing"  #: hash: the target that POOL_AUTO chose, and why
 BREAKER = "pool:breaker"
@@ -127,6 +128,31 @@ def node_queue(node_id: str) -> str:
 
 def node(node_id: str) -> str:
     return f"node:{node_id}"
+
+
+def node_warm(node_id: str) -> str:
+    """The set of a node's warm agents."""
+    return f"node:{node_id}:warm"
+
+
+def node_busy(node_id: str) -> str:
+    """The set of a node's agents that have a session."""
+    return f"node:{node_id}:busy"
+
+
+def node_short(node_id: str) -> str:
+    """Why a node starts no agent, while it is short of memory."""
+    return f"node:{node_id}:short"
+
+
+def pool_wake(node_id: str) -> str:
+    """List with one element when a node should look what the pool lacks."""
+    return f"pool:wake:{node_id}"
+
+
+def bindings(queue: str) -> str:
+    """Where kombu keeps what is bound to a queue."""
+    return f"_kombu.binding.{queue}"
 
 
 def reload(reload_id: str) -> str:

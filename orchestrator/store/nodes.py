@@ -13,9 +13,11 @@ class Nodes(Base):
     """The store of nodes."""
 
     @translated
-    async def beat_node(self, node: str, fields: Mapping[str, str | int], ttl_seconds: int) -> None:
-        """Say that a node lives, for `ttl_seconds`."""
+    async def beat_node(self, node: str, fields: Mapping[str, str | int], ttl_seconds: int) -> str | None:
+        """Say that a node lives, for `ttl_seconds`; returns the `life` that said so before, None when nobody did."""
+        before: str | None = await self._redis.hget(keys.node(node), "life")
         await self._say_living(keys.NODES, node, keys.node(node), fields, ttl_seconds)
+        return before
 
     @translated
     async def note_reload(self, reload_id: str, node: str, state: str) -> None:
@@ -39,7 +41,19 @@ class Nodes(Base):
             pipe.delete(keys.node(node))
             pipe.srem(keys.NODES_DRAINING, node)
             pipe.zrem(keys.DEADLINES, f"drain|{node}")
+            pipe.delete(keys.node_short(node))
             await pipe.execute()
+
+    @translated
+    async def forget_vanished(self) -> list[str]:
+        """Forget the nodes that say nothing of themselves any more, with the queues that only they would read; returns
+        them. Their agents are seen to by their own heartbeats."""
+        vanished = sorted(set(await self._redis.smembers(keys.NODES)) - (await self.nodes()).keys())
+        for node in vanished:
+            await self.forget_node(node)
+            queue = keys.node_queue(node)
+            await self._redis.delete(queue, keys.bindings(queue), keys.pool_wake(node))
+        return vanished
 
     async def drain_node(self, node: str, seconds: float) -> tuple[int, int]:
         """Take a node out of service; its calls are over after `seconds`. Returns what `node_left` does."""
@@ -68,6 +82,21 @@ class Nodes(Base):
     async def nodes(self) -> dict[str, dict[str, str]]:
         """Return the nodes that live, by id."""
         return await self._living(keys.NODES, keys.node)
+
+    @translated
+    async def placed(self, node: str) -> tuple[int, int]:
+        """Return how many of a node's agents are warm, and how many have a session."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.scard(keys.node_warm(node))
+            pipe.scard(keys.node_busy(node))
+            warm, busy = await pipe.execute()
+        return int(warm), int(busy)
+
+    @translated
+    async def shortage(self, node: str) -> str | None:
+        """Return what a node is short of to start agents; None when it is not."""
+        short: str | None = await self._redis.get(keys.node_short(node))
+        return short
 
     @translated
     async def record_door(self, door: str, fields: Mapping[str, str | int], ttl_seconds: int) -> None:

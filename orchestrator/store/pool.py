@@ -7,6 +7,9 @@ from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
 from orchestrator.store.records import Action, Breaker
 
+#: What wakes a node that does not listen any more goes by itself.
+WAKE_SECONDS = 60
+
 
 class Pool(Base):
     """The store of the pool."""
@@ -40,12 +43,12 @@ class Pool(Base):
         """Act on the deadlines that are over; returns what is left to do outside Redis."""
         return [Action(*row) for row in await self._scripts.call("deadlines_due", args=[limit])]
 
-    async def reserve(self, candidates: Sequence[str], *, refused: str = "") -> list[str]:
-        """Announce as many of the candidate agents as the pool lacks; returns the announced ids.
+    async def reserve(self, candidates: Sequence[str], node: str, *, refused: str = "") -> list[str]:
+        """Announce the candidate agents that a node is to boot, as many as the pool lacks there; returns their ids.
 
         `refused`: why no agent can be started on this node; none is announced then.
         """
-        return list(await self._scripts.call("pool_reserve", args=[refused, *candidates]))
+        return list(await self._scripts.call("pool_reserve", args=[node, refused, *candidates]))
 
     async def surplus(self) -> list[str]:
         """Take the warm agents beyond the target out of the pool; returns their ids, to be stopped."""
@@ -60,10 +63,9 @@ class Pool(Base):
         """Have the warm and booting ones among these agents replaced one by one; returns how many."""
         return int(await self._scripts.call("pool_stale", args=agent_ids))
 
-    async def memory(self, shortage: str, *, hold_seconds: int) -> int:
-        """Say what is short of memory, '' for nothing, and serve the waiting line where there is room; returns who is
-        left in it."""
-        return int(await self._scripts.call("pool_promote", args=[shortage, hold_seconds]))
+    async def memory(self, node: str, shortage: str, *, hold_seconds: int) -> int:
+        """Say what is short of memory on a node, '' for nothing, and serve the line; returns who is left in it."""
+        return int(await self._scripts.call("pool_promote", args=[node, shortage, hold_seconds]))
 
     @translated
     async def memory_shortage(self) -> str | None:
@@ -72,9 +74,10 @@ class Pool(Base):
         return shortage
 
     @translated
-    async def wait_wake(self) -> bool:
-        """Wait for the pool to need a refill, for at most `BLOCK_SECONDS`; False when it did not."""
-        return await self._blocking.blpop([keys.POOL_WAKE], timeout=BLOCK_SECONDS) is not None
+    async def wait_wake(self, node: str) -> bool:
+        """Wait for the pool to need a look of this node, for at most `BLOCK_SECONDS`; False when it did not."""
+        wakes = [keys.pool_wake(node), keys.POOL_WAKE]
+        return await self._blocking.blpop(wakes, timeout=BLOCK_SECONDS) is not None
 
     @translated
     async def breaker(self) -> Breaker:
@@ -93,7 +96,9 @@ class Pool(Base):
         """Close the breaker by hand: boots are tried at once again."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(keys.BREAKER, keys.BOOT_ERROR)
-            pipe.lpush(keys.POOL_WAKE, "1")
+            for node in await self._redis.smembers(keys.NODES):
+                pipe.lpush(keys.pool_wake(node), "1")
+                pipe.expire(keys.pool_wake(node), WAKE_SECONDS)
             await pipe.execute()
 
     @translated

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from orchestrator.states import AgentState
@@ -31,6 +32,7 @@ class Reading:
     ticks: Mapping[str, float]  #: when beat last turned (`beat`) and last sent each of its tasks
     nodes: Mapping[str, Mapping[str, str]]  #: those that live
     draining: frozenset[str]
+    placed: Mapping[str, tuple[int, int]]  #: of each node: warm agents, agents that have a session
     boot_failures: int  #: in a row
     breaker_open: bool
     livekit_up: bool
@@ -63,7 +65,7 @@ async def take(redis: Any) -> Reading:
             node_ids, draining, agent_ids, pool, target, most, stats, ticks, breaker, down, low, queued, *more,
         ) = await pipe.execute()  # fmt: skip
     served, counted = more[: len(_SESSIONS)], more[len(_SESSIONS) :]
-    nodes, queues, agents = await _members(redis, sorted(node_ids), sorted(agent_ids))
+    nodes, placed, queues, agents = await _members(redis, sorted(node_ids), sorted(agent_ids))
     return Reading(
         now=int(seconds) + int(microseconds) / 1e6,
         latency=latency,
@@ -78,6 +80,7 @@ async def take(redis: Any) -> Reading:
         ticks={name: float(at) for name, at in ticks.items()},
         nodes=nodes,
         draining=frozenset(draining),
+        placed=placed,
         boot_failures=int(breaker.get("failures", 0)),
         breaker_open="openedAt" in breaker,
         livekit_up=not down,
@@ -87,21 +90,27 @@ async def take(redis: Any) -> Reading:
 
 async def _members(
     redis: Any, node_ids: list[str], agent_ids: list[str]
-) -> tuple[dict[str, dict[str, str]], dict[str, int], Counter[str]]:
-    """Return the nodes that live, how long each Celery queue is, and the agents by state."""
+) -> tuple[dict[str, dict[str, str]], dict[str, tuple[int, int]], dict[str, int], Counter[str]]:
+    """Return the nodes that live, their warm and busy agents, how long each Celery queue is, the agents by state."""
     async with redis.pipeline(transaction=False) as pipe:
         for node in node_ids:
             pipe.hgetall(keys.node(node))
+        for node in node_ids:
+            pipe.scard(keys.node_warm(node))
+        for node in node_ids:
+            pipe.scard(keys.node_busy(node))
         for queue in (keys.CELERY_QUEUE, *map(keys.node_queue, node_ids)):
             pipe.llen(queue)
         for agent in agent_ids:
             pipe.hget(keys.agent(agent), "state")
-        answers = await pipe.execute()
-    found = dict(zip(node_ids, answers, strict=False))
+        answers = iter(await pipe.execute())
+    found = dict(zip(node_ids, islice(answers, len(node_ids)), strict=True))
     nodes = {node: fields for node, fields in found.items() if fields}
-    shared, *own = answers[len(node_ids) : 2 * len(node_ids) + 1]
+    warm, busy = list(islice(answers, len(node_ids))), list(islice(answers, len(node_ids)))
+    placed = {node: counts for node, *counts in zip(node_ids, warm, busy, strict=True) if node in nodes}
+    shared, *own = islice(answers, len(node_ids) + 1)
     queues = {keys.CELERY_QUEUE: shared}
     queues |= {keys.node_queue(node): length for node, length in zip(node_ids, own, strict=True) if node in nodes}
     states = Counter({state.value: 0 for state in AgentState if state is not AgentState.EXITED})
-    states.update(state for state in answers[2 * len(node_ids) + 1 :] if state in states)
-    return nodes, queues, states
+    states.update(state for state in answers if state in states)
+    return nodes, {node: (int(counts[0]), int(counts[1])) for node, counts in placed.items()}, queues, states

@@ -26,8 +26,11 @@ class Sessions(Base):
         idempotency_key: str = "",
         fingerprint: str = "",
         job: Job | None = None,
+        affinity: bool = False,
     ) -> Assignment:
         """Take a warm agent for a user, or have one spawned, or put the session in line. One round trip, atomic.
+
+        With `affinity` it is one of the node that served the user last, if that has one.
 
         For a job the session is never put in line, and none begins where the room has one.
         """
@@ -44,6 +47,7 @@ class Sessions(Base):
                 idempotency_key,
                 fingerprint,
                 *((job.id, job.dispatch_id, job.node) if job else ("", "", "")),
+                int(affinity),
             ],
         )
         agent_id, node, pid, ticks = process or ("", "", "", "")

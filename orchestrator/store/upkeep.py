@@ -2,8 +2,9 @@
 
 import re
 
+from orchestrator.errors import SchemaMismatch
 from orchestrator.models import ID_PATTERN, Agent, Session
-from orchestrator.store import keys
+from orchestrator.store import keys, schema
 from orchestrator.store.base import Base, translated
 from orchestrator.store.records import Snapshot
 
@@ -15,6 +16,16 @@ _SETS = (
 
 class Upkeep(Base):
     """The store as a whole."""
+
+    @translated
+    async def agree(self) -> None:
+        """Say which schema this release writes. Raises `SchemaMismatch` when it cannot share this Redis."""
+        found: dict[str, str] = await self._redis.hgetall(keys.SCHEMA)
+        if reason := schema.disagreement(found, in_use=bool(await self._redis.exists(keys.POLICY))):
+            raise SchemaMismatch(reason)
+        if int(found.get("version", 0)) < schema.VERSION:
+            written = {"version": str(schema.VERSION), "readableBy": str(schema.READABLE_BY)}
+            await self._redis.hset(keys.SCHEMA, mapping=written)
 
     @translated
     async def trim(self) -> int:

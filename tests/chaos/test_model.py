@@ -37,7 +37,7 @@ NODES = ("n1", "n2")
 STEP_MS = 2_500
 #: Everything is over after so many of them, when nothing else happens.
 LAST_STEPS = 60
-_LISTS = ("events", "pool:wake")
+_LISTS = ("events", *(f"pool:wake:{node}" for node in NODES))
 
 picks = st.integers(0, 15)
 twice = st.booleans()
@@ -85,7 +85,7 @@ class Machine(RuleBasedStateMachine):
         self.b.redis.set("pool:target", self.target)
         for node in NODES:
             self.b.redis.sadd("nodes", node)
-            self.b.redis.hset(f"node:{node}", "pid", 1)
+            self.b.redis.hset(f"node:{node}", mapping={"pid": 1, "host": 1})
         self.look()
 
     def look(self) -> None:
@@ -264,7 +264,8 @@ class Machine(RuleBasedStateMachine):
                 assert (f"job|{session}" in now.scores("deadlines")) is bool(job)
             else:
                 changed = {k for k in before.difference(now) if k not in self.now.members("pool:ready")}
-                quiet = changed - {"pool:ready", f"user:sessions:{user}"}
+                warm = {f"node:{node}:warm" for node in NODES}  # the silent leave the pool
+                quiet = changed - {"pool:ready", f"user:sessions:{user}"} - warm
                 assert not quiet, f"a start that is {outcome} changed {quiet}"
             if outcome == "existing":
                 assert session in before.held(user)
@@ -282,7 +283,7 @@ class Machine(RuleBasedStateMachine):
 
         self.say_capacity(expected, key)
         self.do("assign", user, fresh, room or f"room_{fresh}", '{"type":"assign","token":"t"}', "", 10, 60_000, key,
-                print_, job, f"d-{job}" if job else "", "n1" if job else "", after=after,
+                print_, job, f"d-{job}" if job else "", "n1" if job else "", 0, after=after,
                 twice=twice and (bool(key) or self.m.policy["perUser"] == 1))  # fmt: skip
 
     def say_capacity(self, expected: set[str], key: str) -> None:
@@ -315,18 +316,18 @@ class Machine(RuleBasedStateMachine):
         fields, broken = self.now.agents.get(process.id, {}), self.now.failures >= 5
         if fields.get("state") != "starting":
             expected = "gone"
-        elif fields.get("node"):
+        elif fields.get("spawnedAt") or fields.get("node", node) != node:
             expected = "taken"
         else:
             expected = "gone" if broken and process.id.startswith("session_") else "claimed"
 
-        def after(answer: str, _: Dump) -> None:
-            assert answer == expected, f"a claim is {answer}, it should be {expected}"
-            if answer == "claimed":
+        def after(answer: list[str], _: Dump) -> None:
+            assert answer[0] == expected, f"a claim is {answer}, it should be {expected}"
+            if answer[0] == "claimed":
                 process.node = node
 
-        self.do("agent_claim", process.id, node, keys=[f"agent:{process.id}"], after=after,
-                same=fields.get("state") != "starting" or bool(fields.get("node")), twice=twice)  # fmt: skip
+        self.do("agent_claim", process.id, node, 0, keys=[f"agent:{process.id}"], after=after,
+                same=expected == "taken" or fields.get("state") != "starting", twice=twice)  # fmt: skip
         if process.node:
             keys = [f"agent:{process.id}", f"agent:{process.id}:pid"]
             self.do("agent_spawned", process.pid, 7, "boot", process.node, process.id, keys=keys, twice=twice,
@@ -361,8 +362,8 @@ class Machine(RuleBasedStateMachine):
 
     def claim_for(self, process: Process, node: str) -> None:
         if not process.node:
-            process.node = node
-            if self.do("agent_claim", process.id, node, keys=[f"agent:{process.id}"]) != "claimed":
+            process.node = self.now.agents[process.id].get("node", node)
+            if self.do("agent_claim", process.id, process.node, 0, keys=[f"agent:{process.id}"])[0] != "claimed":
                 process.node = ""
 
     @precondition(lambda self: self.now.agents_of("starting"))
@@ -630,26 +631,50 @@ class Machine(RuleBasedStateMachine):
     @rule(node=st.sampled_from(NODES))
     def refill(self, node: str) -> None:
         """The pool is brought to its target; every boot works."""
-        self.reserve_some(8)
+        self.reserve_some(8, node)
         for agent in sorted(self.now.agents_of("starting")):
             self.claim_for(self.m.processes[agent], node)
             if self.state(self.m.processes[agent]) == "starting":
                 self.say_ready(self.m.processes[agent])
 
-    @rule(count=st.integers(1, 8))
-    def reserve(self, count: int) -> None:
-        self.reserve_some(count)
+    @rule(count=st.integers(1, 8), node=st.sampled_from(NODES))
+    def reserve(self, count: int, node: str) -> None:
+        self.reserve_some(count, node)
 
-    def reserve_some(self, count: int) -> None:
+    def builders(self, now: Dump, asking: str = "") -> list[str]:
+        """The nodes that can boot agents: those that ask can, they say so themselves."""
+        return sorted(n for n in now.in_service if n == asking or f"node:{n}:short" not in now.values)
+
+    def warm_target(self, nodes: list[str]) -> int:
+        """Each node that can boot agents keeps one at least."""
+        return max(self.target, len(nodes)) if self.target else 0
+
+    def lacks(self, before: Dump, nodes: list[str]) -> dict[str, int]:
+        """What each of these nodes lacks of its share."""
+        target = self.warm_target(nodes)
+        found = {}
+        for at, node in enumerate(nodes):
+            mine = {i for i, fields in before.agents.items() if fields.get("node") == node}
+            counts = [len(mine & before.members(f"pool:{name}")) for name in ("ready", "starting", "stale")]
+            found[node] = target // len(nodes) + (at < target % len(nodes)) - counts[0] - counts[1] + counts[2]
+        return found
+
+    def reserve_some(self, count: int, node: str = NODES[0]) -> None:
         ids, before = [self.new("prewarm") for _ in range(count)], self.now
         stale = len(before.members("pool:stale"))
         booting = len(before.agents_of("starting"))
         warm = len(before.members("pool:ready"))
-        missing = max(0, self.target + len(before.scores("session:unbound")) - warm - booting + stale)
+        nodes = self.builders(before, node)
+        lacks = self.lacks(before, nodes)
+        missing = 0
+        if node in lacks:
+            total = self.warm_target(nodes) + len(before.scores("session:unbound")) - warm - booting + stale
+            missing = max(0, lacks.pop(node), total - sum(lack for lack in lacks.values() if lack > 0))
 
         def after(found: list[str], now: Dump) -> None:
             for agent in found:
                 self.announced(agent)
+                self.m.processes[agent].node = node
             assert len(found) <= min(missing, count), f"{len(found)} are announced, {missing} are missing"
             if before.failures:
                 assert len(found) + booting * bool(found) <= 1, "boots fail, and more than one is tried at a time"
@@ -658,7 +683,7 @@ class Machine(RuleBasedStateMachine):
             else:
                 assert len(found) == min(missing, count), f"{len(found)} are announced, {missing} are missing"
 
-        self.do("pool_reserve", "", *ids, after=after)
+        self.do("pool_reserve", node, "", *ids, after=after)
 
     @rule(size=st.integers(0, 3), acts=st.booleans())
     def resize(self, size: int, acts: bool) -> None:
@@ -668,7 +693,7 @@ class Machine(RuleBasedStateMachine):
         if acts:
             before = self.now.members("pool:ready") & self.now.agents_of("ready")
             stopped = self.do("pool_surplus", legal=True)
-            assert len(before - set(stopped)) == min(len(before), size)
+            assert len(before - set(stopped)) == min(len(before), self.warm_target(self.builders(self.now)))
             assert set(stopped) <= before
 
     @rule(what=st.sampled_from(["memory", "memory", "low", "up", "up", "down"]))
@@ -677,7 +702,8 @@ class Machine(RuleBasedStateMachine):
         match what:
             case "memory" | "low":
                 self.m.slack = False
-                self.do("pool_promote", "3 MiB are free" if what == "low" else "", 3600)
+                for node in NODES:  # where one node has memory, nobody waits for the other's
+                    self.do("pool_promote", node, "3 MiB are free" if what == "low" else "", 3600)
             case "up":
                 self.b.redis.delete("livekit:down")
                 self.look()

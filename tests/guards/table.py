@@ -126,7 +126,7 @@ GUARDS = (
     guard(
         "who is not warm any more is out of the pool",
         "chaos/test_model.py::test_the_promises_hold_whatever_happens",
-        (PRELUDE, "  if from == 'ready' then redis.call('SREM', 'pool:ready', id) end\n", ""),
+        (PRELUDE, "  if from == 'ready' then leave_pool(id, node) end\n", ""),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(

@@ -282,7 +282,7 @@ async def test_agents_do_not_boot(http: httpx.AsyncClient, store: Store, raw: re
     closed = (await http.post("/api/breaker/close", headers=ADMIN)).json()
     assert closed == {"success": True, "state": "closed", "failures": 0, "cause": None, "retryIn": 0}
     assert (await start(http, "grace")).status_code == 202
-    assert raw.llen("pool:wake") == 1
+    assert raw.llen("pool:wake:api-test") == 1
 
 
 async def beat(store: Store, node: str = "api-test") -> None:
@@ -296,7 +296,10 @@ async def test_a_node_drains(http: httpx.AsyncClient, store: Store, raw: redis.R
     session_id = (await start(http, "ada")).json()["sessionId"]
     assert (await http.get("/readyz")).status_code == 200
     path = "/api/nodes/api-test"
-    here = {"success": True, "node": "api-test", "draining": False, "sessions": 1, "agents": 2}
+    here = {
+        "success": True, "node": "api-test", "draining": False, "sessions": 1, "agents": 2, "warm": 1, "most": None,
+        "host": True, "short": None, "version": None,
+    }  # fmt: skip
     assert (await http.get(path, headers=ADMIN)).json() == here
     for method, each in (("GET", path), ("POST", f"{path}/drain")):
         is_problem(await http.request(method, each), 401, "unauthorized")

@@ -111,7 +111,7 @@ async def world(store: Store, raw: redis.Redis, valkey_url: str, machine: Host) 
     await change(store, maxSessions=3)
     async with connected(machine) as host:
         await store.set_target(3)
-        ids = await store.reserve([new_id("prewarm") for _ in range(3)])
+        ids = await store.reserve([new_id("prewarm") for _ in range(3)], node)
         pids = {agent_id: await boot(store, valkey_url, host, node, agent_id) for agent_id in ids}
         over = (await assign(store, "joan")).session_id
         active = (await assign(store, "ada")).session_id

@@ -114,7 +114,7 @@ async def test_what_is_not_written_yet_is_written_at_the_end(raw: redis.Redis, s
 
 async def test_each_step_of_a_call_is_measured_once(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     session = (await assign(store, "ada")).session_id
-    assert await store.claim(session, "n1") == "claimed"
+    assert await store.claim(session, "n1") == ("claimed", "")
     link = AgentLink(valkey_url, session)
     back_in_time(raw, f"agent:{session}", "spawnedAt", 700)
     back_in_time(raw, f"session:{session}", "createdAt", 2_000)

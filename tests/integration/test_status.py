@@ -180,7 +180,7 @@ async def test_failures_are_told_once_with_their_cause(
     await store.end_session(session_id, "error", "agent_error: KeyError")
     booting = "prewarm_" + "b" * 32
     await store.set_target(50)
-    assert await store.reserve([booting]) == [booting]
+    assert await store.reserve([booting], "n1") == [booting]
     await store.exited(booting, "boot_error: exited with code 1: no such module")
     found = await _failures(http)
     assert [(row["kind"], row["cause"]) for row in found] == [

@@ -41,7 +41,7 @@ async def test_a_miss_waits_and_the_next_warm_agent_serves_it(store: Store, raw:
     assert raw.smembers("session:starting") == {result.session_id}
     assert raw.smembers("pool:starting") == {result.session_id}, "an agent of the session's own id is announced"
     assert await store.position(result.session_id) == 1
-    assert await store.claim(result.session_id, "n1") == "claimed"
+    assert await store.claim(result.session_id, "n1") == ("claimed", "")
     link = AgentLink(valkey_url, result.session_id)
     assert await link.ready(77) == result.session_id
     message = await link.next_message()
@@ -398,7 +398,7 @@ async def test_ending_is_idempotent_and_tells_the_agent(store: Store, raw: redis
 
 async def test_two_refills_at_once_announce_what_is_missing_once(store: Store, raw: redis.Redis) -> None:
     await store.set_target(4)
-    batches = await asyncio.gather(*(store.reserve([new_id("prewarm") for _ in range(8)]) for _ in range(6)))
+    batches = await asyncio.gather(*(store.reserve([new_id("prewarm") for _ in range(8)], "n1") for _ in range(6)))
     assert sum(len(batch) for batch in batches) == 4
     assert raw.scard("pool:starting") == 4
 
@@ -406,7 +406,8 @@ async def test_two_refills_at_once_announce_what_is_missing_once(store: Store, r
 async def test_a_refill_makes_up_for_waiting_sessions_too(store: Store) -> None:
     await store.set_target(2)
     await assign(store, "ada")
-    assert len(await store.reserve([new_id("prewarm") for _ in range(8)])) == 2, "the session's own agent is announced"
+    want = [new_id("prewarm") for _ in range(8)]
+    assert len(await store.reserve(want, "n1")) == 2, "the session's own agent is announced"
 
 
 async def test_shrinking_takes_warm_agents_only(store: Store, raw: redis.Redis, valkey_url: str) -> None:
@@ -426,7 +427,7 @@ async def test_an_agent_that_nobody_needs_any_more_goes_when_it_is_warm(
 ) -> None:
     """It was booting while the pool was made smaller."""
     await store.set_target(1)
-    (agent_id,) = await store.reserve([new_id("prewarm")])
+    (agent_id,) = await store.reserve([new_id("prewarm")], "n1")
     await store.set_target(0)
     link = AgentLink(valkey_url, agent_id)
     assert await link.ready(1) is None
@@ -438,8 +439,8 @@ async def test_an_agent_that_nobody_needs_any_more_goes_when_it_is_warm(
 
 async def test_a_redelivered_spawn_finds_its_agent_claimed(store: Store) -> None:
     agent_id = (await assign(store, "ada")).session_id
-    assert [await store.claim(agent_id, "n1") for _ in range(2)] == ["claimed", "taken"]
-    assert await store.claim("prewarm_" + "1" * 32, "n1") == "gone"
+    assert [(await store.claim(agent_id, "n1"))[0] for _ in range(2)] == ["claimed", "taken"]
+    assert await store.claim("prewarm_" + "1" * 32, "n1") == ("gone", "")
 
 
 @pytest.mark.parametrize("state", list(SessionState))
@@ -493,14 +494,14 @@ async def test_a_redis_that_is_gone_is_an_error_and_no_hang() -> None:
         with pytest.raises(StoreUnavailable, match="Redis does not answer"):
             await nowhere.ping()
         with pytest.raises(StoreUnavailable):
-            await nowhere.reserve(["prewarm_x"])
+            await nowhere.reserve(["prewarm_x"], "n1")
 
 
 async def test_whoever_waits_for_a_boot_is_told_how_it_ended(store: Store, valkey_url: str) -> None:
     """A spawn task that is delivered twice waits twice for one agent."""
     agent_id = (await assign(store, "ada")).session_id
-    assert await store.claim(agent_id, "n1") == "claimed"
-    assert await store.claim(agent_id, "n1") == "taken"
+    assert await store.claim(agent_id, "n1") == ("claimed", "")
+    assert await store.claim(agent_id, "n1") == ("taken", "")
     both = asyncio.gather(store.wait_boot(agent_id, 5), store.wait_boot(agent_id, 5))
     await asyncio.sleep(0.2)
     link = AgentLink(valkey_url, agent_id)

@@ -31,11 +31,11 @@ async def test_a_refill_boots_what_is_missing_and_stops_what_is_too_much(store: 
         stopped.append(agent_id)
 
     await store.set_target(3)
-    assert await upkeep.refill(store, boot, stop) == 2
+    assert await upkeep.refill(store, "n1", boot, stop) == 2
     assert (len(booted), stopped) == (3, [])
     await warm(store, valkey_url, 2)
     await store.set_target(1)
-    assert await upkeep.refill(store, boot, stop) == 0
+    assert await upkeep.refill(store, "n1", boot, stop) == 0
     assert len(stopped) == 1
 
 
@@ -47,7 +47,7 @@ async def test_a_failed_boot_does_not_spread(store: Store) -> None:
 
     await store.set_target(1)
     with pytest.raises(KeyError):
-        await upkeep.refill(store, boot, stop)
+        await upkeep.refill(store, "n1", boot, stop)
 
 
 async def test_an_agent_that_is_heard_lives_whatever_is_known_of_its_node(

@@ -323,10 +323,10 @@ class House:
         self.b.redis.set("pool:target", 1)
         self.b.redis.sadd("nodes", "n1")
         self.b.redis.hset("node:n1", "pid", 1)
-        (self.agent,) = self.b.call("pool_reserve", "", "prewarm_1")
-        self.b.call("agent_claim", self.agent, "n1", keys=[f"agent:{self.agent}"])
+        (self.agent,) = self.b.call("pool_reserve", "n1", "", "prewarm_1")
+        self.b.call("agent_claim", self.agent, "n1", 0, keys=[f"agent:{self.agent}"])
         self.b.call("agent_ready", self.agent, 1)
-        started = self.b.call("assign", "ada", "session_1", "r", "{}", "", 10, 60_000, "", "", "", "", "")
+        started = self.b.call("assign", "ada", "session_1", "r", "{}", "", 10, 60_000, "", "", "", "", "", 0)
         self.session = started[1]
         self.b.call("agent_joined", self.agent)
         self.b.call("session_presence", self.session, self.agent, 1, 0)
@@ -464,10 +464,10 @@ def test_a_call_becomes_active_though_the_agent_says_nothing(call: House) -> Non
     call.b.call("session_end", call.session, "ended", "over", "")
     call.b.redis.set("pool:target", 2)
     call.later(1_000)
-    other.agent = call.b.call("pool_reserve", "", "prewarm_2")[0]
-    other.b.call("agent_claim", other.agent, "n1", keys=[f"agent:{other.agent}"])
+    other.agent = call.b.call("pool_reserve", "n1", "", "prewarm_2")[0]
+    other.b.call("agent_claim", other.agent, "n1", 0, keys=[f"agent:{other.agent}"])
     other.b.call("agent_ready", other.agent, 1)
-    other.session = other.b.call("assign", "bob", "session_2", "q", "{}", "", 10, 60_000, "", "", "", "", "")[1]
+    other.session = other.b.call("assign", "bob", "session_2", "q", "{}", "", 10, 60_000, "", "", "", "", "", 0)[1]
     assert other.look() == "", "the agent is on its way"
     other.b.call("agent_joined", other.agent)
     assert other.look() == "doubt"

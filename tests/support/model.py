@@ -359,6 +359,11 @@ class Model:
         assert after.members("pool:starting") == after.agents_of("starting")
         assert after.members("agents") - self.lost_agents == after.agents.keys() - after.agents_of("exited")
         assert after.members("pool:stale") - self.lost_agents <= after.agents_of("starting", "ready")
+        for name, ids in (("busy", after.agents_of("assigned", "running")), ("warm", after.members("pool:ready"))):
+            for node in after.members("nodes"):
+                own = {i for i in ids if after.agents.get(i, {}).get("node") == node}
+                listed = after.members(f"node:{node}:{name}")
+                assert listed - self.lost_agents == own - self.lost_agents, f"{name} on {node}: {listed} is not {own}"
 
     def _bindings(self, after: Dump) -> None:
         """A session has one agent, an agent one session, and both say so."""

@@ -23,6 +23,10 @@ local FAIRNESS_US = 60 * 1000000
 -- Before the call began, an agent is replaced this often.
 local MOST_REPLACEMENTS = 2
 local FOUND_DEAD = 'found dead at assignment'
+-- A call leaves a node that stops: nobody has failed, so it is not counted against the session.
+local HANDED_OVER = 'node_draining: the node stops, the call goes on elsewhere'
+-- What is left of a node's record (10 s, renewed every 2 s) when it has missed two beats: others are asked first.
+local LATE_MS = 5000
 -- The share of errors is that of the sessions that were over within so many minutes.
 local OUTCOME_MINUTES = 5
 -- What the operator's webhook is to be told, is kept as long as its delivery may take to be queued.
@@ -78,9 +82,15 @@ local function tell(kind, unique, data)
   expect('alert', id, 0)
 end
 
--- Have one node bring the pool to its target now.
-local function wake()
-  if redis.call('LLEN', 'pool:wake') == 0 then redis.call('RPUSH', 'pool:wake', NOW) end
+-- Have a node, or each, look what the pool lacks now. A list that nobody reads goes by itself.
+local function wake(node)
+  for _, id in ipairs(node and {node} or redis.call('SMEMBERS', 'nodes')) do
+    local key = 'pool:wake:' .. id
+    if redis.call('LLEN', key) == 0 then
+      redis.call('RPUSH', key, NOW)
+      redis.call('EXPIRE', key, 60)
+    end
+  end
 end
 
 -- Count a duration in its histogram, and keep it among the recent ones. What was lost with a record is not counted.
@@ -140,12 +150,26 @@ local function move_session(id, to, ...)
   end
 end
 
+-- The pool as a whole, and by node: pool:ready is what counts, node:{id}:warm finds the warm agents of one node.
+local function join_pool(id, node)
+  redis.call('SADD', 'pool:ready', id)
+  if node then redis.call('SADD', 'node:' .. node .. ':warm', id) end
+end
+local function leave_pool(id, node)
+  redis.call('SREM', 'pool:ready', id)
+  if node then redis.call('SREM', 'node:' .. node .. ':warm', id) end
+end
+
+local BUSY = {assigned = true, running = true}
 local function move_agent(id, to, ...)
-  local from = agent_state(id)
+  local fields = redis.call('HMGET', 'agent:' .. id, 'state', 'node')
+  local from, node = fields[1] or nil, fields[2] or nil
   if not from or not AGENT_MOVES[from] or not AGENT_MOVES[from][to] then refuse('agent', id, from, to) end
-  if from == 'ready' then redis.call('SREM', 'pool:ready', id) end
+  if from == 'ready' then leave_pool(id, node) end
   if from == 'starting' then redis.call('SREM', 'pool:starting', id) end
-  if to == 'ready' then redis.call('SADD', 'pool:ready', id) else redis.call('SREM', 'pool:stale', id) end
+  if to == 'ready' then join_pool(id, node) else redis.call('SREM', 'pool:stale', id) end
+  if node and BUSY[to] then redis.call('SADD', 'node:' .. node .. ':busy', id)
+  elseif node and BUSY[from] then redis.call('SREM', 'node:' .. node .. ':busy', id) end
   if to == 'exited' then redis.call('SREM', 'agents', id) end
   redis.call('HSET', 'agent:' .. id, 'state', to, ...)
   redis.call('XADD', 'events', 'MAXLEN', '~', EVENTS_KEPT, '*', 'agent', id, 'state', to, ...)
@@ -178,10 +202,12 @@ local function user_went(id, lost, ...)
   record(id, lost and 'user_lost' or 'user_left', ...)
 end
 
--- Announce an agent that is about to be spawned, for a session where it is another's than its own name says.
-local function announce_agent(id, session)
+-- Announce an agent that is about to be spawned: for a session where it is another's than its own name says, by a node
+-- where that is settled.
+local function announce_agent(id, session, node)
   redis.call('HSET', 'agent:' .. id, 'state', 'starting', 'createdAt', NOW)
   if session then redis.call('HSET', 'agent:' .. id, 'for', session) end
+  if node then redis.call('HSET', 'agent:' .. id, 'node', node) end
   redis.call('SADD', 'agents', id)
   redis.call('SADD', 'pool:starting', id)
   expect('boot', id, CLAIM_MS)
@@ -199,17 +225,24 @@ end
 -- Put a session's payload, a JSON object, into its agent's inbox, with what the payload's author could not know: the
 -- session's id, and of a call that is taken over what was said so far.
 local function tell_agent(agent, session, payload)
-  local fields = redis.call('HMGET', 'session:' .. session, 'createdAt', 'takeovers')
+  local fields = redis.call('HMGET', 'session:' .. session, 'createdAt', 'takeovers', 'handovers')
   local turns = redis.call('LRANGE', 'session:' .. session .. ':conversation', 0, -1)
   redis.call('RPUSH', 'agent:' .. agent .. ':inbox', '{"sessionId":"' .. session .. '","createdAt":'
-    .. (fields[1] or NOW) .. ',"takeovers":' .. (fields[2] or 0)
+    .. (fields[1] or NOW) .. ',"takeovers":' .. (fields[2] or 0) + (fields[3] or 0)
     .. ',"conversation":[' .. table.concat(turns, ',') .. '],' .. string.sub(payload, 2))
 end
+
+-- A user who asked for that is served by the same node the next time, when it has a warm agent then.
+local function remember_node(user, node)
+  if node then redis.call('SET', 'user:node:' .. user, node, 'EX', policy('keepSeconds') or 86400) end
+end
+local function remembered_node(user) return redis.call('GET', 'user:node:' .. user) or nil end
 
 -- Bind a warm or just booted agent to a session that waits for one (starting).
 local function bind(session, agent, prewarmed)
   local fields = redis.call('HMGET', 'agent:' .. agent, 'pid', 'node')
-  local before = redis.call('HMGET', 'session:' .. session, 'agentIds', 'readyAt', 'createdAt')
+  local before = redis.call('HMGET', 'session:' .. session, 'agentIds', 'readyAt', 'createdAt', 'affinity', 'userId')
+  if before[4] then remember_node(before[5], fields[2]) end
   local agents = before[1] and (before[1] .. ',' .. agent) or agent
   if not before[2] then observe('start:wait', ms_since(before[3])) end
   move_agent(agent, 'assigned', 'sessionId', session, 'assignedAt', NOW)
@@ -237,14 +270,92 @@ local function limited(name, address, amount, window)
   redis.call('SET', key .. index, current + 1, 'PX', window * 2)
 end
 
--- Take a warm agent whose heartbeat is fresh. A silent one leaves the pool here, and is seen to at its deadline.
--- Returns its id and {state, lastBeat, node, pid, startTicks}.
-local function take_warm()
+local SERVING
+-- The nodes that live and take sessions, in the order of their names: {id, late, host, most}. `late`: it may have vanished.
+local function serving()
+  if SERVING then return SERVING end
+  SERVING = {}
+  local ids, draining = redis.call('SMEMBERS', 'nodes'), redis.call('SCARD', 'nodes:draining') > 0
+  table.sort(ids)
+  for _, id in ipairs(ids) do
+    local left = redis.call('PTTL', 'node:' .. id)
+    if left ~= -2 and not (draining and redis.call('SISMEMBER', 'nodes:draining', id) == 1) then
+      local fields = redis.call('HMGET', 'node:' .. id, 'host', 'sessions')
+      SERVING[#SERVING + 1] = {id = id, late = left >= 0 and left < LATE_MS, host = fields[1], most = tonumber(fields[2] or nil)}
+    end
+  end
+  return SERVING
+end
+
+-- Whether a node lives that takes sessions: those that drain take no more.
+local function in_service() return #serving() > 0 end
+
+-- Calls of a node, and the share of what it may have: 1 is full.
+local function load_of(node)
+  return redis.call('SCARD', 'node:' .. node.id .. ':busy') / (node.most or policy('maxSessions') or 1)
+end
+local function has_room(node) return not node.most or load_of(node) < 1 end
+
+-- Sessions at once: MAX_SESSIONS, or less where that is more than all nodes have room for (NODE_SESSIONS). What goes on
+-- on a draining node takes nothing from the others.
+local function most_sessions()
+  local most, sum = policy('maxSessions'), 0
+  for _, node in ipairs(serving()) do
+    if not node.most then return most end
+    sum = sum + node.most
+  end
+  if sum == 0 then return most end
+  for _, id in ipairs(redis.call('SMEMBERS', 'nodes:draining')) do sum = sum + redis.call('SCARD', 'node:' .. id .. ':busy') end
+  return math.min(most, sum)
+end
+
+-- Returns the agent and {state, lastBeat, node, pid, startTicks} when it is warm and its heartbeat fresh. A silent one has
+-- left the pool here, and is seen to at its deadline.
+local function if_fresh(id)
+  local fields = redis.call('HMGET', 'agent:' .. id, 'state', 'lastBeat', 'node', 'pid', 'startTicks')
+  if fields[3] then redis.call('SREM', 'node:' .. fields[3] .. ':warm', id) end
+  if fields[1] == 'ready' and NOW - tonumber(fields[2] or 0) <= (policy('silentMs') or 8000) then return id, fields end
+end
+
+-- Take a warm agent: of the node that is asked for if it has one, else of the one with the smallest load. Nodes that are
+-- late come last, nodes without room not at all. Returns what `if_fresh` does.
+local function take_warm(prefer)
+  local nodes = {}
+  if #serving() > 1 or (SERVING[1] and SERVING[1].most) then
+    for _, node in ipairs(serving()) do
+      if has_room(node) then
+        nodes[#nodes + 1] = {id = node.id, rank = (node.late and 4 or node.id == prefer and 0 or 2) + load_of(node),
+          warm = redis.call('SCARD', 'node:' .. node.id .. ':warm')}
+      end
+    end
+    table.sort(nodes, function(a, b) return a.rank < b.rank or (a.rank == b.rank and a.warm > b.warm) end)
+    for _, node in ipairs(nodes) do
+      local id = redis.call('SPOP', 'node:' .. node.id .. ':warm')
+      while id do
+        if redis.call('SREM', 'pool:ready', id) == 1 then
+          local found, fields = if_fresh(id)
+          if found then return found, fields end
+        end
+        id = redis.call('SPOP', 'node:' .. node.id .. ':warm')
+      end
+    end
+    -- Whose node says nothing of itself, or has said nothing of them.
+    local full = {}
+    for _, node in ipairs(serving()) do full[node.id] = not has_room(node) end
+    for _, id in ipairs(redis.call('SMEMBERS', 'pool:ready')) do
+      if not full[get('agent:' .. id, 'node') or ''] then
+        redis.call('SREM', 'pool:ready', id)
+        local found, fields = if_fresh(id)
+        if found then return found, fields end
+      end
+    end
+    return nil
+  end
   while true do
     local id = redis.call('SPOP', 'pool:ready')
     if not id then return nil end
-    local fields = redis.call('HMGET', 'agent:' .. id, 'state', 'lastBeat', 'node', 'pid', 'startTicks')
-    if fields[1] == 'ready' and NOW - tonumber(fields[2] or 0) <= (policy('silentMs') or 8000) then return id, fields end
+    local found, fields = if_fresh(id)
+    if found then return found, fields end
   end
 end
 
@@ -259,20 +370,67 @@ local function live_sessions()
     + redis.call('SCARD', 'session:active')
 end
 
+-- How many of a set of agents are each node's.
+local function by_node(set)
+  local counts = {}
+  for _, id in ipairs(redis.call('SMEMBERS', set)) do
+    local node = get('agent:' .. id, 'node')
+    if node then counts[node] = (counts[node] or 0) + 1 end
+  end
+  return counts
+end
+
+-- The nodes that can boot an agent: they take sessions, have an agent host, memory and room. `me` asks, and so has both
+-- of the first, also before it has said so.
+local function builders(me)
+  local found, known = {}, false
+  for _, node in ipairs(serving()) do
+    known = known or node.id == me
+    local able = node.id == me or (node.host == '1' and redis.call('EXISTS', 'node:' .. node.id .. ':short') == 0)
+    if able and has_room(node) then found[#found + 1] = node end
+  end
+  if me and not known and redis.call('SISMEMBER', 'nodes:draining', me) == 0 then found[#found + 1] = {id = me} end
+  return found
+end
+
+-- Warm agents to keep: the target, but one on each node that can: when a node vanishes the others have some.
+local function warm_target(nodes)
+  local target = tonumber(redis.call('GET', 'pool:target') or 0)
+  return target > 0 and math.max(target, #nodes) or 0
+end
+
+-- Each node's share of that.
+local function shares(nodes)
+  local target, want = warm_target(nodes), {}
+  for i, node in ipairs(nodes) do
+    want[node.id] = math.floor(target / #nodes) + (i <= target % #nodes and 1 or 0)
+  end
+  return want
+end
+
 -- What the pool lacks: its target and the sessions that wait, less the agents that are warm or booting on current code.
-local function missing_agents()
-  return tonumber(redis.call('GET', 'pool:target') or 0) + redis.call('ZCARD', 'session:unbound')
+local function missing_agents(nodes)
+  return warm_target(nodes) + redis.call('ZCARD', 'session:unbound')
     - redis.call('SCARD', 'pool:ready') - redis.call('SCARD', 'pool:starting') + redis.call('SCARD', 'pool:stale')
 end
 
--- Whether a node lives that takes sessions: those that drain take no more.
-local function in_service()
-  for _, node in ipairs(redis.call('SMEMBERS', 'nodes')) do
-    if redis.call('EXISTS', 'node:' .. node) == 1 and redis.call('SISMEMBER', 'nodes:draining', node) == 0 then
-      return true
+-- A warm agent of the node that is furthest above its share, nil where none is.
+local function above_share(want)
+  local warm, one = {}, {}
+  for _, id in ipairs(redis.call('SMEMBERS', 'pool:ready')) do
+    local fields = redis.call('HMGET', 'agent:' .. id, 'state', 'node')
+    local node = fields[2] or ''
+    if fields[1] == 'ready' then
+      warm[node] = (warm[node] or 0) + 1
+      if not one[node] or id < one[node] then one[node] = id end
     end
   end
-  return false
+  local most, found = 0, nil
+  for node, count in pairs(warm) do
+    local above = count - (want[node] or 0)
+    if above > most or (above == most and found and node < found) then most, found = above, node end
+  end
+  return one[found]
 end
 
 -- What is left on a node: {sessions that it serves or whose room is still open, living agents}.
@@ -292,7 +450,8 @@ end
 
 -- Give a session that has just become starting its agent: a warm one, or the next that is.
 local function serve(session)
-  local warm = take_warm()
+  local asked = redis.call('HMGET', 'session:' .. session, 'affinity', 'userId')
+  local warm = take_warm(asked[1] and remembered_node(asked[2]))
   wake()
   if warm then
     bind(session, warm, 1)
@@ -313,13 +472,13 @@ local function offer(id)
   -- A call on a draining node soon ends: it begins there only when no other node is left.
   if waiting and not (draining and in_service()) then bind(waiting, id, 1)
   elseif draining then dismiss(id, 'node_draining')
-  else redis.call('SADD', 'pool:ready', id) end
+  else join_pool(id, node) end
   return agent_state(id)
 end
 
 -- Serve the waiting line while there is room.
 local function promote()
-  local most = policy('maxSessions')
+  local most = policy('maxSessions') and most_sessions()
   if not most then return end
   while live_sessions() < most do
     if redis.call('EXISTS', 'pool:memory_low') == 1 and redis.call('SCARD', 'pool:ready') == 0 then return end
@@ -404,15 +563,16 @@ local function replace_agent(session, agent, cause)
   if fields[3] then name, most = 'takeover', policy('takeover') == 0 and 0 or policy('maxTakeovers') or 2 end
   -- One that was dead before it was handed out has not failed this session.
   local count = tonumber(get(key, name .. 's') or 0) + 1
-  if cause == FOUND_DEAD then
+  if cause == FOUND_DEAD or cause == HANDED_OVER then
     count = count - 1
   elseif count > most then
     end_session(session, 'error', as_reason(cause))
     return 'error'
   end
   if count > 0 then redis.call('HSET', key, name .. 's', count) end
+  if cause == HANDED_OVER then redis.call('HINCRBY', key, 'handovers', 1)
   -- One that dies on its way to a call is part of the takeover that it was to end.
-  if name == 'takeover' and redis.call('HSETNX', key, 'takeoverAt', NOW) == 1 then
+  elseif name == 'takeover' and redis.call('HSETNX', key, 'takeoverAt', NOW) == 1 then
     tell('takeover.started', session .. '_' .. NOW, {sessionId = session, agentId = agent, cause = cause})
   end
   redis.call('HINCRBY', 'pool:stats', 'total_' .. name .. 's', 1)

@@ -1,20 +1,31 @@
 -- Claim an announced agent for a node, once: a redelivered spawn finds it claimed.
 --
 -- KEYS  agent:{id}
--- ARGV  1 agent id  2 node id
--- Returns claimed | taken | gone
+-- ARGV  1 agent id  2 node id  3 1 when any node may boot it: then the one with the smallest load is to
+-- Returns {claimed | taken | gone | elsewhere, '' or the node that is to boot it}
 --
 -- agent:{id}  hash  gets node and spawnedAt       deadlines  zset       pool:breaker  hash
--- session:unbound  zset       session:{id}:events  stream
-local fields = redis.call('HMGET', KEYS[1], 'state', 'node')
-if fields[1] ~= 'starting' then return 'gone' end
-if fields[2] then return 'taken' end
+-- session:unbound  zset       session:{id}:events  stream       nodes, nodes:draining  set       node:{id}  hash
+-- node:{id}:busy  set       node:{id}:short  string       pool:starting  set
+local id, me = ARGV[1], ARGV[2]
+local fields = redis.call('HMGET', KEYS[1], 'state', 'node', 'spawnedAt')
+if fields[1] ~= 'starting' then return {'gone', ''} end
+if fields[3] or (fields[2] and fields[2] ~= me) then return {'taken', ''} end
 -- Only the breaker's own probe boots while it is open.
-if circuit_open() and string.sub(ARGV[1], 1, 8) == 'session_' then
-  exit_agent(ARGV[1], 'not spawned: agents do not boot (' .. get('pool:breaker', 'cause') .. ')')
-  return 'gone'
+if circuit_open() and string.sub(id, 1, 8) == 'session_' then
+  exit_agent(id, 'not spawned: agents do not boot (' .. get('pool:breaker', 'cause') .. ')')
+  return {'gone', ''}
 end
-redis.call('HSET', KEYS[1], 'node', ARGV[2], 'spawnedAt', NOW)
-expect('boot', ARGV[1], policy('bootMs') or 20000)
-boot_phase(ARGV[1], 'claimed')
-return 'claimed'
+if ARGV[3] == '1' then
+  local booting, best, least = by_node('pool:starting'), nil, math.huge
+  for _, node in ipairs(builders()) do
+    local load = load_of(node) + (booting[node.id] or 0) / (node.most or policy('maxSessions') or 1)
+    -- Whoever has the task keeps it when others are no better off.
+    if load < least or (load == least and node.id == me) then best, least = node.id, load end
+  end
+  if best and best ~= me then return {'elsewhere', best} end
+end
+redis.call('HSET', KEYS[1], 'node', me, 'spawnedAt', NOW)
+expect('boot', id, policy('bootMs') or 20000)
+boot_phase(id, 'claimed')
+return {'claimed', ''}

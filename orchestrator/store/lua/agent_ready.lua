@@ -7,6 +7,7 @@
 -- agent:{id} hash, agent:{id}:pid string, agent:{id}:boot list, agent:{id}:inbox list, deadlines zset
 -- pool:boot_error string, pool:breaker hash, pool:ready set, pool:starting set, pool:stale set, pool:stats hash
 -- session:unbound zset, session:{id} hash, session:{id}:events stream, nodes set, nodes:draining set, node:{id} hash
+-- node:{id}:warm set, node:{id}:busy set, node:{id}:short string, pool:wake:{node} list
 local id = ARGV[1]
 local state = agent_state(id)
 if state ~= 'starting' then refuse('agent', id, state, 'ready') end
@@ -24,11 +25,13 @@ local spawned = NOW - (since_spawn or 0)
 local mean = tonumber(get('pool:stats', 'boot_ms_mean') or (NOW - spawned))
 redis.call('HSET', 'pool:stats', 'boot_ms_mean', string.format('%.1f', mean * 0.9 + (NOW - spawned) * 0.1))
 redis.call('HINCRBY', 'pool:stats', 'total_spawned', 1)
+local node = get('agent:' .. id, 'node')
+local nodes = builders(node)
+local want, warm = shares(nodes), by_node('pool:ready')
 -- Others were held back while boots failed.
-if missing_agents() > 0 then wake() end
+if missing_agents(nodes) > 0 or (warm[node] or 0) + 1 < (want[node] or 0) then wake() end
 
 boot_phase(id, 'warm')
-local node = get('agent:' .. id, 'node')
 local draining = node and redis.call('SISMEMBER', 'nodes:draining', node) == 1
 local waiting = redis.call('ZRANGE', 'session:unbound', 0, 0)[1]
 -- A call on a draining node soon ends: it begins there only when no other node is left.
@@ -41,19 +44,24 @@ if draining then
   dismiss(id, 'node_draining')
   return ''
 end
--- More are warm than wanted: the pool was made smaller, or another agent served the session this one was for.
-local target = tonumber(redis.call('GET', 'pool:target') or math.huge)
+-- More are warm than wanted: the pool was made smaller, another agent served the session this one was for, or a node that
+-- has come takes over its share.
+local target = redis.call('EXISTS', 'pool:target') == 1 and warm_target(nodes) or math.huge
 local stale = redis.call('SMEMBERS', 'pool:stale')
 if redis.call('SCARD', 'pool:ready') >= target then
-  local old
+  local old, why = nil, 'replaced by newer code'
   for _, candidate in ipairs(stale) do
     if candidate ~= id and agent_state(candidate) == 'ready' then old = candidate end
   end
-  if not old or redis.call('SISMEMBER', 'pool:stale', id) == 1 then
+  local outdated = redis.call('SISMEMBER', 'pool:stale', id) == 1
+  if not old and not outdated and (warm[node] or 0) < (want[node] or 0) then
+    old, why = above_share(want), 'replaced by one of another node'
+  end
+  if not old or outdated then
     dismiss(id, 'pool_full')
     return ''
   end
-  dismiss(old, 'replaced by newer code')
+  dismiss(old, why)
 end
 local was_stale = redis.call('SISMEMBER', 'pool:stale', id)
 move_agent(id, 'ready')

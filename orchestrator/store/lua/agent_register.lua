@@ -16,6 +16,7 @@ local function revive(state, ...)
     'readyAt', NOW, 'lastBeat', NOW, ...)
   redis.call('SET', 'agent:' .. id .. ':pid', pid)
   redis.call('SADD', 'agents', id)
+  if BUSY[state] then redis.call('SADD', 'node:' .. node .. ':busy', id) end
   expect('beat', id, policy('silentMs') or 8000)
   redis.call('XADD', 'events', 'MAXLEN', '~', EVENTS_KEPT, '*', 'agent', id, 'state', state, 'registered', 1)
 end

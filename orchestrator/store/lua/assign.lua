@@ -7,6 +7,7 @@
 --       8 idempotency key ('' = none)  9 fingerprint of the request that the key stands for
 --       10 id of the LiveKit job that wants it ('' = none): then it is never put into the waiting line, and refused where
 --          its room has a session  11 id of the job's dispatch  12 node whose door the job came by
+--       13 1 when the user is to be served by the node of the last time, if it has a warm agent
 -- Returns {outcome, session id, detail, refill, agent id, node, pid, start ticks}
 --       outcome  assigned | starting | queued | existing | repeated | reused (the key, for another request) | limited
 --                | full | broken (agents do not boot) | draining | livekit (it does not answer)
@@ -36,9 +37,12 @@
 -- arrivals:{n}            string starts in the n-th ten seconds
 -- livekit:down            string why LiveKit does not answer, while it does not
 -- nodes:draining          set    nodes that take no more sessions      nodes  set    all nodes
+-- node:{id}               hash   what a node says of itself
+-- node:{id}:warm          set    its warm agents                       node:{id}:busy  set  its agents that have a session
+-- user:node:{user}        string the node that served the user last
 local user, waiting_id, room, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local address, amount, window, idempotency = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
-local job, dispatch, door = ARGV[10], ARGV[11], ARGV[12]
+local job, dispatch, door, affinity = ARGV[10], ARGV[11], ARGV[12], ARGV[13] == '1'
 if redis.call('EXISTS', 'policy', 'pool:target') < 2 then return {'unset', '', '', 0} end
 
 if idempotency ~= '' then
@@ -71,15 +75,16 @@ if down then return {'livekit', '', down, 0} end
 
 if redis.call('SCARD', 'nodes:draining') > 0 and not in_service() then return {'draining', '', '', 0} end
 
-local crowded = live_sessions() >= policy('maxSessions') or redis.call('ZCARD', 'session:queued') > 0
+local most = most_sessions()
+local crowded = live_sessions() >= most or redis.call('ZCARD', 'session:queued') > 0
 local agent, process
-if not crowded then agent, process = take_warm() end
+if not crowded then agent, process = take_warm(affinity and remembered_node(user)) end
 if not agent then
   if circuit_open() then return {'broken', '', get('pool:breaker', 'cause'), 0} end
   local shortage = not crowded and redis.call('GET', 'pool:memory_low')
   if job ~= '' and (crowded or shortage) then
     -- Somebody is on the line, and would wait in silence.
-    return {'full', '', shortage or (live_sessions() >= policy('maxSessions') and 'sessions' or 'line'), 0}
+    return {'full', '', shortage or (live_sessions() >= most and 'sessions' or 'line'), 0}
   end
   crowded = crowded or shortage
   if crowded and redis.call('ZCARD', 'session:queued') >= policy('queueLimit') then return {'full', '', '', 0} end
@@ -90,13 +95,17 @@ redis.call('INCR', bucket)
 redis.call('EXPIRE', bucket, 180)
 local id = agent or waiting_id
 -- An agent that was announced for a session which another one then served comes to the pool with that session's name.
-if agent and redis.call('EXISTS', 'session:' .. id) == 1 then id = waiting_id end
+if agent and redis.call('ZSCORE', 'sessions', id) then id = waiting_id end
 
 redis.call('SET', 'session:' .. id .. ':payload', payload)
 redis.call('SET', 'session:user:' .. user, id)
 redis.call('SADD', 'user:sessions:' .. user, id)
 redis.call('ZADD', 'sessions', NOW, id)
 name_room(room, id)
+if affinity then
+  redis.call('HSET', 'session:' .. id, 'affinity', 1)
+  if agent then remember_node(user, process[3]) end
+end
 local via = {}
 if job ~= '' then
   via = {'via', 'dispatch', 'jobId', job, 'dispatchId', dispatch}

@@ -6,8 +6,8 @@
 --       why not  unset | draining | livekit | full | broken; detail as in assign.lua
 --
 -- policy hash, pool:target string, nodes:draining set, nodes set, node:{id} hash, livekit:down string
--- session:{state} set, session:queued zset, pool:ready set, pool:breaker hash, pool:memory_low string
-local most = policy('maxSessions') or 0
+-- node:{id}:busy set, session:{state} set, session:queued zset, pool:ready set, pool:breaker hash, pool:memory_low string
+local most = policy('maxSessions') and most_sessions() or 0
 local function answer(why, detail) return {live_sessions(), most, why, detail or ''} end
 if redis.call('EXISTS', 'policy', 'pool:target') < 2 then return answer('unset') end
 local down = redis.call('GET', 'livekit:down')

@@ -10,7 +10,8 @@
 --   max      session has lasted too long                         ended
 --   queue    session has waited too long in line                 error
 --   job      LiveKit has not said that the job is ours           error, unless the call goes on
---   drain    node's calls must end soon                          agents say goodbye
+--   drain    node's calls must end soon                          another node's agents go on with them; where there is
+--                                                                no other node, agents say goodbye
 --   goodbye  they have had their time                            ended
 --   refill   boots had failed, and the pause is over             refill
 --   close    session is over and nobody has said that its room is too    its room is deleted
@@ -46,7 +47,7 @@ end
 local miss = {}
 function miss.boot(id)
   if agent_state(id) ~= 'starting' then return end
-  if get('agent:' .. id, 'node') then
+  if get('agent:' .. id, 'spawnedAt') then
     exit_agent(id, 'boot_timeout: not warm after ' .. seconds(policy('bootMs') or 20000) .. ' s')
     stop(id)
   else
@@ -115,10 +116,14 @@ function miss.job(id)
 end
 function miss.drain(node)
   if redis.call('SISMEMBER', 'nodes:draining', node) == 0 then return end
+  local elsewhere = in_service() and policy('takeover') ~= 0
   for _, name in ipairs({'session:ready', 'session:active'}) do
     for _, id in ipairs(redis.call('SMEMBERS', name)) do
       local fields = redis.call('HMGET', 'session:' .. id, 'node', 'agentId')
-      if fields[1] == node then
+      if fields[1] == node and elsewhere then
+        if BUSY[agent_state(fields[2])] then dismiss(fields[2], HANDED_OVER) end
+        replace_agent(id, fields[2], HANDED_OVER)
+      elseif fields[1] == node then
         local left = tonumber(get('node:' .. node, 'goodbyeMs') or policy('goodbyeMs') or 0)
         redis.call('RPUSH', 'agent:' .. fields[2] .. ':inbox', cjson.encode({type = 'goodbye', seconds = left / 1000}))
         expect('goodbye', id, left)

@@ -1,10 +1,18 @@
--- Say whether memory is low, and serve the waiting line where there is room.
+-- Say whether a node is short of memory, and serve the waiting line where there is room.
 --
 -- KEYS  none
--- ARGV  1 '' or what is short of memory: no agent is to be started  2 seconds for which that holds unless said again
+-- ARGV  1 node id  2 '' or what is short of memory: no agent is to be started there  3 seconds for which that holds unless
+--       said again
 -- Returns how many sessions are in line
 --
--- pool:memory_low string, session:queued zset, session:{id} hash
-if ARGV[1] ~= '' then redis.call('SET', 'pool:memory_low', ARGV[1], 'EX', ARGV[2]) else redis.call('DEL', 'pool:memory_low') end
+-- node:{id}:short string, pool:memory_low string, nodes set, nodes:draining set, session:queued zset, session:{id} hash
+local me, shortage, hold = ARGV[1], ARGV[2], ARGV[3]
+local low = shortage ~= ''
+if low then redis.call('SET', 'node:' .. me .. ':short', shortage, 'EX', hold) else redis.call('DEL', 'node:' .. me .. ':short') end
+for _, node in ipairs(serving()) do
+  if node.id ~= me and redis.call('EXISTS', 'node:' .. node.id .. ':short') == 0 then low = false end
+end
+-- While another node can boot agents, nobody waits for this one's memory.
+if low then redis.call('SET', 'pool:memory_low', shortage, 'EX', hold) else redis.call('DEL', 'pool:memory_low') end
 promote()
 return redis.call('ZCARD', 'session:queued')

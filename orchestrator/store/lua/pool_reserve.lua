@@ -1,16 +1,34 @@
--- Announce as many agents as the pool lacks. Level-triggered and atomic: two refills at once announce what is missing
--- once. While boots fail, one at a time is tried, after a pause that grows; before one has worked, a few.
+-- Announce the agents that a node is to boot: what its share of the pool lacks, and what sessions wait for. Level-triggered
+-- and atomic: two refills at once announce what is missing once. The other nodes are woken for their shares. While boots
+-- fail, one at a time is tried, after a pause that grows; before one has worked, a few.
 --
 -- KEYS  none
--- ARGV  1 '' or why no agent can be started here  2..n candidate agent ids; no more than these are announced
+-- ARGV  1 node id  2 '' or why no agent can be started there  3..n candidate agent ids; no more than these are announced
 -- Returns the ids that were announced
 --
+-- nodes set, nodes:draining set, node:{id} hash, node:{id}:short string, node:{id}:busy set, pool:wake:{node} list
 -- pool:target string, pool:ready set, pool:starting set, pool:stale set, pool:breaker hash, pool:proven string, session:unbound zset
 -- agents set, agent:{id} hash, deadlines zset
 local UNPROVEN = 4
 redis.call('DEL', 'pool:refill')
-local missing = math.min(missing_agents(), #ARGV - 1)
-if ARGV[1] ~= '' or missing <= 0 then return {} end
+local me, most = ARGV[1], #ARGV - 2
+local nodes = builders(ARGV[2] == '' and me or nil)
+local want, ready, starting, stale = shares(nodes), by_node('pool:ready'), by_node('pool:starting'), by_node('pool:stale')
+local own, others = 0, 0
+for _, node in ipairs(nodes) do
+  local id = node.id
+  local lack = want[id] - (ready[id] or 0) - (starting[id] or 0) + (stale[id] or 0)
+  if id == me then
+    own = lack
+  elseif lack > 0 then
+    others = others + lack
+    wake(id)
+  end
+end
+if ARGV[2] ~= '' or not want[me] then return {} end
+-- What waits without an agent on its way is anybody's: whoever looks first.
+local missing = math.min(math.max(own, missing_agents(nodes) - others), most)
+if missing <= 0 then return {} end
 local next_at = get('pool:breaker', 'nextAt')
 if next_at then
   if NOW < tonumber(next_at) then
@@ -25,7 +43,7 @@ end
 if redis.call('EXISTS', 'pool:proven') == 0 then missing = math.min(missing, UNPROVEN - redis.call('SCARD', 'pool:starting')) end
 local announced = {}
 for i = 1, missing do
-  announce_agent(ARGV[i + 1])
-  announced[i] = ARGV[i + 1]
+  announced[i] = ARGV[i + 2]
+  announce_agent(announced[i], nil, me)
 end
 return announced
