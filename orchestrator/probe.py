@@ -1,6 +1,6 @@
-"""Asks this node's api over HTTP whether it is well: `python -I orchestrator/probe.py /livez`. For containers' health checks.
+"""Asks this node's api over HTTP whether it is well: `python -I orchestrator/probe.py /livez`.
 
-Standard library alone, and no import of the package: it runs every few seconds for as long as the node does.
+For containers' health checks. Standard library alone, and no import of the package: it runs every few seconds for as long as the node does.
 """
 
 import http.client
@@ -28,7 +28,7 @@ def healthy(path: str, host: str, port: int) -> bool:
 def main() -> None:
     """Ask for the path that is given, /livez by default. Exits with 1 when it is not well."""
     host = os.environ.get("HOST") or "127.0.0.1"
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what listens everywhere is asked here
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     path = sys.argv[1] if len(sys.argv) > 1 else "/livez"
     sys.exit(0 if healthy(path, host, int(os.environ.get("PORT") or 8080)) else 1)
 

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ from orchestrator.settings import Settings
 _SOCKET_PATH = 92
 CONFIGURATION = Path(__file__).resolve().parents[2] / "supervisord.conf"
 _SUPERVISE = "orchestrator.cli.supervise"
+#: What asks the node to stop.
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 #: Seconds beyond DRAIN_SECONDS after which supervisord kills a drain that does not end by itself.
 _DRAIN_STOP_MARGIN = 10
 
@@ -55,6 +58,8 @@ webhook:
 
 def up() -> NoReturn:
     """Start the node in the foreground. Raises `Preflight` with one line when it cannot."""
+    # The kernel drops what PID 1, in a container, has no handler for: it could not be stopped while it starts.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     settings = Settings.load()
     run_dir = settings.run_dir.resolve()
     if len(os.fsencode(run_dir / "supervisor.sock")) > _SOCKET_PATH:
@@ -72,6 +77,8 @@ def up() -> NoReturn:
     _adopt_orphans()
     # In a group of its own, as the programs: Ctrl-C is for supervisord alone, which ends it.
     subprocess.Popen([sys.executable, "-m", "orchestrator.cli.announce"], env=environment, process_group=0)
+    # Kept until supervisord listens: neither lost nor, where this is PID 1, dropped.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     os.execve(sys.executable, [sys.executable, "-m", _SUPERVISE, "-c", str(CONFIGURATION)], environment)
 
 
