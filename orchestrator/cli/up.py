@@ -66,8 +66,8 @@ def up() -> NoReturn:
         raise Preflight(
             f"RUN_DIR={run_dir} is too long for a Unix socket: set RUN_DIR to a shorter path, say /tmp/run."
         )
-    check_supervisor(run_dir)
     try:
+        check_supervisor(run_dir)
         for folder in (run_dir, run_dir / "logs", run_dir / "valkey"):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as failure:
