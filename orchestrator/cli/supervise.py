@@ -192,7 +192,12 @@ def _warn(settings: Settings, options: Options) -> None:
         if program.autostart
     }
     drain = waits.pop(DRAIN, None)
-    found = [kill_window.warning(settings, os.environ, sum(waits.values())), sizing.warning(settings, limit_bytes())]
+    memory = limit_bytes()
+    found = [
+        kill_window.warning(settings, os.environ, sum(waits.values())),
+        sizing.warning(settings, memory),
+        sizing.calls_warning(settings, memory),
+    ]
     if drain is not None:
         found.append(kill_window.drain_warning(settings, drain))
     for line in filter(None, found):
