@@ -58,8 +58,6 @@ webhook:
 
 def up() -> NoReturn:
     """Start the node in the foreground. Raises `Preflight` with one line when it cannot."""
-    # The kernel drops what PID 1, in a container, has no handler for: it could not be stopped while it starts.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     settings = Settings.load()
     run_dir = settings.run_dir.resolve()
     if len(os.fsencode(run_dir / "supervisor.sock")) > _SOCKET_PATH:

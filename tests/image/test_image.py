@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -123,9 +124,16 @@ def test_a_call_is_drained_and_the_exit_code_is_0(container: Container) -> None:
     assert "Draining: 1 call has up to 30 s." in container.logs()
 
 
+def _catches(status: Path, number: signal.Signals) -> bool:
+    caught = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 def test_it_can_be_stopped_while_it_starts(image: Engine, settings: dict[str, str]) -> None:
     with Container(image, "stopped", **settings) as container:
         container.start()
+        status = Path(f"/proc/{container.state()['Pid']}/status")
+        poll(lambda: _catches(status, signal.SIGTERM), "its Python has begun", 10, every=0.005)
         image("stop", "--time", "30", container.name)
         assert container.state()["ExitCode"] in {0, 143}, "not killed"
 
