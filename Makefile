@@ -12,10 +12,10 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscop
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help up flower frontend test chaos fuzz guards check lint types format imports bench lock clean
+.PHONY: help up flower frontend image image-test test chaos fuzz guards check lint types format imports bench lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 NODE_IS_NEW_ENOUGH := node -e 'const [a, b] = process.versions.node.split("."); process.exit(+(a < 20 || (a == 20 && b < 19)))' \
 	2>/dev/null && npm --version >/dev/null 2>&1
@@ -45,6 +45,20 @@ frontend/dist/index.html: frontend/node_modules/.installed $(shell find frontend
 
 flower: $(VENV)/.installed-flower ## Start Celery's own monitor beside the running node, on port 5555 of loopback
 	@exec $(BIN)/orchestrator flower
+
+# What answers: Docker, or podman, to which the same file is given in the way it needs without a bridge network.
+ENGINE := $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
+BUILD := $(if $(filter podman,$(ENGINE)),--format=docker --isolation=chroot --network=host --layers)
+
+image: ## Build the image with the offline voice, and the smaller one without it
+	@command -v $(ENGINE) >/dev/null || { echo "Building the image needs Docker, or podman." >&2; exit 1; }
+	@$(ENGINE) build $(BUILD) -f Dockerfile.orchestrator -t voice-agent-orchestrator .
+	@$(ENGINE) build $(BUILD) -f Dockerfile.orchestrator --build-arg OFFLINE_VOICE=false -t voice-agent-orchestrator:hosted .
+	@for tag in latest hosted; do printf 'voice-agent-orchestrator:%-8s %s\n' $$tag \
+		"$$($(ENGINE) image inspect --format '{{.Size}}' voice-agent-orchestrator:$$tag | awk '{printf "%d MB", $$1 / 1000000}')"; done
+
+image-test: $(VENV)/.installed-image ## Build the image, start it and the compose file, call it: as root, with podman
+	@$(BIN)/python -m pytest --timeout 900 tests/image
 
 test: $(VENV)/.installed-dev ## Run the tests, on a real Valkey and a real LiveKit server
 	@$(PYTEST)
@@ -78,7 +92,7 @@ bench: $(VENV)/.installed-dev ## Measure, each figure beside its reference in th
 
 lock: $(VENV)/.installed-dev ## Resolve the dependencies anew into constraints.txt
 	@$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip compile --quiet pyproject.toml --upgrade --extra agents \
-		--extra offline --extra providers --extra dev --universal --python-version 3.11 --no-header \
+		--extra offline --extra providers --extra dev --extra image --universal --python-version 3.11 --no-header \
 		--no-emit-index-url --no-annotate -o constraints.txt
 
 clean: ## Remove .venv, .run and caches
@@ -103,4 +117,8 @@ $(VENV)/.installed-flower: $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),dev]'
+	@touch $@
+
+$(VENV)/.installed-image: $(VENV)/.installed-dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),dev,image]'
 	@touch $@

@@ -70,10 +70,21 @@ def prewarm() -> None:
         if provider := chosen(providers):
             provider.load()
     if not (chosen(STT_PROVIDERS) and chosen(TTS_PROVIDERS)):
-        from agents.offline import plugins, speech  # noqa: F401, PLC0415 - only where they are used
-
-        speech.warm_up()
+        _offline_speech()
     inference.VAD()
+
+
+def _offline_speech() -> None:
+    """Load it. Raises ModuleNotFoundError with the mend where it is not installed."""
+    try:
+        from agents.offline import plugins, speech  # noqa: F401, PLC0415 - only where they are used
+    except ModuleNotFoundError as missing:
+        ears, mouths = (" or ".join(provider.key for provider in of) for of in (STT_PROVIDERS, TTS_PROVIDERS))
+        raise ModuleNotFoundError(
+            f"no offline voice is installed here ({missing.name} is missing): set {ears} to hear, {mouths} to speak, "
+            "or install the extra `offline` (of the image: build it with OFFLINE_VOICE=true)"
+        ) from None
+    speech.warm_up()
 
 
 class VoiceAgent(Agent):

@@ -120,6 +120,8 @@ class NodeSettings(BaseSettings):
     """Largest size of one agent's log file on disk, in bytes; beyond it the oldest output is dropped."""
     log_format: Literal["text", "json"] = "text"
     """How the orchestrator's own programs log: `text` for people, `json` (one object a line) for platforms."""
+    log_to: Literal["files", "stdout"] = "files"
+    """Where the programs' logs go: `files` in RUN_DIR, or `stdout` of the node too, where a platform collects them."""
     heartbeat_seconds: Seconds = 2.0
     """Seconds between two heartbeats of an agent."""
     stop_grace_seconds: Seconds = 1.5
@@ -153,7 +155,7 @@ class Settings(NodeSettings):
     frontend_dir: Path = Path(__file__).resolve().parents[1] / "frontend" / "dist"
     """Folder of the built page."""
     admin_token: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
-    """Bearer token of the admin routes. Unset: generated, kept in RUN_DIR and printed at start."""
+    """Bearer token of the admin routes. Unset: generated, kept in RUN_DIR and shown on the terminal at start."""
     api_keys: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
     """Comma-separated secrets, one of which each caller of the api must send. Unset: the api is open, on loopback."""
     open_access: bool = False

@@ -11,6 +11,9 @@ from orchestrator.settings import Settings
 
 log = logging.getLogger("orchestrator.api")
 
+#: Seconds for which an idle connection is kept: longer than proxies do (60 is usual), or one would now and then send a
+#: request into a connection that is just being closed, and answer its user 502.
+KEEP_ALIVE_SECONDS = 75
 #: Seconds for which requests that are under way are waited for when it is stopped.
 GRACEFUL_SECONDS = 3
 
@@ -23,6 +26,7 @@ def main(application: str = "orchestrator.api.app:create") -> None:
     config = uvicorn.Config(
         application, factory=True, host=settings.host, port=settings.port, proxy_headers=False,
         server_header=False, access_log=False, log_config=None, timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )  # fmt: skip
     server = uvicorn.Server(config)
     sockets = [config.bind_socket(), *_page_socket(settings)]

@@ -4,11 +4,12 @@ import os
 
 from fastapi import APIRouter, Request
 
-from orchestrator import __version__, kill_window
+from orchestrator import __version__, kill_window, sizing
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
 from orchestrator.api.services import Services, ServicesDep
 from orchestrator.errors import Draining, HostUnavailable, NotSetUp, NotWarm
+from orchestrator.node.memory import limit_bytes
 
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
@@ -106,6 +107,8 @@ async def describe_health(parts: Services) -> HealthReply:
     ]
     if kill := kill_window.warning(parts.settings, os.environ):
         warnings.append(kill)
+    if tight := sizing.warning(parts.settings, limit_bytes()):
+        warnings.append(tight)
     if queued > 20:
         warnings.append(f"{queued} Celery tasks are waiting")
     for name in draining & nodes.keys():

@@ -16,6 +16,7 @@ import httpx
 from rich.console import Console
 from rich.markup import escape
 
+from orchestrator.cli.secrets import kept
 from orchestrator.settings import Settings
 
 #: Seconds after which it says what is missing; the node goes on trying.
@@ -100,15 +101,25 @@ def _show_up(console: Console, settings: Settings, health: dict[str, Any], secon
     console.print(f"  LiveKit      {settings.livekit_url}")
     console.print(f"  Redis        {settings.required_redis_url.rpartition('@')[2].removeprefix('redis://')}")
     if settings.admin_token:
-        console.print(f"  admin token  {settings.admin_token.get_secret_value()}")
+        console.print(f"  admin token  {_shown(settings, settings.admin_token.get_secret_value())}")
     if not settings.keys:
         who = "anybody who reaches it" if settings.open_access else "anybody on this machine"
         console.print(f"  access       open: {who} may start calls; set API_KEYS to change that")
-    console.print(f"  logs         {settings.run_dir}/logs")
+    where = ", and here" if settings.log_to == "stdout" else ""
+    console.print(f"  logs         {settings.run_dir}/logs{where}")
     console.print("Try, in another terminal:")
     console.print(f'  {program} call --say "what time is it"')
     console.print(f"  {program} status")
     console.print("Ctrl-C stops everything.")
+
+
+def _shown(settings: Settings, token: str) -> str:
+    """Return the admin token for whoever sits at a terminal; elsewhere output is kept, and it is not for a log."""
+    if sys.stdout.isatty():
+        return token
+    if token == kept(settings.secrets_file).get("ADMIN_TOKEN"):
+        return f"in {settings.secrets_file}"
+    return "as ADMIN_TOKEN says"
 
 
 if __name__ == "__main__":

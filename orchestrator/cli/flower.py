@@ -1,4 +1,4 @@
-"""`orchestrator flower`: Celery's own monitor beside a running node, on loopback, behind the admin token."""
+"""`orchestrator flower`: Celery's own monitor beside a running node, on loopback by default, behind the admin token."""
 
 import importlib.util
 import os
@@ -16,7 +16,10 @@ from orchestrator.settings import Settings
 ADDRESS = "127.0.0.1"
 
 
-def flower(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on loopback.")] = 5555) -> NoReturn:
+def flower(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 5555,
+    address: Annotated[str, typer.Option(help="Address to listen on.")] = ADDRESS,
+) -> NoReturn:
     """Start Flower on this node's Redis: Celery workers, tasks, queues. Needs the extra `flower`."""
     settings = Settings.load()
     if importlib.util.find_spec("flower") is None:
@@ -26,15 +29,15 @@ def flower(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on loo
         raise Preflight(f"No admin token: set ADMIN_TOKEN, or start the node first ({settings.secrets_file} holds it).")
     if "," in token:
         raise Preflight("ADMIN_TOKEN has a comma in it, at which Flower would cut it: set one without.")
-    if who := ports.holder(ADDRESS, port):
+    if who := ports.holder(address, port):
         raise Preflight(f"port {port} is held by {who}: choose another with --port.")
     # In its environment, where a list of processes does not show them.
     environment = os.environ | {
         "REDIS_URL": settings.required_redis_url,
         "FLOWER_BASIC_AUTH": f"admin:{token}",
-        "FLOWER_ADDRESS": ADDRESS,
+        "FLOWER_ADDRESS": address,
         "FLOWER_PORT": str(port),
     }
-    console.print(f"Flower on http://{ADDRESS}:{port} (user admin, password: the admin token). Ctrl-C ends it.")
+    console.print(f"Flower on http://{address}:{port} (user admin, password: the admin token). Ctrl-C ends it.")
     command = [sys.executable, "-m", "celery", "--quiet", "-A", "orchestrator.tasks", "flower"]
     os.execve(sys.executable, command, environment)

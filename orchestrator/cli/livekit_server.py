@@ -15,7 +15,7 @@ from orchestrator.errors import Preflight
 
 VERSION = "1.13.5"
 MODULE = f"github.com/livekit/livekit-server/cmd/server@v{VERSION}"
-_MENDS = "put a livekit-server on PATH, or set LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET"
+_MENDS = "set LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET, or put a livekit-server on PATH"
 
 
 def cached() -> Path:
@@ -41,7 +41,7 @@ def obtain() -> Path:
         return found
     go = shutil.which("go")
     if go is None:
-        raise Preflight(f"no livekit-server on PATH and no Go to build one: install Go (https://go.dev/dl), {_MENDS}.")
+        raise Preflight(f"no LiveKit server: {_MENDS}, or install Go (https://go.dev/dl) to have one built.")
     target = cached()
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / "build.lock").open("w") as lock:
@@ -79,7 +79,7 @@ def _build(go: str, target: Path) -> None:
             reporter.join()
         if build.returncode != 0:
             told = "\n  ".join(last)
-            raise Preflight(f"building livekit-server failed:\n  {told}\nMend the cause, or {_MENDS}.")
+            raise Preflight(f"building livekit-server failed:\n  {told}\nMend the cause, {_MENDS}.")
         (Path(folder) / "server").rename(target)
     _say(f"livekit-server v{VERSION} is built ({time.monotonic() - started:.0f} s); it is kept for the next time.")
 

@@ -1,11 +1,20 @@
 """Generated secrets of a node: made once, kept with mode 0600, so that the node finds its state again."""
 
+import contextlib
 import json
 import os
 import secrets
 from pathlib import Path
 
 from orchestrator.errors import Preflight
+
+
+def kept(path: Path) -> dict[str, str]:
+    """Return the secrets that have been generated here, none where there are none."""
+    with contextlib.suppress(OSError, ValueError):
+        found: dict[str, str] = json.loads(path.read_text())
+        return found
+    return {}
 
 
 def generated(path: Path) -> dict[str, str]:

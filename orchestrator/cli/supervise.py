@@ -20,15 +20,19 @@ from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.options import ServerOptions
 from supervisor.states import ProcessStates, SupervisorStates
 
-from orchestrator import kill_window
+from orchestrator import kill_window, sizing
+from orchestrator.cli.log_stream import LogStream
 from orchestrator.cli.output import FAILED, errors, fail, say_error
 from orchestrator.errors import Preflight
+from orchestrator.node.memory import limit_bytes
 from orchestrator.settings import Settings
 
 DRAIN = "drain"
 #: The agent host. Stopped on its own, it leaves its agents; with the node they go.
 HOST = "host"
 
+#: Bytes of a log file, and one older of it, while the logs are on standard output too: RUN_DIR may be memory.
+_SMALL_LOG = 262_144
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 _PR_SET_PDEATHSIG = 1
 #: Of a log's end: enough for its last line.
@@ -63,11 +67,13 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
     """supervisord's main loop. `failed` tells whether a program's failure has ended it."""
 
     failed = False
+    #: Where the programs' output is copied to, if anywhere.
+    stream: LogStream | None = None
 
     def runforever(self) -> None:
         """Run until everything is stopped; always ends with an exception."""
         events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)
-        events.subscribe(events.ProcessLogEvent, _on_output)
+        events.subscribe(events.ProcessLogEvent, self.stream.take if self.stream else _on_output)
         events.subscribe(events.SupervisorStoppingEvent, self._on_stopping)
         sockets = self.options.get_socket_map()
         wake, woken = socket.socketpair()
@@ -76,9 +82,13 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
         sockets[woken.fileno()] = _Woken(woken)
         # Its poll() goes on after a signal: without this, each stop and each death costs up to a second more.
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        # `orchestrator up` has held them back until there is somebody to hear them.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
         try:
             super().runforever()
         finally:
+            if self.stream:
+                self.stream.flush()
             signal.set_wakeup_fd(-1)
             del sockets[woken.fileno()]
             wake.close()
@@ -142,9 +152,13 @@ def main() -> None:
         options = Options()
         options.realize(doc=supervisord.__doc__)
         options.first, options.test = first, False
+        settings = _settings()
         if first:
-            _warn(options)
+            _warn(settings, options)
         supervisor = Supervisor(options)
+        if settings.log_to == "stdout":
+            supervisor.stream = LogStream(sys.stdout.fileno(), named=settings.log_format == "text")
+            _log_to_stdout(options)
         with contextlib.suppress(asyncore.ExitNow):
             supervisor.main()
         options.close_httpservers()
@@ -155,11 +169,22 @@ def main() -> None:
         first = False
 
 
-def _warn(options: Options) -> None:
+def _settings() -> Settings:
     try:
-        settings = Settings.load()
+        return Settings.load()
     except Preflight as failure:
         fail(failure)
+
+
+def _log_to_stdout(options: Options) -> None:
+    """Have supervisord tell of every program's output, and keep little of it in files: for `_last_words`."""
+    for group in options.process_group_configs:
+        for program in group.process_configs:
+            program.stdout_events_enabled = True
+            program.stdout_logfile_maxbytes = _SMALL_LOG
+
+
+def _warn(settings: Settings, options: Options) -> None:
     waits = {
         program.name: program.stopwaitsecs
         for group in options.process_group_configs
@@ -167,7 +192,12 @@ def _warn(options: Options) -> None:
         if program.autostart
     }
     drain = waits.pop(DRAIN, None)
-    found = [kill_window.warning(settings, os.environ, sum(waits.values()))]
+    memory = limit_bytes()
+    found = [
+        kill_window.warning(settings, os.environ, sum(waits.values())),
+        sizing.warning(settings, memory),
+        sizing.calls_warning(settings, memory),
+    ]
     if drain is not None:
         found.append(kill_window.drain_warning(settings, drain))
     for line in filter(None, found):

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ from orchestrator.settings import Settings
 _SOCKET_PATH = 92
 CONFIGURATION = Path(__file__).resolve().parents[2] / "supervisord.conf"
 _SUPERVISE = "orchestrator.cli.supervise"
+#: What asks the node to stop.
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 #: Seconds beyond DRAIN_SECONDS after which supervisord kills a drain that does not end by itself.
 _DRAIN_STOP_MARGIN = 10
 
@@ -61,8 +64,8 @@ def up() -> NoReturn:
         raise Preflight(
             f"RUN_DIR={run_dir} is too long for a Unix socket: set RUN_DIR to a shorter path, say /tmp/run."
         )
-    check_supervisor(run_dir)
     try:
+        check_supervisor(run_dir)
         for folder in (run_dir, run_dir / "logs", run_dir / "valkey"):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as failure:
@@ -72,6 +75,8 @@ def up() -> NoReturn:
     _adopt_orphans()
     # In a group of its own, as the programs: Ctrl-C is for supervisord alone, which ends it.
     subprocess.Popen([sys.executable, "-m", "orchestrator.cli.announce"], env=environment, process_group=0)
+    # Kept until supervisord listens: neither lost nor, where this is PID 1, dropped.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     os.execve(sys.executable, [sys.executable, "-m", _SUPERVISE, "-c", str(CONFIGURATION)], environment)
 
 

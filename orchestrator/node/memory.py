@@ -1,4 +1,4 @@
-"""How much memory is left for one more agent: of the machine, or of the cgroup that this process may not leave."""
+"""How much memory there is and is left: of the machine, or of the cgroup that this process may not leave."""
 
 import contextlib
 from pathlib import Path
@@ -23,6 +23,17 @@ def headroom_bytes(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> int | 
     for folder, names in _groups(root, membership):
         with contextlib.suppress(OSError, ValueError, StopIteration):
             found.append(_left(folder, *names))
+    return min(found, default=None)
+
+
+def limit_bytes(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> int | None:
+    """Return how many bytes this process and those around it may have in all; None where nobody can tell."""
+    found = []
+    with contextlib.suppress(psutil.Error, OSError):
+        found.append(int(psutil.virtual_memory().total))
+    for folder, (limit, _, _) in _groups(root, membership):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int((folder / limit).read_text()))
     return min(found, default=None)
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from orchestrator.node.memory import headroom_bytes
+from orchestrator.node.memory import headroom_bytes, limit_bytes
 
 MACHINE = 1_000_000
 
@@ -80,3 +80,14 @@ def test_here_somebody_can_tell() -> None:
     found = headroom_bytes()
     assert found is not None
     assert 0 <= found <= MACHINE
+
+
+def test_the_limit_is_the_smallest_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=MACHINE))
+    group(tmp_path, "9000", 1000, 0)
+    group(tmp_path / "a", "max", 1000, 0)
+    (tmp_path / "membership").write_text("0::/a\n")
+    assert limit_bytes(tmp_path, tmp_path / "membership") == 9000
+    (tmp_path / "membership").write_text("0::/b\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert limit_bytes(tmp_path, tmp_path / "membership") == MACHINE

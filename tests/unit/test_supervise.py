@@ -185,6 +185,24 @@ runpy.run_module("orchestrator.cli.supervise", run_name="__main__")
     assert not supervised.has("with SIGKILL")
 
 
+def test_a_signal_that_was_held_back_until_it_listens_is_heard(supervised: Supervised) -> None:
+    # As `orchestrator up` hands over: PID 1 would lose what comes before there is a handler.
+    script = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [15]); os.kill(os.getpid(), 15); "
+    supervised.before = [sys.executable, "-c", script + "os.execv(sys.executable, sys.argv[1:])", sys.executable]
+    supervised.programs = {"good": GOOD}
+    assert supervised.start().ends() == 0
+
+
+def test_logs_are_on_standard_output_where_that_is_asked_for(supervised: Supervised) -> None:
+    supervised.programs = {"good": "/bin/sh -c 'echo hello; exec sleep 300'", "bad": BAD}
+    supervised.settings = {"LOG_TO": "stdout"}
+    assert supervised.start().ends() == 1
+    said = supervised.said()
+    assert "good: hello\n" in said
+    assert "bad: first\nbad: the port is taken\n" in said
+    assert "bad does not start: the port is taken" in said, "its last words are kept"
+
+
 def test_its_programs_go_with_it_when_it_is_killed(supervised: Supervised) -> None:
     supervised.programs = {"first": GOOD, "second": GOOD}
     supervised.start().up()

@@ -1,0 +1,62 @@
+"""How much memory a node needs, and whether it has that.
+
+The figures were measured in the image, with the voice agent and offline speech: the memory that the container's cgroup
+counts as its own (see docs/deploy.md). Hosted speech was not measured; an agent of your own may need more or less.
+"""
+
+import math
+
+from orchestrator.settings import Settings
+
+#: MiB: supervisord, api, Celery worker, beat, drain, and the agent host with its models loaded.
+BASE_MB = 625
+#: MiB of each warm agent, and what each takes more while it talks.
+AGENT_MB = 15
+CALL_MB = 95
+#: MiB of an embedded Valkey that holds little.
+VALKEY_MB = 10
+
+
+def pool_mb(settings: Settings) -> int:
+    """Return the MiB of a node with a full pool, and no call."""
+    _, agents = _pool(settings)
+    return BASE_MB + (0 if settings.redis_url else VALKEY_MB) + agents * AGENT_MB
+
+
+def warning(settings: Settings, limit_bytes: int | None) -> str | None:
+    """Return what to change when a full pool does not fit into the memory; None when it fits or nobody can tell."""
+    needed = pool_mb(settings) + settings.memory_headroom_mb
+    limit = math.inf if limit_bytes is None else limit_bytes >> 20
+    if needed <= limit:
+        return None
+    name, value = _pool(settings)
+    fitting = value - math.ceil((needed - limit) / AGENT_MB)
+    mend = f"give it {_rounded(needed)} MiB"
+    if fitting > 0:
+        mend += f", or lower {name} to {fitting}"
+    return (
+        f"{name}={value} and MEMORY_HEADROOM_MB={settings.memory_headroom_mb} need about {needed} MiB of memory, "
+        f"and the limit is {limit} MiB: {mend}."
+    )
+
+
+def calls_warning(settings: Settings, limit_bytes: int | None) -> str | None:
+    """Return what to change when MAX_SESSIONS calls do not fit into the memory; None when they do or none can tell."""
+    full, limit = pool_mb(settings), math.inf if limit_bytes is None else limit_bytes >> 20
+    needed = full + settings.max_sessions * CALL_MB
+    if needed <= limit:
+        return None
+    fitting = max(1, int(limit - full) // CALL_MB)
+    return (
+        f"MAX_SESSIONS={settings.max_sessions} calls with offline speech need about {needed} MiB of memory, and the "
+        f"limit is {limit} MiB: lower MAX_SESSIONS to {fitting}, so that more than that wait in line, or give it "
+        f"{_rounded(needed)} MiB."
+    )
+
+
+def _pool(settings: Settings) -> tuple[str, int]:
+    return ("POOL_MAX", settings.pool_max) if settings.pool_auto else ("POOL_TARGET", settings.pool_target)
+
+
+def _rounded(mib: int) -> int:
+    return math.ceil(mib / 64) * 64

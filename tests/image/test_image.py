@@ -1,0 +1,171 @@
+"""The image: what is in it, who runs in it, how it is called, how it stops and how it fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+
+from tests.image.engine import RUN_DIR, Container, Engine
+from tests.support.node import REPOSITORY
+from tests.support.processes import free_ports, poll
+
+BIN = Path(sys.executable).parent
+GIGABYTE = ("--memory", "1g", "--memory-swap", "1g")
+#: Of each process in the container: pid, parent, user, state and command.
+PROCESSES = """
+import json, psutil
+print(json.dumps([[p.pid, p.ppid(), p.uids().real, p.status(), p.cmdline()] for p in psutil.process_iter()]))
+"""
+
+
+def test_the_dockerfile_is_lint_free() -> None:
+    done = subprocess.run(
+        [str(BIN / "hadolint"), str(REPOSITORY / "Dockerfile.orchestrator")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("image")
+
+
+@pytest.fixture
+def container(image: Engine, settings: dict[str, str], valkey_url: str) -> Iterator[Container]:
+    """A container with a gigabyte of memory and everything else by default, on an empty Valkey."""
+    with redis.Redis.from_url(valkey_url) as raw:
+        raw.flushall()
+    with Container(image, "node", *GIGABYTE, **settings) as found:
+        yield found.start().up()
+
+
+def call(container: Container, *sentences: str) -> dict[str, object]:
+    """Talk with an agent, as a user does."""
+    done = subprocess.run(
+        [str(BIN / "orchestrator"), "call", "--json", "--url", container.url,
+         *(part for sentence in sentences for part in ("--say", sentence))],
+        env={"PATH": os.environ["PATH"], "API_KEYS": container.settings["API_KEYS"]},
+        cwd="/", capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr + container.logs()
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def api(container: Container, method: str, path: str, body: object = None) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {container.settings['API_KEYS']}"}
+    return httpx.request(method, container.url + path, json=body, headers=headers, timeout=10)
+
+
+def test_it_is_called_in_a_gigabyte_read_only_without_root_and_without_a_secret_in_its_logs(
+    container: Container,
+) -> None:
+    health = api(container, "GET", "/api/health").json()
+    assert health["status"] == "ok", health["warnings"]
+    assert health["sessions"]["pool"] == health["sessions"]["target"] == 3
+    made = call(container, "what time is it", "goodbye")
+    assert made["prewarmed"] is True
+    assert "It is" in str(made["turns"])
+
+    processes = container.python(PROCESSES)
+    assert {user for _, _, user, _, _ in processes} == {10001}
+    assert "orchestrator.cli.supervise" in processes[0][4]
+    assert processes[0][0] == 1
+    assert "Read-only file system" in container.run("touch", "/app/x", check=False)
+    assert container.run("sh", "-c", "command -v cc gcc make go livekit-server; true") == ""
+    assert container.run("python", "-I", "/app/orchestrator/probe.py", "/readyz").startswith("200 ")
+    assert container.engine("healthcheck", "run", container.name).returncode == 0
+    assert container.state()["OOMKilled"] is False
+
+    logs = container.logs()
+    for program in ("api: ", "worker: ", "beat: ", "host: "):
+        assert f"\n{program}" in logs, "the programs' logs are the container's"
+    secrets = json.loads(container.run("cat", f"{RUN_DIR}/secrets.json"))
+    for secret in (*secrets.values(), container.settings["LIVEKIT_API_SECRET"], container.settings["API_KEYS"]):
+        assert secret not in logs
+    assert "lower MAX_SESSIONS to 3" in logs, "what will not fit is said"
+
+
+def test_nothing_is_left_of_what_dies_in_it(container: Container) -> None:
+    def pids(part: str) -> dict[int, int]:
+        return {pid: parent for pid, parent, _, _, words in container.python(PROCESSES) if part in words}
+
+    host = min(pids("orchestrator.node.host"))
+    agents = set(pids("orchestrator.node.host")) - {host}
+    assert len(agents) == 3
+    # Without their host the agents are orphans: PID 1 has to reap them.
+    container.run("python", "-c", f"import os; os.kill({host}, 9)")
+    poll(lambda: all(pids("orchestrator.node.host").get(agent) == 1 for agent in agents), "they are PID 1's", every=0.2)
+    victim = min(agents)
+    container.run("python", "-c", f"import os; os.kill({victim}, 9)")
+    poll(lambda: victim not in [row[0] for row in container.python(PROCESSES)], "it is reaped", every=0.2)
+    poll(lambda: api(container, "GET", "/api/health").json()["sessions"]["pool"] == 3, "the pool is full", every=0.2)
+    assert [row for row in container.python(PROCESSES) if row[3] == "zombie"] == []
+
+
+def test_a_call_is_drained_and_the_exit_code_is_0(container: Container) -> None:
+    started = api(container, "POST", "/api/session/start", {"userId": "ada"}).json()
+    path = f"/api/session/{started['sessionId']}"
+    container.signal("TERM")
+    poll(lambda: httpx.get(container.url + "/readyz", timeout=5).status_code == 503, "it is not ready", every=0.1)
+    assert api(container, "POST", "/api/session/start", {"userId": "grace"}).status_code == 503
+    assert api(container, "GET", path).json()["status"] in {"ready", "active"}
+    assert container.state()["Running"]
+    api(container, "POST", "/api/session/stop", {"sessionId": started["sessionId"]})
+    assert container.ends() == 0
+    assert "Draining: 1 call has up to 30 s." in container.logs()
+
+
+def _catches(status: Path, number: signal.Signals) -> bool:
+    caught = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def test_it_can_be_stopped_while_it_starts(image: Engine, settings: dict[str, str]) -> None:
+    with Container(image, "stopped", **settings) as container:
+        container.start()
+        status = Path(f"/proc/{container.state()['Pid']}/status")
+        poll(lambda: _catches(status, signal.SIGTERM), "its Python has begun", 10, every=0.005)
+        image("stop", "--time", "30", container.name)
+        assert container.state()["ExitCode"] in {0, 143}, "not killed"
+
+
+def test_a_program_that_cannot_be_kept_running_ends_it_with_an_error(image: Engine, settings: dict[str, str]) -> None:
+    del settings["REDIS_URL"]  # so the embedded Valkey is tried too
+    settings |= {"VALKEY_PORT": str(free_ports()), "AGENT_MODULE": "agents.echo"}
+    with Container(image, "fatal", **settings) as container:
+        container.start().up()
+        socket, host = (
+            f"{RUN_DIR}/host.sock",
+            min(pid for pid, _, _, _, words in container.python(PROCESSES) if "orchestrator.node.host" in words),
+        )
+        script = f"import os; os.unlink('{socket}'); os.makedirs('{socket}/x'); os.kill({host}, 9)"
+        container.run("python", "-c", script)
+        assert container.ends(120) == 1
+        assert "host does not start: " in container.logs()
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        (("LIVEKIT_URL",), "no LiveKit server: set LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET"),
+        (("API_KEYS",), "set API_KEYS (openssl rand -hex 24), or OPEN_ACCESS=true if that is meant"),
+        (("LIVEKIT_API_SECRET",), "set LIVEKIT_API_KEY and LIVEKIT_API_SECRET too"),
+    ],
+)
+def test_what_is_missing_is_named(image: Engine, settings: dict[str, str], missing: tuple[str, ...], told: str) -> None:
+    for name in missing:
+        del settings[name]
+    with Container(image, "refused", **settings) as container:
+        assert container.start().ends() == 1
+        said = container.logs()
+    assert told in said
+    assert said.count("\n") == 1
