@@ -62,7 +62,7 @@ def main(ctx: Any = None) -> Any:
             "AGENT_NAME": "voice-agent",
             "AGENT_MODULE": "agents.voice",
             "POOL_TARGET": "3",
-            "MAX_SESSIONS": "50",
+            "MAX_SESSIONS": "10",
             "QUEUE_LIMIT": "100",
             "RATE_LIMIT": "10/minute",
             "MAX_SESSION_SECONDS": "1800",

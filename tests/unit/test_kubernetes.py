@@ -154,7 +154,7 @@ def test_a_pod_may_do_what_it_must_and_no_more(node: Settings) -> None:
             "capabilities": {"drop": ["ALL"]},
         }
     mounted = {mount["mountPath"]: mount["name"] for mount in CONTAINER["volumeMounts"]}
-    assert {str(node.run_dir), "/tmp"} == set(mounted)
+    assert {str(node.run_dir)} == set(mounted)
     assert {volume["name"] for volume in POD["volumes"] if "emptyDir" in volume} == set(mounted.values())
 
 
@@ -176,4 +176,6 @@ def test_a_pod_is_added_before_the_nodes_are_full(node: Settings) -> None:
     assert rule["seriesQuery"].startswith(name + "{")
     assert f"`{name}`" in metrics.table()
     assert 0 < int(metric["pods"]["target"]["averageValue"]) < node.node_sessions  # type: ignore[attr-defined]
+    told = f"against {metric['pods']['target']['averageValue']} of NODE_SESSIONS={CONFIG['NODE_SESSIONS']}"
+    assert told in " ".join((REPOSITORY / "docs/deploy.md").read_text().split())
     assert AUTOSCALER["maxReplicas"] * node.node_sessions == node.max_sessions  # type: ignore[attr-defined]
