@@ -118,7 +118,7 @@ class _Sizing:
             full = WARM + CALLS
             await asyncio.to_thread(poll, lambda: len(self.agents()) == full, "the pool is full again", 30)
             busy = await asyncio.to_thread(self.memory)
-            private_busy = mean(uss(in_calls))
+            private_busy = uss(in_calls)
             note(f"P7: {name}: {CALLS} calls, {during}")
             of_calls, with_calls, redis_with_calls = await self.window(in_calls, programs, redis)
 
@@ -128,15 +128,16 @@ class _Sizing:
             Figure(f"{name}: a warm agent adds (PSS)", (warm - bare) / WARM, "MiB"),
             Figure("  of it private (USS)", private_warm, "MiB"),
             Figure(f"{name}: a call adds (PSS)", (busy - warm) / CALLS, "MiB"),
-            Figure("  an agent in a call, private (USS)", private_busy, "MiB"),
+            Figure("  an agent in a call, private (USS), mean", mean(private_busy), "MiB"),
+            Figure("  an agent in a call, private (USS), largest", max(private_busy), "MiB"),
             Figure("Valkey, where it is embedded (PSS)", valkey, "MiB"),
             Figure("programs at rest", at_rest, MINUTE),
+            Figure(f"  with {WARM} warm agents", with_waiting, MINUTE),
+            Figure(f"  with {WARM} warm agents and {CALLS} calls", with_calls, MINUTE),
             Figure("a warm agent", of_waiting / WARM, MINUTE),
-            Figure("  and the programs for it", (with_waiting - at_rest) / WARM, MINUTE),
             Figure(f"an agent in a call, {during}", of_calls / CALLS, MINUTE),
-            Figure("  and the programs for it", (with_calls - with_waiting) / CALLS, MINUTE),
             Figure("Valkey at rest", redis_at_rest, MINUTE),
-            Figure(f"Valkey with {CALLS} calls", redis_with_calls, MINUTE),
+            Figure(f"  with {WARM} warm agents and {CALLS} calls", redis_with_calls, MINUTE),
         ]
 
 
