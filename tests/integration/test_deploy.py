@@ -32,7 +32,7 @@ def test_valkey_has_its_password_and_nobody_sees_it(tmp_path: Path) -> None:
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VALKEY_PASSWORD": PASSWORD}
     process = subprocess.Popen(
         [shell, flag, script.replace("--dir /data ", f"--dir {tmp_path}/data ")],
-        env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
         # redis-py types every reply as bytes or str, whatever decode_responses says.
@@ -57,6 +57,7 @@ def test_valkey_has_its_password_and_nobody_sees_it(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
     assert not alive(process.pid)
