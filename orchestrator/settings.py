@@ -8,6 +8,7 @@ import base64
 import binascii
 import contextlib
 import ipaddress
+import os
 import re
 import socket
 from pathlib import Path
@@ -22,6 +23,17 @@ from orchestrator.errors import Preflight
 
 def _node_id(value: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "-", value)[:64]
+
+
+def _own_name() -> str:
+    """Return the name of a node that was given none: the host's.
+
+    On Railway two containers overlap during a deploy, and nothing says that their host names differ. What differs in
+    Railway's ids, whichever kind of UUID they are, is their end: of one kind the beginning is the time.
+    """
+    ids = (os.environ.get(f"RAILWAY_{kind}_ID", "") for kind in ("DEPLOYMENT", "REPLICA"))
+    tails = [found[-8:] for found in ids if found]
+    return "-".join(["railway", *tails]) if tails else socket.gethostname()
 
 
 def _rate(value: str) -> str:
@@ -97,8 +109,9 @@ class NodeSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, validate_default=True)
 
-    node_id: Annotated[str, AfterValidator(_node_id)] = Field(default_factory=socket.gethostname)
-    """Name of this node; stable across restarts, unique among the nodes that share one Redis."""
+    node_id: Annotated[str, AfterValidator(_node_id)] = Field(default_factory=_own_name)
+    """Name of this node; stable across restarts, unique among the nodes that share one Redis. Default: the host's, and
+    on Railway the ends of the deployment's and the replica's ids."""
     run_dir: Path = Path(".run")
     """Folder for sockets, state, logs and generated secrets of this node."""
     redis_url: Annotated[str | None, BeforeValidator(_empty_is_none), AfterValidator(_redis)] = None

@@ -98,3 +98,17 @@ def test_a_drain_that_supervisord_would_kill_is_named() -> None:
     )
     assert kill_window.drain_warning(Settings(drain_seconds=30), 33) is None
     assert kill_window.drain_warning(Settings(drain_seconds=0), 1) is None
+
+
+def test_the_documentation_tells_these_numbers() -> None:
+    page = " ".join((up.CONFIGURATION.parent / "docs/deploy.md").read_text().split())
+    told = page[page.index("## Kill windows") :]
+    settings = Settings(redis_url="redis://far", livekit_url="wss://far")
+    after = kill_window.stopping(settings)
+    assert f"needs {kill_window.DRAIN_MARGIN:g} s for the end of the drain, and up to {after:g} s" in told
+    assert f"({kill_window.stopping(Settings()):g} s with the embedded Valkey and LiveKit server)" in told
+    wanted = kill_window.drain_limit(settings) + after
+    assert f"With DRAIN_SECONDS={settings.drain_seconds:g} a node wants {wanted:g} s" in told
+    for window, drain in ((340 - 5, 300), (150, 120), (120, 95)):
+        assert str(drain) in told
+        assert not kill_window.warning(settings.model_copy(update={"drain_seconds": drain}), {DRAINING: str(window)})

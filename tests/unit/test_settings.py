@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,28 @@ def test_the_host_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_rate_is_parsed() -> None:
     rate = Settings(rate_limit="200/hour").rate
     assert (rate.amount, rate.get_expiry()) == (200, 3600)
+
+
+def test_two_containers_of_one_railway_service_are_two_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def name(deployment: str, replica: str) -> str:
+        monkeypatch.setenv("RAILWAY_DEPLOYMENT_ID", deployment)
+        monkeypatch.setenv("RAILWAY_REPLICA_ID", replica)
+        return Settings().node_id
+
+    # Of one day, as UUIDs of version 7 begin with the time; the replica's id may or may not be one of its deployment.
+    old, new = "01993c8e-71b2-7d40-b2a1-0c6c2f9d5e11", "01993c8e-71b2-7d40-b2a1-0c6c3a77e2b9"
+    replica = "3f0c9f5e-5a0e-4c39-9c7e-7d1b7f6a2d42"
+    names = {name(old, replica), name(new, replica), name(new, replica[:-1] + "3")}
+    assert len(names) == 3
+    assert all(re.fullmatch(r"railway-[A-Za-z0-9_-]{1,32}", found) for found in names)
+    assert name(old, replica) == name(old, replica), "a restart is the same node"
+    assert name("", replica) == "railway-7f6a2d42"
+    monkeypatch.setenv("NODE_ID", "mine")
+    assert name(old, replica) == "mine"
+
+
+def test_elsewhere_a_node_has_the_name_of_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("NODE_ID", "RAILWAY_DEPLOYMENT_ID", "RAILWAY_REPLICA_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(socket, "gethostname", lambda: "voice.example")
+    assert Settings().node_id == "voice-example"
