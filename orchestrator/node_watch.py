@@ -50,7 +50,7 @@ T = TypeVar("T")
 #: Seconds between two rounds of each loop.
 SHIP_SECONDS = 0.25
 DEADLINE_SECONDS = 0.25
-NODE_BEAT_SECONDS = 2.0
+NODE_BEAT_SECONDS = 1.0
 RECONCILE_SECONDS = 5.0
 RECONNECT_SECONDS = 0.5
 

@@ -75,7 +75,7 @@ async def describe_health(parts: Services) -> HealthReply:
     queued = counts.pop("celery")
     warnings = []
     if not nodes:
-        warnings.append("no Celery worker has reported within 30 s: misses and refills wait")
+        warnings.append("no Celery worker has reported within 10 s: misses and refills wait")
     warnings += [
         f"two nodes call themselves {name}: give each a NODE_ID of its own"
         for name, fields in nodes.items()

@@ -1,5 +1,6 @@
 """`orchestrator up`: looks whether the node can start, gets what is missing, and becomes supervisord."""
 
+import asyncio
 import contextlib
 import ctypes
 import math
@@ -16,8 +17,9 @@ from dotenv import dotenv_values
 
 from orchestrator.cli import livekit_server, ports
 from orchestrator.cli.secrets import generated
-from orchestrator.errors import Preflight
+from orchestrator.errors import Preflight, SchemaMismatch, StoreUnavailable
 from orchestrator.settings import Settings
+from orchestrator.store import Store
 
 #: Bytes that a Unix socket's path may have (Linux 107, macOS 103), less the suffix of supervisord's temporary name.
 _SOCKET_PATH = 92
@@ -71,6 +73,7 @@ def up() -> NoReturn:
     except OSError as failure:
         raise Preflight(f"RUN_DIR={settings.run_dir} cannot be used: {failure}. Set another RUN_DIR.") from None
     check_ports(settings)
+    check_schema(settings)
     environment = in_dot_env() | os.environ | node_environment(settings, run_dir)
     _adopt_orphans()
     # In a group of its own, as the programs: Ctrl-C is for supervisord alone, which ends it.
@@ -166,6 +169,23 @@ def check_ports(settings: Settings) -> None:
     for setting, host, port, udp in needed_ports(settings):
         if who := ports.holder(host, port, udp=udp):
             raise Preflight(f"port {port} is held by {who}: stop that, or set {setting} to a free port.")
+
+
+def check_schema(settings: Settings) -> None:
+    """Raise `Preflight` when Redis holds what this release cannot share. Where none answers, the node waits for it."""
+    if not settings.redis_url:
+        return
+
+    async def look() -> None:
+        async with Store(settings.redis_url or "", name="up", keep_seconds=1) as store:
+            await store.agree()
+
+    try:
+        asyncio.run(look())
+    except SchemaMismatch as failure:
+        raise Preflight(failure.detail) from None
+    except StoreUnavailable:
+        return
 
 
 def _adopt_orphans() -> None:

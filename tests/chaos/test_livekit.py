@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,16 +14,14 @@ import pytest
 from livekit import api
 
 from agents.caller import Call
-from orchestrator.cli import livekit_server
-from orchestrator.cli.up import _LIVEKIT_YAML
 from tests.chaos.conftest import LONG
+from tests.support import livekit
 from tests.support.ear import Ear
 from tests.support.hurt import talking
 from tests.support.node import Node
-from tests.support.processes import free_ports, poll, stop
+from tests.support.processes import poll
 from tests.support.proxy import FaultProxy
 
-KEY, SECRET = "testkey", "a-secret-of-the-tests-that-is-long-enough"
 SETTINGS = {"USER_JOIN_SECONDS": 600, "USER_GONE_SECONDS": 30}
 AWAY = 60 if LONG else 10
 
@@ -34,25 +31,8 @@ def server(short_folder: Path) -> Iterator[int]:
     """A LiveKit server of the tests' own; its port."""
     folder = short_folder / "lkserver"
     folder.mkdir()
-    port = free_ports(3)
-    text = _LIVEKIT_YAML.format(port=port, tcp=port + 1, udp=port + 2, key=KEY, secret=SECRET)
-    (folder / "livekit.yaml").write_text(text)
-    with (folder / "log").open("wb") as log:
-        command = [str(livekit_server.obtain()), "--config", str(folder / "livekit.yaml")]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            poll(lambda: _answers(port), "LiveKit answers", 60)
-            yield port
-        finally:
-            process.send_signal(signal.SIGCONT)
-            stop(process)
-
-
-def _answers(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}", timeout=2).is_success
-    except httpx.HTTPError:
-        return False
+    with livekit.server(folder) as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +42,7 @@ def proxied(short_folder: Path, server: int) -> Iterator[tuple[Node, FaultProxy]
     folder.mkdir()
     with FaultProxy("127.0.0.1", server) as proxy:
         urls = {"LIVEKIT_URL": f"ws://127.0.0.1:{proxy.port}", "LIVEKIT_PUBLIC_URL": f"ws://127.0.0.1:{server}"}
-        keys = {"LIVEKIT_API_KEY": KEY, "LIVEKIT_API_SECRET": SECRET}
+        keys = {"LIVEKIT_API_KEY": livekit.KEY, "LIVEKIT_API_SECRET": livekit.SECRET}
         settings = {"AGENT_MODULE": "agents.echo", "POOL_TARGET": 3}
         with Node(folder, **settings | SETTINGS | urls | keys) as node:
             yield node, proxy

@@ -67,7 +67,7 @@ GUARDS = (
     guard(
         "the cap is looked at where the agent is taken",
         "chaos/test_capacity.py::test_the_cap_holds_at_every_moment_of_a_rush",
-        (ASSIGN, "local crowded = live_sessions() >= policy('maxSessions') or", "local crowded ="),
+        (ASSIGN, "local crowded = live_sessions() >= most or", "local crowded ="),
     ),
     guard(
         "the end of a session and the next one's turn are one step",
@@ -107,7 +107,11 @@ GUARDS = (
     guard(
         "shrinking takes from the pool only",
         "chaos/test_capacity.py::test_a_storm_of_starts_while_the_pool_is_resized",
-        (f"{LUA}/pool_surplus.lua", "redis.call('SRANDMEMBER', 'pool:ready')", "redis.call('SRANDMEMBER', 'agents')"),
+        (
+            f"{LUA}/pool_surplus.lua",
+            "redis.call('SINTER', 'pool:ready', 'pool:stale')[1] or above_share(want)",
+            "redis.call('SRANDMEMBER', 'agents')",
+        ),
     ),
     guard(
         "starts are counted by the peer's address",

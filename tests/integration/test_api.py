@@ -279,6 +279,7 @@ async def test_agents_do_not_boot(http: httpx.AsyncClient, store: Store, raw: re
     assert (warm_one.status_code, warm_one.json()["sessionId"]) == (200, agent_id), "who is warm is still handed out"
 
     is_problem(await http.post("/api/breaker/close"), 401, "unauthorized")
+    await beat(store)
     closed = (await http.post("/api/breaker/close", headers=ADMIN)).json()
     assert closed == {"success": True, "state": "closed", "failures": 0, "cause": None, "retryIn": 0}
     assert (await start(http, "grace")).status_code == 202
@@ -300,7 +301,9 @@ async def test_a_node_drains(http: httpx.AsyncClient, store: Store, raw: redis.R
         "success": True, "node": "api-test", "draining": False, "sessions": 1, "agents": 2, "warm": 1, "most": None,
         "host": True, "short": None, "version": None,
     }  # fmt: skip
-    assert (await http.get(path, headers=ADMIN)).json() == here
+    found = (await http.get(path, headers=ADMIN)).json()
+    assert found.pop("heard") > 0
+    assert found == here
     for method, each in (("GET", path), ("POST", f"{path}/drain")):
         is_problem(await http.request(method, each), 401, "unauthorized")
         unknown = await http.request(method, each.replace("api-test", "elsewhere"), headers=ADMIN)
@@ -308,7 +311,7 @@ async def test_a_node_drains(http: httpx.AsyncClient, store: Store, raw: redis.R
         bad = await http.request(method, each.replace("api-test", "a%20b"), headers=ADMIN)
         is_problem(bad, 422, "malformed_request")
 
-    assert (await http.post(f"{path}/drain", headers=ADMIN)).json() == here | {"draining": True}
+    assert (await http.post(f"{path}/drain", headers=ADMIN)).json().items() >= (here | {"draining": True}).items()
     assert (await http.get(path, headers=ADMIN)).json()["draining"] is True
     answer = await start(http, "grace")
     is_problem(answer, 503, "draining")
@@ -605,7 +608,7 @@ async def test_every_route_has_an_example(http: httpx.AsyncClient) -> None:
     routes = {
         f"{method} {path}": route for path, methods in schema["paths"].items() for method, route in methods.items()
     }
-    assert len(routes) == 21
+    assert len(routes) == 23
     for name, route in routes.items():
         assert route["summary"], name
         success = next(answer for status, answer in route["responses"].items() if status.startswith("20"))

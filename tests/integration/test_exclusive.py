@@ -19,12 +19,15 @@ PROCESSES, STARTS, CONNECTIONS = 8, 1000, 32
 
 def look_then_take(source: str) -> str:
     """Return the assignment as it must not be: it looks at the pool, and takes what it saw in a second call."""
-    body = source.replace("local id = redis.call('SPOP', 'pool:ready')", "local id = ARGV[13]")
-    body = body.replace("return id, fields end\n  end", "return id, fields end\n  return nil end")
+    body = source.replace("local id = redis.call('SPOP', 'pool:ready')", "local id = ARGV[14]")
+    body = body.replace(
+        "if found then return found, fields end\n  end\nend",
+        "if found then return found, fields end\n  return nil end end",
+    )
     # What would be refused as an illegal move is what a non-atomic take never notices.
     body = body.replace("if not from or not AGENT_MOVES[from] or not AGENT_MOVES[from][to] then", "if false then")
     return body.replace("if fields[1] == 'ready' and", "if").replace(
-        "if agent and redis.call('EXISTS', 'session:' .. id) == 1 then", "if false then"
+        "if agent and redis.call('ZSCORE', 'sessions', id) then", "if false then"
     )
 
 
@@ -37,7 +40,22 @@ async def _starts(url: str, first: int, count: int, mutant: bool, gate: Any) -> 
 
             async def start(user: str) -> str:
                 seen = await redis_client.srandmember("pool:ready")
-                arguments = [user, new_id("session"), new_id("room"), "{}", 60, 99_999, 60_000, "", 1, "", "", "", seen]
+                arguments = [
+                    user,
+                    new_id("session"),
+                    new_id("room"),
+                    "{}",
+                    60,
+                    99_999,
+                    60_000,
+                    "",
+                    1,
+                    "",
+                    "",
+                    "",
+                    0,
+                    seen,
+                ]
                 return str((await script(args=arguments))[1])
         else:
 

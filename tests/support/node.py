@@ -148,7 +148,8 @@ class Node:
     @property
     def admin(self) -> dict[str, str]:
         """Headers of an administrator."""
-        return {"Authorization": f"Bearer {self.secrets['ADMIN_TOKEN']}"}
+        token = self.environment.get("ADMIN_TOKEN") or self.secrets["ADMIN_TOKEN"]
+        return {"Authorization": f"Bearer {token}"}
 
     def begin(self, user: str, **body: Any) -> dict[str, Any]:
         """Start a session."""

@@ -25,8 +25,8 @@ local MOST_REPLACEMENTS = 2
 local FOUND_DEAD = 'found dead at assignment'
 -- A call leaves a node that stops: nobody has failed, so it is not counted against the session.
 local HANDED_OVER = 'node_draining: the node stops, the call goes on elsewhere'
--- What is left of a node's record (10 s, renewed every 2 s) when it has missed two beats: others are asked first.
-local LATE_MS = 5000
+-- What is left of a node's record (10 s, renewed every second) when it has missed two beats: others are asked first.
+local LATE_MS = 7500
 -- The share of errors is that of the sessions that were over within so many minutes.
 local OUTCOME_MINUTES = 5
 -- What the operator's webhook is to be told, is kept as long as its delivery may take to be queued.

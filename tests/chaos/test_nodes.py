@@ -1,0 +1,224 @@
+"""Three whole nodes on one Redis and one LiveKit: each has its share, one is emptied, one vanishes during calls."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from agents.caller import Call
+from tests.support import livekit
+from tests.support.agreement import os_agents
+from tests.support.ear import Ear
+from tests.support.hurt import connected, live, talking
+from tests.support.node import Node
+from tests.support.processes import alive, free_ports, poll, start_valkey, stop
+
+NAMES = ("a", "b", "c")
+POOL, DRAIN = 6, 4
+
+
+@dataclass
+class House:
+    """Nodes that share a Redis, which none of them runs."""
+
+    nodes: dict[str, Node]
+    raw: "redis.Redis"
+
+    def listed(self, by: Node | None = None) -> dict[str, dict[str, Any]]:
+        """Return what `orchestrator nodes` says, by node."""
+        told = json.loads((by or self.nodes["a"]).command("nodes", "--json").stdout)
+        return {each["node"]: each for each in told["nodes"]}
+
+    def shared(self, *names: str) -> bool:
+        """Whether these nodes, and no others, have their shares of the pool."""
+        warm = {name: self.raw.scard(f"node:{name}:warm") for name in names}
+        return set(warm.values()) == {POOL // len(names)} and self.raw.scard("pool:ready") == POOL
+
+    def quiet(self) -> None:
+        """End every session, and wait until each node has its share again."""
+        for state in ("queued", "starting", "ready", "active"):
+            kind = "zrange" if state == "queued" else "smembers"
+            for session_id in getattr(self.raw, kind)(f"session:{state}", *((0, -1) if state == "queued" else ())):
+                self.nodes["a"].end(session_id)
+        poll(lambda: live(self.raw) == 0 and self.shared(*NAMES), "every node has its share", 60)
+
+
+@pytest.fixture(scope="module")
+def house(short_folder: Path) -> Iterator[House]:
+    folder = short_folder / "house"
+    (folder / "redis").mkdir(parents=True)
+    (folder / "livekit").mkdir()
+    port = free_ports()
+    valkey = start_valkey(folder / "redis", port)
+    with contextlib.ExitStack() as stack:
+        stack.callback(stop, valkey)
+        livekit_port = stack.enter_context(livekit.server(folder / "livekit"))
+        settings = {
+            "REDIS_URL": f"redis://127.0.0.1:{port}/0", "ADMIN_TOKEN": "whoever-runs-all-three",
+            "LIVEKIT_URL": f"ws://127.0.0.1:{livekit_port}", "LIVEKIT_API_KEY": livekit.KEY,
+            "LIVEKIT_API_SECRET": livekit.SECRET, "AGENT_MODULE": "agents.echo", "POOL_TARGET": POOL,
+            "USER_JOIN_SECONDS": 600, "DRAIN_SECONDS": DRAIN, "GOODBYE_SECONDS": 1,
+        }  # fmt: skip
+        nodes = {}
+        for name in NAMES:
+            (folder / name).mkdir()
+            nodes[name] = Node(folder / name, NODE_ID=name, **settings)
+            stack.enter_context(nodes[name])
+        with connected(nodes["a"]) as raw:
+            yield House(nodes, raw)
+
+
+@pytest.fixture
+def three(house: House) -> Iterator[House]:
+    """The house when nothing happens in it."""
+    house.quiet()
+    yield house
+    house.quiet()
+    for node in house.nodes.values():
+        node.clean()
+
+
+def where(house: House, session_id: str) -> str:
+    """Return the node that serves a session."""
+    return str(house.raw.hget(f"session:{session_id}", "node"))
+
+
+def test_each_has_its_share_and_starts_go_where_there_is_most_room(three: House) -> None:
+    begun = [three.nodes["a"].begin(f"user{number}")["sessionId"] for number in range(6)]
+    assert Counter(where(three, each) for each in begun) == dict.fromkeys(NAMES, 2)
+    found = three.listed()
+    assert {name: (node["sessions"], node["draining"]) for name, node in found.items()} == dict.fromkeys(
+        NAMES, (2, False)
+    )
+    shown = three.nodes["b"].command("nodes").stdout
+    assert all(f"{name} " in shown for name in NAMES), shown
+    assert "in service" in shown
+
+
+def test_a_user_comes_back_to_the_same_node(three: House) -> None:
+    node = three.nodes["a"]
+    first = node.begin("loyal", affinity="node")["sessionId"]
+    home = where(three, first)
+    node.end(first)
+    three.quiet()
+    others = [node.begin(f"other{number}")["sessionId"] for number in range(3)]
+    for each in others:
+        if where(three, each) != home:
+            node.end(each)
+    poll(lambda: three.raw.scard(f"node:{home}:busy") == live(three.raw) == 1, "its node alone has a call")
+    assert where(three, node.begin("loyal", affinity="node")["sessionId"]) == home
+    assert where(three, node.begin("plain")["sessionId"]) != home
+
+
+async def call_on(house: House, name: str, by: Node) -> Call:
+    """Return a call that a node serves; others that were tried on the way are over."""
+    tried = []
+    for number in range(6):
+        call = await talking(by, f"caller{number}-{time.monotonic_ns()}")
+        if where(house, call.session_id) == name:
+            for each in tried:
+                await each.hang_up()
+            return call
+        tried.append(call)
+    raise AssertionError(f"no call came to {name}")
+
+
+@pytest.mark.timeout(180)
+async def test_one_that_is_drained_hands_its_calls_over(three: House) -> None:
+    node = three.nodes["a"]
+    call = await call_on(three, "b", node)
+    try:
+        before = await call.look()
+        async with Ear(call) as ear:
+            done = await asyncio.to_thread(node.command, "drain", "b", "--wait")
+            assert "takes no more sessions" in done.stdout
+            assert "it is empty" in done.stdout
+            await asyncio.to_thread(poll, lambda: not os_agents(three.nodes["b"]), "its agents are gone", 20)
+            begun = [node.begin(f"meanwhile{number}")["sessionId"] for number in range(4)]
+            assert "b" not in {where(three, each) for each in begun}
+            await call.next_sound()
+        after = await call.look()
+        assert (after["status"], after["takeovers"]) == ("active", 0)
+        assert where(three, call.session_id) != "b"
+        assert after["agentPid"] != before["agentPid"]
+        assert ear.silence < 3, f"{ear.silence:.2f} s of silence"
+        assert three.listed()["b"]["draining"] is True
+        node.command("undrain", "b")
+        assert three.listed()["b"]["draining"] is False
+    finally:
+        await call.hang_up()
+
+
+def kill_everything(node: Node) -> float:
+    """Have a node vanish: every process of it is killed, and none is told. Returns when."""
+    assert node.process is not None
+    killed = time.monotonic()
+    os.kill(node.process.pid, signal.SIGKILL)  # first: it would start the others anew
+    while pids := node.pids():
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    node.process.wait(10)
+    return killed
+
+
+def leads(node: Node) -> bool:
+    """Whether this node's beat runs the schedule, or did last."""
+    return "this beat leads" in node.log("beat")
+
+
+@pytest.mark.timeout(300)
+async def test_one_that_vanishes_is_replaced_by_the_others(three: House) -> None:
+    leading = [name for name, node in three.nodes.items() if leads(node)]
+    assert len(leading) == 1, "one schedule runs"
+    (lost,) = leading
+    left = [name for name in NAMES if name != lost]
+    node = three.nodes[left[0]]
+    victim, other = await call_on(three, lost, node), await call_on(three, left[1], node)
+    try:
+        await asyncio.to_thread(poll, lambda: three.shared(*NAMES), "the pool is full", 30)
+        async with Ear(other) as ear:
+            killed = kill_everything(three.nodes[lost])
+            begun = [node.begin(f"right-after{number}")["sessionId"] for number in range(3)]
+            while (heard := await victim.next_sound()) - killed < 1:
+                pass  # what was on its way
+            after = await victim.look()
+            assert (after["status"], after["takeovers"]) == ("active", 1)
+            assert where(three, victim.session_id) in left
+            assert heard - killed < 12, f"{heard - killed:.2f} s of silence"
+            await other.next_sound()
+        assert ear.silence < 3, f"a call elsewhere was silent for {ear.silence:.2f} s"
+
+        def served() -> bool:
+            found = [three.raw.hgetall(f"session:{each}") for each in begun]
+            return all(
+                each["status"] == "ready" and each["node"] in left and alive(int(each["agentPid"])) for each in found
+            )
+
+        await asyncio.to_thread(poll, served, "who started right after has a living agent", 20)
+        await asyncio.to_thread(poll, lambda: lost not in three.listed(node), "it is not listed any more", 20)
+        await asyncio.to_thread(poll, lambda: three.shared(*left), "the others have the whole pool", 30)
+        assert not three.raw.scard(f"node:{lost}:warm")
+        assert not three.raw.scard(f"node:{lost}:busy")
+        ticked = float(three.raw.hget("beat:ticks", "beat") or 0)
+        await asyncio.to_thread(
+            poll, lambda: float(three.raw.hget("beat:ticks", "beat")) > max(ticked, time.time() - 5),
+            "another node runs the schedule", 45,
+        )  # fmt: skip
+        again = three.nodes[lost]
+        again.output.unlink()
+        await asyncio.to_thread(again.start)
+        await asyncio.to_thread(poll, lambda: three.shared(*NAMES), "it has its share again", 60)
+    finally:
+        await victim.hang_up()
+        await other.hang_up()

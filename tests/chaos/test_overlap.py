@@ -1,0 +1,126 @@
+"""A deploy as platforms do it: a second container comes up beside the first on one Redis, and takes its place."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support import livekit
+from tests.support.ear import Ear
+from tests.support.hurt import connected, talking
+from tests.support.node import Node
+from tests.support.processes import alive, free_ports, poll, start_valkey, stop
+from tests.support.sampler import Sampler
+
+POOL, DRAIN, OVERLAP = 3, 6, 5
+
+
+@pytest.fixture
+def settings(short_folder: Path) -> Iterator[dict[str, Any]]:
+    """What both containers are given: a Redis and a LiveKit server that outlive them."""
+    folder = short_folder / "overlap"
+    (folder / "redis").mkdir(parents=True)
+    (folder / "livekit").mkdir()
+    port = free_ports()
+    valkey = start_valkey(folder / "redis", port)
+    try:
+        with livekit.server(folder / "livekit") as livekit_port:
+            yield {
+                "REDIS_URL": f"redis://127.0.0.1:{port}/0", "ADMIN_TOKEN": "the-same-for-both",
+                "LIVEKIT_URL": f"ws://127.0.0.1:{livekit_port}", "LIVEKIT_API_KEY": livekit.KEY,
+                "LIVEKIT_API_SECRET": livekit.SECRET, "AGENT_MODULE": "agents.echo", "POOL_TARGET": POOL,
+                "USER_JOIN_SECONDS": 600, "DRAIN_SECONDS": DRAIN, "GOODBYE_SECONDS": 1, "TRUSTED_PROXY": "railway",
+                "RAILWAY_SERVICE_ID": "one-service", "RAILWAY_DEPLOYMENT_DRAINING_SECONDS": 40,
+            }  # fmt: skip
+    finally:
+        stop(valkey)
+
+
+def container(folder: Path, deployment: str, settings: dict[str, Any]) -> Node:
+    """Return a node as Railway's variables make it: nobody gives it a name."""
+    folder.mkdir()
+    node = Node(folder, **settings, RAILWAY_DEPLOYMENT_ID=deployment, RAILWAY_REPLICA_ID=f"replica-of-{deployment}")
+    del node.environment["NODE_ID"]
+    return node
+
+
+class Edge:
+    """The platform's door: a user comes again and again, and is sent to the newest container that is ready."""
+
+    def __init__(self, first: Node) -> None:
+        self.to = first
+        self.begun: list[tuple[float, str]] = []
+        self._number = 0
+
+    def __call__(self) -> None:
+        self._number += 1
+        session_id = self.to.begin(f"user{self._number}")["sessionId"]
+        self.begun.append((time.monotonic(), session_id))
+        assert self.to.end(session_id)["success"]
+
+
+def ready(node: Node) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return node.http.get("/readyz").status_code == 200
+    return False
+
+
+@pytest.mark.timeout(240)
+async def test_a_call_lives_through_a_deploy_and_the_pool_is_never_empty(
+    short_folder: Path, settings: dict[str, Any]
+) -> None:
+    old = container(short_folder / "old", "deployment-1", settings)
+    new = container(short_folder / "new", "deployment-2", settings)
+    with contextlib.ExitStack() as stack:
+        stack.callback(old.stop)
+        stack.callback(new.stop)
+        await asyncio.to_thread(old.start)
+        raw = stack.enter_context(connected(old))
+        (first,) = raw.smembers("nodes")
+        call = await talking(old, "in-a-call")
+        edge = Edge(old)
+        try:
+            await asyncio.to_thread(poll, lambda: raw.scard("pool:ready") == POOL, "the pool is full")
+            with Sampler(edge, 0.25), Sampler(lambda: int(raw.scard("pool:ready")), 0.02) as warm:
+                async with Ear(call) as ear:
+                    new.start(wait=False)
+                    await asyncio.to_thread(poll, lambda: ready(new), "the new container is ready", 60, every=0.2)
+                    (second,) = raw.smembers("nodes") - {first}
+                    edge.to = new
+                    switched = time.monotonic()
+                    # The length of the overlap, which the platform gives: in it the new one's own pool fills.
+                    await asyncio.to_thread(poll, lambda: time.monotonic() - switched > OVERLAP, "the overlap", 60)
+                    assert raw.scard(f"node:{second}:warm") > 0
+                    assert old.process is not None
+                    old.process.terminate()
+                    told = time.monotonic()
+                    code = await asyncio.to_thread(old.process.wait, DRAIN + 25)
+                    gone = time.monotonic()
+                    await call.next_sound()
+                    await asyncio.to_thread(
+                        poll, lambda: len(edge.begun) and edge.begun[-1][0] > gone + 1, "more starts"
+                    )
+            after = await call.look()
+        finally:
+            await call.hang_up()
+        nodes = {session_id: str(raw.hget(f"session:{session_id}", "node")) for _, session_id in edge.begun}
+        assert code == 0
+        assert (after["status"], after["takeovers"], after["reason"]) == ("active", 0, None)
+        assert raw.hget(f"session:{call.session_id}", "node") == second
+        assert ear.silence < 3, f"{ear.silence:.2f} s of silence"
+        assert min(warm.values) >= 1, "the pool was empty"
+        reasons = {session_id: raw.hget(f"session:{session_id}", "reason") for session_id in nodes}
+        assert not [each for each in reasons.values() if "error" in str(each)], reasons
+        late = {nodes[session_id] for at, session_id in edge.begun if at > switched + 1}
+        assert late == {second}, "who came after the switch is served by the new container"
+        print(  # noqa: T201
+            f"{len(nodes)} starts, none refused; {min(warm.values)} warm agents at least; longest silence of the call "
+            f"{ear.silence:.2f} s; the old container ended {gone - told:.1f} s after SIGTERM"
+        )
+        assert alive(after["agentPid"])
+        new.clean()

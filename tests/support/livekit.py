@@ -1,0 +1,39 @@
+"""A LiveKit server of the tests' own, beside the nodes that use it."""
+
+import contextlib
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from orchestrator.cli import livekit_server
+from orchestrator.cli.up import _LIVEKIT_YAML
+from tests.support.processes import free_ports, poll, stop
+
+KEY, SECRET = "testkey", "a-secret-of-the-tests-that-is-long-enough"
+
+
+@contextlib.contextmanager
+def server(folder: Path) -> Iterator[int]:
+    """Run a server with its files in an empty folder; gives its port."""
+    port = free_ports(3)
+    text = _LIVEKIT_YAML.format(port=port, tcp=port + 1, udp=port + 2, key=KEY, secret=SECRET)
+    (folder / "livekit.yaml").write_text(text)
+    with (folder / "log").open("wb") as log:
+        command = [str(livekit_server.obtain()), "--config", str(folder / "livekit.yaml")]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            poll(lambda: _answers(port), "LiveKit answers", 60)
+            yield port
+        finally:
+            process.send_signal(signal.SIGCONT)
+            stop(process)
+
+
+def _answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}", timeout=2).is_success
+    except httpx.HTTPError:
+        return False
