@@ -12,6 +12,7 @@ import redis
 from orchestrator.api.app import create
 from orchestrator.store import Store
 from tests.support.api import on_a_port, settings
+from tests.support.pool import warm
 
 CASES = int(os.environ.get("FUZZ_CASES", "2000"))
 #: Generated cases per unit of --max-examples, about: the first run is short of CASES, the second makes up for it.
@@ -27,8 +28,11 @@ async def test_no_request_breaks_the_contract(store: Store, raw: redis.Redis, va
         seed += 1
         raw.flushall()
         async with on_a_port(app) as http:
-            for node in ("node-1", "node-2"):  # one may be drained, and starts are served all the same
+            # One may be drained, and starts are served all the same.
+            for node in ("node-1", "node-2", "api-test"):
                 await store.beat_node(node, {"host": 1, "pid": 1, "lastBeat": 0, "canaryAge": 0}, 3600)
+            await warm(store, valkey_url, 1, node="api-test")
+            assert (await http.get("/readyz")).status_code == 200, "its node has had a warm agent"
             examples = max(5, (CASES - cases) // PER_EXAMPLE)
             generated, output = await fuzz(str(http.base_url), examples, seed, tmp_path)
         assert generated, output
