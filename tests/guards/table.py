@@ -57,6 +57,7 @@ PROMOTE = (PRELUDE, "  close_session(id, to, reason)\n  promote()\n", "  close_s
 NO_DEATHS = (HOST, '"deaths": [encode(death) for death in self._deaths.values()],', '"deaths": [],')
 NO_CHECK = (WATCH, "            if finding.fault is None:\n", "            if True:\n")
 NO_SILENCE = (DUE, "function miss.beat(id)\n", "function miss.beat(id)\n  if true then return end\n")
+NO_HANDOVER = (DUE, "fields[1] == node and elsewhere then", "false then")
 NO_RECORD = (
     "orchestrator/node/birth.py", "        _record_self(agent_id, folder)\n        signal.set_wakeup_fd(-1)",
     "        signal.set_wakeup_fd(-1)",
@@ -728,5 +729,56 @@ GUARDS = (
         "only rooms that we name are deleted",
         "integration/test_webhook.py::test_rooms_of_others_are_not_even_asked_about",
         ("orchestrator/reconciler.py", "re.fullmatch(ROOM_PATTERN, session.room_name) is not None", "True"),
+    ),
+    # Several nodes
+    guard(
+        "a start goes to the node with the smallest load",
+        "chaos/test_nodes.py::test_each_has_its_share_and_starts_go_where_there_is_most_room",
+        (PRELUDE, "and 0 or 2) + load_of(node)", "and 0 or 2) - load_of(node)"),
+    ),
+    guard(
+        "a user comes back to the node of the last time",
+        "chaos/test_nodes.py::test_a_user_comes_back_to_the_same_node",
+        (PRELUDE, "node.id == prefer and 0 or 2", "2"),
+    ),
+    guard(
+        "calls that outlast a drain go on elsewhere",
+        "chaos/test_nodes.py::test_one_that_is_drained_hands_its_calls_over",
+        NO_HANDOVER,
+    ),
+    guard(
+        "whoever is left hears that a node is silent",
+        "chaos/test_nodes.py::test_one_that_vanishes_is_replaced_by_the_others",
+        NO_SILENCE,
+    ),
+    guard(
+        "a container that goes hands its calls to the one that stays",
+        "chaos/test_overlap.py::test_a_call_lives_through_a_deploy_and_the_pool_is_never_empty",
+        NO_HANDOVER,
+    ),
+    guard(
+        "a node boots its own share",
+        "integration/test_nodes.py::test_each_node_boots_its_share",
+        (f"{LUA}/pool_reserve.lua", "math.max(own, missing_agents(nodes) - others)", "missing_agents(nodes)"),
+    ),
+    guard(
+        "a node that is late is asked last",
+        "integration/test_nodes.py::test_a_node_that_is_late_is_asked_last",
+        (PRELUDE, "(node.late and 4 or", "("),
+    ),
+    guard(
+        "a node has no more calls than it has room for",
+        "integration/test_nodes.py::test_a_node_has_no_more_calls_than_it_has_room_for",
+        (PRELUDE, "return not node.most or load_of(node) < 1 end", "return true end"),
+    ),
+    guard(
+        "a miss is booted where there is most room",
+        "integration/test_nodes.py::test_a_miss_is_booted_where_there_is_most_room",
+        (f"{LUA}/agent_claim.lua", "if best and best ~= me then", "if false then"),
+    ),
+    guard(
+        "what this release does not understand it leaves alone",
+        "integration/test_nodes.py::test_a_redis_of_another_release_is_left_alone",
+        ("orchestrator/store/schema.py", "if readable_by > VERSION:", "if False:"),
     ),
 )

@@ -311,7 +311,9 @@ async def test_a_node_drains(http: httpx.AsyncClient, store: Store, raw: redis.R
         bad = await http.request(method, each.replace("api-test", "a%20b"), headers=ADMIN)
         is_problem(bad, 422, "malformed_request")
 
-    assert (await http.post(f"{path}/drain", headers=ADMIN)).json().items() >= (here | {"draining": True, "warm": 0}).items()
+    assert (await http.post(f"{path}/drain", headers=ADMIN)).json().items() >= (
+        here | {"draining": True, "warm": 0}
+    ).items()
     assert (await http.get(path, headers=ADMIN)).json()["draining"] is True
     answer = await start(http, "grace")
     is_problem(answer, 503, "draining")

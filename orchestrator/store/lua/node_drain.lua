@@ -23,7 +23,8 @@ else
 end
 local goodbye = math.min(window, policy('goodbyeMs') or 0)
 if first == 1 then
-  redis.call('HSET', 'node:' .. node, 'goodbyeMs', goodbye)
+  -- A record that it made would never run out.
+  if redis.call('EXISTS', 'node:' .. node) == 1 then redis.call('HSET', 'node:' .. node, 'goodbyeMs', goodbye) end
   expect('drain', node, window - goodbye)
 end
 return left_on(node)

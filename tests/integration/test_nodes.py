@@ -1,0 +1,235 @@
+"""Several nodes on one store: shares of the pool, where starts go, what a node may have, who is gone, which release."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+import redis
+
+from orchestrator.errors import SchemaMismatch
+from orchestrator.models import new_id
+from orchestrator.store import Store, schema
+from orchestrator.store.agent_link import AgentLink
+from tests.support.pool import assign, change, warm
+
+
+async def beat(store: Store, *nodes: str, seconds: int = 60, **fields: Any) -> None:
+    """Have nodes say that they live, with an agent host."""
+    for node in nodes:
+        await store.beat_node(node, {"host": 1, "pid": 1, "lastBeat": 1, "life": node, **fields}, seconds)
+
+
+async def reserved(store: Store, node: str, **options: str) -> int:
+    return len(await store.reserve([new_id("prewarm") for _ in range(10)], node, **options))
+
+
+async def boot(store: Store, agent_id: str, node: str) -> None:
+    assert await store.claim(agent_id, node) == ("claimed", "")
+
+
+async def test_each_node_boots_its_share(store: Store, raw: redis.Redis) -> None:
+    await beat(store, "n1", "n2", "n3")
+    raw.set("pool:proven", 1)
+    await store.set_target(7)
+    assert [await reserved(store, node) for node in ("n2", "n1", "n3", "n1")] == [2, 3, 2, 0]
+
+
+async def test_a_node_that_cannot_boot_leaves_its_share_to_the_others(store: Store, raw: redis.Redis) -> None:
+    await beat(store, "n1", "n2", "drains", "short")
+    await beat(store, "hostless", host=0)
+    await store.drain_node("drains", 60)
+    await store.memory("short", "1 MiB is free", hold_seconds=60)
+    raw.set("pool:proven", 1)
+    await store.set_target(4)
+    assert await store.memory_shortage() is None, "others have memory"
+    assert await reserved(store, "short", refused="1 MiB is free") == 0
+    assert await reserved(store, "drains") == 0
+    assert [await reserved(store, node) for node in ("n1", "n2")] == [2, 2]
+
+
+async def test_each_node_keeps_one_warm_agent_at_least(store: Store, raw: redis.Redis) -> None:
+    await beat(store, "n1", "n2", "n3")
+    raw.set("pool:proven", 1)
+    await store.set_target(1)
+    assert [await reserved(store, node) for node in ("n1", "n2", "n3")] == [1, 1, 1]
+    await store.set_target(0)
+    assert await reserved(store, "n1") == 0
+
+
+async def test_a_refill_wakes_the_others_for_their_shares(store: Store, raw: redis.Redis) -> None:
+    await beat(store, "n1", "n2")
+    raw.set("pool:proven", 1)
+    await store.set_target(4)
+    await reserved(store, "n1")
+    assert await store.wait_wake("n2")
+    assert raw.llen("pool:wake:n1") == 0
+
+
+async def three_nodes(store: Store, raw: redis.Redis, url: str, each: int, **fields: Any) -> None:
+    await beat(store, "n1", "n2", "n3", **fields)
+    raw.set("pool:proven", 1)
+    await store.set_target(3 * each)
+    for node in ("n1", "n2", "n3"):
+        ids = await store.reserve([new_id("prewarm") for _ in range(each)], node)
+        assert len(ids) == each
+        for agent_id in ids:
+            await boot(store, agent_id, node)
+            link = AgentLink(url, agent_id)
+            await link.ready(1)
+            await link.close()
+
+
+async def where(store: Store, user: str, **options: Any) -> str:
+    """Start a session; returns the node of its agent, or the outcome where it gets none."""
+    found = await assign(store, user, **options)
+    return found.node or found.outcome
+
+
+async def test_starts_go_to_the_node_with_the_smallest_load(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await three_nodes(store, raw, valkey_url, 3)
+    first = Counter([await where(store, f"user{number}") for number in range(3)])
+    assert first == Counter(n1=1, n2=1, n3=1)
+    await store.drain_node("n2", 60)
+    assert Counter([await where(store, f"later{number}") for number in range(4)]) == Counter(n1=2, n3=2)
+
+
+async def test_a_node_that_is_late_is_asked_last(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await three_nodes(store, raw, valkey_url, 2)
+    await beat(store, "n1", seconds=5)
+    assert {await where(store, f"user{number}") for number in range(4)} == {"n2", "n3"}
+    assert await where(store, "nobody-else-is-warm") == "n1"
+
+
+async def test_a_user_comes_back_to_the_node_of_the_last_time(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await three_nodes(store, raw, valkey_url, 3)
+    home = await where(store, "loyal", affinity=True)
+    session_id = raw.get("session:user:loyal") or ""
+    await store.end_session(session_id, "ended", "enough")
+    assert await where(store, "somebody") != home or await where(store, "else") != home
+    # Its node has more calls than the others now, or as many.
+    for number in range(4):
+        if raw.scard(f"node:{home}:busy") < 1:
+            await where(store, f"fills{number}")
+    assert await where(store, "loyal", affinity=True) == home
+
+
+async def test_a_node_has_no_more_calls_than_it_has_room_for(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await three_nodes(store, raw, valkey_url, 3, sessions=1)
+    await beat(store, "n3", sessions=2)
+    served = [await where(store, f"user{number}") for number in range(5)]
+    assert Counter(served) == Counter(n1=1, n2=1, n3=2, queued=1)
+    assert (await store.capacity("n1")).most == 4
+    # Room on a node is the line's at once.
+    ended = next(raw.smembers(f"node:{node}:busy") for node in ("n2",)).pop()
+    await store.end_session(raw.hget(f"agent:{ended}", "sessionId") or "", "ended", "enough")
+    assert raw.zcard("session:queued") == 0
+    assert raw.scard("node:n2:busy") == 1
+
+
+async def test_a_miss_is_booted_where_there_is_most_room(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await three_nodes(store, raw, valkey_url, 1)
+    for number in range(3):
+        await where(store, f"user{number}")
+    await store.end_session(raw.hget(f"agent:{raw.smembers('node:n3:busy').pop()}", "sessionId") or "", "ended", "x")
+    await store.set_target(0)
+    missed = (await assign(store, "miss")).session_id
+    assert await store.claim(missed, "n1", anywhere=True) == ("elsewhere", "n3")
+    assert await store.claim(missed, "n3") == ("claimed", "")
+    assert await store.claim(missed, "n1") == ("taken", "")
+
+
+async def test_calls_that_outlast_a_drain_go_on_elsewhere(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await three_nodes(store, raw, valkey_url, 1)
+    call = await assign(store, "ada")
+    link = AgentLink(valkey_url, call.agent_id)
+    await link.next_message()
+    await link.joined()
+    await link.presence(call.session_id, present=True)
+    await link.turn(call.session_id, {"role": "user", "text": "My name is Ada."})
+    await change(store, goodbyeMs=0)
+    await store.drain_node(call.node, 0)
+    raw.zadd("deadlines", {f"drain|{call.node}": 0})
+    await store.due()
+    found = raw.hgetall(f"session:{call.session_id}")
+    assert found["node"] != call.node
+    assert (found["status"], found.get("takeovers"), found["handovers"]) == ("ready", None, "1")
+    assert (await link.next_message() or {})["type"] == "stop"
+    await link.close()
+    heir = AgentLink(valkey_url, found["agentId"])
+    told = await heir.next_message() or {}
+    await heir.close()
+    assert told["takeovers"] == 1, "it has to say that it goes on"
+    assert told["conversation"] == [{"role": "user", "text": "My name is Ada."}]
+    assert not [event for event in await store.events(call.session_id, "0-0") if event["state"] == "goodbye"]
+
+
+async def test_without_another_node_a_drain_says_goodbye(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await beat(store, "n1")
+    await warm(store, valkey_url, 2)
+    call = await assign(store, "ada")
+    await store.drain_node("n1", 0)
+    raw.zadd("deadlines", {"drain|n1": 0})
+    await store.due()
+    assert raw.hget(f"session:{call.session_id}", "agentId") == call.agent_id
+    assert raw.zscore("deadlines", f"goodbye|{call.session_id}")
+
+
+async def test_a_second_node_of_the_same_name_is_heard(store: Store) -> None:
+    first, second = {"host": 1, "life": "one"}, {"host": 1, "life": "two"}
+    assert await store.beat_node("n1", first, 60) is None
+    assert await store.beat_node("n1", first, 60) == "one"
+    assert await store.beat_node("n1", second, 60) == "one"
+    assert await store.beat_node("n1", first, 60) == "two"
+
+
+async def test_who_has_vanished_is_forgotten(store: Store, raw: redis.Redis) -> None:
+    await beat(store, "n1", "n2")
+    raw.sadd("nodes", "gone")
+    raw.rpush("node.gone", "a task that nobody will take")
+    await store.drain_node("gone", 60)
+    assert await store.forget_vanished() == ["gone"]
+    assert raw.smembers("nodes") == {"n1", "n2"}
+    assert not raw.exists("node.gone", "nodes:draining", "pool:wake:gone")
+    assert raw.zscore("deadlines", "drain|gone") is None
+    assert await store.forget_vanished() == []
+
+
+async def test_warm_agents_of_a_silent_node_leave_the_pool(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await three_nodes(store, raw, valkey_url, 2)
+    (first, second) = raw.smembers("node:n2:warm")
+    for agent_id in (first, second):
+        raw.hset(f"agent:{agent_id}", "lastBeat", 0)
+        raw.zadd("deadlines", {f"beat|{agent_id}": 0})
+    await store.due()
+    assert raw.scard("node:n2:warm") == 0
+    assert raw.scard("pool:ready") == 4
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"version": str(schema.VERSION + 1), "readableBy": str(schema.VERSION + 1)}, "newer release"),
+        ({"version": str(schema.OLDEST - 1), "readableBy": "0"}, "older release"),
+    ],
+)
+async def test_a_redis_of_another_release_is_left_alone(
+    store: Store, raw: redis.Redis, found: dict[str, str], told: str
+) -> None:
+    raw.hset("schema", mapping=found)
+    with pytest.raises(SchemaMismatch, match=told) as failure:
+        await store.agree()
+    assert "REDIS_URL" in failure.value.detail
+    assert raw.hgetall("schema") == found
+
+
+async def test_a_newer_release_that_this_one_may_go_on_beside(store: Store, raw: redis.Redis) -> None:
+    newer = {"version": str(schema.VERSION + 1), "readableBy": str(schema.VERSION)}
+    raw.hset("schema", mapping=newer)
+    await store.agree()
+    assert raw.hgetall("schema") == newer, "what the newest has written stays"
+
+
+async def test_the_first_to_come_says_its_schema(store: Store, raw: redis.Redis) -> None:
+    await asyncio.gather(store.agree(), store.agree())
+    assert raw.hgetall("schema") == {"version": str(schema.VERSION), "readableBy": str(schema.READABLE_BY)}
