@@ -79,6 +79,7 @@ async def _look(store: Store, settings: Settings, host: HostClient | None) -> li
     found = [
         *(f"{key} is not a whole record" for key in sorted(seen.broken)),
         *_lists(seen),
+        *_nodes(seen),
         *_bindings(seen),
         *_caps(seen, policy),
         *_rooms(seen),
@@ -113,6 +114,20 @@ def _lists(seen: Snapshot) -> Iterator[str]:
         for each, state in states[kind].items():
             if complete and state in right and each not in seen.lists[name]:
                 yield f"{kind} {each} is {state}, and {name} does not name it"
+
+
+def _nodes(seen: Snapshot) -> Iterator[str]:
+    for node in sorted(seen.nodes):
+        here = [agent for agent in seen.agents.values() if agent.node == node]
+        right = {
+            keys.node_warm(node): {agent.id for agent in here if agent.id in seen.lists[keys.POOL_READY]},
+            keys.node_busy(node): {agent.id for agent in here if agent.state in _SERVING},
+        }
+        for name, ids in right.items():
+            for each in sorted(seen.lists[name] ^ ids):
+                agent = seen.agents.get(each)
+                what = f"agent {each}, which {_is(agent.state if agent else None)}"
+                yield f"{name} does not name {what}" if each in ids else f"{name} names {what}"
 
 
 def _bindings(seen: Snapshot) -> Iterator[str]:

@@ -539,6 +539,8 @@ class NodeWatch:
         ended, self._suspects = await upkeep.end_stale(self._store, self._suspects)
         for node in await self._store.forget_vanished():
             log.warning("node %s has vanished", node)
+        if wrong := await self._store.recount():
+            log.info("%d entries of the nodes' lists were wrong", wrong)
         return ended
 
     async def reload(self, reload_id: str) -> None:

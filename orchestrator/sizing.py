@@ -9,10 +9,10 @@ import math
 from orchestrator.settings import Settings
 
 #: MiB: supervisord, api, Celery worker, beat, drain, and the agent host with its models loaded.
-BASE_MB = 625
-#: MiB of each warm agent, and what each takes more while it talks.
+BASE_MB = 605
+#: MiB of each warm agent, and of each that is in a call: about what three at once take at most, each.
 AGENT_MB = 15
-CALL_MB = 95
+CALL_MB = 130
 #: MiB of an embedded Valkey that holds little.
 VALKEY_MB = 10
 
@@ -41,15 +41,19 @@ def warning(settings: Settings, limit_bytes: int | None) -> str | None:
 
 
 def calls_warning(settings: Settings, limit_bytes: int | None) -> str | None:
-    """Return what to change when MAX_SESSIONS calls do not fit into the memory; None when they do or none can tell."""
+    """Return what to change when as many calls as are allowed do not fit into the memory; None when they do or none
+    can tell."""
     full, limit = pool_mb(settings), math.inf if limit_bytes is None else limit_bytes >> 20
-    needed = full + settings.max_sessions * CALL_MB
+    name, most = "MAX_SESSIONS", settings.max_sessions
+    if 0 < settings.node_sessions <= most:
+        name, most = "NODE_SESSIONS", settings.node_sessions
+    needed = full + most * CALL_MB
     if needed <= limit:
         return None
     fitting = max(1, int(limit - full) // CALL_MB)
     return (
-        f"MAX_SESSIONS={settings.max_sessions} calls with offline speech need about {needed} MiB of memory, and the "
-        f"limit is {limit} MiB: lower MAX_SESSIONS to {fitting}, so that more than that wait in line, or give it "
+        f"{name}={most} calls with offline speech need about {needed} MiB of memory, and the "
+        f"limit is {limit} MiB: lower {name} to {fitting}, so that more than that wait in line, or give it "
         f"{_rounded(needed)} MiB."
     )
 

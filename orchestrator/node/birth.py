@@ -31,6 +31,8 @@ AGENT_ENVIRONMENT = frozenset(name.upper() for name in NodeSettings.model_fields
 )
 #: Says that this host's environment holds nothing that is not for agents.
 CLEAN = "AGENT_HOST_CLEAN"
+#: Of agents; everything else on a node has 0, as most processes.
+OOM_SCORE_ADJ = "300"
 #: Libraries that would start threads in the host, which must have one when it forks.
 SINGLE_THREADED = {
     "OPENBLAS_NUM_THREADS": "1",
@@ -127,6 +129,9 @@ def _become_agent(
 def _record_self(agent_id: str, folder: AgentFolder) -> None:
     """In the agent's process: write its record. Raises `FileExistsError` when the agent has a process already."""
     folder.claim(process_of(agent_id, os.getpid()))
+    # When memory ends the kernel takes an agent, whose call another one takes over; without the host there is no other.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
 
 
 def process_of(agent_id: str, pid: int) -> Process:

@@ -55,6 +55,10 @@ class Nodes(Base):
             await self._redis.delete(queue, keys.bindings(queue), keys.pool_wake(node))
         return vanished
 
+    async def recount(self) -> int:
+        """Bring the lists of each node's warm and busy agents into line with the agents; returns how much was wrong."""
+        return int(await self._scripts.call("nodes_recount"))
+
     async def drain_node(self, node: str, seconds: float) -> tuple[int, int]:
         """Take a node out of service; its calls are over after `seconds`. Returns what `node_left` does."""
         sessions, agents = await self._scripts.call("node_drain", args=[node, int(seconds * 1000)])

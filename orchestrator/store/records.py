@@ -83,6 +83,7 @@ class Snapshot:
 
     now: float
     policy: Mapping[str, int]
+    nodes: frozenset[str]
     sessions: Mapping[str, Session]
     agents: Mapping[str, Agent]
     lists: Mapping[str, frozenset[str]]

@@ -55,8 +55,15 @@ class Upkeep(Base):
             for name in (keys.SESSION_QUEUED, keys.SESSION_UNBOUND, keys.DEADLINES):
                 pipe.zrange(name, 0, -1)
             pipe.hgetall(keys.POLICY)
-            *sets, queued, unbound, deadlines, policy = await pipe.execute()
-        lists = dict(zip(_SETS, sets, strict=True)) | {keys.SESSION_QUEUED: queued, keys.SESSION_UNBOUND: unbound}
+            pipe.smembers(keys.NODES)
+            *sets, queued, unbound, deadlines, policy, nodes = await pipe.execute()
+        by_node = [name(node) for node in sorted(nodes) for name in (keys.node_warm, keys.node_busy)]
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for name in by_node:
+                pipe.smembers(name)
+            sets += await pipe.execute()
+        lists = dict(zip((*_SETS, *by_node), sets, strict=True))
+        lists |= {keys.SESSION_QUEUED: queued, keys.SESSION_UNBOUND: unbound}
         broken: set[str] = set()
         sessions = await self._records(Session.from_hash, ids["session"], keys.session, broken)
         agents = await self._records(Agent.from_hash, ids["agent"], keys.agent, broken)
@@ -69,6 +76,7 @@ class Upkeep(Base):
         return Snapshot(
             now=await self.now(),
             policy={name: int(value) for name, value in policy.items()},
+            nodes=frozenset(nodes),
             sessions=sessions,
             agents=agents,
             lists={name: frozenset(members) for name, members in lists.items()},

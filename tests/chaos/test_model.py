@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.support.model import UNPROVEN, WAITS, Bench, Dump, Model, Process, Refused
+from tests.support.model import UNPROVEN, WAITS, Bench, Dump, Model, Process, Refused, previous_release
 
 _COMMON = settings(deadline=None, stateful_step_count=50, suppress_health_check=list(HealthCheck))
 PROFILES = {
@@ -37,7 +37,7 @@ NODES = ("n1", "n2")
 STEP_MS = 2_500
 #: Everything is over after so many of them, when nothing else happens.
 LAST_STEPS = 60
-_LISTS = ("events", *(f"pool:wake:{node}" for node in NODES))
+_LISTS = ("events", "pool:wake", *(f"pool:wake:{node}" for node in NODES))
 
 picks = st.integers(0, 15)
 twice = st.booleans()
@@ -51,12 +51,14 @@ class Machine(RuleBasedStateMachine):
     url: ClassVar[str]
     mutate: ClassVar[Callable[[str, str], str]] = staticmethod(lambda _, source: source)
     bench: ClassVar[Bench | None] = None
+    mixed: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
-        if Machine.bench is None:
-            Machine.bench = Bench(self.url, self.mutate)
-        self.b = Machine.bench
+        if type(self).bench is None:
+            type(self).bench = Bench(self.url, self.mutate, previous_release() if self.mixed else None)
+        assert self.bench
+        self.b = self.bench
         self.count = 0
         self.sound = True
         self.rooms: dict[str, str] = {}
@@ -69,7 +71,7 @@ class Machine(RuleBasedStateMachine):
         self, cap: int, line: int, each: int, size: int, takeovers: int, takeover: int, warm: bool
     ) -> None:
         policy = {"maxSessions": cap, "queueLimit": line, "perUser": each, "webhooks": 1}
-        self.m = Model(WAITS | policy | {"maxTakeovers": takeovers, "takeover": takeover})
+        self.m = Model(WAITS | policy | {"maxTakeovers": takeovers, "takeover": takeover}, mixed=self.mixed)
         self.target = size
         self.b.clear()
         self.now = self.b.dump()
@@ -322,12 +324,16 @@ class Machine(RuleBasedStateMachine):
             expected = "gone" if broken and process.id.startswith("session_") else "claimed"
 
         def after(answer: list[str], _: Dump) -> None:
-            assert answer[0] == expected, f"a claim is {answer}, it should be {expected}"
+            # What this release has announced for a node, the one before takes for claimed.
+            taken = self.mixed and fields.get("node") and answer[0] == "taken"
+            assert taken or answer[0] == expected, f"a claim is {answer}, it should be {expected}"
             if answer[0] == "claimed":
                 process.node = node
 
-        self.do("agent_claim", process.id, node, 0, keys=[f"agent:{process.id}"], after=after,
-                same=expected == "taken" or fields.get("state") != "starting", twice=twice)  # fmt: skip
+        self.do(
+            "agent_claim", process.id, node, 0, keys=[f"agent:{process.id}"], after=after,
+            same=expected == "taken" or fields.get("state") != "starting", twice=twice and not self.mixed,
+        )  # fmt: skip
         if process.node:
             keys = [f"agent:{process.id}", f"agent:{process.id}:pid"]
             self.do("agent_spawned", process.pid, 7, "boot", process.node, process.id, keys=keys, twice=twice,
@@ -449,7 +455,10 @@ class Machine(RuleBasedStateMachine):
                 self.m.queued_at.setdefault(session, (int(now.now * 1000), 0))
                 assert now.sessions[session]["status"] == ("active" if process.active_at else "ready")
 
-        if self.do("agent_register", process.id, process.pid, process.node or "n1", words, after=after) == "":
+        if (
+            self.do("agent_register", process.id, process.pid, process.node or process.home or "n1", words, after=after)
+            == ""
+        ):
             self.exit(process, "exited with code 0", "0", "")
 
     @precondition(lambda self: self.now.agents_of("assigned", "running"))
@@ -663,24 +672,26 @@ class Machine(RuleBasedStateMachine):
         ids, before = [self.new("prewarm") for _ in range(count)], self.now
         stale = len(before.members("pool:stale"))
         booting = len(before.agents_of("starting"))
-        warm = len(before.members("pool:ready"))
+        warm, unbound = len(before.members("pool:ready")), len(before.scores("session:unbound"))
         nodes = self.builders(before, node)
         lacks = self.lacks(before, nodes)
         missing = 0
         if node in lacks:
-            total = self.warm_target(nodes) + len(before.scores("session:unbound")) - warm - booting + stale
+            total = self.warm_target(nodes) + unbound - warm - booting + stale
             missing = max(0, lacks.pop(node), total - sum(lack for lack in lacks.values() if lack > 0))
 
         def after(found: list[str], now: Dump) -> None:
             for agent in found:
                 self.announced(agent)
-                self.m.processes[agent].node = node
-            assert len(found) <= min(missing, count), f"{len(found)} are announced, {missing} are missing"
+                self.m.processes[agent].home = node
+            # The release before fills the whole pool, whoever asks.
+            most = max(missing, self.target + unbound - warm - booting + stale) if self.mixed else missing
+            assert len(found) <= min(most, count), f"{len(found)} are announced, {most} are missing"
             if before.failures:
                 assert len(found) + booting * bool(found) <= 1, "boots fail, and more than one is tried at a time"
             elif "pool:proven" not in before.values:
                 assert not found or len(found) + booting <= UNPROVEN, "no boot has worked, and many are tried"
-            else:
+            elif not self.mixed:
                 assert len(found) == min(missing, count), f"{len(found)} are announced, {missing} are missing"
 
         self.do("pool_reserve", node, "", *ids, after=after)
@@ -693,7 +704,9 @@ class Machine(RuleBasedStateMachine):
         if acts:
             before = self.now.members("pool:ready") & self.now.agents_of("ready")
             stopped = self.do("pool_surplus", legal=True)
-            assert len(before - set(stopped)) == min(len(before), self.warm_target(self.builders(self.now)))
+            most = self.warm_target(self.builders(self.now))
+            least = self.target if self.mixed else most
+            assert min(len(before), least) <= len(before - set(stopped)) <= most
             assert set(stopped) <= before
 
     @rule(what=st.sampled_from(["memory", "memory", "low", "up", "up", "down"]))
@@ -796,7 +809,7 @@ class Machine(RuleBasedStateMachine):
         for process in alive:
             self.listen(process)
         taken, processes, late = self.m.taken, self.m.processes, self.m.late
-        self.m = Model(self.m.policy, taken=taken, processes=processes, late=late, loss=True)
+        self.m = Model(self.m.policy, taken=taken, processes=processes, late=late, loss=True, mixed=self.mixed)
         for process in processes.values():
             process.exit = None
             process.alive = process in alive
@@ -839,11 +852,14 @@ class Machine(RuleBasedStateMachine):
         note("nothing happens any more")
         for _ in range(LAST_STEPS):
             if not self.now.live and not self.left():
-                return
+                break
             self.b.advance(STEP_MS)
             self.obey(self.tick(), obedient=True)
         assert not self.now.live, f"never over: {[self.now.sessions[i] for i in self.now.live]}"
         assert not self.left(), f"never gone: {[self.now.agents[i] for i in self.left()]}"
+        if self.mixed:  # the release before has left, and the lists by node are written anew
+            self.m.mixed = False
+            self.do("nodes_recount")
 
     def left(self) -> set[str]:
         return self.now.agents.keys() - self.now.agents_of("exited")
@@ -853,3 +869,16 @@ class Machine(RuleBasedStateMachine):
 def test_the_promises_hold_whatever_happens(valkey_url: str) -> None:
     Machine.url, Machine.bench = valkey_url, None
     run_state_machine_as_test(Machine, settings=PROFILES[os.environ.get("HYPOTHESIS_PROFILE", "ci")])
+
+
+class Deploy(Machine):
+    """The same while the release before runs beside this one, on the same records: for the length of a deploy."""
+
+    bench = None
+    mixed = True
+
+
+@pytest.mark.timeout(0)
+def test_two_releases_share_a_redis_for_the_length_of_a_deploy(valkey_url: str) -> None:
+    Deploy.url, Deploy.bench = valkey_url, None
+    run_state_machine_as_test(Deploy, settings=PROFILES[os.environ.get("HYPOTHESIS_PROFILE", "ci")])

@@ -730,6 +730,11 @@ GUARDS = (
         "integration/test_webhook.py::test_rooms_of_others_are_not_even_asked_about",
         ("orchestrator/reconciler.py", "re.fullmatch(ROOM_PATTERN, session.room_name) is not None", "True"),
     ),
+    guard(
+        "an agent goes before its host when memory ends",
+        "unit/test_host.py::test_when_memory_ends_the_kernel_takes_an_agent_before_its_host",
+        ("orchestrator/node/birth.py", 'OOM_SCORE_ADJ = "300"', 'OOM_SCORE_ADJ = "0"'),
+    ),
     # Several nodes
     guard(
         "a start goes to the node with the smallest load",

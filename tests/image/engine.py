@@ -174,6 +174,18 @@ class Container:
         found: dict[str, Any] = json.loads(self.engine("inspect", self.name).stdout)[0]["State"]
         return found
 
+    def resident(self) -> float:
+        """Return the memory that its processes have for themselves, in MiB, as its cgroup counts it."""
+        for line in Path(f"/proc/{self.state()['Pid']}/cgroup").read_text().splitlines():
+            number, controllers, path = line.split(":", 2)
+            tops = {"0": "/sys/fs/cgroup"} | ({number: "/sys/fs/cgroup/memory"} if "memory" in controllers else {})
+            if number in tops:
+                stat = Path(f"{tops[number]}{path}/memory.stat")
+                if stat.exists():
+                    found = dict(row.split() for row in stat.read_text().splitlines())
+                    return int(found.get("total_rss") or found["anon"]) / 2**20
+        raise AssertionError("its cgroup is not found")
+
     def logs(self) -> str:
         """Return what it has printed."""
         done = self.engine("logs", self.name)

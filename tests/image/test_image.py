@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ import redis
 from tests.image.engine import RUN_DIR, Container, Engine
 from tests.support.node import REPOSITORY
 from tests.support.processes import free_ports, poll
+from tests.support.sampler import Sampler
 
 BIN = Path(sys.executable).parent
 GIGABYTE = ("--memory", "1g", "--memory-swap", "1g")
@@ -47,10 +49,10 @@ def container(image: Engine, settings: dict[str, str], valkey_url: str) -> Itera
         yield found.start().up()
 
 
-def call(container: Container, *sentences: str) -> dict[str, object]:
+def call(container: Container, *sentences: str, user: str = "ada") -> dict[str, object]:
     """Talk with an agent, as a user does."""
     done = subprocess.run(
-        [str(BIN / "orchestrator"), "call", "--json", "--url", container.url,
+        [str(BIN / "orchestrator"), "call", "--json", "--user", user, "--url", container.url,
          *(part for sentence in sentences for part in ("--say", sentence))],
         env={"PATH": os.environ["PATH"], "API_KEYS": container.settings["API_KEYS"]},
         cwd="/", capture_output=True, text=True, timeout=100, check=False,
@@ -91,7 +93,20 @@ def test_it_is_called_in_a_gigabyte_read_only_without_root_and_without_a_secret_
     secrets = json.loads(container.run("cat", f"{RUN_DIR}/secrets.json"))
     for secret in (*secrets.values(), container.settings["LIVEKIT_API_SECRET"], container.settings["API_KEYS"]):
         assert secret not in logs
-    assert "lower MAX_SESSIONS to 3" in logs, "what will not fit is said"
+    assert "lower MAX_SESSIONS to 2" in logs, "what will not fit is said"
+
+
+def test_two_calls_at_once_fit_into_a_gigabyte(container: Container) -> None:
+    """As the node itself says it at its start."""
+    sentence = "repeat after me, the quick brown fox jumps over the lazy dog and then it goes home to sleep all day"
+    with Sampler(container.resident, 0.2) as memory, ThreadPoolExecutor(2) as threads:
+        made = list(threads.map(lambda user: call(container, sentence, sentence, user=user), ("ada", "bob")))
+    assert all("sleep" in str(each["turns"]) or "fox" in str(each["turns"]) for each in made), made
+    state = container.state()
+    assert (state["Running"], state["OOMKilled"]) == (True, False)
+    found = [api(container, "GET", f"/api/session/{each['sessionId']}").json() for each in made]
+    print(f"{min(memory.values):.0f} MiB at first, {max(memory.values):.0f} MiB at most")  # noqa: T201
+    assert [each["takeovers"] for each in found] == [0, 0], [each.get("cause") for each in found]
 
 
 def test_nothing_is_left_of_what_dies_in_it(container: Container) -> None:

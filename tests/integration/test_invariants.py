@@ -190,6 +190,14 @@ IN_REDIS: dict[str, tuple[Callable[[World], object], str]] = {
         lambda w: w.raw.zadd("session:unbound", {w.ready: 1}),
         "session:unbound names session {ready}, which is ready",
     ),
+    "a node's list of busy agents lacks one": (
+        lambda w: w.raw.sadd("nodes", w.settings.node_id) + w.raw.delete(f"node:{w.settings.node_id}:busy"),
+        "node:{settings.node_id}:busy does not name agent {active_agent}, which is running",
+    ),
+    "a node's list of busy agents names a warm one": (
+        lambda w: w.raw.sadd("nodes", w.settings.node_id) + w.raw.sadd(f"node:{w.settings.node_id}:busy", w.warm),
+        "node:{settings.node_id}:busy names agent {warm}, which is ready",
+    ),
     "half a record": (
         lambda w: w.raw.hdel(f"session:{w.active}", "userId"),
         "session:{active} is not a whole record",

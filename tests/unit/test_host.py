@@ -128,6 +128,21 @@ def faulty(folder: Path, method: str, faults: str) -> Host:
 
 
 @pytest.mark.parametrize("method", ["fork", "exec"])
+async def test_when_memory_ends_the_kernel_takes_an_agent_before_its_host(short_folder: Path, method: str) -> None:
+    host = await faulty(short_folder, method, "").connect()
+    process = await host.client.spawn("large")
+
+    def score(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    poll(lambda: score(process.pid) == 300, "the agent has offered itself", 5)
+    assert score(host.process.pid) < 300
+    assert await host.client.stop("large", 5)
+    assert (await host.death()).stopped
+    await host.end()
+
+
+@pytest.mark.parametrize("method", ["fork", "exec"])
 async def test_a_host_killed_at_the_fork_leaves_no_unknown_agent(short_folder: Path, method: str) -> None:
     host = await faulty(short_folder, method, "host.after_fork:kill").connect()
     with pytest.raises(HostUnavailable):

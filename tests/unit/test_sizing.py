@@ -15,8 +15,8 @@ def test_the_default_pool_fits_into_a_gigabyte_and_more_does_not() -> None:
     assert sizing.warning(Settings(**REDIS), 1 << 30) is None
     said = sizing.warning(Settings(pool_target=20, **REDIS), 1 << 30)
     assert said == (
-        "POOL_TARGET=20 and MEMORY_HEADROOM_MB=256 need about 1181 MiB of memory, and the limit is 1024 MiB: "
-        "give it 1216 MiB, or lower POOL_TARGET to 9."
+        "POOL_TARGET=20 and MEMORY_HEADROOM_MB=256 need about 1161 MiB of memory, and the limit is 1024 MiB: "
+        "give it 1216 MiB, or lower POOL_TARGET to 10."
     )
 
 
@@ -36,10 +36,12 @@ def test_where_nothing_would_help_but_memory_nothing_else_is_advised() -> None:
 
 def test_calls_that_do_not_fit_are_told_with_the_number_that_does() -> None:
     said = sizing.calls_warning(Settings(**REDIS), 1 << 30) or ""
-    assert "lower MAX_SESSIONS to 3," in said
-    assert sizing.calls_warning(Settings(max_sessions=3, **REDIS), 1 << 30) is None
-    assert sizing.calls_warning(Settings(max_sessions=4, **REDIS), 1 << 30)
+    assert "lower MAX_SESSIONS to 2," in said
+    assert sizing.calls_warning(Settings(max_sessions=2, **REDIS), 1 << 30) is None
+    assert sizing.calls_warning(Settings(max_sessions=3, **REDIS), 1 << 30)
     assert sizing.calls_warning(Settings(**REDIS), 8 << 30) is None
+    assert sizing.calls_warning(Settings(node_sessions=2, **REDIS), 1 << 30) is None
+    assert "lower NODE_SESSIONS to 2," in str(sizing.calls_warning(Settings(node_sessions=9, **REDIS), 1 << 30))
 
 
 def test_nobody_can_tell() -> None:

@@ -1,0 +1,470 @@
+local SESSION_MOVES={queued={ended=true,error=true,starting=true},starting={ended=true,error=true,ready=true},ready={active=true,ended=true,error=true,starting=true},active={ended=true,error=true,starting=true},ended={},error={}}
+local AGENT_MOVES={starting={assigned=true,exited=true,ready=true,stopping=true},ready={assigned=true,exited=true,stopping=true},assigned={exited=true,running=true,stopping=true},running={exited=true,stopping=true},stopping={exited=true},exited={}}
+local BOUNDS={['start:hit']={1,2.5,5,10,25,50,100,250,500,1000,2500,5000,10000,30000},['start:wait']={1,2.5,5,10,25,50,100,250,500,1000,2500,5000,10000,30000},['boot']={50,100,250,500,1000,2500,5000,10000,20000,30000},['join']={50,100,250,500,1000,2500,5000,10000,20000,30000},['first_audio']={50,100,250,500,1000,2500,5000,10000,20000,30000},['takeover']={100,250,500,1000,2000,3000,5000,7500,10000}}
+local RECENT=500
+-- Put in front of every script, behind the tables SESSION_MOVES and AGENT_MOVES (states.lua_tables) and BOUNDS
+-- (histograms.lua_table).
+-- A refused move is an error reply that starts with ILLEGAL; it is raised before anything is written.
+-- The ids that a script meets on its way (an agent popped from the pool) name keys that cannot be
+-- declared beforehand: the schema is for one Redis instance, not for a cluster.
+--
+-- Every wait is a member of the sorted set `deadlines`, `kind|id` by the time it is over. They are set and met here,
+-- by the moves themselves; deadlines_due.lua says what each miss does.
+local SESSION_SET = {starting = 'session:starting', ready = 'session:ready', active = 'session:active'}
+local EVENTS_KEPT, SESSION_EVENTS_KEPT = 10000, 200
+-- A booting agent that no node has claimed by now lost its task; a stopping one that still lives is helped along.
+local CLAIM_MS, LEAVE_MS = 5000, 2500
+-- What was said last is still on its way to the user when a session ends; then the room goes.
+local CLOSE_MS = 1500
+-- LiveKit tells us at once that a job we took is ours, or never; its own agents wait for it as long as this.
+local JOB_MS = 7500
+-- When nobody has looked at the deadlines for longer than this, that time does not count.
+local BLIND_MS = 3000
+-- Boot failures in a row that open the breaker; pauses after 1, 2, 3 … of them double up to a minute.
+local BREAKER_FAILURES, LONGEST_PAUSE_MS = 5, 60000
+-- A further session of one user waits as if it had come this much later.
+local FAIRNESS_US = 60 * 1000000
+-- Before the call began, an agent is replaced this often.
+local MOST_REPLACEMENTS = 2
+local FOUND_DEAD = 'found dead at assignment'
+-- The share of errors is that of the sessions that were over within so many minutes.
+local OUTCOME_MINUTES = 5
+-- What the operator's webhook is to be told, is kept as long as its delivery may take to be queued.
+local ALERT_SECONDS = 3600
+
+-- Redis's clock: the only one that all nodes share. NOW is in milliseconds; the line is ordered by microseconds.
+local TIME = redis.call('TIME')
+local NOW_US = tonumber(TIME[1]) * 1000000 + tonumber(TIME[2])
+local NOW = math.floor(NOW_US / 1000)
+
+local POLICY
+-- A field of the hash `policy` (Settings.policy), as a number. Nil before a node has written it.
+local function policy(name)
+  if not POLICY then
+    POLICY = {}
+    local flat = redis.call('HGETALL', 'policy')
+    for i = 1, #flat, 2 do POLICY[flat[i]] = tonumber(flat[i + 1]) end
+  end
+  return POLICY[name]
+end
+
+local function refuse(what, id, from, to)
+  error({err = 'ILLEGAL ' .. what .. ' ' .. id .. ': ' .. (from or 'unknown') .. ' -> ' .. to})
+end
+
+local function session_state(id) return redis.call('HGET', 'session:' .. id, 'status') or nil end
+local function agent_state(id) return redis.call('HGET', 'agent:' .. id, 'state') or nil end
+local function get(key, field) return redis.call('HGET', key, field) or nil end
+local function seconds(ms) return string.format('%g', ms / 1000) end
+
+-- From when a new wait counts. While nobody looks at the deadlines that is the time of the last look: the next one adds
+-- to every deadline the time that was missed (see deadlines_due.lua).
+local SINCE
+local function since()
+  if not SINCE then
+    local looked = tonumber(redis.call('GET', 'deadlines:looked') or NOW)
+    SINCE = math.abs(NOW - looked) > BLIND_MS and looked or NOW
+  end
+  return SINCE
+end
+local function expect(kind, id, ms) redis.call('ZADD', 'deadlines', since() + ms, kind .. '|' .. id) end
+local function expect_once(kind, id, ms) redis.call('ZADD', 'deadlines', 'NX', since() + ms, kind .. '|' .. id) end
+local function met(id, ...)
+  for _, kind in ipairs({...}) do redis.call('ZREM', 'deadlines', kind .. '|' .. id) end
+end
+
+-- Tell the operator's webhook of something, once: whichever node looks next queues the delivery (deadlines_due.lua).
+-- `unique` and the kind make the message's id, by which its receiver knows it again.
+local function tell(kind, unique, data)
+  if policy('webhooks') ~= 1 then return end
+  local id = string.gsub(kind, '%.', '_') .. '_' .. unique
+  redis.call('SET', 'alert:' .. id, cjson.encode({type = kind, at = NOW, data = data}), 'EX', ALERT_SECONDS)
+  expect('alert', id, 0)
+end
+
+-- Have one node bring the pool to its target now.
+local function wake()
+  if redis.call('LLEN', 'pool:wake') == 0 then redis.call('RPUSH', 'pool:wake', NOW) end
+end
+
+-- Count a duration in its histogram, and keep it among the recent ones. What was lost with a record is not counted.
+local function observe(name, ms)
+  if not ms then return end
+  local bucket = 'inf'
+  for _, bound in ipairs(BOUNDS[name]) do
+    if ms <= bound then
+      bucket = tostring(bound)
+      break
+    end
+  end
+  redis.call('HINCRBY', 'histogram:' .. name, bucket, 1)
+  redis.call('HINCRBY', 'histogram:' .. name, 'us', math.floor(ms * 1000 + 0.5))
+  local recent = 'recent:' .. string.match(name, '^[^:]+')
+  redis.call('LPUSH', recent, string.format('%.3f %d', ms, NOW))
+  redis.call('LTRIM', recent, 0, RECENT - 1)
+end
+-- Milliseconds since a moment that a record names, nil when it names none.
+local function ms_since(moment) return moment and math.max(0, NOW - tonumber(moment)) end
+
+local function record(id, state, ...)
+  redis.call('XADD', 'session:' .. id .. ':events', 'MAXLEN', '~', SESSION_EVENTS_KEPT, '*', 'state', state, ...)
+  redis.call('XADD', 'events', 'MAXLEN', '~', EVENTS_KEPT, '*', 'session', id, 'state', state, ...)
+end
+
+-- Move a session; the extra arguments are fields of its hash and of its event.
+local function move_session(id, to, ...)
+  local from = session_state(id)
+  if not from or not SESSION_MOVES[from] or not SESSION_MOVES[from][to] then refuse('session', id, from, to) end
+  if SESSION_SET[from] then redis.call('SREM', SESSION_SET[from], id) end
+  if SESSION_SET[to] then redis.call('SADD', SESSION_SET[to], id) end
+  redis.call('ZREM', 'session:queued', id)
+  redis.call('ZREM', 'session:unbound', id)
+  redis.call('HSET', 'session:' .. id, 'status', to, ...)
+  -- What LiveKit was said to know better was about the state before.
+  redis.call('HDEL', 'session:' .. id, 'doubt')
+  record(id, to, ...)
+  if to == 'starting' then
+    -- The goodbye was the lost agent's, whose node stops; the next one may live on another.
+    met(id, 'queue', 'join', 'goodbye')
+    expect('start', id, policy('startMs') or 30000)
+  elseif to == 'ready' then
+    met(id, 'start')
+    expect('join', id, policy('joinMs') or 10000)
+    if get('session:' .. id, 'activeAt') then
+      expect_once('gone', id, (policy('joinMs') or 10000) + (policy('userGoneMs') or 20000))
+    else
+      expect_once('user', id, policy('userJoinMs') or 60000)
+    end
+  elseif to == 'active' then
+    -- A call that goes on is not ended for what LiveKit has not said about its job.
+    met(id, 'join', 'user', 'gone', 'job')
+    expect_once('max', id, policy('maxMs') or 1800000)
+  else
+    met(id, 'queue', 'start', 'join', 'user', 'gone', 'max', 'goodbye', 'job', 'look')
+  end
+end
+
+local function move_agent(id, to, ...)
+  local from = agent_state(id)
+  if not from or not AGENT_MOVES[from] or not AGENT_MOVES[from][to] then refuse('agent', id, from, to) end
+  if from == 'ready' then redis.call('SREM', 'pool:ready', id) end
+  if from == 'starting' then redis.call('SREM', 'pool:starting', id) end
+  if to == 'ready' then redis.call('SADD', 'pool:ready', id) else redis.call('SREM', 'pool:stale', id) end
+  if to == 'exited' then redis.call('SREM', 'agents', id) end
+  redis.call('HSET', 'agent:' .. id, 'state', to, ...)
+  redis.call('XADD', 'events', 'MAXLEN', '~', EVENTS_KEPT, '*', 'agent', id, 'state', to, ...)
+  met(id, 'boot')
+  if to == 'ready' or to == 'assigned' then
+    expect('beat', id, policy('silentMs') or 8000)
+  elseif to == 'stopping' then
+    met(id, 'beat')
+    redis.call('HSET', 'agent:' .. id, 'stoppingAt', NOW)
+    expect('stop', id, (policy('stopMs') or 1500) + LEAVE_MS)
+  elseif to == 'exited' then
+    met(id, 'beat', 'stop')
+  end
+end
+
+-- The user is in the room with the session's agent. Further arguments: what else belongs into its history.
+local function user_came(id, ...)
+  if session_state(id) ~= 'active' then
+    move_session(id, 'active', 'activeAt', get('session:' .. id, 'activeAt') or NOW)
+  elseif redis.call('ZREM', 'deadlines', 'gone|' .. id) == 1 then
+    record(id, 'user_back', ...)
+  end
+end
+
+-- The user was in the room, and is not any more: has left, or has lost the connection.
+local function user_went(id, lost, ...)
+  met(id, 'user')
+  expect_once('gone', id, (policy('userGoneMs') or 20000) / (lost and 4 or 1))
+  redis.call('HSET', 'session:' .. id, 'userLost', lost and 1 or 0)
+  record(id, lost and 'user_lost' or 'user_left', ...)
+end
+
+-- Announce an agent that is about to be spawned, for a session where it is another's than its own name says.
+local function announce_agent(id, session)
+  redis.call('HSET', 'agent:' .. id, 'state', 'starting', 'createdAt', NOW)
+  if session then redis.call('HSET', 'agent:' .. id, 'for', session) end
+  redis.call('SADD', 'agents', id)
+  redis.call('SADD', 'pool:starting', id)
+  expect('boot', id, CLAIM_MS)
+end
+
+-- Tell who waits how far the boot is: the session that the agent was announced for, else the one that is served next.
+local function boot_phase(agent, phase)
+  local session = get('agent:' .. agent, 'for') or agent
+  if not redis.call('ZSCORE', 'session:unbound', session) then
+    session = redis.call('ZRANGE', 'session:unbound', 0, 0)[1]
+  end
+  if session then record(session, 'boot', 'phase', phase, 'agentId', agent) end
+end
+
+-- Put a session's payload, a JSON object, into its agent's inbox, with what the payload's author could not know: the
+-- session's id, and of a call that is taken over what was said so far.
+local function tell_agent(agent, session, payload)
+  local fields = redis.call('HMGET', 'session:' .. session, 'createdAt', 'takeovers')
+  local turns = redis.call('LRANGE', 'session:' .. session .. ':conversation', 0, -1)
+  redis.call('RPUSH', 'agent:' .. agent .. ':inbox', '{"sessionId":"' .. session .. '","createdAt":'
+    .. (fields[1] or NOW) .. ',"takeovers":' .. (fields[2] or 0)
+    .. ',"conversation":[' .. table.concat(turns, ',') .. '],' .. string.sub(payload, 2))
+end
+
+-- Bind a warm or just booted agent to a session that waits for one (starting).
+local function bind(session, agent, prewarmed)
+  local fields = redis.call('HMGET', 'agent:' .. agent, 'pid', 'node')
+  local before = redis.call('HMGET', 'session:' .. session, 'agentIds', 'readyAt', 'createdAt')
+  local agents = before[1] and (before[1] .. ',' .. agent) or agent
+  if not before[2] then observe('start:wait', ms_since(before[3])) end
+  move_agent(agent, 'assigned', 'sessionId', session, 'assignedAt', NOW)
+  move_session(session, 'ready', 'agentId', agent, 'agentPid', fields[1] or '', 'node', fields[2] or '',
+    'agentIds', agents, 'readyAt', before[2] or NOW, 'prewarmed', prewarmed)
+  local payload = redis.call('GET', 'session:' .. session .. ':payload')
+  if payload then tell_agent(agent, session, payload) end
+  redis.call('HINCRBY', 'pool:stats', 'total_assigned', 1)
+end
+
+-- Count one more of something by address, of which a window allows so many. Returns nil, or ms after which to try again.
+-- A sliding window counter: this window's count plus the share of the last one that still lies within it.
+local function limited(name, address, amount, window)
+  local index = math.floor(NOW / window)
+  local passed = (NOW % window) / window
+  local key = name .. ':' .. address .. ':'
+  local current = tonumber(redis.call('GET', key .. index) or 0)
+  local last = tonumber(redis.call('GET', key .. (index - 1)) or 0)
+  if current + last * (1 - passed) >= amount then
+    local wait
+    if current >= amount then wait = (1 - passed) + (1 - amount / current)
+    else wait = 1 - (amount - current) / last - passed end
+    return math.ceil(wait * window) + 1
+  end
+  redis.call('SET', key .. index, current + 1, 'PX', window * 2)
+end
+
+-- Take a warm agent whose heartbeat is fresh. A silent one leaves the pool here, and is seen to at its deadline.
+-- Returns its id and {state, lastBeat, node, pid, startTicks}.
+local function take_warm()
+  while true do
+    local id = redis.call('SPOP', 'pool:ready')
+    if not id then return nil end
+    local fields = redis.call('HMGET', 'agent:' .. id, 'state', 'lastBeat', 'node', 'pid', 'startTicks')
+    if fields[1] == 'ready' and NOW - tonumber(fields[2] or 0) <= (policy('silentMs') or 8000) then return id, fields end
+  end
+end
+
+-- Take an agent out of service and tell it to leave.
+local function dismiss(id, reason)
+  move_agent(id, 'stopping', 'reason', reason)
+  redis.call('RPUSH', 'agent:' .. id .. ':inbox', cjson.encode({type = 'stop', reason = reason}))
+end
+
+local function live_sessions()
+  return redis.call('SCARD', 'session:starting') + redis.call('SCARD', 'session:ready')
+    + redis.call('SCARD', 'session:active')
+end
+
+-- What the pool lacks: its target and the sessions that wait, less the agents that are warm or booting on current code.
+local function missing_agents()
+  return tonumber(redis.call('GET', 'pool:target') or 0) + redis.call('ZCARD', 'session:unbound')
+    - redis.call('SCARD', 'pool:ready') - redis.call('SCARD', 'pool:starting') + redis.call('SCARD', 'pool:stale')
+end
+
+-- Whether a node lives that takes sessions: those that drain take no more.
+local function in_service()
+  for _, node in ipairs(redis.call('SMEMBERS', 'nodes')) do
+    if redis.call('EXISTS', 'node:' .. node) == 1 and redis.call('SISMEMBER', 'nodes:draining', node) == 0 then
+      return true
+    end
+  end
+  return false
+end
+
+-- What is left on a node: {sessions that it serves or whose room is still open, living agents}.
+local function left_on(node)
+  local ids, sessions, agents = redis.call('SUNION', 'session:ready', 'session:active'), 0, 0
+  for _, member in ipairs(redis.call('ZRANGE', 'deadlines', 0, -1)) do
+    ids[#ids + 1] = string.match(member, '^close|(.*)$')
+  end
+  for _, id in ipairs(ids) do
+    if get('session:' .. id, 'node') == node then sessions = sessions + 1 end
+  end
+  for _, id in ipairs(redis.call('SMEMBERS', 'agents')) do
+    if get('agent:' .. id, 'node') == node then agents = agents + 1 end
+  end
+  return {sessions, agents}
+end
+
+-- Give a session that has just become starting its agent: a warm one, or the next that is.
+local function serve(session)
+  local warm = take_warm()
+  wake()
+  if warm then
+    bind(session, warm, 1)
+    return true
+  end
+  redis.call('HDEL', 'session:' .. session, 'agentId', 'agentPid', 'node')
+  -- Whoever started first is served first, a call that lost its agent before any that has not begun.
+  redis.call('ZADD', 'session:unbound', get('session:' .. session, 'createdAt') * 1000, session)
+  return false
+end
+
+-- A warm agent that nobody counted on is there: it serves the session that has waited longest, or joins the pool.
+-- Returns its state.
+local function offer(id)
+  local node = get('agent:' .. id, 'node')
+  local draining = node and redis.call('SISMEMBER', 'nodes:draining', node) == 1
+  local waiting = redis.call('ZRANGE', 'session:unbound', 0, 0)[1]
+  -- A call on a draining node soon ends: it begins there only when no other node is left.
+  if waiting and not (draining and in_service()) then bind(waiting, id, 1)
+  elseif draining then dismiss(id, 'node_draining')
+  else redis.call('SADD', 'pool:ready', id) end
+  return agent_state(id)
+end
+
+-- Serve the waiting line while there is room.
+local function promote()
+  local most = policy('maxSessions')
+  if not most then return end
+  while live_sessions() < most do
+    if redis.call('EXISTS', 'pool:memory_low') == 1 and redis.call('SCARD', 'pool:ready') == 0 then return end
+    local head = redis.call('ZRANGE', 'session:queued', 0, 0)[1]
+    if not head then return end
+    move_session(head, 'starting')
+    serve(head)
+  end
+end
+
+-- The session of a room is found by the room's name, as long as its record is kept.
+local function name_room(room, id) redis.call('SET', 'session:room:' .. room, id) end
+
+-- The live session of a room, if there is one.
+local function session_in(room)
+  local id = redis.call('GET', 'session:room:' .. room)
+  local state = id and session_state(id)
+  return state and next(SESSION_MOVES[state]) and id or nil
+end
+
+-- Close the books of a session in whatever live state it is; the bound agent is told to leave.
+local function close_session(id, to, reason)
+  local key = 'session:' .. id
+  local keep = policy('keepSeconds') or 86400
+  local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt', 'roomName', 'takeoverAt')
+  if fields[5] then
+    tell('takeover.failed', id .. '_' .. fields[5], {sessionId = id, reason = reason})
+    redis.call('HDEL', key, 'takeoverAt')
+  end
+  move_session(id, to, 'reason', reason, 'endedAt', NOW)
+  redis.call('DEL', key .. ':payload', key .. ':conversation')
+  -- Its room is deleted by whichever node looks next, and again until that has worked.
+  if get(key, 'agentIds') then expect('close', id, CLOSE_MS) end
+  local user = fields[1]
+  redis.call('SREM', 'user:sessions:' .. user, id)
+  if redis.call('GET', 'session:user:' .. user) == id then
+    local other = redis.call('SRANDMEMBER', 'user:sessions:' .. user)
+    if other then redis.call('SET', 'session:user:' .. user, other) else redis.call('DEL', 'session:user:' .. user) end
+  end
+  redis.call('HINCRBY', 'pool:stats', to == 'error' and 'total_errors' or 'total_ended', 1)
+  local outcomes = 'outcomes:' .. math.floor(NOW / 60000)
+  redis.call('HINCRBY', outcomes, to, 1)
+  redis.call('EXPIRE', outcomes, (OUTCOME_MINUTES + 1) * 60)
+  if fields[3] then
+    -- Mean length of about the last ten sessions: what the waiting line is told.
+    local length = NOW - tonumber(fields[3])
+    local mean = tonumber(get('pool:stats', 'session_ms_mean') or length)
+    redis.call('HSET', 'pool:stats', 'session_ms_mean', string.format('%.1f', mean * 0.9 + length * 0.1))
+  end
+  local agent = fields[2]
+  if agent then
+    local state = agent_state(agent)
+    if state == 'assigned' or state == 'running' then dismiss(agent, reason) end
+  end
+  redis.call('EXPIRE', key, keep)
+  redis.call('EXPIRE', key .. ':events', keep)
+  -- A room that was not named by us may have the next session already.
+  local room = 'session:room:' .. (fields[4] or '')
+  if redis.call('GET', room) == id then redis.call('EXPIRE', room, keep) end
+end
+
+-- End a session; the room that it leaves is the waiting line's.
+local function end_session(id, to, reason)
+  close_session(id, to, reason)
+  promote()
+end
+
+-- A cause in words as a session's reason: its kind stands in front.
+local function as_reason(cause)
+  return string.match(cause, '^%a+_%a+: ') and cause or ('agent_lost: ' .. cause)
+end
+
+-- The agent of a session can serve it no more: give it another one in the same room, or end it.
+-- Returns replaced | waiting | error, or '' when the session has another agent or is over.
+local function replace_agent(session, agent, cause)
+  local key = 'session:' .. session
+  local fields = redis.call('HMGET', key, 'agentId', 'status', 'activeAt')
+  if fields[1] ~= agent or (fields[2] ~= 'ready' and fields[2] ~= 'active') then return '' end
+  redis.call('HSET', key, 'cause', cause)
+  -- Before the call began nobody has noticed: that is a replacement, and does not count as a takeover.
+  local name, most = 'replacement', MOST_REPLACEMENTS
+  if fields[3] then name, most = 'takeover', policy('takeover') == 0 and 0 or policy('maxTakeovers') or 2 end
+  -- One that was dead before it was handed out has not failed this session.
+  local count = tonumber(get(key, name .. 's') or 0) + 1
+  if cause == FOUND_DEAD then
+    count = count - 1
+  elseif count > most then
+    end_session(session, 'error', as_reason(cause))
+    return 'error'
+  end
+  if count > 0 then redis.call('HSET', key, name .. 's', count) end
+  -- One that dies on its way to a call is part of the takeover that it was to end.
+  if name == 'takeover' and redis.call('HSETNX', key, 'takeoverAt', NOW) == 1 then
+    tell('takeover.started', session .. '_' .. NOW, {sessionId = session, agentId = agent, cause = cause})
+  end
+  redis.call('HINCRBY', 'pool:stats', 'total_' .. name .. 's', 1)
+  record(session, name, 'agentId', agent, 'cause', cause)
+  move_session(session, 'starting')
+  return serve(session) and 'replaced' or 'waiting'
+end
+
+-- One more boot has failed by the agent's own fault: the next attempt waits longer, and the fifth opens the breaker.
+local function boot_failed(cause)
+  redis.call('HINCRBY', 'pool:stats', 'total_boot_failures', 1)
+  redis.call('SET', 'pool:boot_error', cause, 'EX', 300)
+  local failures = redis.call('HINCRBY', 'pool:breaker', 'failures', 1)
+  local pause = math.min(LONGEST_PAUSE_MS, 1000 * 2 ^ (failures - 1)) * (0.75 + (NOW_US % 1000) / 2000)
+  redis.call('DEL', 'pool:proven')
+  redis.call('HSET', 'pool:breaker', 'cause', cause, 'nextAt', math.floor(NOW + pause))
+  expect('refill', '', math.ceil(pause) + 1)
+  if failures < BREAKER_FAILURES then return end
+  if not get('pool:breaker', 'openedAt') then redis.call('HSET', 'pool:breaker', 'openedAt', NOW) end
+  for _, session in ipairs(redis.call('ZRANGE', 'session:unbound', 0, -1)) do
+    close_session(session, 'error', as_reason(cause))
+  end
+end
+
+local function circuit_open()
+  return tonumber(get('pool:breaker', 'failures') or 0) >= BREAKER_FAILURES
+end
+
+-- An agent's process is gone, or counts as gone. Returns {session id or '', what became of it, state before}.
+local function exit_agent(id, cause, ...)
+  local before = agent_state(id)
+  if not before or before == 'exited' then return {'', '', before or ''} end
+  local keep = policy('keepSeconds') or 86400
+  local session = get('agent:' .. id, 'sessionId')
+  -- What it was told lies unread: it was dead when it was handed out.
+  local unread = before == 'assigned' and redis.call('LLEN', 'agent:' .. id .. ':inbox') > 0
+  move_agent(id, 'exited', 'cause', cause, 'exitedAt', NOW, ...)
+  redis.call('DEL', 'agent:' .. id .. ':pid', 'agent:' .. id .. ':inbox')
+  for _, suffix in ipairs({'', ':logs', ':logs:count', ':health'}) do redis.call('EXPIRE', 'agent:' .. id .. suffix, keep) end
+  if before == 'starting' then
+    redis.call('RPUSH', 'agent:' .. id .. ':boot', cause)
+    redis.call('EXPIRE', 'agent:' .. id .. ':boot', 60)
+    if string.sub(cause, 1, 5) == 'boot_' then boot_failed(cause) else wake() end
+  else
+    wake()
+  end
+  if not session or not session_state(session) then return {'', '', before} end
+  redis.call('XADD', 'session:' .. session .. ':events', 'MAXLEN', '~', SESSION_EVENTS_KEPT, '*',
+    'state', 'agent_exited', 'agentId', id, 'cause', cause, ...)
+  return {session, replace_agent(session, id, unread and FOUND_DEAD or cause), before}
+end

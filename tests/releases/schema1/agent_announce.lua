@@ -1,0 +1,12 @@
+-- Announce one more agent for a session whose last one failed to boot.
+--
+-- KEYS  none
+-- ARGV  1 session id  2 new agent id
+-- Returns announced | over (the session waits no more) | open (the breaker is open: nothing is booted)
+--
+-- session:{id} hash, session:{id}:events stream, session:unbound zset, pool:breaker hash, agents set, pool:starting set, agent:{id} hash
+if not redis.call('ZSCORE', 'session:unbound', ARGV[1]) then return 'over' end
+if circuit_open() then return 'open' end
+announce_agent(ARGV[2], ARGV[1])
+record(ARGV[1], 'boot_retried', 'agentId', ARGV[2], 'cause', redis.call('GET', 'pool:boot_error') or '')
+return 'announced'

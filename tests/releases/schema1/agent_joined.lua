@@ -1,0 +1,26 @@
+-- The agent is in its session's room.
+--
+-- KEYS  none
+-- ARGV  1 agent id
+-- Returns its session id
+--
+-- agent:{id} hash (joinedAt), session:{id} hash (joinedAt, takeoverAt), session:{id}:events stream, deadlines zset
+-- histogram:{name} hash, recent:{name} list
+local id = ARGV[1]
+local session = get('agent:' .. id, 'sessionId')
+if not session or get('session:' .. session, 'agentId') ~= id then refuse('agent', id, agent_state(id), 'running') end
+met(session, 'join')
+-- One that has registered again counts as running already.
+if agent_state(id) == 'running' then return session end
+move_agent(id, 'running', 'joinedAt', NOW)
+redis.call('HSETNX', 'session:' .. session, 'joinedAt', NOW)
+observe('join', ms_since(get('agent:' .. id, 'assignedAt')))
+-- The user hears an agent again: the takeover is over.
+local lost_at = get('session:' .. session, 'takeoverAt')
+if lost_at then
+  redis.call('HDEL', 'session:' .. session, 'takeoverAt')
+  observe('takeover', ms_since(lost_at))
+  tell('takeover.finished', session .. '_' .. lost_at, {sessionId = session, agentId = id, lasted = ms_since(lost_at) / 1000})
+end
+record(session, 'agent_joined', 'agentId', id)
+return session

@@ -1,0 +1,61 @@
+-- An agent is warm. It serves the session that has waited longest, or joins the pool, or goes where the pool is full.
+--
+-- KEYS  none
+-- ARGV  1 agent id  2 pid
+-- Returns the session it is bound to, or ''
+--
+-- agent:{id} hash, agent:{id}:pid string, agent:{id}:boot list, agent:{id}:inbox list, deadlines zset
+-- pool:boot_error string, pool:breaker hash, pool:ready set, pool:starting set, pool:stale set, pool:stats hash
+-- session:unbound zset, session:{id} hash, session:{id}:events stream, nodes set, nodes:draining set, node:{id} hash
+local id = ARGV[1]
+local state = agent_state(id)
+if state ~= 'starting' then refuse('agent', id, state, 'ready') end
+redis.call('HSET', 'agent:' .. id, 'pid', ARGV[2], 'readyAt', NOW, 'lastBeat', NOW)
+redis.call('SET', 'agent:' .. id .. ':pid', ARGV[2])
+redis.call('RPUSH', 'agent:' .. id .. ':boot', 'ready')
+redis.call('EXPIRE', 'agent:' .. id .. ':boot', 60)
+redis.call('DEL', 'pool:boot_error', 'pool:breaker')
+redis.call('SET', 'pool:proven', NOW)
+
+-- Mean boot time over about the last ten boots: the wait that a miss is told.
+local since_spawn = ms_since(get('agent:' .. id, 'spawnedAt'))
+observe('boot', since_spawn)
+local spawned = NOW - (since_spawn or 0)
+local mean = tonumber(get('pool:stats', 'boot_ms_mean') or (NOW - spawned))
+redis.call('HSET', 'pool:stats', 'boot_ms_mean', string.format('%.1f', mean * 0.9 + (NOW - spawned) * 0.1))
+redis.call('HINCRBY', 'pool:stats', 'total_spawned', 1)
+-- Others were held back while boots failed.
+if missing_agents() > 0 then wake() end
+
+boot_phase(id, 'warm')
+local node = get('agent:' .. id, 'node')
+local draining = node and redis.call('SISMEMBER', 'nodes:draining', node) == 1
+local waiting = redis.call('ZRANGE', 'session:unbound', 0, 0)[1]
+-- A call on a draining node soon ends: it begins there only when no other node is left.
+if waiting and not (draining and in_service()) then
+  bind(waiting, id, 0)
+  return waiting
+end
+if draining then
+  wake()
+  dismiss(id, 'node_draining')
+  return ''
+end
+-- More are warm than wanted: the pool was made smaller, or another agent served the session this one was for.
+local target = tonumber(redis.call('GET', 'pool:target') or math.huge)
+local stale = redis.call('SMEMBERS', 'pool:stale')
+if redis.call('SCARD', 'pool:ready') >= target then
+  local old
+  for _, candidate in ipairs(stale) do
+    if candidate ~= id and agent_state(candidate) == 'ready' then old = candidate end
+  end
+  if not old or redis.call('SISMEMBER', 'pool:stale', id) == 1 then
+    dismiss(id, 'pool_full')
+    return ''
+  end
+  dismiss(old, 'replaced by newer code')
+end
+local was_stale = redis.call('SISMEMBER', 'pool:stale', id)
+move_agent(id, 'ready')
+if was_stale == 1 then redis.call('SADD', 'pool:stale', id) end
+return ''

@@ -1,0 +1,57 @@
+-- A living agent whose record is gone, because Redis came back without it, says what it knows.
+--
+-- KEYS  none
+-- ARGV  1 agent id  2 pid  3 node
+--       4 '' for a warm agent, else JSON of its session: id, userId, roomName, createdAt, activeAt (or nil), payload,
+--         conversation (array of strings, each a JSON object)
+-- Returns its state, '' when its session is over or another agent's: then it has nothing to do here; unset while no node
+-- has written the policy, by which its waits are set: it tries again
+--
+-- agent:{id} hash, agent:{id}:pid string, agents set, pool:ready set, session:{id} hash, session:{id}:payload string
+-- session:{id}:conversation list, session:room:{room} string, session:user:{user} string, user:sessions:{user} set, sessions zset, deadlines zset
+if not policy('silentMs') then return 'unset' end
+local id, pid, node = ARGV[1], ARGV[2], ARGV[3]
+local function revive(state, ...)
+  redis.call('HSET', 'agent:' .. id, 'state', state, 'createdAt', NOW, 'node', node, 'pid', pid,
+    'readyAt', NOW, 'lastBeat', NOW, ...)
+  redis.call('SET', 'agent:' .. id .. ':pid', pid)
+  redis.call('SADD', 'agents', id)
+  expect('beat', id, policy('silentMs') or 8000)
+  redis.call('XADD', 'events', 'MAXLEN', '~', EVENTS_KEPT, '*', 'agent', id, 'state', state, 'registered', 1)
+end
+if ARGV[4] == '' then
+  if agent_state(id) then return agent_state(id) end
+  revive('ready')
+  return offer(id)
+end
+local told = cjson.decode(ARGV[4])
+local key = 'session:' .. told.id
+local status = session_state(told.id)
+if status then
+  if not next(SESSION_MOVES[status]) or get(key, 'agentId') ~= id then return '' end
+else
+  local active = type(told.activeAt) == 'number'
+  redis.call('HSET', key, 'status', active and 'active' or 'ready', 'userId', told.userId, 'roomName', told.roomName,
+    'createdAt', told.createdAt, 'agentId', id, 'agentIds', id, 'agentPid', pid, 'node', node,
+    'readyAt', told.createdAt, 'prewarmed', 1)
+  redis.call('SADD', active and 'session:active' or 'session:ready', told.id)
+  if active then
+    redis.call('HSET', key, 'activeAt', told.activeAt)
+    -- As every wait that is set while nobody looks: the time that is missed is added to it by the next look.
+    redis.call('ZADD', 'deadlines', told.activeAt + since() - NOW + (policy('maxMs') or 1800000), 'max|' .. told.id)
+  else
+    expect('user', told.id, policy('userJoinMs') or 60000)
+  end
+  redis.call('SET', key .. ':payload', told.payload)
+  if #told.conversation > 0 then
+    redis.call('DEL', key .. ':conversation')
+    redis.call('RPUSH', key .. ':conversation', unpack(told.conversation))
+  end
+  redis.call('SET', 'session:user:' .. told.userId, told.id)
+  redis.call('SADD', 'user:sessions:' .. told.userId, told.id)
+  redis.call('ZADD', 'sessions', told.createdAt, told.id)
+  name_room(told.roomName, told.id)
+  record(told.id, 'registered', 'agentId', id)
+end
+if not agent_state(id) then revive('running', 'sessionId', told.id) end
+return agent_state(id)

@@ -1,0 +1,53 @@
+-- Compare what the operator is told of with how it is, and tell what has changed. Level-triggered: however many nodes look,
+-- each change is told once, and what lasts is not told again.
+--
+-- KEYS  none
+-- ARGV  none
+-- Returns the names of what is wrong now
+--
+-- alerts  hash  {name}: since when it is told as wrong (ms); {name}:since: since when it differs from what was told
+-- pool:target string, pool:ready set, pool:breaker hash, outcomes:{n} hash, nodes set, nodes:draining set
+-- alert:{id} string, deadlines zset
+local EMPTY_MS, FILLED_MS = 15000, 5000
+local MOST_ERRORS, LEAST_SESSIONS, NORMAL_MS = 0.1, 10, 60000
+local wrong = {}
+
+-- Tell that something has begun (`bad`) after it has lasted `wait` ms, and that it is over (`good`) after `calm` ms.
+local function watch(name, holds, bad, wait, good, calm, data)
+  local told = get('alerts', name)
+  if told then wrong[#wrong + 1] = name end
+  if (told ~= nil) == holds then
+    redis.call('HDEL', 'alerts', name .. ':since')
+    return
+  end
+  redis.call('HSETNX', 'alerts', name .. ':since', NOW)
+  if NOW - tonumber(get('alerts', name .. ':since')) < (holds and wait or calm) then return end
+  redis.call('HDEL', 'alerts', name .. ':since')
+  if holds then
+    redis.call('HSET', 'alerts', name, NOW)
+    wrong[#wrong + 1] = name
+    tell(bad, NOW, data)
+  else
+    redis.call('HDEL', 'alerts', name)
+    wrong[#wrong] = nil
+    data.lasted = (NOW - told) / 1000
+    tell(good, told, data)
+  end
+end
+
+local target, warm = tonumber(redis.call('GET', 'pool:target') or 0), redis.call('SCARD', 'pool:ready')
+watch('pool', target > 0 and warm == 0 and in_service(), 'pool.empty', EMPTY_MS, 'pool.filled', FILLED_MS,
+  {target = target, warm = warm, booting = redis.call('SCARD', 'pool:starting')})
+
+watch('breaker', circuit_open(), 'breaker.opened', 0, 'breaker.closed', 0, {
+  cause = get('pool:breaker', 'cause'), failures = tonumber(get('pool:breaker', 'failures') or 0)})
+
+local ended, errors, minute = 0, 0, math.floor(NOW / 60000)
+for back = 0, OUTCOME_MINUTES - 1 do
+  local fields = redis.call('HMGET', 'outcomes:' .. (minute - back), 'ended', 'error')
+  ended, errors = ended + tonumber(fields[1] or 0), errors + tonumber(fields[2] or 0)
+end
+local sessions = ended + errors
+watch('error_rate', sessions >= LEAST_SESSIONS and errors > MOST_ERRORS * sessions, 'error_rate.high', 0,
+  'error_rate.normal', NORMAL_MS, {errors = errors, sessions = sessions, minutes = OUTCOME_MINUTES})
+return wrong

@@ -1,0 +1,145 @@
+-- Start a session: take a warm agent for it, or have one spawned, or put it into the waiting line.
+--
+-- KEYS  none (see _prelude.lua)
+-- ARGV  1 user id  2 id of the session unless it gets its agent's  3 room name
+--       4 payload for the agent (JSON, holds its token)
+--       5 client address  6 starts per window (0 = no rate limit)  7 window in ms
+--       8 idempotency key ('' = none)  9 fingerprint of the request that the key stands for
+--       10 id of the LiveKit job that wants it ('' = none): then it is never put into the waiting line, and refused where
+--          its room has a session  11 id of the job's dispatch  12 node whose door the job came by
+-- Returns {outcome, session id, detail, refill, agent id, node, pid, start ticks}
+--       outcome  assigned | starting | queued | existing | repeated | reused (the key, for another request) | limited
+--                | full | broken (agents do not boot) | draining | livekit (it does not answer)
+--                | occupied (the job's room has a session: that one)
+--                | unset (no node has set the store up, or the living still register)
+--       detail   limited: ms after which to try again; broken, livekit: the cause; full, for a job: sessions (all are
+--                taken), line (others wait for one) or what is short of memory
+--       refill   1 when the caller must queue a refill
+--       agent id, node, pid, start ticks   assigned: the agent and its process, for a last look at it
+--
+-- pool:ready              set    warm agents
+-- pool:starting           set    booting agents
+-- pool:refill             string set while a refill is queued
+-- pool:breaker            hash   boot failures in a row
+-- session:{id}            hash   the session
+-- session:{id}:payload    string what the agent gets
+-- session:{id}:events     stream its history
+-- session:room:{room}     string the room's newest session
+-- session:user:{user}     string the user's newest live session
+-- user:sessions:{user}    set    the user's live sessions
+-- session:{state}         set    live sessions by state (starting, ready, active)
+-- session:unbound         zset   starting sessions without an agent, by time
+-- session:queued          zset   the waiting line
+-- sessions                zset   all kept sessions, by time
+-- rate:{address}:{n}      string starts of this address in the n-th window
+-- idempotency:{key}       hash   fingerprint and session of an earlier request
+-- arrivals:{n}            string starts in the n-th ten seconds
+-- livekit:down            string why LiveKit does not answer, while it does not
+-- nodes:draining          set    nodes that take no more sessions      nodes  set    all nodes
+local user, waiting_id, room, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local address, amount, window, idempotency = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
+local job, dispatch, door = ARGV[10], ARGV[11], ARGV[12]
+if redis.call('EXISTS', 'policy', 'pool:target') < 2 then return {'unset', '', '', 0} end
+
+if idempotency ~= '' then
+  local earlier = redis.call('HMGET', 'idempotency:' .. idempotency, 'fingerprint', 'session')
+  if earlier[1] then return {earlier[1] == ARGV[9] and 'repeated' or 'reused', earlier[2], '', 0} end
+end
+
+if address ~= '' and amount > 0 then
+  local wait = limited('rate', address, amount, window)
+  if wait then return {'limited', '', wait, 0} end
+end
+
+local occupant = job ~= '' and session_in(room)
+if occupant then return {'occupied', occupant, '', 0} end
+
+local held, newest, newest_at = 0, nil, -1
+for _, session in ipairs(redis.call('SMEMBERS', 'user:sessions:' .. user)) do
+  local fields = redis.call('HMGET', 'session:' .. session, 'status', 'createdAt')
+  if fields[1] and next(SESSION_MOVES[fields[1]]) then
+    held = held + 1
+    if tonumber(fields[2]) > newest_at then newest, newest_at = session, tonumber(fields[2]) end
+  else
+    redis.call('SREM', 'user:sessions:' .. user, session)
+  end
+end
+if held >= policy('perUser') then return {'existing', newest, '', 0} end
+
+local down = redis.call('GET', 'livekit:down')
+if down then return {'livekit', '', down, 0} end
+
+if redis.call('SCARD', 'nodes:draining') > 0 and not in_service() then return {'draining', '', '', 0} end
+
+local crowded = live_sessions() >= policy('maxSessions') or redis.call('ZCARD', 'session:queued') > 0
+local agent, process
+if not crowded then agent, process = take_warm() end
+if not agent then
+  if circuit_open() then return {'broken', '', get('pool:breaker', 'cause'), 0} end
+  local shortage = not crowded and redis.call('GET', 'pool:memory_low')
+  if job ~= '' and (crowded or shortage) then
+    -- Somebody is on the line, and would wait in silence.
+    return {'full', '', shortage or (live_sessions() >= policy('maxSessions') and 'sessions' or 'line'), 0}
+  end
+  crowded = crowded or shortage
+  if crowded and redis.call('ZCARD', 'session:queued') >= policy('queueLimit') then return {'full', '', '', 0} end
+end
+
+local bucket = 'arrivals:' .. math.floor(NOW / 10000)
+redis.call('INCR', bucket)
+redis.call('EXPIRE', bucket, 180)
+local id = agent or waiting_id
+-- An agent that was announced for a session which another one then served comes to the pool with that session's name.
+if agent and redis.call('EXISTS', 'session:' .. id) == 1 then id = waiting_id end
+
+redis.call('SET', 'session:' .. id .. ':payload', payload)
+redis.call('SET', 'session:user:' .. user, id)
+redis.call('SADD', 'user:sessions:' .. user, id)
+redis.call('ZADD', 'sessions', NOW, id)
+name_room(room, id)
+local via = {}
+if job ~= '' then
+  via = {'via', 'dispatch', 'jobId', job, 'dispatchId', dispatch}
+  redis.call('HSET', 'session:' .. id, 'door', door, unpack(via))
+  via[7], via[8] = 'roomName', room
+  expect('job', id, JOB_MS)
+end
+if idempotency ~= '' then
+  redis.call('HSET', 'idempotency:' .. idempotency, 'fingerprint', ARGV[9], 'session', id)
+  redis.call('EXPIRE', 'idempotency:' .. idempotency, policy('keepSeconds'))
+end
+if agent then
+  -- Starting and ready in one step: this is the path that a caller waits for.
+  move_agent(agent, 'assigned', 'sessionId', id, 'assignedAt', NOW)
+  redis.call('HSET', 'session:' .. id, 'status', 'ready', 'userId', user, 'roomName', room, 'createdAt', NOW,
+    'agentId', agent, 'agentIds', agent, 'node', process[3] or '', 'agentPid', process[4] or '',
+    'readyAt', NOW, 'prewarmed', 1, 'client', address)
+  redis.call('SADD', 'session:ready', id)
+  expect('join', id, policy('joinMs'))
+  expect('user', id, policy('userJoinMs'))
+  record(id, 'ready', 'agentId', agent, unpack(via))
+  tell_agent(agent, id, payload)
+  redis.call('HINCRBY', 'pool:stats', 'total_assigned', 1)
+  redis.call('HINCRBY', 'pool:stats', 'total_hits', 1)
+else
+  process = {}
+  local status = crowded and 'queued' or 'starting'
+  redis.call('HSET', 'session:' .. id, 'status', status, 'userId', user, 'roomName', room, 'createdAt', NOW,
+    'taskId', id, 'client', address)
+  redis.call('HINCRBY', 'pool:stats', 'total_misses', 1)
+  if crowded then
+    redis.call('ZADD', 'session:queued', NOW_US + held * FAIRNESS_US, id)
+    record(id, 'queued', 'position', redis.call('ZRANK', 'session:queued', id) + 1)
+    expect('queue', id, policy('queueMs'))
+    promote()
+    return {'queued', id, '', 0}
+  end
+  record(id, 'starting', unpack(via))
+  redis.call('SADD', 'session:starting', id)
+  redis.call('ZADD', 'session:unbound', NOW_US, id)
+  expect('start', id, policy('startMs'))
+  announce_agent(id)
+end
+local refill = redis.call('SET', 'pool:refill', '1', 'NX', 'PX', 2000) and 1 or 0
+return {agent and 'assigned' or 'starting', id, '', refill,
+  agent or '', process[3] or '', process[4] or '', process[5] or ''}

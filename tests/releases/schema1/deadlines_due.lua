@@ -1,0 +1,158 @@
+-- Act on every wait that is over. The one place that says what a miss does:
+--
+--   boot     agent is not warm in time, or no node claimed it    it has exited; what waits gets the next
+--   beat     agent is silent                                     its session gets another agent; it is stopped
+--   stop     agent was told to leave and lives                   it is stopped, TERM then KILL
+--   start    session has no agent                                error
+--   join     agent is not in the room                            its session gets another agent; it is stopped
+--   user     user has not joined                                 ended, the agent is free
+--   gone     user has left and stays away                        ended
+--   max      session has lasted too long                         ended
+--   queue    session has waited too long in line                 error
+--   job      LiveKit has not said that the job is ours           error, unless the call goes on
+--   drain    node's calls must end soon                          agents say goodbye
+--   goodbye  they have had their time                            ended
+--   refill   boots had failed, and the pause is over             refill
+--   close    session is over and nobody has said that its room is too    its room is deleted
+--   look     something may have happened in a session's room             LiveKit is asked who is there
+--   reconcile  every so often; also when LiveKit has lost webhooks       LiveKit is asked about all rooms
+--   alert    the operator's webhook is to be told of something           its delivery is queued
+--
+-- KEYS  none
+-- ARGV  1 most to act on in one go
+-- Returns a list of {what, id, node}: what the caller has to do
+--       stop (agent id, node) | close (session id, '': delete its room, and take the deadline away) | refill
+--       look (session id, '') | reconcile: tell session_look.lua what LiveKit says of it, or of all
+--       alert (alert id, '': queue its delivery, and take the deadline away)
+--
+-- deadlines zset, deadlines:looked string, livekit:down string, alert:{id} string, and what the moves touch (see _prelude.lua)
+local looked = tonumber(redis.call('GET', 'deadlines:looked') or NOW)
+redis.call('SET', 'deadlines:looked', NOW)
+-- Nobody has looked for a while: Redis or every node was away, and with them those who could have met a deadline. Or the
+-- clock was set. Either way that time does not count, or every wait would be over at once, or too long.
+local missed = NOW - looked
+if math.abs(missed) > BLIND_MS then
+  local flat = redis.call('ZRANGE', 'deadlines', 0, -1, 'WITHSCORES')
+  for i = 1, #flat, 2 do redis.call('ZADD', 'deadlines', tonumber(flat[i + 1]) + missed, flat[i]) end
+end
+local actions = {}
+local function act(what, id, node) actions[#actions + 1] = {what, id, node or ''} end
+local function stop(id) act('stop', id, get('agent:' .. id, 'node')) end
+local function live(id)
+  local state = session_state(id)
+  return state and next(SESSION_MOVES[state])
+end
+
+local miss = {}
+function miss.boot(id)
+  if agent_state(id) ~= 'starting' then return end
+  if get('agent:' .. id, 'node') then
+    exit_agent(id, 'boot_timeout: not warm after ' .. seconds(policy('bootMs') or 20000) .. ' s')
+    stop(id)
+  else
+    exit_agent(id, 'unclaimed: no Celery worker took its spawn task')
+  end
+end
+function miss.beat(id)
+  local state = agent_state(id)
+  if state ~= 'ready' and state ~= 'assigned' and state ~= 'running' then return end
+  local cause = 'no heartbeat for ' .. seconds(NOW - tonumber(get('agent:' .. id, 'lastBeat') or NOW)) .. ' s'
+  local session = get('agent:' .. id, 'sessionId')
+  move_agent(id, 'stopping', 'reason', cause)
+  if session then replace_agent(session, id, cause) end
+  stop(id)
+end
+function miss.stop(id)
+  if agent_state(id) ~= 'stopping' then return end
+  expect('stop', id, 5000)
+  stop(id)
+end
+function miss.start(id)
+  if session_state(id) ~= 'starting' then return end
+  local cause = redis.call('GET', 'pool:boot_error')
+  end_session(id, 'error', cause or ('boot_timeout: no agent within ' .. seconds(policy('startMs') or 30000) .. ' s'))
+end
+function miss.join(id)
+  local agent = get('session:' .. id, 'agentId')
+  if session_state(id) ~= 'ready' or not agent then return end
+  -- It is LiveKit that is away: another agent could not join either.
+  if redis.call('EXISTS', 'livekit:down') == 1 then return expect('join', id, policy('joinMs') or 10000) end
+  local cause = 'join_timeout: not in the room after ' .. seconds(policy('joinMs') or 10000) .. ' s'
+  local state = agent_state(agent)
+  if state == 'assigned' or state == 'running' then move_agent(agent, 'stopping', 'reason', cause) end
+  replace_agent(id, agent, cause)
+  stop(agent)
+end
+function miss.user(id)
+  if session_state(id) == 'ready' then
+    end_session(id, 'ended', 'user did not join within ' .. seconds(policy('userJoinMs') or 60000) .. ' s')
+  end
+end
+function miss.gone(id)
+  if not live(id) then return end
+  local patience = policy('userGoneMs') or 20000
+  -- Nobody can come back while LiveKit is away; how long a call may last at most is another wait.
+  if get('session:' .. id, 'activeAt') and redis.call('EXISTS', 'livekit:down') == 1 then
+    return expect('gone', id, patience)
+  end
+  local lost = get('session:' .. id, 'userLost') == '1'
+  end_session(id, 'ended', lost and 'the connection of the user was lost' or 'user was gone for ' .. seconds(patience) .. ' s')
+end
+function miss.max(id)
+  if live(id) then
+    end_session(id, 'ended', 'maximum length of ' .. seconds(policy('maxMs') or 1800000) .. ' s reached')
+  end
+end
+function miss.queue(id)
+  if session_state(id) == 'queued' then
+    end_session(id, 'error', 'queue_timeout: no room within ' .. seconds(policy('queueMs') or 300000) .. ' s')
+  end
+end
+function miss.job(id)
+  if live(id) then
+    end_session(id, 'error', 'job_lost: LiveKit did not assign its job within ' .. seconds(JOB_MS) .. ' s')
+  end
+end
+function miss.drain(node)
+  if redis.call('SISMEMBER', 'nodes:draining', node) == 0 then return end
+  for _, name in ipairs({'session:ready', 'session:active'}) do
+    for _, id in ipairs(redis.call('SMEMBERS', name)) do
+      local fields = redis.call('HMGET', 'session:' .. id, 'node', 'agentId')
+      if fields[1] == node then
+        local left = tonumber(get('node:' .. node, 'goodbyeMs') or policy('goodbyeMs') or 0)
+        redis.call('RPUSH', 'agent:' .. fields[2] .. ':inbox', cjson.encode({type = 'goodbye', seconds = left / 1000}))
+        expect('goodbye', id, left)
+        record(id, 'goodbye')
+      end
+    end
+  end
+end
+function miss.goodbye(id)
+  if live(id) then end_session(id, 'ended', 'the node is stopping') end
+end
+function miss.refill() act('refill', '') end
+function miss.close(id)
+  if not session_state(id) then return end
+  expect('close', id, 5000)
+  act('close', id)
+end
+function miss.look(id)
+  if session_state(id) then act('look', id) end
+end
+function miss.reconcile() act('reconcile', '') end
+
+function miss.alert(id)
+  if redis.call('EXISTS', 'alert:' .. id) == 0 then return end
+  expect('alert', id, 30000)
+  act('alert', id)
+end
+
+local due = redis.call('ZRANGEBYSCORE', 'deadlines', '-inf', NOW, 'LIMIT', 0, ARGV[1])
+for _, member in ipairs(due) do
+  local kind, id = string.match(member, '^(%a+)|(.*)$')
+  redis.call('ZREM', 'deadlines', member)
+  if miss[kind] then miss[kind](id) end
+end
+-- Whoever looks first has the next round: one node at a time, and not all houses of one LiveKit at once.
+expect_once('reconcile', '', math.floor((policy('reconcileMs') or 45000) * (2 / 3 + NOW_US % 1000 / 1500)))
+return actions

@@ -1,0 +1,29 @@
+-- Take a node out of service: its warm agents leave, its calls go on until the drain is over.
+--
+-- KEYS  none
+-- ARGV  1 node id  2 ms until its calls are over
+-- Returns {sessions that it serves or whose room is still open, living agents on it}
+--
+-- nodes set, nodes:draining set, node:{id} hash, pool:ready set, session:{state} set, session:{id} hash
+-- session:unbound zset, session:queued zset, agents set, agent:{id} hash, deadlines zset
+local node, window = ARGV[1], tonumber(ARGV[2])
+local first = redis.call('SADD', 'nodes:draining', node)
+for _, id in ipairs(redis.call('SMEMBERS', 'pool:ready')) do
+  if get('agent:' .. id, 'node') == node then dismiss(id, 'node_draining') end
+end
+if in_service() then
+  wake()
+else
+  -- Nobody is left to serve those who wait; a call that waits for its takeover is lost with them.
+  for _, name in ipairs({'session:unbound', 'session:queued'}) do
+    for _, id in ipairs(redis.call('ZRANGE', name, 0, -1)) do
+      close_session(id, 'error', 'node_draining: the node is stopping; start again')
+    end
+  end
+end
+local goodbye = math.min(window, policy('goodbyeMs') or 0)
+if first == 1 then
+  redis.call('HSET', 'node:' .. node, 'goodbyeMs', goodbye)
+  expect('drain', node, window - goodbye)
+end
+return left_on(node)

@@ -1,0 +1,79 @@
+-- What LiveKit says of a session's room, where the record says otherwise. The agent is the first to be believed: LiveKit
+-- must contradict it in every look for a while. The next look is scheduled here.
+--
+-- KEYS  none
+-- ARGV  1 session id  2 id of the agent that it had before LiveKit was asked ('' = none)  3 1 = there is such a room
+--       4 user: there | coming (not fully connected) | gone  5 1 = an agent is in the room
+-- Returns what was done: user_gone (its time to come back runs) | user_there (the call is active) | agent_lost (another
+--       one takes over) | room_open (of a session that is over: it is deleted) | doubt (look again) | '' (nothing to do)
+--
+-- session:{id} hash (doubt), agent:{id} hash, session:room:{room} string, session:{id}:events stream, deadlines zset
+-- pool:stats hash
+local id, agent, user = ARGV[1], ARGV[2], ARGV[4]
+local key = 'session:' .. id
+-- From one look to the next; and how long after a look another one still goes on from it.
+local AGAIN_MS, FRESH_MS = 2000, 15000
+-- A user is missed sooner than an agent: after LiveKit itself was away, agents take some seconds to be back.
+local PATIENCE_MS = {user_gone = 2000, user_there = 2000, agent_lost = 10000}
+local ENTERING_MS = 10000
+
+local state = session_state(id)
+if not state then return '' end
+local function done(what)
+  redis.call('HINCRBY', 'pool:stats', 'look:' .. what, 1)
+  return what
+end
+if not next(SESSION_MOVES[state]) then
+  local ours = ARGV[3] == '1' and redis.call('GET', 'session:room:' .. get(key, 'roomName')) == id
+  if not ours or redis.call('ZSCORE', 'deadlines', 'close|' .. id) then return '' end
+  expect('close', id, 0)
+  return done('room_open')
+end
+
+-- Since when LiveKit has contradicted the record in this, look after look. Nil: it does so for the first time.
+local function since(what)
+  local said, about, first, last = string.match(get(key, 'doubt') or '', '^(%S+) (%S+) (%d+) (%d+)$')
+  if said == what and about == agent and NOW - tonumber(last) <= FRESH_MS then return tonumber(first) end
+end
+local function doubt(what, first)
+  redis.call('HSET', key, 'doubt', what .. ' ' .. agent .. ' ' .. first .. ' ' .. NOW)
+  expect('look', id, AGAIN_MS)
+end
+
+local finding
+-- Without an agent in the room it is starting, or being taken over: that has waits of its own.
+local served = (state == 'ready' or state == 'active') and get(key, 'agentId') == agent and agent_state(agent) == 'running'
+local waits = redis.call('ZSCORE', 'deadlines', 'gone|' .. id)
+if served and user == 'gone' and state == 'active' then
+  -- A wait that LiveKit's word alone has begun is looked at until its end: it may take that word back.
+  if not waits or since('user_gone') then finding = 'user_gone' end
+elseif served and user == 'there' then
+  local joined = tonumber(get('agent:' .. agent, 'joinedAt') or get('agent:' .. agent, 'readyAt') or NOW)
+  if ARGV[5] == '0' then finding = NOW - joined > ENTERING_MS and 'agent_lost' or nil
+  elseif state == 'ready' or waits then finding = 'user_there' end
+end
+if not finding then
+  redis.call('HDEL', key, 'doubt')
+  return ''
+end
+
+local first = since(finding)
+-- LiveKit takes back what only it has said: that needs no second look.
+local withdrawn = finding == 'user_there' and waits and since('user_gone')
+if not withdrawn and (not first or NOW - first < PATIENCE_MS[finding]) then
+  doubt(finding, first or NOW)
+  return 'doubt'
+end
+if finding == 'user_gone' then
+  doubt(finding, first)
+  if waits then return '' end
+  user_went(id, false, 'by', 'livekit')
+elseif finding == 'user_there' then
+  user_came(id, 'by', 'livekit')
+  redis.call('HDEL', key, 'doubt')
+else
+  local cause = 'LiveKit does not find it in the room'
+  dismiss(agent, cause)
+  replace_agent(id, agent, cause)
+end
+return done(finding)

@@ -1,0 +1,16 @@
+-- The agent says whether the user is in the room with it.
+--
+-- KEYS  none
+-- ARGV  1 session id  2 id of the agent that says so  3 1 = the user is there, 0 = the user is not, and was
+--       4 1 = the user's connection was lost: LiveKit has waited some 20 s before it said so, and that counts
+-- Returns 1
+--
+-- session:{id} hash (activeAt, userLost, doubt), session:{state} set, session:{id}:events stream, deadlines zset
+local id = ARGV[1]
+if get('session:' .. id, 'agentId') ~= ARGV[2] then refuse('session', id, 'other agent', 'active') end
+local state = session_state(id)
+if ARGV[3] == '1' then user_came(id)
+elseif state == 'ready' or state == 'active' then user_went(id, ARGV[4] == '1') end
+-- The agent has spoken: LiveKit has to contradict it anew (session_look.lua).
+redis.call('HDEL', 'session:' .. id, 'doubt')
+return 1
