@@ -49,6 +49,7 @@ def main() -> None:
                 health
                 and health["sessions"]["pool"] >= health["sessions"]["target"]
                 and _node_up(health, settings.node_id, since)
+                and _ready(client)
             ):
                 _show_up(console, settings, health, time.monotonic() - started)
                 return
@@ -76,6 +77,14 @@ def _health(client: httpx.Client) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] | None = answer.json() if answer.is_success else None
     return found
+
+
+def _ready(client: httpx.Client) -> bool:
+    # Where other nodes have filled the pool, this one has to have had an agent of its own.
+    try:
+        return client.get("/readyz").is_success
+    except httpx.HTTPError:
+        return False
 
 
 def _node_up(health: dict[str, Any], node_id: str, since: float) -> bool:

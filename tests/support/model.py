@@ -164,9 +164,9 @@ RELEASES = Path(__file__).parents[1] / "releases"
 
 def previous_release() -> dict[str, str]:
     """Return every script of the release before by name, with its prelude in front."""
-    folder = RELEASES / "schema1"
-    prelude = (folder / "_prelude.lua").read_text()
-    return {path.stem: prelude + path.read_text() for path in folder.glob("[a-z]*.lua")}
+    found: dict[str, str] = json.loads((RELEASES / "schema1.json").read_text())
+    prelude = found.pop("_prelude")
+    return {name: prelude + source for name, source in found.items()}
 
 
 def as_then(name: str, args: Sequence[str | int]) -> list[str | int]:

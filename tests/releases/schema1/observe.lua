@@ -1,9 +1,0 @@
--- Count durations that were measured elsewhere.
---
--- KEYS  none
--- ARGV  name, ms, name, ms, …
--- Returns 1
---
--- histogram:{name}  hash       recent:{name}  list
-for i = 1, #ARGV, 2 do observe(ARGV[i], tonumber(ARGV[i + 1])) end
-return 1
