@@ -31,8 +31,9 @@ class _Spoken(tts.ChunkedStream):
         output_emitter.initialize(
             request_id=utils.shortuuid(), sample_rate=speech.TTS_RATE, num_channels=1, mime_type="audio/pcm"
         )
-        sound = await asyncio.to_thread(speech.voice().speak, self._input_text)
-        output_emitter.push(sound.tobytes())
+        for piece in speech.in_pieces(self._input_text):
+            sound = await asyncio.to_thread(speech.voice().speak, piece)
+            output_emitter.push(sound.tobytes())
         output_emitter.flush()
 
 

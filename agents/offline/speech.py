@@ -5,7 +5,10 @@ The way from text to phonemes to sound follows Piper (rhasspy/piper), through sa
 """
 
 import ctypes
+import math
 import os
+import re
+import textwrap
 import threading
 from functools import cache
 from typing import Any
@@ -68,6 +71,21 @@ class Recogniser:
             transcript = self._transcriber.transcribe_without_streaming(samples, STT_RATE)
         _give_back()
         return " ".join(line.text.strip() for line in transcript.lines).strip()
+
+
+def in_pieces(text: str, most: int = 48) -> list[str]:
+    """Return a text in pieces to be spoken one after the other, of at most so many characters where a pause or a word
+    ends: the voice takes some 30 MiB for each second of a piece, and the first is heard when it is done."""
+    pieces: list[str] = []
+    for clause in re.findall(r"[^,;:.!?]+[,;:.!?]*\s*|[,;:.!?]+", text):
+        if pieces and len(pieces[-1]) + len(clause.rstrip()) <= most:
+            pieces[-1] += clause
+        else:
+            evenly = (
+                math.ceil(len(clause) / math.ceil(len(clause) / most)) + 5
+            )  # no single word is left for the last one
+            pieces += textwrap.wrap(clause, min(most, evenly)) if len(clause.rstrip()) > most else [clause]
+    return [piece.strip() for piece in pieces if re.search(r"\w", piece)] or [text]
 
 
 def _give_back() -> None:

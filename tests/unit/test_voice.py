@@ -1,10 +1,14 @@
 """Which speech and which model the voice agent uses, and what it calls its user."""
 
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agents import voice
+from agents.offline import speech
 
 
 class _Context:
@@ -21,6 +25,31 @@ class _Context:
 )  # fmt: skip
 def test_what_it_calls_its_user(user_id: str, metadata: dict[str, Any], name: str | None) -> None:
     assert voice._name(_Context(user_id, metadata)) == name  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("Hello, Ada. How can I help you?", ["Hello, Ada. How can I help you?"]),
+        ("Goodbye.", ["Goodbye."]),
+        (
+            "You said: the quick brown fox jumps over the lazy dog and then it goes home to sleep all day.",
+            ["You said:", "the quick brown fox jumps over the lazy dog and", "then it goes home to sleep all day."],
+        ),
+        ("...", ["..."]),
+        ("", [""]),
+    ],
+)
+def test_long_texts_are_spoken_in_pieces(text: str, pieces: list[str]) -> None:
+    assert speech.in_pieces(text) == pieces
+
+
+@given(st.text(st.sampled_from("abc ,.!?"), max_size=300))
+def test_no_word_is_lost_between_pieces(text: str) -> None:
+    pieces = speech.in_pieces(text)
+    if re.search(r"\w", text):
+        assert max(map(len, pieces)) <= 48
+    assert re.findall(r"\w", "".join(pieces)) == re.findall(r"\w", text)
 
 
 def test_it_is_offline_until_a_key_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
