@@ -773,11 +773,6 @@ GUARDS = (
         (f"{LUA}/pool_reserve.lua", "math.max(own, missing_agents(nodes) - others)", "missing_agents(nodes)"),
     ),
     guard(
-        "agents of a node that has vanished are over",
-        "integration/test_nodes.py::test_agents_of_a_node_that_never_comes_back_are_over",
-        (DUE, "if node and redis.call('EXISTS', 'node:' .. node) == 0 then", "if false then"),
-    ),
-    guard(
         "a node that is late is asked last",
         "integration/test_nodes.py::test_a_node_that_is_late_is_asked_last",
         (PRELUDE, "(node.late and 4 or", "("),

@@ -195,22 +195,6 @@ async def test_who_has_vanished_is_forgotten(store: Store, raw: redis.Redis) -> 
     assert await store.forget_vanished() == []
 
 
-async def test_agents_of_a_node_that_never_comes_back_are_over(store: Store, raw: redis.Redis, valkey_url: str) -> None:
-    await three_nodes(store, raw, valkey_url, 1)
-    (agent_id,) = raw.smembers("node:n2:warm")
-    raw.hset(f"agent:{agent_id}", "lastBeat", 0)
-    raw.zadd("deadlines", {f"beat|{agent_id}": 0})
-    assert [(action.what, action.node) for action in await store.due()] == [("stop", "n2")]
-    raw.zadd("deadlines", {f"stop|{agent_id}": 0})
-    assert [(action.what, action.node) for action in await store.due()] == [("stop", "n2")], "it may only be slow"
-    raw.delete("node:n2")
-    raw.zadd("deadlines", {f"stop|{agent_id}": 0})
-    assert await store.due() == []
-    assert raw.hget(f"agent:{agent_id}", "state") == "exited"
-    assert raw.hget(f"agent:{agent_id}", "cause") == "its node n2 has vanished"
-    assert raw.zscore("deadlines", f"stop|{agent_id}") is None
-
-
 async def test_warm_agents_of_a_silent_node_leave_the_pool(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await three_nodes(store, raw, valkey_url, 2)
     (first, second) = raw.smembers("node:n2:warm")

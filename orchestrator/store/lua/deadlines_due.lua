@@ -65,12 +65,6 @@ function miss.beat(id)
 end
 function miss.stop(id)
   if agent_state(id) ~= 'stopping' then return end
-  -- Nobody is left who could stop it, or say that it is gone. If its node comes back, it stops whom it does not know.
-  local node = get('agent:' .. id, 'node')
-  if node and redis.call('EXISTS', 'node:' .. node) == 0 then
-    exit_agent(id, 'its node ' .. node .. ' has vanished')
-    return
-  end
   expect('stop', id, 5000)
   stop(id)
 end
