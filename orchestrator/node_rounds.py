@@ -114,7 +114,10 @@ class Rounds:
         agents = await self._store.agents()
         looks = await self._store.health([agent.id for agent in agents])
         sizes = [int(look["memory_bytes"]) for look in looks if "memory_bytes" in look]
-        spare = [int(node["spareBytes"]) for node in (await self._store.nodes()).values() if "spareBytes" in node]
+        # A node that is short takes nothing away from the others.
+        spare = [
+            max(0, int(node["spareBytes"])) for node in (await self._store.nodes()).values() if "spareBytes" in node
+        ]
         if spare and any(sizes):
             warm = sum(agent.state is AgentState.READY for agent in agents)
             room = max(0, warm + int(sum(spare) / (sum(sizes) / len(sizes))))

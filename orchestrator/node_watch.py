@@ -95,6 +95,7 @@ class NodeWatch:
         self._booting: set[str] = set()
         self._strangers: dict[str, float] = {}
         self._suspects: set[str] = set()
+        self._missing: set[str] = set()
         self._draining = False
         self._life = secrets.token_hex(4)
         self._twins = 0
@@ -286,9 +287,8 @@ class NodeWatch:
             "version": __version__,
             "life": self._life,
             "twin": int(self._twins > 1),
+            "sessions": settings.node_sessions,
         }
-        if settings.node_sessions:
-            fields["sessions"] = settings.node_sessions
         if (spare := self._rounds.spare_bytes()) is not None:
             fields["spareBytes"] = spare
         before = await self._store.beat_node(settings.node_id, fields, NODE_TTL_SECONDS)
@@ -537,7 +537,10 @@ class NodeWatch:
     async def cleanup_stale(self) -> list[str]:
         """End what nobody serves any more."""
         ended, self._suspects = await upkeep.end_stale(self._store, self._suspects)
-        for node in await self._store.forget_vanished():
+        # At the second look: where Redis was away for a while, the living say so a moment later.
+        before, self._missing = self._missing, await self._store.vanished()
+        for node in sorted(before & self._missing):
+            await self._store.forget_node(node)
             log.warning("node %s has vanished", node)
         if wrong := await self._store.recount():
             log.info("%d entries of the nodes' lists were wrong", wrong)

@@ -13,6 +13,7 @@ import re
 import socket
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from limits import RateLimitItem, parse
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
@@ -57,6 +58,12 @@ def _proxy(value: str) -> str:
 def _redis(value: str | None) -> str | None:
     if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("write it as redis://HOST:PORT/0 (or rediss://, unix://)")
+    try:
+        urlsplit(value or "").port  # noqa: B018 - it raises
+    except ValueError:  # whose text has a part of the password in it
+        raise ValueError(
+            "its port cannot be read: in a password write / as %2F, # as %23, ? as %3F, @ as %40 and % as %25"
+        ) from None
     return value
 
 

@@ -88,7 +88,7 @@ async def describe_node(parts: Services, node: str) -> NodeReply:
         sessions=sessions,
         agents=agents,
         warm=warm,
-        most=int(fields["sessions"]) if "sessions" in fields else None,
+        most=int(fields.get("sessions", 0)) or None,
         host=fields.get("host") == "1",
         short=await parts.store.shortage(node),
         version=fields.get("version"),

@@ -117,7 +117,7 @@ async def describe_health(parts: Services) -> HealthReply:
         status="degraded" if warnings else "ok",
         version=__version__,
         access="open" if parts.access.open else "keys",
-        sessions=counts | {"max": parts.settings.max_sessions},
+        sessions=counts | {"max": (await parts.store.capacity(parts.settings.node_id)).most},
         redis={"ok": True, "latencyMs": round(latency * 1000, 2)},
         celery={"queue": queued},
         livekit={"ok": trouble is None} | ({"trouble": trouble} if trouble else {}),

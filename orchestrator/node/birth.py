@@ -31,8 +31,8 @@ AGENT_ENVIRONMENT = frozenset(name.upper() for name in NodeSettings.model_fields
 )
 #: Says that this host's environment holds nothing that is not for agents.
 CLEAN = "AGENT_HOST_CLEAN"
-#: Of agents; everything else on a node has 0, as most processes.
-OOM_SCORE_ADJ = "300"
+#: What agents have more than the host, whose own a platform may have set.
+OOM_SCORE_MORE = 300
 #: Libraries that would start threads in the host, which must have one when it forks.
 SINGLE_THREADED = {
     "OPENBLAS_NUM_THREADS": "1",
@@ -131,7 +131,8 @@ def _record_self(agent_id: str, folder: AgentFolder) -> None:
     folder.claim(process_of(agent_id, os.getpid()))
     # When memory ends the kernel takes an agent, whose call another one takes over; without the host there is no other.
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
+        own = Path("/proc/self/oom_score_adj")
+        own.write_text(str(min(1000, int(own.read_text()) + OOM_SCORE_MORE)))
 
 
 def process_of(agent_id: str, pid: int) -> Process:

@@ -136,14 +136,14 @@ class Assigner:
                     retry_after=seconds,
                 )
             case "full" if result.detail:
-                return AtCapacity(self._why_full(result.detail))
+                return AtCapacity(await self._why_full(result.detail))
             case "occupied":
                 return RoomTaken(f"The room has a session already: {result.session_id}.")
             case "full":
                 length = self._settings.queue_limit
                 wait = await self.estimated_wait(SessionState.QUEUED, length + 1)
                 return AtCapacity(
-                    f"All {self._settings.max_sessions} sessions are taken and {length} wait in line; try again later.",
+                    f"All {await self._most()} sessions are taken and {length} wait in line; try again later.",
                     retry_after=min(wait or 5, 60),
                 )
             case "broken":
@@ -164,10 +164,10 @@ class Assigner:
             case unknown:
                 return OrchestratorError(f"unknown outcome of an assignment: {unknown}")
 
-    def _why_full(self, detail: str) -> str:
+    async def _why_full(self, detail: str) -> str:
         match detail:
             case "sessions":
-                return f"All {self._settings.max_sessions} sessions are taken."
+                return f"All {await self._most()} sessions are taken."
             case "line":
                 return "Others wait in line for a session."
             case shortage:
@@ -178,7 +178,10 @@ class Assigner:
         boot, session = await self._store.means()
         if state is SessionState.STARTING:
             return None if boot is None else boot * math.ceil(position / self._settings.spawn_concurrency)
-        return None if session is None else session * position / self._settings.max_sessions
+        return None if session is None else session * position / await self._most()
+
+    async def _most(self) -> int:
+        return max(1, (await self._store.capacity(self._settings.node_id)).most)
 
     async def _assigned(self, result: Assignment) -> Started:
         if self._may_live(result.node, result.pid, result.start_ticks):

@@ -35,25 +35,21 @@ class Nodes(Base):
 
     @translated
     async def forget_node(self, node: str) -> None:
-        """Say that a node is gone."""
+        """Say that a node is gone. With it goes what only it would read."""
+        queue = keys.node_queue(node)
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.srem(keys.NODES, node)
             pipe.delete(keys.node(node))
             pipe.srem(keys.NODES_DRAINING, node)
             pipe.zrem(keys.DEADLINES, f"drain|{node}")
-            pipe.delete(keys.node_short(node))
+            pipe.delete(keys.node_short(node), keys.node_failures(node), keys.pool_wake(node))
+            pipe.delete(queue, keys.bindings(queue))
             await pipe.execute()
 
     @translated
-    async def forget_vanished(self) -> list[str]:
-        """Forget the nodes that say nothing of themselves any more, with the queues that only they would read; returns
-        them. Their agents are seen to by their own heartbeats."""
-        vanished = sorted(set(await self._redis.smembers(keys.NODES)) - (await self.nodes()).keys())
-        for node in vanished:
-            await self.forget_node(node)
-            queue = keys.node_queue(node)
-            await self._redis.delete(queue, keys.bindings(queue), keys.pool_wake(node))
-        return vanished
+    async def vanished(self) -> set[str]:
+        """Return the nodes that say nothing of themselves any more."""
+        return set(await self._redis.smembers(keys.NODES)) - (await self.nodes()).keys()
 
     async def recount(self) -> int:
         """Bring the lists of each node's warm and busy agents into line with the agents; returns how much was wrong."""

@@ -117,8 +117,10 @@ async def test_a_call_lives_through_a_deploy_and_the_pool_is_never_empty(
         assert min(warm.values) >= 1, "the pool was empty"
         reasons = {session_id: raw.hget(f"session:{session_id}", "reason") for session_id in nodes}
         assert not [each for each in reasons.values() if "error" in str(each)], reasons
-        late = {nodes[session_id] for at, session_id in edge.begun if at > switched + 1}
-        assert late == {second}, "who came after the switch is served by the new container"
+        after_switch = [nodes[session_id] for at, session_id in edge.begun if at > switched]
+        # One may find no warm agent of the new one for a moment, and is not made to wait for that.
+        assert after_switch.count(second) > 0.7 * len(after_switch), "who comes after the switch comes to the new one"
+        assert {nodes[session_id] for at, session_id in edge.begun if at > told + 1} == {second}
         print(  # noqa: T201
             f"{len(nodes)} starts, none refused; {min(warm.values)} warm agents at least; longest silence of the call "
             f"{ear.silence:.2f} s; the old container ended {gone - told:.1f} s after SIGTERM"

@@ -36,9 +36,10 @@ def health(node: Node) -> dict[str, Any]:
 
 
 def serving(node: Node) -> bool:
-    """Whether the api answers and has its node."""
+    """Whether the api answers and has its node. It is not ready: no agent of it was ever warm."""
     try:
-        return node.http.get("/readyz").is_success
+        found = node.http.get("/readyz")
+        return found.status_code == 503 and found.json()["code"] == "not_warm"
     except httpx.HTTPError:
         return False
 

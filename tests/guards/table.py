@@ -57,7 +57,7 @@ PROMOTE = (PRELUDE, "  close_session(id, to, reason)\n  promote()\n", "  close_s
 NO_DEATHS = (HOST, '"deaths": [encode(death) for death in self._deaths.values()],', '"deaths": [],')
 NO_CHECK = (WATCH, "            if finding.fault is None:\n", "            if True:\n")
 NO_SILENCE = (DUE, "function miss.beat(id)\n", "function miss.beat(id)\n  if true then return end\n")
-NO_HANDOVER = (DUE, "fields[1] == node and elsewhere then", "false then")
+NO_HANDOVER = (DUE, "fields[1] == node and policy('takeover') ~= 0 and could_serve() then", "false then")
 NO_RECORD = (
     "orchestrator/node/birth.py", "        _record_self(agent_id, folder)\n        signal.set_wakeup_fd(-1)",
     "        signal.set_wakeup_fd(-1)",
@@ -733,7 +733,7 @@ GUARDS = (
     guard(
         "an agent goes before its host when memory ends",
         "unit/test_host.py::test_when_memory_ends_the_kernel_takes_an_agent_before_its_host",
-        ("orchestrator/node/birth.py", 'OOM_SCORE_ADJ = "300"', 'OOM_SCORE_ADJ = "0"'),
+        ("orchestrator/node/birth.py", "OOM_SCORE_MORE = 300", "OOM_SCORE_MORE = 0"),
     ),
     # Several nodes
     guard(

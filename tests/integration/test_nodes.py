@@ -188,11 +188,12 @@ async def test_who_has_vanished_is_forgotten(store: Store, raw: redis.Redis) -> 
     raw.sadd("nodes", "gone")
     raw.rpush("node.gone", "a task that nobody will take")
     await store.drain_node("gone", 60)
-    assert await store.forget_vanished() == ["gone"]
+    assert await store.vanished() == {"gone"}
+    await store.forget_node("gone")
     assert raw.smembers("nodes") == {"n1", "n2"}
     assert not raw.exists("node.gone", "nodes:draining", "pool:wake:gone")
     assert raw.zscore("deadlines", "drain|gone") is None
-    assert await store.forget_vanished() == []
+    assert await store.vanished() == set()
 
 
 async def test_warm_agents_of_a_silent_node_leave_the_pool(store: Store, raw: redis.Redis, valkey_url: str) -> None:
@@ -233,3 +234,71 @@ async def test_a_newer_release_that_this_one_may_go_on_beside(store: Store, raw:
 async def test_the_first_to_come_says_its_schema(store: Store, raw: redis.Redis) -> None:
     await asyncio.gather(store.agree(), store.agree())
     assert raw.hgetall("schema") == {"version": str(schema.VERSION), "readableBy": str(schema.READABLE_BY)}
+
+
+async def test_nodes_that_are_held_back_do_not_wake_each_other(store: Store, raw: redis.Redis) -> None:
+    await beat(store, "n1", "n2")
+    await store.set_target(4)
+    raw.hset("pool:breaker", mapping={"failures": 1, "cause": "no", "nextAt": (raw.time()[0] + 60) * 1000})
+    assert await reserved(store, "n1") == 0
+    assert not raw.exists("pool:wake:n2")
+
+
+async def test_a_node_whose_agents_do_not_boot_is_left_alone(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await beat(store, "good", "bad")
+    raw.set("pool:proven", 1)
+    await store.set_target(4)
+    for _ in range(3):
+        (agent_id, *_) = await store.reserve([new_id("prewarm")], "bad")
+        await boot(store, agent_id, "bad")
+        await store.exited(agent_id, "boot_error: exited with code 1: no such model", 1)
+    assert (await store.breaker()).state == "closed", "the others boot"
+    assert await reserved(store, "bad") == 0
+    assert await reserved(store, "good") == 4, "it has the whole pool"
+    raw.delete("node:bad:failures")  # a minute later
+    assert await store.surplus() == []
+
+
+async def test_when_nobodys_agents_boot_the_breaker_opens(store: Store, raw: redis.Redis) -> None:
+    await beat(store, "n1", "n2")
+    raw.set("pool:proven", 1)
+    await store.set_target(4)
+    for number in range(12):
+        node = ("n1", "n2")[number % 2]
+        raw.hdel("pool:breaker", "nextAt")
+        for agent_id in await store.reserve([new_id("prewarm")], node):
+            await boot(store, agent_id, node)
+            await store.exited(agent_id, "boot_error: no", 1)
+    assert (await store.breaker()).failures >= 5
+
+
+async def test_a_call_is_not_handed_over_to_where_no_room_is(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await three_nodes(store, raw, valkey_url, 1, sessions=1)
+    begun = [await assign(store, f"user{number}") for number in range(3)]
+    await store.drain_node(begun[0].node, 0)
+    raw.zadd("deadlines", {f"drain|{begun[0].node}": 0})
+    await store.due()
+    assert raw.hget(f"session:{begun[0].session_id}", "agentId") == begun[0].agent_id
+    assert raw.zscore("deadlines", f"goodbye|{begun[0].session_id}")
+
+
+async def test_what_is_booted_on_a_full_node_joins_the_pool(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await three_nodes(store, raw, valkey_url, 1, sessions=1)
+    for number in range(2):
+        await assign(store, f"user{number}")
+    full = next(node for node in ("n1", "n2", "n3") if raw.scard(f"node:{node}:busy"))
+    free = next(node for node in ("n1", "n2", "n3") if not raw.scard(f"node:{node}:busy"))
+    (warm_one,) = raw.smembers(f"node:{free}:warm")
+    await store.exited(warm_one, "killed by signal 9")
+    waits = await assign(store, "waits")
+    assert waits.outcome == "starting"
+    assert await store.claim(waits.session_id, full) == ("claimed", "")
+    link = AgentLink(valkey_url, waits.session_id)
+    assert await link.ready(1) is None, "its node is full, and another is not"
+    await link.close()
+    assert raw.scard(f"node:{full}:busy") == 1
+    assert raw.hget(f"session:{waits.session_id}", "status") == "starting"
+    # Room on its node is for who waits.
+    busy = raw.hget(f"agent:{raw.smembers(f'node:{full}:busy').pop()}", "sessionId") or ""
+    await store.end_session(busy, "ended", "enough")
+    assert raw.hget(f"session:{waits.session_id}", "node") == full

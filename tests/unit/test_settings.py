@@ -46,6 +46,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("POOL_TARGET", "many", "POOL_TARGET='many'"),
         ("PORT", "70000", "PORT='70000'"),
         ("RATE_LIMIT", "often", "10/minute"),
+        ("REDIS_URL", "redis://:ab/cd@host:6379", "REDIS_URL: its port cannot be read: in a password write / as %2F"),
         ("AGENT_START_METHOD", "clone", "AGENT_START_METHOD"),
         ("HEARTBEAT_SECONDS", "0", "HEARTBEAT_SECONDS"),
         ("HEARTBEAT_TIMEOUT_SECONDS", "3", "HEARTBEAT_TIMEOUT_SECONDS=3 is less than two of HEARTBEAT_SECONDS=2"),

@@ -18,6 +18,8 @@ local JOB_MS = 7500
 local BLIND_MS = 3000
 -- Boot failures in a row that open the breaker; pauses after 1, 2, 3 … of them double up to a minute.
 local BREAKER_FAILURES, LONGEST_PAUSE_MS = 5, 60000
+-- A node whose agents have failed to boot so often in a row is left alone for so long, when others' boot.
+local NODE_FAILURES, NODE_PAUSE_SECONDS = 3, 60
 -- A further session of one user waits as if it had come this much later.
 local FAIRNESS_US = 60 * 1000000
 -- Before the call began, an agent is replaced this often.
@@ -271,7 +273,8 @@ local function limited(name, address, amount, window)
 end
 
 local SERVING
--- The nodes that live and take sessions, in the order of their names: {id, late, host, most}. `late`: it may have vanished.
+-- The nodes that live and take sessions, in the order of their names: {id, late, host, most}. `late`: it may have
+-- vanished; `most`: its calls at once, where that is bounded.
 local function serving()
   if SERVING then return SERVING end
   SERVING = {}
@@ -281,7 +284,8 @@ local function serving()
     local left = redis.call('PTTL', 'node:' .. id)
     if left ~= -2 and not (draining and redis.call('SISMEMBER', 'nodes:draining', id) == 1) then
       local fields = redis.call('HMGET', 'node:' .. id, 'host', 'sessions')
-      SERVING[#SERVING + 1] = {id = id, late = left >= 0 and left < LATE_MS, host = fields[1], most = tonumber(fields[2] or nil)}
+      local most = tonumber(fields[2] or 0)
+      SERVING[#SERVING + 1] = {id = id, late = left >= 0 and left < LATE_MS, host = fields[1] == '1', most = most > 0 and most or nil}
     end
   end
   return SERVING
@@ -380,17 +384,23 @@ local function by_node(set)
   return counts
 end
 
--- The nodes that can boot an agent: they take sessions, have an agent host, memory and room. `me` asks, and so has both
--- of the first, also before it has said so.
+local function short(node) return redis.call('EXISTS', 'node:' .. node.id .. ':short') == 1 end
+local function boot_failures(id) return tonumber(redis.call('GET', 'node:' .. id .. ':failures') or 0) end
+
+-- The nodes that can boot an agent: they take sessions, have an agent host, memory and room. Those whose agents do not boot
+-- are left alone as long as others can. `me` asks, and so has host and memory, also before it has said so.
 local function builders(me)
-  local found, known = {}, false
+  local found, sound, known = {}, {}, false
+  local function add(node)
+    found[#found + 1] = node
+    if boot_failures(node.id) < NODE_FAILURES then sound[#sound + 1] = node end
+  end
   for _, node in ipairs(serving()) do
     known = known or node.id == me
-    local able = node.id == me or (node.host == '1' and redis.call('EXISTS', 'node:' .. node.id .. ':short') == 0)
-    if able and has_room(node) then found[#found + 1] = node end
+    if (node.id == me or (node.host and not short(node))) and has_room(node) then add(node) end
   end
-  if me and not known and redis.call('SISMEMBER', 'nodes:draining', me) == 0 then found[#found + 1] = {id = me} end
-  return found
+  if me and not known and redis.call('SISMEMBER', 'nodes:draining', me) == 0 then add({id = me}) end
+  return #sound > 0 and sound or found
 end
 
 -- Warm agents to keep: the target, but one on each node that can: when a node vanishes the others have some.
@@ -399,9 +409,19 @@ local function warm_target(nodes)
   return target > 0 and math.max(target, #nodes) or 0
 end
 
--- Each node's share of that.
+-- Each node's share of that. Those that can boot none now keep what they have, as long as it is no more than a share: it
+-- would have to be booted anew a moment later.
 local function shares(nodes)
-  local target, want = warm_target(nodes), {}
+  local target, want, keepers = warm_target(nodes), {}, {}
+  for _, node in ipairs(nodes) do want[node.id] = 0 end
+  for _, node in ipairs(serving()) do
+    if not want[node.id] then keepers[#keepers + 1] = node.id end
+  end
+  local fair = math.floor(target / math.max(1, #nodes + #keepers))
+  for _, id in ipairs(keepers) do
+    want[id] = math.min(fair, redis.call('SCARD', 'node:' .. id .. ':warm'))
+    target = target - want[id]
+  end
   for i, node in ipairs(nodes) do
     want[node.id] = math.floor(target / #nodes) + (i <= target % #nodes and 1 or 0)
   end
@@ -431,6 +451,38 @@ local function above_share(want)
     if above > most or (above == most and found and node < found) then most, found = above, node end
   end
   return one[found]
+end
+
+-- Whether a session may begin on a node: it has room, or no node has. One that nobody knows has.
+local function may_serve(id)
+  local here, anywhere = nil, false
+  for _, node in ipairs(serving()) do
+    if node.id == id then here = node end
+    anywhere = anywhere or has_room(node)
+  end
+  return not here or has_room(here) or not anywhere
+end
+
+-- Whether a warm agent is there that can be handed out.
+local function warm_with_room()
+  local bounded = false
+  for _, node in ipairs(serving()) do
+    bounded = bounded or node.most
+    if has_room(node) and redis.call('SCARD', 'node:' .. node.id .. ':warm') > 0 then return true end
+  end
+  return not bounded and redis.call('SCARD', 'pool:ready') > 0
+end
+
+-- Whether one more session that waits would get an agent: of a node with room that has a warm one, or can boot one.
+local function could_serve()
+  local places = 0
+  for _, node in ipairs(serving()) do
+    if redis.call('SCARD', 'node:' .. node.id .. ':warm') > 0 or (node.host and not short(node)) then
+      if not node.most then return true end
+      places = places + math.max(0, node.most - redis.call('SCARD', 'node:' .. node.id .. ':busy'))
+    end
+  end
+  return places > redis.call('ZCARD', 'session:unbound')
 end
 
 -- What is left on a node: {sessions that it serves or whose room is still open, living agents}.
@@ -470,18 +522,25 @@ local function offer(id)
   local draining = node and redis.call('SISMEMBER', 'nodes:draining', node) == 1
   local waiting = redis.call('ZRANGE', 'session:unbound', 0, 0)[1]
   -- A call on a draining node soon ends: it begins there only when no other node is left.
-  if waiting and not (draining and in_service()) then bind(waiting, id, 1)
+  if waiting and not (draining and in_service()) and may_serve(node) then bind(waiting, id, 1)
   elseif draining then dismiss(id, 'node_draining')
   else join_pool(id, node) end
   return agent_state(id)
 end
 
--- Serve the waiting line while there is room.
+-- Serve the waiting line while there is room; before it those who wait for an agent, when a node has got room for them.
 local function promote()
   local most = policy('maxSessions') and most_sessions()
   if not most then return end
+  for _, session in ipairs(redis.call('ZRANGE', 'session:unbound', 0, -1)) do
+    if session_state(session) then
+      local warm = take_warm()
+      if not warm then break end
+      bind(session, warm, 1)
+    end
+  end
   while live_sessions() < most do
-    if redis.call('EXISTS', 'pool:memory_low') == 1 and redis.call('SCARD', 'pool:ready') == 0 then return end
+    if redis.call('EXISTS', 'pool:memory_low') == 1 and not warm_with_room() then return end
     local head = redis.call('ZRANGE', 'session:queued', 0, 0)[1]
     if not head then return end
     move_session(head, 'starting')
@@ -581,10 +640,18 @@ local function replace_agent(session, agent, cause)
   return serve(session) and 'replaced' or 'waiting'
 end
 
--- One more boot has failed by the agent's own fault: the next attempt waits longer, and the fifth opens the breaker.
-local function boot_failed(cause)
+-- One more boot has failed by the agent's own fault: the next attempt waits longer, and the fifth opens the breaker. While
+-- another node's agents boot, only this node is held back.
+local function boot_failed(cause, failed)
   redis.call('HINCRBY', 'pool:stats', 'total_boot_failures', 1)
   redis.call('SET', 'pool:boot_error', cause, 'EX', 300)
+  if failed then
+    redis.call('INCR', 'node:' .. failed .. ':failures')
+    redis.call('EXPIRE', 'node:' .. failed .. ':failures', NODE_PAUSE_SECONDS)
+    for _, node in ipairs(builders()) do
+      if node.id ~= failed and boot_failures(node.id) == 0 then return wake() end
+    end
+  end
   local failures = redis.call('HINCRBY', 'pool:breaker', 'failures', 1)
   local pause = math.min(LONGEST_PAUSE_MS, 1000 * 2 ^ (failures - 1)) * (0.75 + (NOW_US % 1000) / 2000)
   redis.call('DEL', 'pool:proven')
@@ -615,7 +682,7 @@ local function exit_agent(id, cause, ...)
   if before == 'starting' then
     redis.call('RPUSH', 'agent:' .. id .. ':boot', cause)
     redis.call('EXPIRE', 'agent:' .. id .. ':boot', 60)
-    if string.sub(cause, 1, 5) == 'boot_' then boot_failed(cause) else wake() end
+    if string.sub(cause, 1, 5) == 'boot_' then boot_failed(cause, get('agent:' .. id, 'node')) else wake() end
   else
     wake()
   end

@@ -24,6 +24,10 @@ if ARGV[3] == '1' then
     if load < least or (load == least and node.id == me) then best, least = node.id, load end
   end
   if best and best ~= me then return {'elsewhere', best} end
+  if not best and not may_serve(me) then
+    exit_agent(id, 'not spawned: no node that can boot an agent has room')
+    return {'gone', ''}
+  end
 end
 redis.call('HSET', KEYS[1], 'node', me, 'spawnedAt', NOW)
 expect('boot', id, policy('bootMs') or 20000)

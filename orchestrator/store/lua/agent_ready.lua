@@ -16,6 +16,8 @@ redis.call('SET', 'agent:' .. id .. ':pid', ARGV[2])
 redis.call('RPUSH', 'agent:' .. id .. ':boot', 'ready')
 redis.call('EXPIRE', 'agent:' .. id .. ':boot', 60)
 redis.call('DEL', 'pool:boot_error', 'pool:breaker')
+local node = get('agent:' .. id, 'node')
+if node then redis.call('DEL', 'node:' .. node .. ':failures') end
 redis.call('SET', 'pool:proven', NOW)
 
 -- Mean boot time over about the last ten boots: the wait that a miss is told.
@@ -25,7 +27,6 @@ local spawned = NOW - (since_spawn or 0)
 local mean = tonumber(get('pool:stats', 'boot_ms_mean') or (NOW - spawned))
 redis.call('HSET', 'pool:stats', 'boot_ms_mean', string.format('%.1f', mean * 0.9 + (NOW - spawned) * 0.1))
 redis.call('HINCRBY', 'pool:stats', 'total_spawned', 1)
-local node = get('agent:' .. id, 'node')
 local nodes = builders(node)
 local want, warm = shares(nodes), by_node('pool:ready')
 -- Others were held back while boots failed.
@@ -35,7 +36,7 @@ boot_phase(id, 'warm')
 local draining = node and redis.call('SISMEMBER', 'nodes:draining', node) == 1
 local waiting = redis.call('ZRANGE', 'session:unbound', 0, 0)[1]
 -- A call on a draining node soon ends: it begins there only when no other node is left.
-if waiting and not (draining and in_service()) then
+if waiting and not (draining and in_service()) and may_serve(node) then
   bind(waiting, id, 0)
   return waiting
 end

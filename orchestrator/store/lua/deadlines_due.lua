@@ -116,11 +116,10 @@ function miss.job(id)
 end
 function miss.drain(node)
   if redis.call('SISMEMBER', 'nodes:draining', node) == 0 then return end
-  local elsewhere = in_service() and policy('takeover') ~= 0
   for _, name in ipairs({'session:ready', 'session:active'}) do
     for _, id in ipairs(redis.call('SMEMBERS', name)) do
       local fields = redis.call('HMGET', 'session:' .. id, 'node', 'agentId')
-      if fields[1] == node and elsewhere then
+      if fields[1] == node and policy('takeover') ~= 0 and could_serve() then
         if BUSY[agent_state(fields[2])] then dismiss(fields[2], HANDED_OVER) end
         replace_agent(id, fields[2], HANDED_OVER)
       elseif fields[1] == node then

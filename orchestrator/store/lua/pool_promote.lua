@@ -7,12 +7,16 @@
 --
 -- node:{id}:short string, pool:memory_low string, nodes set, nodes:draining set, session:queued zset, session:{id} hash
 local me, shortage, hold = ARGV[1], ARGV[2], ARGV[3]
-local low = shortage ~= ''
-if low then redis.call('SET', 'node:' .. me .. ':short', shortage, 'EX', hold) else redis.call('DEL', 'node:' .. me .. ':short') end
+if shortage ~= '' then redis.call('SET', 'node:' .. me .. ':short', shortage, 'EX', hold) else redis.call('DEL', 'node:' .. me .. ':short') end
+-- While a node with room can boot agents, nobody waits for another's memory. Where none serves it is this
+-- one's that counts.
+local low = #serving() == 0 and shortage or ''
 for _, node in ipairs(serving()) do
-  if node.id ~= me and redis.call('EXISTS', 'node:' .. node.id .. ':short') == 0 then low = false end
+  if has_room(node) then
+    low = redis.call('GET', 'node:' .. node.id .. ':short') or ''
+    if low == '' then break end
+  end
 end
--- While another node can boot agents, nobody waits for this one's memory.
-if low then redis.call('SET', 'pool:memory_low', shortage, 'EX', hold) else redis.call('DEL', 'pool:memory_low') end
+if low ~= '' then redis.call('SET', 'pool:memory_low', low, 'EX', hold) else redis.call('DEL', 'pool:memory_low') end
 promote()
 return redis.call('ZCARD', 'session:queued')

@@ -14,6 +14,16 @@ redis.call('DEL', 'pool:refill')
 local me, most = ARGV[1], #ARGV - 2
 local nodes = builders(ARGV[2] == '' and me or nil)
 local want, ready, starting, stale = shares(nodes), by_node('pool:ready'), by_node('pool:starting'), by_node('pool:stale')
+local next_at = tonumber(get('pool:breaker', 'nextAt') or nil)
+local booting = redis.call('SCARD', 'pool:starting')
+-- Held back: whoever is woken would be too, and would wake this one.
+if next_at and NOW < next_at then
+  expect('refill', '', next_at - NOW + 1)
+  return {}
+end
+if next_at and booting > 0 then return {} end
+if redis.call('EXISTS', 'pool:proven') == 0 then most = math.min(most, UNPROVEN - booting) end
+if most <= 0 then return {} end
 local own, others = 0, 0
 for _, node in ipairs(nodes) do
   local id = node.id
@@ -26,21 +36,16 @@ for _, node in ipairs(nodes) do
   end
 end
 if ARGV[2] ~= '' or not want[me] then return {} end
+-- Its agents fail, and others' do not: one at a time is tried.
+if not next_at and boot_failures(me) > 0 then most = math.min(most, 1 - (starting[me] or 0)) end
 -- What waits without an agent on its way is anybody's: whoever looks first.
 local missing = math.min(math.max(own, missing_agents(nodes) - others), most)
 if missing <= 0 then return {} end
-local next_at = get('pool:breaker', 'nextAt')
 if next_at then
-  if NOW < tonumber(next_at) then
-    expect('refill', '', tonumber(next_at) - NOW + 1)
-    return {}
-  end
-  if redis.call('SCARD', 'pool:starting') > 0 then return {} end
   redis.call('HSET', 'pool:breaker', 'nextAt', NOW + (policy('bootMs') or 20000))
   expect('refill', '', (policy('bootMs') or 20000) + 1)
   missing = 1
 end
-if redis.call('EXISTS', 'pool:proven') == 0 then missing = math.min(missing, UNPROVEN - redis.call('SCARD', 'pool:starting')) end
 local announced = {}
 for i = 1, missing do
   announced[i] = ARGV[i + 2]
