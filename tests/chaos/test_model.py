@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.support.model import UNPROVEN, WAITS, Bench, Dump, Model, Process, Refused, previous_release
+from tests.support.model import NODE_FAILURES, UNPROVEN, WAITS, Bench, Dump, Model, Process, Refused, previous_release
 
 _COMMON = settings(deadline=None, stateful_step_count=50, suppress_health_check=list(HealthCheck))
 PROFILES = {
@@ -651,17 +651,21 @@ class Machine(RuleBasedStateMachine):
         self.reserve_some(count, node)
 
     def builders(self, now: Dump, asking: str = "") -> list[str]:
-        """The nodes that can boot agents: those that ask can, they say so themselves."""
-        return sorted(n for n in now.in_service if n == asking or f"node:{n}:short" not in now.values)
+        """The nodes that can boot agents: those that ask can, they say so themselves. Those whose agents fail are left
+        alone while others' do not."""
+        able = sorted(n for n in now.in_service if n == asking or f"node:{n}:short" not in now.values)
+        return [n for n in able if now.boot_failures(n) < NODE_FAILURES] or able
 
     def warm_target(self, nodes: list[str]) -> int:
         """Each node that can boot agents keeps one at least."""
         return max(self.target, len(nodes)) if self.target else 0
 
     def lacks(self, before: Dump, nodes: list[str]) -> dict[str, int]:
-        """What each of these nodes lacks of its share."""
-        target = self.warm_target(nodes)
-        found = {}
+        """What each of these nodes lacks of its share; the others keep what they have, up to a share."""
+        target, found = self.warm_target(nodes), {}
+        keepers = sorted(before.in_service - set(nodes))
+        fair = target // max(1, len(nodes) + len(keepers))
+        target -= sum(min(fair, len(before.members(f"node:{node}:warm"))) for node in keepers)
         for at, node in enumerate(nodes):
             mine = {i for i, fields in before.agents.items() if fields.get("node") == node}
             counts = [len(mine & before.members(f"pool:{name}")) for name in ("ready", "starting", "stale")]
@@ -689,6 +693,8 @@ class Machine(RuleBasedStateMachine):
             assert len(found) <= min(most, count), f"{len(found)} are announced, {most} are missing"
             if before.failures:
                 assert len(found) + booting * bool(found) <= 1, "boots fail, and more than one is tried at a time"
+            elif before.boot_failures(node) and not self.mixed:
+                assert len(found) <= 1, "boots fail there, and more than one is tried at a time"
             elif "pool:proven" not in before.values:
                 assert not found or len(found) + booting <= UNPROVEN, "no boot has worked, and many are tried"
             elif not self.mixed:

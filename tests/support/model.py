@@ -38,6 +38,8 @@ AGENT_WAITS = {
 }  # fmt: skip
 #: While boots have not worked yet, no more than these boot at once.
 UNPROVEN = 4
+#: A node whose boots have failed so often in a row is left alone while others' work.
+NODE_FAILURES = 3
 #: A further session of one user waits as if it had come this much later.
 FAIRNESS_US = 60_000_000
 #: Nobody has looked at the deadlines for longer than this: that time does not count.
@@ -144,6 +146,10 @@ class Dump:
     @property
     def failures(self) -> int:
         return int(self.fields("pool:breaker").get("failures", 0))
+
+    def boot_failures(self, node: str) -> int:
+        """How many boots have failed in a row on a node."""
+        return int(self.values.get(f"node:{node}:failures", 0))
 
     @property
     def in_service(self) -> set[str]:

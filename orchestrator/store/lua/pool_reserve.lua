@@ -24,7 +24,7 @@ end
 if next_at and booting > 0 then return {} end
 if redis.call('EXISTS', 'pool:proven') == 0 then most = math.min(most, UNPROVEN - booting) end
 if most <= 0 then return {} end
-local own, others = 0, 0
+local own, others = nil, 0
 for _, node in ipairs(nodes) do
   local id = node.id
   local lack = want[id] - (ready[id] or 0) - (starting[id] or 0) + (stale[id] or 0)
@@ -35,7 +35,7 @@ for _, node in ipairs(nodes) do
     wake(id)
   end
 end
-if ARGV[2] ~= '' or not want[me] then return {} end
+if ARGV[2] ~= '' or not own then return {} end
 -- Its agents fail, and others' do not: one at a time is tried.
 if not next_at and boot_failures(me) > 0 then most = math.min(most, 1 - (starting[me] or 0)) end
 -- What waits without an agent on its way is anybody's: whoever looks first.
