@@ -165,7 +165,7 @@ class NodeWatch:
                 task.cancel()
             await asyncio.gather(*unfinished, return_exceptions=True)
             with contextlib.suppress(StoreUnavailable):
-                await self._store.forget_node(settings.node_id)
+                await self._store.forget_node(settings.node_id, for_good=self._draining)
             if self._host:
                 await self._host.close()
 
@@ -286,7 +286,7 @@ class NodeWatch:
             "canaryAge": int(time.monotonic() - self._rounds.canary_at),
             "version": __version__,
             "life": self._life,
-            "twin": int(self._twins > 1),
+            "twin": int(self._twins >= TWIN_BEATS),
             "sessions": settings.node_sessions,
         }
         if (spare := self._rounds.spare_bytes()) is not None:
@@ -540,7 +540,7 @@ class NodeWatch:
         # At the second look: where Redis was away for a while, the living say so a moment later.
         before, self._missing = self._missing, await self._store.vanished()
         for node in sorted(before & self._missing):
-            await self._store.forget_node(node)
+            await self._store.forget_node(node, for_good=True)
             log.warning("node %s has vanished", node)
         if wrong := await self._store.recount():
             log.info("%d entries of the nodes' lists were wrong", wrong)

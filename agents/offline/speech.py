@@ -81,9 +81,8 @@ def in_pieces(text: str, most: int = 48) -> list[str]:
         if pieces and len(pieces[-1]) + len(clause.rstrip()) <= most:
             pieces[-1] += clause
         else:
-            evenly = (
-                math.ceil(len(clause) / math.ceil(len(clause) / most)) + 5
-            )  # no single word is left for the last one
+            # As long as each other, so that no single word is left for the last one.
+            evenly = math.ceil(len(clause) / math.ceil(len(clause) / most)) + 5
             pieces += textwrap.wrap(clause, min(most, evenly)) if len(clause.rstrip()) > most else [clause]
     return [piece.strip() for piece in pieces if re.search(r"\w", piece)] or [text]
 

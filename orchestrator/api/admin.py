@@ -72,7 +72,9 @@ ReloadPath = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$", examples=["7f3a9d8b7
 @router.get("/nodes", summary="List the nodes")
 async def nodes(parts: ServicesDep) -> NodesReply:
     """Return every node that shares this Redis, and what runs on it."""
-    return NodesReply(nodes=[await describe_node(parts, node) for node in await parts.store.nodes()])
+    draining = await parts.store.draining()
+    living = await parts.store.nodes()
+    return NodesReply(nodes=[await _described(parts, node, living[node], node in draining) for node in living])
 
 
 async def describe_node(parts: Services, node: str) -> NodeReply:
@@ -80,6 +82,10 @@ async def describe_node(parts: Services, node: str) -> NodeReply:
     fields, draining = (await parts.store.nodes()).get(node, {}), node in await parts.store.draining()
     if not fields and not draining:
         raise NotFound(f"There is no node {node}.")
+    return await _described(parts, node, fields, draining)
+
+
+async def _described(parts: Services, node: str, fields: dict[str, str], draining: bool) -> NodeReply:
     sessions, agents = await parts.store.node_left(node)
     warm, _ = await parts.store.placed(node)
     return NodeReply(

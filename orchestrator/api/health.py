@@ -1,6 +1,7 @@
 """Health: for people (`/api/health`), for restarts (`/livez`), for load balancers (`/readyz`)."""
 
 import os
+from collections.abc import Iterator
 
 from fastapi import APIRouter, Request
 
@@ -76,12 +77,8 @@ async def describe_health(parts: Services) -> HealthReply:
     warnings = []
     if not nodes:
         warnings.append("no Celery worker has reported within 10 s: misses and refills wait")
-    warnings += [
-        f"two nodes call themselves {name}: give each a NODE_ID of its own"
-        for name, fields in nodes.items()
-        if fields.get("twin") == "1"
-    ]
-    warnings += [f"node {name} has no agent host" for name, fields in nodes.items() if fields.get("host") != "1"]
+    draining = await parts.store.draining()
+    warnings += [warning for name in nodes for warning in _node_troubles(name, nodes[name], name in draining)]
     if counts["target"] and not counts["pool"] and not counts["booting"]:
         warnings.append("the pool is empty and nothing is booting")
     if shortage := await parts.store.memory_shortage():
@@ -98,13 +95,6 @@ async def describe_health(parts: Services) -> HealthReply:
         warnings.append(f"starts are refused: {trouble}")
     doors = await parts.store.doors()
     warnings += [warning for door in doors.values() if (warning := _door_trouble(door, await parts.store.now()))]
-    draining = await parts.store.draining()
-    warnings += [f"node {name} drains" for name in sorted(draining & nodes.keys())]
-    warnings += [
-        f"the Celery worker of node {name} has consumed nothing for {fields['canaryAge']} s"
-        for name, fields in nodes.items()
-        if int(fields.get("canaryAge", 0)) > STALE_CANARY_SECONDS
-    ]
     if kill := kill_window.warning(parts.settings, os.environ):
         warnings.append(kill)
     if tight := sizing.warning(parts.settings, limit_bytes()):
@@ -128,6 +118,18 @@ async def describe_health(parts: Services) -> HealthReply:
         stats=stats,
         warnings=warnings,
     )
+
+
+def _node_troubles(name: str, fields: dict[str, str], draining: bool) -> Iterator[str]:
+    """Yield what is not as it should be with a node."""
+    if fields.get("twin") == "1":
+        yield f"two nodes call themselves {name}: give each a NODE_ID of its own"
+    if fields.get("host") != "1":
+        yield f"node {name} has no agent host"
+    if draining:
+        yield f"node {name} drains"
+    if int(fields.get("canaryAge", 0)) > STALE_CANARY_SECONDS:
+        yield f"the Celery worker of node {name} has consumed nothing for {fields['canaryAge']} s"
 
 
 def _door_trouble(door: dict[str, str], now: float) -> str | None:

@@ -212,11 +212,12 @@ def drain(
     json: Json = False,
 ) -> None:
     """Empty a node: no new call begins there; those that last longer than DRAIN_SECONDS go on on another node."""
-    api = Api(Settings.load())
+    settings = Settings.load()
+    api = Api(settings)
     found = api.post(f"/api/nodes/{node}/drain", {})
     if not json:
         console.print(_left(found), markup=False, soft_wrap=True)
-    deadline = time.monotonic() + Settings.load().drain_seconds + EMPTY_SECONDS
+    deadline = time.monotonic() + settings.drain_seconds + EMPTY_SECONDS
     while wait and found["sessions"] and time.monotonic() < deadline:
         time.sleep(FOLLOW_SECONDS)
         before, found = found, api.get(f"/api/nodes/{node}")

@@ -25,7 +25,8 @@ class Measured(Base):
     @translated
     async def reading(self) -> Reading:
         """Return everything that is measured."""
-        return await reading.take(self._redis)
+        _, most, *_ = await self._scripts.call("capacity", args=[""])
+        return await reading.take(self._redis, int(most) or None)
 
     async def look_at_alerts(self) -> list[str]:
         """Tell what has begun or is over; returns the names of what is wrong."""

@@ -34,8 +34,8 @@ class Nodes(Base):
         return states
 
     @translated
-    async def forget_node(self, node: str) -> None:
-        """Say that a node is gone. With it goes what only it would read."""
+    async def forget_node(self, node: str, *, for_good: bool) -> None:
+        """Say that a node is gone. `for_good`: and its queue; a Celery worker that only restarts goes on with that."""
         queue = keys.node_queue(node)
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.srem(keys.NODES, node)
@@ -43,7 +43,8 @@ class Nodes(Base):
             pipe.srem(keys.NODES_DRAINING, node)
             pipe.zrem(keys.DEADLINES, f"drain|{node}")
             pipe.delete(keys.node_short(node), keys.node_failures(node), keys.pool_wake(node))
-            pipe.delete(queue, keys.bindings(queue))
+            if for_good:
+                pipe.delete(queue, keys.bindings(queue))
             await pipe.execute()
 
     @translated

@@ -39,8 +39,8 @@ class Reading:
     memory_low: bool
 
 
-async def take(redis: Any) -> Reading:
-    """Read everything."""
+async def take(redis: Any, most: int | None) -> Reading:
+    """Read everything but `most`: the sessions at once of all nodes, None before one has set the store up."""
     started = time.perf_counter()
     seconds, microseconds = await redis.time()
     latency = time.perf_counter() - started
@@ -50,7 +50,6 @@ async def take(redis: Any) -> Reading:
         pipe.smembers(keys.AGENTS)
         pipe.scard(keys.POOL_READY)
         pipe.get(keys.POOL_TARGET)
-        pipe.hget(keys.POLICY, "maxSessions")
         pipe.hgetall(keys.POOL_STATS)
         pipe.hgetall(keys.BEAT_TICKS)
         pipe.hgetall(keys.BREAKER)
@@ -62,7 +61,7 @@ async def take(redis: Any) -> Reading:
         for series in histograms.BOUNDS:
             pipe.hgetall(keys.histogram(series))
         (
-            node_ids, draining, agent_ids, pool, target, most, stats, ticks, breaker, down, low, queued, *more,
+            node_ids, draining, agent_ids, pool, target, stats, ticks, breaker, down, low, queued, *more,
         ) = await pipe.execute()  # fmt: skip
     served, counted = more[: len(_SESSIONS)], more[len(_SESSIONS) :]
     nodes, placed, queues, agents = await _members(redis, sorted(node_ids), sorted(agent_ids))
@@ -73,7 +72,7 @@ async def take(redis: Any) -> Reading:
         agents=agents,
         pool=pool,
         target=None if target is None else int(target),
-        max_sessions=None if most is None else int(most),
+        max_sessions=most,
         stats=stats,
         histograms={s: histograms.read(s, fields) for s, fields in zip(histograms.BOUNDS, counted, strict=True)},
         queues=queues,

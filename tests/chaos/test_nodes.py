@@ -21,7 +21,7 @@ from tests.support.agreement import os_agents
 from tests.support.ear import Ear
 from tests.support.hurt import connected, live, talking
 from tests.support.node import Node
-from tests.support.processes import alive, free_ports, poll, start_valkey, stop
+from tests.support.processes import alive, poll
 
 NAMES = ("a", "b", "c")
 POOL, DRAIN = 6, 4
@@ -46,33 +46,22 @@ class House:
 
     def quiet(self) -> None:
         """End every session, and wait until each node has its share again."""
-        for state in ("queued", "starting", "ready", "active"):
-            kind = "zrange" if state == "queued" else "smembers"
-            for session_id in getattr(self.raw, kind)(f"session:{state}", *((0, -1) if state == "queued" else ())):
-                self.nodes["a"].end(session_id)
+        served = self.raw.sunion("session:starting", "session:ready", "session:active")
+        for session_id in [*served, *self.raw.zrange("session:queued", 0, -1)]:
+            self.nodes["a"].end(session_id)
         poll(lambda: live(self.raw) == 0 and self.shared(*NAMES), "every node has its share", 60)
 
 
 @pytest.fixture(scope="module")
 def house(short_folder: Path) -> Iterator[House]:
     folder = short_folder / "house"
-    (folder / "redis").mkdir(parents=True)
-    (folder / "livekit").mkdir()
-    port = free_ports()
-    valkey = start_valkey(folder / "redis", port)
+    settings = {"POOL_TARGET": POOL, "DRAIN_SECONDS": DRAIN, "GOODBYE_SECONDS": 1, "USER_JOIN_SECONDS": 600}
     with contextlib.ExitStack() as stack:
-        stack.callback(stop, valkey)
-        livekit_port = stack.enter_context(livekit.server(folder / "livekit"))
-        settings = {
-            "REDIS_URL": f"redis://127.0.0.1:{port}/0", "ADMIN_TOKEN": "whoever-runs-all-three",
-            "LIVEKIT_URL": f"ws://127.0.0.1:{livekit_port}", "LIVEKIT_API_KEY": livekit.KEY,
-            "LIVEKIT_API_SECRET": livekit.SECRET, "AGENT_MODULE": "agents.echo", "POOL_TARGET": POOL,
-            "USER_JOIN_SECONDS": 600, "DRAIN_SECONDS": DRAIN, "GOODBYE_SECONDS": 1,
-        }  # fmt: skip
+        shared = stack.enter_context(livekit.shared(folder))
         nodes = {}
         for name in NAMES:
             (folder / name).mkdir()
-            nodes[name] = Node(folder / name, NODE_ID=name, **settings)
+            nodes[name] = Node(folder / name, NODE_ID=name, **shared | settings)
             stack.enter_context(nodes[name])
         with connected(nodes["a"]) as raw:
             yield House(nodes, raw)

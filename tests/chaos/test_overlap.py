@@ -14,7 +14,7 @@ from tests.support import livekit
 from tests.support.ear import Ear
 from tests.support.hurt import connected, talking
 from tests.support.node import Node
-from tests.support.processes import alive, free_ports, poll, start_valkey, stop
+from tests.support.processes import alive, poll
 from tests.support.sampler import Sampler
 
 POOL, DRAIN, OVERLAP = 3, 6, 5
@@ -23,22 +23,12 @@ POOL, DRAIN, OVERLAP = 3, 6, 5
 @pytest.fixture
 def settings(short_folder: Path) -> Iterator[dict[str, Any]]:
     """What both containers are given: a Redis and a LiveKit server that outlive them."""
-    folder = short_folder / "overlap"
-    (folder / "redis").mkdir(parents=True)
-    (folder / "livekit").mkdir()
-    port = free_ports()
-    valkey = start_valkey(folder / "redis", port)
-    try:
-        with livekit.server(folder / "livekit") as livekit_port:
-            yield {
-                "REDIS_URL": f"redis://127.0.0.1:{port}/0", "ADMIN_TOKEN": "the-same-for-both",
-                "LIVEKIT_URL": f"ws://127.0.0.1:{livekit_port}", "LIVEKIT_API_KEY": livekit.KEY,
-                "LIVEKIT_API_SECRET": livekit.SECRET, "AGENT_MODULE": "agents.echo", "POOL_TARGET": POOL,
-                "USER_JOIN_SECONDS": 600, "DRAIN_SECONDS": DRAIN, "GOODBYE_SECONDS": 1, "TRUSTED_PROXY": "railway",
-                "RAILWAY_SERVICE_ID": "one-service", "RAILWAY_DEPLOYMENT_DRAINING_SECONDS": 40,
-            }  # fmt: skip
-    finally:
-        stop(valkey)
+    with livekit.shared(short_folder / "overlap") as shared:
+        yield shared | {
+            "POOL_TARGET": POOL, "USER_JOIN_SECONDS": 600, "DRAIN_SECONDS": DRAIN, "GOODBYE_SECONDS": 1,
+            "TRUSTED_PROXY": "railway", "RAILWAY_SERVICE_ID": "one-service",
+            "RAILWAY_DEPLOYMENT_DRAINING_SECONDS": 40,
+        }  # fmt: skip
 
 
 def container(folder: Path, deployment: str, settings: dict[str, Any]) -> Node:

@@ -393,7 +393,7 @@ async def test_a_reload_is_told_node_by_node(http: httpx.AsyncClient, store: Sto
     is_problem(await http.get("/api/agents/reload/x", headers=ADMIN), 422, "malformed_request")
     await http.post("/api/agents/reload", headers=ADMIN)
     assert (await look())["message"] == found["message"], "the next one does not make it unknown"
-    await store.forget_node("other")
+    await store.forget_node("other", for_good=True)
     assert ((await look())["nodes"], (await look())["done"]) == ({"api-test": "done"}, True)
     assert 3500 < raw.ttl(f"reload:{reload_id}") <= 3600
 

@@ -119,7 +119,7 @@ async def test_a_node_has_no_more_calls_than_it_has_room_for(store: Store, raw: 
     await beat(store, "n3", sessions=2)
     served = [await where(store, f"user{number}") for number in range(5)]
     assert Counter(served) == Counter(n1=1, n2=1, n3=2, queued=1)
-    assert (await store.capacity("n1")).most == 4
+    assert (await store.capacity("n1")).most == (await store.reading()).max_sessions == 4
     # Room on a node is the line's at once.
     ended = next(raw.smembers(f"node:{node}:busy") for node in ("n2",)).pop()
     await store.end_session(raw.hget(f"agent:{ended}", "sessionId") or "", "ended", "enough")
@@ -154,6 +154,7 @@ async def test_calls_that_outlast_a_drain_go_on_elsewhere(store: Store, raw: red
     found = raw.hgetall(f"session:{call.session_id}")
     assert found["node"] != call.node
     assert (found["status"], found.get("takeovers"), found["handovers"]) == ("ready", None, "1")
+    assert (raw.hget("pool:stats", "total_handovers"), raw.hget("pool:stats", "total_takeovers")) == ("1", None)
     assert (await link.next_message() or {})["type"] == "stop"
     await link.close()
     heir = AgentLink(valkey_url, found["agentId"])
@@ -162,6 +163,21 @@ async def test_calls_that_outlast_a_drain_go_on_elsewhere(store: Store, raw: red
     assert told["takeovers"] == 1, "it has to say that it goes on"
     assert told["conversation"] == [{"role": "user", "text": "My name is Ada."}]
     assert not [event for event in await store.events(call.session_id, "0-0") if event["state"] == "goodbye"]
+
+
+async def test_a_session_that_has_not_begun_is_handed_over_as_a_new_one(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    await three_nodes(store, raw, valkey_url, 1)
+    call = await assign(store, "ada")
+    await store.drain_node(call.node, 0)
+    raw.zadd("deadlines", {f"drain|{call.node}": 0})
+    await store.due()
+    found = raw.hgetall(f"session:{call.session_id}")
+    assert (found["node"] != call.node, found.get("handovers"), found.get("replacements")) == (True, None, None)
+    heir = AgentLink(valkey_url, found["agentId"])
+    assert (await heir.next_message() or {})["takeovers"] == 0, "it greets"
+    await heir.close()
 
 
 async def test_without_another_node_a_drain_says_goodbye(store: Store, raw: redis.Redis, valkey_url: str) -> None:
@@ -189,11 +205,14 @@ async def test_who_has_vanished_is_forgotten(store: Store, raw: redis.Redis) -> 
     raw.rpush("node.gone", "a task that nobody will take")
     await store.drain_node("gone", 60)
     assert await store.vanished() == {"gone"}
-    await store.forget_node("gone")
+    await store.forget_node("gone", for_good=True)
     assert raw.smembers("nodes") == {"n1", "n2"}
     assert not raw.exists("node.gone", "nodes:draining", "pool:wake:gone")
     assert raw.zscore("deadlines", "drain|gone") is None
     assert await store.vanished() == set()
+    raw.rpush("node.n2", "a task")
+    await store.forget_node("n2", for_good=False)
+    assert raw.llen("node.n2") == 1, "its Celery worker is only restarted"
 
 
 async def test_warm_agents_of_a_silent_node_leave_the_pool(store: Store, raw: redis.Redis, valkey_url: str) -> None:

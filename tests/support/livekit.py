@@ -1,15 +1,16 @@
-"""A LiveKit server of the tests' own, beside the nodes that use it."""
+"""A LiveKit server of the tests' own, and a Valkey, beside the nodes that use them."""
 
 import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from orchestrator.cli import livekit_server
 from orchestrator.cli.up import _LIVEKIT_YAML
-from tests.support.processes import free_ports, poll
+from tests.support.processes import free_ports, poll, start_valkey, stop
 
 KEY, SECRET = "testkey", "a-secret-of-the-tests-that-is-long-enough"
 
@@ -29,6 +30,22 @@ def server(folder: Path) -> Iterator[int]:
         finally:
             process.kill()  # told to stop, it would wait for its rooms to empty
             process.wait(10)
+
+
+@contextlib.contextmanager
+def shared(folder: Path) -> Iterator[dict[str, Any]]:
+    """Run what several nodes share in a new folder; gives the settings of nodes that echo."""
+    for name in ("redis", "livekit"):
+        (folder / name).mkdir(parents=True)
+    port = free_ports()
+    with contextlib.ExitStack() as stack:
+        stack.callback(stop, start_valkey(folder / "redis", port))
+        media = stack.enter_context(server(folder / "livekit"))
+        yield {
+            "REDIS_URL": f"redis://127.0.0.1:{port}/0", "LIVEKIT_URL": f"ws://127.0.0.1:{media}",
+            "LIVEKIT_API_KEY": KEY, "LIVEKIT_API_SECRET": SECRET, "ADMIN_TOKEN": "whoever-runs-all-of-them",
+            "AGENT_MODULE": "agents.echo",
+        }  # fmt: skip
 
 
 def _answers(port: int) -> bool:

@@ -629,12 +629,16 @@ local function replace_agent(session, agent, cause)
     return 'error'
   end
   if count > 0 then redis.call('HSET', key, name .. 's', count) end
-  if cause == HANDED_OVER then redis.call('HINCRBY', key, 'handovers', 1)
+  local counted = 'total_' .. name .. 's'
+  if cause == HANDED_OVER then
+    counted = 'total_handovers'
+    -- Before the call began the next agent has nothing to go on with, and greets.
+    if fields[3] then redis.call('HINCRBY', key, 'handovers', 1) end
   -- One that dies on its way to a call is part of the takeover that it was to end.
   elseif name == 'takeover' and redis.call('HSETNX', key, 'takeoverAt', NOW) == 1 then
     tell('takeover.started', session .. '_' .. NOW, {sessionId = session, agentId = agent, cause = cause})
   end
-  redis.call('HINCRBY', 'pool:stats', 'total_' .. name .. 's', 1)
+  redis.call('HINCRBY', 'pool:stats', counted, 1)
   record(session, name, 'agentId', agent, 'cause', cause)
   move_session(session, 'starting')
   return serve(session) and 'replaced' or 'waiting'

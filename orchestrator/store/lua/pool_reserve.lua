@@ -12,9 +12,7 @@
 local UNPROVEN = 4
 redis.call('DEL', 'pool:refill')
 local me, most = ARGV[1], #ARGV - 2
-local nodes = builders(ARGV[2] == '' and me or nil)
-local want, ready, starting, stale = shares(nodes), by_node('pool:ready'), by_node('pool:starting'), by_node('pool:stale')
-local next_at = tonumber(get('pool:breaker', 'nextAt') or nil)
+local next_at = tonumber(get('pool:breaker', 'nextAt'))
 local booting = redis.call('SCARD', 'pool:starting')
 -- Held back: whoever is woken would be too, and would wake this one.
 if next_at and NOW < next_at then
@@ -24,6 +22,8 @@ end
 if next_at and booting > 0 then return {} end
 if redis.call('EXISTS', 'pool:proven') == 0 then most = math.min(most, UNPROVEN - booting) end
 if most <= 0 then return {} end
+local nodes = builders(ARGV[2] == '' and me or nil)
+local want, ready, starting, stale = shares(nodes), by_node('pool:ready'), by_node('pool:starting'), by_node('pool:stale')
 local own, others = nil, 0
 for _, node in ipairs(nodes) do
   local id = node.id
