@@ -773,13 +773,33 @@ GUARDS = (
         (f"{LUA}/pool_reserve.lua", "math.max(own, missing_agents(nodes) - others)", "missing_agents(nodes)"),
     ),
     guard(
+        "nodes that are held back do not wake each other",
+        "integration/test_nodes.py::test_nodes_that_are_held_back_do_not_wake_each_other",
+        (f"{LUA}/pool_reserve.lua", "if next_at and NOW < next_at then", "if false then"),
+    ),
+    guard(
+        "a node whose agents do not boot is left alone",
+        "integration/test_nodes.py::test_a_node_whose_agents_do_not_boot_is_left_alone",
+        (PRELUDE, "return #sound > 0 and sound or found", "return found"),
+    ),
+    guard(
+        "a call is handed over only where it fits",
+        "integration/test_nodes.py::test_a_call_is_not_handed_over_to_where_no_room_is",
+        (DUE, "and could_serve() then", "and in_service() then"),
+    ),
+    guard(
+        "a full node serves nobody with what it has booted",
+        "integration/test_nodes.py::test_what_is_booted_on_a_full_node_joins_the_pool",
+        (f"{LUA}/agent_ready.lua", " and may_serve(node) then", " then"),
+    ),
+    guard(
         "a node that is late is asked last",
         "integration/test_nodes.py::test_a_node_that_is_late_is_asked_last",
         (PRELUDE, "(node.late and 4 or", "("),
     ),
     guard(
         "a node has no more calls than it has room for",
-        "integration/test_nodes.py::test_a_node_has_no_more_calls_than_it_has_room_for",
+        "integration/test_nodes.py::test_warm_agents_of_a_full_node_are_not_handed_out",
         (PRELUDE, "return not node.most or load_of(node) < 1 end", "return true end"),
     ),
     guard(

@@ -127,6 +127,16 @@ async def test_a_node_has_no_more_calls_than_it_has_room_for(store: Store, raw: 
     assert raw.scard("node:n2:busy") == 1
 
 
+async def test_warm_agents_of_a_full_node_are_not_handed_out(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await three_nodes(store, raw, valkey_url, 2, sessions=1)
+    for node in ("n2", "n3"):
+        for agent_id in raw.smembers(f"node:{node}:warm"):
+            await store.exited(agent_id, "killed by signal 9")
+    assert await where(store, "first") == "n1"
+    assert raw.scard("node:n1:warm") == 1
+    assert await where(store, "second") == "starting", "it waits for an agent of another node"
+
+
 async def test_a_miss_is_booted_where_there_is_most_room(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await three_nodes(store, raw, valkey_url, 1)
     for number in range(3):

@@ -130,16 +130,18 @@ def faulty(folder: Path, method: str, faults: str) -> Host:
 @pytest.mark.parametrize("method", ["fork", "exec"])
 async def test_when_memory_ends_the_kernel_takes_an_agent_before_its_host(short_folder: Path, method: str) -> None:
     host = await faulty(short_folder, method, "").connect()
-    process = await host.client.spawn("large")
+    try:
+        process = await host.client.spawn("large")
 
-    def score(pid: int) -> int:
-        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+        def score(pid: int) -> int:
+            return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
-    own = score(host.process.pid)
-    poll(lambda: score(process.pid) == min(1000, own + 300), "the agent has offered itself", 5)
-    assert await host.client.stop("large", 5)
-    assert (await host.death()).stopped
-    await host.end()
+        own = score(host.process.pid)
+        poll(lambda: score(process.pid) == min(1000, own + 300), "the agent has offered itself", 5)
+        assert await host.client.stop("large", 5)
+        assert (await host.death()).stopped
+    finally:
+        await host.end()
 
 
 @pytest.mark.parametrize("method", ["fork", "exec"])
