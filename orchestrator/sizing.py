@@ -10,9 +10,9 @@ from orchestrator.settings import Settings
 
 #: MiB: supervisord, api, Celery worker, beat, drain, and the agent host with its models loaded.
 BASE_MB = 605
-#: MiB of each warm agent, and of each that is in a call: about what three at once take at most, each.
+#: MiB of each warm agent, and of each that is in a call, when all of them make a long sentence at the same moment.
 AGENT_MB = 15
-CALL_MB = 130
+CALL_MB = 175
 #: MiB of an embedded Valkey that holds little.
 VALKEY_MB = 10
 

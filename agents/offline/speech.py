@@ -73,7 +73,7 @@ class Recogniser:
         return " ".join(line.text.strip() for line in transcript.lines).strip()
 
 
-def in_pieces(text: str, most: int = 48) -> list[str]:
+def in_pieces(text: str, most: int = 80) -> list[str]:
     """Return a text in pieces to be spoken one after the other, of at most so many characters where a pause or a word
     ends: the voice takes some 30 MiB for each second of a piece, and the first is heard when it is done."""
     pieces: list[str] = []

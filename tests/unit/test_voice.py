@@ -48,7 +48,7 @@ def test_long_texts_are_spoken_in_pieces(text: str, pieces: list[str]) -> None:
 def test_no_word_is_lost_between_pieces(text: str) -> None:
     pieces = speech.in_pieces(text)
     if re.search(r"\w", text):
-        assert max(map(len, pieces)) <= 48
+        assert max(map(len, pieces)) <= 80
     assert re.findall(r"\w", "".join(pieces)) == re.findall(r"\w", text)
 
 
