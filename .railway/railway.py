@@ -13,8 +13,8 @@ PORT = 8080
 DRAIN_SECONDS = 120
 #: Between SIGTERM and SIGKILL: the drain, its margin, and what the programs need to stop (orchestrator/kill_window.py).
 DRAINING_SECONDS = 150
-#: Railway calls /readyz, which the old container's pool satisfies too, and sends SIGTERM to the old one so long after:
-#: by then the new pool is full.
+#: Railway calls /readyz, which is 200 once the new container has had a warm agent of its own, and sends SIGTERM to the
+#: old one so long after: by then the new one's share of the pool is full.
 OVERLAP_SECONDS = 30
 HEALTHCHECK_SECONDS = 120
 

@@ -39,7 +39,7 @@ def test_calls_that_do_not_fit_are_told_with_the_number_that_does() -> None:
     assert "lower MAX_SESSIONS to 2," in said
     assert sizing.calls_warning(Settings(max_sessions=2, **REDIS), 1 << 30) is None
     assert sizing.calls_warning(Settings(max_sessions=3, **REDIS), 1 << 30)
-    assert sizing.calls_warning(Settings(**REDIS), 8 << 30) is None
+    assert sizing.calls_warning(Settings(**REDIS), 10 << 30) is None
     assert sizing.calls_warning(Settings(node_sessions=2, **REDIS), 1 << 30) is None
     assert "lower NODE_SESSIONS to 2," in str(sizing.calls_warning(Settings(node_sessions=9, **REDIS), 1 << 30))
 
