@@ -7,6 +7,11 @@ here retries; whoever wants a retry asks for it where it is safe.
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+#: While a pool listens for a hosted Redis's notices of maintenance, redis-py 8 hands out connections whose server is
+#: gone: after a restart of Redis each that had been idle would fail one command, minutes later.
+_NO_NOTICES = MaintNotificationsConfig(enabled=False)
 
 #: Longest wait for a blocking read, in seconds; the socket time-out of such a client lies above it.
 BLOCK_SECONDS = 4.0
@@ -26,6 +31,7 @@ def connect(url: str, *, name: str, max_connections: int = 64, patience: float =
         protocol=3,
         client_name=name,
         retry=Retry(NoBackoff(), 0),
+        maint_notifications_config=_NO_NOTICES,
     )
     return Redis.from_pool(pool)
 
@@ -43,5 +49,6 @@ def connect_blocking(url: str, *, name: str, max_connections: int = 64) -> Redis
         protocol=3,
         client_name=name,
         retry=Retry(NoBackoff(), 0),
+        maint_notifications_config=_NO_NOTICES,
     )
     return Redis.from_pool(pool)

@@ -312,6 +312,11 @@ GUARDS = (
         ("orchestrator/store/connection.py", "        socket_timeout=patience,\n", ""),
     ),
     guard(
+        "a connection that was idle while Redis restarted is not handed out",
+        "integration/test_connection.py::test_connections_that_were_idle_over_a_restart_of_redis_fail_nobody[connect]",
+        ("orchestrator/store/connection.py", "MaintNotificationsConfig(enabled=False)", "MaintNotificationsConfig()"),
+    ),
+    guard(
         "only its deadline says that an agent is silent",
         "integration/test_upkeep.py::test_examining_finds_each_fault",
         (
