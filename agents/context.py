@@ -36,9 +36,9 @@ _LOST = frozenset(
 TURN_CHARACTERS = 2000
 
 Goodbye = Callable[[], Awaitable[None]]
-#: How a session goes on without its agent: it is over as it should be, it failed, another agent is to take over, or one
-#: has already.
-Outcome = Literal["ended", "error", "lost", "replaced"]
+#: How a session goes on without its agent: it is over as it should be, it failed, another agent is to take over, one of
+#: another node is (where there is none, it is over), or one has taken over already.
+Outcome = Literal["ended", "error", "lost", "stopped", "replaced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,10 @@ class AgentContext:
     def hand_over(self, cause: str) -> None:
         """Leave the session to another agent: this one cannot go on."""
         self._leave("lost", cause)
+
+    def stop(self, reason: str) -> None:
+        """Leave because this process must go: an agent of another node goes on, or the session is over."""
+        self._leave("stopped", reason)
 
     def give_up(self, reason: str) -> None:
         """Leave a session that is another agent's already."""

@@ -198,7 +198,7 @@ class Runtime:
             takeovers=assignment["takeovers"],
             conversation=[Turn(**turn) for turn in assignment["conversation"]],
         )
-        self._stop.add_done_callback(lambda stop: context.leave(stop.result()))
+        self._stop.add_done_callback(lambda stop: context.stop(stop.result()))
         faults.hit("agent.before_join")
         connecting = asyncio.create_task(self._connect(context, assignment))
         decided: list[asyncio.Future[Any]] = [connecting, context.leaving]
@@ -305,6 +305,8 @@ class Runtime:
                     try:
                         if outcome == "lost":
                             await self._link.failed(reason)
+                        elif outcome == "stopped":
+                            await self._link.stopped(reason)
                         else:
                             await self._link.ended(session_id, outcome, reason)
                     except OrchestratorError as failure:

@@ -71,7 +71,11 @@ class AgentLink:
 
     async def failed(self, cause: str) -> None:
         """Say that this agent can serve its session no more: another one is to take over."""
-        await self._scripts.call("agent_failed", args=[self.agent_id, cause])
+        await self._scripts.call("agent_failed", args=[self.agent_id, cause, 0])
+
+    async def stopped(self, reason: str) -> None:
+        """Say that this agent's process must go: another node's agent goes on with its call, or it is over."""
+        await self._scripts.call("agent_failed", args=[self.agent_id, reason, 1])
 
     async def ended(self, session_id: str, status: str, reason: str) -> None:
         """Say that this agent's session is over (`ended` or `error`) and why. Idempotent."""

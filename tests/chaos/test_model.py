@@ -596,12 +596,15 @@ class Machine(RuleBasedStateMachine):
         assert len(self.now.values.get(key, [])) <= 2
 
     @precondition(lambda self: self.m.processes)
-    @rule(pick=picks, twice=twice)
-    def fails(self, pick: int, twice: bool) -> None:
-        """An agent says that it cannot go on."""
+    @rule(pick=picks, told_to_go=st.booleans(), twice=twice)
+    def fails(self, pick: int, told_to_go: bool, twice: bool) -> None:
+        """An agent says that it cannot go on, or that its process must go."""
         process = self.some(pick, "assigned", "running")
         same = self.state(process) not in {"assigned", "running"}
-        self.do("agent_failed", process.id, "room lost", same=same, twice=twice)
+        session = self.session_of(process) if not same else ""
+        self.do("agent_failed", process.id, "room lost", int(told_to_go), same=same, twice=twice)
+        if told_to_go and session:
+            assert self.now.sessions[session]["status"] != "error", "nothing has failed"
 
     @precondition(lambda self: self.m.processes)
     @rule(pick=picks, status=st.sampled_from(["ended", "error"]), twice=twice)

@@ -312,6 +312,11 @@ GUARDS = (
         ("orchestrator/store/connection.py", "        socket_timeout=patience,\n", ""),
     ),
     guard(
+        "the call of an agent that must go goes on with another node's",
+        "chaos/test_nodes.py::test_one_whose_main_process_is_killed_hands_its_calls_over",
+        (RUNTIME, "context.stop(stop.result())", "context.leave(stop.result())"),
+    ),
+    guard(
         "a connection that was idle while Redis restarted is not handed out",
         "integration/test_connection.py::test_connections_that_were_idle_over_a_restart_of_redis_fail_nobody[connect]",
         ("orchestrator/store/connection.py", "MaintNotificationsConfig(enabled=False)", "MaintNotificationsConfig()"),

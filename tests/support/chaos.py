@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -47,6 +49,17 @@ def fds(pid: int) -> int:
     """Return how many file descriptors are open."""
     # Listing one's own takes one.
     return len(os.listdir(f"/proc/{pid}/fd")) - (pid == os.getpid())
+
+
+def busy() -> float:
+    """Return how many times as much as it can this machine has to do; 1.0 when it keeps up."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def connections(pid: int, port: int) -> int:
+    """Return how many TCP connections a process has with a port, or a server on it with others."""
+    every = psutil.Process(pid).net_connections("tcp")
+    return sum(bool(each.raddr) and port in {each.laddr.port, each.raddr.port} for each in every)
 
 
 def cpu_seconds(pid: int) -> float:

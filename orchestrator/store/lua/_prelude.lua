@@ -474,10 +474,12 @@ local function warm_with_room()
 end
 
 -- Whether one more session that waits would get an agent: of a node with room that has a warm one, or can boot one.
-local function could_serve()
+-- `but`: a node that does not count.
+local function could_serve(but)
   local places = 0
   for _, node in ipairs(serving()) do
-    if redis.call('SCARD', 'node:' .. node.id .. ':warm') > 0 or (node.host and not short(node)) then
+    local able = redis.call('SCARD', 'node:' .. node.id .. ':warm') > 0 or (node.host and not short(node))
+    if able and node.id ~= but then
       if not node.most then return true end
       places = places + math.max(0, node.most - redis.call('SCARD', 'node:' .. node.id .. ':busy'))
     end

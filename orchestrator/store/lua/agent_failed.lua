@@ -1,13 +1,22 @@
--- An agent says that it cannot serve its session any more; its process goes by itself.
+-- An agent says that it serves its session no more; its process goes by itself.
 --
 -- KEYS  none
 -- ARGV  1 agent id  2 cause in words
--- Returns what became of the session: '' (not its own any more) | replaced | waiting | error
+--       3 1 when nothing has failed, its process was told to go: another node's agent goes on with the call, or it is over
+-- Returns what became of the session: '' (not its own any more) | replaced | waiting | error | ended
 --
 -- agent:{id} hash, session:{id} hash, session:unbound zset, pool:ready set, deadlines zset
-local id, cause = ARGV[1], ARGV[2]
+local id, cause, told_to_go = ARGV[1], ARGV[2], ARGV[3] == '1'
 local state = agent_state(id)
 if state ~= 'assigned' and state ~= 'running' then return '' end
 local session = get('agent:' .. id, 'sessionId')
 move_agent(id, 'stopping', 'reason', cause)
+if told_to_go then
+  if policy('takeover') == 0 or not could_serve(get('agent:' .. id, 'node')) then
+    if get('session:' .. session, 'agentId') ~= id or not next(SESSION_MOVES[session_state(session)]) then return '' end
+    end_session(session, 'ended', cause)
+    return 'ended'
+  end
+  cause = HANDED_OVER
+end
 return replace_agent(session, id, cause)
