@@ -12,13 +12,19 @@ const MANY_TASKS = 20;
 export function parts(model) {
   const update = rows(byId("parts"), () => line());
   const ticks = rows(byId("beat"), () => line());
-  const nodes = rows(byId("nodes"), (node) => nodeLine(node));
+  const updateNodes = rows(byId("nodes"), (node) => nodeLine(node));
 
   function draw() {
     if (!model.health) return;
     update(services(model), ({ id, name }) => id ?? name);
     ticks(Object.entries(model.beat.tasks).map((entry) => tick(entry, model)), ({ name }) => name);
-    nodes(Object.entries(model.health.nodes).map(([name, fields]) => ({ name, ...fields })), ({ name }) => name);
+    const agents = [...model.agents.values()];
+    const nodes = Object.entries(model.health.nodes).map(([name, fields]) => {
+      const own = agents.filter(({ node }) => node === name);
+      const warm = own.filter(({ status }) => status === "ready").length;
+      return { name, warm, serving: own.filter(({ sessionId }) => sessionId).length, ...fields };
+    });
+    updateNodes(nodes, ({ name }) => name);
   }
   return { draw, tick: draw };
 }
@@ -68,26 +74,34 @@ function line() {
 
 function nodeLine({ name }) {
   const shown = line();
-  const button = el("button", { type: "button", class: "small", on: { click: () => drain(name, button) } }, "Drain");
+  let draining = false;
+  const move = () => (draining ? undrain : drain)(name, button);
+  const button = el("button", { type: "button", class: "small", on: { click: move } });
   shown.node.append(button);
-  attribute(button, "aria-label", `Drain node ${name}`);
   return {
     node: shown.node,
     update(node) {
       const age = Number(node.canaryAge ?? 0);
       const host = node.host === "1";
       const worker = age > LATE_CANARY ? `Celery worker silent for ${age} s` : `Celery worker took a task ${age} s ago`;
-      const draining = node.draining === "1";
+      const load = `${node.warm} warm, ${node.serving} serving`;
+      draining = node.draining === "1";
       const level = host ? (age > LATE_CANARY || draining ? "odd" : "fine") : "bad";
-      shown.update({ name, value: [draining && "drains", !host && "no agent host", worker].filter(Boolean).join(", "), level });
-      button.hidden = draining;
+      shown.update({ name, value: [draining && "drains", !host && "no agent host", load, worker].filter(Boolean).join(", "), level });
+      text(button, draining ? "Undrain" : "Drain");
+      attribute(button, "aria-label", `${draining ? "Undrain" : "Drain"} node ${name}`);
     },
   };
 }
 
 async function drain(name, button) {
-  const words = "Its warm agents leave at once, and its calls end when DRAIN_SECONDS are over. It takes sessions again when it is started anew.";
+  const words =
+    "Its warm agents leave at once. Calls that are not over after DRAIN_SECONDS go on with agents of another node; where there is none, they end.";
   if (!(await ask(`Drain node ${name}?`, words, "Drain"))) return;
   const left = await act(button, () => post(`api/nodes/${encodeURIComponent(name)}/drain`));
   if (left) say(`${name} drains: ${plural(left.sessions, "session")} and ${plural(left.agents, "agent")} are left on it.`);
+}
+
+async function undrain(name, button) {
+  if (await act(button, () => post(`api/nodes/${encodeURIComponent(name)}/undrain`))) say(`${name} takes sessions again.`);
 }

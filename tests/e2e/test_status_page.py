@@ -187,6 +187,22 @@ def test_resize_changes_the_pool(node: Node) -> None:
         assert browser.errors == []
 
 
+def test_a_node_is_drained_and_put_back(node: Node, session: Callable[[str], str]) -> None:
+    name = node.environment["NODE_ID"]
+    with opened(node) as browser:
+        page, line = browser.page, browser.page.locator("#nodes li")
+        expect(line).to_contain_text("2 warm, 0 serving", timeout=WAIT)
+        session("stays")
+        expect(line).to_contain_text("2 warm, 1 serving", timeout=WAIT)
+        page.get_by_role("button", name=f"Drain node {name}", exact=True).click()
+        page.get_by_role("button", name="Drain", exact=True).last.click()
+        expect(line).to_contain_text("drains, 0 warm, 0 serving", timeout=WAIT)
+        page.get_by_role("button", name=f"Undrain node {name}").click()
+        expect(line).to_contain_text("2 warm, 0 serving", timeout=WAIT)
+        expect(line).not_to_contain_text("drains")
+        assert browser.errors == []
+
+
 def test_a_dead_api_is_said_and_the_page_comes_back(node: Node, session: Callable[[str], str]) -> None:
     with opened(node) as browser:
         page = browser.page
