@@ -21,6 +21,7 @@ import redis
 from agents.caller import Call
 from tests.chaos.conftest import LONG
 from tests.support.agreement import agrees, os_agents
+from tests.support.chaos import busy
 from tests.support.ear import Ear
 from tests.support.node import Node
 from tests.support.processes import alive, poll
@@ -62,8 +63,8 @@ class Calls:
             same = ("status", "agentId", "agentPid", "roomName", "userId", "takeovers", "replacements")
             assert {name: after.get(name) for name in same} == {name: before[name] for name in same}, after
         quiet = [ear.silence for ear in self.ears]
-        busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-        assert max(quiet) < SILENCE * busy, f"silences of {quiet} s on a machine {busy:.1f} times as busy as it can be"
+        much = busy()
+        assert max(quiet) < SILENCE * much, f"silences of {quiet} s on a machine {much:.1f} times as busy as it can be"
 
 
 @contextlib.asynccontextmanager
