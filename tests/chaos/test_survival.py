@@ -102,8 +102,11 @@ async def calls(
 
 
 def end_all(node: Node) -> None:
-    """Stop every session."""
-    for session in node.http.get("/api/sessions", headers=node.admin).json()["sessions"]:
+    """Stop every session, so that what has failed here fails nothing after it."""
+    sessions = poll(
+        lambda: node.http.get("/api/sessions", headers=node.admin).json().get("sessions"), "a list of sessions"
+    )
+    for session in sessions:
         if session["status"] not in {"ended", "error"}:
             node.end(session["sessionId"])
 

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 from supervisor.xmlrpc import SupervisorTransport
 
+from tests.support.chaos import busy
 from tests.support.processes import alive, free_ports, marked, poll
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -57,7 +58,11 @@ class Node:
             )  # fmt: skip
         if wait:
             # Its last line: what stands above is all there then.
-            poll(lambda: "Ctrl-C stops everything." in self.said(), f"the node is up:\n{self.said()}", 90)
+            try:
+                poll(lambda: "Ctrl-C stops everything." in self.said(), "the node is up", 90 * busy())
+            except AssertionError as failure:
+                failure.add_note(self.output.read_text())
+                raise
         return self
 
     def __enter__(self) -> "Node":
