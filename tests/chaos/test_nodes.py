@@ -213,7 +213,8 @@ async def test_one_that_vanishes_is_replaced_by_the_others(three: House) -> None
             while (heard := await victim.next_sound()) - killed < 1:
                 pass  # what was on its way
             after = await victim.look()
-            assert (after["status"], after["takeovers"]) == ("active", 1)
+            history = three.raw.xrange(f"session:{victim.session_id}:events")
+            assert (after["status"], after["takeovers"]) == ("active", 1), history
             assert where(three, victim.session_id) in left
             assert heard - killed < 12, f"{heard - killed:.2f} s of silence"
             await other.next_sound()

@@ -103,10 +103,8 @@ async def calls(
 
 def end_all(node: Node) -> None:
     """Stop every session, so that what has failed here fails nothing after it."""
-    sessions = poll(
-        lambda: node.http.get("/api/sessions", headers=node.admin).json().get("sessions"), "a list of sessions"
-    )
-    for session in sessions:
+    answer = poll(lambda: (a := node.http.get("/api/sessions", headers=node.admin)).is_success and a, "the sessions")
+    for session in answer.json()["sessions"]:
         if session["status"] not in {"ended", "error"}:
             node.end(session["sessionId"])
 
