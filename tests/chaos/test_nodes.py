@@ -214,9 +214,7 @@ async def test_one_that_vanishes_is_replaced_by_the_others(three: House) -> None
                 pass  # what was on its way
             after = await victim.look()
             history = three.raw.xrange(f"session:{victim.session_id}:events")
-            # Its next agent may itself be silent for too long where the machine has more to do than it can.
-            assert after["status"] == "active", history
-            assert 1 <= after["takeovers"] <= max(1, busy()), history
+            assert (after["status"], after["takeovers"]) == ("active", 1), history
             assert where(three, victim.session_id) in left
             assert heard - killed < 12 * busy(), f"{heard - killed:.2f} s of silence"
             await other.next_sound()

@@ -59,9 +59,7 @@ def test_nothing_grows_while_sessions_come_and_go(echo: Node) -> None:
             keys.append(sum(not name.startswith(KEPT) for name in raw.scan_iter(count=5000)))
             time.sleep(SECONDS / 100)
     assert {name: echo.program(name) for name in PROGRAMS} == pids, "a program was started anew"
-    # A disk that stands still for seconds makes Redis wait for it, as it must: that is no growth.
-    assert traffic.refused.keys() <= {"store_unavailable"}, traffic.refused
-    assert traffic.refused.total() < len(traffic.accepted) / 4, traffic.refused
+    assert not traffic.refused
     for name in PROGRAMS:
         more = growth(memory[name]) / 2**20, growth(descriptors[name])
         log.info(f"{name}: {more[0]:+.1f} MiB, {more[1]:+.0f} descriptors; {memory[name][-1] / 2**20:.0f} MiB")
