@@ -540,8 +540,8 @@ class NodeWatch:
         # At the second look: where Redis was away for a while, the living say so a moment later.
         before, self._missing = self._missing, await self._store.vanished()
         for node in sorted(before & self._missing):
-            await self._store.forget_node(node, for_good=True)
-            log.warning("node %s has vanished", node)
+            if await self._store.forget_node(node, for_good=True, if_silent=True):
+                log.warning("node %s has vanished", node)
         if wrong := await self._store.recount():
             log.info("%d entries of the nodes' lists were wrong", wrong)
         return ended

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis.internal.conjecture import providers
 
 from orchestrator.settings import Settings
 from orchestrator.store import Store
@@ -20,6 +21,19 @@ def _bare_environment() -> None:
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _same_sequences() -> Iterator[None]:
+    """Have derandomized Hypothesis try the same examples whatever else is loaded.
+
+    It draws one value in twenty from constants that it finds in the source of every loaded module of the project. So
+    which examples it tries depended on which test files were collected into the same process.
+    """
+    none = providers.Constants()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(providers, "_get_local_constants", lambda: none)
+        yield
 
 
 @pytest.fixture(scope="session")

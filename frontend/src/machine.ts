@@ -80,6 +80,8 @@ function happened(call: Call, event: SessionEvent): Call {
         : call;
     case "goodbye":
       return notice(call, "goodbye", true);
+    case "goodbye_off":
+      return notice(call, "goodbye", false);
   }
   // The rest tells of the way to the room.
   if (call.step === "joining" || call.step === "talking") return call;

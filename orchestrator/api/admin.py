@@ -123,7 +123,8 @@ async def drain(node: NodePath, parts: ServicesDep) -> NodeReply:
 
 @router.post("/nodes/{node}/undrain", summary="Put a node in service again")
 async def undrain(node: NodePath, parts: ServicesDep) -> NodeReply:
-    """Let a node that was drained take sessions again."""
+    """Let a node that was drained take sessions again. Its calls are no longer ended for the drain; an agent that has
+    begun to say goodbye to its user still goes."""
     if node not in await parts.store.nodes():
         raise NotFound(f"There is no node {node}.")
     await parts.store.undrain_node(node)

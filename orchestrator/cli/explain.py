@@ -34,6 +34,7 @@ _PLAIN = {
     "user_lost": "The user's connection was lost.",
     "user_back": "The user was back.",
     "goodbye": "The node was stopping: the agent was told to say goodbye.",
+    "goodbye_off": "The node was put in service again: the call was not ended for it.",
     "registered": "Redis had lost this session; its agent registered it again.",
 }
 

@@ -33,19 +33,16 @@ class Nodes(Base):
         states: dict[str, str] = await self._redis.hgetall(keys.reload(reload_id))
         return states
 
-    @translated
-    async def forget_node(self, node: str, *, for_good: bool) -> None:
-        """Say that a node is gone. `for_good`: and its queue; a Celery worker that only restarts goes on with that."""
+    async def forget_node(self, node: str, *, for_good: bool, if_silent: bool = False) -> bool:
+        """Say that a node is gone; returns whether it is forgotten.
+
+        Args:
+            for_good: and its queue; a Celery worker that only restarts goes on with that.
+            if_silent: only when it still says nothing of itself.
+        """
         queue = keys.node_queue(node)
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.srem(keys.NODES, node)
-            pipe.delete(keys.node(node))
-            pipe.srem(keys.NODES_DRAINING, node)
-            pipe.zrem(keys.DEADLINES, f"drain|{node}")
-            pipe.delete(keys.node_short(node), keys.node_failures(node), keys.pool_wake(node))
-            if for_good:
-                pipe.delete(queue, keys.bindings(queue))
-            await pipe.execute()
+        names, args = [queue, keys.bindings(queue)], [node, int(for_good), int(if_silent)]
+        return bool(await self._scripts.call("node_forget", names, args))
 
     @translated
     async def vanished(self) -> set[str]:
@@ -66,13 +63,9 @@ class Nodes(Base):
         sessions, agents = await self._scripts.call("node_left", args=[node])
         return int(sessions), int(agents)
 
-    @translated
-    async def undrain_node(self, node: str) -> None:
-        """Put a node in service again."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.srem(keys.NODES_DRAINING, node)
-            pipe.zrem(keys.DEADLINES, f"drain|{node}")
-            await pipe.execute()
+    async def undrain_node(self, node: str) -> list[str]:
+        """Put a node in service again. Returns the sessions that were told goodbye and go on."""
+        return list(await self._scripts.call("node_undrain", args=[node]))
 
     @translated
     async def draining(self) -> set[str]:

@@ -163,10 +163,9 @@ class Sessions(Base):
         """
         return str(await self._scripts.call("session_look", args=[session_id, agent_id, int(exists), user, int(agent)]))
 
-    @translated
     async def look_again(self, session_id: str, seconds: float) -> None:
-        """Have a node look at a session's room at LiveKit in a while."""
-        await self._redis.zadd(keys.DEADLINES, {f"look|{session_id}": (await self.now() + seconds) * 1000})
+        """Have a node look at a session's room at LiveKit in a while, at the latest."""
+        await self._scripts.call("session_look_by", args=[session_id, int(seconds * 1000)])
 
     @translated
     async def bound_and_over(self, since: float) -> tuple[list[Session], list[Session]]:

@@ -65,6 +65,8 @@ export function eventWords(event, agents) {
       return `The process of ${who} ended${cause}`;
     case "goodbye":
       return "The node stops: the agent says goodbye";
+    case "goodbye_off":
+      return "The node is in service again: the call is not ended for it";
     case "registered":
       return "Redis had lost this session; its agent registered it again";
     case "ended":

@@ -1,6 +1,7 @@
 """Several nodes on one store: shares of the pool, where starts go, what a node may have, who is gone, which release."""
 
 import asyncio
+import json
 from collections import Counter
 from typing import Any
 
@@ -331,3 +332,108 @@ async def test_what_is_booted_on_a_full_node_joins_the_pool(store: Store, raw: r
     busy = raw.hget(f"agent:{raw.smembers(f'node:{full}:busy').pop()}", "sessionId") or ""
     await store.end_session(busy, "ended", "enough")
     assert raw.hget(f"session:{waits.session_id}", "node") == full
+
+
+async def told_goodbye(store: Store, raw: redis.Redis, session_id: str, node: str) -> None:
+    """Drain the only node until its calls are told goodbye."""
+    await store.drain_node(node, 0)
+    raw.zadd("deadlines", {f"drain|{node}": 0})
+    await store.due()
+    assert raw.zscore("deadlines", f"goodbye|{session_id}")
+
+
+async def test_a_node_that_is_put_back_ends_no_call_however_often(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    await beat(store, "n1")
+    await warm(store, valkey_url, 2)
+    call = await assign(store, "ada")
+    link = AgentLink(valkey_url, call.agent_id)
+    await link.next_message()
+    await link.joined()
+    await link.presence(call.session_id, present=True)
+    for _ in range(2):
+        await told_goodbye(store, raw, call.session_id, "n1")
+        message = await link.next_message() or {}
+        assert message["type"] == "goodbye"
+        assert await store.undrain_node("n1") == [call.session_id]
+        assert raw.hget("node:n1", "goodbyeMs") is None
+        kinds = {member.partition("|")[0] for member in raw.zrange("deadlines", 0, -1)}
+        assert not kinds & {"goodbye", "drain"}
+        await store.due()
+        found = await store.session(call.session_id)
+        assert found is not None
+        assert found.status == "active"
+    await link.close()
+    states = [event["state"] for event in await store.events(call.session_id, "0-0")]
+    assert states[-4:] == ["goodbye", "goodbye_off"] * 2
+
+
+async def test_a_goodbye_that_was_not_read_is_taken_back(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await beat(store, "n1")
+    await warm(store, valkey_url, 1)
+    call = await assign(store, "ada")
+    await told_goodbye(store, raw, call.session_id, "n1")
+    assert raw.llen(f"agent:{call.agent_id}:inbox") == 2
+    await store.undrain_node("n1")
+    left = [json.loads(text)["type"] for text in raw.lrange(f"agent:{call.agent_id}:inbox", 0, -1)]
+    assert left == ["assign"]
+
+
+async def test_undraining_one_node_leaves_the_others_goodbyes(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await beat(store, "n1", "n2")
+    await warm(store, valkey_url, 1, "n1")
+    await warm(store, valkey_url, 1, "n2")
+    calls = {(call := await assign(store, user)).node: call for user in ("ada", "bob")}
+    await store.drain_node("n1", 0)
+    await store.drain_node("n2", 0)
+    raw.zadd("deadlines", {"drain|n1": 0, "drain|n2": 0})
+    await store.due()
+    assert await store.undrain_node("n1") == [calls["n1"].session_id]
+    assert raw.zscore("deadlines", f"goodbye|{calls['n2'].session_id}")
+
+
+async def test_the_room_of_a_node_that_is_put_back_is_the_lines(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    await beat(store, "n1", "n2", sessions=1)
+    await warm(store, valkey_url, 1, "n1")
+    await warm(store, valkey_url, 1, "n2")
+    await store.drain_node("n2", 60)
+    assert (await assign(store, "ada")).outcome == "assigned"
+    waits = await assign(store, "bob")
+    assert waits.outcome == "queued"
+    await store.undrain_node("n2")
+    assert raw.hget(f"session:{waits.session_id}", "status") == "starting"
+    assert raw.exists("pool:wake:n2"), "it fills its share of the pool at once"
+
+
+async def test_a_node_that_came_back_is_not_forgotten(store: Store, raw: redis.Redis) -> None:
+    await beat(store, "n1")
+    raw.sadd("nodes", "back")
+    assert await store.vanished() == {"back"}
+    await beat(store, "back")
+    raw.rpush("node.back", "a task")
+    assert not await store.forget_node("back", for_good=True, if_silent=True)
+    assert raw.llen("node.back") == 1
+    assert raw.smembers("nodes") == {"n1", "back"}
+
+
+async def test_a_look_that_is_planned_sooner_stays(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+    await warm(store, valkey_url, 1)
+    call = await assign(store, "ada")
+    await store.look_again(call.session_id, 2)
+    later = raw.zscore("deadlines", f"look|{call.session_id}")
+    assert later is not None
+    raw.zadd("deadlines", {f"look|{call.session_id}": later - 1500})
+    await store.look_again(call.session_id, 2)
+    assert raw.zscore("deadlines", f"look|{call.session_id}") == later - 1500
+    await store.look_again("session_nobody", 2)
+    assert raw.zscore("deadlines", "look|session_nobody") is None
+    # While nobody looks at the deadlines, time does not count: the next look adds what was missed.
+    raw.zrem("deadlines", f"look|{call.session_id}")
+    raw.set("deadlines:looked", raw.time()[0] * 1000 - 600_000)
+    await store.look_again(call.session_id, 2)
+    found = raw.zscore("deadlines", f"look|{call.session_id}")
+    assert found is not None
+    assert found < later - 500_000

@@ -5,7 +5,8 @@
 -- declared beforehand: the schema is for one Redis instance, not for a cluster.
 --
 -- Every wait is a member of the sorted set `deadlines`, `kind|id` by the time it is over. They are set and met here,
--- by the moves themselves; deadlines_due.lua says what each miss does.
+-- by the moves themselves; deadlines_due.lua says what each miss does. Python takes one away alone, when what
+-- deadlines_due.lua has asked for is done (`close`, `alert`) or LiveKit has given a job (`job`), and sets none.
 local SESSION_SET = {starting = 'session:starting', ready = 'session:ready', active = 'session:active'}
 local EVENTS_KEPT, SESSION_EVENTS_KEPT = 10000, 200
 -- A booting agent that no node has claimed by now lost its task; a stopping one that still lives is helped along.
@@ -71,6 +72,8 @@ local function since()
 end
 local function expect(kind, id, ms) redis.call('ZADD', 'deadlines', since() + ms, kind .. '|' .. id) end
 local function expect_once(kind, id, ms) redis.call('ZADD', 'deadlines', 'NX', since() + ms, kind .. '|' .. id) end
+-- A look that is planned for later comes sooner; one that is planned sooner stays.
+local function look_by(id, ms) redis.call('ZADD', 'deadlines', 'LT', since() + ms, 'look|' .. id) end
 local function met(id, ...)
   for _, kind in ipairs({...}) do redis.call('ZREM', 'deadlines', kind .. '|' .. id) end
 end

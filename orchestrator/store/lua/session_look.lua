@@ -37,7 +37,7 @@ local function since(what)
 end
 local function doubt(what, first)
   redis.call('HSET', key, 'doubt', what .. ' ' .. agent .. ' ' .. first .. ' ' .. NOW)
-  expect('look', id, AGAIN_MS)
+  look_by(id, AGAIN_MS)
 end
 
 local finding

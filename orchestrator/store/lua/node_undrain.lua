@@ -1,0 +1,31 @@
+-- Put a node in service again, and take back what its drain has begun: no call of it ends any more because of that.
+-- A goodbye that its agent has not read yet is taken out of the inbox. An agent that has read it and has something to say
+-- has begun to say it, and goes; one without goes on.
+--
+-- KEYS  none
+-- ARGV  1 node id
+-- Returns the sessions that were told goodbye and whose deadline is taken back
+--
+-- nodes:draining set, node:{id} hash (goodbyeMs), session:{state} set, session:{id} hash, session:{id}:events stream
+-- agent:{id}:inbox list, session:queued zset, session:unbound zset, pool:wake:{node} list, deadlines zset
+local node, spared = ARGV[1], {}
+redis.call('SREM', 'nodes:draining', node)
+met(node, 'drain')
+redis.call('HDEL', 'node:' .. node, 'goodbyeMs')
+for _, name in ipairs({'session:ready', 'session:active'}) do
+  for _, id in ipairs(redis.call('SMEMBERS', name)) do
+    local fields = redis.call('HMGET', 'session:' .. id, 'node', 'agentId')
+    if fields[1] == node and redis.call('ZREM', 'deadlines', 'goodbye|' .. id) == 1 then
+      local inbox = 'agent:' .. fields[2] .. ':inbox'
+      for _, text in ipairs(redis.call('LRANGE', inbox, 0, -1)) do
+        if cjson.decode(text).type == 'goodbye' then redis.call('LREM', inbox, 1, text) end
+      end
+      record(id, 'goodbye_off')
+      spared[#spared + 1] = id
+    end
+  end
+end
+wake(node)
+-- Its room is the waiting line's again.
+promote()
+return spared

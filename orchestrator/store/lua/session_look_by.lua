@@ -1,0 +1,10 @@
+-- Have a node look at a session's room at LiveKit in a while, or sooner when that is planned already.
+--
+-- KEYS  none
+-- ARGV  1 session id  2 ms
+-- Returns 1, or 0 for an unknown session
+--
+-- session:{id} hash, deadlines zset
+if not session_state(ARGV[1]) then return 0 end
+look_by(ARGV[1], tonumber(ARGV[2]))
+return 1
