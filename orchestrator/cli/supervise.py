@@ -17,10 +17,10 @@ import psutil
 from rich.markup import escape
 from supervisor import events, supervisord
 from supervisor.medusa import asyncore_25 as asyncore
-from supervisor.options import ServerOptions
 from supervisor.states import ProcessStates, SupervisorStates
 
 from orchestrator import kill_window, sizing
+from orchestrator.cli.configuration import Configuration
 from orchestrator.cli.log_stream import LogStream
 from orchestrator.cli.output import FAILED, errors, fail, say_error
 from orchestrator.errors import Preflight
@@ -40,7 +40,7 @@ _TAIL = 8192
 _LINE = 500
 
 
-class Options(ServerOptions):  # type: ignore[misc]
+class Options(Configuration):
     """supervisord's options, and its way to the operating system."""
 
     def fork(self) -> int:

@@ -630,6 +630,20 @@ GUARDS = (
         ("orchestrator/cli/supervise.py", "            _kill_orphans()\n", ""),
     ),
     guard(
+        "a path is one word to the programs, whatever characters it has",
+        "unit/test_paths.py::test_a_node_lives_in_a_folder_of_any_name",
+        ("orchestrator/cli/configuration.py", 'shlex.quote(value) if option == "command" else value', "value"),
+    ),
+    guard(
+        "an error of supervisord shows no value of the environment",
+        "unit/test_paths.py::test_an_error_of_supervisord_shows_no_value_of_the_environment",
+        (
+            "orchestrator/cli/configuration.py",
+            "        except ValueError as failure:\n",
+            "        except KeyError as failure:\n",
+        ),
+    ),
+    guard(
         "a second signal skips the drain",
         "unit/test_supervise.py::test_a_second_signal_does_not_wait_for_the_calls[15]",
         ("orchestrator/cli/supervise.py", "            self._skip_drain()\n", "            pass\n"),
