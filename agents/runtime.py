@@ -32,7 +32,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_ji
 
 from agents.context import AgentContext, Turn
 from orchestrator import faults
-from orchestrator.errors import IllegalMove, OrchestratorError
+from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
 from orchestrator.settings import NodeSettings, load
 from orchestrator.store.agent_link import TURNS, AgentLink
 
@@ -106,7 +106,7 @@ class Runtime:
             loop.add_signal_handler(number, self._request_stop, "the node is stopping")
         _ = FfiClient.instance  # LiveKit's native part starts its threads now, not in the call
         faults.hit("agent.before_ready")
-        await self._link.ready(os.getpid())
+        await self._say_ready()
         helpers = [asyncio.create_task(self._beat()), asyncio.create_task(self._read_inbox())]
         try:
             decided: list[asyncio.Future[Any]] = [self._stop, self._assigned]
@@ -121,6 +121,26 @@ class Runtime:
             with contextlib.suppress(OrchestratorError, TimeoutError):
                 async with asyncio.timeout(LEAVE_SECONDS):
                     await self._link.close()
+
+    async def _say_ready(self) -> None:
+        """Say that this agent is warm. Where Redis is away, that is no fault of the agent: it waits, until its boot has
+        taken too long or it is told to stop."""
+        unsaid = False
+        while not self._stop.done():
+            try:
+                await self._link.ready(os.getpid())
+            except IllegalMove:
+                if not unsaid:
+                    raise
+                return  # said already, though no answer came; or given up, which the heartbeat finds out
+            except StoreUnavailable as failure:
+                unsaid = True
+                log.warning("warm, and not said so yet: %s", failure.detail)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.heartbeat_seconds / 5):
+                        await asyncio.shield(self._stop)
+            else:
+                return
 
     async def _retire(self, reason: str) -> None:
         try:

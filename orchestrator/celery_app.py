@@ -1,13 +1,18 @@
 """The Celery application: what is configured for Celery workers and beat, and the publisher that the api uses."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from celery import Celery
 from celery.schedules import schedule
 from kombu.entity import Queue
+from kombu.exceptions import KombuError, LimitExceeded, OperationalError
 
+from orchestrator.errors import StoreUnavailable
 from orchestrator.settings import Settings
 from orchestrator.store.keys import CELERY_QUEUE, node_queue
+from orchestrator.store.refusals import RETRY_SECONDS, is_wait
 
 #: A task that is not acknowledged is delivered again after this long: three times the longest task.
 VISIBILITY_SECONDS = 180
@@ -53,6 +58,7 @@ def make_worker_app(settings: Settings) -> Celery:
         task_queues=[Queue(name) for name in (CELERY_QUEUE, node_queue(settings.node_id))],  # type: ignore[no-untyped-call]
         task_acks_late=False,
         worker_prefetch_multiplier=1,
+        worker_consumer="orchestrator.consuming:Consumer",
         worker_disable_prefetch=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
@@ -60,6 +66,8 @@ def make_worker_app(settings: Settings) -> Celery:
         worker_send_task_events=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # An error reply of Redis is no reason to end either.
+        broker_channel_error_retry=True,
         # kombu has no socket time-out of its own: a black hole would hang the Celery worker for ever.
         broker_transport_options={
             "visibility_timeout": VISIBILITY_SECONDS,
@@ -100,6 +108,29 @@ def make_worker_app(settings: Settings) -> Celery:
     return app
 
 
+def waits_for_redis(failure: BaseException) -> str | None:
+    """Return in words why Redis is away or does not serve now; None when an error says something else.
+
+    Celery and kombu raise the client's own errors, the system's, or theirs around them.
+    """
+    if is_wait(failure) or isinstance(failure, OperationalError | LimitExceeded | OSError):
+        return str(failure) or type(failure).__name__
+    if isinstance(failure, KombuError) and failure.__cause__ is not None:
+        return waits_for_redis(failure.__cause__)
+    return None
+
+
+@contextlib.contextmanager
+def publishing() -> Iterator[None]:
+    """Raise `StoreUnavailable` where Celery raises whatever it met when it queued a task."""
+    try:
+        yield
+    except Exception as failure:
+        if (cause := waits_for_redis(failure)) is None:
+            raise
+        raise StoreUnavailable(f"the task queue takes no task: {cause}", retry_after=RETRY_SECONDS) from failure
+
+
 class Publisher:
     """Queues tasks by name, from processes that run none. A publish fails within about 3 s, it never hangs."""
 
@@ -123,8 +154,12 @@ class Publisher:
         )
 
     def send(self, task: str, *args: Any, queue: str | None = None, **options: Any) -> None:
-        """Queue one task. Blocks for about a millisecond: call it in a thread. Raises kombu's OperationalError."""
-        self._app.send_task(task, args=args, queue=queue or CELERY_QUEUE, **options)
+        """Queue one task. Blocks for about a millisecond: call it in a thread.
+
+        Raises `StoreUnavailable` when the broker does not answer, or does not take it.
+        """
+        with publishing():
+            self._app.send_task(task, args=args, queue=queue or CELERY_QUEUE, **options)
 
     def close(self) -> None:
         """Close the connections."""

@@ -2,6 +2,10 @@
 
 from http import HTTPStatus
 
+#: Exit code of a program that can never run as it is set up (EX_CONFIG of sysexits.h): starting it again is no use.
+#: Whatever else a program ends with, it is started again, without end once it has run.
+CANNOT_RUN = 78
+
 
 class OrchestratorError(Exception):
     """Something went wrong in the orchestrator."""

@@ -43,6 +43,7 @@ class Rounds:
         self.short_of_memory = self._shortage()
         #: Monotonic time at which a task last came through the queue.
         self.canary_at = time.monotonic()
+        self._canary_flies = False
         self._wrong: set[str] = set()
 
     def all(self) -> list[tuple[float, Callable[[], Awaitable[None]]]]:
@@ -60,15 +61,17 @@ class Rounds:
         """Queue a task to this node's own Celery worker, and end the process when none comes through: it hangs in a
         connection to the broker that is long dead. supervisord starts it anew; agents do not notice."""
         try:
-            await self._store.ping()
+            await self._store.take_write()
         except StoreUnavailable:
             self.canary_at = time.monotonic()  # its silence is no wonder
             raise
         silent = time.monotonic() - self.canary_at
-        if silent > WEDGED_SECONDS:
+        if silent > WEDGED_SECONDS and self._canary_flies:
             log.critical("the Celery worker has consumed nothing for %.0f s: it ends, to be started anew", silent)
             os._exit(1)
+        self._canary_flies = False  # one that the queue has not taken says nothing of who consumes
         await asyncio.to_thread(self._send_canary)
+        self._canary_flies = True
 
     async def probe_livekit(self) -> None:
         """Say whether LiveKit answers: no session is started while it does not."""

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from orchestrator import __version__, alerts, faults
+from orchestrator import __version__, alerts, faults, restarts
 from orchestrator.errors import (
+    CANNOT_RUN,
     BootElsewhere,
     GivenUp,
     HostUnavailable,
@@ -246,7 +247,7 @@ class NodeWatch:
             await self._store.agree()
         except SchemaMismatch as failure:
             log.critical("this node cannot run: %s", failure.detail)
-            os._exit(1)  # nothing may touch what it does not understand
+            os._exit(CANNOT_RUN)  # nothing may touch what it does not understand
 
     async def _until_store(self, work: Callable[[], Awaitable[object]]) -> None:
         while True:
@@ -288,6 +289,7 @@ class NodeWatch:
             "life": self._life,
             "twin": int(self._twins >= TWIN_BEATS),
             "sessions": settings.node_sessions,
+            "restarted": "; ".join(restarts.troubles(settings.run_dir)),
         }
         if (spare := self._rounds.spare_bytes()) is not None:
             fields["spareBytes"] = spare

@@ -8,7 +8,8 @@ from celery import Task, signals
 from celery.exceptions import Ignore
 
 from orchestrator import alerts, celery_app, logs
-from orchestrator.celery_app import make_worker_app
+from orchestrator.celery_app import make_worker_app, publishing
+from orchestrator.consuming import wait_for_redis
 from orchestrator.errors import BootElsewhere, NotDelivered, OrchestratorError
 from orchestrator.logs import configure_logging
 from orchestrator.models import new_id
@@ -23,20 +24,24 @@ app = make_worker_app(settings)
 
 
 def _stop_elsewhere(agent_id: str, node: str) -> None:
-    app.send_task(celery_app.STOP_AGENT, args=[agent_id], queue=node_queue(node), expires=120)
+    with publishing():
+        app.send_task(celery_app.STOP_AGENT, args=[agent_id], queue=node_queue(node), expires=120)
 
 
 def _send_canary() -> None:
-    app.send_task(celery_app.CANARY, queue=node_queue(settings.node_id), expires=30, retry=False)
+    with publishing():
+        app.send_task(celery_app.CANARY, queue=node_queue(settings.node_id), expires=30, retry=False)
 
 
 def _consume(shared: bool) -> None:
     change = app.control.add_consumer if shared else app.control.cancel_consumer
-    change(CELERY_QUEUE, destination=[f"node@{settings.node_id}"])
+    with publishing():
+        change(CELERY_QUEUE, destination=[f"node@{settings.node_id}"])
 
 
 def _send_alert(alert_id: str, content: str) -> None:
-    app.send_task(celery_app.SEND_ALERT, args=[alert_id, content], task_id=alert_id)
+    with publishing():
+        app.send_task(celery_app.SEND_ALERT, args=[alert_id, content], task_id=alert_id)
 
 
 watch = NodeWatch(settings, Celery(_stop_elsewhere, _send_canary, _consume, _send_alert))
@@ -60,6 +65,11 @@ def _configure_logging(**_: Any) -> None:
     configure_logging(settings.log_format)
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).addFilter(_no_canary)
+
+
+@signals.celeryd_init.connect
+def _wait_for_redis(**_: Any) -> None:
+    wait_for_redis(settings)
 
 
 @signals.task_prerun.connect

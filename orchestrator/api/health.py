@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 from fastapi import APIRouter, Request
 
-from orchestrator import __version__, kill_window, sizing
+from orchestrator import __version__, kill_window, restarts, sizing
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
 from orchestrator.api.services import Services, ServicesDep
-from orchestrator.errors import Draining, HostUnavailable, NotSetUp, NotWarm
+from orchestrator.errors import Draining, HostUnavailable, NotSetUp, NotWarm, StoreUnavailable
 from orchestrator.node.memory import limit_bytes
 
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
@@ -35,8 +35,10 @@ async def livez() -> Alive:
 
 @router.get("/readyz", summary="Can this node serve a start?")
 async def readyz(parts: ServicesDep) -> Alive:
-    """Answer 200 when a start would be served: Redis answers, a node with a host lives and has set the store up, and
-    this one does not drain and has had a warm agent of its own: agents that do not boot never replace those that do."""
+    """Answer 200 when a start would be served: Redis takes writes, a node with a host lives and has set the store up,
+    and this one does not drain and has had a warm agent of its own: agents that do not boot never replace those that
+    do."""
+    await parts.store.take_write()
     if parts.settings.node_id in await parts.store.draining():
         raise Draining(retry_after=parts.settings.drain_seconds + 5)
     if not any(node.get("host") == "1" for node in (await parts.store.nodes()).values()):
@@ -64,20 +66,29 @@ async def _prove(parts: Services) -> None:
 async def health(request: Request, parts: ServicesDep) -> HealthReply:
     """Return counts, latencies and, in words, what is not as it should be."""
     parts.access.caller(request)
-    return await describe_health(parts)
+    try:
+        return await describe_health(parts)
+    except StoreUnavailable as failure:
+        # Of what stands in Redis nothing can be told; of this node's programs it can.
+        told = "; ".join([failure.detail, *restarts.troubles(parts.settings.run_dir)])
+        raise StoreUnavailable(told, retry_after=failure.retry_after) from failure
 
 
 async def describe_health(parts: Services) -> HealthReply:
     """Return what the node knows of itself, for whoever may know it."""
     latency = await parts.store.ping()
+    refusal = await parts.store.refusal()
     counts = await parts.store.counts()
     nodes = await parts.store.nodes()
     stats = {name: float(value) for name, value in (await parts.store.pool_stats()).items()}
     queued = counts.pop("celery")
-    warnings = []
+    warnings = [f"no call can start, and none is recorded: {refusal}"] if refusal else []
+    warnings += restarts.troubles(parts.settings.run_dir)
     if not nodes:
         warnings.append("no Celery worker has reported within 10 s: misses and refills wait")
     draining = await parts.store.draining()
+    if own := nodes.get(parts.settings.node_id):
+        own.pop("restarted", None)  # told above, and also by a node whose Celery worker is what is restarted
     warnings += [warning for name in nodes for warning in _node_troubles(name, nodes[name], name in draining)]
     if counts["target"] and not counts["pool"] and not counts["booting"]:
         warnings.append("the pool is empty and nothing is booting")
@@ -108,7 +119,8 @@ async def describe_health(parts: Services) -> HealthReply:
         version=__version__,
         access="open" if parts.access.open else "keys",
         sessions=counts | {"max": (await parts.store.capacity(parts.settings.node_id)).most},
-        redis={"ok": True, "latencyMs": round(latency * 1000, 2)},
+        redis={"ok": refusal is None, "latencyMs": round(latency * 1000, 2)}
+        | ({"trouble": refusal} if refusal else {}),
         celery={"queue": queued},
         livekit={"ok": trouble is None} | ({"trouble": trouble} if trouble else {}),
         breaker=breaker,
@@ -128,6 +140,8 @@ def _node_troubles(name: str, fields: dict[str, str], draining: bool) -> Iterato
         yield f"node {name} has no agent host"
     if draining:
         yield f"node {name} drains"
+    if restarted := fields.get("restarted"):
+        yield f"node {name}: {restarted}"
     if int(fields.get("canaryAge", 0)) > STALE_CANARY_SECONDS:
         yield f"the Celery worker of node {name} has consumed nothing for {fields['canaryAge']} s"
 

@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Request
-from kombu.exceptions import OperationalError
 from starlette.convertors import Convertor, register_url_convertor
 
 from orchestrator import celery_app, faults
@@ -56,14 +55,11 @@ class Services:
     proven: bool = False
 
     async def publish(self, task: str, *args: Any, queue: str | None = None, **options: Any) -> None:
-        """Queue a Celery task. Raises `StoreUnavailable` when the broker does not answer."""
+        """Queue a Celery task. Raises `StoreUnavailable` when the broker does not take it."""
         headers = {"request_id": request_id()}  # here: the thread knows nothing of the request
-        try:
-            await asyncio.get_running_loop().run_in_executor(
-                self.threads, lambda: self.publisher.send(task, *args, queue=queue, headers=headers, **options)
-            )
-        except OperationalError as failure:
-            raise StoreUnavailable(f"the task queue does not answer: {failure}", retry_after=2) from failure
+        await asyncio.get_running_loop().run_in_executor(
+            self.threads, lambda: self.publisher.send(task, *args, queue=queue, headers=headers, **options)
+        )
 
     def publish_soon(self, task: str, *args: Any, **options: Any) -> None:
         """Queue a Celery task after the answer is given; beat makes up for one that is lost."""

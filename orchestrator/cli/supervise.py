@@ -1,7 +1,9 @@
 """Runs supervisord in this process, and adds what it leaves out.
 
-A program that cannot be kept running ends the node with an error, a second signal cuts the drain short, and what does
-not fit into the platform's kill window is said at the start. Takes supervisord's own options.
+A program that cannot run from the first moment on ends the node with an error. One that has run is started again
+without end, at most a few seconds later: what it needs may be away, and the calls go on meanwhile. A second signal cuts
+the drain short, and what does not fit into the platform's kill window is said at the start. Takes supervisord's own
+options.
 """
 
 import contextlib
@@ -10,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,15 @@ import psutil
 from rich.markup import escape
 from supervisor import events, supervisord
 from supervisor.medusa import asyncore_25 as asyncore
+from supervisor.options import decode_wait_status
 from supervisor.states import ProcessStates, SupervisorStates
 
-from orchestrator import kill_window, sizing
+from orchestrator import kill_window, restarts, sizing
+from orchestrator.cli import full_disk
 from orchestrator.cli.configuration import Configuration
 from orchestrator.cli.log_stream import LogStream
 from orchestrator.cli.output import FAILED, errors, fail, say_error
-from orchestrator.errors import Preflight
+from orchestrator.errors import CANNOT_RUN, Preflight
 from orchestrator.node.memory import limit_bytes
 from orchestrator.settings import Settings
 
@@ -33,6 +38,8 @@ HOST = "host"
 
 #: Bytes of a log file, and one older of it, while the logs are on standard output too: RUN_DIR may be memory.
 _SMALL_LOG = 262_144
+#: Longest pause before a program that has run is started again, in seconds.
+LONGEST_PAUSE = 5
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 _PR_SET_PDEATHSIG = 1
 #: Of a log's end: enough for its last line.
@@ -42,6 +49,15 @@ _LINE = 500
 
 class Options(Configuration):
     """supervisord's options, and its way to the operating system."""
+
+    #: How the program ended that was reaped last: supervisord forgets it when that was early.
+    last_status = 0
+
+    def waitpid(self) -> tuple[int | None, int | None]:
+        """Reap one child, if any has ended."""
+        pid, status = super().waitpid()
+        self.last_status = status or 0
+        return pid, status
 
     def fork(self) -> int:
         """Fork so that a child can be stopped from its first moment.
@@ -67,11 +83,18 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
     """supervisord's main loop. `failed` tells whether a program's failure has ended it."""
 
     failed = False
+    #: What is kept of the programs that end.
+    ends: restarts.Ends
     #: Where the programs' output is copied to, if anywhere.
     stream: LogStream | None = None
 
     def runforever(self) -> None:
         """Run until everything is stopped; always ends with an exception."""
+        self._up: set[str] = set()  # have stayed up for their startsecs
+        self._proven: set[str] = set()  # and have ended since, for a cause that came later
+        events.subscribe(events.ProcessStateRunningEvent, lambda event: self._up.add(event.process.config.name))
+        events.subscribe(events.ProcessStateExitedEvent, self._on_exit)
+        events.subscribe(events.ProcessStateBackoffEvent, self._on_backoff)
         events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)
         events.subscribe(events.ProcessLogEvent, self.stream.take if self.stream else _on_output)
         events.subscribe(events.SupervisorStoppingEvent, self._on_stopping)
@@ -116,14 +139,40 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
                 if process.config.name == HOST:
                     process.config.stopsignal = signal.SIGTERM
 
+    def _on_exit(self, event: Any) -> None:
+        """A program has ended by itself that had stayed up."""
+        if self._ended(event.process):
+            self._proven.add(event.process.config.name)
+
+    def _on_backoff(self, event: Any) -> None:
+        """A program has ended early, or could not be started at all."""
+        process = event.process
+        if self._ended(process) and process.config.name in self._up:
+            # Never more than its startretries: it is not given up.
+            process.backoff = min(process.backoff, LONGEST_PAUSE, process.config.startretries)
+            process.delay = min(process.delay, time.time() + LONGEST_PAUSE)
+
+    def _ended(self, process: Any) -> bool:
+        """Keep that a program has ended; False when the node ends for it: it says that it can never run."""
+        self.ends.note(process.config.name, _last_words(process))
+        never_spawned = bool(process.spawnerr) and not process.spawnerr.startswith(("Exited", "Bad exit"))
+        code, _ = decode_wait_status(self.options.last_status)
+        if code == CANNOT_RUN and not never_spawned and process.config.name not in self._proven:
+            self._give_up(process)
+            return False
+        return True
+
     def _on_fatal(self, event: Any) -> None:
+        self._give_up(event.process)
+
+    def _give_up(self, process: Any) -> None:
         if self.options.mood != SupervisorStates.RUNNING:
             return  # it waited for its next try when the node was stopped
         self.failed = True
         self.options.mood = SupervisorStates.SHUTDOWN
-        name, log = event.process.config.name, event.process.config.stdout_logfile
+        name, log = process.config.name, process.config.stdout_logfile
         with contextlib.suppress(OSError):  # nobody reads any more; it stops all the same
-            say_error(f"{name} does not start: {_last_words(event.process)} (its log: {log}). The node stops.")
+            say_error(f"{name} does not start: {_last_words(process)} (its log: {log}). The node stops.")
 
 
 class _Woken:
@@ -146,7 +195,8 @@ class _Woken:
 
 
 def main() -> None:
-    """Run supervisord. Exits with 1 when a program could not be kept running."""
+    """Run supervisord. Exits with 1 when a program could not run."""
+    full_disk.install()
     first = True
     while True:
         options = Options()
@@ -156,6 +206,7 @@ def main() -> None:
         if first:
             _warn(settings, options)
         supervisor = Supervisor(options)
+        supervisor.ends = restarts.Ends(settings.run_dir)
         if settings.log_to == "stdout":
             supervisor.stream = LogStream(sys.stdout.fileno(), named=settings.log_format == "text")
             _log_to_stdout(options)
@@ -228,7 +279,7 @@ def _on_output(event: Any) -> None:
 
 def _last_words(process: Any) -> str:
     """Return why a program does not start: what supervisord says when it could not run it, else its last line."""
-    if process.spawnerr and not process.spawnerr.startswith("Exited"):
+    if process.spawnerr and not process.spawnerr.startswith(("Exited", "Bad exit")):
         return str(process.spawnerr)
     path = Path(process.config.stdout_logfile or os.devnull)
     with contextlib.suppress(OSError), path.open("rb") as file:

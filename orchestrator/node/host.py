@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from orchestrator import faults
-from orchestrator.errors import OrchestratorError, Preflight
+from orchestrator.errors import CANNOT_RUN, OrchestratorError, Preflight
 from orchestrator.logs import configure_logging
 from orchestrator.node.birth import (
     SINGLE_THREADED,
@@ -458,7 +458,8 @@ def main() -> None:
         host.preload()
         host.run()
     except Preflight as failure:
-        sys.exit(f"agent host: {failure}")
+        sys.stderr.write(f"agent host: {failure}\n")
+        sys.exit(CANNOT_RUN)
 
 
 if __name__ == "__main__":

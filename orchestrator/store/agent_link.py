@@ -8,7 +8,8 @@ from redis.exceptions import RedisError
 
 from orchestrator.store import keys
 from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking
-from orchestrator.store.scripts import Scripts, translate
+from orchestrator.store.refusals import translate
+from orchestrator.store.scripts import Scripts
 
 #: Turns of a conversation that are kept for a takeover.
 TURNS = 50

@@ -27,6 +27,7 @@ DOORS = "doors"  #: set of the api processes that are, or want to be, registered
 NODES = "nodes"
 EVENTS = "events"  #: stream of everything that happens to sessions and agents
 CELERY_QUEUE = "celery"
+PROBE = "probe"  #: written to see whether Redis takes writes
 BEAT_TICKS = "beat:ticks"  #: hash: when beat last turned (`beat`), and when it last sent each of its tasks
 
 

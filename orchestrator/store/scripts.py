@@ -1,4 +1,4 @@
-"""Loads the Lua scripts and turns their refusals into exceptions."""
+"""Loads the Lua scripts and calls them."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -7,13 +7,11 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
-from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
 from orchestrator.states import lua_tables
 from orchestrator.store import histograms
+from orchestrator.store.refusals import translate
 
 LUA = resources.files("orchestrator.store") / "lua"
 
@@ -29,15 +27,6 @@ def sources() -> dict[str, str]:
     }
 
 
-def translate(failure: RedisError) -> OrchestratorError:
-    """Return the orchestrator's own error for one of redis-py's."""
-    if isinstance(failure, ResponseError) and "ILLEGAL" in str(failure):
-        return IllegalMove(str(failure).partition("ILLEGAL ")[2].split(" script:")[0])
-    if isinstance(failure, RedisConnectionError | RedisTimeoutError):
-        return StoreUnavailable(f"Redis does not answer ({failure}); try again shortly.", retry_after=2)
-    return OrchestratorError(f"Redis refused a command: {failure}")
-
-
 class Scripts:
     """The Lua scripts of one Redis client, called by name."""
 
@@ -51,7 +40,7 @@ class Scripts:
 
         Raises:
             IllegalMove: a state table forbids it; nothing was changed.
-            StoreUnavailable: Redis did not answer; whether the script ran is unknown.
+            StoreUnavailable: Redis did not answer, so whether the script ran is unknown; or it does not serve now.
         """
         try:
             return await self._scripts[name](keys=list(keys), args=list(args))

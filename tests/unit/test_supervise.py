@@ -1,6 +1,7 @@
 """What is added to supervisord, on a real one with programs of a few lines."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import restarts
+from orchestrator.cli.supervise import LONGEST_PAUSE
+from orchestrator.errors import CANNOT_RUN
+from tests.support.disk import full_disk
 from tests.support.drain_api import DrainApi, asleep
 from tests.support.processes import alive, marked, poll
 
@@ -115,6 +120,81 @@ def test_a_program_that_does_not_start_ends_the_node(supervised: Supervised) -> 
     )
     log = (supervised.folder / "supervisord.log").read_text()
     assert 0 < log.index("stopped: second") < log.index("stopped: first"), "in order"
+
+
+def test_a_program_that_says_that_it_can_never_run_is_not_tried_again(supervised: Supervised) -> None:
+    """Even when it has taken its time to find out."""
+    supervised.programs = {"good": GOOD, "bad": f"/bin/sh -c 'echo no such schema; sleep 1.5; exit {CANNOT_RUN}'"}
+    supervised.more = "startretries=1000\n"
+    assert supervised.start().ends() == 1
+    assert supervised.has("success: bad entered RUNNING")
+    assert "bad does not start: no such schema (" in supervised.said()
+    assert (supervised.folder / "bad.log").read_text().count("no such schema") == 1
+
+
+@pytest.mark.parametrize("code", [0, 1, CANNOT_RUN])
+def test_what_has_run_is_started_again_without_end(supervised: Supervised, code: int) -> None:
+    """What it needs may be away: whatever it says then, nothing outside of it decides that it never comes back."""
+    away = supervised.folder / "away"
+    run = f"/bin/sh -c 'echo run; if test -e {away}; then echo no Redis; exit {code}; fi; exec sleep 300'"
+    supervised.programs = {"good": GOOD, "needy": run}
+    supervised.more = "startretries=1\n"
+    supervised.start().up()
+    away.touch()
+    os.kill(supervised.program("needy"), signal.SIGKILL)
+    log = supervised.folder / "needy.log"
+    poll(lambda: log.read_text().count("no Redis") > 3, "it is tried more often than its startretries", 20)
+    (trouble,) = restarts.troubles(supervised.folder)
+    assert re.fullmatch(r"needy was started again \d times in \d+ s; its last words: no Redis", trouble)
+    away.unlink()
+    begun = log.read_text().count("run\n")
+    poll(lambda: log.read_text().count("run\n") > begun, "it comes back", LONGEST_PAUSE + 2)
+    assert supervised.process.poll() is None
+    assert restarts.troubles(supervised.folder, time.time() + restarts.STEADY + 15) == []
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.ends() == 0
+    assert supervised.said() == ""
+
+
+def test_a_command_that_is_gone_later_ends_nothing(supervised: Supervised) -> None:
+    """As while a release is installed over the running one."""
+    program = supervised.folder / "program"
+    program.symlink_to("/bin/sleep")
+    supervised.programs = {"good": GOOD, "replaced": f"{program} 300"}
+    supervised.start().up()
+    program.unlink()
+    os.kill(supervised.program("replaced"), signal.SIGKILL)
+    poll(lambda: restarts.troubles(supervised.folder), "it is tried again and again", 20)
+    program.symlink_to("/bin/sleep")
+    poll(lambda: marked("SUPERVISOR_PROCESS_NAME", "replaced"), "it is back", LONGEST_PAUSE + 2)
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.ends() == 0
+
+
+def test_lives_that_are_longer_than_startsecs_are_told_too(supervised: Supervised) -> None:
+    script = 'import sys, time; time.sleep(1.2); sys.exit("no permission")'
+    supervised.programs = {"good": GOOD, "dies": f"{sys.executable} -c '{script}'"}
+    supervised.start()
+    (trouble,) = poll(lambda: restarts.troubles(supervised.folder), "it is told", 20)
+    assert trouble.startswith("dies was started again 3 times in ")
+    assert trouble.endswith("its last words: no permission")
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.ends() == 0
+
+
+def test_a_full_disk_ends_nothing(supervised: Supervised) -> None:
+    """Nothing is written, neither what is printed nor supervisord's own log, and nothing is said of it."""
+    supervised.programs = {"first": GOOD, "noisy": "/bin/sh -c 'while :; do echo noise; sleep 0.05; done'"}
+    with full_disk(supervised.folder) as fill:
+        supervised.start().up()
+        fill()
+        pid = supervised.program("first")
+        os.kill(pid, signal.SIGKILL)
+        os.kill(supervised.program("noisy"), signal.SIGKILL)
+        poll(lambda: set(marked("SUPERVISOR_PROCESS_NAME", "first")) - {pid}, "it is started again")
+        supervised.process.send_signal(signal.SIGTERM)
+        assert supervised.ends() == 0
+        assert supervised.said() == ""
 
 
 def test_a_command_that_is_missing_is_named(supervised: Supervised) -> None:
@@ -279,10 +359,10 @@ def test_a_second_signal_does_not_wait_for_the_calls(
 
 def test_a_failure_drains_too(draining: tuple[Supervised, DrainApi]) -> None:
     node, api = draining
-    node.programs = {"bad": f"/bin/sh -c 'test -e {node.folder}/go || exec sleep 300; exit 3'"} | node.programs
+    go = node.folder / "go"
+    node.programs = {"bad": f"/bin/sh -c 'until test -e {go}; do sleep 0.1; done; exit {CANNOT_RUN}'"} | node.programs
     node.start().up()
-    (node.folder / "go").touch()
-    os.kill(node.program("bad"), signal.SIGKILL)
+    go.touch()
     poll(lambda: api.asked, "it drains")
     assert "bad does not start" in node.said()
     api.answers[:] = [0]
