@@ -123,6 +123,11 @@ class Call:
         """The session's id."""
         return str(self.session["sessionId"])
 
+    @property
+    def secret(self) -> str:
+        """The session's client secret: as `key` of a second call by the same user it finds the same session."""
+        return str(self._http.headers["Authorization"]).removeprefix("Bearer ")
+
     async def look(self) -> dict[str, Any]:
         """Return the session as the api sees it."""
         return await self._ask("GET", f"/api/session/{self.session_id}")

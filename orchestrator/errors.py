@@ -41,6 +41,13 @@ class Unauthorized(OrchestratorError):
     code = "unauthorized"
 
 
+class TooManyAttempts(OrchestratorError):
+    """Too many wrong keys or tokens from this address; try again later."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "too_many_attempts"
+
+
 class Forbidden(OrchestratorError):
     """This route is the operator's: send `Authorization: Bearer <ADMIN_TOKEN>`."""
 
@@ -74,6 +81,14 @@ class SessionOver(OrchestratorError):
 
     status = HTTPStatus.CONFLICT
     code = "session_over"
+
+
+class UserHasSession(OrchestratorError):
+    """This user has a live session that somebody else began: send its clientSecret as `Authorization: Bearer`, or use
+    another userId."""
+
+    status = HTTPStatus.CONFLICT
+    code = "user_has_session"
 
 
 class RateLimited(OrchestratorError):

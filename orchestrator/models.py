@@ -15,6 +15,9 @@ ROOM_PATTERN = r"room_[0-9a-f]{32}"
 SessionId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
+#: Users for whom LiveKit's jobs stand: of a room that we name its user, of any other the room. No caller may be one.
+JOB_USERS = r"(room:|room-sha256:|user-[0-9a-f]{32}$)"
+
 
 def new_id(kind: str) -> str:
     """Return `<kind>_<128 random bits in hex>`; `kind` is `prewarm`, `session` or `room`."""

@@ -74,6 +74,13 @@ def _origins(value: str) -> str:
     return value
 
 
+def _hosts(value: str) -> str:
+    for host in filter(None, (part.strip() for part in value.split(","))):
+        if not re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]", host):
+            raise ValueError(f"{host} is no host name: write it alone, as talk.example or *.talk.example")
+    return value
+
+
 def _http(value: SecretStr | None) -> SecretStr | None:
     if value is not None and not value.get_secret_value().startswith(("http://", "https://")):
         raise ValueError("it begins with http:// or https://")
@@ -100,7 +107,7 @@ def _is_address(text: str) -> bool:
     return True
 
 
-#: Characters that an api key must have: nobody guesses that.
+#: Characters that an api key, and the admin token, must have: nobody guesses that.
 SHORTEST_KEY = 16
 #: Where LiveKit sends its webhooks to.
 WEBHOOK_PATH = "/api/livekit/webhook"
@@ -184,6 +191,9 @@ class Settings(NodeSettings):
     """Whose word for the client's address counts: `railway`, or comma-separated networks of proxies (10.0.0.0/8)."""
     cors_origins: Annotated[str, AfterValidator(_origins)] = ""
     """Comma-separated origins (https://app.example) of pages that may call the api, or *. Unset: those on loopback."""
+    allowed_hosts: Annotated[str, AfterValidator(_hosts)] = ""
+    """Comma-separated names (talk.example, *.talk.example) by which browsers may reach the api, beside loopback's.
+    Unset: an api that is open on loopback alone serves no other name, any other api every name."""
     agent_name: Annotated[str, Field(min_length=1, max_length=64)] = "voice-agent"
     """Name under which LiveKit dispatches to this orchestrator."""
     livekit_api_key: OptionalText = None
@@ -341,6 +351,11 @@ class Settings(NodeSettings):
         return tuple(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        """`allowed_hosts`, one by one, in lower case."""
+        return tuple(host.strip().lower() for host in self.allowed_hosts.split(",") if host.strip())
+
+    @property
     def loopback(self) -> bool:
         """Whether the api can be reached from this machine alone."""
         return self.host == "localhost" or (_is_address(self.host) and ipaddress.ip_address(self.host).is_loopback)
@@ -350,6 +365,10 @@ class Settings(NodeSettings):
         if any(len(key) < SHORTEST_KEY for key in self.keys):
             raise ValueError(
                 f"API_KEYS holds a key of less than {SHORTEST_KEY} characters; make one with: openssl rand -hex 24"
+            )
+        if self.admin_token is not None and len(self.admin_token.get_secret_value()) < SHORTEST_KEY:
+            raise ValueError(
+                f"ADMIN_TOKEN has less than {SHORTEST_KEY} characters; make one with: openssl rand -hex 24"
             )
         if not (self.keys or self.loopback or self.open_access):
             raise ValueError(

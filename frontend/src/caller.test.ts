@@ -3,6 +3,7 @@ import { beforeEach, describe, expect, it, type Mock, vi } from "vitest";
 import { type Api, Refused, type Snapshot, type Started, Unreachable } from "./api";
 import { Caller } from "./caller";
 import type { RoomEvents } from "./room";
+import { renew } from "./user";
 
 const READY: Started = { sessionId: "prewarm_1", clientSecret: "cs", status: "ready" };
 
@@ -43,6 +44,7 @@ class Stage {
 
 let stage: Stage;
 beforeEach(() => {
+  renew();
   stage = new Stage();
 });
 
@@ -165,10 +167,63 @@ describe("a call", () => {
 
   it("whose media server does not answer frees its agent", async () => {
     stage.media.join.mockRejectedValue(new Error("could not connect"));
+    stage.snapshot = { status: "ready", events: [] };
     stage.caller.press();
     await stage.until("failed");
     expect(stage.api.stop).toHaveBeenCalledOnce();
     expect(stage.microphone.stop).toHaveBeenCalled();
+  });
+
+  describe("of a browser that has one already", () => {
+    const store = new Map<string, string>();
+    beforeEach(() => {
+      store.clear();
+      vi.stubGlobal("localStorage", {
+        getItem: (key: string) => store.get(key) ?? null,
+        setItem: (key: string, value: string) => store.set(key, value),
+        removeItem: (key: string) => store.delete(key),
+      });
+    });
+
+    const second = async (step: string): Promise<Stage> => {
+      stage.caller.press();
+      await stage.until("talking");
+      const local = globalThis.localStorage;
+      const tab = new Stage();
+      vi.stubGlobal("localStorage", local);
+      tab.media.join.mockRejectedValue(new Error("could not connect"));
+      if (step === "talking") tab.media.join.mockResolvedValue(undefined);
+      tab.caller.press();
+      await tab.until(step);
+      return tab;
+    };
+
+    it("shows the secret of the first tab's session, and goes on with it", async () => {
+      const tab = await second("talking");
+      const [user, , mine] = tab.api.start.mock.calls[0] as unknown as [string, string, unknown];
+      expect(mine).toEqual({ sessionId: "prewarm_1", clientSecret: "cs" });
+      expect((stage.api.start.mock.calls[0] as unknown as [string])[0]).toBe(user);
+      tab.caller.hangUp();
+      expect(tab.api.stop).toHaveBeenCalledOnce();
+    });
+
+    it("ends nobody's call when the second tab cannot connect", async () => {
+      const tab = await second("failed");
+      expect(tab.api.stop).not.toHaveBeenCalled();
+      stage.caller.hangUp();
+      expect(stage.api.stop).toHaveBeenCalledOnce();
+    });
+
+    it("becomes somebody else where it cannot show that the live session is its own", async () => {
+      const taken = new Refused({ status: 409, code: "user_has_session", detail: "Not yours." });
+      stage.api.start.mockRejectedValueOnce(taken);
+      stage.caller.press();
+      await stage.until("talking");
+      const [before, after] = (stage.api.start.mock.calls as unknown as [string][]).map(([user]) => user);
+      expect(after).toMatch(/^web-[0-9a-f]{32}$/);
+      expect(after).not.toBe(before);
+      stage.caller.hangUp();
+    });
   });
 
   it("keeps what is said in the order in which it began", async () => {

@@ -4,9 +4,9 @@ import { type Api, Refused, type Session, type SessionEvent, type Started, type 
 import { follow, pause } from "./follow";
 import { type Action, busy, type Call, IDLE, next } from "./machine";
 import type { Left, LocalAudioTrack, Room, Said } from "./room";
-import { caller as callerId, randomId } from "./user";
+import { caller as callerId, drop, keep, kept, randomId, renew } from "./user";
 import {
-  CANCELLED, deaf, ELSEWHERE, ended, type Ending, type Failure, failed, HUNG_UP, NETWORK_LOST, NO_MEDIA, refused,
+  CANCELLED, deaf, ELSEWHERE, ended, type Failure, failed, HUNG_UP, NETWORK_LOST, NO_MEDIA, refused,
 } from "./words";
 
 type Media = typeof import("./room");
@@ -23,6 +23,8 @@ interface Attempt {
   readonly stopping: AbortController;
   readonly ready: PromiseWithResolvers<void>;
   session?: Session;
+  /** Another tab, or this page before it was reloaded, began the session: only who hangs up in the call ends it. */
+  shared?: boolean;
   microphone?: LocalAudioTrack;
   room?: Room;
 }
@@ -63,13 +65,15 @@ export class Caller {
     this.words = [];
     this.dispatch({ type: "pressed" });
     this.run(attempt).catch((failure: unknown) => {
-      if (!attempt.stopping.signal.aborted) this.end(attempt, { type: "failed", failure: refused(failure) });
+      if (!attempt.stopping.signal.aborted) this.fail(attempt, refused(failure));
     });
   };
 
   /** Hang up, or leave the line. */
   readonly hangUp = (): void => {
-    if (this.attempt && busy(this.call)) this.over(this.attempt, this.call.step === "talking" ? HUNG_UP : CANCELLED);
+    if (!this.attempt || !busy(this.call)) return;
+    const talking = this.call.step === "talking";
+    this.end(this.attempt, { type: "over", ending: talking ? HUNG_UP : CANCELLED }, talking || !this.attempt.shared);
   };
 
   /** The page is closed: a place in line is given up. A call is not, for a reloaded page finds it again. */
@@ -109,11 +113,13 @@ export class Caller {
 
   private async start(attempt: Attempt): Promise<Started | undefined> {
     const { signal } = attempt.stopping;
-    const key = randomId();
+    const mine = kept();
     // Not taken back when the user is: the server would have a session that nobody knows.
-    const started = await again(() => this.api.start(callerId(), key), signal, (status) => status === undefined);
-    if (signal.aborted) return void this.forget(started);
+    const started = await this.begin(signal, mine);
+    attempt.shared = mine?.sessionId === started.sessionId;
+    if (signal.aborted) return attempt.shared ? undefined : void this.forget(started);
     attempt.session = started;
+    keep(started);
     const { status, position, estimatedWait } = started;
     this.dispatch({ type: "event", event: { at: 0, state: status, position } });
     if (position) this.dispatch({ type: "line", line: { position, estimatedWait } });
@@ -122,6 +128,20 @@ export class Caller {
       onLine: (line) => this.dispatch({ type: "line", line }),
     }, signal);
     return started;
+  }
+
+  private async begin(signal: AbortSignal, mine: Session | undefined): Promise<Started> {
+    const send = (): Promise<Started> => {
+      const key = randomId();
+      return again(() => this.api.start(callerId(), key, mine), signal, (status) => status === undefined);
+    };
+    try {
+      return await send();
+    } catch (failure) {
+      if (!(failure instanceof Refused) || failure.problem.code !== "user_has_session") throw failure;
+      renew();
+      return send();
+    }
   }
 
   /** Waits until an agent is there. A long wait is one without an open microphone. */
@@ -167,7 +187,9 @@ export class Caller {
     try {
       await media.join(room, token, attempt.microphone!);
     } catch {
-      if (!signal.aborted) this.fail(attempt, NO_MEDIA);
+      // Whoever is in the room, in another tab, waits there for the media server to come back.
+      const found = await this.api.look(attempt.session!, signal).catch(() => undefined);
+      this.end(attempt, { type: "failed", failure: NO_MEDIA }, !attempt.shared && found?.status !== "active");
       return;
     }
     if (signal.aborted) return;
@@ -190,16 +212,12 @@ export class Caller {
     this.end(attempt, { type: "failed", failure: NETWORK_LOST }, false);
   }
 
-  private over(attempt: Attempt, ending: Ending): void {
-    this.end(attempt, { type: "over", ending });
-  }
-
   private fail(attempt: Attempt, failure: Failure): void {
-    this.end(attempt, { type: "failed", failure });
+    this.end(attempt, { type: "failed", failure }, !attempt.shared);
   }
 
-  /** Ends everything of an attempt; by default its session too. */
-  private end(attempt: Attempt, action: Action, stop = true): void {
+  /** Ends everything of an attempt, and its session where that is nobody else's. */
+  private end(attempt: Attempt, action: Action, stop: boolean): void {
     if (attempt !== this.attempt || attempt.stopping.signal.aborted) return;
     if (this.joined) this.lasted = (Date.now() - this.joined) / 1000;
     attempt.stopping.abort();
@@ -210,6 +228,7 @@ export class Caller {
   }
 
   private forget(session: Session): void {
+    drop(session);
     // When it fails the agent is free a little later: the server sees that nobody is in the room.
     void this.api.stop(session).catch(() => undefined);
   }

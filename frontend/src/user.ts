@@ -1,7 +1,12 @@
-// Who calls: a random id that this browser keeps, so that a reloaded page finds its call again.
+// Who calls: a random id that this browser keeps, and the secret of its last session: with both a reloaded page, or
+// another tab, finds its call again.
+
+import type { Session } from "./api";
 
 const KEY = "talk.user";
+const SESSION = "talk.session";
 let remembered: string | undefined;
+let last: Session | undefined;
 
 export function randomId(): string {
   // crypto.randomUUID is for secure pages only.
@@ -18,4 +23,46 @@ export function caller(): string {
     remembered ??= `web-${randomId()}`; // storage is switched off: the same for as long as the page is open
   }
   return remembered;
+}
+
+/** The session that this browser began last; it may be over. */
+export function kept(): Session | undefined {
+  try {
+    const text = localStorage.getItem(SESSION);
+    return text ? (JSON.parse(text) as Session) : last;
+  } catch {
+    return last;
+  }
+}
+
+export function keep({ sessionId, clientSecret }: Session): void {
+  last = clientSecret ? { sessionId, clientSecret } : { sessionId };
+  try {
+    localStorage.setItem(SESSION, JSON.stringify(last));
+  } catch {
+    // storage is switched off: known for as long as the page is open
+  }
+}
+
+/** Forget a session that is being ended. */
+export function drop({ sessionId }: Session): void {
+  if (kept()?.sessionId !== sessionId) return;
+  last = undefined;
+  try {
+    localStorage.removeItem(SESSION);
+  } catch {
+    // storage is switched off
+  }
+}
+
+/** Become somebody else: this one's session is live, and nothing here shows that it is theirs. */
+export function renew(): void {
+  last = undefined;
+  remembered = `web-${randomId()}`;
+  try {
+    localStorage.removeItem(SESSION);
+    localStorage.setItem(KEY, remembered);
+  } catch {
+    // as above
+  }
 }

@@ -4,6 +4,9 @@ An api key (API_KEYS) is the word of the user's own backend: it starts calls and
 of a session is for a browser: it is good for that session alone, until a little after its end. The admin token may do
 everything. Without API_KEYS the api is open: on loopback, or where OPEN_ACCESS says so; admin routes never are.
 What a caller may not see does not exist for them: 404, whatever it is.
+
+`Access.caller` names a client by the look of its secret alone; only a route about one session may take that, and only
+after `may_see`. Every other route asks `starter`, for whom such a secret is no credential.
 """
 
 import base64
@@ -13,14 +16,18 @@ import ipaddress
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
+from typing import NamedTuple
 
 from fastapi import Request
 
-from orchestrator.errors import InvalidHost, Unauthorized
+from orchestrator.api.attempts import Attempts
+from orchestrator.errors import InvalidHost, TooManyAttempts, Unauthorized
 from orchestrator.settings import Settings
 
 #: Seconds for which a client secret is good after its session's end: for its reason to be read.
 AFTERWARDS_SECONDS = 600
+#: How many more of a network's clients than of one address limits allow.
+WIDER = 4
 _SECRET_PREFIX = "cs_"  # noqa: S105
 
 
@@ -30,7 +37,7 @@ class Role(Enum):
     ADMIN = "admin"
     KEY = "key"
     ANYBODY = "anybody"  #: the api is open
-    CLIENT = "client"  #: shows what may be a session's client secret
+    CLIENT = "client"  #: shows what may be a session's client secret: good for nothing before `Access.may_see`
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,9 @@ class Access:
         )
         self.open = not self._keys
         self._loopback_only = self.open and not settings.open_access
+        self._hosts = settings.hosts
+        self._trusted_proxy = settings.trusted_proxy
+        self._attempts = Attempts()
 
     def client_secret(self, session_id: str) -> str:
         """Return what the browser of a session shows."""
@@ -66,71 +76,132 @@ class Access:
 
         Raises:
             Unauthorized: nobody that we know.
-            InvalidHost: the api is open on loopback alone, and something passes requests on to it.
+            TooManyAttempts: the address has shown too many secrets that are none.
+            InvalidHost: a page, or a proxy, asks for this api by a name that it does not serve.
         """
         scheme, _, shown = request.headers.get("authorization", "").partition(" ")
         shown = shown.strip() if scheme.lower() == "bearer" else ""
         digest = _digest(shown)
         # No early end: how long it takes says nothing about which key it was.
         admin, *keys = [hmac.compare_digest(digest, known) for known in (self._admin, *self._keys)]
+        if shown and not shown.startswith(_SECRET_PREFIX):
+            self._count(request, good=admin or any(keys))
         if admin:
             return Caller(Role.ADMIN)
         if any(keys):
             return Caller(Role.KEY)
-        if shown.startswith(_SECRET_PREFIX):
-            return Caller(Role.CLIENT, shown)
-        if not self.open:
+        client = shown.startswith(_SECRET_PREFIX)
+        if not self.open and not client:
             raise Unauthorized
-        # A page of a stranger that has its name resolved to 127.0.0.1, or a proxy that makes it public.
-        if self._loopback_only and not _is_loopback(name := _host_name(request)):
-            raise InvalidHost(
-                f"This api is open on loopback only and was asked for as {name}: set API_KEYS, or OPEN_ACCESS=true."
-            )
-        return Caller(Role.ANYBODY)
+        # A page of a stranger that has its name resolved to 127.0.0.1, or a proxy that makes it public. Neither has a
+        # key, which is why nobody above is asked.
+        self._check_host(request)
+        return Caller(Role.CLIENT if client else Role.ANYBODY, shown if client else "")
 
     def starter(self, request: Request) -> Caller:
-        """Return who sends a request that is not for browsers with a session. Raises `Unauthorized`, `InvalidHost`."""
+        """Return who sends a request that is about no session. A client secret makes nobody more than they are without.
+
+        Raises `Unauthorized`, `TooManyAttempts`, `InvalidHost`.
+        """
         caller = self.caller(request)
-        if caller.role is Role.CLIENT:
-            raise Unauthorized("This needs an api key; a client secret is good for its own session alone.")
-        return caller
+        if caller.role is not Role.CLIENT:
+            return caller
+        if self.open:
+            return Caller(Role.ANYBODY, caller.shown)
+        raise Unauthorized("This needs an api key; a client secret is good for its own session alone.")
+
+    def began(self, caller: Caller, session_id: str) -> bool:
+        """Return whether whoever starts again shows that a live session is theirs. A backend's word is enough."""
+        return caller.role in {Role.ADMIN, Role.KEY} or self._is_secret_of(caller.shown, session_id)
+
+    def _count(self, request: Request, *, good: bool) -> None:
+        address = client_address(request, self._trusted_proxy)
+        if good and _is_loopback(address.narrow):
+            return  # the node's own drain and command line are never locked out
+        wait = self._attempts.shown(address.wide, good=good)
+        if wait:
+            raise TooManyAttempts(retry_after=wait)
+
+    def _check_host(self, request: Request) -> None:
+        if not (self._loopback_only or self._hosts):
+            return
+        name = _host_name(request)
+        if _is_loopback(name) or _named(name, self._hosts):
+            return
+        told = f"This api does not serve the name {name[:100]!r}: add it to ALLOWED_HOSTS"
+        raise InvalidHost(told + (", or set API_KEYS." if self._loopback_only else "."))
+
+    def _is_secret_of(self, shown: str, session_id: str) -> bool:
+        return hmac.compare_digest(_digest(shown), _digest(self.client_secret(session_id)))
 
     def may_see(self, caller: Caller, session_id: str) -> bool:
         """Return whether a session is a caller's business."""
         if caller.role is not Role.CLIENT:
             return True
-        return hmac.compare_digest(_digest(caller.shown), _digest(self.client_secret(session_id)))
+        return self._is_secret_of(caller.shown, session_id)
 
 
-def client_address(request: Request, trusted: str) -> str:
-    """Return what rate limits count by: the client's address; for IPv6 its /64, which is one household.
+class Address(NamedTuple):
+    """What limits count a client by.
+
+    Whoever has one IPv6 address has the 2^64 of its network, and often a whole /48: one home, office or machine for
+    hire. `wide` is that network, of which limits allow more (`WIDER`); for IPv4 both are the address.
+    """
+
+    narrow: str
+    wide: str
+
+
+def client_address(request: Request, trusted: str) -> Address:
+    """Return where a request comes from.
 
     A header's word counts only from a proxy that TRUSTED_PROXY names: whoever else sends it would choose the address.
     """
     peer = request.client.host if request.client else ""
-    return _bucket(_told_by_proxy(request, peer, trusted) if trusted else peer)
+    found = _told_by_proxy(request, peer, trusted) if trusted else _parsed(peer)
+    found = found or _parsed(peer)
+    if isinstance(found, ipaddress.IPv6Address):
+        narrow, wide = (ipaddress.ip_network((found, bits), strict=False) for bits in (64, 48))
+        return Address(str(narrow), str(wide))
+    return Address(*[str(found or "unknown")] * 2)
 
 
-def _told_by_proxy(request: Request, peer: str, trusted: str) -> str:
+_Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _told_by_proxy(request: Request, peer: str, trusted: str) -> _Ip | None:
+    real = _parsed(request.headers.get("x-real-ip", ""))
     if trusted == "railway":
         # Its edge overwrites this header; its X-Forwarded-For ends with an address that changes with each request.
-        return request.headers.get("x-real-ip", "").strip() or peer
+        return real
     networks = _networks(trusted)
 
     def known(text: str) -> bool:
-        try:
-            return any(ipaddress.ip_address(text) in network for network in networks)
-        except ValueError:
-            return False
+        found = _parsed(text)
+        return found is not None and any(found in network for network in networks)
 
     if not known(peer):
-        return peer
-    hops = [hop.strip() for value in request.headers.getlist("x-forwarded-for") for hop in value.split(",")]
+        return None
+    hops = [hop for value in request.headers.getlist("x-forwarded-for") for hop in value.split(",")]
     # From the nearest on: what stands left of the first stranger is that stranger's own word.
     for hop in reversed(hops):
         if not known(hop):
-            return hop or peer
-    return request.headers.get("x-real-ip", "").strip() or peer
+            return _parsed(hop)
+    return real
+
+
+def _parsed(text: str) -> _Ip | None:
+    """Return an address as proxies write it: some with a port, in brackets, quoted. IPv4 within IPv6 is IPv4."""
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        found = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return (found.ipv4_mapped or found.sixtofour or found) if isinstance(found, ipaddress.IPv6Address) else found
 
 
 @cache
@@ -138,27 +209,21 @@ def _networks(trusted: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Netwo
     return tuple(ipaddress.ip_network(text.strip()) for text in trusted.split(",") if text.strip())
 
 
-def _bucket(text: str) -> str:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return text[:64]
-    if isinstance(address, ipaddress.IPv6Address):
-        mapped = address.ipv4_mapped
-        return str(mapped or ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
-
-
 def _host_name(request: Request) -> str:
     host = request.headers.get("host", "")
     return host.rpartition(":")[0] if host.rpartition("]")[2].count(":") else host
+
+
+def _named(name: str, hosts: tuple[str, ...]) -> bool:
+    name = name.lower().rstrip(".")
+    return any(name == host or (host.startswith("*.") and name.endswith(host[1:])) for host in hosts)
 
 
 def _is_loopback(name: str) -> bool:
     try:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
-        return name == "localhost" or name.endswith(".localhost")
+        return name.lower() == "localhost" or name.lower().endswith(".localhost")
 
 
 def _digest(text: str) -> bytes:

@@ -65,7 +65,7 @@ async def _prove(parts: Services) -> None:
 @router.get("/api/health", summary="What the node knows of itself")
 async def health(request: Request, parts: ServicesDep) -> HealthReply:
     """Return counts, latencies and, in words, what is not as it should be."""
-    parts.access.caller(request)
+    parts.access.starter(request)
     try:
         return await describe_health(parts)
     except StoreUnavailable as failure:

@@ -1,12 +1,13 @@
 """What goes in and out of the HTTP API. Bodies are camelCase."""
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
 from pydantic.alias_generators import to_camel
 
-from orchestrator.models import SessionId, UserId
+from orchestrator.models import JOB_USERS, SessionId, UserId
 
 SESSION = "prewarm_4f0c2a9d8b7e6f5a4b3c2d1e0f9a8b7c"
 ROOM = "room_0d1c2b3a49586776859403a2b1c0d9e8"
@@ -48,11 +49,17 @@ class WebhookReply(Reply):
     )
 
 
+def _not_a_job(user_id: str) -> str:
+    if re.match(JOB_USERS, user_id):
+        raise ValueError("ids that begin as this one does stand for LiveKit's rooms: put a word of your own in front")
+    return user_id
+
+
 class StartRequest(Body):
     """Start a session."""
 
     model_config = ConfigDict(**{**example(userId="ada", metadata={"name": "Ada"}), "extra": "forbid"})
-    user_id: UserId
+    user_id: Annotated[UserId, AfterValidator(_not_a_job)]
     metadata: dict[str, Any] = Field(default_factory=dict, description="Passed to the agent, 4 KB at most.")
     affinity: Literal["node"] | None = Field(
         default=None, description="`node`: by the node that served this user last, if that has a warm agent."

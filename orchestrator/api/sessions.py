@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
 
-from orchestrator.api.access import Role, client_address
+from orchestrator.api.access import Caller, Role, client_address
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import (
     WAITING,
@@ -23,7 +23,7 @@ from orchestrator.api.schemas import (
     in_words,
 )
 from orchestrator.api.services import CallerDep, Services, ServicesDep, SessionDep, services, visible
-from orchestrator.errors import Forbidden, InvalidRequest, NotFound
+from orchestrator.errors import Forbidden, InvalidRequest, NotFound, UserHasSession
 from orchestrator.logs import note
 from orchestrator.models import Agent, Session
 from orchestrator.pool.assignment import Request, Started
@@ -32,6 +32,8 @@ from orchestrator.store import Store
 
 #: Seconds for which the repetition of a request waits for the answer to the first one.
 FIRST_ANSWER_SECONDS = 2.0
+#: Where anybody may start, a key of fewer characters, which others may guess, is its address's own.
+UNGUESSABLE = 20
 #: Log lines that stand in a session's record.
 LAST_LINES = 20
 
@@ -60,6 +62,9 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
     """Take a warm agent for a user, or have one started, or wait in line. A user with a live session gets that again.
 
     With an `Idempotency-Key` header, the same request sent again gets the same answer.
+
+    Without API_KEYS anybody may name any user: whoever asks for a session that is live already must show its
+    `clientSecret` as `Authorization: Bearer`, or is answered 409 `user_has_session`.
     """
     # Called and not declared, and answered ready-made: a caller waits here, and each costs FastAPI 30 µs or more.
     begun, parts = time.perf_counter(), services(request)
@@ -67,9 +72,13 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
     address, key = client_address(request, parts.settings.trusted_proxy), _idempotency_key(request)
     # A backend starts calls for many users from one address; how many, it decides.
     trusted = caller.role is not Role.ANYBODY
+    if key and not trusted and len(key) < UNGUESSABLE:
+        key = f"{address.narrow} {key}"
     started = await parts.assigner.start(
-        Request(body.user_id, body.metadata, address, key, trusted, affinity=body.affinity == "node")
+        Request(body.user_id, body.metadata, address.narrow, key, trusted, affinity=body.affinity == "node")
     )
+    if started.existing:  # and anybody could have named its user
+        started = await _theirs(parts, caller, body.user_id, started)
     note(session_id=started.session_id)
     secret = parts.access.client_secret(started.session_id)
     if started.repeated and (answer := await _first_answer(parts, key, secret)):
@@ -90,6 +99,16 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
     if key and not started.repeated:
         await parts.store.keep_answer(key, f"{status} {content}")
     return _answer(content, status, secret)
+
+
+async def _theirs(parts: Services, caller: Caller, user_id: str, newest: Started) -> Started:
+    """Return the live session of a user that the caller may have. Raises `UserHasSession` when there is none."""
+    if parts.access.began(caller, newest.session_id):
+        return newest
+    for session_id in await parts.store.sessions_of(user_id):
+        if parts.access.began(caller, session_id):
+            return await parts.assigner.existing(session_id)
+    raise UserHasSession
 
 
 def _answer(content: str, status: int, secret: str) -> Response:

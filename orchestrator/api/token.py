@@ -66,7 +66,7 @@ async def _may_have_a_room(request: HttpRequest, parts: Services) -> None:
     caller: Caller = parts.access.starter(request)
     if caller.role is not Role.ANYBODY:
         return
-    rate, address = parts.settings.token_rate, client_address(request, parts.settings.trusted_proxy)
+    rate, address = parts.settings.token_rate, client_address(request, parts.settings.trusted_proxy).narrow
     wait = await parts.store.limited("tokens", address, rate.amount, rate.get_expiry() * 1000)
     if wait:
         told = parts.settings.token_rate_limit.replace("/", " tokens a ")

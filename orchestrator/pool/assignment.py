@@ -120,7 +120,7 @@ class Assigner:
             case "queued":
                 return await self._current(result.session_id)
             case "existing":
-                return await self._current(result.session_id, existing=True)
+                return await self.existing(result.session_id)
             case "repeated":
                 return await self._current(result.session_id, repeated=True)
             case _:
@@ -190,6 +190,10 @@ class Assigner:
         await self._store.exited(result.agent_id, FOUND_DEAD)
         await pass_over_the_dead(self._store, result.session_id, self._may_live)
         return await self._current(result.session_id)
+
+    async def existing(self, session_id: str) -> Started:
+        """Return a session that is there already as the answer to a start. Raises `NotFound`."""
+        return await self._current(session_id, existing=True)
 
     async def _current(self, session_id: str, *, existing: bool = False, repeated: bool = False) -> Started:
         session = await self._store.session(session_id)

@@ -124,6 +124,11 @@ class Sessions(Base):
         return await self.session_records(sorted(await self.live_session_ids()))
 
     @translated
+    async def sessions_of(self, user_id: str) -> list[str]:
+        """Return the ids of a user's live sessions."""
+        return sorted(await self._redis.smembers(keys.user_sessions(user_id)))
+
+    @translated
     async def position(self, session_id: str) -> int | None:
         """Return the place of a session that waits, in line or for its agent: 1 = next; None when it does not."""
         async with self._redis.pipeline(transaction=True) as pipe:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,11 @@ def ready(node: Node) -> bool:
 
 def insist(node: Node, user: str) -> str:
     """Start a session as a client does that tries again while nobody answers; returns its id."""
+    key = {"Idempotency-Key": f"{user}-{uuid.uuid4()}"}
 
     def begun() -> str:
         try:
-            answer = node.http.post("/api/session/start", json={"userId": user})
+            answer = node.http.post("/api/session/start", json={"userId": user}, headers=key)
         except httpx.TransportError:
             return ""
         return str(answer.json()["sessionId"]) if answer.is_success else ""

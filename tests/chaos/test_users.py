@@ -70,7 +70,7 @@ async def test_a_second_tab_goes_on_with_the_call(echo: Node) -> None:
     first = await talking(echo, "ada")
     try:
         before = await first.look()
-        async with Call(echo.url, "ada", patience=60) as second:
+        async with Call(echo.url, "ada", patience=60, key=first.secret) as second:
             assert second.session_id == first.session_id
             second.hum()
             await first.gone()

@@ -69,7 +69,8 @@ async def test_a_closed_tab_frees_the_agent(echo_node: Node) -> None:
 
 
 def test_the_same_user_gets_the_same_session(echo_node: Node) -> None:
-    first, again = echo_node.begin("twice"), echo_node.begin("twice")
+    first = echo_node.begin("twice")
+    again = echo_node.begin("twice", first["clientSecret"])
     assert first["sessionId"] == again["sessionId"]
     assert "already" in again["message"]
     echo_node.end(first["sessionId"])

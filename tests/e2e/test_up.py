@@ -133,7 +133,7 @@ def test_it_uses_the_redis_and_the_livekit_that_are_set(
     livekit = {name: voice_node.secrets[name] for name in ("LIVEKIT_API_KEY", "LIVEKIT_API_SECRET")}
     url = f"ws://127.0.0.1:{voice_node.environment['LIVEKIT_PORT']}"
     settings = livekit | {"LIVEKIT_URL": url, "LIVEKIT_PUBLIC_URL": "wss://public", "REDIS_URL": valkey_url}
-    with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo", ADMIN_TOKEN="mine", **settings) as node:
+    with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo", ADMIN_TOKEN="mine-of-16-and-more", **settings) as node:
         assert node.program("valkey") is None
         assert node.program("livekit") is None
         session_id = node.begin("ada")["sessionId"]
@@ -141,7 +141,7 @@ def test_it_uses_the_redis_and_the_livekit_that_are_set(
         poll(joined, "the agent is in a room of that LiveKit server")
         token = node.http.post("/api/token", json={"sessionId": session_id}).json()
         assert token["server_url"] == "wss://public"
-        assert node.http.get("/api/sessions", headers={"Authorization": "Bearer mine"}).is_success
+        assert node.http.get("/api/sessions", headers={"Authorization": "Bearer mine-of-16-and-more"}).is_success
         assert raw.hget(f"session:{session_id}", "userId") == "ada"
         assert voice_node.http.get(f"/api/session/{session_id}").status_code == 404
         node.end(session_id)

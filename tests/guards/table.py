@@ -183,7 +183,7 @@ GUARDS = (
         "integration/test_access.py::test_a_client_secret_is_good_for_its_own_session_alone",
         (
             ACCESS,
-            "        return hmac.compare_digest(_digest(caller.shown), _digest(self.client_secret(session_id)))\n",
+            "        return hmac.compare_digest(_digest(shown), _digest(self.client_secret(session_id)))\n",
             "        return True\n",
         ),
     ),
@@ -201,9 +201,29 @@ GUARDS = (
         "integration/test_access.py::test_open_means_this_machine_alone",
         (
             ACCESS,
-            "        if self._loopback_only and not _is_loopback(name := _host_name(request)):\n",
-            "        if False:\n            name = ''\n",
+            "        if not (self._loopback_only or self._hosts):\n",
+            "        if True:\n",
         ),
+    ),
+    guard(
+        "what looks like a client secret opens no route that is not its session's",
+        "integration/test_strangers.py::test_what_looks_like_a_client_secret_opens_nothing_on_any_route",
+        ("orchestrator/api/health.py", "    parts.access.starter(request)\n", "    parts.access.caller(request)\n"),
+    ),
+    guard(
+        "an open api gives a live session to nobody but who began it",
+        "integration/test_strangers.py::test_an_open_api_gives_a_live_session_to_nobody_but_who_began_it",
+        ("orchestrator/api/sessions.py", "    if started.existing:  # and", "    if False:  # and"),
+    ),
+    guard(
+        "no caller names a user for whom a room stands",
+        "integration/test_strangers.py::test_no_caller_names_a_user_for_whom_a_room_stands",
+        ("orchestrator/api/schemas.py", "    if re.match(JOB_USERS, user_id):\n", "    if False:\n"),
+    ),
+    guard(
+        "wrong secrets are tried only so often",
+        "integration/test_strangers.py::test_wrong_secrets_are_tried_only_so_often",
+        ("orchestrator/api/attempts.py", "seen.wrong >= MOST", "False"),
     ),
     guard(
         "whoever asks chooses no room",

@@ -115,8 +115,8 @@ async def test_a_miss_queues_one_task_of_its_name(http: httpx.AsyncClient, raw: 
 
 async def test_too_many_starts_from_one_address(raw: redis.Redis, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url, rate_limit="3/minute"))) as http:
-        for _ in range(3):
-            assert (await start(http, "ada")).status_code == 202
+        for user in ("ada", "grace", "joan"):
+            assert (await start(http, user)).status_code == 202
         for forged in ({}, {"X-Forwarded-For": "1.2.3.4"}, {"X-Real-IP": "1.2.3.5"}):
             answer = await start(http, "ada", headers=forged)
             body = is_problem(answer, 429, "rate_limited")
@@ -152,7 +152,7 @@ async def test_who_comes_to_a_full_house_waits_in_line(small: httpx.AsyncClient,
     assert (fourth["status"], fourth["position"], fourth["estimatedWait"]) == ("queued", 2, "60s")
     look = (await small.get(f"/api/session/{session_id}")).json()
     assert (look["status"], look["position"], look["estimatedWait"]) == ("queued", 1, "30s")
-    again = await start(small, "c")
+    again = await start(small, "c", headers={"Authorization": f"Bearer {third.json()['clientSecret']}"})
     assert (again.status_code, again.json()["sessionId"], again.json()["position"]) == (202, session_id, 1)
 
 
@@ -233,7 +233,7 @@ async def test_a_start_that_was_refused_may_be_sent_again(small: httpx.AsyncClie
 
 async def test_sessions_per_user(raw: redis.Redis, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url, sessions_per_user=2))) as http:
-        first, second, third = [(await start(http, "ada")).json()["sessionId"] for _ in range(3)]
+        first, second, third = [(await start(http, "ada", headers=ADMIN)).json()["sessionId"] for _ in range(3)]
         assert first != second == third, "the newest one is what a further start gets"
         assert (await start(http, "grace")).json()["sessionId"] not in {first, second}
         await http.post("/api/session/stop", json={"sessionId": first})
@@ -294,7 +294,8 @@ async def test_a_node_drains(http: httpx.AsyncClient, store: Store, raw: redis.R
     await beat(store)
     for agent_id in await warm(store, valkey_url, 2, node="api-test"):
         raw.hset(f"agent:{agent_id}", mapping={"pid": os.getpid(), "startTicks": 0})  # a start looks at the process
-    session_id = (await start(http, "ada")).json()["sessionId"]
+    begun = (await start(http, "ada")).json()
+    session_id, mine = begun["sessionId"], {"Authorization": f"Bearer {begun['clientSecret']}"}
     assert (await http.get("/readyz")).status_code == 200
     path = "/api/nodes/api-test"
     here = {
@@ -321,7 +322,7 @@ async def test_a_node_drains(http: httpx.AsyncClient, store: Store, raw: redis.R
     ready = await http.get("/readyz")
     is_problem(ready, 503, "draining")
     assert ready.headers["Retry-After"] == "35"
-    assert (await start(http, "ada")).json()["sessionId"] == session_id, "a call goes on"
+    assert (await start(http, "ada", headers=mine)).json()["sessionId"] == session_id, "a call goes on"
     health = (await http.get("/api/health")).json()
     assert (health["sessions"]["pool"], health["sessions"]["ready"]) == (0, 1)
     assert "node api-test drains" in health["warnings"]
@@ -341,13 +342,13 @@ async def test_other_nodes_serve_while_one_drains(http: httpx.AsyncClient, store
 
 async def test_livekit_is_away(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
     (agent_id,) = await warm(store, valkey_url, 1)
-    await start(http, "ada")
+    mine = {"Authorization": f"Bearer {(await start(http, 'ada')).json()['clientSecret']}"}
     await store.livekit_down("LiveKit at ws://127.0.0.1:1 does not answer")
     answer = await start(http, "grace")
     body = is_problem(answer, 503, "livekit_unavailable")
     assert answer.headers["Retry-After"] == "5"
     assert "ws://127.0.0.1:1" in body["detail"]
-    assert (await start(http, "ada")).json()["sessionId"] == agent_id, "who has a session keeps it"
+    assert (await start(http, "ada", headers=mine)).json()["sessionId"] == agent_id, "who has a session keeps it"
     health = (await http.get("/api/health")).json()
     assert health["livekit"] == {"ok": False, "trouble": "LiveKit at ws://127.0.0.1:1 does not answer"}
     await store.livekit_down(None)

@@ -18,8 +18,8 @@ from tests.support.drain_api import DrainApi, asleep
 from tests.support.processes import free_ports, poll
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-POST = ("POST", "/api/nodes/n1/drain", "Bearer secret")
-GET = ("GET", "/api/nodes/n1", "Bearer secret")
+POST = ("POST", "/api/nodes/n1/drain", "Bearer a-token-for-tests")
+GET = ("GET", "/api/nodes/n1", "Bearer a-token-for-tests")
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _drain(port: int, seconds: float = 20) -> float:
     """Drain, and return how long it took."""
-    settings = Settings(node_id="n1", port=port, admin_token="secret", drain_seconds=seconds)
+    settings = Settings(node_id="n1", port=port, admin_token="a-token-for-tests", drain_seconds=seconds)
     with program.client(settings) as api:
         started = time.monotonic()
         program.drain(settings, api)
@@ -129,7 +129,12 @@ def api() -> Iterator[DrainApi]:
 @pytest.fixture
 def process(api: DrainApi) -> Iterator[subprocess.Popen[str]]:
     """The program, asleep."""
-    settings = {"NODE_ID": "n1", "PORT": str(api.port), "ADMIN_TOKEN": "secret", "http_proxy": "http://127.0.0.1:9"}
+    settings = {
+        "NODE_ID": "n1",
+        "PORT": str(api.port),
+        "ADMIN_TOKEN": "a-token-for-tests",
+        "http_proxy": "http://127.0.0.1:9",
+    }
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", **settings}
     command = [sys.executable, "-m", "orchestrator.cli.drain"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as it:

@@ -1,0 +1,181 @@
+"""What a stranger gets of an api: no more with a forged client secret than without, no call of another's, few seats."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from fastapi.routing import APIRoute
+from starlette.routing import Mount, Route
+
+from orchestrator.api.access import AFTERWARDS_SECONDS
+from orchestrator.api.app import create
+from orchestrator.api.attempts import MOST
+from orchestrator.models import new_id
+from orchestrator.store import Store
+from tests.support.api import ADMIN, is_problem, serve, settings, start
+from tests.support.pool import warm
+
+KEY = "first-key-of-16-and-more"
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def every_route(app: Any, session: str) -> Iterator[tuple[str, str]]:
+    """Yield (method, path) of everything that the app serves, whether the document tells of it or not."""
+    routes = list(app.routes)
+    while routes:
+        route = routes.pop()
+        if isinstance(route, Mount):
+            yield "GET", f"{route.path}/status.html"
+        elif isinstance(route, Route | APIRoute):
+            path = route.path_format.replace("{session_id}", session).replace("{node}", "n")
+            for method in (route.methods or set()) - {"HEAD", "OPTIONS"}:
+                yield method, path.replace("{reload_id}", "0" * 16).replace("{agent_id}", session)
+        else:
+            routes += getattr(route, "routes", []) or getattr(route, "original_router", route).routes
+
+
+async def answers(http: httpx.AsyncClient, method: str, path: str, session: str, headers: dict[str, str]) -> int:
+    body = {"sessionId": session} if path.endswith(("/stop", "/token")) else {"userId": "eve"}
+    async with http.stream(method, path, headers=headers, json=body if method == "POST" else None) as answer:
+        return answer.status_code
+
+
+@pytest.mark.parametrize("keys", [KEY, ""])
+async def test_what_looks_like_a_client_secret_opens_nothing_on_any_route(
+    store: Store, raw: redis.Redis, valkey_url: str, keys: str
+) -> None:
+    app = create(settings(valkey_url, api_keys=keys, rate_limit="1000/minute"))
+    async with serve(app) as http:
+        begun = [(await start(http, user, headers=ADMIN)).json() for user in ("ada", "grace", "over")]
+        mine, other, over = (session["sessionId"] for session in begun)
+        await http.post("/api/session/stop", json={"sessionId": over}, headers=ADMIN)
+        ended = int(raw.hget(f"session:{over}", "endedAt"))
+        raw.hset(f"session:{over}", "endedAt", ended - (AFTERWARDS_SECONDS + 1) * 1000)
+        forged = ["cs_", "cs_x", "cs_" + "A" * 43, begun[1]["clientSecret"], begun[2]["clientSecret"]]
+        walked = 0
+        for method, path in every_route(app, mine):
+            if path.endswith("/events") and not keys and "logs" not in path:
+                continue  # open to anybody who knows the session, and goes on for ever
+            nobody = await answers(http, method, path, mine, {})
+            for secret in forged:
+                told = await answers(http, method, path, mine, bearer(secret))
+                assert told == nobody or told in {401, 403, 404, 409}, (method, path, secret, told)
+                walked += 1
+                host = bearer(secret) | {"Host": "evil.example"}
+                if not keys and nobody != 404 and path.startswith("/api/") and "webhook" not in path:
+                    assert await answers(http, method, path, mine, host) in {403, 404, 405, 422}, (method, path, secret)
+        assert walked > 100
+        assert (await http.get("/api/health", headers=bearer(begun[0]["clientSecret"]))).status_code == (
+            401 if keys else 200
+        )
+        look = await http.get(f"/api/session/{over}", headers=bearer(begun[2]["clientSecret"]))
+        is_problem(look, 404, "not_found")
+        assert (await http.get(f"/api/session/{other}", headers=bearer(begun[1]["clientSecret"]))).is_success
+
+
+async def test_an_open_api_gives_a_live_session_to_nobody_but_who_began_it(store: Store, valkey_url: str) -> None:
+    await warm(store, valkey_url, 1)
+    async with serve(create(settings(valkey_url))) as http:
+        begun = (await start(http, "ada", headers={"Idempotency-Key": "a-key-that-nobody-guesses"})).json()
+        for tried in ({}, bearer("cs_"), bearer("cs_x"), {"Idempotency-Key": "k"}, bearer("wrong")):
+            told = await start(http, "ada", headers=tried)
+            is_problem(told, 409, "user_has_session")
+            assert begun["sessionId"] not in told.text
+            assert begun["clientSecret"] not in told.text
+        again = await start(http, "ada", headers=bearer(begun["clientSecret"]))
+        assert (again.status_code, again.json()["sessionId"]) == (200, begun["sessionId"])
+        assert again.json()["clientSecret"] == begun["clientSecret"]
+        repeated = await start(http, "ada", headers={"Idempotency-Key": "a-key-that-nobody-guesses"})
+        assert repeated.json()["clientSecret"] == begun["clientSecret"]
+        operator = await start(http, "ada", headers=ADMIN)
+        assert operator.json()["clientSecret"] == begun["clientSecret"]
+        # A secret of a session that is over is no obstacle, and another user's is no help.
+        await http.post("/api/session/stop", json={"sessionId": begun["sessionId"]})
+        fresh = await start(http, "ada", headers=bearer(begun["clientSecret"]))
+        assert fresh.json()["sessionId"] != begun["sessionId"]
+        is_problem(await start(http, "ada", headers=bearer(begun["clientSecret"])), 409, "user_has_session")
+
+
+async def test_a_key_that_can_be_guessed_repeats_nothing_for_another_address(store: Store, valkey_url: str) -> None:
+    app = create(settings(valkey_url, trusted_proxy="10.0.0.0/8"))
+    async with serve(app) as http:
+        first = await start(http, "ada", headers={"Idempotency-Key": "1", "X-Forwarded-For": "198.51.100.1"})
+        again = await start(http, "ada", headers={"Idempotency-Key": "1", "X-Forwarded-For": "198.51.100.1:99"})
+        assert again.json()["clientSecret"] == first.json()["clientSecret"]
+        other = await start(http, "ada", headers={"Idempotency-Key": "1", "X-Forwarded-For": "198.51.100.2"})
+        is_problem(other, 409, "user_has_session")
+
+
+async def test_of_several_sessions_each_is_found_by_its_own_secret(store: Store, valkey_url: str) -> None:
+    async with serve(create(settings(valkey_url, sessions_per_user=2))) as http:
+        begun = [(await start(http, "ada")).json() for _ in range(2)]
+        for session in begun:
+            again = (await start(http, "ada", headers=bearer(session["clientSecret"]))).json()
+            assert (again["sessionId"], again["clientSecret"]) == (session["sessionId"], session["clientSecret"])
+        is_problem(await start(http, "ada"), 409, "user_has_session")
+
+
+async def test_with_keys_the_backends_word_is_enough(store: Store, valkey_url: str) -> None:
+    async with serve(create(settings(valkey_url, api_keys=KEY))) as http:
+        first, again = [(await start(http, "ada", headers=bearer(KEY))).json() for _ in range(2)]
+        assert (first["sessionId"], first["clientSecret"]) == (again["sessionId"], again["clientSecret"])
+        is_problem(await start(http, "ada", headers=bearer(first["clientSecret"])), 401, "unauthorized")
+
+
+@pytest.mark.parametrize("keys", [KEY, ""])
+async def test_no_caller_names_a_user_for_whom_a_room_stands(store: Store, valkey_url: str, keys: str) -> None:
+    from orchestrator.api.door import user_of
+
+    room = new_id("room")
+    async with serve(create(settings(valkey_url, api_keys=keys))) as http:
+        for taken in ("support-line", room, "r" * 300, "a\nb", ""):
+            body = {"userId": user_of(taken)}
+            answer = await http.post("/api/session/start", json=body, headers=bearer(KEY))
+            assert is_problem(answer, 422, "malformed_request")["errors"][0]["field"] == "userId"
+        for free in ("user-ada", "rooms:1", "my room:1", f"user-{room.removeprefix('room_')}x"):
+            assert (await start(http, free, headers=bearer(KEY))).status_code == 202
+
+
+async def test_names_that_are_given_are_the_only_ones(store: Store, valkey_url: str) -> None:
+    named = {"allowed_hosts": "talk.example, *.apps.example"}
+    for number, more in enumerate(({"open_access": True}, {}, {"api_keys": KEY})):
+        async with serve(create(settings(valkey_url, **named, **more))) as http:
+            for n, host in enumerate(("talk.example", "TALK.example:8443", "a.apps.example", "localhost", "[::1]:80")):
+                answer = await start(http, f"user-{number}-{n}", headers={"Host": host})
+                assert answer.status_code == (401 if "api_keys" in more else 202), host
+            for host in ("evil.example", "apps.example", "talk.example.evil.example", "xtalk.example", "10.0.0.1", ""):
+                for headers in ({}, bearer("cs_x")):
+                    answer = await start(http, "eve", headers={"Host": host} | headers)
+                    assert answer.status_code in ({401, 403} if "api_keys" in more else {403}), host
+            # Who has the key is no page of a stranger's: a scraper asks by address.
+            assert (await http.get("/metrics", headers=ADMIN | {"Host": "10.0.0.1"})).status_code == 200
+
+
+async def test_wrong_secrets_are_tried_only_so_often(store: Store, valkey_url: str) -> None:
+    app = create(settings(valkey_url, api_keys=KEY, trusted_proxy="10.0.0.0/8"))
+    async with serve(app) as http:
+
+        async def tried(address: str, secret: str) -> httpx.Response:
+            return await http.get("/api/sessions", headers=bearer(secret) | {"X-Forwarded-For": address})
+
+        codes = [(await tried(f"198.51.100.1:{n}", f"guess-{n}")).status_code for n in range(MOST + 5)]
+        assert codes == [401] * MOST + [429] * 5
+        locked = await tried("198.51.100.1", "a-token-for-tests")
+        assert is_problem(locked, 429, "too_many_attempts")["retryAfter"] > 0
+        assert locked.headers["Retry-After"]
+        assert (await tried("198.51.100.2", "a-token-for-tests")).status_code == 200
+        # Where a right one came from, the neighbour's wrong ones lock out nobody; nor is the node's own drain ever.
+        for n in range(MOST + 5):
+            assert (await tried("198.51.100.2", f"guess-{n}")).status_code == 401
+            assert (await tried("127.0.0.1", f"guess-{n}")).status_code in {401, 429}
+        for address in ("198.51.100.2", "127.0.0.1"):
+            assert (await tried(address, "a-token-for-tests")).status_code == 200
+        prefixes = itertools.cycle(range(65536))
+        codes = [(await tried(f"2001:db8:1:{next(prefixes):x}::1", f"guess-{n}")).status_code for n in range(MOST + 1)]
+        assert codes[-1] == 429, "a /48 is one guesser"
