@@ -88,7 +88,7 @@ def test_exit_codes(echo_node: Node) -> None:
     assert echo_node.command("pool", "-5", check=False).returncode == 2
     kept = echo_node.environment
     try:
-        echo_node.environment = kept | {"ADMIN_TOKEN": "wrong"}
+        echo_node.environment = kept | {"ADMIN_TOKEN": "not-the-token-of-this-node"}
         refused = echo_node.command("sessions", check=False)
         assert refused.returncode == 1
         assert "ADMIN_TOKEN" in refused.stderr
