@@ -47,6 +47,7 @@ class Supervised:
 
     def __init__(self, folder: Path, **programs: str) -> None:
         self.folder = folder
+        self.output = folder / "stderr"
         self.programs = programs
         self.more = ""
         self.settings: dict[str, str] = {}
@@ -61,7 +62,7 @@ class Supervised:
         configuration.write_text(text + self.more)
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "RUN_DIR": str(self.folder)}
         command = [*self.before, "-m", "orchestrator.cli.supervise", "-c", str(configuration)]
-        self.errors = (self.folder / "stderr").open("w+")
+        self.errors = self.output.open("w+")
         self.process = subprocess.Popen(
             command, env=environment | self.settings, cwd=self.folder, stdin=subprocess.DEVNULL,
             stdout=self.errors, stderr=self.errors, start_new_session=True,
@@ -97,7 +98,7 @@ class Supervised:
 
     def said(self) -> str:
         """Return what it has printed."""
-        return (self.folder / "stderr").read_text()
+        return self.output.read_text()
 
     def ends(self, seconds: float = 20) -> int:
         """Wait for its end, assert that nothing is left of it, and return its exit code."""
@@ -182,9 +183,11 @@ def test_lives_that_are_longer_than_startsecs_are_told_too(supervised: Supervise
     assert supervised.ends() == 0
 
 
-def test_a_full_disk_ends_nothing(supervised: Supervised) -> None:
+def test_a_full_disk_ends_nothing(supervised: Supervised, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing is written, neither what is printed nor supervisord's own log, and nothing is said of it."""
-    supervised.programs = {"first": GOOD, "noisy": "/bin/sh -c 'while :; do echo noise; sleep 0.05; done'"}
+    supervised.programs = {"first": GOOD, "noisy": f"/bin/sh -c 'while :; do echo {'noise' * 200}; done'"}
+    supervised.more = "stdout_logfile_maxbytes=6KB\nstdout_logfile_backups=1\n"
+    supervised.output = tmp_path_factory.mktemp("terminal") / "said"
     with full_disk(supervised.folder) as fill:
         supervised.start().up()
         fill()
