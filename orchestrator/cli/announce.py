@@ -28,6 +28,7 @@ EARLY = 10.0
 
 def main() -> None:
     """Wait for a full pool and say so."""
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # in a group of its own, where `stty tostop` would stop it
     console = Console(highlight=False, soft_wrap=True)
     settings = Settings.load()
     started, since = time.monotonic(), time.time()

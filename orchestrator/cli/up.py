@@ -79,7 +79,7 @@ def up() -> NoReturn:
     # In a group of its own, as the programs: Ctrl-C is for supervisord alone, which ends it.
     subprocess.Popen([sys.executable, "-m", "orchestrator.cli.announce"], env=environment, process_group=0)
     # Kept until supervisord listens: neither lost nor, where this is PID 1, dropped.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS | {signal.SIGHUP})
     os.execve(sys.executable, [sys.executable, "-m", _SUPERVISE, "-c", str(CONFIGURATION)], environment)
 
 
