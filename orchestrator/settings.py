@@ -11,6 +11,7 @@ import ipaddress
 import os
 import re
 import socket
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -52,6 +53,13 @@ def _proxy(value: str) -> str:
                 ipaddress.ip_network(network)
             except ValueError:
                 raise ValueError(f"{network} is neither railway nor a network of proxies, as 10.0.0.0/8") from None
+    return value
+
+
+def plain_path(value: Path) -> Path:
+    """Return a path that can be told in one line. Raises ValueError for one with a newline or the like in it."""
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in str(value)):
+        raise ValueError("it has a control character, or one that is no UTF-8, in it: rename the folder")
     return value
 
 
@@ -114,6 +122,7 @@ WEBHOOK_PATH = "/api/livekit/webhook"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
+Folder = Annotated[Path, AfterValidator(plain_path)]
 S = TypeVar("S", bound="NodeSettings")
 OptionalText = Annotated[str | None, BeforeValidator(_empty_is_none)]
 
@@ -126,7 +135,7 @@ class NodeSettings(BaseSettings):
     node_id: Annotated[str, AfterValidator(_node_id)] = Field(default_factory=_own_name)
     """Name of this node; stable across restarts, unique among the nodes that share one Redis. Default: the host's, and
     on Railway the ends of the deployment's and the replica's ids."""
-    run_dir: Path = Path(".run")
+    run_dir: Folder = Path(".run")
     """Folder for sockets, state, logs and generated secrets of this node."""
     redis_url: Annotated[str | None, BeforeValidator(_empty_is_none), AfterValidator(_redis)] = None
     """Redis or Valkey address. Unset: an embedded Valkey is started."""
@@ -179,7 +188,7 @@ class Settings(NodeSettings):
     """Port of the api."""
     frontend_port: Annotated[int, Field(ge=0, le=65535)] = 3000
     """Port of the page with the Talk button, which is at PORT too. 0: there alone."""
-    frontend_dir: Path = Path(__file__).resolve().parents[1] / "frontend" / "dist"
+    frontend_dir: Folder = Path(__file__).resolve().parents[1] / "frontend" / "dist"
     """Folder of the built page."""
     admin_token: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
     """Bearer token of the admin routes. Unset: generated, kept in RUN_DIR and shown on the terminal at start."""

@@ -28,6 +28,7 @@ EARLY = 10.0
 
 def main() -> None:
     """Wait for a full pool and say so."""
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # in a group of its own, where `stty tostop` would stop it
     console = Console(highlight=False, soft_wrap=True)
     settings = Settings.load()
     started, since = time.monotonic(), time.time()
@@ -58,7 +59,8 @@ def main() -> None:
             time.sleep(POLL)
     _warn(console, health, said)
     console.print(
-        f"[bold red]Not all up after {PATIENCE:.0f} s.[/] Logs: {settings.run_dir}/logs, or orchestrator doctor"
+        f"[bold red]Not all up after {PATIENCE:.0f} s.[/] Logs: {escape(str(settings.run_dir))}/logs, "
+        "or orchestrator doctor"
     )
 
 
@@ -115,7 +117,7 @@ def _show_up(console: Console, settings: Settings, health: dict[str, Any], secon
         who = "anybody who reaches it" if settings.open_access else "anybody on this machine"
         console.print(f"  access       open: {who} may start calls; set API_KEYS to change that")
     where = ", and here" if settings.log_to == "stdout" else ""
-    console.print(f"  logs         {settings.run_dir}/logs{where}")
+    console.print(f"  logs         {escape(str(settings.run_dir))}/logs{where}")
     console.print("Try, in another terminal:")
     console.print(f'  {program} call --say "what time is it"')
     console.print(f"  {program} status")
@@ -127,7 +129,7 @@ def _shown(settings: Settings, token: str) -> str:
     if sys.stdout.isatty():
         return token
     if token == kept(settings.secrets_file).get("ADMIN_TOKEN"):
-        return f"in {settings.secrets_file}"
+        return escape(f"in {settings.secrets_file}")
     return "as ADMIN_TOKEN says"
 
 

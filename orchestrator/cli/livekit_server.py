@@ -20,7 +20,8 @@ _MENDS = "set LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET, or put a live
 
 def cached() -> Path:
     """Return where the built server is kept."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    given = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    cache = given if given.is_absolute() else Path.home() / ".cache"  # a relative one is invalid, and none to Go
     return cache / "voice-agent-orchestrator" / f"livekit-server-{VERSION}"
 
 

@@ -2,11 +2,10 @@
 
 import os
 import select
-import sys
 from typing import Any
 
-#: Bytes that a pipe which is writable takes without blocking (POSIX: PIPE_BUF).
-_PIECE = 512 if sys.platform == "darwin" else 4096
+from orchestrator.cli.terminal import PIECE, unblocked
+
 #: Bytes of a line that does not end.
 _LONGEST = 65_536
 
@@ -19,12 +18,12 @@ class LogStream:
     """
 
     def __init__(self, descriptor: int, *, named: bool) -> None:
-        self._descriptor = descriptor
+        self._descriptor = unblocked(descriptor)
         self._named = named  #: each line begins with its program's name
         self._begun: dict[str, bytes] = {}
         self._dropped = 0
         self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLOUT)
+        self._poll.register(self._descriptor, select.POLLOUT)
 
     def take(self, event: Any) -> None:
         """Take what supervisord says that a program has printed (a ProcessLogEvent)."""
@@ -49,12 +48,12 @@ class LogStream:
             dropped, self._dropped = self._dropped, 0
             self._write("supervisord", f"{dropped} lines dropped: nobody took them".encode())
         whole = (f"{name}: ".encode() if self._named else b"") + line + b"\n"
-        for start in range(0, len(whole), _PIECE):
+        for start in range(0, len(whole), PIECE):
             if not self._writable():
                 self._dropped += 1
                 return
             try:
-                os.write(self._descriptor, whole[start : start + _PIECE])
+                os.write(self._descriptor, whole[start : start + PIECE])
             except OSError:  # nobody reads any more
                 self._dropped += 1
                 return

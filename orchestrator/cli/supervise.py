@@ -28,6 +28,7 @@ from orchestrator.cli import full_disk
 from orchestrator.cli.configuration import Configuration
 from orchestrator.cli.log_stream import LogStream
 from orchestrator.cli.output import FAILED, errors, fail, say_error
+from orchestrator.cli.terminal import Patient, hangup_stops
 from orchestrator.errors import CANNOT_RUN, Preflight
 from orchestrator.node.memory import limit_bytes
 from orchestrator.settings import Settings
@@ -41,6 +42,8 @@ _SMALL_LOG = 262_144
 #: Longest pause before a program that has run is started again, in seconds.
 LONGEST_PAUSE = 5
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+#: What a program hears from its first moment on: the host is stopped by a SIGHUP.
+_HELD_SIGNALS = _STOP_SIGNALS | {signal.SIGHUP}
 _PR_SET_PDEATHSIG = 1
 #: Of a log's end: enough for its last line.
 _TAIL = 8192
@@ -64,13 +67,13 @@ class Options(Configuration):
 
         Until it has become its program it would take the signal with a copy of our handlers, and nobody would know.
         """
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_SIGNALS)
         pid: int = -1
         try:
             pid = super().fork()
         finally:
             if pid == 0:
-                for number in _STOP_SIGNALS:
+                for number in (*_HELD_SIGNALS, signal.SIGTTOU):
                     signal.signal(number, signal.SIG_DFL)
                 if sys.platform == "linux":
                     # Killed, this process stops nobody any more: its programs are told by the kernel, and stop.
@@ -85,6 +88,9 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
     failed = False
     #: What is kept of the programs that end.
     ends: restarts.Ends
+    #: A SIGHUP says that the terminal was closed, which stops the node. It never means a reload, as to supervisord.
+    hangup_stops = False
+    _hung_up = False
     #: Where the programs' output is copied to, if anywhere.
     stream: LogStream | None = None
 
@@ -106,7 +112,7 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
         # Its poll() goes on after a signal: without this, each stop and each death costs up to a second more.
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         # `orchestrator up` has held them back until there is somebody to hear them.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_SIGNALS)
         try:
             super().runforever()
         finally:
@@ -122,10 +128,29 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
         number = self.options.get_signal()
         if number is None:
             return
-        if self.stopping and number in _STOP_SIGNALS:
+        if number == signal.SIGHUP:
+            if not self._hang_up():
+                return
+            number = signal.SIGTERM
+        elif self._hung_up and number in _STOP_SIGNALS:
+            self._hung_up = False
+        elif self.stopping and number in _STOP_SIGNALS:
             self._skip_drain()
         self.options.signal_receiver.receive(number, None)
         super().handle_signal()
+
+    def _hang_up(self) -> bool:
+        """Return whether this SIGHUP stops the node.
+
+        A terminal that is closed sends several, and a logout a SIGTERM after them: neither cuts the drain short.
+        """
+        told = self.options.mood == SupervisorStates.SHUTDOWN or self._hung_up
+        if told or not self.hangup_stops:
+            self.options.logger.info("ignored SIGHUP: the node has no terminal, or is stopping")
+            return False
+        self.options.logger.warn("the terminal was closed (SIGHUP): the node stops")
+        self._hung_up = True
+        return True
 
     def _skip_drain(self) -> None:
         for group in self.process_groups.values():
@@ -171,8 +196,7 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
         self.failed = True
         self.options.mood = SupervisorStates.SHUTDOWN
         name, log = process.config.name, process.config.stdout_logfile
-        with contextlib.suppress(OSError):  # nobody reads any more; it stops all the same
-            say_error(f"{name} does not start: {_last_words(process)} (its log: {log}). The node stops.")
+        say_error(f"{name} does not start: {_last_words(process)} (its log: {log}). The node stops.")
 
 
 class _Woken:
@@ -197,6 +221,10 @@ class _Woken:
 def main() -> None:
     """Run supervisord. Exits with 1 when a program could not run."""
     full_disk.install()
+    # What this process says on a terminal must neither hold it nor end it, nor stop it (`stty tostop`).
+    stops = hangup_stops()
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    sys.stdout, sys.stderr = Patient(sys.stdout), Patient(sys.stderr)
     first = True
     while True:
         options = Options()
@@ -207,6 +235,7 @@ def main() -> None:
             _warn(settings, options)
         supervisor = Supervisor(options)
         supervisor.ends = restarts.Ends(settings.run_dir)
+        supervisor.hangup_stops = stops
         if settings.log_to == "stdout":
             supervisor.stream = LogStream(sys.stdout.fileno(), named=settings.log_format == "text")
             _log_to_stdout(options)
@@ -272,9 +301,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 def _on_output(event: Any) -> None:
     if event.process.config.name == DRAIN:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(event.data.decode(errors="replace"))
-            sys.stderr.flush()
+        sys.stderr.write(event.data.decode(errors="replace"))
 
 
 def _last_words(process: Any) -> str:

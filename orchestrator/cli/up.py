@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import json
 import math
 import os
 import signal
@@ -18,7 +19,7 @@ from dotenv import dotenv_values
 from orchestrator.cli import livekit_server, ports
 from orchestrator.cli.secrets import generated
 from orchestrator.errors import Preflight, SchemaMismatch, StoreUnavailable
-from orchestrator.settings import Settings
+from orchestrator.settings import Settings, plain_path
 from orchestrator.store import Store
 
 #: Bytes that a Unix socket's path may have (Linux 107, macOS 103), less the suffix of supervisord's temporary name.
@@ -54,18 +55,15 @@ logging:
 _WEBHOOK_YAML = """\
 webhook:
   api_key: {key}
-  urls: ["{url}"]
+  urls: [{url}]
 """
 
 
 def up() -> NoReturn:
     """Start the node in the foreground. Raises `Preflight` with one line when it cannot."""
     settings = Settings.load()
+    check_paths(settings)
     run_dir = settings.run_dir.resolve()
-    if len(os.fsencode(run_dir / "supervisor.sock")) > _SOCKET_PATH:
-        raise Preflight(
-            f"RUN_DIR={run_dir} is too long for a Unix socket: set RUN_DIR to a shorter path, say /tmp/run."
-        )
     try:
         check_supervisor(run_dir)
         for folder in (run_dir, run_dir / "logs", run_dir / "valkey"):
@@ -79,13 +77,17 @@ def up() -> NoReturn:
     # In a group of its own, as the programs: Ctrl-C is for supervisord alone, which ends it.
     subprocess.Popen([sys.executable, "-m", "orchestrator.cli.announce"], env=environment, process_group=0)
     # Kept until supervisord listens: neither lost nor, where this is PID 1, dropped.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS | {signal.SIGHUP})
     os.execve(sys.executable, [sys.executable, "-m", _SUPERVISE, "-c", str(CONFIGURATION)], environment)
 
 
 def in_dot_env() -> dict[str, str]:
     """Return what stands in `.env`: provider keys are read by the agents, from their environment."""
-    return {name: value for name, value in dotenv_values(".env").items() if value}
+    found = {name: value for name, value in dotenv_values(".env").items() if value}
+    for name, value in found.items():
+        if "=" in name or "\0" in name + value:
+            raise Preflight(f".env: {name!r} cannot be in an environment: a name has no =, and nothing a NUL in it.")
+    return found
 
 
 def node_environment(settings: Settings, run_dir: Path) -> dict[str, str]:
@@ -126,18 +128,33 @@ def node_environment(settings: Settings, run_dir: Path) -> dict[str, str]:
     found["LIVEKIT_SERVER"] = str(livekit_server.obtain())
     found["LIVEKIT_URL"] = f"ws://127.0.0.1:{settings.livekit_port}"
     found |= {name: secrets[name] for name in ("LIVEKIT_API_KEY", "LIVEKIT_API_SECRET")}
+    # JSON's strings are YAML's: a key that looks like a number, or a colon in an address, is text.
     text = _LIVEKIT_YAML.format(
         port=settings.livekit_port,
         tcp=settings.livekit_port + 1,
         udp=settings.livekit_port + 2,
-        key=secrets["LIVEKIT_API_KEY"],
-        secret=secrets["LIVEKIT_API_SECRET"],
-    ) + _WEBHOOK_YAML.format(key=secrets["LIVEKIT_API_KEY"], url=settings.webhook_url)
+        key=json.dumps(secrets["LIVEKIT_API_KEY"]),
+        secret=json.dumps(secrets["LIVEKIT_API_SECRET"]),
+    ) + _WEBHOOK_YAML.format(key=json.dumps(secrets["LIVEKIT_API_KEY"]), url=json.dumps(settings.webhook_url))
     path = run_dir / "livekit.yaml"
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
     return found
+
+
+def check_paths(settings: Settings) -> None:
+    """Raise `Preflight` when a path of the node cannot be told in one line, or is too long."""
+    for path in (CONFIGURATION.parent, Path(sys.executable)):
+        try:
+            plain_path(path)
+        except ValueError as failure:
+            raise Preflight(f"{str(path)!r}: {failure}.") from None
+    run_dir = settings.run_dir.resolve()
+    if len(os.fsencode(run_dir / "supervisor.sock")) > _SOCKET_PATH:
+        raise Preflight(
+            f"RUN_DIR={run_dir} is too long for a Unix socket: set RUN_DIR to a shorter path, say /tmp/run."
+        )
 
 
 def check_supervisor(run_dir: Path) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from orchestrator.cli.up import in_dot_env
+from orchestrator.errors import Preflight
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import alive, free_ports, poll
 
@@ -122,6 +124,24 @@ def test_a_bad_setting_is_named(tmp_path: Path) -> None:
 
 def test_a_long_folder_is_named(tmp_path: Path) -> None:
     assert "too long for a Unix socket" in _fails(RUN_DIR=tmp_path / ("x" * 100))
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "tab\t", "bell\a", "\udcff"])
+def test_a_folder_that_cannot_be_told_in_a_line_is_refused(tmp_path: Path, name: str) -> None:
+    for setting in ("RUN_DIR", "FRONTEND_DIR"):
+        said = _fails(**({"RUN_DIR": tmp_path} | {setting: tmp_path / name}))
+        assert said.startswith(f"orchestrator: {setting}=")
+        assert "it has a control character, or one that is no UTF-8, in it" in said
+
+
+def test_a_line_of_dot_env_that_no_environment_takes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in ("'A=B'=c\n", "NUL='a\0b'\n"):
+        (tmp_path / ".env").write_text(line)
+        with pytest.raises(Preflight, match="cannot be in an environment"):
+            in_dot_env()
 
 
 def test_it_uses_the_redis_and_the_livekit_that_are_set(

@@ -664,6 +664,34 @@ GUARDS = (
         ),
     ),
     guard(
+        "a terminal that is closed stops the node",
+        "unit/test_terminal.py::test_a_terminal_that_is_closed_stops_the_node",
+        ("orchestrator/cli/supervise.py", "        supervisor.hangup_stops = stops\n", ""),
+    ),
+    guard(
+        "a SIGHUP without a terminal is nothing",
+        "unit/test_terminal.py::test_without_a_terminal_a_hangup_is_nothing",
+        ("orchestrator/cli/supervise.py", "        if told or not self.hangup_stops:\n", "        if told:\n"),
+    ),
+    guard(
+        "a terminal that is closed cuts no drain short",
+        "unit/test_terminal.py::test_a_terminal_that_is_closed_cuts_no_drain_short",
+        (
+            "orchestrator/cli/supervise.py",
+            "        elif self._hung_up and number in _STOP_SIGNALS:\n            self._hung_up = False\n",
+            "",
+        ),
+    ),
+    guard(
+        "a terminal that takes nothing holds up nothing",
+        "unit/test_terminal.py::test_a_terminal_that_takes_nothing_holds_up_nothing",
+        (
+            "orchestrator/cli/supervise.py",
+            "    sys.stdout, sys.stderr = Patient(sys.stdout), Patient(sys.stderr)\n",
+            "",
+        ),
+    ),
+    guard(
         "a second signal skips the drain",
         "unit/test_supervise.py::test_a_second_signal_does_not_wait_for_the_calls[15]",
         ("orchestrator/cli/supervise.py", "            self._skip_drain()\n", "            pass\n"),

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def test_every_program_of_a_node_gets_its_paths_whole(
     for variable, value in given.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setenv("ADMIN_TOKEN", SECRET)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     options = Options()
     options.realize(["-c", str(CONFIGURATION)])
     programs = {found.name: found for group in options.process_group_configs for found in group.process_configs}

@@ -6,10 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import xmlrpc.client
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from supervisor.xmlrpc import SupervisorTransport
 
 from orchestrator import restarts
 from orchestrator.cli.supervise import LONGEST_PAUSE
@@ -52,6 +55,7 @@ class Supervised:
         self.more = ""
         self.settings: dict[str, str] = {}
         self.before: list[str] = [sys.executable]
+        self.more_popen: dict[str, Any] = {}
 
     def start(self) -> "Supervised":
         """Start it, without waiting for anything."""
@@ -63,10 +67,10 @@ class Supervised:
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "RUN_DIR": str(self.folder)}
         command = [*self.before, "-m", "orchestrator.cli.supervise", "-c", str(configuration)]
         self.errors = self.output.open("w+")
+        streams = {"stdin": subprocess.DEVNULL, "stdout": self.errors, "stderr": self.errors} | self.more_popen
         self.process = subprocess.Popen(
-            command, env=environment | self.settings, cwd=self.folder, stdin=subprocess.DEVNULL,
-            stdout=self.errors, stderr=self.errors, start_new_session=True,
-        )  # fmt: skip
+            command, env=environment | self.settings, cwd=self.folder, start_new_session=True, **streams
+        )
         return self
 
     def __enter__(self) -> "Supervised":
@@ -236,8 +240,15 @@ def test_the_host_hears_another_signal_when_it_is_stopped_with_its_node(supervis
 def test_a_restart_that_fails_is_a_failure(supervised: Supervised) -> None:
     mark = supervised.folder / "second"
     supervised.programs = {"once": f"/bin/sh -c 'test -e {mark} && exit 1; touch {mark}; exec sleep 300'"}
+    socket = f"{supervised.folder}/s.sock"
+    supervised.more = (
+        f"[unix_http_server]\nfile={socket}\n"
+        "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n"
+    )
     supervised.start().up()
-    supervised.process.send_signal(signal.SIGHUP)
+    transport = SupervisorTransport(serverurl=f"unix://{socket}")
+    with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as supervisord:
+        supervisord.supervisor.restart()  # `supervisorctl reload`
     assert supervised.ends() == 1
     assert "once does not start: no output" in supervised.said()
 

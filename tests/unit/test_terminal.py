@@ -1,0 +1,161 @@
+"""A node on a terminal that is closed, stopped or not there at all."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli.terminal import Patient
+from tests.support.drain_api import DrainApi
+from tests.support.processes import poll
+from tests.support.terminal import Terminal
+from tests.unit.test_supervise import BAD, GOOD, Supervised
+
+
+@pytest.fixture
+def supervised(tmp_path: Path) -> Iterator[Supervised]:
+    with Supervised(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    found = Terminal()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def draining(supervised: Supervised) -> Iterator[DrainApi]:
+    """A node with a call."""
+    with DrainApi(1) as api:
+        supervised.programs = {"good": GOOD, "drain": f"{sys.executable} -u -m orchestrator.cli.drain"}
+        supervised.more = "stopwaitsecs=40\n"
+        supervised.settings = {"PORT": str(api.port), "NODE_ID": "n1", "ADMIN_TOKEN": "secret"}
+        yield api
+
+
+def test_a_terminal_that_is_closed_stops_the_node(supervised: Supervised, terminal: Terminal) -> None:
+    supervised.programs = {"first": GOOD, "second": GOOD}
+    supervised.more_popen = terminal.popen
+    supervised.start().up()
+    terminal.started()
+    terminal.close()
+    assert supervised.ends() == 0
+    assert supervised.has("the terminal was closed (SIGHUP): the node stops")
+    assert (supervised.folder / "supervisord.log").read_text().count("spawned: 'first'") == 1, "and nothing is reloaded"
+
+
+def test_a_terminal_that_is_closed_cuts_no_drain_short(
+    supervised: Supervised, draining: DrainApi, terminal: Terminal
+) -> None:
+    supervised.more_popen = terminal.popen
+    supervised.start().up()
+    terminal.started()
+    terminal.close()
+    poll(lambda: len(draining.asked) > 1, "it drains, though nobody reads what it says")
+    # The shell and the kernel both send one; and a logout ends with a SIGTERM.
+    supervised.process.send_signal(signal.SIGHUP)
+    poll(lambda: supervised.has("ignored SIGHUP"), "it has heard the second one")
+    supervised.process.send_signal(signal.SIGTERM)
+    poll(lambda: supervised.has("received SIGTERM"), "it has heard the SIGTERM")
+    asked = len(draining.asked)
+    poll(lambda: len(draining.asked) > asked + 1, "it goes on draining")
+    draining.answers[:] = [0]
+    assert supervised.ends() == 0
+
+
+def test_two_signals_after_a_terminal_was_closed_stop_at_once(
+    supervised: Supervised, draining: DrainApi, terminal: Terminal
+) -> None:
+    supervised.more_popen = terminal.popen
+    supervised.start().up()
+    terminal.started()
+    terminal.close()
+    poll(lambda: draining.asked, "it drains")
+    for _ in range(2):
+        (supervised.folder / "supervisord.log").write_text("")
+        supervised.process.send_signal(signal.SIGTERM)
+        poll(lambda: supervised.has("received SIGTERM") or supervised.process.poll() is not None, "it has heard it")
+    assert supervised.ends(5) == 0
+
+
+def test_under_nohup_a_terminal_that_is_closed_is_nothing(supervised: Supervised, terminal: Terminal) -> None:
+    supervised.programs = {"good": GOOD}
+    supervised.more_popen = terminal.popen
+    supervised.before = ["nohup", sys.executable]
+    supervised.start().up()
+    terminal.started()
+    terminal.close()
+    poll(lambda: supervised.has("ignored SIGHUP"), "it has heard it")
+    good = supervised.program("good")
+    # What it starts is not deaf: the agent host is stopped by a SIGHUP.
+    status = Path(f"/proc/{good}/status").read_text()
+    ignored = int(next(line for line in status.splitlines() if line.startswith("SigIgn")).split()[1], 16)
+    assert not ignored & (1 << signal.SIGHUP - 1 | 1 << signal.SIGTTOU - 1)
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.ends() == 0
+
+
+def test_without_a_terminal_a_hangup_is_nothing(supervised: Supervised) -> None:
+    supervised.programs = {"good": GOOD}
+    supervised.start().up()
+    good = supervised.program("good")
+    supervised.process.send_signal(signal.SIGHUP)
+    poll(lambda: supervised.has("ignored SIGHUP"), "it has heard it")
+    assert supervised.program("good") == good
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.ends() == 0
+
+
+def test_a_terminal_that_is_closed_while_the_node_starts_stops_it(supervised: Supervised) -> None:
+    # As `orchestrator up` hands over: what came before there was a handler is held back.
+    script = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [1]); os.kill(os.getpid(), 1); "
+    supervised.before = [sys.executable, "-c", script + "os.execv(sys.executable, sys.argv[1:])", sys.executable]
+    supervised.programs = {"good": GOOD}
+    assert supervised.start().ends() == 0
+
+
+@pytest.mark.parametrize("how", ["stopped", "full"])
+@pytest.mark.parametrize("log_to", ["files", "stdout"])
+def test_a_terminal_that_takes_nothing_holds_up_nothing(
+    supervised: Supervised, terminal: Terminal, how: str, log_to: str
+) -> None:
+    supervised.programs = {"good": "/bin/sh -c 'while :; do echo hello; sleep 0.01; done'", "bad": BAD}
+    supervised.settings = {"LOG_TO": log_to, "DRAIN_SECONDS": "30", "RAILWAY_PROJECT_ID": "p"}
+    supervised.more_popen = terminal.popen
+    if how == "stopped":
+        terminal.stop_output()
+    else:
+        terminal.fill()
+    assert supervised.start().ends() == 1
+
+
+def test_nobody_who_reads_is_no_error(supervised: Supervised) -> None:
+    ours, theirs = os.pipe()
+    supervised.programs = {"good": GOOD, "bad": BAD}
+    supervised.settings = {"DRAIN_SECONDS": "30", "RAILWAY_PROJECT_ID": "p", "LOG_TO": "stdout"}
+    supervised.more_popen = {"stdout": theirs, "stderr": theirs}
+    os.close(ours)
+    supervised.start()
+    os.close(theirs)
+    assert supervised.ends() == 1
+
+
+def test_what_it_says_is_on_the_terminal(supervised: Supervised, terminal: Terminal) -> None:
+    supervised.programs = {"bad": BAD}
+    supervised.more_popen = terminal.popen
+    assert supervised.start().ends() == 1
+    assert "bad does not start: the port is taken" in terminal.said()
+
+
+def test_text_is_written_whole_to_who_reads(tmp_path: Path) -> None:
+    with (tmp_path / "said").open("w") as file:
+        patient = Patient(file)
+        text = "naïve \N{PARTY POPPER}\n" * 1000
+        assert patient.write(text) == len(text)
+        assert not patient.isatty()
+    assert (tmp_path / "said").read_text() == text
