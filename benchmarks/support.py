@@ -148,7 +148,8 @@ def api(warm: int) -> Iterator[Api]:
         environment = {
             "NODE_ID": "bench", "RUN_DIR": str(folder), "REDIS_URL": url, "PYTHONUNBUFFERED": "1",
             "LIVEKIT_URL": "ws://127.0.0.1:1", "LIVEKIT_API_KEY": "key", "LIVEKIT_API_SECRET": secrets.token_hex(32),
-            "ADMIN_TOKEN": secrets.token_hex(16), "RATE_LIMIT": "1000000000/minute", "MAX_SESSIONS": "1000000",
+            "ADMIN_TOKEN": secrets.token_hex(16), "RATE_LIMIT": "1000000000/minute",
+            "SESSIONS_PER_ADDRESS": "0", "WAITING_PER_ADDRESS": "0", "MAX_SESSIONS": "1000000",
             "HEARTBEAT_TIMEOUT_SECONDS": "36000", "PORT": str(ports[1]), "FRONTEND_PORT": "0",
         }  # fmt: skip
         log = folder / "api.log"

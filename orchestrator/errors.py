@@ -98,6 +98,13 @@ class RateLimited(OrchestratorError):
     code = "rate_limited"
 
 
+class TooManySessions(OrchestratorError):
+    """This address has as many sessions as one may have; end one, or try later."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "too_many_sessions"
+
+
 class AtCapacity(OrchestratorError):
     """All session slots are taken."""
 

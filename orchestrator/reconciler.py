@@ -21,8 +21,10 @@ log = logging.getLogger("orchestrator.reconciler")
 #: A room that is entered again after its session was entered with a token that is good for a quarter of an hour.
 OVER_SECONDS = 3600.0
 AGAIN_SECONDS = 2.0
-#: Rooms that are asked about at the same time.
-AT_ONCE = 8
+#: Rooms that are asked about at the same time, and in one request.
+AT_ONCE, ROOMS_AT_ONCE = 8, 200
+#: From the first round that finds a room without a session to the one that closes it, at least.
+UNSERVED_SECONDS = 20.0
 
 _BOUND = frozenset({SessionState.READY, SessionState.ACTIVE})
 
@@ -63,6 +65,23 @@ class Reconciler:
             return
         for room in existing & over.keys():
             self._say(over[room], await self._store.seen(over[room], "", exists=True))
+        await self._close_unserved()
+
+    async def _close_unserved(self) -> None:
+        """Close the rooms that users have joined by a token of ours and that nobody serves: LiveKit asks for an agent
+        once, and whoever sits there would sit there for ever."""
+        rooms = await self._store.rooms_without_session()
+        try:
+            for begin in range(0, len(rooms), ROOMS_AT_ONCE):
+                for room in await self._rooms.existing(rooms[begin : begin + ROOMS_AT_ONCE]):
+                    if await self._store.unserved_for(room) < UNSERVED_SECONDS:
+                        continue
+                    _, agent = await self._rooms.present(room)
+                    if not agent:  # another program may serve our name
+                        log.warning("a room that nobody serves is closed", extra={"room": room})
+                        await self._rooms.delete(room)
+        except LiveKitUnavailable as failure:
+            log.warning("rooms that nobody serves are not looked for: %s", failure.detail)
 
     async def close(self, session_id: str) -> None:
         """Delete the room of a session that is over, or leave it where it is not ours; tried again until it is said to

@@ -238,9 +238,14 @@ class Settings(NodeSettings):
     memory_headroom_mb: Annotated[int, Field(ge=0)] = 256
     """Free memory (MiB, of the machine or its cgroup) below which no agent is started. 0: do not look."""
     rate_limit: Annotated[str, AfterValidator(_rate)] = "10/minute"
-    """Starts per client address, as AMOUNT/PERIOD."""
+    """Starts per client address, as AMOUNT/PERIOD. Of IPv6 an address is a /64, and its /48 may have four times as many."""
     token_rate_limit: Annotated[str, AfterValidator(_rate)] = "60/minute"  # noqa: S105
     """Tokens for fresh rooms per client address, as AMOUNT/PERIOD: each may become a call."""
+    sessions_per_address: Annotated[int, Field(ge=0)] = 10
+    """Live sessions, waiting ones included, that one client address may have where the api is open; four times as many
+    for the /48 of an IPv6 address. 0: any number."""
+    waiting_per_address: Annotated[int, Field(ge=0)] = 5
+    """Those of them that may wait in line at once. 0: any number."""
     boot_timeout_seconds: Seconds = 20.0
     """An agent that is not warm this long after its spawn is stopped and counts as failed."""
     start_timeout_seconds: Seconds = 30.0

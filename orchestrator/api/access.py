@@ -26,8 +26,6 @@ from orchestrator.settings import Settings
 
 #: Seconds for which a client secret is good after its session's end: for its reason to be read.
 AFTERWARDS_SECONDS = 600
-#: How many more of a network's clients than of one address limits allow.
-WIDER = 4
 _SECRET_PREFIX = "cs_"  # noqa: S105
 
 
@@ -145,7 +143,7 @@ class Address(NamedTuple):
     """What limits count a client by.
 
     Whoever has one IPv6 address has the 2^64 of its network, and often a whole /48: one home, office or machine for
-    hire. `wide` is that network, of which limits allow more (`WIDER`); for IPv4 both are the address.
+    hire. `wide` is that network, of which limits allow four times as much; for IPv4 both are the address.
     """
 
     narrow: str

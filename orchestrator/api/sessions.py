@@ -75,7 +75,9 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
     if key and not trusted and len(key) < UNGUESSABLE:
         key = f"{address.narrow} {key}"
     started = await parts.assigner.start(
-        Request(body.user_id, body.metadata, address.narrow, key, trusted, affinity=body.affinity == "node")
+        Request(
+            body.user_id, body.metadata, address.narrow, address.wide, key, trusted, affinity=body.affinity == "node"
+        )
     )
     if started.existing:  # and anybody could have named its user
         started = await _theirs(parts, caller, body.user_id, started)

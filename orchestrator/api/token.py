@@ -8,7 +8,7 @@ agent. Rooms, identities and the room's configuration are chosen here; who asks 
 from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 
-from orchestrator.api.access import Caller, Role, client_address
+from orchestrator.api.access import Address, Caller, Role, client_address
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import RoomConfig, TokenReply, TokenRequest
 from orchestrator.api.services import CallerDep, Services, ServicesDep, visible
@@ -28,13 +28,14 @@ async def token(
     """Return a token by LiveKit's token-endpoint contract: for a session's room, or for a fresh one. It takes no agent.
 
     The token is good for one room and for 15 minutes, which bounds the first connect only. In a fresh room LiveKit
-    dispatches `AGENT_NAME` as soon as the user joins.
+    dispatches `AGENT_NAME` as soon as the user joins. While no agent could come, there is none for a fresh room.
     """
     response.headers["Cache-Control"] = "no-store"
     dispatch: tuple[str, str] | None = _dispatch(body.room_config, parts.settings.agent_name)
     if body.session_id is None:
-        await _may_have_a_room(request, parts)
+        address = await _may_have_a_room(request, parts)
         room = new_id("room")
+        await parts.store.room_asked_for(room, *(address or ()))
     else:
         session = await visible(parts, caller, body.session_id)
         if not session.live:
@@ -62,15 +63,20 @@ async def token(
     )
 
 
-async def _may_have_a_room(request: HttpRequest, parts: Services) -> None:
+async def _may_have_a_room(request: HttpRequest, parts: Services) -> Address | None:
+    """Return whom the call that may come of it counts for, None for a backend's."""
     caller: Caller = parts.access.starter(request)
+    # LiveKit asks nobody for an agent while we are full: who joined then would sit alone in the room.
+    if refusal := await parts.assigner.refusal():
+        raise refusal
     if caller.role is not Role.ANYBODY:
-        return
-    rate, address = parts.settings.token_rate, client_address(request, parts.settings.trusted_proxy).narrow
-    wait = await parts.store.limited("tokens", address, rate.amount, rate.get_expiry() * 1000)
+        return None
+    rate, address = parts.settings.token_rate, client_address(request, parts.settings.trusted_proxy)
+    wait = await parts.store.limited("tokens", *address, rate.amount, rate.get_expiry() * 1000)
     if wait:
         told = parts.settings.token_rate_limit.replace("/", " tokens a ")
         raise RateLimited(f"More than {told} from this address; try again in {wait:.0f} s.", retry_after=wait)
+    return address
 
 
 def _attributes(wanted: dict[str, str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from orchestrator.errors import (
     OrchestratorError,
     RateLimited,
     RoomTaken,
+    TooManySessions,
 )
 from orchestrator.models import new_id
 from orchestrator.settings import Settings
@@ -34,11 +35,12 @@ MintAgentToken = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Who wants a session. `address` is what the rate limit counts by, unless they are trusted."""
+    """Who wants a session. `address`, and the `network` it is of, is what limits count by, unless they are trusted."""
 
     user_id: str
     metadata: Mapping[str, object]
     address: str = ""
+    network: str = ""
     idempotency_key: str = ""
     trusted: bool = False
     room: str = ""  #: '' = one of our own
@@ -81,6 +83,7 @@ class Assigner:
 
         Raises:
             RoomTaken: the room of a job has a session.
+            TooManySessions: of this address.
             RateLimited, AtCapacity, BootsFail, Draining: with the seconds to wait.
             KeyReused: the idempotency key stands for another request.
             NotSetUp, StoreUnavailable: no node is up, or Redis does not answer.
@@ -103,6 +106,9 @@ class Assigner:
             fingerprint=request.fingerprint if request.idempotency_key else "",
             job=request.job,
             affinity=request.affinity,
+            network=request.network,
+            per_address=0 if request.trusted else self._settings.sessions_per_address,
+            waiting_per_address=0 if request.trusted else self._settings.waiting_per_address,
         )
         match result.outcome:
             case "assigned":
@@ -126,6 +132,15 @@ class Assigner:
             case _:
                 raise await self._refusal(result)
 
+    async def refusal(self) -> OrchestratorError | None:
+        """Return why a call by LiveKit's dispatch would get no agent now, by any node's door; None when it would."""
+        capacity = await self._store.capacity("")
+        if not capacity.refusal:
+            return None
+        refused = await self._refusal(Assignment(capacity.refusal, "", capacity.detail, False))
+        refused.retry_after = refused.retry_after or 5
+        return refused
+
     async def _refusal(self, result: Assignment) -> OrchestratorError:  # noqa: PLR0911 - one line for each
         match result.outcome:
             case "limited":
@@ -135,6 +150,9 @@ class Assigner:
                     f"try again in {math.ceil(seconds)} s.",
                     retry_after=seconds,
                 )
+            case "many":
+                waiting = " wait in line" if result.detail == "line" else " are live"
+                return TooManySessions(f"As many sessions as one address may have{waiting}; end one, or try later.")
             case "full" if result.detail:
                 return AtCapacity(await self._why_full(result.detail))
             case "occupied":

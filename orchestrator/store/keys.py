@@ -26,6 +26,7 @@ BOOT_ERROR = "pool:boot_error"  #: cause of the last failed boot, until one work
 DOORS = "doors"  #: set of the api processes that are, or want to be, registered with LiveKit
 NODES = "nodes"
 EVENTS = "events"  #: stream of everything that happens to sessions and agents
+ROOMS_ASKED_FOR = "rooms:asked_for"  #: zset of rooms that tokens were given for, by time, until they have a session
 CELERY_QUEUE = "celery"
 PROBE = "probe"  #: written to see whether Redis takes writes
 BEAT_TICKS = "beat:ticks"  #: hash: when beat last turned (`beat`), and when it last sent each of its tasks
@@ -80,6 +81,11 @@ def recent(name: str) -> str:
 
 def user(user_id: str) -> str:
     return f"session:user:{user_id}"
+
+
+def room_asker(room: str) -> str:
+    """The hash of a room that a token was given for before it had a session."""
+    return f"room:asker:{room}"
 
 
 def user_sessions(user_id: str) -> str:

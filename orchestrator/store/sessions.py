@@ -9,6 +9,9 @@ from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
 from orchestrator.store.records import Assignment, Capacity, Ended, Job
 
+#: A token is good for a quarter of an hour, and whoever joined with it at the end is looked for a while longer.
+ROOM_SECONDS = 1800
+
 
 class Sessions(Base):
     """The store of sessions."""
@@ -27,10 +30,15 @@ class Sessions(Base):
         fingerprint: str = "",
         job: Job | None = None,
         affinity: bool = False,
+        network: str = "",
+        per_address: int = 0,
+        waiting_per_address: int = 0,
     ) -> Assignment:
         """Take a warm agent for a user, or have one spawned, or put the session in line. One round trip, atomic.
 
         With `affinity` it is one of the node that served the user last, if that has one.
+
+        `address` and the `network` that it is of may have so many live sessions, and so many in line; 0: any number.
 
         For a job the session is never put in line, and none begins where the room has one.
         """
@@ -48,6 +56,9 @@ class Sessions(Base):
                 fingerprint,
                 *((job.id, job.dispatch_id, job.node) if job else ("", "", "")),
                 int(affinity),
+                network,
+                per_address,
+                waiting_per_address,
             ],
         )
         agent_id, node, pid, ticks = process or ("", "", "", "")
@@ -55,9 +66,10 @@ class Sessions(Base):
             outcome, session_id or "", str(detail or ""), bool(refill), agent_id, node, int(pid or 0), int(ticks or 0)
         )
 
-    async def limited(self, what: str, address: str, amount: int, window_ms: int) -> float:
-        """Count one more of something by address; returns 0, or seconds after which it is allowed again."""
-        return int(await self._scripts.call("rate", args=[what, address, amount, window_ms])) / 1000
+    async def limited(self, what: str, address: str, network: str, amount: int, window_ms: int) -> float:
+        """Count one more of something by address, and by the network that it is of; returns 0, or seconds after which
+        it is allowed again."""
+        return int(await self._scripts.call("rate", args=[what, address, network, amount, window_ms])) / 1000
 
     async def capacity(self, node: str) -> Capacity:
         """Return whether a job that comes by a node's door would be served now."""
@@ -75,6 +87,36 @@ class Sessions(Base):
         """Return the id of the session that was made for a request with this Idempotency-Key."""
         session_id: str | None = await self._redis.hget(keys.idempotency(key), "session")
         return session_id
+
+    @translated
+    async def room_asked_for(self, room_name: str, address: str = "", network: str = "") -> None:
+        """Remember a room that a token was given for: whose call it will be, and that it is to be closed when nobody
+        comes to serve it."""
+        at = await self.now()
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(keys.room_asker(room_name), mapping={"address": address, "network": network})
+            pipe.expire(keys.room_asker(room_name), ROOM_SECONDS)
+            pipe.zadd(keys.ROOMS_ASKED_FOR, {room_name: at})
+            pipe.zremrangebyscore(keys.ROOMS_ASKED_FOR, "-inf", at - ROOM_SECONDS)
+            await pipe.execute()
+
+    @translated
+    async def rooms_without_session(self) -> list[str]:
+        """Return the rooms that tokens were given for in the last while, and that have had no session."""
+        rooms = list(await self._redis.zrange(keys.ROOMS_ASKED_FOR, 0, -1))
+        served = await self._redis.mget([keys.room(name) for name in rooms]) if rooms else []
+        if done := [name for name, session in zip(rooms, served, strict=True) if session]:
+            await self._redis.zrem(keys.ROOMS_ASKED_FOR, *done)
+        return [name for name, session in zip(rooms, served, strict=True) if not session]
+
+    @translated
+    async def unserved_for(self, room_name: str) -> float:
+        """Return for how many seconds a room is known to be there without a session; from the first call on."""
+        now = await self.now()
+        key = keys.room_asker(room_name)
+        await self._redis.hsetnx(key, "seen", now)
+        await self._redis.expire(key, ROOM_SECONDS)
+        return now - float(await self._redis.hget(key, "seen") or now)
 
     @translated
     async def job_assigned(self, session_id: str) -> None:

@@ -221,6 +221,25 @@ GUARDS = (
         ("orchestrator/api/schemas.py", "    if re.match(JOB_USERS, user_id):\n", "    if False:\n"),
     ),
     guard(
+        "one address takes few seats",
+        "integration/test_strangers.py::test_one_address_takes_few_seats_and_few_places_in_line",
+        (f"{LUA}/assign.lua", "if per_address > 0 and live >= per_address * each[2]", "if false"),
+    ),
+    guard(
+        "a network of IPv6 is a few addresses",
+        "integration/test_strangers.py::test_a_network_of_ipv6_is_a_few_addresses_and_no_more",
+        (
+            f"{LUA}/assign.lua",
+            "network ~= address and {{address, 1}, {network, WIDER}} or {{address, 1}}",
+            "{{address, 1}}",
+        ),
+    ),
+    guard(
+        "who sits in a room that nobody serves is not left there",
+        "integration/test_strangers.py::test_who_sits_in_a_room_that_nobody_serves_is_not_left_there",
+        ("orchestrator/reconciler.py", "await self._rooms.delete(room)\n        except", "pass\n        except"),
+    ),
+    guard(
         "wrong secrets are tried only so often",
         "integration/test_strangers.py::test_wrong_secrets_are_tried_only_so_often",
         ("orchestrator/api/attempts.py", "seen.wrong >= MOST", "False"),

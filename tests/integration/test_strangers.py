@@ -1,5 +1,6 @@
 """What a stranger gets of an api: no more with a forged client secret than without, no call of another's, few seats."""
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +15,10 @@ from orchestrator.api.access import AFTERWARDS_SECONDS
 from orchestrator.api.app import create
 from orchestrator.api.attempts import MOST
 from orchestrator.models import new_id
-from orchestrator.store import Store
+from orchestrator.reconciler import UNSERVED_SECONDS, Reconciler
+from orchestrator.store import Job, Store
 from tests.support.api import ADMIN, is_problem, serve, settings, start
-from tests.support.pool import warm
+from tests.support.pool import assign, warm
 
 KEY = "first-key-of-16-and-more"
 
@@ -179,3 +181,125 @@ async def test_wrong_secrets_are_tried_only_so_often(store: Store, valkey_url: s
         prefixes = itertools.cycle(range(65536))
         codes = [(await tried(f"2001:db8:1:{next(prefixes):x}::1", f"guess-{n}")).status_code for n in range(MOST + 1)]
         assert codes[-1] == 429, "a /48 is one guesser"
+
+
+def tally(answers: list[httpx.Response]) -> list[int]:
+    return sorted(answer.status_code for answer in answers)
+
+
+async def test_one_address_takes_few_seats_and_few_places_in_line(store: Store, valkey_url: str) -> None:
+    caps = {"sessions_per_address": 4, "waiting_per_address": 2, "max_sessions": 6, "trusted_proxy": "10.0.0.0/8"}
+    async with serve(create(settings(valkey_url, **caps))) as http:
+
+        async def from_(address: str, user: str, **headers: str) -> httpx.Response:
+            return await start(http, user, headers={"X-Forwarded-For": address} | headers)
+
+        # All at once, and each with another port: it is decided where it is counted.
+        answers = await asyncio.gather(*(from_(f"198.51.100.1:{n}", f"a{n}") for n in range(20)))
+        assert tally(answers) == [202] * 4 + [429] * 16
+        refused = next(answer for answer in answers if answer.status_code == 429)
+        is_problem(refused, 429, "too_many_sessions")
+        for n in range(2):
+            assert (await from_("198.51.100.2", f"b{n}")).json()["status"] == "starting"
+        # The house is full: two of an address wait, whoever else it has.
+        waiting = [await from_("198.51.100.3", f"c{n}") for n in range(4)]
+        assert [answer.status_code for answer in waiting] == [202, 202, 429, 429]
+        assert is_problem(waiting[3], 429, "too_many_sessions")["detail"]
+        # A place that is given back is free again, and the operator and a backend are not counted.
+        assert (await http.post("/api/session/stop", json={"sessionId": waiting[0].json()["sessionId"]})).is_success
+        assert (await from_("198.51.100.3", "c9")).status_code == 202
+        for n in range(3):
+            assert (await from_("198.51.100.3", f"d{n}", **ADMIN)).status_code == 202
+    async with serve(create(settings(valkey_url, **caps, api_keys=KEY))) as http:
+        answers = [await from_("198.51.100.1", f"e{n}", **bearer(KEY)) for n in range(6)]
+        assert tally(answers) == [202] * 6
+
+
+async def test_a_network_of_ipv6_is_a_few_addresses_and_no_more(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    caps = {"sessions_per_address": 2, "waiting_per_address": 0, "trusted_proxy": "10.0.0.0/8", "rate_limit": "5/day"}
+    async with serve(create(settings(valkey_url, **caps))) as http:
+
+        async def from_(address: str, user: str) -> httpx.Response:
+            return await start(http, user, headers={"X-Forwarded-For": address})
+
+        answers = [await from_(f"2001:db8:1:{n:x}::1", f"a{n}") for n in range(12)]
+        assert tally(answers) == [202] * 8 + [429] * 4, "a /48 has four times what a /64 has"
+        for answer in answers:
+            if answer.is_success:
+                await http.post("/api/session/stop", json={"sessionId": answer.json()["sessionId"]})
+        assert raw.keys("address:sessions:*") == []
+        more = [await from_(f"2001:db8:1:{n:x}::1", f"b{n}") for n in range(0x100, 0x120)]
+        assert sum(answer.is_success for answer in more) == 8, "of 20 starts a day 12 were spent"
+        codes = {answer.json().get("code") for answer in more[9:]}
+        assert codes <= {"too_many_sessions", "rate_limited"}
+        # A flood from one /64 costs its neighbours nothing but what it was granted.
+        flood = [await from_(f"2001:db8:2:1::{n:x}", f"c{n}") for n in range(40)]
+        assert sum(answer.is_success for answer in flood) == 2
+        assert (await from_("2001:db8:2:2::1", "neighbour")).status_code == 202
+
+
+async def test_calls_by_livekits_dispatch_count_for_who_got_the_token(store: Store, valkey_url: str) -> None:
+    await warm(store, valkey_url, 4)
+    async with serve(create(settings(valkey_url))) as http:
+        rooms = [(await http.post("/api/token", json={})).json()["room_name"] for _ in range(3)]
+        caps = {"per_address": 2, "waiting_per_address": 2}
+        outcomes = []
+        for n, room in enumerate(rooms):
+            job = Job(f"AJ_{n}", "AD", "n1")
+            outcomes.append((await assign(store, f"user-{n}", room_name=room, job=job, **caps)).outcome)
+        assert outcomes == ["assigned", "assigned", "many"]
+        elsewhere = await assign(store, "room:line", room_name="line", job=Job("AJ_9", "AD", "n1"), **caps)
+        assert elsewhere.outcome == "assigned", "a phone call has no address of ours"
+
+
+async def test_while_no_agent_could_come_nobody_is_sent_into_a_room(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    async with serve(create(settings(valkey_url, max_sessions=1))) as http:
+        assert (await http.post("/api/token", json={})).status_code == 201
+        begun = (await start(http, "ada")).json()
+        full = await http.post("/api/token", json={})
+        is_problem(full, 429, "at_capacity")
+        assert full.headers["Retry-After"]
+        mine = await http.post("/api/token", json={"sessionId": begun["sessionId"]})
+        assert mine.status_code == 201, "who has a session joins it"
+        await http.post("/api/session/stop", json={"sessionId": begun["sessionId"]})
+        raw.set("livekit:down", "LiveKit does not answer")
+        is_problem(await http.post("/api/token", json={}), 503, "livekit_unavailable")
+
+
+class FakeRooms:
+    """LiveKit, where everybody has joined."""
+
+    def __init__(self, names: set[str], served: set[str]) -> None:
+        self.names, self.served, self.deleted = names, served, set[str]()
+
+    async def existing(self, names: Any) -> set[str]:
+        return self.names & set(names)
+
+    async def present(self, room: str) -> tuple[str, bool]:
+        return "there", room in self.served
+
+    async def delete(self, room: str) -> None:
+        self.deleted.add(room)
+
+
+async def test_who_sits_in_a_room_that_nobody_serves_is_not_left_there(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    await warm(store, valkey_url, 1)
+    alone, empty, ours, others = [new_id("room") for _ in range(4)]
+    for room in (alone, empty, ours, others):
+        await store.room_asked_for(room)
+    assert (await assign(store, "user-1", room_name=ours, job=Job("AJ_1", "AD", "n1"))).outcome == "assigned"
+    rooms = FakeRooms({alone, ours, others, "not-ours"}, {others})
+    reconciler = Reconciler(store, rooms, 60)  # type: ignore[arg-type]
+    await reconciler._close_unserved()
+    assert rooms.deleted == set(), "LiveKit may just be asking for an agent"
+    for room in (alone, others):
+        raw.hincrbyfloat(f"room:asker:{room}", "seen", -UNSERVED_SECONDS - 1)
+    await reconciler._close_unserved()
+    assert rooms.deleted == {alone}
+    assert raw.zscore("rooms:asked_for", ours) is None

@@ -18,6 +18,7 @@ def settings(url: str, **changes: Any) -> Settings:
     values: dict[str, Any] = {
         "redis_url": url, "livekit_url": "ws://127.0.0.1:1", "livekit_api_key": "key", "livekit_api_secret": "s" * 40,
         "admin_token": "a-token-for-tests", "node_id": "api-test", "rate_limit": "1000/minute",
+        "sessions_per_address": 0, "waiting_per_address": 0,
     }  # fmt: skip
     return Settings(**values | changes)
 

@@ -35,6 +35,8 @@ class Node:
             "VALKEY_PORT": str(free_ports()),
             "LIVEKIT_PORT": str(livekit),
             "RATE_LIMIT": "100000/minute",
+            "SESSIONS_PER_ADDRESS": "0",
+            "WAITING_PER_ADDRESS": "0",
             "DRAIN_SECONDS": "0",  # a test that leaves a call open is not one of the drain
             "PYTHONPATH": str(REPOSITORY),
             **{name: str(value) for name, value in settings.items()},

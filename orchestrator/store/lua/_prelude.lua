@@ -23,6 +23,8 @@ local BREAKER_FAILURES, LONGEST_PAUSE_MS = 5, 60000
 local NODE_FAILURES, NODE_PAUSE_SECONDS = 3, 60
 -- A further session of one user waits as if it had come this much later.
 local FAIRNESS_US = 60 * 1000000
+-- A network of IPv6 addresses (a /48) may have so many times what limits allow one address (its /64).
+local WIDER = 4
 -- Before the call began, an agent is replaced this often.
 local MOST_REPLACEMENTS = 2
 local FOUND_DEAD = 'found dead at assignment'
@@ -273,6 +275,31 @@ local function limited(name, address, amount, window)
     return math.ceil(wait * window) + 1
   end
   redis.call('SET', key .. index, current + 1, 'PX', window * 2)
+end
+
+-- The same for an address and the network that it is of, which may have WIDER times as much. What the address is refused
+-- is not counted against its neighbours.
+local function limited_from(name, address, network, amount, window)
+  local wait = limited(name, address, amount, window)
+  if not wait and network ~= '' and network ~= address then
+    wait = limited(name, network, amount * WIDER, window)
+  end
+  return wait
+end
+
+-- How many live sessions an address, or a network, has, and how many of them wait in line.
+local function sessions_from(address)
+  local key, live, waiting = 'address:sessions:' .. address, 0, 0
+  for _, session in ipairs(redis.call('SMEMBERS', key)) do
+    local state = session_state(session)
+    if state and next(SESSION_MOVES[state]) then
+      live = live + 1
+      if state == 'queued' then waiting = waiting + 1 end
+    else
+      redis.call('SREM', key, session)
+    end
+  end
+  return live, waiting
 end
 
 local SERVING
@@ -567,7 +594,7 @@ end
 local function close_session(id, to, reason)
   local key = 'session:' .. id
   local keep = policy('keepSeconds') or 86400
-  local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt', 'roomName', 'takeoverAt')
+  local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt', 'roomName', 'takeoverAt', 'client', 'network')
   if fields[5] then
     tell('takeover.failed', id .. '_' .. fields[5], {sessionId = id, reason = reason})
     redis.call('HDEL', key, 'takeoverAt')
@@ -578,6 +605,9 @@ local function close_session(id, to, reason)
   if get(key, 'agentIds') then expect('close', id, CLOSE_MS) end
   local user = fields[1]
   redis.call('SREM', 'user:sessions:' .. user, id)
+  for i = 6, 7 do
+    if fields[i] then redis.call('SREM', 'address:sessions:' .. fields[i], id) end
+  end
   if redis.call('GET', 'session:user:' .. user) == id then
     local other = redis.call('SRANDMEMBER', 'user:sessions:' .. user)
     if other then redis.call('SET', 'session:user:' .. user, other) else redis.call('DEL', 'session:user:' .. user) end

@@ -8,9 +8,12 @@
 --       10 id of the LiveKit job that wants it ('' = none): then it is never put into the waiting line, and refused where
 --          its room has a session  11 id of the job's dispatch  12 node whose door the job came by
 --       13 1 when the user is to be served by the node of the last time, if it has a warm agent
+--       14 the network that the address is of (IPv4: the address)
+--       15 sessions that one address may have at once  16 those of them that wait in line (0 = any number)
 -- Returns {outcome, session id, detail, refill, agent id, node, pid, start ticks}
 --       outcome  assigned | starting | queued | existing | repeated | reused (the key, for another request) | limited
 --                | full | broken (agents do not boot) | draining | livekit (it does not answer)
+--                | many (sessions of this address, or of its network)
 --                | occupied (the job's room has a session: that one)
 --                | unset (no node has set the store up, or the living still register)
 --       detail   limited: ms after which to try again; broken, livekit: the cause; full, for a job: sessions (all are
@@ -32,6 +35,8 @@
 -- session:unbound         zset   starting sessions without an agent, by time
 -- session:queued          zset   the waiting line
 -- sessions                zset   all kept sessions, by time
+-- address:sessions:{address}  set  live sessions of an address or a network, where those are counted
+-- room:asker:{room}       hash   address and network of who got a token for a room of our naming
 -- rate:{address}:{n}      string starts of this address in the n-th window
 -- idempotency:{key}       hash   fingerprint and session of an earlier request
 -- arrivals:{n}            string starts in the n-th ten seconds
@@ -43,6 +48,7 @@
 local user, waiting_id, room, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local address, amount, window, idempotency = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local job, dispatch, door, affinity = ARGV[10], ARGV[11], ARGV[12], ARGV[13] == '1'
+local network, per_address, waiting_per_address = ARGV[14], tonumber(ARGV[15]), tonumber(ARGV[16])
 if redis.call('EXISTS', 'policy', 'pool:target') < 2 then return {'unset', '', '', 0} end
 
 if idempotency ~= '' then
@@ -51,7 +57,7 @@ if idempotency ~= '' then
 end
 
 if address ~= '' and amount > 0 then
-  local wait = limited('rate', address, amount, window)
+  local wait = limited_from('rate', address, network, amount, window)
   if wait then return {'limited', '', wait, 0} end
 end
 
@@ -75,6 +81,21 @@ if down then return {'livekit', '', down, 0} end
 
 if redis.call('SCARD', 'nodes:draining') > 0 and not in_service() then return {'draining', '', '', 0} end
 
+if job ~= '' then
+  -- Whoever calls by LiveKit got the token for the room from us.
+  local asker = redis.call('HMGET', 'room:asker:' .. room, 'address', 'network')
+  address, network = asker[1] or '', asker[2] or ''
+end
+local counted, may_wait = {}, true
+if address ~= '' and per_address + waiting_per_address > 0 then
+  counted = network ~= address and {{address, 1}, {network, WIDER}} or {{address, 1}}
+  for _, each in ipairs(counted) do
+    local live, waiting = sessions_from(each[1])
+    if per_address > 0 and live >= per_address * each[2] then return {'many', '', 'sessions', 0} end
+    if waiting_per_address > 0 and waiting >= waiting_per_address * each[2] then may_wait = false end
+  end
+end
+
 local most = most_sessions()
 local crowded = live_sessions() >= most or redis.call('ZCARD', 'session:queued') > 0
 local agent, process
@@ -88,6 +109,7 @@ if not agent then
   end
   crowded = crowded or shortage
   if crowded and redis.call('ZCARD', 'session:queued') >= policy('queueLimit') then return {'full', '', '', 0} end
+  if crowded and not may_wait then return {'many', '', 'line', 0} end
 end
 
 local bucket = 'arrivals:' .. math.floor(NOW / 10000)
@@ -101,6 +123,8 @@ redis.call('SET', 'session:' .. id .. ':payload', payload)
 redis.call('SET', 'session:user:' .. user, id)
 redis.call('SADD', 'user:sessions:' .. user, id)
 redis.call('ZADD', 'sessions', NOW, id)
+for _, each in ipairs(counted) do redis.call('SADD', 'address:sessions:' .. each[1], id) end
+if #counted > 1 then redis.call('HSET', 'session:' .. id, 'network', network) end
 name_room(room, id)
 if affinity then
   redis.call('HSET', 'session:' .. id, 'affinity', 1)
