@@ -34,7 +34,7 @@ def draining(supervised: Supervised) -> Iterator[DrainApi]:
     with DrainApi(1) as api:
         supervised.programs = {"good": GOOD, "drain": f"{sys.executable} -u -m orchestrator.cli.drain"}
         supervised.more = "stopwaitsecs=40\n"
-        supervised.settings = {"PORT": str(api.port), "NODE_ID": "n1", "ADMIN_TOKEN": "secret"}
+        supervised.settings = {"PORT": str(api.port), "NODE_ID": "n1", "ADMIN_TOKEN": "a-token-for-tests"}
         yield api
 
 
