@@ -6,6 +6,8 @@ from typing import Any
 
 from redbeat.schedulers import RedBeatScheduler, get_redis
 
+from orchestrator.address import Address
+from orchestrator.broker import ADDRESS
 from orchestrator.celery_app import REFILL
 from orchestrator.store.keys import BEAT_TICKS
 
@@ -17,6 +19,11 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc] # redbeat has no types
 
     _leads = False
 
+    @property
+    def _ticks(self) -> str:
+        where: Address = self.app.conf.broker_transport_options[ADDRESS]
+        return where.prefix + BEAT_TICKS
+
     def tick(self, *args: Any, **kwargs: Any) -> Any:
         """Send what is due; returns the seconds until the next look."""
         if not self._leads:
@@ -27,11 +34,11 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc] # redbeat has no types
         if not get_redis(self.app).exists(self.app.redbeat_conf.schedule_key):
             self.setup_schedule()
         pause = super().tick(*args, **kwargs)
-        get_redis(self.app).hset(BEAT_TICKS, "beat", int(time.time()))
+        get_redis(self.app).hset(self._ticks, "beat", int(time.time()))
         return pause
 
     def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
         """Send one task, and note when."""
         sent = super().apply_async(entry, *args, **kwargs)
-        get_redis(self.app).hset(BEAT_TICKS, entry.name, int(time.time()))
+        get_redis(self.app).hset(self._ticks, entry.name, int(time.time()))
         return sent
