@@ -79,19 +79,17 @@ def run(entrypoint: Entrypoint, agent_id: str | None = None) -> None:
     agent_id = agent_id or os.environ["AGENT_ID"]
     if not settings.redis_url or not settings.livekit_url:
         raise OrchestratorError("an agent needs REDIS_URL and LIVEKIT_URL")
-    asyncio.run(Runtime(settings, settings.redis_url, settings.livekit_url, agent_id, entrypoint).run())
+    asyncio.run(Runtime(settings, settings.livekit_url, agent_id, entrypoint).run())
 
 
 class Runtime:
     """One agent's life."""
 
-    def __init__(
-        self, settings: NodeSettings, redis_url: str, livekit_url: str, agent_id: str, entrypoint: Entrypoint
-    ) -> None:
+    def __init__(self, settings: NodeSettings, livekit_url: str, agent_id: str, entrypoint: Entrypoint) -> None:
         self._settings = settings
         self._livekit_url = livekit_url
         self._entrypoint = entrypoint
-        self._link = AgentLink(redis_url, agent_id)
+        self._link = AgentLink(settings.redis, agent_id)
         self._stop: asyncio.Future[str]
         self._assigned: asyncio.Future[dict[str, Any]]
         self._goodbye: asyncio.Future[float]

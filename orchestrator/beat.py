@@ -12,6 +12,8 @@ from celery.signals import beat_init
 from redbeat.schedulers import LUA_EXTEND_TO_SCRIPT, RedBeatScheduler, acquire_distributed_beat_lock, get_redis
 from redis.exceptions import LockError
 
+from orchestrator.address import Address
+from orchestrator.broker import ADDRESS
 from orchestrator.celery_app import REFILL, waits_for_redis
 from orchestrator.store.keys import BEAT_TICKS
 
@@ -31,6 +33,11 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc] # redbeat has no types
         self._leads = self._written = False
         self._trouble = ""
         super().__init__(app, **kwargs | {"lazy": True})  # Redis may be away
+
+    @property
+    def _ticks(self) -> str:
+        where: Address = self.app.conf.broker_transport_options[ADDRESS]
+        return where.prefix + BEAT_TICKS
 
     def tick(self, *args: Any, **kwargs: Any) -> Any:
         """Send what is due; returns the seconds until the next look."""
@@ -61,7 +68,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc] # redbeat has no types
             self.setup_schedule()
             self._written = True
         pause = super().tick(*args, **kwargs)
-        get_redis(self.app).hset(BEAT_TICKS, "beat", int(time.time()))
+        get_redis(self.app).hset(self._ticks, "beat", int(time.time()))
         return pause
 
     def _lead(self) -> bool:
@@ -85,7 +92,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc] # redbeat has no types
     def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
         """Send one task, and note when."""
         sent = super().apply_async(entry, *args, **kwargs)
-        get_redis(self.app).hset(BEAT_TICKS, entry.name, int(time.time()))
+        get_redis(self.app).hset(self._ticks, entry.name, int(time.time()))
         return sent
 
     def close(self) -> None:

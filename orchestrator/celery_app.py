@@ -9,10 +9,15 @@ from celery.schedules import schedule
 from kombu.entity import Queue
 from kombu.exceptions import KombuError, LimitExceeded, OperationalError
 
+from orchestrator import address, broker
+from orchestrator.address import Address
 from orchestrator.errors import StoreUnavailable
 from orchestrator.settings import Settings
+from orchestrator.store.connection import connect_sync
 from orchestrator.store.keys import CELERY_QUEUE, node_queue
 from orchestrator.store.refusals import RETRY_SECONDS, is_wait
+
+broker.forget_celery_variables()
 
 #: A task that is not acknowledged is delivered again after this long: three times the longest task.
 VISIBILITY_SECONDS = 180
@@ -37,9 +42,22 @@ PERIODIC = {
 }
 
 
-def _base(redis_url: str, name: str) -> Celery:
-    app = Celery(name, broker=redis_url, set_as_current=False)
+def _base(where: Address, name: str, transport_options: dict[str, Any]) -> Celery:
+    # The loader is named because a variable would name another; the URL, because Celery insists on one.
+    app = Celery(name, broker="redis://", loader="celery.loaders.app:AppLoader", set_as_current=False)
+    app.backend_cls = "disabled"
     app.conf.update(
+        broker_transport="orchestrator.broker:Transport",
+        broker_transport_options=transport_options
+        | {
+            broker.ADDRESS: where,
+            "global_keyprefix": where.prefix,
+            # Of our own: with those that every Celery has by default, its neighbours' tasks would be given back by our
+            # visibility time-out while they run.
+            "unacked_key": "celery:unacked",
+            "unacked_index_key": "celery:unacked:index",
+            "unacked_mutex_key": "celery:unacked:mutex",
+        },
         task_serializer="json",
         accept_content=["json"],
         timezone="UTC",
@@ -51,8 +69,24 @@ def _base(redis_url: str, name: str) -> Celery:
 
 def make_worker_app(settings: Settings) -> Celery:
     """Return the application that Celery workers and beat run."""
-    app = _base(settings.required_redis_url, "orchestrator")
+    where = settings.redis
+    # kombu has no socket time-out of its own: a black hole would hang the Celery worker for ever.
+    app = _base(where, "orchestrator", {
+        "visibility_timeout": VISIBILITY_SECONDS,
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": 5,
+        "socket_connect_timeout": 2,
+        "health_check_interval": 10,
+        "max_retries": 3,
+        "interval_start": 0,
+        "interval_step": 0.5,
+        "interval_max": 1,
+    })  # fmt: skip
     app.set_current()
+    app.backend_cls = "orchestrator.broker:Results"
+    # What redbeat would make of a URL is another client than all others.
+    app.redbeat_redis = connect_sync(where, name="beat")
     app.conf.update(
         imports=["orchestrator.tasks"],
         task_queues=[Queue(name) for name in (CELERY_QUEUE, node_queue(settings.node_id))],  # type: ignore[no-untyped-call]
@@ -68,38 +102,23 @@ def make_worker_app(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         # An error reply of Redis is no reason to end either.
         broker_channel_error_retry=True,
-        # kombu has no socket time-out of its own: a black hole would hang the Celery worker for ever.
-        broker_transport_options={
-            "visibility_timeout": VISIBILITY_SECONDS,
-            "unacked_restore_interval": 5,
-            "unacked_restore_throttle": 1,
-            "socket_timeout": 5,
-            "socket_connect_timeout": 2,
-            "socket_keepalive": True,
-            "health_check_interval": 10,
-            "max_retries": 3,
-            "interval_start": 0,
-            "interval_step": 0.5,
-            "interval_max": 1,
-        },
         visibility_timeout=VISIBILITY_SECONDS,
-        result_backend=settings.required_redis_url,
         result_backend_transport_options={
-            "global_keyprefix": "celery:result:",
+            "global_keyprefix": f"{where.prefix}celery:result:",
             "visibility_timeout": VISIBILITY_SECONDS,
         },
         result_expires=600,
         redis_socket_timeout=5,
         redis_socket_connect_timeout=2,
         redis_backend_health_check_interval=15,
-        redis_socket_keepalive=True,
         beat_scheduler="orchestrator.beat.Scheduler",
         beat_max_loop_interval=5,
-        redbeat_redis_url=settings.required_redis_url,
-        redbeat_key_prefix="celery:beat:",
+        # It connects by neither: it has been given its client.
+        redbeat_redis_url=str(where),
+        redbeat_redis_options={},
+        redbeat_key_prefix=f"{where.prefix}celery:beat:",
         # A beat that was killed is replaced when its lock runs out.
         redbeat_lock_timeout=15,
-        redbeat_redis_options={"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True},
         beat_schedule={
             name: {"task": task, "schedule": schedule(every), "options": {"expires": expires}}
             for name, (task, every, expires) in PERIODIC.items()
@@ -134,23 +153,22 @@ def publishing() -> Iterator[None]:
 class Publisher:
     """Queues tasks by name, from processes that run none. A publish fails within about 3 s, it never hangs."""
 
-    def __init__(self, redis_url: str) -> None:
-        self._app = _base(redis_url, "publisher")
+    def __init__(self, redis: Address | str) -> None:
+        where = address.parse(redis) if isinstance(redis, str) else redis
+        self._app = _base(where, "publisher", {
+            "socket_timeout": 1.5,
+            "socket_connect_timeout": 1,
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0.1,
+            "interval_max": 0.2,
+            "connect_retries_timeout": 2,
+        })  # fmt: skip
         self._app.conf.update(
             task_publish_retry=False,
             broker_connection_timeout=1,
             broker_pool_limit=4,
             broker_pool_acquire_timeout=1,
-            broker_transport_options={
-                "socket_timeout": 1.5,
-                "socket_connect_timeout": 1,
-                "socket_keepalive": True,
-                "max_retries": 1,
-                "interval_start": 0,
-                "interval_step": 0.1,
-                "interval_max": 0.2,
-                "connect_retries_timeout": 2,
-            },
         )
 
     def send(self, task: str, *args: Any, queue: str | None = None, **options: Any) -> None:

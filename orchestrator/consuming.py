@@ -9,6 +9,7 @@ from typing import Any
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.state import maybe_shutdown
 
+from orchestrator.address import Address
 from orchestrator.errors import StoreUnavailable
 from orchestrator.settings import Settings
 from orchestrator.store import Store
@@ -34,12 +35,12 @@ class Consumer(CeleryConsumer):  # type: ignore[misc] # celery has no types
 
 def wait_for_redis(settings: Settings, meanwhile: Callable[[], object] = lambda: None) -> None:
     """Return when Redis takes writes; `meanwhile` is called again and again, and may raise."""
-    asyncio.run(_until_it_serves(settings.required_redis_url, meanwhile))
+    asyncio.run(_until_it_serves(settings.redis, meanwhile))
 
 
-async def _until_it_serves(redis_url: str, meanwhile: Callable[[], object]) -> None:
+async def _until_it_serves(where: Address, meanwhile: Callable[[], object]) -> None:
     said = ""
-    async with Store(redis_url, name="worker.start", keep_seconds=1) as store:
+    async with Store(where, name="worker.start", keep_seconds=1) as store:
         while True:
             try:
                 await store.take_write()

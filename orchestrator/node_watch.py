@@ -134,7 +134,7 @@ class NodeWatch:
         async with contextlib.AsyncExitStack() as stack:
             self._store = await stack.enter_async_context(
                 Store(
-                    settings.required_redis_url,
+                    settings.redis,
                     name=f"node.{settings.node_id}",
                     keep_seconds=settings.session_keep_seconds,
                 )

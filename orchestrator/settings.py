@@ -8,18 +8,20 @@ import base64
 import binascii
 import contextlib
 import ipaddress
+import json
 import os
 import re
 import socket
 import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
-from urllib.parse import urlsplit
 
 from limits import RateLimitItem, parse
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from orchestrator import address
+from orchestrator.address import Address
 from orchestrator.errors import Preflight
 
 
@@ -64,15 +66,21 @@ def plain_path(value: Path) -> Path:
 
 
 def _redis(value: str | None) -> str | None:
-    if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("write it as redis://HOST:PORT/0 (or rediss://, unix://)")
-    try:
-        urlsplit(value or "").port  # noqa: B018 - it raises
-    except ValueError:  # whose text has a part of the password in it
-        raise ValueError(
-            "its port cannot be read: in a password write / as %2F, # as %23, ? as %3F, @ as %40 and % as %25"
-        ) from None
+    if value is not None:
+        address.parse(value)
     return value
+
+
+def _file(value: Path | None) -> Path | None:
+    if value is not None and not value.is_file():
+        raise ValueError("there is no such file")
+    return value
+
+
+def _prefix(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]{0,64}", value):
+        raise ValueError("at most 64 letters, digits and _ . : - make a prefix, as voice:")
+    return value if not value or value[-1] in ":._-" else f"{value}:"
 
 
 def _origins(value: str) -> str:
@@ -138,7 +146,11 @@ class NodeSettings(BaseSettings):
     run_dir: Folder = Path(".run")
     """Folder for sockets, state, logs and generated secrets of this node."""
     redis_url: Annotated[str | None, BeforeValidator(_empty_is_none), AfterValidator(_redis)] = None
-    """Redis or Valkey address. Unset: an embedded Valkey is started."""
+    """Redis or Valkey: redis://, rediss:// (TLS) or unix://. Unset: an embedded Valkey, on a socket in RUN_DIR."""
+    redis_ca_file: Annotated[Path | None, BeforeValidator(_empty_is_none), AfterValidator(_file)] = None
+    """Certificates (PEM) that a rediss:// server's may be signed by, beside those that the system trusts."""
+    redis_prefix: Annotated[str, AfterValidator(_prefix)] = ""
+    """Stands before every key, queue and channel of this orchestrator, where other programs use the same database."""
     livekit_url: OptionalText = None
     """LiveKit address (ws:// or wss://). Unset: a local LiveKit server is started."""
 
@@ -162,6 +174,21 @@ class NodeSettings(BaseSettings):
     """Seconds between two heartbeats of an agent."""
     stop_grace_seconds: Seconds = 1.5
     """Seconds between SIGTERM and SIGKILL when an agent is stopped."""
+
+    @property
+    def redis(self) -> Address:
+        """Where Redis is: without REDIS_URL the embedded one's socket, whose password is one of the node's secrets."""
+        if self.redis_url:
+            return address.parse(self.redis_url, ca_file=self.redis_ca_file, prefix=self.redis_prefix)
+        found = {}
+        with contextlib.suppress(OSError, ValueError):  # not started yet: there is nobody to be let in by
+            found = json.loads(self.secrets_file.read_text())
+        return Address(path=str(self.valkey_socket), password=found.get("VALKEY_PASSWORD"), prefix=self.redis_prefix)
+
+    @property
+    def valkey_socket(self) -> Path:
+        """Unix socket of the embedded Valkey."""
+        return self.run_dir.absolute() / "valkey.sock"
 
     @property
     def host_socket(self) -> Path:
@@ -212,8 +239,6 @@ class Settings(NodeSettings):
     livekit_public_url: OptionalText = None
     """LiveKit address given to users, where it differs from LIVEKIT_URL."""
 
-    valkey_port: Port = 6380
-    """Port of the embedded Valkey (loopback only)."""
     livekit_port: Port = 7880
     """Port of the local LiveKit server (loopback only); media uses the next one (TCP) and the one after (UDP)."""
 
@@ -238,7 +263,7 @@ class Settings(NodeSettings):
     memory_headroom_mb: Annotated[int, Field(ge=0)] = 256
     """Free memory (MiB, of the machine or its cgroup) below which no agent is started. 0: do not look."""
     rate_limit: Annotated[str, AfterValidator(_rate)] = "10/minute"
-    """Starts per client address, as AMOUNT/PERIOD. Of IPv6 an address is a /64, and its /48 may have four times as many."""
+    """Starts per client address, as AMOUNT/PERIOD. Of IPv6 an address is a /64; its /48 may have four times as many."""
     token_rate_limit: Annotated[str, AfterValidator(_rate)] = "60/minute"  # noqa: S105
     """Tokens for fresh rooms per client address, as AMOUNT/PERIOD: each may become a call."""
     sessions_per_address: Annotated[int, Field(ge=0)] = 10
@@ -344,11 +369,6 @@ class Settings(NodeSettings):
         return self.base_url.rpartition(":")[0] + f":{self.frontend_port or self.port}"
 
     @property
-    def required_redis_url(self) -> str:
-        """`redis_url`, or the embedded server's address."""
-        return self.redis_url or f"redis://127.0.0.1:{self.valkey_port}/0"
-
-    @property
     def token_rate(self) -> RateLimitItem:
         """`token_rate_limit`, parsed."""
         return parse(self.token_rate_limit)
@@ -373,6 +393,14 @@ class Settings(NodeSettings):
     def loopback(self) -> bool:
         """Whether the api can be reached from this machine alone."""
         return self.host == "localhost" or (_is_address(self.host) and ipaddress.ip_address(self.host).is_loopback)
+
+    @model_validator(mode="after")
+    def _one_authority(self) -> Self:
+        try:
+            _ = self.redis
+        except ValueError as failure:  # of REDIS_URL and REDIS_CA_FILE together
+            raise ValueError(f"REDIS_URL: {failure}") from None
+        return self
 
     @model_validator(mode="after")
     def _access_is_meant(self) -> Self:

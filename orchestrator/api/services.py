@@ -110,11 +110,9 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
         departure_seconds=settings.room_departure_seconds,
     )
     webhooks = Webhooks(settings.livekit_api_key, settings.livekit_api_secret.get_secret_value())
-    store = Store(
-        settings.required_redis_url, name="api", keep_seconds=settings.session_keep_seconds, patience=PATIENCE
-    )
+    store = Store(settings.redis, name="api", keep_seconds=settings.session_keep_seconds, patience=PATIENCE)
     assigner = Assigner(store, settings, minter.for_agent, partial(may_live, settings.node_id))
-    publisher = Publisher(settings.required_redis_url)
+    publisher = Publisher(settings.redis)
     with ThreadPoolExecutor(4, "publish") as threads:
         async with store:
             feed = Feed(store)

@@ -110,7 +110,7 @@ def _show_up(console: Console, settings: Settings, health: dict[str, Any], secon
         console.print("  Talk         its page is not built: make frontend (Node 20.19 or later)")
     console.print(f"  api          {settings.base_url}   (docs at /docs)")
     console.print(f"  LiveKit      {settings.livekit_url}")
-    console.print(f"  Redis        {settings.required_redis_url.rpartition('@')[2].removeprefix('redis://')}")
+    console.print(f"  Redis        {settings.redis}")
     if settings.admin_token:
         console.print(f"  admin token  {_shown(settings, settings.admin_token.get_secret_value())}")
     if not settings.keys:

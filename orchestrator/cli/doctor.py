@@ -55,7 +55,7 @@ def violations(settings: Settings) -> list[str]:
         """The Celery worker's to record."""
 
     async def check() -> list[str]:
-        async with Store(settings.required_redis_url, name="doctor", keep_seconds=1) as store:
+        async with Store(settings.redis, name="doctor", keep_seconds=1) as store:
             if not settings.host_socket.exists():
                 return await invariants.check(store, settings, None)
             try:
@@ -109,16 +109,15 @@ def _redis(settings: Settings, running: bool) -> Finding:
         return Finding("redis", True, "embedded Valkey, started by make up")
 
     async def ping() -> float:
-        async with Store(settings.required_redis_url, name="doctor", keep_seconds=1) as store:
+        async with Store(settings.redis, name="doctor", keep_seconds=1) as store:
             return await store.ping()
 
-    shown = settings.required_redis_url.rpartition("@")[2]
     try:
-        return Finding("redis", True, f"{shown} answers in {asyncio.run(ping()) * 1000:.1f} ms")
+        return Finding("redis", True, f"{settings.redis} answers in {asyncio.run(ping()) * 1000:.1f} ms")
     except OrchestratorError as failure:
         mend = "Correct REDIS_URL, or unset it for the embedded Valkey."
         if not settings.redis_url:
-            mend = f"Set VALKEY_PORT as the node has it, and look at {settings.run_dir}/logs/valkey.log."
+            mend = f"Set RUN_DIR as the node has it, and look at {settings.run_dir}/logs/valkey.log."
         return Finding("redis", False, failure.detail, mend)
 
 

@@ -33,11 +33,11 @@ def flower(
         raise Preflight(f"port {port} is held by {who}: choose another with --port.")
     # In its environment, where a list of processes does not show them.
     environment = os.environ | {
-        "REDIS_URL": settings.required_redis_url,
+        "REDIS_URL": settings.redis.url,
         "FLOWER_BASIC_AUTH": f"admin:{token}",
         "FLOWER_ADDRESS": address,
         "FLOWER_PORT": str(port),
     }
     console.print(f"Flower on http://{address}:{port} (user admin, password: the admin token). Ctrl-C ends it.")
-    command = [sys.executable, "-m", "celery", "--quiet", "-A", "orchestrator.tasks", "flower"]
+    command = [sys.executable, "-m", "orchestrator.celery_command", "--quiet", "-A", "orchestrator.tasks", "flower"]
     os.execve(sys.executable, command, environment)

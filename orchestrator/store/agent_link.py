@@ -6,6 +6,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from orchestrator.address import Address
 from orchestrator.store import keys
 from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking
 from orchestrator.store.refusals import translate
@@ -18,11 +19,11 @@ TURNS = 50
 class AgentLink:
     """One agent's own connection. Every method raises `StoreUnavailable` when Redis does not answer."""
 
-    def __init__(self, redis_url: str, agent_id: str) -> None:
+    def __init__(self, redis: Address | str, agent_id: str) -> None:
         self.agent_id = agent_id
-        self._redis = connect(redis_url, name=f"agent.{agent_id[:16]}", max_connections=4)
-        self._blocking = connect_blocking(redis_url, name=f"agent.{agent_id[:16]}.inbox", max_connections=1)
-        self._scripts = Scripts(self._redis)
+        self._redis = connect(redis, name=f"agent.{agent_id[:16]}", max_connections=4)
+        self._blocking = connect_blocking(redis, name=f"agent.{agent_id[:16]}.inbox", max_connections=1)
+        self._scripts = Scripts(self._redis, getattr(self._redis, "prefix", ""))
 
     async def ready(self, pid: int) -> str | None:
         """Say that this agent is warm. Returns the id of a session that was already waiting for it."""

@@ -7,6 +7,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from redis.exceptions import RedisError
 
+from orchestrator.address import Address
 from orchestrator.errors import StoreUnavailable
 from orchestrator.models import Agent, Session
 from orchestrator.store import keys
@@ -39,11 +40,11 @@ def translated(
 class Base:
     """One client of Redis, which every part of the store shares."""
 
-    def __init__(self, redis_url: str, *, name: str, keep_seconds: float, patience: float = 2.0) -> None:
+    def __init__(self, redis: Address | str, *, name: str, keep_seconds: float, patience: float = 2.0) -> None:
         # redis-py types every reply as bytes or str, whatever decode_responses says.
-        self._redis: Any = connect(redis_url, name=name, patience=patience)
-        self._blocking: Any = connect_blocking(redis_url, name=f"{name}.blocking")
-        self._scripts = Scripts(self._redis)
+        self._redis: Any = connect(redis, name=name, patience=patience)
+        self._blocking: Any = connect_blocking(redis, name=f"{name}.blocking")
+        self._scripts = Scripts(self._redis, getattr(self._redis, "prefix", ""))
         self._samples = Samples(self._scripts)
         self._keep = max(1, int(keep_seconds))
 

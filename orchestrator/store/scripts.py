@@ -17,9 +17,10 @@ LUA = resources.files("orchestrator.store") / "lua"
 
 
 @cache
-def sources() -> dict[str, str]:
-    """Return every script by name, with its tables and the prelude in front."""
-    prelude = lua_tables() + histograms.lua_table() + (LUA / "_prelude.lua").read_text()
+def sources(prefix: str = "") -> dict[str, str]:
+    """Return every script by name, with its tables and the prelude in front, and what puts a prefix before its keys."""
+    renaming = f"local PREFIX = '{prefix}'\n{(LUA / '_prefix.lua').read_text()}" if prefix else ""
+    prelude = renaming + lua_tables() + histograms.lua_table() + (LUA / "_prelude.lua").read_text()
     return {
         path.name.removesuffix(".lua"): prelude + path.read_text()
         for path in LUA.iterdir()
@@ -30,9 +31,9 @@ def sources() -> dict[str, str]:
 class Scripts:
     """The Lua scripts of one Redis client, called by name."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, prefix: str = "") -> None:
         self._scripts: dict[str, AsyncScript] = {
-            name: redis.register_script(source) for name, source in sources().items()
+            name: redis.register_script(source) for name, source in sources(prefix).items()
         }
 
     async def call(self, name: str, keys: Sequence[str] = (), args: Sequence[str | int | float] = ()) -> Any:

@@ -54,7 +54,7 @@ def test_nothing_grows_while_sessions_come_and_go(echo: Node) -> None:
             for name, pid in pids.items():
                 memory[name].append(rss(pid))
                 # A pool of connections keeps what its busiest moment has opened, up to a bound: that is no growth.
-                pooled.append(redis_of := connections(pid, int(echo.environment["VALKEY_PORT"])))
+                pooled.append(redis_of := connections(pid))
                 descriptors[name].append(fds(pid) - redis_of)
             keys.append(sum(not name.startswith(KEPT) for name in raw.scan_iter(count=5000)))
             time.sleep(SECONDS / 100)

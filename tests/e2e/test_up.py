@@ -23,7 +23,7 @@ def test_it_says_what_is_up_and_stops_without_a_trace(short_folder: Path, number
     folder.mkdir()
     with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo") as node:
         said = node.said()
-        for line in (node.url, node.environment["LIVEKIT_PORT"], node.environment["VALKEY_PORT"], "orchestrator call"):
+        for line in (node.url, node.environment["LIVEKIT_PORT"], "valkey.sock", "orchestrator call"):
             assert line in said
         assert f"admin token  in {node.run_dir}/secrets.json" in said
         assert node.secrets["ADMIN_TOKEN"] not in said, "output that is no terminal is kept by somebody"
@@ -46,7 +46,7 @@ def test_its_state_is_there_again_after_a_restart(short_folder: Path) -> None:
         token = node.secrets["ADMIN_TOKEN"]
         session_id = node.begin("ada")["sessionId"]
         node.resize(2)
-    ports = {name: node.environment[name] for name in ("PORT", "VALKEY_PORT", "LIVEKIT_PORT", "NODE_ID")}
+    ports = {name: node.environment[name] for name in ("PORT", "LIVEKIT_PORT", "NODE_ID")}
     again = Node(folder, **ports, POOL_TARGET=1, AGENT_MODULE="agents.echo")
     again.output = folder / "again.log"
     with again, redis.Redis.from_url(again.redis_url, decode_responses=True) as raw:

@@ -15,7 +15,7 @@ import redis
 
 from tests.image.engine import RUN_DIR, Container, Engine
 from tests.support.node import REPOSITORY
-from tests.support.processes import free_ports, poll
+from tests.support.processes import poll
 from tests.support.sampler import Sampler
 
 BIN = Path(sys.executable).parent
@@ -155,7 +155,7 @@ def test_it_can_be_stopped_while_it_starts(image: Engine, settings: dict[str, st
 
 def test_a_program_that_cannot_be_kept_running_ends_it_with_an_error(image: Engine, settings: dict[str, str]) -> None:
     del settings["REDIS_URL"]  # so the embedded Valkey is tried too
-    settings |= {"VALKEY_PORT": str(free_ports()), "AGENT_MODULE": "agents.echo"}
+    settings |= {"AGENT_MODULE": "agents.echo"}
     with Container(image, "fatal", **settings) as container:
         container.start().up()
         socket, host = (

@@ -56,10 +56,9 @@ def busy() -> float:
     return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-def connections(pid: int, port: int) -> int:
-    """Return how many TCP connections a process has with a port, or a server on it with others."""
-    every = psutil.Process(pid).net_connections("tcp")
-    return sum(bool(each.raddr) and port in {each.laddr.port, each.raddr.port} for each in every)
+def connections(pid: int) -> int:
+    """Return how many Unix sockets a process has: its connections to the embedded Valkey, and a few that stay."""
+    return len(psutil.Process(pid).net_connections("unix"))
 
 
 def cpu_seconds(pid: int) -> float:

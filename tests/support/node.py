@@ -32,7 +32,6 @@ class Node:
             "RUN_DIR": str(folder),
             "PORT": str(free_ports()),
             "FRONTEND_PORT": str(free_ports()),
-            "VALKEY_PORT": str(free_ports()),
             "LIVEKIT_PORT": str(livekit),
             "RATE_LIMIT": "100000/minute",
             "SESSIONS_PER_ADDRESS": "0",
@@ -42,7 +41,6 @@ class Node:
             **{name: str(value) for name, value in settings.items()},
         }
         self.url = f"http://127.0.0.1:{self.environment['PORT']}"
-        self.redis_url = self.environment.get("REDIS_URL", f"redis://127.0.0.1:{self.environment['VALKEY_PORT']}/0")
         self.output = folder / "up.log"
         self.process: subprocess.Popen[bytes] | None = None
         # The api closes what has been idle for 5 s: a connection that is reused just then is reset.
@@ -143,6 +141,13 @@ class Node:
     def log(self, name: str) -> str:
         """Return the log of one of its programs."""
         return (self.run_dir / "logs" / f"{name}.log").read_text()
+
+    @property
+    def redis_url(self) -> str:
+        """Where its Redis is, password included; the embedded one has none before the first start."""
+        if url := self.environment.get("REDIS_URL"):
+            return url
+        return f"unix://:{self.secrets['VALKEY_PASSWORD']}@{self.run_dir}/valkey.sock?db=0"
 
     @property
     def secrets(self) -> dict[str, str]:

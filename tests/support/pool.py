@@ -5,6 +5,7 @@ from typing import Any
 
 import redis
 
+from orchestrator.address import Address
 from orchestrator.models import new_id
 from orchestrator.settings import Settings
 from orchestrator.store import Assignment, Store
@@ -19,7 +20,7 @@ async def change(store: Store, **changes: int) -> None:
     await store.configure(POLICY | changes, 0)
 
 
-async def warm(store: Store, url: str, count: int, node: str = "n1") -> list[str]:
+async def warm(store: Store, url: Address | str, count: int, node: str = "n1") -> list[str]:
     """Bring agents the real way from announced to warm; returns their ids."""
     counts = await store.counts()
     await store.set_target(counts["pool"] + counts["booting"] + count)
@@ -31,7 +32,7 @@ async def warm(store: Store, url: str, count: int, node: str = "n1") -> list[str
     return ids
 
 
-async def _boot(store: Store, url: str, ids: list[str], node: str, first: int) -> list[str]:
+async def _boot(store: Store, url: Address | str, ids: list[str], node: str, first: int) -> list[str]:
     for number, agent_id in enumerate(ids, first):
         assert await store.claim(agent_id, node) == ("claimed", "")
         await store.spawned(agent_id, 1000 + number, 5000 + number, "boot", node)

@@ -1,0 +1,18 @@
+-- Put in front of the prelude where REDIS_PREFIX is set, behind the constant PREFIX: the scripts below name keys as they
+-- would without it. KEYS come with the prefix, as Redis's access rules look at them.
+-- A command that is not told here is refused: what it does with keys is unknown.
+local server, KEYLESS, MANY = redis, {TIME = true}, {DEL = true, EXISTS = true, SINTER = true, SUNION = true}
+local FIRST = {}
+for name in string.gmatch('EXPIRE GET HDEL HGET HGETALL HINCRBY HMGET HSET HSETNX INCR LLEN LPUSH LRANGE LTRIM PTTL '
+    .. 'RPUSH SADD SCARD SET SISMEMBER SMEMBERS SPOP SRANDMEMBER SREM XADD ZADD ZCARD ZRANGE ZRANGEBYSCORE ZRANK ZREM '
+    .. 'ZSCORE', '%u+') do FIRST[name] = true end
+local redis = {call = function(name, key, ...)
+  if FIRST[name] then return server.call(name, PREFIX .. key, ...) end
+  if KEYLESS[name] then return server.call(name) end
+  if not MANY[name] then error({err = 'which arguments of ' .. name .. ' are keys is not known to REDIS_PREFIX'}) end
+  local names = {key, ...}
+  for i = 1, #names do names[i] = PREFIX .. names[i] end
+  return server.call(name, unpack(names))
+end}
+local given, KEYS = KEYS, {}
+for i = 1, #given do KEYS[i] = string.sub(given[i], #PREFIX + 1) end
