@@ -19,7 +19,7 @@ PROCESSES, STARTS, CONNECTIONS = 8, 1000, 32
 
 def look_then_take(source: str) -> str:
     """Return the assignment as it must not be: it looks at the pool, and takes what it saw in a second call."""
-    body = source.replace("local id = redis.call('SPOP', 'pool:ready')", "local id = ARGV[14]")
+    body = source.replace("local id = redis.call('SPOP', 'pool:ready')", "local id = ARGV[17]")
     body = body.replace(
         "if found then return found, fields end\n  end\nend",
         "if found then return found, fields end\n  return nil end end",
@@ -53,6 +53,9 @@ async def _starts(url: str, first: int, count: int, mutant: bool, gate: Any) -> 
                     "",
                     "",
                     "",
+                    0,
+                    "",
+                    0,
                     0,
                     seen,
                 ]

@@ -121,7 +121,7 @@ def test_every_program_of_a_node_gets_its_paths_whole(
         assert found.stdout_logfile == f"{folder}/logs/{found.name}.log"
     words = {found: shlex.split(program.command) for found, program in programs.items()}
     assert words["valkey"][0] == f"{folder}/valkey-server"
-    assert f"{folder}/valkey" in words["valkey"]
+    assert f"{folder}/valkey.conf" in words["valkey"]
     assert words["livekit"] == [f"{folder}/livekit-server", "--config", f"{folder}/livekit.yaml"]
     assert f"{folder}/python" in words["host"]
     assert {words[program][0] for program in ("worker", "beat", "api", "drain")} == {f"{folder}/python"}
