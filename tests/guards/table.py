@@ -278,7 +278,11 @@ GUARDS = (
     guard(
         "a Redis that is away is said so, as a problem",
         "chaos/test_survival.py::test_calls_outlive_a_crash_of_redis_that_lasts",
-        ("orchestrator/store/refusals.py", "isinstance(failure, RedisConnectionError | RedisTimeoutError", "isinstance(failure, RedisTimeoutError"),
+        (
+            "orchestrator/store/refusals.py",
+            "isinstance(failure, RedisConnectionError | RedisTimeoutError",
+            "isinstance(failure, RedisTimeoutError",
+        ),
     ),
     guard(
         "who lives registers again",
