@@ -33,6 +33,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_ji
 from agents.context import AgentContext, Turn
 from orchestrator import faults
 from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
+from orchestrator.logs import lose_what_is_refused
 from orchestrator.settings import NodeSettings, load
 from orchestrator.store.agent_link import TURNS, AgentLink
 
@@ -69,6 +70,7 @@ def main(agent_id: str | None = None) -> None:
 
 def run(entrypoint: Entrypoint, agent_id: str | None = None) -> None:
     """Run one agent with the given entrypoint, to its end."""
+    lose_what_is_refused()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr, force=True
     )

@@ -15,7 +15,7 @@ from orchestrator.errors import StoreUnavailable
 from orchestrator.settings import Settings
 from orchestrator.store.connection import connect_sync
 from orchestrator.store.keys import CELERY_QUEUE, node_queue
-from orchestrator.store.refusals import RETRY_SECONDS, is_wait
+from orchestrator.store.refusals import RETRY_SECONDS, is_wait, told_by
 
 broker.forget_celery_variables()
 
@@ -132,10 +132,11 @@ def waits_for_redis(failure: BaseException) -> str | None:
 
     Celery and kombu raise the client's own errors, the system's, or theirs around them.
     """
-    if is_wait(failure) or isinstance(failure, OperationalError | LimitExceeded | OSError):
-        return str(failure) or type(failure).__name__
-    if isinstance(failure, KombuError) and failure.__cause__ is not None:
-        return waits_for_redis(failure.__cause__)
+    cause = failure.__cause__ if isinstance(failure, KombuError) and failure.__cause__ else failure
+    if is_wait(cause):
+        return told_by(cause)
+    if isinstance(cause, OperationalError | LimitExceeded | OSError):
+        return str(cause) or type(cause).__name__
     return None
 
 

@@ -4,13 +4,15 @@ What belongs to a request or a task (`begin`, `note`) stands on every line that 
 and in the Celery worker, since the id of a request travels with the tasks it queues.
 """
 
+import contextlib
 import json
 import logging
 import re
 import sys
+from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "data", "color_message"}
 #: Characters of one fact that are kept.
@@ -76,6 +78,40 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             told["exception"] = self.formatException(record.exc_info)
         return json.dumps(told)  # non-ASCII is escaped, line ends of every kind with it
+
+
+class Lossy:
+    """A stream whose file may be on a full disk: what cannot be written is lost, and whoever prints is not ended."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or lose it."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each line, or lose it."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Write what is buffered, or lose it."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def lose_what_is_refused() -> None:
+    """Have `print` and the log in this process never fail."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, Lossy):
+            setattr(sys, name, Lossy(stream))
 
 
 def configure_logging(style: Literal["text", "json"] = "text") -> None:

@@ -1,6 +1,7 @@
 """What a node looks at again and again, agent host or not: its memory, LiveKit, its Celery worker, the pool's size."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -22,6 +23,8 @@ PROBE_SECONDS = 3.0
 SIZING_SECONDS = 5.0
 CANARY_SECONDS = 5.0
 ALERT_SECONDS = 1.0
+#: Bytes of RUN_DIR's disk that are to be free for an agent's record and its log.
+DISK_BYTES = 1 << 20
 #: The Celery worker is wedged when Redis answers and nothing that was queued came through for this long.
 WEDGED_SECONDS = 30.0
 
@@ -102,6 +105,18 @@ class Rounds:
         return None if free is None else free - (self._settings.memory_headroom_mb << 20)
 
     def _shortage(self) -> str:
+        return self._short_of_memory() or self._short_of_disk()
+
+    def _short_of_disk(self) -> str:
+        """An agent that cannot write its record would be nobody's when its host is started anew."""
+        with contextlib.suppress(OSError):
+            found = os.statvfs(self._settings.run_dir)
+            free = found.f_bavail * found.f_frsize
+            if found.f_blocks and free < DISK_BYTES:
+                return f"the disk of RUN_DIR={self._settings.run_dir} is full: {free >> 10} KiB are free"
+        return ""
+
+    def _short_of_memory(self) -> str:
         floor, free = self._settings.memory_headroom_mb, headroom_bytes()
         if not floor or free is None or free >= floor << 20:
             return ""

@@ -48,6 +48,7 @@ def main() -> None:
             health = _health(client)
             if (
                 health
+                and "sessions" in health
                 and health["sessions"]["pool"] >= health["sessions"]["target"]
                 and _node_up(health, settings.node_id, since)
                 and _ready(client)
@@ -66,7 +67,7 @@ def main() -> None:
 
 def _warn(console: Console, health: dict[str, Any] | None, said: set[str]) -> None:
     """Print each warning once; one that counts seconds is the same one a moment later."""
-    for warning in (health or {}).get("warnings", []):
+    for warning in (health or {}).get("warnings", []) or filter(None, [(health or {}).get("detail")]):
         if (kind := re.sub(r"\d+", "", warning)) not in said:
             said.add(kind)
             console.print(f"[yellow]! {escape(warning)}[/]")
@@ -77,7 +78,10 @@ def _health(client: httpx.Client) -> dict[str, Any] | None:
         answer = client.get("/api/health")
     except httpx.HTTPError:
         return None
-    found: dict[str, Any] | None = answer.json() if answer.is_success else None
+    try:
+        found: dict[str, Any] = answer.json()  # or a problem, which names what the node waits for
+    except ValueError:
+        return None
     return found
 
 

@@ -48,7 +48,7 @@ class AgentFolder:
         return self._path / f"{agent_id}.log"
 
     def write(self, record: Process | Death) -> None:
-        """Write a record; whoever reads it sees the old one or the new one, never half of it."""
+        """Write a record; whoever reads it sees the old one or the new one, never half of it. Raises `OSError`."""
         self._write(record).rename(self._record(record.agent_id))
 
     def claim(self, process: Process) -> None:
@@ -56,6 +56,7 @@ class AgentFolder:
 
         Raises:
             FileExistsError: another process has this agent's id already.
+            OSError: the disk takes nothing more.
         """
         temporary = self._write(process)
         try:
@@ -69,7 +70,11 @@ class AgentFolder:
 
     def _write(self, record: Process | Death) -> Path:
         temporary = self._path / f"{record.agent_id}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps({"kind": type(record).__name__, **encode(record)}))
+        try:
+            temporary.write_text(json.dumps({"kind": type(record).__name__, **encode(record)}))
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         return temporary
 
     def read(self, agent_id: str) -> Process | Death | None:

@@ -296,7 +296,11 @@ class AgentHost:
             stopped=child.stopped, killed=child.killed,
         )  # fmt: skip
         self._deaths[process.agent_id] = death
-        self._folder.write(death)
+        try:
+            self._folder.write(death)
+        except OSError as failure:
+            # Told all the same. A later host finds the older record, of a process that is gone.
+            log.warning("how %s ended is not written down: %s", process.agent_id, failure)
         self._server.tell({"event": "died", "death": encode(death)})
 
     # Those whom this host does not know
@@ -402,7 +406,7 @@ class AgentHost:
     def _record_children(self) -> None:
         for child in self._children.values():
             if child.own:
-                with contextlib.suppress(FileExistsError):  # it may not have come to write it itself
+                with contextlib.suppress(OSError):  # it may not have come to write it itself
                     self._folder.claim(child.process)
 
     def _become(self, handover: dict[str, Any]) -> NoReturn:

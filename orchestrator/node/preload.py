@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +119,8 @@ class Deaths:
     @contextmanager
     def counted(self) -> Iterator[None]:
         """Count this as a death unless the body comes to its end, well or not."""
-        self._path.write_text(json.dumps([self._counted_for, self._count() + 1]))
+        with suppress(OSError):  # on a full disk nothing is counted
+            self._path.write_text(json.dumps([self._counted_for, self._count() + 1]))
         try:
             yield
         finally:

@@ -35,7 +35,7 @@ _WHERE = re.compile(r",? script: .*$", re.DOTALL)
 
 def translate(failure: RedisError) -> OrchestratorError:
     """Return the orchestrator's own error for one of redis-py's."""
-    told = _told(failure)
+    told = told_by(failure)
     if isinstance(failure, ResponseError) and "ILLEGAL" in told:
         return IllegalMove(told.partition("ILLEGAL ")[2])
     if isinstance(failure, RedisConnectionError) and not _code(failure, told):
@@ -53,12 +53,12 @@ def is_wait(failure: BaseException) -> bool:
         return True
     if not isinstance(failure, ResponseError):
         return False
-    told = _told(failure)
+    told = told_by(failure)
     code = _code(failure, told)
     return code not in _MISTAKES and not (code in {"", "ERR"} and _MISTAKEN.search(told))
 
 
-def _told(failure: RedisError) -> str:
+def told_by(failure: BaseException) -> str:
     """Return what Redis said, without what a script or a pipeline puts around it."""
     text = str(failure)
     if found := _IN_PIPELINE.fullmatch(text):

@@ -1,0 +1,215 @@
+"""A Redis that is away, or answers and does not serve: what is asked meanwhile, and that all is well a moment later."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+
+from orchestrator import restarts
+from orchestrator.api.app import create
+from orchestrator.beat import Scheduler
+from orchestrator.celery_app import REFILL, Publisher, make_worker_app
+from orchestrator.consuming import wait_for_redis
+from orchestrator.errors import StoreUnavailable
+from orchestrator.settings import Settings
+from orchestrator.store import Store
+from orchestrator.store.agent_link import AgentLink
+from tests.support.api import ADMIN, is_problem, serve, settings, start
+from tests.support.pool import POLICY, warm
+from tests.support.refusing import ALL, NO_WRITES, Hurt, Refusing
+
+#: Seconds after which everything is to be well again.
+HEALED = 15.0
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Refusing]:
+    (tmp_path / "own").mkdir()
+    with Refusing.running(tmp_path / "own") as found:
+        yield found
+
+
+@pytest.fixture
+async def store(valkey: Refusing) -> AsyncIterator[Store]:
+    async with Store(valkey.url, name="test", keep_seconds=3600) as found:
+        await found.configure(POLICY, 0)
+        yield found
+
+
+@pytest.fixture
+async def http(valkey: Refusing, store: Store, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with serve(create(settings(valkey.url, run_dir=tmp_path))) as client:
+        await store.beat_node("n1", {"pid": 1, "host": 1, "lastBeat": 1, "canaryAge": 0}, 60)
+        yield client
+
+
+async def until(look, seconds: float = HEALED):
+    """Return the first true result of a coroutine function that is called again and again."""
+    deadline = time.monotonic() + seconds
+    while not (result := await look()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        await asyncio.sleep(0.1)
+    return result
+
+
+@pytest.mark.parametrize("hurt", ALL, ids=lambda hurt: hurt.__name__)
+async def test_a_start_is_refused_with_the_cause_and_served_again(
+    http: httpx.AsyncClient, store: Store, valkey: Refusing, hurt: Hurt
+) -> None:
+    agents = await warm(store, valkey.url, 2)
+    session_id = (await start(http, "ada")).json()["sessionId"]
+    with hurt(valkey) as cause:
+
+        async def told() -> bool:  # a connection that was closed says that first
+            body = is_problem(await start(http, "grace"), 503, "store_unavailable")
+            assert body["retryAfter"] <= HEALED
+            return cause in body["detail"]
+
+        await until(told)
+        for method, path in (
+            ("GET", "/readyz"), ("GET", f"/api/session/{session_id}"), ("GET", "/api/sessions"), ("GET", "/api/status"),
+            ("GET", "/metrics"), ("GET", f"/api/session/{session_id}/logs"), ("POST", "/api/session/stop"),
+            ("POST", "/api/token"), ("POST", "/api/pool/resize"), ("POST", "/api/nodes/api-test/drain"),
+        ):  # fmt: skip
+            body = {"sessionId": session_id, "size": 3} if method == "POST" else None
+            answer = await http.request(method, path, headers=ADMIN, json=body)
+            assert answer.status_code < 500 or answer.status_code == 503, f"{path}: {answer.text}"
+            if answer.status_code == 503:
+                assert answer.headers["Retry-After"], path
+        assert (await http.get("/readyz")).status_code == 503
+        assert (await http.get("/livez")).status_code == 200
+
+    async def served() -> bool:
+        if hurt is Refusing.gone:
+            await store.configure(POLICY, 0)  # as the nodes do when everything is lost
+        return (await start(http, "grace")).status_code in {200, 202}
+
+    await until(served)
+    if hurt is not Refusing.gone:
+        assert {agent.id for agent in await store.agents()} >= set(agents), "no agent was spent on it"
+
+
+@pytest.mark.parametrize("hurt", ALL, ids=lambda hurt: hurt.__name__)
+async def test_the_health_route_answers_and_names_it(
+    http: httpx.AsyncClient, store: Store, valkey: Refusing, hurt: Hurt, tmp_path: Path
+) -> None:
+    ends = restarts.Ends(tmp_path)
+    for _ in range(restarts.MANY):
+        ends.note("worker", "no permission to subscribe")
+    with hurt(valkey) as cause:
+        answer = await http.get("/api/health")
+        if hurt is Refusing.unable_to_save and answer.status_code == 503:
+            assert cause in answer.json()["detail"], "it may answer nothing but this, even to PING"
+        elif hurt in NO_WRITES:
+            assert answer.status_code == 200, answer.text
+            body = answer.json()
+            assert body["status"] == "degraded"
+            assert cause in body["warnings"][0]
+            assert cause in body["redis"]["trouble"]
+            assert body["redis"]["ok"] is False
+        else:
+
+            async def told() -> bool:
+                return cause in is_problem(await http.get("/api/health"), 503, "store_unavailable")["detail"]
+
+            await until(told)
+        assert "worker was started again 3 times" in answer.text
+        assert "no permission to subscribe" in answer.text
+
+    async def well() -> bool:
+        answer = await http.get("/api/health")
+        return answer.status_code == 200 and answer.json()["redis"]["ok"]
+
+    await until(well)
+
+
+@pytest.mark.parametrize("hurt", ALL, ids=lambda hurt: hurt.__name__)
+async def test_an_agent_goes_on_and_speaks_again(store: Store, valkey: Refusing, hurt: Hurt) -> None:
+    (agent_id,) = await warm(store, valkey.url, 1)
+    link = AgentLink(valkey.url, agent_id)
+    try:
+        assert await link.beat() == "ready"
+        with hurt(valkey):
+            with pytest.raises(StoreUnavailable):
+                await link.beat()
+            with contextlib.suppress(StoreUnavailable):
+                async with asyncio.timeout(9):
+                    await link.next_message()
+
+        async def beats() -> bool:
+            with contextlib.suppress(StoreUnavailable):
+                await link.beat()
+                return True
+            return False
+
+        await until(beats)
+    finally:
+        await link.close()
+
+
+@pytest.mark.parametrize("hurt", ALL, ids=lambda hurt: hurt.__name__)
+def test_what_cannot_be_queued_is_told_as_a_wait(valkey: Refusing, hurt: Hurt) -> None:
+    publisher = Publisher(valkey.url)
+    try:
+        publisher.send(REFILL)
+        with hurt(valkey) as cause:
+            for _ in range(2):  # a connection that was closed says that first
+                with pytest.raises(StoreUnavailable) as refused:
+                    publisher.send(REFILL)
+            if cause != "does not answer":
+                assert cause in refused.value.detail
+        deadline = time.monotonic() + HEALED
+        while True:
+            try:
+                publisher.send(REFILL)
+            except StoreUnavailable:
+                assert time.monotonic() < deadline
+            else:
+                break
+    finally:
+        publisher.close()
+
+
+@pytest.mark.parametrize("hurt", ALL, ids=lambda hurt: hurt.__name__)
+def test_beat_waits_and_leads_again(valkey: Refusing, hurt: Hurt) -> None:
+    app = make_worker_app(Settings(redis_url=valkey.url, node_id="n1"))
+    scheduler = Scheduler(app=app)
+    try:
+        with hurt(valkey):  # at its start
+            assert scheduler.tick() > 0
+        ticks(scheduler, valkey)
+        with hurt(valkey):  # and later
+            assert scheduler.tick() > 0
+        ticks(scheduler, valkey)
+        valkey.admin.flushall()  # its lock is gone
+        assert scheduler.tick() > 0
+        ticks(scheduler, valkey)
+        with hurt(valkey):
+            scheduler.close()  # which says nothing
+    finally:
+        app.close()
+
+
+def ticks(scheduler: Scheduler, valkey: Refusing) -> None:
+    """Wait until beat turns."""
+    deadline = time.monotonic() + HEALED
+    with redis.Redis.from_url(valkey.url) as raw:
+        raw.delete("beat:ticks")
+        while not raw.hexists("beat:ticks", "beat"):
+            assert time.monotonic() < deadline
+            scheduler.tick()
+
+
+@pytest.mark.parametrize("hurt", ALL, ids=lambda hurt: hurt.__name__)
+async def test_a_celery_worker_waits_before_it_begins(valkey: Refusing, hurt: Hurt) -> None:
+    with hurt(valkey):
+        waiting = asyncio.create_task(asyncio.to_thread(wait_for_redis, Settings(redis_url=valkey.url)))
+        done, _ = await asyncio.wait([waiting], timeout=1.5)
+        assert not done, "neither served nor ended"
+    async with asyncio.timeout(HEALED):
+        await waiting

@@ -1,0 +1,145 @@
+"""A real Valkey that is away, or answers and does not serve, in each of the ways in which one does."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from tests.support.processes import free_ports, poll, start_valkey
+
+
+@dataclass
+class Refusing:
+    """One Valkey; `admin` is a connection that stays open."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.admin = redis.Redis.from_url(self.url, decode_responses=True, single_connection_client=True)
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, folder: Path) -> Iterator["Refusing"]:
+        """Run one."""
+        port = free_ports()
+        found = cls(start_valkey(folder, port), port, folder)
+        try:
+            yield found
+        finally:
+            found.admin.close()
+            found.process.kill()  # it may be stopped, or unable to save before it goes
+            found.process.wait()
+
+    def drop_others(self) -> None:
+        """Close every connection but this one, so that all must connect anew."""
+        self.admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    def set(self, name: str, value: object) -> None:
+        """Set one of its settings."""
+        self.admin.config_set(name, value)
+
+    # Each hurts it, and mends it at its end
+
+    @contextlib.contextmanager
+    def read_only(self) -> Iterator[str]:
+        self.admin.replicaof("127.0.0.1", 1)
+        yield "READONLY"
+        self.admin.replicaof("NO", "ONE")
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[str]:
+        self.set("maxmemory", 1)
+        yield "OOM"
+        self.set("maxmemory", 0)
+
+    @contextlib.contextmanager
+    def unable_to_save(self) -> Iterator[str]:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.set("stop-writes-on-bgsave-error", "yes")
+        self.set("save", "3600 1000000")
+        with contextlib.suppress(redis.ResponseError):  # one is on its way
+            self.admin.bgsave()
+        poll(lambda: self.admin.info("persistence")["rdb_last_bgsave_status"] == "err", "it cannot save")
+        yield "MISCONF"
+        self.set("stop-writes-on-bgsave-error", "no")
+        self.set("save", "")
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[str]:
+        self.set("busy-reply-threshold", 10)
+
+        def run() -> None:
+            with redis.Redis(port=self.port) as other, contextlib.suppress(redis.RedisError):
+                other.eval("while true do end", 0)
+
+        looping = threading.Thread(target=run)
+        looping.start()
+        time.sleep(0.1)
+        yield "BUSY"
+        self.admin.execute_command("SCRIPT", "KILL")
+        looping.join()
+
+    @contextlib.contextmanager
+    def without_replicas(self) -> Iterator[str]:
+        self.set("min-replicas-to-write", 1)
+        yield "NOREPLICAS"
+        self.set("min-replicas-to-write", 0)
+
+    @contextlib.contextmanager
+    def wanting_a_password(self) -> Iterator[str]:
+        self.set("requirepass", "secret")
+        self.drop_others()
+        yield "NOAUTH"
+        self.set("requirepass", "")
+
+    @contextlib.contextmanager
+    def without_permission(self) -> Iterator[str]:
+        self.admin.acl_setuser("default", enabled=True, categories=["-@all"], commands=["+acl", "+client"])
+        yield "NOPERM"
+        self.admin.execute_command("ACL", "SETUSER", "default", "+@all")
+
+    @contextlib.contextmanager
+    def out_of_connections(self) -> Iterator[str]:
+        self.set("maxclients", 1)
+        self.drop_others()
+        yield "max number of clients"
+        self.set("maxclients", 1000)
+
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[str]:
+        os.kill(self.process.pid, signal.SIGSTOP)
+        yield "does not answer"
+        os.kill(self.process.pid, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def gone(self) -> Iterator[str]:
+        self.process.kill()
+        self.process.wait()
+        yield "does not answer"
+        self.folder.mkdir(exist_ok=True)
+        self.process = start_valkey(self.folder, self.port)
+        self.admin.close()
+        self.admin = redis.Redis.from_url(self.url, decode_responses=True, single_connection_client=True)
+
+
+Hurt = Callable[[Refusing], contextlib.AbstractContextManager[str]]
+
+#: What lets nothing be written, and mostly lets all be read.
+NO_WRITES: list[Hurt] = [Refusing.read_only, Refusing.full, Refusing.unable_to_save, Refusing.without_replicas]
+#: What lets nothing be done at all.
+NOTHING: list[Hurt] = [
+    Refusing.busy, Refusing.wanting_a_password, Refusing.without_permission, Refusing.out_of_connections,
+    Refusing.silent, Refusing.gone,
+]  # fmt: skip
+ALL = NO_WRITES + NOTHING

@@ -1,0 +1,69 @@
+"""The disk of RUN_DIR is full: the agent host and the agents that live go on, and what died is told."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import SpawnFailed
+from orchestrator.node_rounds import Rounds
+from orchestrator.settings import Settings
+from tests.support.disk import full_disk
+from tests.support.host import Host
+from tests.support.processes import alive
+
+
+async def test_the_host_tells_who_died_and_refuses_with_the_cause(short_folder: Path) -> None:
+    run_dir = short_folder / "disk"
+    run_dir.mkdir()
+    with full_disk(run_dir, "2M") as fill:
+        host = await Host(run_dir, AGENT_COMMAND="sleep 1000").connect()
+        try:
+            process = await host.client.spawn("one")
+            other = await host.client.spawn("two")
+            ballast = fill()
+            os.kill(process.pid, signal.SIGKILL)
+            death = await host.death()
+            assert (death.agent_id, death.signal) == ("one", signal.SIGKILL)
+            with pytest.raises(SpawnFailed):
+                await host.client.spawn("three")
+            await host.client.acknowledge("one")
+            agents, deaths = await host.client.hello()
+            assert [agent.agent_id for agent in agents] == ["two"]
+            assert [death.agent_id for death in deaths if death.agent_id != "three"] == []
+            assert alive(other.pid)
+            ballast.unlink()
+            await host.client.spawn("four")
+            assert host.process.poll() is None
+        finally:
+            await host.end()
+
+
+def test_a_node_whose_disk_is_full_boots_nothing(tmp_path: Path) -> None:
+    def shortage() -> str:
+        settings = Settings(run_dir=tmp_path, redis_url="redis://x", memory_headroom_mb=0)
+        return Rounds(settings, None, None, lambda: None, lambda: None).short_of_memory  # type: ignore[arg-type]
+
+    with full_disk(tmp_path, "4M") as fill:
+        assert shortage() == ""
+        ballast = fill()
+        assert shortage() == f"the disk of RUN_DIR={tmp_path} is full: 0 KiB are free"
+        ballast.unlink()
+        assert shortage() == ""
+
+
+def test_an_agent_that_prints_goes_on(tmp_path: Path) -> None:
+    script = (
+        "import logging, sys; from orchestrator.logs import lose_what_is_refused; lose_what_is_refused()\n"
+        "logging.basicConfig(stream=sys.stderr)\n"
+        "for number in range(1000): print('x' * 100, flush=True); logging.error('y' * 100)\n"
+        "print('no end'); sys.stdout.writelines(['z']); open(sys.argv[1], 'w').write('went on')\n"
+    )
+    mark = tmp_path / "mark"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", script, mark], stdout=full, stderr=full, check=False)
+    assert mark.read_text() == "went on"
+    assert done.returncode in {0, 120}, "120: Python's own last flush"
