@@ -60,8 +60,8 @@ def main() -> None:
             time.sleep(POLL)
     _warn(console, health, said)
     console.print(
-        f"[bold red]Not all up after {PATIENCE:.0f} s.[/] Logs: {escape(str(settings.run_dir))}/logs, "
-        "or orchestrator doctor"
+        f"[bold red]Not all up after {PATIENCE:.0f} s.[/] Logs: "
+        f"{escape(str(settings.run_dir))}/logs, or orchestrator doctor"
     )
 
 

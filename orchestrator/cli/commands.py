@@ -13,6 +13,7 @@ from orchestrator.cli.explain import story
 from orchestrator.cli.flower import flower
 from orchestrator.cli.http import Api
 from orchestrator.cli.output import FAILED, Json, console, print_json, wide
+from orchestrator.cli.restart import restart
 from orchestrator.cli.up import up as start_node
 from orchestrator.errors import NotFound, OrchestratorError
 from orchestrator.models import ID_PATTERN
@@ -338,6 +339,22 @@ def _invariants(json: bool) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (up, status, sessions, explain, logs, stop, pool, nodes, drain, undrain, breaker, doctor, flower):
+    app.command()(up)
+    for command in (
+        status,
+        sessions,
+        explain,
+        logs,
+        stop,
+        pool,
+        nodes,
+        drain,
+        undrain,
+        breaker,
+        restart,
+        doctor,
+        flower,
+    ):
         app.command()(command)
+    app.command()(flower)
     app.add_typer(agents, name="agents")
