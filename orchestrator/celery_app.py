@@ -39,7 +39,7 @@ PERIODIC = {
 
 def _base(where: Address, name: str, transport_options: dict[str, Any]) -> Celery:
     # The loader is named because a variable would name another; the URL, because Celery insists on one.
-    app = Celery(name, broker="redis://", loader="celery.loaders.app:AppLoader", set_as_current=False)
+    app = Celery(name, broker="redis://", loader="orchestrator.broker:Loader", set_as_current=False)
     app.backend_cls = "disabled"
     app.conf.update(
         broker_transport="orchestrator.broker:Transport",
@@ -88,6 +88,7 @@ def make_worker_app(settings: Settings) -> Celery:
         task_acks_late=False,
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
+        worker_consumer="orchestrator.strangers:Consumer",
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         # For Flower. Published, not kept: where nobody listens, Redis drops them.

@@ -43,6 +43,7 @@ from orchestrator.reconciler import Reconciler
 from orchestrator.settings import Settings
 from orchestrator.states import AgentState, SessionState
 from orchestrator.store import Action, Store
+from orchestrator.strangers import sightings
 
 log = logging.getLogger("orchestrator.node")
 T = TypeVar("T")
@@ -288,6 +289,8 @@ class NodeWatch:
             "life": self._life,
             "twin": int(self._twins >= TWIN_BEATS),
             "sessions": settings.node_sessions,
+            "serves": settings.serves,
+            "strangers": sightings.news(),
         }
         if (spare := self._rounds.spare_bytes()) is not None:
             fields["spareBytes"] = spare

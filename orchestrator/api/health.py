@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from fastapi import APIRouter, Request
 
-from orchestrator import __version__, kill_window, sizing
+from orchestrator import __version__, kill_window, sharing, sizing
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
 from orchestrator.api.services import Services, ServicesDep
@@ -79,6 +79,7 @@ async def describe_health(parts: Services) -> HealthReply:
         warnings.append("no Celery worker has reported within 10 s: misses and refills wait")
     draining = await parts.store.draining()
     warnings += [warning for name in nodes for warning in _node_troubles(name, nodes[name], name in draining)]
+    warnings += sharing.troubles(nodes)
     if counts["target"] and not counts["pool"] and not counts["booting"]:
         warnings.append("the pool is empty and nothing is booting")
     if shortage := await parts.store.memory_shortage():
