@@ -62,8 +62,8 @@ def _base(where: Address, name: str, transport_options: dict[str, Any]) -> Celer
     return app
 
 
-def make_worker_app(settings: Settings) -> Celery:
-    """Return the application that Celery workers and beat run."""
+def make_worker_app(settings: Settings, *, current: bool = True) -> Celery:
+    """Return the application that Celery workers and beat run. `current`: as this process's."""
     where = settings.redis
     # kombu has no socket time-out of its own: a black hole would hang the Celery worker for ever.
     app = _base(where, "orchestrator", {
@@ -78,7 +78,8 @@ def make_worker_app(settings: Settings) -> Celery:
         "interval_step": 0.5,
         "interval_max": 1,
     })  # fmt: skip
-    app.set_current()
+    if current:
+        app.set_current()
     app.backend_cls = "orchestrator.broker:Results"
     # What redbeat would make of a URL is another client than all others.
     app.redbeat_redis = connect_sync(where, name="beat")
@@ -144,6 +145,11 @@ class Publisher:
     def send(self, task: str, *args: Any, queue: str | None = None, **options: Any) -> None:
         """Queue one task. Blocks for about a millisecond: call it in a thread. Raises kombu's OperationalError."""
         self._app.send_task(task, args=args, queue=queue or CELERY_QUEUE, **options)
+
+    def check(self) -> None:
+        """Raise whatever kombu raises when Redis does not let it in."""
+        with self._app.connection_for_write() as connection:
+            connection.default_channel.client.ping()
 
     def close(self) -> None:
         """Close the connections."""

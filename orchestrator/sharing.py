@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 #: What nodes of one Redis may differ in without being of one kind, and what comes of it.
 _EFFECTS = {
@@ -12,6 +12,10 @@ _EFFECTS = {
     "LIVEKIT_API_KEY": "tokens of the one are no good at the other's LiveKit",
     "limits": "those of the node that started last count for all",
 }
+#: REDIS_URL says ssl_cert_reqs=none.
+UNVERIFIED = (
+    "REDIS_URL has ssl_cert_reqs=none: whoever stands between can read and change everything. Set REDIS_CA_FILE instead"
+)
 MEND = "Give each orchestrator a REDIS_PREFIX or a database of its own"
 
 
@@ -23,6 +27,16 @@ def troubles(nodes: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
             "back its. Set REDIS_PREFIX, or give it a database of its own"
         )
     yield from _differences(nodes)
+
+
+def traces(tasks: Iterable[str], workers: Iterable[str]) -> Iterator[str]:
+    """Yield, in words, whom tasks in our queue and bindings of Celery workers are of, when they are not ours."""
+    strange = sorted({f"task {name}" for name in tasks} | {f"Celery worker {name}" for name in workers})
+    if strange:
+        yield (
+            f"another program has used this Redis database's queues ({', '.join(strange[:3])}): its workers drop our "
+            "tasks, and ours give back its. Set REDIS_PREFIX, or give it a database of its own"
+        )
 
 
 def _differences(nodes: Mapping[str, Mapping[str, str]]) -> Iterator[str]:

@@ -80,6 +80,8 @@ async def describe_health(parts: Services) -> HealthReply:
     draining = await parts.store.draining()
     warnings += [warning for name in nodes for warning in _node_troubles(name, nodes[name], name in draining)]
     warnings += sharing.troubles(nodes)
+    if not parts.settings.redis.verify:
+        warnings.append(sharing.UNVERIFIED)
     if counts["target"] and not counts["pool"] and not counts["booting"]:
         warnings.append("the pool is empty and nothing is booting")
     if shortage := await parts.store.memory_shortage():
