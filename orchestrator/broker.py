@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from celery import Celery
 from celery.backends.redis import RedisBackend
+from celery.loaders.app import AppLoader
 from kombu.transport import redis
 
 from orchestrator.address import Address
@@ -24,6 +25,14 @@ def forget_celery_variables() -> None:
     """Drop what configures Celery from this process's environment: it would win over what the node was told."""
     for name in [name for name in os.environ if name.startswith("CELERY_") or name in _BARE]:
         del os.environ[name]
+
+
+class Loader(AppLoader):  # type: ignore[misc]
+    """Celery's loader, which reads no configuration module, whatever a variable names."""
+
+    def read_configuration(self, env: str = "") -> dict[str, Any]:
+        """Return nothing: all is told to the app."""
+        return {}
 
 
 class Channel(redis.Channel):

@@ -44,7 +44,7 @@ PERIODIC = {
 
 def _base(where: Address, name: str, transport_options: dict[str, Any]) -> Celery:
     # The loader is named because a variable would name another; the URL, because Celery insists on one.
-    app = Celery(name, broker="redis://", loader="celery.loaders.app:AppLoader", set_as_current=False)
+    app = Celery(name, broker="redis://", loader="orchestrator.broker:Loader", set_as_current=False)
     app.backend_cls = "disabled"
     app.conf.update(
         broker_transport="orchestrator.broker:Transport",
@@ -67,8 +67,8 @@ def _base(where: Address, name: str, transport_options: dict[str, Any]) -> Celer
     return app
 
 
-def make_worker_app(settings: Settings) -> Celery:
-    """Return the application that Celery workers and beat run."""
+def make_worker_app(settings: Settings, *, current: bool = True) -> Celery:
+    """Return the application that Celery workers and beat run. `current`: as this process's."""
     where = settings.redis
     # kombu has no socket time-out of its own: a black hole would hang the Celery worker for ever.
     app = _base(where, "orchestrator", {
@@ -83,7 +83,8 @@ def make_worker_app(settings: Settings) -> Celery:
         "interval_step": 0.5,
         "interval_max": 1,
     })  # fmt: skip
-    app.set_current()
+    if current:
+        app.set_current()
     app.backend_cls = "orchestrator.broker:Results"
     # What redbeat would make of a URL is another client than all others.
     app.redbeat_redis = connect_sync(where, name="beat")
@@ -92,8 +93,8 @@ def make_worker_app(settings: Settings) -> Celery:
         task_queues=[Queue(name) for name in (CELERY_QUEUE, node_queue(settings.node_id))],  # type: ignore[no-untyped-call]
         task_acks_late=False,
         worker_prefetch_multiplier=1,
-        worker_consumer="orchestrator.consuming:Consumer",
         worker_disable_prefetch=True,
+        worker_consumer="orchestrator.strangers:Consumer",
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         # For Flower. Published, not kept: where nobody listens, Redis drops them.
@@ -179,6 +180,11 @@ class Publisher:
         """
         with publishing():
             self._app.send_task(task, args=args, queue=queue or CELERY_QUEUE, **options)
+
+    def check(self) -> None:
+        """Raise whatever kombu raises when Redis does not let it in."""
+        with self._app.connection_for_write() as connection:
+            connection.default_channel.client.ping()
 
     def close(self) -> None:
         """Close the connections."""

@@ -44,6 +44,7 @@ from orchestrator.reconciler import Reconciler
 from orchestrator.settings import Settings
 from orchestrator.states import AgentState, SessionState
 from orchestrator.store import Action, Store
+from orchestrator.strangers import sightings
 
 log = logging.getLogger("orchestrator.node")
 T = TypeVar("T")
@@ -290,6 +291,8 @@ class NodeWatch:
             "twin": int(self._twins >= TWIN_BEATS),
             "sessions": settings.node_sessions,
             "restarted": "; ".join(restarts.troubles(settings.run_dir)),
+            "serves": settings.serves,
+            "strangers": sightings.news(),
         }
         if (spare := self._rounds.spare_bytes()) is not None:
             fields["spareBytes"] = spare

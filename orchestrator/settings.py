@@ -7,6 +7,7 @@ so that a process which forks agents never has the LiveKit secret or the admin t
 import base64
 import binascii
 import contextlib
+import hashlib
 import ipaddress
 import json
 import os
@@ -330,6 +331,20 @@ class Settings(NodeSettings):
             "reconcileMs": ms(self.reconcile_seconds),
             "webhooks": int(self.alert_webhook_url is not None),
         }  # fmt: skip
+
+    @property
+    def serves(self) -> str:
+        """What the nodes that share one Redis must have in common, as JSON. The LiveKit key as its digest."""
+
+        def digest(text: str) -> str:
+            return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+        return json.dumps({
+            "AGENT_COMMAND" if self.agent_command else "AGENT_MODULE": self.agent_command or self.agent_module,
+            "AGENT_NAME": self.agent_name,
+            "LIVEKIT_API_KEY": digest(self.livekit_api_key or ""),
+            "limits": digest(json.dumps(self.policy)),
+        })  # fmt: skip
 
     @property
     def agent_token_seconds(self) -> int:

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import threading
 from typing import Any
 
 from celery import Task, signals
@@ -16,11 +17,13 @@ from orchestrator.models import new_id
 from orchestrator.node_watch import Celery, NodeWatch
 from orchestrator.settings import Settings
 from orchestrator.store.keys import CELERY_QUEUE, node_queue
+from orchestrator.strangers import look_for_workers
 
 log = logging.getLogger("orchestrator.tasks")
 
 settings = Settings.load()
 app = make_worker_app(settings)
+stopping = threading.Event()
 
 
 def _stop_elsewhere(agent_id: str, node: str) -> None:
@@ -86,10 +89,12 @@ def _task_is_over(**_: Any) -> None:
 @signals.worker_ready.connect
 def _start(**_: Any) -> None:
     watch.start()
+    threading.Thread(target=look_for_workers, args=(app, stopping), name="strangers", daemon=True).start()
 
 
 @signals.worker_shutdown.connect
 def _stop(**_: Any) -> None:
+    stopping.set()
     watch.stop()
 
 

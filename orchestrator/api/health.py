@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from fastapi import APIRouter, Request
 
-from orchestrator import __version__, kill_window, restarts, sizing
+from orchestrator import __version__, kill_window, restarts, sharing, sizing
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
 from orchestrator.api.services import Services, ServicesDep
@@ -90,6 +90,9 @@ async def describe_health(parts: Services) -> HealthReply:
     if own := nodes.get(parts.settings.node_id):
         own.pop("restarted", None)  # told above, and also by a node whose Celery worker is what is restarted
     warnings += [warning for name in nodes for warning in _node_troubles(name, nodes[name], name in draining)]
+    warnings += sharing.troubles(nodes)
+    if not parts.settings.redis.verify:
+        warnings.append(sharing.UNVERIFIED)
     if counts["target"] and not counts["pool"] and not counts["booting"]:
         warnings.append("the pool is empty and nothing is booting")
     if shortage := await parts.store.memory_shortage():

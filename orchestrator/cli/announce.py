@@ -16,7 +16,9 @@ import httpx
 from rich.console import Console
 from rich.markup import escape
 
+from orchestrator import clients
 from orchestrator.cli.secrets import kept
+from orchestrator.errors import StoreUnavailable
 from orchestrator.settings import Settings
 
 #: Seconds after which it says what is missing; the node goes on trying.
@@ -52,6 +54,7 @@ def main() -> None:
                 and health["sessions"]["pool"] >= health["sessions"]["target"]
                 and _node_up(health, settings.node_id, since)
                 and _ready(client)
+                and _let_in(console, settings, said)
             ):
                 _show_up(console, settings, health, time.monotonic() - started)
                 return
@@ -91,6 +94,16 @@ def _ready(client: httpx.Client) -> bool:
         return client.get("/readyz").is_success
     except httpx.HTTPError:
         return False
+
+
+def _let_in(console: Console, settings: Settings, said: set[str]) -> bool:
+    """Return whether each kind of client gets into Redis; says why not."""
+    try:
+        refused = clients.refusal(settings)
+    except StoreUnavailable:
+        return False
+    _warn(console, {"warnings": [refused] if refused else []}, said)
+    return refused is None
 
 
 def _node_up(health: dict[str, Any], node_id: str, since: float) -> bool:

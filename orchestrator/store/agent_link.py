@@ -25,6 +25,14 @@ class AgentLink:
         self._blocking = connect_blocking(redis, name=f"agent.{agent_id[:16]}.inbox", max_connections=1)
         self._scripts = Scripts(self._redis, getattr(self._redis, "prefix", ""))
 
+    async def check(self) -> None:
+        """Raise `StoreUnavailable` when one of the two connections does not get in."""
+        try:
+            await self._redis.ping()
+            await self._blocking.ping()
+        except RedisError as failure:
+            raise translate(failure) from failure
+
     async def ready(self, pid: int) -> str | None:
         """Say that this agent is warm. Returns the id of a session that was already waiting for it."""
         return await self._scripts.call("agent_ready", args=[self.agent_id, pid]) or None

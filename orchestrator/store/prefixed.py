@@ -11,10 +11,10 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 
 #: Commands by where their keys stand among the arguments.
-_SPANS: dict[str, tuple[int, int | None]] = {
+SPANS: dict[str, tuple[int, int | None]] = {
     **dict.fromkeys(
-        "EXPIRE GET HDEL HGET HGETALL HINCRBY HMGET HSET HSETNX INCR INCRBY LLEN LPUSH LRANGE LREM LTRIM RPUSH SADD SCARD SET "
-        "SISMEMBER SMEMBERS SREM ZADD ZCARD ZRANGE ZRANGEBYSCORE ZRANK ZREM ZREMRANGEBYSCORE ZREVRANGE XRANGE "
+        "EXPIRE GET HDEL HGET HGETALL HINCRBY HMGET HSET HSETNX INCR INCRBY LLEN LPUSH LRANGE LREM LTRIM RPUSH SADD "
+        "SCARD SET SISMEMBER SMEMBERS SREM ZADD ZCARD ZRANGE ZRANGEBYSCORE ZRANK ZREM ZREMRANGEBYSCORE ZREVRANGE XRANGE "
         "XREVRANGE".split(),
         (0, 1),
     ),
@@ -44,7 +44,7 @@ def _span(name: str, rest: list[Any]) -> tuple[int, int | None]:
     if name.startswith(("SCRIPT", "CLIENT")):
         return 0, 0
     try:
-        return _SPANS[name]
+        return SPANS[name]
     except KeyError:
         raise ValueError(f"which of the arguments of {name} are keys is not known to REDIS_PREFIX") from None
 

