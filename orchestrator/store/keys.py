@@ -18,6 +18,7 @@ SCHEMA = "schema"  #: hash: version of what is written here, and of the oldest t
 MEMORY_LOW = "pool:memory_low"  #: why no agent is started, while memory is low
 POOL_SIZING = "pool:sizing"  #: hash: the target that POOL_AUTO chose, and why
 BREAKER = "pool:breaker"
+FAILING = "pool:failing"
 POLICY = "policy"
 DEADLINES = "deadlines"
 LIVEKIT_DOWN = "livekit:down"  #: why LiveKit does not answer, while it does not

@@ -92,6 +92,12 @@ class Pool(Base):
         return Breaker(state, failures, fields.get("cause"), max(0.0, left))
 
     @translated
+    async def failing_calls(self) -> tuple[int, str]:
+        """Return how many calls in a row have lost an agent that lived and served no more, and why the last one did."""
+        fields = await self._redis.hgetall(keys.FAILING)
+        return int(fields.get("calls", 0)), fields.get("cause", "")
+
+    @translated
     async def close_breaker(self) -> None:
         """Close the breaker by hand: boots are tried at once again."""
         async with self._redis.pipeline(transaction=True) as pipe:

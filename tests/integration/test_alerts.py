@@ -116,6 +116,44 @@ async def test_many_errors_are_told_few_are_not(told: Told) -> None:
     assert await told.kinds() == ["error_rate.normal"]
 
 
+async def test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_answered(
+    told: Told, valkey_url: str
+) -> None:
+    """Each call counts once, however many agents it loses; a greeting alone is no answer."""
+    refused = "pipeline_failed: the language model refuses the key (401)"
+
+    async def call(user: str, *causes: str, say: str = "") -> None:
+        """Have a call that loses its agents one by one, says what is said, and ends."""
+        await warm(told.store, valkey_url, len(causes) + 1)
+        session = (await assign(told.store, user)).session_id
+        for cause in causes:
+            link = AgentLink(valkey_url, await serve(told, valkey_url, session))
+            await link.failed(cause)
+            await link.close()
+        link = AgentLink(valkey_url, await serve(told, valkey_url, session))
+        for role in say.split():
+            await link.turn(session, {"role": role, "text": "…", "at": 0})
+        await link.close()
+        await told.store.end_session(session, "ended", "stopped by request")
+
+    def agents(alerts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [alert for alert in alerts if alert["type"].startswith("agents.")]
+
+    await call("ada", refused, refused, say="agent user")
+    await call("bob", "agent_error: ValueError: no", say="agent user")
+    await call("eve", "killed by signal 9", say="agent")
+    assert agents(await told.look()) == []
+    assert await told.store.failing_calls() == (2, "agent_error: ValueError: no")
+    await call("kim", refused, say="agent user agent")
+    (alert,) = agents(await told.look())
+    assert (alert["type"], alert["data"]) == ("agents.failing", {"calls": 3, "cause": refused})
+    assert 0 < told.raw.ttl("pool:failing") <= 3600
+    await call("lea", say="agent user agent")
+    (alert,) = agents(await told.look())
+    assert (alert["type"], alert["data"]["calls"]) == ("agents.serving", 0)
+    assert await told.store.failing_calls() == (0, "")
+
+
 async def test_a_takeover_is_told_when_it_begins_and_when_it_is_over(told: Told, valkey_url: str) -> None:
     await warm(told.store, valkey_url, 2)
     session = (await assign(told.store, "ada")).session_id

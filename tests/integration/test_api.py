@@ -286,6 +286,18 @@ async def test_agents_do_not_boot(http: httpx.AsyncClient, store: Store, raw: re
     assert raw.llen("pool:wake:api-test") == 1
 
 
+async def test_agents_that_live_and_serve_no_more_in_three_calls_in_a_row_are_a_warning(
+    http: httpx.AsyncClient, store: Store, raw: redis.Redis
+) -> None:
+    raw.hset("pool:failing", mapping={"calls": 2, "cause": "pipeline_failed: the voice is out of credit (402)"})
+    assert "serve no more" not in str((await http.get("/api/health")).json()["warnings"])
+    raw.hincrby("pool:failing", "calls", 1)
+    assert (
+        "agents live and serve no more, in the last 3 calls in a row: "
+        "pipeline_failed: the voice is out of credit (402)" in (await http.get("/api/health")).json()["warnings"]
+    )
+
+
 async def beat(store: Store, node: str = "api-test") -> None:
     await store.beat_node(node, {"pid": 1, "host": 1, "lastBeat": 1, "canaryAge": 0}, 30)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents import voice
+from agents import providers, voice
 from agents.offline import speech
 
 
@@ -53,18 +53,18 @@ def test_no_word_is_lost_between_pieces(text: str) -> None:
 
 
 def test_it_is_offline_until_a_key_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    groups = (voice.STT_PROVIDERS, voice.LLM_PROVIDERS, voice.TTS_PROVIDERS)
+    groups = (providers.STT_PROVIDERS, providers.LLM_PROVIDERS, providers.TTS_PROVIDERS)
     for provider in {provider for group in groups for provider in group}:
         monkeypatch.delenv(provider.key, raising=False)
-    assert [voice.chosen(group) for group in groups] == [None, None, None]
+    assert [providers.chosen(group) for group in groups] == [None, None, None]
     monkeypatch.setenv("DEEPGRAM_API_KEY", "k")
-    assert [found.plugin if (found := voice.chosen(group)) else None for group in groups] == [
+    assert [found.plugin if (found := providers.chosen(group)) else None for group in groups] == [
         "deepgram",
         None,
         "deepgram",
     ]
     monkeypatch.setenv("OPENAI_API_KEY", "k")
-    assert [found.plugin if (found := voice.chosen(group)) else None for group in groups] == [
+    assert [found.plugin if (found := providers.chosen(group)) else None for group in groups] == [
         "deepgram",
         "openai",
         "deepgram",
@@ -72,7 +72,7 @@ def test_it_is_offline_until_a_key_is_set(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_key_without_its_plugin_says_what_to_install() -> None:
-    missing = voice.Provider("SOME_API_KEY", "no_such_plugin", "STT")
+    missing = providers.Provider("SOME_API_KEY", "no_such_plugin", "STT")
     for use in (missing.load, missing.make):
         with pytest.raises(ModuleNotFoundError, match=r"SOME_API_KEY is set.*\[providers\]"):
             use()

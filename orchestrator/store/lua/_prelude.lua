@@ -30,6 +30,10 @@ local MOST_REPLACEMENTS = 2
 local FOUND_DEAD = 'found dead at assignment'
 -- A call leaves a node that stops: nobody has failed, so it is not counted against the session.
 local HANDED_OVER = 'node_draining: the node stops, the call goes on elsewhere'
+-- What an agent says when its process lives and serves no more. After so many calls in a row that lost an agent so, the
+-- operator is warned; an hour after the last one nothing is said of it.
+local SERVES_NO_MORE = {pipeline_failed = true, agent_error = true}
+local FAILING_CALLS, FAILING_SECONDS = 3, 3600
 -- What is left of a node's record (10 s, renewed every second) when it has missed two beats: others are asked first.
 local LATE_MS = 7500
 -- The share of errors is that of the sessions that were over within so many minutes.
@@ -590,6 +594,23 @@ local function session_in(room)
   return state and next(SESSION_MOVES[state]) and id or nil
 end
 
+-- A call is counted once when its agent lives and serves no more: the next agents may all fail for the same reason.
+local function count_failing(session, cause)
+  if not SERVES_NO_MORE[string.match(cause, '^(%a+_%a+): ')] then return end
+  if redis.call('HSETNX', 'session:' .. session, 'failing', 1) == 0 then return end
+  redis.call('HINCRBY', 'pool:failing', 'calls', 1)
+  redis.call('HSET', 'pool:failing', 'cause', cause)
+  redis.call('EXPIRE', 'pool:failing', FAILING_SECONDS)
+end
+
+-- Whether an agent has answered: what was said last is its, and what came before it the user's. An agent that keeps no
+-- turns has served by being there.
+local function answered(id)
+  local turns = redis.call('LRANGE', 'session:' .. id .. ':conversation', -2, -1)
+  if #turns == 0 then return get('session:' .. id, 'activeAt') end
+  return #turns == 2 and cjson.decode(turns[1]).role == 'user' and cjson.decode(turns[2]).role == 'agent'
+end
+
 -- Close the books of a session in whatever live state it is; the bound agent is told to leave.
 local function close_session(id, to, reason)
   local key = 'session:' .. id
@@ -600,6 +621,8 @@ local function close_session(id, to, reason)
     redis.call('HDEL', key, 'takeoverAt')
   end
   move_session(id, to, 'reason', reason, 'endedAt', NOW)
+  if to == 'error' then count_failing(id, reason)
+  elseif not get(key, 'failing') and answered(id) then redis.call('DEL', 'pool:failing') end
   redis.call('DEL', key .. ':payload', key .. ':conversation')
   -- Its room is deleted by whichever node looks next, and again until that has worked.
   if get(key, 'agentIds') then expect('close', id, CLOSE_MS) end
@@ -652,6 +675,7 @@ local function replace_agent(session, agent, cause)
   local fields = redis.call('HMGET', key, 'agentId', 'status', 'activeAt')
   if fields[1] ~= agent or (fields[2] ~= 'ready' and fields[2] ~= 'active') then return '' end
   redis.call('HSET', key, 'cause', cause)
+  count_failing(session, cause)
   -- Before the call began nobody has noticed: that is a replacement, and does not count as a takeover.
   local name, most = 'replacement', MOST_REPLACEMENTS
   if fields[3] then name, most = 'takeover', policy('takeover') == 0 and 0 or policy('maxTakeovers') or 2 end

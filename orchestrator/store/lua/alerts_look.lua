@@ -6,7 +6,7 @@
 -- Returns the names of what is wrong now
 --
 -- alerts  hash  {name}: since when it is told as wrong (ms); {name}:since: since when it differs from what was told
--- pool:target string, pool:ready set, pool:breaker hash, outcomes:{n} hash, nodes set, nodes:draining set
+-- pool:target string, pool:ready set, pool:breaker hash, pool:failing hash, outcomes:{n} hash, nodes set, nodes:draining set
 -- alert:{id} string, deadlines zset
 local EMPTY_MS, FILLED_MS = 15000, 5000
 local MOST_ERRORS, LEAST_SESSIONS, NORMAL_MS = 0.1, 10, 60000
@@ -41,6 +41,10 @@ watch('pool', target > 0 and warm == 0 and in_service(), 'pool.empty', EMPTY_MS,
 
 watch('breaker', circuit_open(), 'breaker.opened', 0, 'breaker.closed', 0, {
   cause = get('pool:breaker', 'cause'), failures = tonumber(get('pool:breaker', 'failures') or 0)})
+
+local calls = tonumber(get('pool:failing', 'calls') or 0)
+watch('agents', calls >= FAILING_CALLS, 'agents.failing', 0, 'agents.serving', 0, {
+  calls = calls, cause = get('pool:failing', 'cause')})
 
 local ended, errors, minute = 0, 0, math.floor(NOW / 60000)
 for back = 0, OUTCOME_MINUTES - 1 do

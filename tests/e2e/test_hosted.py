@@ -1,0 +1,61 @@
+"""A node whose voices are all hosted, by stand-ins, on a machine without offline speech: people talk with it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agents.caller import Call
+from tests.e2e.test_voice import A_TIME, ask, words
+from tests.support.hosted import CANARY, Hosted, hosted
+from tests.support.node import Node
+from tests.support.processes import poll
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[Hosted]:
+    with hosted() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def node(short_folder: Path, models: Hosted) -> Iterator[Node]:
+    folder = short_folder / "hosted"
+    folder.mkdir()
+    keys = models.environment("deepgram", "anthropic", "cartesia")
+    with Node(folder, POOL_TARGET=2, AGENT_MODULE="tests.support.hosted_agent", **keys) as found:
+        yield found
+
+
+async def test_it_talks_asks_again_after_a_failed_turn_and_hangs_up(node: Node, models: Hosted) -> None:
+    models.asked.clear()
+    async with Call(node.url, "grace") as call:
+        assert "help you" in words((await call.heard()).text())
+        await ask(call, "What time is it?", A_TIME)
+        assert models.used() == {"stt", "llm", "tts"}
+        models.fail("llm", "529")
+        await call.say("What time is it?")
+        assert "say it again" in words((await call.heard()).text())
+        models.mend()
+        await ask(call, "What time is it?", A_TIME)
+        await call.say("Okay, goodbye.")
+        assert "goodbye" in words((await call.heard()).text())
+        await call.gone()
+    ended = node.session(call.session_id)
+    assert (ended["status"], ended["reason"], ended["takeovers"]) == ("ended", "the agent hung up", 0)
+
+
+async def test_a_key_that_is_refused_ends_the_call_with_a_sentence_and_its_kind(node: Node, models: Hosted) -> None:
+    models.fail("llm", "401")
+    async with Call(node.url, "ada") as call:
+        await call.heard()
+        await call.say("What time is it?")
+        assert "ends our call" in words((await call.heard()).text())
+        await call.gone()
+    models.mend()
+    ended = poll(lambda: (found := node.session(call.session_id))["status"] == "error" and found, "the session is over")
+    assert ended["reason"] == "pipeline_failed: the language model refuses the key (401)"
+    assert ended["takeovers"] == 0, "no other agent fares better"
+    logs = node.logs(call.session_id)
+    assert any(ended["reason"] in line for line in logs)
+    assert not any(CANARY in line for line in logs)

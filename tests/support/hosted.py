@@ -1,0 +1,398 @@
+"""Local stand-ins of hosted models, for LiveKit's real plugins: OpenAI, Anthropic, Deepgram and Cartesia.
+
+They speak with the offline voice and hear with the offline recogniser, so that a whole hosted conversation can
+be had without a key and without a network. Each part (`llm`, `stt`, `tts`) can be told to fail in many ways.
+"""
+
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Literal, Self
+
+import av
+import numpy as np
+from aiohttp import WSMsgType, web
+from livekit import rtc
+from numpy.typing import NDArray
+
+from agents.offline import speech
+from agents.offline.reply import Conversation
+from tests.support.processes import free_ports
+
+Part = Literal["llm", "stt", "tts"]
+#: An HTTP status, or: the connection is refused by a reset; nothing is answered; what is answered is no protocol;
+#: the answer breaks off in its middle; no credit, as OpenAI says it.
+Failure = Literal["401", "402", "404", "429", "500", "503", "529", "reset", "hang", "garbage", "cut", "quota"]
+#: What no log and no reason may ever hold: providers do write such things into their errors.
+CANARY = "sk-canary-0123456789abcdef"
+TTS_RATE, STT_RATE = 24_000, 16_000
+_GARBAGE = "<html>}{ this is no model's answer"
+_LOUD, _QUIET_SECONDS = 200.0, 0.35
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Hosted:
+    """All of them on one port of loopback, in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.port = free_ports()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.asked: list[tuple[str, str]] = []  #: part and path of every request
+        self._failures: dict[str, tuple[Failure, int]] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="hosted models")
+        self._ready, self._over = threading.Event(), asyncio.Event()
+
+    # What tests use
+
+    def environment(self, *vendors: Literal["openai", "anthropic", "deepgram", "cartesia"]) -> dict[str, str]:
+        """Return the environment variables by which an agent uses these vendors, with their stand-ins."""
+        found = {}
+        for vendor in vendors:
+            found[f"{vendor.upper()}_API_KEY"] = f"key-of-{vendor}"
+            found[f"{vendor.upper()}_BASE_URL"] = f"{self.url}/v1" if vendor == "openai" else self.url
+        return found
+
+    def fail(self, part: Part, how: Failure, times: int = 1_000_000) -> None:
+        """Have the next requests to a part fail."""
+        self._failures[part] = how, times
+
+    def mend(self) -> None:
+        """Have everything work again."""
+        self._failures.clear()
+
+    def used(self) -> set[str]:
+        """Return the parts that were asked for something."""
+        return {part for part, _ in self.asked}
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(20), "the stand-ins do not listen"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    # The server
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        app = web.Application(client_max_size=2**26)
+        routes: list[tuple[str, str, Part, Handler]] = [
+            ("POST", "/v1/chat/completions", "llm", self._openai_chat),
+            ("POST", "/v1/audio/speech", "tts", self._openai_speech),
+            ("POST", "/v1/audio/transcriptions", "stt", self._openai_transcription),
+            ("POST", "/v1/messages", "llm", self._anthropic),
+            ("GET", "/v1/listen", "stt", self._deepgram_listen),
+            ("GET", "/v1/speak", "tts", self._deepgram_speak),
+            ("POST", "/v1/speak", "tts", self._plain_speech),
+            ("GET", "/tts/websocket", "tts", self._cartesia),
+            ("POST", "/tts/bytes", "tts", self._plain_speech),
+        ]
+        for method, path, part, handler in routes:
+            app.router.add_route(method, path, self._guarded(part, handler))
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        self._ready.set()
+        await self._over.wait()
+        await runner.cleanup()
+
+    def _guarded(self, part: Part, handler: Handler) -> Handler:
+        """Note the request, check its key, and fail where that is wanted before anything is answered."""
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            self.asked.append((part, request.path))
+            names = ("Authorization", "x-api-key", "X-API-Key")
+            given = next((request.headers[name] for name in names if name in request.headers), "")
+            how = self._failing(part)
+            if "key-of-" not in given:
+                how = "401"
+            request["how"] = how
+            if how in {"garbage", "cut", "hang"} and request.headers.get("Upgrade"):
+                return await _bad_websocket(request, how)
+            if how and how not in {"cut"}:
+                return await _bad_answer(request, how)
+            return await handler(request)
+
+        return answer
+
+    def _failing(self, part: str) -> Failure | None:
+        how, times = self._failures.get(part, (None, 0))
+        if how is None or times <= 0:
+            return None
+        self._failures[part] = how, times - 1
+        return how
+
+    # OpenAI
+
+    async def _openai_chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        text, over = reply(body["messages"])
+        stream = await _event_stream(request)
+        about = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
+
+        def chunk(delta: dict[str, Any], finish: str | None = None) -> str:
+            choices = [{"index": 0, "delta": delta, "finish_reason": finish}]
+            return f"data: {json.dumps(about | {'choices': choices})}\n\n"
+
+        if over and body.get("tools"):
+            call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "hang_up", "arguments": "{}"}}
+            await stream.write(chunk({"role": "assistant", "tool_calls": [call]}).encode())
+            await stream.write(chunk({}, "tool_calls").encode())
+        else:
+            for number, word in enumerate(text.split(" ")):
+                await stream.write(chunk({"role": "assistant", "content": word + " "}).encode())
+                if number and request["how"] == "cut":
+                    return _abort(request, stream)
+            await stream.write(chunk({}, "stop").encode())
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        await stream.write(f"data: {json.dumps(about | {'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n".encode())
+        await stream.write_eof()
+        return stream
+
+    async def _openai_speech(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        sound = await self._spoken(body["input"])
+        coded = await asyncio.to_thread(_mp3, sound)
+        stream = await _event_stream(request)
+        for start in range(0, len(coded), 4096):
+            delta = base64.b64encode(coded[start : start + 4096]).decode()
+            await stream.write(f"data: {json.dumps({'type': 'speech.audio.delta', 'audio': delta})}\n\n".encode())
+            if request["how"] == "cut":
+                return _abort(request, stream)
+        usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
+        await stream.write(f"data: {json.dumps({'type': 'speech.audio.done', 'usage': usage})}\n\n".encode())
+        await stream.write_eof()
+        return stream
+
+    async def _openai_transcription(self, request: web.Request) -> web.StreamResponse:
+        form = await request.post()
+        file = form["file"]
+        assert isinstance(file, web.FileField)
+        text = await asyncio.to_thread(_heard_in_wav, file.file.read())
+        return web.json_response({"text": text})
+
+    # Anthropic
+
+    async def _anthropic(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        text, over = reply(body["messages"])
+        stream = await _event_stream(request)
+
+        async def event(kind: str, **fields: Any) -> None:
+            await stream.write(f"event: {kind}\ndata: {json.dumps({'type': kind} | fields)}\n\n".encode())
+
+        usage = {"input_tokens": 1, "output_tokens": 1}
+        message = {
+            "id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": body["model"],
+            "stop_reason": None, "stop_sequence": None, "usage": usage,
+        }  # fmt: skip
+        await event("message_start", message=message)
+        if over and body.get("tools"):
+            tool = {"type": "tool_use", "id": "toolu_1", "name": "hang_up", "input": {}}
+            await event("content_block_start", index=0, content_block=tool)
+            await event("content_block_delta", index=0, delta={"type": "input_json_delta", "partial_json": "{}"})
+        else:
+            await event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+            for number, word in enumerate(text.split(" ")):
+                await event("content_block_delta", index=0, delta={"type": "text_delta", "text": word + " "})
+                if number and request["how"] == "cut":
+                    return _abort(request, stream)
+        await event("content_block_stop", index=0)
+        reason = {"stop_reason": "tool_use" if over else "end_turn", "stop_sequence": None}
+        await event("message_delta", delta=reason, usage={"output_tokens": 1})
+        await event("message_stop")
+        await stream.write_eof()
+        return stream
+
+    # Deepgram
+
+    async def _deepgram_listen(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        utterance: list[NDArray[np.int16]] = []
+        quiet = 0.0
+        async for message in socket:
+            if message.type == WSMsgType.BINARY:
+                piece = np.frombuffer(message.data, dtype=np.int16)
+                loud = piece.size and np.sqrt(np.mean(piece.astype(np.float32) ** 2)) > _LOUD
+                if loud and not utterance:
+                    await socket.send_json({"type": "SpeechStarted", "channel": [0], "timestamp": 0.0})
+                if loud or utterance:
+                    utterance.append(piece)
+                quiet = 0.0 if loud else quiet + piece.size / STT_RATE
+            asked = message.type == WSMsgType.TEXT and json.loads(message.data)["type"]
+            if utterance and (quiet > _QUIET_SECONDS or asked in {"Finalize", "CloseStream"}):
+                text = await asyncio.to_thread(speech.recogniser().hear, np.concatenate(utterance))
+                utterance, quiet = [], 0.0
+                await socket.send_json(_deepgram_result(text))
+            if asked == "CloseStream":
+                break
+        await socket.close()
+        return socket
+
+    async def _deepgram_speak(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        text = ""
+        async for message in socket:
+            asked = json.loads(message.data)
+            if asked["type"] == "Speak":
+                text += asked["text"]
+            elif asked["type"] == "Flush":
+                for piece in _pieces(await self._spoken(text)) if text.strip() else ():
+                    await socket.send_bytes(piece)
+                text = ""
+                await socket.send_json({"type": "Flushed", "sequence_id": 0})
+            elif asked["type"] == "Close":
+                break
+        await socket.close()
+        return socket
+
+    # Cartesia
+
+    async def _cartesia(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            asked = json.loads(message.data)
+            about = {"context_id": asked["context_id"], "status_code": 206, "done": False}
+            if asked["transcript"].strip():
+                sound = await self._spoken(asked["transcript"])
+                for piece in _pieces(sound):
+                    await socket.send_json(about | {"type": "chunk", "data": base64.b64encode(piece).decode()})
+            if not asked["continue"]:
+                await socket.send_json(about | {"type": "done", "done": True, "status_code": 200})
+        return socket
+
+    async def _plain_speech(self, request: web.Request) -> web.StreamResponse:
+        """Deepgram's and Cartesia's way to get the whole sound of a text at once."""
+        body = await request.json()
+        sound = await self._spoken(body.get("text") or body["transcript"])
+        return web.Response(body=sound.tobytes(), content_type="audio/pcm")
+
+    async def _spoken(self, text: str) -> NDArray[np.int16]:
+        return await asyncio.to_thread(_speak, text)
+
+
+@contextlib.contextmanager
+def hosted() -> Iterator[Hosted]:
+    """Run the stand-ins."""
+    with Hosted() as found:
+        yield found
+
+
+def reply(messages: list[dict[str, Any]]) -> tuple[str, bool]:
+    """Return what the model answers to a conversation, and whether that is to hang up."""
+    turns = [(message["role"], _text(message)) for message in messages if message["role"] in {"user", "assistant"}]
+    turns = [(role, text) for role, text in turns if text]
+    conversation = Conversation()
+    heard = turns.pop()[1] if turns and turns[-1][0] == "user" else ""
+    conversation.resume(("user" if role == "user" else "agent", text) for role, text in turns)
+    return conversation.answer(heard), conversation.over
+
+
+def _text(message: dict[str, Any]) -> str:
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content.strip()
+    return " ".join(part["text"] for part in content if part.get("type") == "text").strip()
+
+
+def _speak(text: str) -> NDArray[np.int16]:
+    sound = np.concatenate([speech.voice().speak(piece) for piece in speech.in_pieces(text)])
+    wanted = np.arange(0, len(sound), speech.TTS_RATE / TTS_RATE)
+    return np.interp(wanted, np.arange(len(sound)), sound).astype(np.int16)
+
+
+def _pieces(sound: NDArray[np.int16]) -> Iterator[bytes]:
+    step = TTS_RATE // 10
+    for start in range(0, len(sound), step):
+        yield sound[start : start + step].tobytes()
+
+
+def _mp3(sound: NDArray[np.int16]) -> bytes:
+    target = io.BytesIO()
+    with av.open(target, "w", format="mp3") as container:
+        stream = container.add_stream("mp3", rate=TTS_RATE)
+        stream.layout = "mono"  # type: ignore[union-attr]
+        frame = av.AudioFrame.from_ndarray(sound.reshape(1, -1), format="s16", layout="mono")
+        frame.sample_rate = TTS_RATE
+        for packet in [*stream.encode(frame), *stream.encode(None)]:  # type: ignore[union-attr, call-overload]
+            container.mux(packet)
+    return target.getvalue()
+
+
+def _heard_in_wav(data: bytes) -> str:
+    with av.open(io.BytesIO(data)) as container:
+        resampler = av.AudioResampler(format="s16", layout="mono", rate=STT_RATE)
+        frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+    return speech.recogniser().hear(np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames]))
+
+
+def _deepgram_result(text: str) -> dict[str, Any]:
+    words = [
+        {"word": word, "punctuated_word": word, "start": 0.0, "end": 0.1, "confidence": 1.0} for word in text.split()
+    ]
+    return {
+        "type": "Results", "is_final": True, "speech_final": True, "start": 0.0, "duration": 1.0,
+        "channel_index": [0, 1], "metadata": {"request_id": "1"},
+        "channel": {"alternatives": [{"transcript": text, "confidence": 1.0, "words": words}]},
+    }  # fmt: skip
+
+
+async def _event_stream(request: web.Request) -> web.StreamResponse:
+    stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", "x-request-id": "1"})
+    await stream.prepare(request)
+    return stream
+
+
+def _abort(request: web.Request, stream: web.StreamResponse) -> web.StreamResponse:
+    assert isinstance(request.transport, asyncio.Transport)
+    request.transport.abort()
+    return stream
+
+
+async def _bad_answer(request: web.Request, how: str) -> web.StreamResponse:
+    if how == "hang":
+        await asyncio.sleep(3600)
+    if how == "reset":
+        return _abort(request, web.Response())
+    if how == "garbage":
+        kind = "text/event-stream" if "audio" not in request.path else "application/json"
+        return web.Response(text=f"data: {_GARBAGE}\n\n", content_type=kind)
+    code, status = ("insufficient_quota", 429) if how == "quota" else ("error", int(how))
+    error = {"message": f"Incorrect API key provided: {CANARY}", "type": code, "code": code}
+    return web.json_response({"type": "error", "error": error}, status=status)
+
+
+async def _bad_websocket(request: web.Request, how: str) -> web.StreamResponse:
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    if how == "garbage":
+        await socket.send_str(_GARBAGE)
+    async for _ in socket:
+        if how == "cut":
+            break
+    await socket.close(code=1011)
+    return socket
+
+
+async def first_frames(stream: AsyncIterator[Any]) -> list[rtc.AudioFrame]:
+    """Return the sound of a synthesis."""
+    return [event.frame async for event in stream]
