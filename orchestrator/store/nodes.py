@@ -41,8 +41,8 @@ class Nodes(Base):
             if_silent: only when it still says nothing of itself.
         """
         queue = keys.node_queue(node)
-        names, args = [queue, keys.bindings(queue)], [node, int(for_good), int(if_silent)]
-        return bool(await self._scripts.call("node_forget", names, args))
+        names = [queue, keys.bindings(queue)]
+        return bool(await self._scripts.call("node_forget", names, [node, int(for_good), int(if_silent)]))
 
     @translated
     async def vanished(self) -> set[str]:
