@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from livekit import rtc
 
-#: Participants that are people (or phone lines), not machinery.
-USER_KINDS = frozenset({rtc.ParticipantKind.PARTICIPANT_KIND_STANDARD, rtc.ParticipantKind.PARTICIPANT_KIND_SIP})
+from orchestrator import presence
+
 STATE_ATTRIBUTE = "lk.agent.state"
 
 
@@ -92,14 +92,14 @@ class AgentContext:
         self.goodbyes: list[Goodbye] = []
         room.on("participant_connected", self.look)
         room.on("participant_disconnected", self.look)
+        room.on("participant_attributes_changed", self.look)
         room.on("disconnected", self._on_disconnected)
         self.look()
 
     @property
     def user(self) -> rtc.RemoteParticipant | None:
-        """The user, while in the room."""
-        users = (p for p in self.room.remote_participants.values() if p.kind in USER_KINDS)
-        return next(users, None)
+        """The user, while in the room and on the line: a phone that rings is nobody yet."""
+        return next(filter(_on_the_line, self.room.remote_participants.values()), None)
 
     async def wait_for_user(self) -> rtc.RemoteParticipant:
         """Return the user, as soon as they are in the room."""
@@ -146,17 +146,20 @@ class AgentContext:
             self.leaving.set_result((outcome, reason))
 
     def look(self, *about: object) -> None:
-        """Look whether the user is in the room; called at every coming and going."""
-        present = self.user is not None
-        people = (each for each in about if isinstance(each, rtc.RemoteParticipant) and each.kind in USER_KINDS)
-        user = next(people, None)
+        """Look whether the user is there; called when somebody comes, goes, answers or hangs up."""
+        before, present = self.user_present.is_set(), self.user is not None
+        people = (each for each in about if isinstance(each, rtc.RemoteParticipant) and _kind(each))
+        # One that was never on the line, a phone that rang in vain, has not been here.
+        user = next((each for each in people if before or _on_the_line(each)), None)
         if present or user:
             self.user_seen.set()
-        if user and not present:
+        if present:
+            self.user_lost = False
+        elif user:
             reason = user.disconnect_reason
             self.user_lost = reason in _LOST
             self.log.info("the user is gone (%s)", rtc.DisconnectReason.Name(reason) if reason else "nobody says why")
-        if present is not self.user_present.is_set() or (self.user_seen.is_set() and not present):
+        if present is not before or (user and not present):
             self.presence_changed.set()
         (self.user_present.set if present else self.user_present.clear)()
 
@@ -168,3 +171,13 @@ class AgentContext:
             self.leave(f"room closed ({name})")
         else:
             self.hand_over(f"room_lost: {name}")
+
+
+def _kind(who: rtc.RemoteParticipant) -> str | None:
+    """Return the kind of a participant that is a person, None of one that is not."""
+    name = rtc.ParticipantKind.Name(who.kind).removeprefix("PARTICIPANT_KIND_")
+    return name if name in presence.USER_KINDS else None
+
+
+def _on_the_line(who: rtc.RemoteParticipant) -> bool:
+    return presence.answered(_kind(who) or "", who.attributes)

@@ -34,6 +34,7 @@ from agents.context import AgentContext, Turn
 from orchestrator import faults
 from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
 from orchestrator.logs import lose_what_is_refused
+from orchestrator.refusals import Refusal, WithoutTokens
 from orchestrator.settings import NodeSettings, load
 from orchestrator.store.agent_link import TURNS, AgentLink
 
@@ -74,6 +75,8 @@ def run(entrypoint: Entrypoint, agent_id: str | None = None) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr, force=True
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(WithoutTokens())
     # LiveKit's own chatter is about every connection; what goes wrong it says at WARNING.
     logging.getLogger("livekit").setLevel(logging.WARNING)
     faulthandler.enable()
@@ -247,7 +250,8 @@ class Runtime:
                 await room.disconnect()
 
     async def _connect(self, context: AgentContext, assignment: dict[str, Any]) -> None:
-        """Join the room. LiveKit may be away for a while: tries until the store gives this agent up."""
+        """Join the room. LiveKit may be away for a while: tries until the store gives this agent up. What LiveKit would
+        refuse any agent ends the session."""
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(rtc.ConnectError),
             wait=wait_exponential_jitter(initial=0.2, max=3),
@@ -258,7 +262,21 @@ class Runtime:
             ),
         ):
             with attempt:
-                await context.room.connect(self._livekit_url, assignment["token"], rtc.RoomOptions(auto_subscribe=True))
+                try:
+                    await context.room.connect(
+                        self._livekit_url, assignment["token"], rtc.RoomOptions(auto_subscribe=True)
+                    )
+                except rtc.ConnectError as failure:
+                    await self._refused(context, Refusal.read(failure))
+                    raise
+
+    async def _refused(self, context: AgentContext, refusal: Refusal | None) -> None:
+        if refusal is None:
+            return
+        if refusal.no_room:
+            await self._say(context, lambda: self._link.no_room(refusal.words))
+        elif refusal.permanent:
+            context.leave(f"join_refused: LiveKit refuses the agent: {refusal.words}", failed=True)
 
     async def _enter(self, context: AgentContext) -> None:
         try:

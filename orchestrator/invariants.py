@@ -50,7 +50,7 @@ _AGENT_WAITS = {
     AgentState.RUNNING: ("beat",),
     AgentState.STOPPING: ("stop",),
 }
-_SESSION_DEADLINES = frozenset({"queue", "start", "join", "user", "gone", "max", "goodbye", "job"})
+_SESSION_DEADLINES = frozenset({"queue", "start", "join", "user", "gone", "max", "goodbye", "job", "room"})
 _AGENT_DEADLINES = frozenset({"boot", "beat", "stop"})
 
 

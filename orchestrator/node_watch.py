@@ -143,7 +143,13 @@ class NodeWatch:
             rooms: Rooms | None = None
             if settings.livekit_url and settings.livekit_api_key and settings.livekit_api_secret:
                 secret = settings.livekit_api_secret.get_secret_value()
-                rooms = Rooms(settings.livekit_url, settings.livekit_api_key, secret)
+                rooms = Rooms(
+                    settings.livekit_url,
+                    settings.livekit_api_key,
+                    secret,
+                    empty_seconds=settings.room_empty_seconds,
+                    departure_seconds=settings.room_departure_seconds,
+                )
                 await stack.enter_async_context(rooms)
                 self._reconciler = Reconciler(self._store, rooms, settings.agent_token_seconds)
             self._logs = LogShipper(self._store, settings.agents_dir, settings.log_lines)
@@ -333,6 +339,8 @@ class NodeWatch:
                 await self.refill()
             case "look" if self._reconciler:
                 await self._reconciler.look(action.id)
+            case "room" if self._reconciler:
+                await self._reconciler.make(action.id)
             case "reconcile" if self._reconciler:
                 await self._reconciler.all()
             case "alert":

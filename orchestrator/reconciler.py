@@ -95,6 +95,18 @@ class Reconciler:
                 return
         await self._store.room_closed(session_id)
 
+    async def make(self, session_id: str) -> None:
+        """Make the room of a session whose agent found none: LiveKit makes none by itself. The agent asks again."""
+        session = await self._store.session(session_id)
+        if session is None or not session.live:
+            return
+        try:
+            await self._rooms.create(session.room_name)
+        except LiveKitUnavailable as failure:
+            log.warning("room not made: %s", failure.detail)
+        else:
+            await self._store.room_made(session_id)
+
     async def _leave(self, room: str) -> None:
         newest = await self._store.session(await self._store.session_in(room) or "")
         if newest is not None and newest.live:

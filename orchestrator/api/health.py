@@ -1,7 +1,7 @@
 """Health: for people (`/api/health`), for restarts (`/livez`), for load balancers (`/readyz`)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 from fastapi import APIRouter, Request
 
@@ -84,40 +84,21 @@ async def describe_health(parts: Services) -> HealthReply:
     nodes = await parts.store.nodes()
     stats = {name: float(value) for name, value in (await parts.store.pool_stats()).items()}
     queued = counts.pop("celery")
+    draining = await parts.store.draining()
+    trouble = await parts.store.livekit_trouble()
+    doors = await parts.store.doors()
+    breaker = await describe_breaker(parts)
     warnings = [f"no call can start, and none is recorded: {refusal}"] if refusal else []
     warnings += restarts.troubles(parts.settings.run_dir)
-    if not nodes:
-        warnings.append("no Celery worker has reported within 10 s: misses and refills wait")
-    draining = await parts.store.draining()
-    if own := nodes.get(parts.settings.node_id):
-        own.pop("restarted", None)  # told above, and also by a node whose Celery worker is what is restarted
-    warnings += [warning for name in nodes for warning in _node_troubles(name, nodes[name], name in draining)]
-    warnings += sharing.troubles(nodes)
-    if not parts.settings.redis.verify:
-        warnings.append(sharing.UNVERIFIED)
+    warnings += _nodes_troubles(nodes, draining, parts.settings.node_id)
     if counts["target"] and not counts["pool"] and not counts["booting"]:
         warnings.append("the pool is empty and nothing is booting")
-    if shortage := await parts.store.memory_shortage():
-        warnings.append(f"no agent is started, and a start that finds no warm one waits in line: {shortage}")
-    if cause := await parts.store.boot_error():
-        warnings.append(f"the last agent did not boot: {cause}")
-    breaker = await describe_breaker(parts)
-    if breaker.state != "closed":
-        warnings.append(
-            f"the breaker is {breaker.state} after {breaker.failures} failed boots; the next attempt is in "
-            f"{breaker.retry_in:.0f} s, or at once by: orchestrator breaker --close"
-        )
-    failing, cause = await parts.store.failing_calls()
-    if failing >= FAILING_CALLS:
-        warnings.append(f"agents live and serve no more, in the last {failing} calls in a row: {cause}")
-    if trouble := await parts.store.livekit_trouble():
+    warnings += [warning async for warning in _agents_troubles(parts, breaker)]
+    if trouble:
         warnings.append(f"starts are refused: {trouble}")
-    doors = await parts.store.doors()
-    warnings += [warning for door in doors.values() if (warning := _door_trouble(door, await parts.store.now()))]
-    if kill := kill_window.warning(parts.settings, os.environ):
-        warnings.append(kill)
-    if tight := sizing.warning(parts.settings, limit_bytes()):
-        warnings.append(tight)
+    now = await parts.store.now()
+    warnings += [warning for door in doors.values() if (warning := _door_trouble(door, now))]
+    warnings += _settings_troubles(parts)
     if queued > 20:
         warnings.append(f"{queued} Celery tasks are waiting")
     for name in draining & nodes.keys():
@@ -138,6 +119,43 @@ async def describe_health(parts: Services) -> HealthReply:
         stats=stats,
         warnings=warnings,
     )
+
+
+def _nodes_troubles(nodes: dict[str, dict[str, str]], draining: set[str], own_id: str) -> Iterator[str]:
+    """Yield what is not as it should be with the nodes, and between those that share the Redis."""
+    if not nodes:
+        yield "no Celery worker has reported within 10 s: misses and refills wait"
+    if own := nodes.get(own_id):
+        own.pop("restarted", None)  # this node tells it itself, also while its Celery worker is what is restarted
+    for name, fields in nodes.items():
+        yield from _node_troubles(name, fields, name in draining)
+    yield from sharing.troubles(nodes)
+
+
+async def _agents_troubles(parts: Services, breaker: BreakerReply) -> AsyncIterator[str]:
+    """Yield why agents are not started, do not boot, or do not serve."""
+    if shortage := await parts.store.memory_shortage():
+        yield f"no agent is started, and a start that finds no warm one waits in line: {shortage}"
+    if cause := await parts.store.boot_error():
+        yield f"the last agent did not boot: {cause}"
+    if breaker.state != "closed":
+        yield (
+            f"the breaker is {breaker.state} after {breaker.failures} failed boots; the next attempt is in "
+            f"{breaker.retry_in:.0f} s, or at once by: orchestrator breaker --close"
+        )
+    failing, cause = await parts.store.failing_calls()
+    if failing >= FAILING_CALLS:
+        yield f"agents live and serve no more, in the last {failing} calls in a row: {cause}"
+
+
+def _settings_troubles(parts: Services) -> Iterator[str]:
+    """Yield where this node's settings do not fit its machine or its surroundings."""
+    if not parts.settings.redis.verify:
+        yield sharing.UNVERIFIED
+    if kill := kill_window.warning(parts.settings, os.environ):
+        yield kill
+    if tight := sizing.warning(parts.settings, limit_bytes()):
+        yield tight
 
 
 def _node_troubles(name: str, fields: dict[str, str], draining: bool) -> Iterator[str]:

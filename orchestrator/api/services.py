@@ -20,6 +20,8 @@ from orchestrator.api.access import AFTERWARDS_SECONDS, Access, Caller, Role
 from orchestrator.api.feed import Feed
 from orchestrator.celery_app import Publisher
 from orchestrator.errors import Forbidden, NotFound, Preflight, StoreUnavailable, Unauthorized
+from orchestrator.livekit.making import RoomMaker
+from orchestrator.livekit.rooms import Rooms
 from orchestrator.livekit.tokens import TokenMinter
 from orchestrator.livekit.webhooks import Webhooks
 from orchestrator.logs import request_id
@@ -47,6 +49,7 @@ class Services:
     feed: Feed
     assigner: Assigner
     minter: TokenMinter
+    rooms: RoomMaker
     webhooks: Webhooks
     publisher: Publisher
     threads: ThreadPoolExecutor
@@ -114,10 +117,10 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     assigner = Assigner(store, settings, minter.for_agent, partial(may_live, settings.node_id))
     publisher = Publisher(settings.redis)
     with ThreadPoolExecutor(4, "publish") as threads:
-        async with store:
+        async with store, _room_maker(settings) as rooms:
             feed = Feed(store)
             app.state.services = Services(
-                settings, access, store, feed, assigner, minter, webhooks, publisher, threads, set()
+                settings, access, store, feed, assigner, minter, rooms, webhooks, publisher, threads, set()
             )
             following = asyncio.create_task(feed.run())
             with _told_to_stop(feed.close):
@@ -126,6 +129,25 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             following.cancel()
             await asyncio.gather(following, *app.state.services.background, return_exceptions=True)
     publisher.close()
+
+
+@contextlib.asynccontextmanager
+async def _room_maker(settings: Settings) -> AsyncIterator[RoomMaker]:
+    assert settings.livekit_url and settings.livekit_api_key and settings.livekit_api_secret  # noqa: PT018 - one thing
+    async with Rooms(
+        settings.livekit_url,
+        settings.livekit_api_key,
+        settings.livekit_api_secret.get_secret_value(),
+        empty_seconds=settings.room_empty_seconds,
+        departure_seconds=settings.room_departure_seconds,
+    ) as rooms:
+        maker = RoomMaker(rooms)
+        watching = asyncio.create_task(maker.watch())
+        try:
+            yield maker
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
 
 @contextlib.contextmanager

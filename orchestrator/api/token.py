@@ -13,6 +13,7 @@ from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import RoomConfig, TokenReply, TokenRequest
 from orchestrator.api.services import CallerDep, Services, ServicesDep, visible
 from orchestrator.errors import InvalidRequest, RateLimited, SessionOver
+from orchestrator.livekit.tokens import user_identity
 from orchestrator.models import new_id
 
 #: Largest sum of all names and values of a participant's attributes, in bytes.
@@ -34,6 +35,11 @@ async def token(
     dispatch: tuple[str, str] | None = _dispatch(body.room_config, parts.settings.agent_name)
     if body.session_id is None:
         address = await _may_have_a_room(request, parts)
+        if not parts.rooms.by_itself:
+            raise InvalidRequest(
+                "sessionId: LiveKit makes no room by itself here (room.auto_create is off), and would dispatch no "
+                "agent: start a session (POST /api/session/start) and send its sessionId."
+            )
         room = new_id("room")
         await parts.store.room_asked_for(room, *(address or ()))
     else:
@@ -41,7 +47,8 @@ async def token(
         if not session.live:
             raise SessionOver(f"The session is over ({session.reason}); start a new one.")
         room, dispatch = session.room_name, None
-    identity = f"user-{room.removeprefix('room_')}"
+        await parts.rooms.ensure(room)
+    identity = user_identity(room)
     if body.room_name not in {None, "", room}:
         raise InvalidRequest("room_name: rooms are chosen by the server; leave it out.")
     if body.participant_identity not in {None, "", identity}:

@@ -19,6 +19,7 @@ _KINDS = {
     "agent_lost": "its agent was lost",
     "agent_error": "its agent's own code failed",
     "pipeline_failed": "its agent could not hear, think or speak any more",
+    "join_refused": "LiveKit refused its agent, as it would any",
     "job_lost": "LiveKit asked for it, and then did not give us the job",
     "node_draining": "the node was stopping",
     "spawn_not_queued": "the start of an agent could not be queued",

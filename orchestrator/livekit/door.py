@@ -38,7 +38,7 @@ from livekit.protocol import agent as wire
 from livekit.protocol.models import ParticipantPermission
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from orchestrator import __version__
+from orchestrator import __version__, refusals
 
 log = logging.getLogger("orchestrator.door")
 
@@ -57,6 +57,8 @@ PING_SECONDS = 5.0
 #: A registration that held this long is no failed attempt.
 STEADY_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 5.0
+#: Most of LiveKit's answer to a refused registration that is read, in bytes.
+LONGEST_REFUSAL = 2000
 #: What LiveKit counts as a full worker: with a load as high as its `agents.target_load` it would send us nothing,
 #: though a third of our sessions were free.
 FULL_LOAD = 0.7
@@ -201,6 +203,8 @@ class Door:
                 finally:
                     telling.cancel()
                     steady = time.monotonic() - registered > STEADY_SECONDS
+        except aiohttp.WSServerHandshakeError as failure:
+            error = await self._refused(http, failure)
         except (Lost, TimeoutError, OSError, DecodeError, aiohttp.ClientError) as failure:
             error = _in_words(failure)
         except Exception as failure:
@@ -214,6 +218,19 @@ class Door:
         self.registration.error = error
         if not steady:
             raise Lost(error)
+
+    async def _refused(self, http: aiohttp.ClientSession, failure: aiohttp.WSServerHandshakeError) -> str:
+        """Return in LiveKit's words why it takes no websocket of ours: the handshake's answer has none, a plain request
+        has."""
+        said, skew = "", 0.0
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with asyncio.timeout(SEND_SECONDS), http.get(_plain(self._url), headers=self._headers()) as answer:
+                if answer.status == failure.status:
+                    said = (await answer.content.read(LONGEST_REFUSAL)).decode(errors="replace")
+                    skew = refusals.skew(answer.headers.get("Date"))
+        if not said and failure.status in {401, 403}:
+            said = "the key pair is refused"
+        return ": ".join(filter(None, (f"LiveKit answered {failure.status} at /agent", refusals.explained(said, skew))))
 
     def _headers(self) -> dict[str, str]:
         token = api.AccessToken(self._key, self._secret).with_grants(api.VideoGrants(agent=True))
@@ -321,10 +338,11 @@ def _job(asked: wire.Job) -> Job:
     return Job(asked.id, asked.dispatch_id, asked.room.name, asked.metadata)
 
 
+def _plain(url: str) -> str:
+    return url.replace("ws", "http", 1)
+
+
 def _in_words(failure: BaseException) -> str:
-    if isinstance(failure, aiohttp.WSServerHandshakeError):
-        hint = ": the key pair is refused" if failure.status in {401, 403} else ""
-        return f"LiveKit answered {failure.status} at /agent{hint}"
     if isinstance(failure, TimeoutError):
         return "LiveKit does not answer"
     return str(failure) or type(failure).__name__

@@ -3,22 +3,25 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection
+from http import HTTPStatus
 from typing import Literal, Self
 
 import aiohttp
 from livekit import api
 from livekit.protocol.models import ParticipantInfo
 
+from orchestrator import presence, refusals
 from orchestrator.errors import LiveKitUnavailable
-from orchestrator.livekit.tokens import agent_identity
+from orchestrator.livekit.tokens import TOKEN_LIFETIME, agent_identity
 
-#: Whether the user is in a room; `coming`: connected, and media cannot flow yet.
+#: Whether the user is in a room; `coming`: connected, and media cannot flow yet, or a phone that nobody has answered.
 Presence = Literal["there", "coming", "gone"]
 
 #: Seconds that one request may take. The client's own time-out does not hold: it gives aiohttp None for each request.
 REQUEST_SECONDS = 3.0
-#: Participants that are people (or phone lines); an agent counts the same ones (`agents.context.USER_KINDS`).
-_USERS = frozenset({ParticipantInfo.Kind.STANDARD, ParticipantInfo.Kind.SIP})
+#: Most of an answer that is read, in bytes.
+LONGEST_ANSWER = 2000
+_LIST_ROOMS = "/twirp/livekit.RoomService/ListRooms"
 #: Participants that are no people on the line.
 _MACHINES = frozenset({ParticipantInfo.AGENT, ParticipantInfo.EGRESS})
 
@@ -31,17 +34,27 @@ async def _asking(undone: str) -> AsyncIterator[None]:
             yield
     except api.TwirpError as failure:
         if failure.code != api.TwirpErrorCode.NOT_FOUND:
-            raise LiveKitUnavailable(f"LiveKit: a room is {undone}: {failure.message}") from failure
+            why = refusals.told(failure.message) or f"it answers {failure.status}"
+            raise LiveKitUnavailable(f"LiveKit: a room is {undone}: {why}") from failure
     except (aiohttp.ClientError, TimeoutError) as failure:
         raise LiveKitUnavailable(f"LiveKit does not answer: {failure!r}") from failure
 
 
 class Rooms:
-    """LiveKit's room service."""
+    """LiveKit's room service.
 
-    def __init__(self, url: str, api_key: str, api_secret: str) -> None:
-        http = url.replace("ws", "http", 1) if url.startswith("ws") else url
-        self._api = api.LiveKitAPI(http, api_key, api_secret)
+    Args:
+        empty_seconds, departure_seconds: how long LiveKit keeps a room made here, as in the tokens (`TokenMinter`);
+            0: as LiveKit is set up.
+    """
+
+    def __init__(
+        self, url: str, api_key: str, api_secret: str, *, empty_seconds: int = 0, departure_seconds: int = 0
+    ) -> None:
+        self._http = (url.replace("ws", "http", 1) if url.startswith("ws") else url).rstrip("/")
+        self._key, self._secret = api_key, api_secret
+        self._empty, self._departure = empty_seconds, departure_seconds
+        self._api = api.LiveKitAPI(self._http, api_key, api_secret)
 
     async def __aenter__(self) -> Self:
         return self
@@ -90,19 +103,59 @@ class Rooms:
         async with _asking("not looked at"):
             found = await self._api.room.list_participants(api.ListParticipantsRequest(room=room))
         here = [p for p in found.participants if p.state != ParticipantInfo.State.DISCONNECTED]
-        users = [p for p in here if p.kind in _USERS]
+        users = [p for p in here if _kind(p) in presence.USER_KINDS and not _hung_up(p)]
         user: Presence = "coming" if users else "gone"
-        if any(p.state == ParticipantInfo.State.ACTIVE for p in users):
+        if any(p.state == ParticipantInfo.State.ACTIVE and presence.answered(_kind(p), p.attributes) for p in users):
             user = "there"
         return user, any(p.kind == ParticipantInfo.Kind.AGENT for p in here)
 
+    async def create(self, room: str) -> None:
+        """Make a room, where LiveKit makes none by itself; one that exists stays. Raises `LiveKitUnavailable`."""
+        async with _asking("not made"):
+            await self._api.room.create_room(
+                api.CreateRoomRequest(name=room, empty_timeout=self._empty, departure_timeout=self._departure)
+            )
+
+    async def makes_rooms(self) -> bool:
+        """Return whether LiveKit makes a room for whoever joins first (auto_create). Raises `LiveKitUnavailable`."""
+        grants = api.VideoGrants(room_join=True, room="-")
+        status, said, _ = await self._ask("GET", "/rtc/validate", grants)
+        return not (status == 404 and "room does not exist" in said)
+
     async def reachable(self) -> str | None:
-        """Return None when LiveKit answers and takes our key pair, else why not."""
+        """Return None when LiveKit answers and takes our key pair and clock, else why not, in LiveKit's own words."""
         try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                await self._api.room.list_rooms(api.ListRoomsRequest(names=["-"]))
-        except api.TwirpError as failure:
-            return f"LiveKit refuses: {failure.message}"
+            status, said, skew = await self._ask("POST", _LIST_ROOMS, api.VideoGrants(room_list=True))
+        except LiveKitUnavailable as failure:
+            return failure.detail
+        if status == HTTPStatus.OK:
+            # Tokens of users are good for so long: they would be too old when they are made.
+            if skew < -TOKEN_LIFETIME.total_seconds():
+                return f"LiveKit would refuse every user: {refusals.skewed(skew)}"
+            return None
+        return f"LiveKit refuses: {refusals.explained(said or f'it answers {status}', skew)}"
+
+    async def _ask(self, method: str, path: str, grants: api.VideoGrants) -> tuple[int, str, float]:
+        """Ask LiveKit without its client, which drops the words of a refusal. Returns the status, what it says, and the
+        seconds that our clock is ahead of its."""
+        token = api.AccessToken(self._key, self._secret).with_grants(grants).with_identity("-").to_jwt()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        body = b'{"names":["-"]}' if method == "POST" else None
+        try:
+            async with (
+                asyncio.timeout(REQUEST_SECONDS),
+                aiohttp.ClientSession() as http,
+                http.request(method, self._http + path, headers=headers, data=body) as answer,
+            ):
+                said = (await answer.content.read(LONGEST_ANSWER)).decode(errors="replace")
+                return answer.status, said, refusals.skew(answer.headers.get("Date"))
         except (aiohttp.ClientError, TimeoutError) as failure:
-            return f"LiveKit does not answer: {str(failure) or type(failure).__name__}"
-        return None
+            raise LiveKitUnavailable(f"LiveKit does not answer: {str(failure) or type(failure).__name__}") from failure
+
+
+def _kind(who: ParticipantInfo) -> str:
+    return ParticipantInfo.Kind.Name(who.kind)
+
+
+def _hung_up(who: ParticipantInfo) -> bool:
+    return who.attributes.get(presence.CALL_STATUS, "").lower() == "hangup"

@@ -1,5 +1,6 @@
 """Mints LiveKit tokens with the least that a call needs."""
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -10,6 +11,9 @@ from livekit import api
 
 #: Only the first connect must happen within this time; LiveKit renews the token of whoever is connected.
 TOKEN_LIFETIME = timedelta(minutes=15)
+#: Longest identity that LiveKit takes, in bytes (its `limit.max_participant_identity_length`); a room's name may be as
+#: long, and names are made from it.
+IDENTITY_BYTES = 256
 
 
 class TokenMinter:
@@ -92,4 +96,18 @@ class TokenMinter:
 
 def agent_identity(room: str) -> str:
     """Return the identity of a room's agent: one a room, whichever process it is."""
-    return f"agent-{room}"
+    return _bounded(f"agent-{room}")
+
+
+def user_identity(room: str) -> str:
+    """Return the identity of the user of a room."""
+    return _bounded(f"user-{room.removeprefix('room_')}")
+
+
+def _bounded(identity: str) -> str:
+    """Keep an identity within LiveKit's limit: the end of a longer one is replaced by its hash."""
+    raw = identity.encode()
+    if len(raw) <= IDENTITY_BYTES:
+        return identity
+    end = hashlib.sha256(raw).hexdigest()[:32]
+    return f"{raw[: IDENTITY_BYTES - 33].decode(errors='ignore')}-{end}"

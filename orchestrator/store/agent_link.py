@@ -57,6 +57,10 @@ class AgentLink:
         """Say that this agent is in its room."""
         await self._scripts.call("agent_joined", args=[self.agent_id])
 
+    async def no_room(self, words: str) -> None:
+        """Say that LiveKit has no such room and makes none: a node is to make it. `words`: how LiveKit says it."""
+        await self._scripts.call("agent_no_room", args=[self.agent_id, words])
+
     async def presence(self, session_id: str, *, present: bool, lost: bool = False) -> None:
         """Say whether the user is in the room with this agent; `lost`: has not left, but lost the connection."""
         await self._scripts.call("session_presence", args=[session_id, self.agent_id, int(present), int(lost)])

@@ -58,7 +58,7 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a missed deadline leaves to do: stop an agent, close a session's room or look at it, refill, compare all
+    """What a missed deadline leaves to do: stop an agent, close, make or look at a session's room, refill, compare all
     rooms, or send an alert."""
 
     what: str

@@ -194,6 +194,11 @@ class Sessions(Base):
         """Say that the room of a session that is over is gone."""
         await self._redis.zrem(keys.DEADLINES, f"close|{session_id}")
 
+    @translated
+    async def room_made(self, session_id: str) -> None:
+        """Say that the room of a session is there: its agent is no longer refused for that."""
+        await self._redis.hdel(keys.session(session_id), "refused")
+
     async def webhook(self, event_id: str, event: str, room: str, created_at: int, dropped: int) -> str:
         """Record a webhook whose signature is verified, once. What it says moves nothing: a node looks at the room.
 

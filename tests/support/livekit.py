@@ -16,10 +16,12 @@ KEY, SECRET = "testkey", "a-secret-of-the-tests-that-is-long-enough"
 
 
 @contextlib.contextmanager
-def server(folder: Path) -> Iterator[int]:
-    """Run a server with its files in an empty folder; gives its port."""
+def server(folder: Path, *, auto_create: bool = True) -> Iterator[int]:
+    """Run a server with its files in an empty folder; gives its port. `auto_create`: whoever joins makes the room."""
     port = free_ports(3)
     text = _LIVEKIT_YAML.format(port=port, tcp=port + 1, udp=port + 2, key=KEY, secret=SECRET)
+    if not auto_create:
+        text = text.replace("\nroom:\n", "\nroom:\n  auto_create: false\n")
     (folder / "livekit.yaml").write_text(text)
     with (folder / "log").open("wb") as log:
         command = [str(livekit_server.obtain()), "--config", str(folder / "livekit.yaml")]

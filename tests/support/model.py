@@ -27,7 +27,7 @@ LONGEST = {
     "boot": 5_000, "beat": WAITS["silentMs"], "stop": 5_000, "start": WAITS["startMs"], "join": WAITS["joinMs"],
     "user": WAITS["userJoinMs"], "gone": WAITS["joinMs"] + WAITS["userGoneMs"], "max": WAITS["maxMs"],
     "queue": WAITS["queueMs"], "goodbye": WAITS["goodbyeMs"], "drain": 6_000, "refill": 75_001,
-    "close": 5_000, "look": 2_000, "reconcile": 12_000, "job": 7_500, "alert": 30_000,
+    "close": 5_000, "look": 2_000, "room": 0, "reconcile": 12_000, "job": 7_500, "alert": 30_000,
 }  # fmt: skip
 #: What ends or moves whoever is in a state: at least one of these is set.
 SESSION_WAITS = {

@@ -142,7 +142,8 @@ local function move_session(id, to, ...)
   record(id, to, ...)
   if to == 'starting' then
     -- The goodbye was the lost agent's, whose node stops; the next one may live on another.
-    met(id, 'queue', 'join', 'goodbye')
+    met(id, 'queue', 'join', 'goodbye', 'room')
+    redis.call('HDEL', 'session:' .. id, 'refused')
     expect('start', id, policy('startMs') or 30000)
   elseif to == 'ready' then
     met(id, 'start')
@@ -157,7 +158,7 @@ local function move_session(id, to, ...)
     met(id, 'join', 'user', 'gone', 'job')
     expect_once('max', id, policy('maxMs') or 1800000)
   else
-    met(id, 'queue', 'start', 'join', 'user', 'gone', 'max', 'goodbye', 'job', 'look')
+    met(id, 'queue', 'start', 'join', 'user', 'gone', 'max', 'goodbye', 'job', 'look', 'room')
   end
 end
 

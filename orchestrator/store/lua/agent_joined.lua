@@ -4,12 +4,13 @@
 -- ARGV  1 agent id
 -- Returns its session id
 --
--- agent:{id} hash (joinedAt), session:{id} hash (joinedAt, takeoverAt), session:{id}:events stream, deadlines zset
+-- agent:{id} hash (joinedAt), session:{id} hash (joinedAt, takeoverAt, refused), session:{id}:events stream, deadlines zset
 -- histogram:{name} hash, recent:{name} list
 local id = ARGV[1]
 local session = get('agent:' .. id, 'sessionId')
 if not session or get('session:' .. session, 'agentId') ~= id then refuse('agent', id, agent_state(id), 'running') end
-met(session, 'join')
+met(session, 'join', 'room')
+redis.call('HDEL', 'session:' .. session, 'refused')
 -- One that has registered again counts as running already.
 if agent_state(id) == 'running' then return session end
 move_agent(id, 'running', 'joinedAt', NOW)

@@ -4,11 +4,13 @@
 --   beat     agent is silent                                     its session gets another agent; it is stopped
 --   stop     agent was told to leave and lives                   it is stopped, TERM then KILL
 --   start    session has no agent                                error
---   join     agent is not in the room                            its session gets another agent; it is stopped
+--   join     agent is not in the room                            its session gets another agent; it is stopped. Where
+--                                                                LiveKit refuses every agent: error, in LiveKit's words
 --   user     user has not joined                                 ended, the agent is free
 --   gone     user has left and stays away                        ended
 --   max      session has lasted too long                         ended
 --   queue    session has waited too long in line                 error
+--   room     LiveKit has no such room, and makes none by itself          it is made
 --   job      LiveKit has not said that the job is ours           error, unless the call goes on
 --   drain    node's calls must end soon                          another node's agents go on with them; where there is
 --                                                                no other node, agents say goodbye
@@ -23,6 +25,7 @@
 -- ARGV  1 most to act on in one go
 -- Returns a list of {what, id, node}: what the caller has to do
 --       stop (agent id, node) | close (session id, '': delete its room, and take the deadline away) | refill
+--       room (session id, '': make its room)
 --       look (session id, '') | reconcile: tell session_look.lua what LiveKit says of it, or of all
 --       alert (alert id, '': queue its delivery, and take the deadline away)
 --
@@ -80,6 +83,11 @@ function miss.join(id)
   if redis.call('EXISTS', 'livekit:down') == 1 then return expect('join', id, policy('joinMs') or 10000) end
   local cause = 'join_timeout: not in the room after ' .. seconds(policy('joinMs') or 10000) .. ' s'
   local state = agent_state(agent)
+  local refused = get('session:' .. id, 'refused')
+  if refused then
+    end_session(id, 'error', 'join_refused: LiveKit refuses the agent: ' .. refused)
+    return stop(agent)
+  end
   if state == 'assigned' or state == 'running' then move_agent(agent, 'stopping', 'reason', cause) end
   replace_agent(id, agent, cause)
   stop(agent)
@@ -139,6 +147,9 @@ function miss.close(id)
   if not session_state(id) then return end
   expect('close', id, 5000)
   act('close', id)
+end
+function miss.room(id)
+  if session_state(id) == 'ready' then act('room', id) end
 end
 function miss.look(id)
   if session_state(id) then act('look', id) end

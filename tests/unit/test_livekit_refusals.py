@@ -1,0 +1,171 @@
+"""LiveKit's refusals: what is passing and what is not, its own words, and no token in them."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from orchestrator import refusals
+from orchestrator.livekit.door import Door
+from orchestrator.livekit.rooms import Rooms
+from orchestrator.livekit.tokens import agent_identity, user_identity
+from orchestrator.refusals import Refusal
+
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJkZXZrZXkifQ.sAMmO-_4"
+#: What LiveKit 1.13 and its SDK say, by what was wrong.
+NO_ROOM = "engine: signal failure: client error: 404 Not Found - requested room does not exist"
+SIGNATURE = (
+    f"engine: signal failure: client error: 401 Unauthorized - invalid token: {TOKEN}, "
+    "error: token signature is invalid: signature is invalid"
+)
+AHEAD = f"invalid token: {TOKEN}, error: token has invalid claims: token is not valid yet"
+TOO_LONG = (
+    "engine: signal failure: client error: 400 Bad Request - participant identity length exceeds limits: max length 256"
+)
+AWAY = "engine: signal failure: transport connection error: IO error: Connection refused (os error 111)"
+
+
+@pytest.mark.parametrize(
+    ("said", "no_room", "permanent"),
+    [
+        (NO_ROOM, True, False), (SIGNATURE, False, True), (TOO_LONG, False, True),
+        ("engine: signal failure: client error: 401 Unauthorized - invalid API key: other", False, True),
+        ("engine: signal failure: client error: 401 Unauthorized - " + AHEAD, False, True),
+        ("engine: signal failure: client error: 401 Unauthorized - permissions denied", False, True),
+        ("engine: signal failure: client error: 404 Not Found - 404 page not found", False, False),
+        ("engine: signal failure: client error: 404 Not Found", False, False),
+        ("engine: signal failure: client error: 403 Forbidden - <html>nginx</html>", False, False),
+        ("engine: signal failure: client error: 429 Too Many Requests - slow down", False, False),
+        ("engine: signal failure: server error: 503 Service Unavailable", False, False),
+    ],
+)  # fmt: skip
+def test_what_another_try_would_not_mend(said: str, no_room: bool, permanent: bool) -> None:
+    refusal = Refusal.read(RuntimeError(said))
+    assert (refusal is not None and refusal.no_room, refusal is not None and refusal.permanent) == (no_room, permanent)
+
+
+def test_a_livekit_that_is_away_refuses_nobody() -> None:
+    assert Refusal.read(RuntimeError(AWAY)) is None
+    assert Refusal.read(TimeoutError()) is None
+
+
+def test_words_are_livekits_own_without_its_token() -> None:
+    refusal = Refusal.read(RuntimeError(SIGNATURE))
+    assert refusal is not None
+    assert refusal.words.startswith("invalid token: (token), error: token signature is invalid")
+    assert "LIVEKIT_API_SECRET" in refusal.words
+    assert "eyJ" not in refusal.words
+    assert len(refusals.told("x" * 5000)) == refusals.LONGEST
+    assert refusals.told("a\nb\r\n c") == "a b c"
+
+
+def test_no_token_reaches_a_log(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("test.tokens")
+    keeps = refusals.WithoutTokens()
+    caplog.handler.addFilter(keeps)
+    try:
+        log.warning("%s:%s - failed: %s", "livekit", 5, SIGNATURE)
+        log.warning("nothing to hide: %d", 5)
+    finally:
+        caplog.handler.removeFilter(keeps)
+    assert TOKEN not in caplog.text
+    assert "token signature is invalid" in caplog.text
+    assert "nothing to hide: 5" in caplog.text
+
+
+def test_a_date_says_how_far_the_clocks_are_apart() -> None:
+    now = time.time()
+    assert refusals.skew(formatdate(now - 90, usegmt=True), now) == pytest.approx(90, abs=1)
+    assert refusals.skew(formatdate(now + 90, usegmt=True), now) == pytest.approx(-90, abs=1)
+    assert refusals.skew(None, now) == refusals.skew("yesterday", now) == 0
+    assert refusals.skewed(50) == refusals.skewed(-50) == ""
+    assert "90 s ahead of LiveKit's (clock skew)" in refusals.skewed(90)
+    assert "90 s behind LiveKit's (clock skew)" in refusals.skewed(-90)
+
+
+Answer = Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
+
+
+@asynccontextmanager
+async def answering(status: int, body: str, ahead: float = 0) -> AsyncIterator[str]:
+    """A LiveKit that answers everything so; our clock is `ahead` of its. Yields its address."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=body, headers={"Date": formatdate(time.time() - ahead, usegmt=True)})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"ws://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "ahead", "expected"),
+    [
+        (200, "{}", 0, None), (200, "{}", 50, None), (200, "{}", -300, None),
+        (401, "invalid API key: other", 0, ["LiveKit refuses: invalid API key: other", "LIVEKIT_API_KEY"]),
+        (401, AHEAD, 90, ["token is not valid yet", "s ahead of LiveKit's (clock skew)"]),
+        (401, f"invalid token: {TOKEN}, error: token signature is invalid", 0, ["LIVEKIT_API_SECRET"]),
+        (200, "{}", -1000, ["every user", "s behind LiveKit's (clock skew)"]),
+        (401, "", 90, ["it answers 401", "s ahead of LiveKit's (clock skew)"]),
+        (502, "<html>bad gateway</html>", 0, ["LiveKit refuses", "bad gateway"]),
+    ],
+)  # fmt: skip
+async def test_the_operator_reads_livekits_own_words(
+    status: int, body: str, ahead: float, expected: list[str] | None
+) -> None:
+    async with answering(status, body, ahead) as url, Rooms(url, "key", "s" * 40) as rooms:
+        trouble = await rooms.reachable()
+    if expected is None:
+        assert trouble is None
+        return
+    assert trouble is not None
+    assert "eyJ" not in trouble
+    for words in expected:
+        assert words in trouble
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "ahead", "expected"),
+    [
+        (401, "invalid API key: other", 0, ["LiveKit answered 401 at /agent: invalid API key: other"]),
+        (401, AHEAD, 90, ["token is not valid yet", "s ahead of LiveKit's (clock skew)"]),
+        (401, "", 0, ["401 at /agent: the key pair is refused"]),
+        (404, "404 page not found", 0, ["404 at /agent: 404 page not found"]),
+    ],
+)
+async def test_a_refused_registration_says_why(status: int, body: str, ahead: float, expected: list[str]) -> None:
+    async with answering(status, body, ahead) as url:
+        door = Door(url, "key", "s" * 40, "voice-agent", handler=None)  # type: ignore[arg-type]
+        running = asyncio.create_task(door.run())
+        async with asyncio.timeout(10):
+            while not door.registration.error:  # noqa: ASYNC110 - the door tells nobody
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert "eyJ" not in door.registration.error
+    for words in expected:
+        assert words in door.registration.error
+
+
+@pytest.mark.parametrize("room", ["room_1", "r" * 255, "r" * 256, "ü" * 128, "x" + "ü" * 127, "房" * 85])
+def test_identities_stay_within_livekits_limit(room: str) -> None:
+    other = room[:-1] + "z"
+    for identity in (agent_identity, user_identity):
+        assert len(identity(room).encode()) <= 256
+        assert identity(room) == identity(room)
+        assert identity(room) != identity(other)
+    assert agent_identity("room_1") == "agent-room_1"
+    assert user_identity("room_1") == "user-1"
