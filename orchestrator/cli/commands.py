@@ -13,6 +13,7 @@ from orchestrator.cli.explain import story
 from orchestrator.cli.flower import flower
 from orchestrator.cli.http import Api
 from orchestrator.cli.output import FAILED, Json, console, print_json, wide
+from orchestrator.cli.redis_command import redis
 from orchestrator.cli.up import up as start_node
 from orchestrator.errors import NotFound, OrchestratorError
 from orchestrator.models import ID_PATTERN
@@ -340,4 +341,5 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for command in (up, status, sessions, explain, logs, stop, pool, nodes, drain, undrain, breaker, doctor, flower):
         app.command()(command)
+    app.command(context_settings={"ignore_unknown_options": True})(redis)
     app.add_typer(agents, name="agents")
