@@ -4,6 +4,8 @@ Each of its options can be given by an environment variable, and `.env` is expor
 broker.
 """
 
+import sys
+
 from orchestrator.broker import forget_celery_variables
 
 forget_celery_variables()
@@ -11,4 +13,8 @@ forget_celery_variables()
 from celery.__main__ import main  # noqa: E402 - it reads them
 
 if __name__ == "__main__":
+    if "flower" in sys.argv:
+        from orchestrator import flower_queues  # it is not always installed
+
+        flower_queues.install()
     main()

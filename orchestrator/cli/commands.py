@@ -13,6 +13,7 @@ from orchestrator.cli.explain import story
 from orchestrator.cli.flower import flower
 from orchestrator.cli.http import Api
 from orchestrator.cli.output import FAILED, Json, console, print_json, wide
+from orchestrator.cli.redis_command import redis
 from orchestrator.cli.restart import restart
 from orchestrator.cli.up import up as start_node
 from orchestrator.errors import NotFound, OrchestratorError
@@ -356,5 +357,5 @@ def register(app: typer.Typer) -> None:
         flower,
     ):
         app.command()(command)
-    app.command()(flower)
+    app.command(context_settings={"ignore_unknown_options": True})(redis)
     app.add_typer(agents, name="agents")

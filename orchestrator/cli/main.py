@@ -1,5 +1,5 @@
 """The `orchestrator` command: up, status, sessions, explain, logs, stop, pool, nodes, drain, undrain, agents, breaker,
-restart, doctor, flower, and plug-ins such as call."""
+restart, doctor, flower, redis, and plug-ins such as call."""
 
 import sys
 from importlib.metadata import entry_points

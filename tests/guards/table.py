@@ -477,12 +477,12 @@ GUARDS = (
     ),
     guard(
         "LiveKit's words carry no token",
-        "unit/test_refusals.py::test_words_are_livekits_own_without_its_token",
+        "unit/test_livekit_refusals.py::test_words_are_livekits_own_without_its_token",
         ("orchestrator/refusals.py", '_TOKEN.sub("(token)", text).split()', "text.split()"),
     ),
     guard(
         "identities fit into LiveKit's limit",
-        "unit/test_refusals.py::test_identities_stay_within_livekits_limit",
+        "unit/test_livekit_refusals.py::test_identities_stay_within_livekits_limit",
         ("orchestrator/livekit/tokens.py", "    if len(raw) <= IDENTITY_BYTES:\n", "    if True:\n"),
     ),
     guard(

@@ -53,7 +53,7 @@ async def agents(store: Store, valkey_url: str, url: str, count: int = 3) -> Asy
         while len(ids) < count:
             for agent_id in await store.reserve([new_id("prewarm") for _ in range(count - len(ids))], "n1"):
                 await store.claim(agent_id, "n1")
-                running.append(asyncio.create_task(Runtime(settings, valkey_url, url, agent_id, serve).run()))
+                running.append(asyncio.create_task(Runtime(settings, url, agent_id, serve).run()))
                 ids.append(agent_id)
                 await until(store, agent_id, "ready")
         yield ids

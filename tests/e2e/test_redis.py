@@ -1,0 +1,86 @@
+"""A node on a Redis as a managed service gives it, and the embedded one as an operator reaches it."""
+
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import redis
+
+from tests.support.node import Node
+from tests.support.processes import free_ports, poll, start_valkey, stop
+from tests.support.tls import certificates, tls_before
+
+PASSWORD = "p@/?#%&=+:"
+#: As docs/redis.md has them.
+RULES = "~voice:* &voice:* &voice:/0.celery.pidbox +@all -@admin -@dangerous"
+
+
+def test_a_node_lives_on_a_managed_redis_that_it_shares(short_folder: Path) -> None:
+    """By TLS, as a user with few rights, with a prefix: each program and agent of it, a call, Flower's queues."""
+    folder = short_folder / "managed"
+    folder.mkdir()
+    authority, certificate, key = certificates(folder)
+    port = free_ports()
+    valkey = start_valkey(folder, port)
+    try:
+        with redis.Redis(port=port, decode_responses=True) as raw, tls_before(port, certificate, key) as outside:
+            raw.execute_command("ACL", "SETUSER", "app", "reset", "on", f">{PASSWORD}", *RULES.split())
+            url = f"rediss://app:{quote(PASSWORD, safe='')}@localhost:{outside}/0?ssl_cert_reqs=CERT_REQUIRED"
+            settings = {"REDIS_URL": url, "REDIS_CA_FILE": str(authority), "REDIS_PREFIX": "voice"}
+            stray = {"CELERY_BROKER_URL": "amqp://127.0.0.1:1//", "CELERY_WORKER_POOL": "prefork"}
+            with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo", **settings, **stray) as node:
+                session = node.begin("ada")["sessionId"]
+                assert node.end(session)["success"]
+                poll(lambda: raw.get("voice:beat:ticks") or raw.hget("voice:beat:ticks", "beat"), "beat turns")
+                poll(lambda: raw.keys("voice:celery:result:*"), "tasks run, and their results are kept")
+                health = node.http.get("/api/health").json()
+                assert health["warnings"] == []
+                assert [name for name in raw.scan_iter(count=1000) if not name.startswith("voice:")] == []
+                assert node.command("redis", "HGET", f"voice:session:{session}", "userId").stdout == "ada\n"
+                assert PASSWORD not in node.output.read_text()
+                assert quote(PASSWORD, safe="") not in "".join(
+                    path.read_text() for path in (node.run_dir / "logs").iterdir()
+                )
+                _flower_counts(node)
+    finally:
+        stop(valkey)
+
+
+def _flower_counts(node: Node) -> None:
+    port = free_ports()
+    command = [str(Path(sys.executable).parent / "orchestrator"), "flower", "--port", str(port)]
+    with (node.run_dir / "flower.log").open("wb") as output:
+        process = subprocess.Popen(command, env=node.environment, cwd=node.run_dir, stdout=output, stderr=output)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False) as http:
+
+            def counted() -> bool:
+                assert process.poll() is None, (node.run_dir / "flower.log").read_text()
+                try:
+                    auth = ("admin", node.secrets["ADMIN_TOKEN"])
+                    http.get("/api/workers?refresh=1", auth=auth)
+                    found = http.get("/api/queues/length", auth=auth)
+                    return found.is_success and "celery" in {each["name"] for each in found.json()["active_queues"]}
+                except httpx.HTTPError:
+                    return False
+
+            poll(counted, "Flower counts what waits", 60, every=0.5)
+    finally:
+        stop(process)
+
+
+def test_the_commands_of_the_docs_reach_the_embedded_redis(echo_node: Node) -> None:
+    assert echo_node.command("redis", "LLEN", "celery").stdout == "0\n"
+    assert set(echo_node.command("redis", "SMEMBERS", "nodes").stdout.split()) == {echo_node.environment["NODE_ID"]}
+    assert echo_node.command("redis", "LRANGE", "celery", "0", "-1").stdout == ""
+    wrong = echo_node.command("redis", "NOSUCH", check=False)
+    assert wrong.returncode == 1
+    assert "unknown command" in wrong.stderr
+    assert (echo_node.run_dir / "valkey.sock").stat().st_mode & 0o777 == 0o700
+    password = echo_node.secrets["VALKEY_PASSWORD"]
+    for program in ("valkey", "worker", "beat", "api", "host"):
+        assert password not in Path(f"/proc/{echo_node.program(program)}/cmdline").read_text()
+    assert password not in echo_node.output.read_text()
+    assert password not in "".join(path.read_text() for path in (echo_node.run_dir / "logs").iterdir())
