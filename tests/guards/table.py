@@ -63,6 +63,7 @@ NO_RECORD = (
     "        signal.set_wakeup_fd(-1)",
 )  # fmt: skip
 
+REFUSALS = "orchestrator/store/refusals.py"
 GUARDS = (
     # Deadlines, assignment, the line
     guard(
@@ -317,10 +318,35 @@ GUARDS = (
     guard(
         "a Redis that is away is said so, as a problem",
         "chaos/test_survival.py::test_calls_outlive_a_crash_of_redis_that_lasts",
+        (REFUSALS, "if isinstance(failure, RedisConnectionError) and not _code(failure, told):", "if False:"),
+        (REFUSALS, "isinstance(failure, RedisConnectionError | RedisTimeoutError | InvalidResponse)", "False"),
+    ),
+    guard(
+        "what Redis refuses for the state it is in is a wait",
+        "unit/test_refusals.py::test_the_servers_state_is_a_wait",
+        (REFUSALS, "return code not in _MISTAKES and not (", "return False and not ("),
+    ),
+    guard(
+        "beat waits for Redis in its process",
+        "chaos/test_redis_refuses.py::test_no_program_gives_up_on_a_redis_that_does_not_serve[gone]",
+        ("orchestrator/beat.py", "            self._say(cause)\n", "            raise\n"),
+    ),
+    guard(
+        "what has run is started again without end",
+        "unit/test_supervise.py::test_what_has_run_is_started_again_without_end",
         (
-            "orchestrator/store/refusals.py",
-            "isinstance(failure, RedisConnectionError | RedisTimeoutError",
-            "isinstance(failure, RedisTimeoutError",
+            "orchestrator/cli/supervise.py",
+            "process.backoff = min(process.backoff, LONGEST_PAUSE, process.config.startretries)",
+            "pass",
+        ),
+    ),
+    guard(
+        "a full disk does not end the agent host",
+        "unit/test_full_disk.py::test_the_host_tells_who_died_and_refuses_with_the_cause",
+        (
+            "orchestrator/node/host.py",
+            "        except OSError as failure:\n            # Told all the same.",
+            "        except KeyError as failure:\n            # Told all the same.",
         ),
     ),
     guard(
