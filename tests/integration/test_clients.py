@@ -196,7 +196,7 @@ def test_every_command_that_is_used_is_tried() -> None:
 
 
 def test_every_key_of_the_docs_is_tried() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text().partition("## What is in it")[2]
     named = {name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall("`([^`]+)`", row)}
     families = {re.split(r"[{*]", name)[0] for name in named} - {""}
     tried = set(rights.KEYS)
