@@ -30,6 +30,7 @@ from livekit import rtc
 from livekit.rtc._ffi_client import FfiClient
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
+from agents import incoming
 from agents.context import AgentContext, Turn
 from orchestrator import faults
 from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
@@ -222,6 +223,7 @@ class Runtime:
             conversation=[Turn(**turn) for turn in assignment["conversation"]],
         )
         self._stop.add_done_callback(lambda stop: context.stop(stop.result()))
+        incoming.watch(context, self._settings.agent_data_mb)
         faults.hit("agent.before_join")
         connecting = asyncio.create_task(self._connect(context, assignment))
         decided: list[asyncio.Future[Any]] = [connecting, context.leaving]
@@ -263,9 +265,7 @@ class Runtime:
         ):
             with attempt:
                 try:
-                    await context.room.connect(
-                        self._livekit_url, assignment["token"], rtc.RoomOptions(auto_subscribe=True)
-                    )
+                    await context.room.connect(self._livekit_url, assignment["token"], incoming.OPTIONS)
                 except rtc.ConnectError as failure:
                     await self._refused(context, Refusal.read(failure))
                     raise

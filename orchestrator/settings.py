@@ -165,6 +165,9 @@ class NodeSettings(BaseSettings):
     """Loading AGENT_MODULE and its `prewarm()` may take the agent host this long; longer counts as hanging."""
     agent_env: str = ""
     """Comma-separated names of further environment variables that agents may see."""
+    agent_data_mb: Annotated[int, Field(ge=1)] = 16
+    """MiB that a caller may send an agent as data (streams, packets, calls of its methods): so much at once, and as
+    much again in ten minutes. One that sends more ends its session. Audio does not count."""
     agent_log_bytes: Annotated[int, Field(ge=65_536)] = 10_000_000
     """Largest size of one agent's log file on disk, in bytes; beyond it the oldest output is dropped."""
     log_format: Literal["text", "json"] = "text"

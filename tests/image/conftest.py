@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.image import engine as engines
-from tests.image.engine import IMAGE, NODE, PYTHON, Engine
+from tests.image.engine import HOSTED_IMAGE, IMAGE, NODE, PYTHON, Engine
 from tests.support import livekit
 from tests.support.node import REPOSITORY
 from tests.support.processes import free_ports
@@ -31,6 +31,14 @@ def image(engine: Engine) -> Engine:
     engine.base(NODE, "node")
     engine.build(REPOSITORY, REPOSITORY / "Dockerfile.orchestrator", IMAGE)
     return engine
+
+
+@pytest.fixture(scope="session")
+def hosted_image(image: Engine) -> Engine:
+    """The image without offline speech, built."""
+    file = REPOSITORY / "Dockerfile.orchestrator"
+    image.build(REPOSITORY, file, HOSTED_IMAGE, "--build-arg", "OFFLINE_VOICE=false")
+    return image
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from tests.support.processes import poll
 
 PYTHON, NODE = "docker.io/library/python:3.11-slim-bookworm", "docker.io/library/node:20-slim"
 IMAGE = "localhost/voice-agent-orchestrator:latest"
+HOSTED_IMAGE = "localhost/voice-agent-orchestrator:hosted"
 #: What the compose file names; made here of the very programs that the other tests use, where they cannot be pulled.
 VALKEY, LIVEKIT = "docker.io/valkey/valkey:9.0-alpine", "docker.io/livekit/livekit-server:v1.13.5"
 RUN_DIR = "/var/lib/orchestrator"
@@ -137,6 +138,8 @@ class Engine:
 class Container:
     """One container of the image."""
 
+    image = IMAGE
+
     def __init__(self, engine: Engine, name: str, *options: str, **settings: object) -> None:
         self.engine, self.name, self._options = engine, name, options
         self.settings = {name: str(value) for name, value in settings.items()}
@@ -147,7 +150,8 @@ class Container:
         variables = [part for name, value in self.settings.items() for part in ("--env", f"{name}={value}")]
         self.engine(
             "run", "--detach", "--name", self.name, "--read-only", "--read-only-tmpfs=false", "--tmpfs", RUN_DIR,
-            "--cap-drop", "all", "--security-opt", "no-new-privileges", *self._options, *variables, IMAGE, *command,
+            "--cap-drop", "all", "--security-opt", "no-new-privileges", *self._options, *variables,
+            self.image, *command,
         )  # fmt: skip
         return self
 
@@ -207,6 +211,12 @@ class Container:
     def ends(self, seconds: float = 90) -> int:
         """Wait for its end and return its exit code."""
         return int(self.engine("wait", self.name, seconds=seconds).stdout)
+
+
+class HostedContainer(Container):
+    """One container of the image without offline speech."""
+
+    image = HOSTED_IMAGE
 
 
 class Checks:

@@ -1,0 +1,86 @@
+"""Bounds what a caller sends its agent as data: streams, packets, calls of its methods. Audio has a rate of its own.
+
+LiveKit drops what nobody listens to. What somebody does listen to is queued without a bound, by LiveKit and by handlers
+that keep what they get; and a stream may be packed, and be a thousand times what was sent. So one stream has a largest
+size, and all that comes is counted where it comes in, on LiveKit's own thread: a caller who sends more ends the call.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from livekit import rtc
+from livekit.rtc._ffi_client import FfiClient
+
+from agents.context import AgentContext
+
+#: Bytes of one stream, unpacked.
+STREAM_BYTES = 5 * 2**20
+#: What the smallest message costs, whatever is in it.
+MESSAGE_BYTES = 1024
+#: In so many seconds the caller may send as much again.
+REFILL_SECONDS = 600.0
+REASON = "the user sent more data than AGENT_DATA_MB allows"
+
+#: With what an agent joins its room.
+OPTIONS = rtc.RoomOptions(auto_subscribe=True, data_stream=rtc.DataStreamOptions(max_payload_byte_length=STREAM_BYTES))
+_ROOM_EVENTS = frozenset(
+    "data_packet_received byte_stream_opened text_stream_opened chat_message transcription_received "
+    "participant_attributes_changed participant_metadata_changed participant_name_changed data_track_published".split()
+)
+_EVENTS = frozenset(
+    "byte_stream_reader_event text_stream_reader_event rpc_method_invocation data_track_stream_event".split()
+)
+
+
+class Budget:
+    """Bytes that may still come. It is full at first, and fills again slowly."""
+
+    def __init__(self, size: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._size, self._left, self._clock = float(size), float(size), clock
+        self._at = clock()
+
+    def spend(self, size: int) -> bool:
+        """Take one message from it; returns whether there was enough."""
+        now = self._clock()
+        self._left = min(self._size, self._left + (now - self._at) * self._size / REFILL_SECONDS)
+        self._at = now
+        self._left -= max(size, MESSAGE_BYTES)
+        return self._left >= 0
+
+
+def size_of(event: Any) -> int:
+    """Return how many bytes an event of LiveKit's brings that the caller has chosen, 0 for what is LiveKit's own."""
+    kind = event.WhichOneof("message")
+    if kind == "room_event":
+        room_event = event.room_event.WhichOneof("message")
+        if room_event not in _ROOM_EVENTS:
+            return 0
+        packed: int = event.ByteSize()
+        if room_event == "data_packet_received":
+            # Its bytes are not in the event: it says where they are.
+            packed += event.room_event.data_packet_received.user.data.data.data_len
+        return packed
+    return int(event.ByteSize()) if kind in _EVENTS else 0
+
+
+def watch(context: AgentContext, megabytes: int) -> None:
+    """End the session when its caller sends more than that."""
+    budget, loop = Budget(megabytes * 2**20), asyncio.get_running_loop()
+    over = False
+
+    def count(event: Any) -> bool:
+        nonlocal over
+        size = size_of(event)
+        if size and not over and not budget.spend(size):
+            over = True
+            loop.call_soon_threadsafe(_end, context)
+        return False  # nothing is queued for this listener
+
+    FfiClient.instance.queue.subscribe(loop, filter_fn=count)
+
+
+def _end(context: AgentContext) -> None:
+    context.log.warning("%s: the session ends", REASON)
+    context.leave(REASON)

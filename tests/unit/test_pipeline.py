@@ -1,0 +1,198 @@
+"""When the voice agent says sorry, when it hands a call over and when it ends one."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from livekit.agents import APIConnectionError, APIStatusError
+
+from agents import last_words, pipeline
+
+
+class Session:
+    """An agent session that only notes what it is to say."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[str, list[Callable[[Any], None]]] = defaultdict(list)
+        self.said: list[str] = []
+        self.agent_state = "listening"
+
+    def on(self, name: str, listener: Callable[[Any], None]) -> None:
+        self.listeners[name].append(listener)
+
+    def emit(self, name: str, **fields: Any) -> None:
+        for listener in self.listeners[name]:
+            listener(SimpleNamespace(**fields))
+
+    def say(self, text: str, **_: Any) -> None:
+        self.said.append(text)
+        # LiveKit counts its failures from the start whenever the agent speaks: an apology must not reset ours.
+        self.emit("agent_state_changed", old_state="listening", new_state="speaking")
+
+    async def aclose(self) -> None:
+        self.emit("close", error=None)
+
+
+class Call:
+    """A watched session, and what becomes of it."""
+
+    def __init__(self, takeovers: int = 0) -> None:
+        self.session, self.left = Session(), asyncio.get_running_loop().create_future()
+        context = SimpleNamespace(
+            takeovers=takeovers, leaving=self.left, room=None, log=logging.getLogger("test"),
+            leave=lambda reason, failed=False: self.left.set_result(("error" if failed else "ended", reason)),
+            hand_over=lambda cause: self.left.set_result(("lost", cause)),
+        )  # fmt: skip
+        self.watch = pipeline.Pipeline(context, self.session, None)  # type: ignore[arg-type]
+
+    async def error(self, failure: Exception, kind: str = "llm_error", *, recoverable: bool = False) -> None:
+        self.session.emit("error", error=SimpleNamespace(type=kind, error=failure, recoverable=recoverable))
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def reply(self, *items: Any) -> None:
+        """Have a turn be answered by these items."""
+        ends: list[Callable[[Any], None]] = []
+        speech = SimpleNamespace(chat_items=items, interrupted=False, done=lambda: True, add_done_callback=ends.append)
+        self.session.emit("speech_created", source="generate_reply", speech_handle=speech)
+        for end in ends:
+            end(speech)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture(autouse=True)
+def last(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is said last, without a room."""
+    said: list[str] = []
+
+    async def say(_room: Any, text: str, _voice: Any) -> None:
+        said.append(text)
+
+    async def offline(_text: str) -> None:
+        return None
+
+    monkeypatch.setattr(last_words, "say", say)
+    monkeypatch.setattr(last_words, "offline", offline)
+    return said
+
+
+BUSY = APIStatusError("sk-canary", status_code=529, body={"key": "sk-canary"})
+ANSWER = SimpleNamespace(type="message", role="assistant")
+
+
+async def test_each_failed_turn_is_apologised_for_and_the_fourth_in_a_row_hands_over(last: list[str]) -> None:
+    call = Call()
+    for _ in range(3):
+        await call.error(BUSY)
+    assert call.session.said == [pipeline.PARDON] * 3
+    assert not call.left.done()
+    await call.error(BUSY)
+    assert call.left.result() == ("lost", "pipeline_failed: the language model is overloaded (529)")
+    assert last == [pipeline.HOLD_ON]
+
+
+async def test_an_answer_counts_from_the_start_again() -> None:
+    call = Call()
+    for _ in range(3):
+        await call.error(BUSY)
+    await call.reply(ANSWER)
+    for _ in range(3):
+        await call.error(BUSY)
+    assert not call.left.done()
+
+
+async def test_whoever_took_over_does_not_fail_as_long_once_more() -> None:
+    call = Call(takeovers=1)
+    await call.error(BUSY)
+    assert not call.left.done()
+    await call.error(BUSY)
+    assert call.left.done()
+
+
+async def test_what_is_tried_again_is_no_failed_turn() -> None:
+    call = Call()
+    for _ in range(9):
+        await call.error(BUSY, recoverable=True)
+    assert (call.session.said, call.left.done()) == ([], False)
+
+
+@pytest.mark.parametrize("kind", ["llm_error", "stt_error", "tts_error"])
+async def test_a_refusal_ends_the_call_at_once(kind: str, last: list[str]) -> None:
+    call = Call()
+    await call.error(APIStatusError("no", status_code=402), kind)
+    outcome, reason = call.left.result()
+    assert outcome == "error"
+    assert reason.endswith("is out of credit (402)")
+    assert last == [pipeline.GOODBYE]
+
+
+async def test_a_hearing_that_has_stopped_is_left_at_once() -> None:
+    """LiveKit opens its stream again after an error of the API, and after no other."""
+    call = Call()
+    await call.error(RuntimeError("the recogniser"), "stt_error")
+    assert call.left.result() == ("lost", "pipeline_failed: hearing failed with RuntimeError")
+
+
+async def test_a_session_that_closes_by_itself_is_handed_over() -> None:
+    call = Call()
+    call.session.emit("close", error=None)
+    await asyncio.sleep(0.01)
+    assert call.left.result() == ("lost", "pipeline_failed: the speech pipeline closed")
+
+
+async def test_no_answer_is_a_failed_turn() -> None:
+    call = Call()
+    await call.reply()
+    assert call.session.said == [pipeline.PARDON]
+    await call.reply(SimpleNamespace(type="function_call"))
+    assert call.session.said == [pipeline.PARDON]
+
+
+async def test_hearing_that_fails_while_nobody_speaks_is_not_apologised_for() -> None:
+    call = Call()
+    await call.error(APIConnectionError(), "stt_error")
+    assert call.session.said == []
+    call.session.emit("user_state_changed", old_state="listening", new_state="speaking")
+    await call.error(APIConnectionError(), "stt_error")
+    assert call.session.said == [pipeline.PARDON]
+
+
+async def test_nothing_becomes_of_what_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "UNHEARD_SECONDS", 0.02)
+    monkeypatch.setattr(pipeline, "WORDS_SECONDS", -1.0)
+    call = Call()
+
+    async def speak(*words: str) -> None:
+        call.session.emit("user_state_changed", old_state="listening", new_state="speaking")
+        call.session.emit("user_state_changed", old_state="speaking", new_state="listening")
+        for word in words:
+            call.session.emit("user_input_transcribed", transcript=word)
+        await asyncio.sleep(0.05)
+
+    await speak("hello")
+    assert call.session.said == []
+    for _ in range(4):
+        await speak()
+    assert call.left.result() == ("lost", "pipeline_failed: hearing finds no words")
+
+
+async def test_what_is_never_heard_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every plugin bounds its waiting."""
+    monkeypatch.setattr(pipeline, "AUDIBLE_SECONDS", 0.01)
+    call, interrupted = Call(takeovers=1), 0
+
+    def interrupt(*, force: bool) -> None:
+        nonlocal interrupted
+        interrupted += force
+
+    for _ in range(2):
+        speech = SimpleNamespace(done=lambda: False, interrupt=interrupt)
+        call.session.emit("speech_created", source="say", speech_handle=speech)
+    await asyncio.sleep(0.05)
+    assert interrupted == 2
+    assert call.left.result()[0] == "lost"
