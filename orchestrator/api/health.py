@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from fastapi import APIRouter, Request
 
 from orchestrator import __version__, kill_window, sizing
+from orchestrator.api import redis_memory
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
 from orchestrator.api.services import Services, ServicesDep
@@ -15,7 +16,7 @@ from orchestrator.node.memory import limit_bytes
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
 
-#: A canary flies every 10 s; one that is this old has not come through.
+#: A canary flies every few seconds (`node_rounds.CANARY_SECONDS`); one that is this old has not come through.
 STALE_CANARY_SECONDS = 30
 #: A door is opened again within seconds of LiveKit's return.
 DOOR_SECONDS = 10
@@ -97,6 +98,9 @@ async def describe_health(parts: Services) -> HealthReply:
     warnings += [warning for door in doors.values() if (warning := _door_trouble(door, await parts.store.now()))]
     if kill := kill_window.warning(parts.settings, os.environ):
         warnings.append(kill)
+    warnings += redis_memory.warnings(
+        await parts.store.memory_use(), limit_bytes() if os.environ.get("EMBEDDED_VALKEY") == "true" else None
+    )
     if tight := sizing.warning(parts.settings, limit_bytes()):
         warnings.append(tight)
     if queued > 20:
