@@ -12,12 +12,13 @@ from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
 from orchestrator.api.services import Services, ServicesDep
 from orchestrator.errors import Draining, HostUnavailable, NotSetUp, NotWarm
 from orchestrator.node.memory import limit_bytes
+from orchestrator.node_rounds import WEDGED_SECONDS
 
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
 
-#: A canary flies every few seconds (`node_rounds.CANARY_SECONDS`); one that is this old has not come through.
-STALE_CANARY_SECONDS = 30
+#: A canary that is this old has not come through: the node takes its Celery worker for wedged too.
+STALE_CANARY_SECONDS = WEDGED_SECONDS
 #: A door is opened again within seconds of LiveKit's return.
 DOOR_SECONDS = 10
 
