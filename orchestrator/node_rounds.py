@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 
-from orchestrator.errors import StoreUnavailable
+from orchestrator.errors import OrchestratorError, StoreUnavailable
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.node.memory import headroom_bytes
 from orchestrator.pool import upkeep
@@ -25,6 +25,10 @@ CANARY_SECONDS = 5.0
 ALERT_SECONDS = 1.0
 #: Bytes of RUN_DIR's disk that are to be free for an agent's record and its log.
 DISK_BYTES = 1 << 20
+REWRITE_SECONDS = 60.0
+#: The embedded Valkey's append-only file is written anew so often, unless REDIS_REWRITE_SECONDS says otherwise: what
+#: is deleted is gone from the disk well within an hour.
+EMBEDDED_REWRITE_SECONDS = 1200.0
 #: The Celery worker is wedged when Redis answers and nothing that was queued came through for this long.
 WEDGED_SECONDS = 30.0
 
@@ -58,6 +62,8 @@ class Rounds:
         ]
         if self._settings.alert_webhook_url:
             rounds.append((ALERT_SECONDS, self.look_at_alerts))
+        if self.rewrite_seconds:
+            rounds.append((min(REWRITE_SECONDS, self.rewrite_seconds), self.rewrite_log))
         return [*rounds, (SIZING_SECONDS, self.size_pool)] if self._settings.pool_auto else rounds
 
     async def fly_canary(self) -> None:
@@ -90,6 +96,23 @@ class Rounds:
         for name in wrong - self._wrong:
             log.warning("alert: %s", name)
         self._wrong = wrong
+
+    @property
+    def rewrite_seconds(self) -> float:
+        """Seconds between two rewrites of the append-only file; 0: it is not rewritten from here."""
+        if (given := self._settings.redis_rewrite_seconds) is not None:
+            return given
+        return EMBEDDED_REWRITE_SECONDS if os.environ.get("EMBEDDED_VALKEY") == "true" else 0.0
+
+    async def rewrite_log(self) -> None:
+        """Have Redis write its append-only file anew when that is due."""
+        try:
+            if await self._store.rewrite_log(self.rewrite_seconds):
+                log.info("the append-only file is written anew, without what is deleted")
+        except StoreUnavailable:
+            raise
+        except OrchestratorError as failure:
+            log.warning("the append-only file is not written anew, so what is deleted stays in it: %s", failure.detail)
 
     async def look_at_memory(self) -> None:
         """Say whether there is memory for one more agent; where there is, the waiting line is served."""

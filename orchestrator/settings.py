@@ -291,6 +291,11 @@ class Settings(NodeSettings):
     """Seconds between two comparisons of our sessions with LiveKit's rooms; each is up to a third more or less."""
     session_keep_seconds: Seconds = 86_400.0
     """How long the record and the logs of a session are kept after its end."""
+    session_keep_count: Annotated[int, Field(ge=10)] = 10_000
+    """Sessions that are over and whose records are kept at most: beyond it the oldest go, with their agents' logs."""
+    redis_rewrite_seconds: Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(_empty_is_none)] = None
+    """Seconds between two rewrites of Redis's append-only file, so that what is deleted is gone from the disk. Unset:
+    1200 with the embedded Valkey, and never with a Redis of your own. 0: never."""
     takeover: bool = True
     """Replace an agent that dies in a call, in the same room."""
     max_takeovers: Annotated[int, Field(ge=0)] = 2
@@ -330,6 +335,7 @@ class Settings(NodeSettings):
             "userGoneMs": ms(self.user_gone_seconds), "maxMs": ms(self.max_session_seconds),
             "silentMs": ms(self.heartbeat_timeout_seconds), "stopMs": ms(self.stop_grace_seconds),
             "goodbyeMs": ms(self.goodbye_seconds), "keepSeconds": max(1, int(self.session_keep_seconds)),
+            "keepCount": self.session_keep_count,
             "takeover": int(self.takeover), "maxTakeovers": self.max_takeovers,
             "reconcileMs": ms(self.reconcile_seconds),
             "webhooks": int(self.alert_webhook_url is not None),

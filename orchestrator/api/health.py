@@ -6,17 +6,19 @@ from collections.abc import AsyncIterator, Iterator
 from fastapi import APIRouter, Request
 
 from orchestrator import __version__, kill_window, restarts, sharing, sizing
+from orchestrator.api import redis_memory
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
 from orchestrator.api.services import Services, ServicesDep
 from orchestrator.errors import Draining, HostUnavailable, NotSetUp, NotWarm, StoreUnavailable
 from orchestrator.node.memory import limit_bytes
+from orchestrator.node_rounds import WEDGED_SECONDS
 
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
 
-#: A canary flies every 10 s; one that is this old has not come through.
-STALE_CANARY_SECONDS = 30
+#: A canary that is this old has not come through: the node takes its Celery worker for wedged too.
+STALE_CANARY_SECONDS = WEDGED_SECONDS
 #: A door is opened again within seconds of LiveKit's return.
 DOOR_SECONDS = 10
 #: Calls in a row that lost a living agent, after which it is no accident; the store tells its alert then too.
@@ -98,6 +100,9 @@ async def describe_health(parts: Services) -> HealthReply:
         warnings.append(f"starts are refused: {trouble}")
     now = await parts.store.now()
     warnings += [warning for door in doors.values() if (warning := _door_trouble(door, now))]
+    warnings += redis_memory.warnings(
+        await parts.store.memory_use(), limit_bytes() if os.environ.get("EMBEDDED_VALKEY") == "true" else None
+    )
     warnings += _settings_troubles(parts)
     if queued > 20:
         warnings.append(f"{queued} Celery tasks are waiting")

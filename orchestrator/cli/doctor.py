@@ -8,21 +8,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import httpx
-import psutil
 
-from orchestrator import clients, invariants
+from orchestrator import clients, invariants, sizing
 from orchestrator.cli import livekit_server, ports
 from orchestrator.cli.secrets import generated
 from orchestrator.cli.up import needed_ports
 from orchestrator.errors import HostUnavailable, OrchestratorError
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.node.client import HostClient
+from orchestrator.node.memory import limit_bytes
 from orchestrator.node.protocol import Death
 from orchestrator.settings import Settings
 from orchestrator.store import Store
-
-#: Private memory of the host with its models, and of each warm agent, in MiB, rounded up (see `make bench`).
-HOST_MIB, AGENT_MIB, CALL_MIB = 500, 30, 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +174,13 @@ def _models(settings: Settings) -> Finding:
 
 
 def _memory(settings: Settings) -> Finding:
-    available = psutil.virtual_memory().available >> 20
-    needed = HOST_MIB + settings.pool_target * AGENT_MIB + CALL_MIB
-    calls = max(0, available - HOST_MIB - settings.pool_target * AGENT_MIB) // CALL_MIB
-    found = f"{available} MiB available; a pool of {settings.pool_target} and one call need about {needed} MiB"
-    if available < needed:
-        return Finding("memory", False, found, "Lower POOL_TARGET, or give the machine more memory.")
-    if calls < settings.max_sessions:
-        return Finding(
-            "memory", True, f"{found}; room for about {calls} calls", f"Set MAX_SESSIONS to {calls} or less."
-        )
-    return Finding("memory", True, found)
+    """Advise what the node itself advises: both ask `sizing`, with the same limit."""
+    limit = limit_bytes()
+    found = (
+        f"a full pool needs about {sizing.pool_mb(settings)} MiB, each call with offline speech {sizing.CALL_MB} more"
+    )
+    if limit is not None:
+        found = f"{limit >> 20} MiB for this node; {found}"
+    if tight := sizing.warning(settings, limit):
+        return Finding("memory", False, found, tight)
+    return Finding("memory", True, found, sizing.calls_warning(settings, limit) or "")

@@ -12,6 +12,8 @@ from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocki
 from orchestrator.store.refusals import translate
 from orchestrator.store.scripts import Scripts
 
+#: Longest text of a cause that is kept, in characters: an exception's may be of any size, and is kept several times.
+CAUSE = 1000
 #: Turns of a conversation that are kept for a takeover.
 TURNS = 50
 
@@ -85,19 +87,19 @@ class AgentLink:
 
     async def failed(self, cause: str) -> None:
         """Say that this agent can serve its session no more: another one is to take over."""
-        await self._scripts.call("agent_failed", args=[self.agent_id, cause, 0])
+        await self._scripts.call("agent_failed", args=[self.agent_id, cause[:CAUSE], 0])
 
     async def stopped(self, reason: str) -> None:
         """Say that this agent's process must go: another node's agent goes on with its call, or it is over."""
-        await self._scripts.call("agent_failed", args=[self.agent_id, reason, 1])
+        await self._scripts.call("agent_failed", args=[self.agent_id, reason[:CAUSE], 1])
 
     async def ended(self, session_id: str, status: str, reason: str) -> None:
         """Say that this agent's session is over (`ended` or `error`) and why. Idempotent."""
-        await self._scripts.call("session_end", args=[session_id, status, reason, self.agent_id])
+        await self._scripts.call("session_end", args=[session_id, status, reason[:CAUSE], self.agent_id])
 
     async def leave(self, reason: str) -> None:
         """Say that this agent, still warm, is about to go: nobody is to be given it."""
-        await self._scripts.call("agent_stop", keys=[keys.agent(self.agent_id)], args=[self.agent_id, reason])
+        await self._scripts.call("agent_stop", keys=[keys.agent(self.agent_id)], args=[self.agent_id, reason[:CAUSE]])
 
     async def close(self) -> None:
         """Close both connections."""

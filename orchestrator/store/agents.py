@@ -9,6 +9,11 @@ from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
 from orchestrator.store.records import Exit
 
+#: Longest text of a cause that is kept, in characters.
+CAUSE = 1000
+#: Most bytes of one agent's log that are kept: lines may be long.
+LOG_BYTES = 262_144
+
 
 class Agents(Base):
     """The store of agents."""
@@ -55,12 +60,12 @@ class Agents(Base):
     ) -> Exit:
         """Record that an agent's process is gone; its session is given another agent or ended. Idempotent."""
         seen = ("" if value is None else value for value in (exit_code, signal, peak_memory_kib))
-        session_id, outcome, before = await self._scripts.call("agent_exited", args=[agent_id, cause, *seen])
+        session_id, outcome, before = await self._scripts.call("agent_exited", args=[agent_id, cause[:CAUSE], *seen])
         return Exit(session_id or None, outcome, before)
 
     async def unfit(self, agent_id: str, reason: str) -> str:
         """Take one agent out of service; returns its state before, '' when it is already leaving or gone."""
-        return str(await self._scripts.call("agent_stop", keys=[keys.agent(agent_id)], args=[agent_id, reason]))
+        return str(await self._scripts.call("agent_stop", keys=[keys.agent(agent_id)], args=[agent_id, reason[:CAUSE]]))
 
     @translated
     async def agent(self, agent_id: str) -> Agent | None:
@@ -91,21 +96,17 @@ class Agents(Base):
         """Return the last health record of each agent, {} where there is none."""
         return await self._hashes([keys.agent_health(agent_id) for agent_id in agent_ids])
 
-    @translated
     async def append_logs(
         self, agent_id: str, lines: Sequence[str], keep_lines: int, offset: int | None = None
     ) -> None:
-        """Append log lines of an agent; the newest `keep_lines` are kept. `offset`: how far its file is shipped."""
-        name = keys.agent_logs(agent_id)
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.rpush(name, *lines)
-            pipe.ltrim(name, -keep_lines, -1)
-            pipe.expire(name, self._keep)
-            pipe.incrby(keys.agent_log_count(agent_id), len(lines))
-            pipe.expire(keys.agent_log_count(agent_id), self._keep)
-            if offset is not None:
-                pipe.set(keys.agent_log_offset(agent_id), offset, ex=self._keep)
-            await pipe.execute()
+        """Append log lines of an agent; the newest `keep_lines` are kept, and no more than `LOG_BYTES` of them.
+
+        `offset`: how far its file is shipped.
+        """
+        names = [keys.agent_logs(agent_id), keys.agent_log_count(agent_id), keys.agent_log_bytes(agent_id)]
+        shipped = "" if offset is None else offset
+        args = [keep_lines, LOG_BYTES, self._keep, shipped, *lines]
+        await self._scripts.call("log_append", [*names, keys.agent_log_offset(agent_id)], args)
 
     @translated
     async def log_offset(self, agent_id: str) -> int:

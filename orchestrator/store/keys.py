@@ -5,6 +5,8 @@ SESSION_READY = "session:ready"
 SESSION_ACTIVE = "session:active"
 SESSION_QUEUED = "session:queued"  #: zset, the waiting line
 SESSION_UNBOUND = "session:unbound"  #: zset of starting sessions, which have no agent, by time of start
+SESSION_OVER = "session:over"  #: zset of kept sessions that are over, by the time of their end
+AGENT_OVER = "agent:over"  #: zset of kept agents that have exited without ever having a session, by time
 SESSIONS = "sessions"  #: zset of all kept session ids, by time of start
 AGENTS = "agents"  #: set of agents that have not exited
 POOL_READY = "pool:ready"
@@ -30,6 +32,7 @@ EVENTS = "events"  #: stream of everything that happens to sessions and agents
 ROOMS_ASKED_FOR = "rooms:asked_for"  #: zset of rooms that tokens were given for, by time, until they have a session
 CELERY_QUEUE = "celery"
 PROBE = "probe"  #: written to see whether Redis takes writes
+REWRITTEN = "redis:rewritten"  #: while the append-only file was rewritten not long ago
 BEAT_TICKS = "beat:ticks"  #: hash: when beat last turned (`beat`), and when it last sent each of its tasks
 
 
@@ -114,6 +117,11 @@ def agent_log_offset(agent_id: str) -> str:
 def agent_log_count(agent_id: str) -> str:
     """How many lines the agent has ever had in `agent:{id}:logs`."""
     return f"agent:{agent_id}:logs:count"
+
+
+def agent_log_bytes(agent_id: str) -> str:
+    """How many bytes are kept in `agent:{id}:logs`."""
+    return f"agent:{agent_id}:logs:bytes"
 
 
 def agent_health(agent_id: str) -> str:

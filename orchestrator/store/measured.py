@@ -3,9 +3,12 @@
 import json
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from orchestrator.store import keys, reading
 from orchestrator.store.base import Base, translated
 from orchestrator.store.reading import Reading
+from orchestrator.store.records import MemoryUse
 
 
 class Measured(Base):
@@ -27,6 +30,20 @@ class Measured(Base):
         """Return everything that is measured."""
         _, most, *_ = await self._scripts.call("capacity", args=[""])
         return await reading.take(self._redis, int(most) or None)
+
+    @translated
+    async def memory_use(self) -> MemoryUse:
+        """Return how much memory Redis has and may have, as far as it tells."""
+        try:
+            found = await self._redis.info("memory")
+        except ResponseError:  # not everybody may ask
+            return MemoryUse()
+        return MemoryUse(
+            int(found.get("used_memory", 0)),
+            int(found.get("maxmemory", 0)),
+            str(found.get("maxmemory_policy", "")),
+            int(found.get("total_system_memory", 0)),
+        )
 
     async def look_at_alerts(self) -> list[str]:
         """Tell what has begun or is over; returns the names of what is wrong."""

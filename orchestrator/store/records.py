@@ -92,3 +92,13 @@ class Snapshot:
     private: frozenset[tuple[str, str]]  #: (session id, `payload` or `conversation`) of each that is kept
     counted: frozenset[str]  #: live sessions that count against their user's cap
     rooms: Mapping[str, str | None]  #: the session that is found by the room, for each live session's room
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """How much memory Redis uses, in bytes; 0 and '' where it does not say."""
+
+    used: int = 0
+    most: int = 0  #: its `maxmemory`; 0: none is set
+    policy: str = ""  #: what it does when that is reached
+    machine: int = 0  #: what its machine has

@@ -4,6 +4,8 @@ import contextlib
 import json
 import re
 
+from redis.exceptions import ResponseError
+
 from orchestrator.errors import SchemaMismatch
 from orchestrator.models import ID_PATTERN, Agent, Session
 from orchestrator.store import keys, schema
@@ -51,8 +53,23 @@ class Upkeep(Base):
     @translated
     async def trim(self) -> int:
         """Drop the ids of sessions whose record has expired from the list of sessions; returns how many."""
-        oldest = (await self.now()) - self._keep
-        return int(await self._redis.zremrangebyscore(keys.SESSIONS, "-inf", oldest * 1000 - 3_600_000))
+        oldest = ((await self.now()) - self._keep) * 1000 - 3_600_000
+        for name in (keys.SESSION_OVER, keys.AGENT_OVER):
+            await self._redis.zremrangebyscore(name, "-inf", oldest)
+        return int(await self._redis.zremrangebyscore(keys.SESSIONS, "-inf", oldest))
+
+    @translated
+    async def rewrite_log(self, seconds: float) -> bool:
+        """Have Redis write its append-only file anew, without what is deleted, when `seconds` have passed since a node
+        did so last. Returns whether it does."""
+        if not await self._redis.set(keys.REWRITTEN, "1", nx=True, ex=max(1, int(seconds))):
+            return False
+        try:
+            await self._redis.bgrewriteaof()
+        except ResponseError:  # one runs already, or may not begin now
+            await self._redis.delete(keys.REWRITTEN)
+            raise
+        return True
 
     @translated
     async def snapshot(self) -> Snapshot:

@@ -92,7 +92,7 @@ async def test_a_black_hole_is_answered_at_once_and_heals(
             back = time.monotonic()
             served = await asyncio.to_thread(poll, lambda: serves(node, f"{back}"), "a start is served", HEALED)
             took = time.monotonic() - back
-            # A canary flies every 10 s and its age is told every 2 s: a young one has come through since then.
+            # A canary's age is told with each beat of the node: a young one has come through since then.
             young = lambda: canary(node) < time.monotonic() - back - 2  # noqa: E731
             await asyncio.to_thread(poll, young, "a task comes through", back + HEALED - time.monotonic(), every=0.2)
             consumed = time.monotonic() - back

@@ -480,6 +480,21 @@ GUARDS = (
         "chaos/test_poison.py::test_a_boot_that_is_too_slow_is_an_error_in_time_and_no_process_is_left",
         (DUE, "function miss.start(id)\n", "function miss.start(id)\n  if true then return end\n"),
     ),
+    guard(
+        "what was said is gone from the disk",
+        "integration/test_forgetting.py::test_what_was_said_is_gone_from_the_disk",
+        ("orchestrator/store/upkeep.py", "            await self._redis.bgrewriteaof()\n", "            pass\n"),
+    ),
+    guard(
+        "records are bounded by their number",
+        "integration/test_forgetting.py::test_records_are_bounded_by_their_number",
+        (PRELUDE, "  keep_last('session:over', id, policy('keepCount'), drop_session)\n", ""),
+    ),
+    guard(
+        "a log is bounded in bytes",
+        "integration/test_forgetting.py::test_a_log_is_bounded_in_lines_and_bytes",
+        (f"{LUA}/log_append.lua", "(bytes > most_bytes and kept > 1)", "false"),
+    ),
     # LiveKit
     guard(
         "a phone that rings is not there",

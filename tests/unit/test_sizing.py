@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from orchestrator import sizing
+from orchestrator.cli import doctor
 from orchestrator.settings import Settings
 
 REDIS: dict[str, Any] = {"redis_url": "redis://far"}
@@ -47,3 +48,14 @@ def test_calls_that_do_not_fit_are_told_with_the_number_that_does() -> None:
 def test_nobody_can_tell() -> None:
     assert sizing.warning(Settings(), None) is None
     assert sizing.calls_warning(Settings(), None) is None
+
+
+@pytest.mark.parametrize("gigabytes", [1, 2, 4, 8])
+@pytest.mark.parametrize("pool", [3, 20])
+def test_doctor_advises_what_the_node_does(gigabytes: int, pool: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "limit_bytes", lambda: gigabytes << 30)
+    settings = Settings(pool_target=pool, max_sessions=500)
+    found = doctor._memory(settings)
+    node = sizing.warning(settings, gigabytes << 30)
+    assert found.ok is (node is None)
+    assert found.mend == (node or sizing.calls_warning(settings, gigabytes << 30))

@@ -612,6 +612,42 @@ local function answered(id)
   return #turns == 2 and cjson.decode(turns[1]).role == 'user' and cjson.decode(turns[2]).role == 'agent'
 end
 
+local function drop_agent(id)
+  if (agent_state(id) or 'exited') ~= 'exited' then return end
+  local key = 'agent:' .. id
+  redis.call('DEL', key)
+  for _, suffix in ipairs({'logs', 'logs:count', 'logs:bytes', 'logs:offset', 'health', 'boot'}) do
+    redis.call('DEL', key .. ':' .. suffix)
+  end
+end
+
+-- Drop all that is kept of a session that is over.
+local function drop_session(id)
+  local key = 'session:' .. id
+  local fields = redis.call('HMGET', key, 'agentIds', 'roomName', 'request')
+  for agent in string.gmatch(fields[1] or '', '[^,]+') do drop_agent(agent) end
+  local room = 'session:room:' .. (fields[2] or '')
+  if redis.call('GET', room) == id then redis.call('DEL', room) end
+  local request = fields[3] and 'idempotency:' .. fields[3]
+  if request and get(request, 'session') == id then redis.call('DEL', request, request .. ':answer') end
+  redis.call('DEL', key, key .. ':events', key .. ':payload', key .. ':conversation')
+  redis.call('ZREM', 'sessions', id)
+end
+
+-- Count something as over in `list`, and drop the oldest of it beyond `most`: two at a time, so that a list that is far too
+-- long shrinks, and nobody waits for that.
+local function keep_last(list, id, most, drop)
+  redis.call('ZADD', list, NOW, id)
+  if not most then return end
+  for _ = 1, math.min(2, redis.call('ZCARD', list) - most) do
+    local oldest = redis.call('ZRANGE', list, 0, 0)[1]
+    -- Its room is to be deleted first: nobody else would know of it.
+    if redis.call('ZSCORE', 'deadlines', 'close|' .. oldest) then return end
+    redis.call('ZREM', list, oldest)
+    drop(oldest)
+  end
+end
+
 -- Close the books of a session in whatever live state it is; the bound agent is told to leave.
 local function close_session(id, to, reason)
   local key = 'session:' .. id
@@ -656,6 +692,7 @@ local function close_session(id, to, reason)
   -- A room that was not named by us may have the next session already.
   local room = 'session:room:' .. (fields[4] or '')
   if redis.call('GET', room) == id then redis.call('EXPIRE', room, keep) end
+  keep_last('session:over', id, policy('keepCount'), drop_session)
 end
 
 -- End a session; the room that it leaves is the waiting line's.
@@ -742,7 +779,11 @@ local function exit_agent(id, cause, ...)
   local unread = before == 'assigned' and redis.call('LLEN', 'agent:' .. id .. ':inbox') > 0
   move_agent(id, 'exited', 'cause', cause, 'exitedAt', NOW, ...)
   redis.call('DEL', 'agent:' .. id .. ':pid', 'agent:' .. id .. ':inbox')
-  for _, suffix in ipairs({'', ':logs', ':logs:count', ':health'}) do redis.call('EXPIRE', 'agent:' .. id .. suffix, keep) end
+  for _, suffix in ipairs({'', ':logs', ':logs:count', ':logs:bytes', ':health'}) do
+    redis.call('EXPIRE', 'agent:' .. id .. suffix, keep)
+  end
+  -- The others go with their sessions.
+  if not session then keep_last('agent:over', id, policy('keepCount'), drop_agent) end
   if before == 'starting' then
     redis.call('RPUSH', 'agent:' .. id .. ':boot', cause)
     redis.call('EXPIRE', 'agent:' .. id .. ':boot', 60)

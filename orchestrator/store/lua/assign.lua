@@ -38,7 +38,7 @@
 -- address:sessions:{address}  set  live sessions of an address or a network, where those are counted
 -- room:asker:{room}       hash   address and network of who got a token for a room of our naming
 -- rate:{address}:{n}      string starts of this address in the n-th window
--- idempotency:{key}       hash   fingerprint and session of an earlier request
+-- idempotency:{key}       hash   fingerprint and session of an earlier request (session:{id} has the key as `request`)
 -- arrivals:{n}            string starts in the n-th ten seconds
 -- livekit:down            string why LiveKit does not answer, while it does not
 -- nodes:draining          set    nodes that take no more sessions      nodes  set    all nodes
@@ -140,6 +140,7 @@ end
 if idempotency ~= '' then
   redis.call('HSET', 'idempotency:' .. idempotency, 'fingerprint', ARGV[9], 'session', id)
   redis.call('EXPIRE', 'idempotency:' .. idempotency, policy('keepSeconds'))
+  redis.call('HSET', 'session:' .. id, 'request', idempotency)
 end
 if agent then
   -- Starting and ready in one step: this is the path that a caller waits for.

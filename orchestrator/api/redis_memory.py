@@ -1,0 +1,25 @@
+"""Whether Redis has the memory that it needs: what is full takes no session any more, and what evicts loses records."""
+
+from collections.abc import Iterator
+
+from orchestrator.store.records import MemoryUse
+
+#: The share of what Redis may have from which on it is warned of.
+NEARLY_FULL = 0.8
+#: It refuses to write when it is full, and says so; every other policy drops sessions, agents or the task queue.
+KEEPS_ALL = "noeviction"
+
+
+def warnings(use: MemoryUse, here: int | None) -> Iterator[str]:
+    """Yield what is not as it should be. `here`: bytes that a Redis of this node may have; None for one elsewhere."""
+    if use.policy not in {"", KEEPS_ALL}:
+        yield (
+            f"Redis drops keys when its memory is full (maxmemory-policy {use.policy}), and with them sessions that go "
+            f"on: set maxmemory-policy to {KEEPS_ALL}"
+        )
+    bounds = [bound for bound in (use.most, use.machine, here or 0) if bound]
+    if bounds and use.used > NEARLY_FULL * min(bounds):
+        yield (
+            f"Redis uses {use.used >> 20} of the {min(bounds) >> 20} MiB that it may have; when it is full no session "
+            "starts: give it more, or lower SESSION_KEEP_COUNT, SESSION_KEEP_SECONDS or LOG_LINES"
+        )
