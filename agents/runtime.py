@@ -4,44 +4,46 @@ States: starting → ready → (assigned) joining → in the room → leaving �
 `assign {sessionId, room, token, userId, metadata, takeovers, conversation}` once, `goodbye {seconds}`, and
 `stop {reason}` at any time; SIGTERM means stop.
 Failure cases: Redis silent → goes on, tries again; its record is gone from Redis → registers again; room cannot be
-joined → tries until it is told to stop; the room is lost or the entrypoint raises → another agent takes over; another
-one has taken over already → leaves without a word. How long a user may stay away is not decided here.
+joined → tries until it is told to stop; the room is lost or the entrypoint raises → another agent takes over, and so
+when the heartbeat, the inbox or anything else that runs beside the call has ended; the event loop is blocked → it does
+not beat, and its silence is noticed in Redis; another one has taken over already → leaves without a word. How long a
+user may stay away is not decided here.
 
 `python -m agents.runtime` starts it by exec; the agent host forks into `main` instead. Your own program may call
-`run(entrypoint)` for the same contract.
+`run(entrypoint)` for the same contract. A process that was an agent ends without the interpreter's exit: native
+libraries abort or hang in theirs.
 """
 
 import asyncio
 import contextlib
-import faulthandler
 import importlib
+import inspect
 import json
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from livekit import rtc
 from livekit.rtc._ffi_client import FfiClient
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from agents import incoming
-from agents.context import AgentContext, Turn
+from agents import contract, incoming
+from agents.context import AgentContext, Goodbye, Turn
+from agents.contract import Entrypoint
+from agents.process import end_after, lineage, log_to_stderr
+from agents.watched import Watched
 from orchestrator import faults
 from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
-from orchestrator.logs import lose_what_is_refused
-from orchestrator.refusals import Refusal, WithoutTokens
+from orchestrator.refusals import Refusal
 from orchestrator.settings import NodeSettings, load
 from orchestrator.store.agent_link import TURNS, AgentLink
 
 log = logging.getLogger("agent.runtime")
-
-Entrypoint = Callable[[AgentContext], Awaitable[None]]
 
 #: Seconds that saying goodbye to LiveKit and Redis may take.
 LEAVE_SECONDS = 1.0
@@ -49,40 +51,35 @@ LEAVE_SECONDS = 1.0
 END_SECONDS = 20.0
 
 _preloaded: ModuleType | None = None
+#: As the node has set them: a module may set REDIS_URL, or read a .env of its own, for itself.
+_settings: NodeSettings | None = None
 
 
 def preload(module: str) -> None:
     """Import an agent module and run its `prewarm()`, before a fork. Raises whatever the module raises."""
-    global _preloaded  # noqa: PLW0603 - the forked child finds here what its parent loaded
-    _preloaded = importlib.import_module(module)
-    if not callable(getattr(_preloaded, "entrypoint", None)):
-        raise OrchestratorError(f"{module} has no entrypoint(ctx); see the README, Bring your own agent")
-    if prewarm := getattr(_preloaded, "prewarm", None):
-        prewarm()
+    global _preloaded, _settings  # noqa: PLW0603 - the forked child finds here what its parent loaded
+    _settings = load(NodeSettings)
+    _preloaded = contract.load(module)
 
 
 def main(agent_id: str | None = None) -> None:
-    """Run one agent of AGENT_MODULE. Exits with 0 after its session, with 1 when it failed."""
-    settings = load(NodeSettings)
-    if _preloaded is None:
-        preload(settings.agent_module)
-    assert _preloaded is not None
-    run(_preloaded.entrypoint, agent_id)
-
-
-def run(entrypoint: Entrypoint, agent_id: str | None = None) -> None:
-    """Run one agent with the given entrypoint, to its end."""
-    lose_what_is_refused()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr, force=True
-    )
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(WithoutTokens())
-    # LiveKit's own chatter is about every connection; what goes wrong it says at WARNING.
-    logging.getLogger("livekit").setLevel(logging.WARNING)
-    faulthandler.enable()
-    settings = load(NodeSettings)
+    """Run one agent of AGENT_MODULE, to its end."""
     agent_id = agent_id or os.environ["AGENT_ID"]
+    if _preloaded is None:
+        preload(load(NodeSettings).agent_module)
+    assert _preloaded is not None
+    _live(_preloaded.entrypoint, agent_id, _settings)
+
+
+def run(entrypoint: Entrypoint, agent_id: str | None = None) -> NoReturn:
+    """Run one agent with the given entrypoint, and end the process: with 0 after its session, with 1 when it failed."""
+    end_after(lambda: _live(entrypoint, agent_id or os.environ["AGENT_ID"], None))
+
+
+def _live(entrypoint: Entrypoint, agent_id: str, settings: NodeSettings | None) -> None:
+    log_to_stderr()
+    contract.check(entrypoint, "the entrypoint")
+    settings = settings or load(NodeSettings)
     if not settings.redis_url or not settings.livekit_url:
         raise OrchestratorError("an agent needs REDIS_URL and LIVEKIT_URL")
     asyncio.run(Runtime(settings, settings.livekit_url, agent_id, entrypoint).run())
@@ -98,20 +95,24 @@ class Runtime:
         self._link = AgentLink(settings.redis, agent_id)
         self._stop: asyncio.Future[str]
         self._assigned: asyncio.Future[dict[str, Any]]
-        self._goodbye: asyncio.Future[float]
+        self._goodbyes: asyncio.Queue[float] = asyncio.Queue()
+        self._tasks = Watched(self._broken)
+        self._fault = ""
         self._context: AgentContext | None = None
         self._active_at: int | None = None
 
     async def run(self) -> None:
         """Live. Returns after the session, or when told to stop."""
         loop = asyncio.get_running_loop()
-        self._stop, self._assigned, self._goodbye = loop.create_future(), loop.create_future(), loop.create_future()
+        self._stop, self._assigned = loop.create_future(), loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._request_stop, "the node is stopping")
         _ = FfiClient.instance  # LiveKit's native part starts its threads now, not in the call
         faults.hit("agent.before_ready")
         await self._say_ready()
-        helpers = [asyncio.create_task(self._beat()), asyncio.create_task(self._read_inbox())]
+        # From the event loop: while it is blocked the agent is silent.
+        self._tasks.start("agent_error: the heartbeat has ended", self._beat())
+        self._tasks.start("agent_error: the inbox is not read any more", self._read_inbox())
         try:
             decided: list[asyncio.Future[Any]] = [self._stop, self._assigned]
             await asyncio.wait(decided, return_when=asyncio.FIRST_COMPLETED)
@@ -120,8 +121,7 @@ class Runtime:
             else:
                 await self._retire(self._stop.result())
         finally:
-            for helper in helpers:
-                helper.cancel()
+            self._tasks.cancel()
             with contextlib.suppress(OrchestratorError, TimeoutError):
                 async with asyncio.timeout(LEAVE_SECONDS):
                     await self._link.close()
@@ -132,7 +132,7 @@ class Runtime:
         unsaid = False
         while not self._stop.done():
             try:
-                await self._link.ready(os.getpid())
+                await self._link.ready(*lineage())
             except IllegalMove:
                 if not unsaid:
                     raise
@@ -157,6 +157,14 @@ class Runtime:
         if not self._stop.done():
             self._stop.set_result(reason)
 
+    def _broken(self, cause: str) -> None:
+        """Go: this process lives, and serves no more."""
+        self._fault = self._fault or cause
+        if self._context:
+            self._context.hand_over(cause)
+        else:
+            self._request_stop(cause)
+
     async def _beat(self) -> None:
         while True:
             try:
@@ -170,6 +178,7 @@ class Runtime:
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
     async def _register(self) -> str:
+        pid, *ancestors = lineage()
         log.warning("Redis has no record of this agent or its session: registers again")
         told: dict[str, Any] = {}
         if self._assigned.done():
@@ -181,7 +190,7 @@ class Runtime:
                 "createdAt": message["createdAt"], "activeAt": self._active_at, "payload": json.dumps(payload),
                 "conversation": [json.dumps(asdict(turn)) for turn in turns[-TURNS:]],
             }  # fmt: skip
-        return await self._link.register(os.getpid(), self._settings.node_id, told)
+        return await self._link.register(pid, self._settings.node_id, told, *ancestors)
 
     def _disowned(self) -> None:
         """Go: the store has given up this agent, and its session, if any, is over or another agent's."""
@@ -198,14 +207,19 @@ class Runtime:
                 log.warning("inbox not readable: %s", failure.detail)
                 await asyncio.sleep(self._settings.heartbeat_seconds / 5)
                 continue
-            if message is None:
-                continue
-            if message["type"] == "stop":
-                self._request_stop(message["reason"])
-            elif message["type"] == "goodbye":
-                self._goodbye.set_result(float(message["seconds"]))
-            elif message["type"] == "assign" and not self._assigned.done():
+            if message is not None:
+                self._obey(message)
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        match message:
+            case {"type": "stop", "reason": str() as reason}:
+                self._request_stop(reason)
+            case {"type": "goodbye", "seconds": int() | float() as seconds}:
+                self._goodbyes.put_nowait(seconds)  # one for each drain: the node may be undrained in between
+            case {"type": "assign"} if not self._assigned.done():
                 self._assigned.set_result(message)
+            case _:
+                log.warning("a message in the inbox is left aside: nobody knows it, or an assignment has come before")
 
     # The session
 
@@ -222,34 +236,32 @@ class Runtime:
             takeovers=assignment["takeovers"],
             conversation=[Turn(**turn) for turn in assignment["conversation"]],
         )
+        if self._fault:
+            context.hand_over(self._fault)
         self._stop.add_done_callback(lambda stop: context.stop(stop.result()))
         incoming.watch(context, self._settings.agent_data_mb)
         faults.hit("agent.before_join")
-        connecting = asyncio.create_task(self._connect(context, assignment))
-        decided: list[asyncio.Future[Any]] = [connecting, context.leaving]
-        await asyncio.wait(decided, return_when=asyncio.FIRST_COMPLETED)
-        watchers = [connecting]
-        if connecting.done() and not connecting.exception():
-            context.look()
-            context.log.info("joined %s", assignment["room"])
-            watchers = [
-                asyncio.create_task(watcher)
-                for watcher in (
-                    self._report(context), self._report_audio(context), self._keep_turns(context),
-                    self._say_goodbye(context), self._enter(context),
-                )
-            ]  # fmt: skip
-        elif connecting.done():
-            context.hand_over(f"join_failed: {connecting.exception()}")
+        tasks = Watched(context.hand_over)
+        tasks.start("join_failed", self._join(context, assignment, tasks), ends=True)
         outcome, reason = await context.leaving
         context.log.info("leaves: %s", reason)
-        for watcher in watchers:
-            watcher.cancel()
+        tasks.cancel()
         await self._end(session_id, outcome, reason)
         with contextlib.suppress(Exception):
             async with asyncio.timeout(LEAVE_SECONDS):
-                await asyncio.gather(*watchers, return_exceptions=True)
+                await tasks.ended()
                 await room.disconnect()
+
+    async def _join(self, context: AgentContext, assignment: dict[str, Any], tasks: Watched) -> None:
+        await self._connect(context, assignment)
+        context.look()
+        context.log.info("joined %s", assignment["room"])
+        tasks.start("agent_error: the user's presence is not told any more", self._report(context))
+        tasks.start("agent_error: the first sound is not told", self._report_audio(context), ends=True)
+        tasks.start("agent_error: turns are not kept any more", self._keep_turns(context))
+        tasks.start("agent_error: goodbye cannot be said", self._say_goodbye(context), ends=True)
+        # It may end: the session goes on until somebody leaves it.
+        tasks.start("agent_error", self._enter(context), ends=True)
 
     async def _connect(self, context: AgentContext, assignment: dict[str, Any]) -> None:
         """Join the room. LiveKit may be away for a while: tries until the store gives this agent up. What LiveKit would
@@ -279,11 +291,7 @@ class Runtime:
             context.leave(f"join_refused: LiveKit refuses the agent: {refusal.words}", failed=True)
 
     async def _enter(self, context: AgentContext) -> None:
-        try:
-            await self._entrypoint(context)
-        except Exception as failure:
-            context.log.exception("the agent's entrypoint failed")
-            context.hand_over(f"agent_error: {type(failure).__name__}: {failure}")
+        await self._entrypoint(context)
 
     async def _report(self, context: AgentContext) -> None:
         """Tell the store that the agent is in the room, and then who else is: every coming and going of the user."""
@@ -312,13 +320,13 @@ class Runtime:
 
     async def _say_goodbye(self, context: AgentContext) -> None:
         """Have the agent tell its user that the node must stop; then leave. Where it has nothing to say, go on."""
-        seconds = await self._goodbye
+        seconds = await self._goodbyes.get()
         context.log.info("the node is stopping: %g s are left", seconds)
-        if not context.goodbyes:
-            return
+        while not context.goodbyes:
+            seconds = await self._goodbyes.get()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await asyncio.gather(*(say() for say in context.goodbyes), return_exceptions=True)
+                await asyncio.gather(*map(_say_one, context.goodbyes), return_exceptions=True)
         context.leave("the node is stopping")
 
     async def _say(self, context: AgentContext, tell: Callable[[], Awaitable[object]]) -> None:
@@ -355,15 +363,12 @@ class Runtime:
         log.warning("the end is not recorded by the agent")
 
 
+async def _say_one(say: Goodbye) -> None:
+    said = say()
+    if inspect.isawaitable(said):
+        await said
+
+
 if __name__ == "__main__":
-    code = 1
-    try:
-        # The module as others import it: this one is called __main__, and would be a second copy.
-        importlib.import_module("agents.runtime").main()
-        code = 0
-    except Exception:
-        log.exception("agent crashed")
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # native libraries may hang in their exit handlers
+    # The module as others import it: this one is called __main__, and would be a second copy.
+    end_after(lambda: importlib.import_module("agents.runtime").main())

@@ -168,6 +168,12 @@ class HostUnavailable(OrchestratorError):
     code = "host_unavailable"
 
 
+class NotTheAgent(OrchestratorError):
+    """This process is neither the one that the agent host has started nor a descendant of it."""
+
+    code = "not_the_agent"
+
+
 class SpawnFailed(OrchestratorError):
     """The agent process could not be started."""
 

@@ -290,6 +290,7 @@ class NodeWatch:
             "pid": os.getpid(),
             "bootId": machine_boot_id(),
             "host": int(self._connected.is_set()),
+            "hostWarning": self._host.warning if self._host else "",
             "lastBeat": int(time.time()),
             "canaryAge": int(time.monotonic() - self._rounds.canary_at),
             "version": __version__,

@@ -169,6 +169,8 @@ def _node_troubles(name: str, fields: dict[str, str], draining: bool) -> Iterato
         yield f"two nodes call themselves {name}: give each a NODE_ID of its own"
     if fields.get("host") != "1":
         yield f"node {name} has no agent host"
+    if warning := fields.get("hostWarning"):
+        yield f"the agent host of node {name}: {warning}"
     if draining:
         yield f"node {name} drains"
     if restarted := fields.get("restarted"):

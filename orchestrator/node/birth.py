@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from orchestrator import faults
 from orchestrator.node.folder import AgentFolder
+from orchestrator.node.loaded import reseed
 from orchestrator.node.preload import threads
 from orchestrator.node.process import look, machine_boot_id
 from orchestrator.node.protocol import Process
@@ -65,15 +66,18 @@ def agent_environment(settings: NodeSettings) -> dict[str, str]:
     return found | SINGLE_THREADED | {"NODE_ID": settings.node_id}
 
 
-def start_by_fork(main: Callable[[str], None], agent_id: str, folder: AgentFolder, environment: dict[str, str]) -> int:
-    """Fork an agent that runs `main(agent_id)`; returns its pid. Raises `OSError`."""
+def start_by_fork(main: Callable[[str], None], agent_id: str, folder: AgentFolder, disown: Callable[[], None]) -> int:
+    """Fork an agent that runs `main(agent_id)`; returns its pid. `disown` closes, there, what is the host's alone.
+
+    Raises `OSError`.
+    """
     if threads() != 1:
         raise OSError(f"the agent host has {threads()} threads; it forks with one only")
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        _become_agent(main, agent_id, folder, environment)
+        _become_agent(main, agent_id, folder, disown)
     return pid
 
 
@@ -93,7 +97,7 @@ def start_by_exec(argv: list[str], agent_id: str, folder: AgentFolder, environme
 
 
 def _become_agent(
-    main: Callable[[str], None], agent_id: str, folder: AgentFolder, environment: dict[str, str]
+    main: Callable[[str], None], agent_id: str, folder: AgentFolder, disown: Callable[[], None]
 ) -> NoReturn:
     code = 70  # EX_SOFTWARE: died before its own code ran
     try:
@@ -105,12 +109,17 @@ def _become_agent(
             signal.signal(number, signal.SIG_DFL)
         output = folder.open_log(agent_id)
         empty = os.open(os.devnull, os.O_RDONLY)
-        for source, target in ((empty, 0), (output, 1), (output, 2)):
-            os.dup2(source, target)
-        # The selector, the listener and the clients belong to the host.
-        os.closerange(3, os.sysconf("SC_OPEN_MAX") if sys.platform != "linux" else _highest_fd() + 1)
-        os.environ.clear()
-        os.environ.update(environment)
+        for source, targets in ((empty, (0,)), (output, (1, 2))):
+            for target in targets:
+                os.dup2(source, target)
+            if source not in {0, 1, 2}:
+                os.close(source)
+        # Nothing else is closed or unset: what the agent's module has opened and set while it was loaded is its own. A
+        # number that were free again would be the next connection's, and what the module writes would go there.
+        disown()
+        os.environ.pop(CLEAN, None)
+        os.environ["AGENT_ID"] = agent_id
+        reseed()
         faults.arm()
         main(agent_id)
         code = 0
@@ -151,7 +160,3 @@ def reaped(pid: int) -> tuple[int, int] | None:
         os.killpg(pid, signal.SIGKILL)
     _, status, usage = os.wait4(pid, 0)
     return status, usage.ru_maxrss if sys.platform == "linux" else usage.ru_maxrss // 1024
-
-
-def _highest_fd() -> int:
-    return max(int(name) for name in os.listdir("/proc/self/fd"))

@@ -43,6 +43,8 @@ class HostClient:
         self._reloads: set[asyncio.Future[None]] = set()
         self._handlers: set[asyncio.Task[None]] = set()
         self._reading = asyncio.create_task(self._read())
+        #: What is not as it should be with the host, in words.
+        self.warning = ""
 
     @classmethod
     async def connect(cls, path: Path, on_death: OnDeath) -> Self:
@@ -56,6 +58,7 @@ class HostClient:
     async def hello(self) -> tuple[list[Process], list[Death]]:
         """Return what lives, and the deaths that were not acknowledged."""
         reply = await self._request("hello")
+        self.warning = reply.get("warning", "")  # a host of the release before has none
         return [Process(**row) for row in reply["agents"]], [Death(**row) for row in reply["deaths"]]
 
     async def spawn(self, agent_id: str) -> Process:

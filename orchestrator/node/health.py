@@ -1,6 +1,10 @@
-"""Looks at agent processes from outside: zombie, wrong start time, too large. Silence is a deadline in Redis."""
+"""Looks at agent processes from outside: zombie, wrong start time, too large. Silence is a deadline in Redis.
 
-from dataclasses import dataclass
+What is measured is the process that the agent host has started and all below it: it may be a wrapper of the agent's.
+"""
+
+import contextlib
+from dataclasses import dataclass, replace
 
 import psutil
 
@@ -29,14 +33,24 @@ def examine(agent: Agent, *, memory_limit: int) -> Finding:
         return Finding("pid belongs to another process")
     try:
         process = psutil.Process(agent.pid)
-        with process.oneshot():
-            full = process.memory_full_info()
-            memory = getattr(full, "uss", full.rss)
-            cpu = process.cpu_times()
-            finding = Finding(None, memory, cpu.user + cpu.system, process.num_threads())
+        finding = _measure(process)
+        for descendant in process.children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended, as it may
+                more = _measure(descendant)
+                finding = Finding(
+                    None, finding.memory + more.memory, finding.cpu_seconds + more.cpu_seconds,
+                    finding.threads + more.threads,
+                )  # fmt: skip
     except psutil.NoSuchProcess:
         return Finding("process gone or zombie")
-    if memory <= memory_limit:
+    if finding.memory <= memory_limit:
         return finding
-    fault = f"private memory {memory >> 20} MiB over the limit of {memory_limit >> 20} MiB"
-    return Finding(fault, finding.memory, finding.cpu_seconds, finding.threads)
+    fault = f"private memory {finding.memory >> 20} MiB over the limit of {memory_limit >> 20} MiB"
+    return replace(finding, fault=fault)
+
+
+def _measure(process: psutil.Process) -> Finding:
+    with process.oneshot():
+        full = process.memory_full_info()
+        cpu = process.cpu_times()
+        return Finding(None, getattr(full, "uss", full.rss), cpu.user + cpu.system, process.num_threads())

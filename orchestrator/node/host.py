@@ -9,7 +9,8 @@ To load new code it becomes a new process image under its old pid, so that its a
 
 States of an agent here: alive → (TERM → grace → KILL) → dead, unacknowledged → forgotten.
 Failure cases: fork or exec fails → the spawn is answered with the error, nothing is left behind; the agent's module
-cannot be loaded → agents are started by exec, where each says for itself what is wrong; a client that hangs → its
+cannot be loaded → agents are started by exec, where each says for itself what is wrong; it starts threads → agents are
+started by exec, where it may; a client that hangs → its
 connection is dropped when its buffer is full; a record of another boot → dead by definition.
 """
 
@@ -47,6 +48,7 @@ from orchestrator.node.preload import (
     TRIAL_ARGUMENT,
     Deaths,
     Poisoned,
+    Threaded,
     Trial,
     bounded,
     preload,
@@ -110,6 +112,8 @@ class AgentHost:
         self._reload_due = False
         self._handover = handover or {}
         self._next_look = self._next_scan = 0.0
+        self._wake: tuple[socket.socket, ...] = ()
+        self._warning = ""
         self._buried_ids: set[str] = set()  # whose strays are still to be looked for
         self._own_environment = dict(os.environ)
         self._environment = agent_environment(settings)
@@ -118,11 +122,7 @@ class AgentHost:
     # Life
 
     def preload(self) -> None:
-        """Load the agent, where agents are forked from here. One that cannot be loaded is started by exec instead.
-
-        Raises:
-            Preflight: it starts threads.
-        """
+        """Load the agent, where agents are forked from here. What cannot be forked is started by exec."""
         module = self._settings.agent_module
         if not self._preloads:
             return
@@ -130,15 +130,18 @@ class AgentHost:
         if fault is None and self._preload_deaths.too_many:
             fault = "it has killed the agent host more than once while it was loaded, or hung"
         if fault is not None:
-            log.warning(
-                "%s cannot be preloaded: %s. Agents are started by exec until a reload succeeds.", module, fault
+            self._warning = (
+                f"{module} cannot be preloaded: {fault}. Agents are started by exec until a reload succeeds."
             )
+            log.warning("%s", self._warning)
             return
+        # What the module sees is what its agents will see, and what it sets stays set in them.
+        os.environ.update(self._environment)
         try:
             with self._preload_deaths.counted(), bounded(self._settings.preload_seconds):
                 self._runtime_main = preload(module)
-        except Poisoned as failure:
-            log.warning("%s cannot be preloaded", module, exc_info=failure)
+        except (Poisoned, Threaded) as failure:
+            log.warning("%s cannot be preloaded", module, exc_info=failure if isinstance(failure, Poisoned) else None)
             # Half a module may have left anything behind in this process: threads, signal handlers, a gigabyte.
             self._become({"poison": failure.detail, "stops": self._handover.get("stops", {})})
 
@@ -146,8 +149,8 @@ class AgentHost:
         """Serve until SIGTERM or SIGINT, then stop every agent and return; or until SIGHUP, and leave them."""
         self._folder.tidy()
         self._scan()
-        wake, wake_write = socket.socketpair()
-        for end in (wake, wake_write):
+        wake, wake_write = self._wake = socket.socketpair()
+        for end in self._wake:
             end.setblocking(False)
         signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
         for number in _STOP_SIGNALS:
@@ -216,7 +219,7 @@ class AgentHost:
             before, child.log_size = child.log_size, self._folder.bound_log(agent_id, limit)
             if abs(child.log_size - before) > limit // 10:
                 self._next_look = now + FLOOD_LOOK
-            if not child.own and child.pidfd is None and not child.identity.alive:
+            if not child.own and child.pidfd is None and not child.identity.alive and not self._others_leave(child):
                 self._buried(child, None, None, None)
 
     # Agents
@@ -235,11 +238,11 @@ class AgentHost:
             return child.process
         if agent_id in self._deaths:
             raise OrchestratorError("an agent of this id has already died")
-        environment = self._environment | {"AGENT_ID": agent_id}
         try:
             if self._runtime_main is not None:
-                pid = start_by_fork(self._runtime_main, agent_id, self._folder, environment)
+                pid = start_by_fork(self._runtime_main, agent_id, self._folder, self._disown)
             else:
+                environment = self._environment | {"AGENT_ID": agent_id}
                 command = self._settings.agent_command
                 argv = shlex.split(command) if command else [sys.executable, "-m", RUNTIME]
                 pid = start_by_exec(argv, agent_id, self._folder, environment)
@@ -251,6 +254,16 @@ class AgentHost:
         child = Child(process_of(agent_id, pid), own=True)
         self._children[agent_id] = child
         return child.process
+
+    def _disown(self) -> None:
+        """In a forked agent: close what is this host's. Not `unregister`: parent and child have one selector."""
+        self._selector.close()
+        self._server.disown()
+        for end in self._wake:
+            end.close()
+        for child in self._children.values():
+            if child.pidfd is not None:
+                os.close(child.pidfd)
 
     def stop(self, agent_id: str, grace: float) -> bool:
         """Send TERM to an agent's process group now and KILL after `grace` seconds; False when it is not here."""
@@ -267,9 +280,14 @@ class AgentHost:
             child.kill_at = deadline
         child.identity.signal_group(signal.SIGTERM)
 
+    def _others_leave(self, child: Child) -> bool:
+        """Whether an agent that was told to stop is gone with its leader alone: a wrapper ends at once, and what it has
+        started has the same grace. Its end is looked for again at every look."""
+        return child.kill_at is not None and not child.identity.alive and child.identity.leads_others
+
     def _reap(self) -> None:
         for child in list(self._children.values()):
-            if not child.own:
+            if not child.own or self._others_leave(child):
                 continue
             if (ended := reaped(child.process.pid)) is None:
                 continue
@@ -278,6 +296,14 @@ class AgentHost:
             self._buried(child, code if code >= 0 else None, -code if code < 0 else None, peak)
         if self._trial is not None and (ended := reaped(self._trial.pid)) is not None:
             self._trial_over(*ended)
+
+    def _adopted_ended(self, child: Child) -> None:
+        if not self._others_leave(child):
+            self._buried(child, None, None, None)
+        elif child.pidfd is not None:
+            self._selector.unregister(child.pidfd)
+            os.close(child.pidfd)
+            child.pidfd = None
 
     def _buried(self, child: Child, code: int | None, number: int | None, peak: int | None) -> None:
         process = child.process
@@ -338,9 +364,7 @@ class AgentHost:
             except ProcessLookupError:
                 self._buried(child, None, None, None)
                 return
-            self._selector.register(
-                child.pidfd, selectors.EVENT_READ, lambda c=child: self._buried(c, None, None, None)
-            )
+            self._selector.register(child.pidfd, selectors.EVENT_READ, lambda c=child: self._adopted_ended(c))
         log.info("adopted %s (pid %d)", process.agent_id, process.pid)
 
     def _other(self, agent_id: str) -> bool:
@@ -423,6 +447,7 @@ class AgentHost:
                 return {
                     "agents": [encode(child.process) for child in self._children.values()],
                     "deaths": [encode(death) for death in self._deaths.values()],
+                    "warning": self._warning,
                 }
             case "spawn":
                 return {"process": encode(self.spawn(_safe(request["agentId"])))}

@@ -1,6 +1,6 @@
 """Loads the agent into the agent host before agents are forked from it, and tries first, elsewhere, whether that works.
 
-Failure cases: the module raises → `Poisoned`; it starts threads → `Preflight`; it kills the interpreter, or hangs until
+Failure cases: the module raises → `Poisoned`; it starts threads → `Threaded`; it kills the interpreter, or hangs until
 SIGALRM does → the host's next start finds the count of such deaths, and after the second the host does not load it.
 
 Preload and gc.freeze before fork follow livekit-agents' forkserver (`ipc/_preload_freeze.py`).
@@ -23,8 +23,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.errors import OrchestratorError, Preflight
+from orchestrator.errors import OrchestratorError
 from orchestrator.node.folder import AgentFolder
+from orchestrator.node.loaded import find_generators, sockets
 from orchestrator.node.process import look
 
 log = logging.getLogger("orchestrator.host")
@@ -46,14 +47,18 @@ class Poisoned(OrchestratorError):
     """The agent's module cannot be loaded."""
 
 
+class Threaded(OrchestratorError):
+    """The agent's module starts threads when it is loaded."""
+
+
 def preload(module: str) -> Callable[[str], None]:
     """Import the agent, load its models and freeze them; returns the runtime's `main`.
 
     Raises:
         Poisoned: the module raised.
-        Preflight: it started threads.
+        Threaded: it started threads.
     """
-    started = time.monotonic()
+    started, before = time.monotonic(), sockets()
     try:
         runtime = importlib.import_module(RUNTIME)
         runtime.preload(module)
@@ -63,11 +68,19 @@ def preload(module: str) -> Callable[[str], None]:
         detail = failure.detail if isinstance(failure, OrchestratorError) else f"{type(failure).__name__}: {failure}"
         raise Poisoned(detail) from failure
     gc.collect()
+    find_generators()
     gc.freeze()
     if threading.active_count() != 1 or threads() != 1:
-        raise Preflight(
-            f"{module} starts {threads() - 1} thread(s) when it is imported or prewarmed; "
-            "a process with threads cannot fork safely. Start them in entrypoint(), or set AGENT_START_METHOD=exec."
+        raise Threaded(
+            f"{module} starts {threads() - 1} thread(s) when it is imported or prewarmed, and a process with threads "
+            "cannot fork safely: start them in entrypoint()"
+        )
+    if shared := len(sockets() - before):
+        log.warning(
+            "%s leaves %d socket(s) open when it is imported or prewarmed, and all agents share them: what one reads "
+            "the others miss. Connect in entrypoint(), or set AGENT_START_METHOD=exec.",
+            module,
+            shared,
         )
     log.info("preloaded %s in %.1f s", module, time.monotonic() - started)
     main: Callable[[str], None] = runtime.main
@@ -174,6 +187,8 @@ def run_trial(module: str) -> None:
     signal.alarm(TRIAL_SECONDS + 1)
     try:
         preload(module)
+    except Threaded as failure:
+        log.warning("%s", failure.detail)  # the host starts its agents by exec
     except Poisoned as failure:
         traceback.print_exception(failure.__cause__)
         sys.exit(" ".join(failure.detail.split()))

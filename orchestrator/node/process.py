@@ -135,6 +135,11 @@ class ProcessId:
             os.killpg(self.pid, signal.SIGKILL)
         return True
 
+    @property
+    def leads_others(self) -> bool:
+        """Whether others live in the group that this process leads, or has led."""
+        return any(pid != self.pid and self._has_member(pid) for pid in psutil.pids())
+
     def _has_member(self, pid: int) -> bool:
         seen = look(pid)
         return (

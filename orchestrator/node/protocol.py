@@ -2,7 +2,7 @@
 
 A client asks with `id` and `op`; the host answers with the same `id` and either `ok` or `error`.
 
-    hello                             → agents: [Process…], deaths: [Death…] not yet acknowledged
+    hello                             → agents: [Process…], deaths: [Death…] not yet acknowledged, warning
     spawn  agentId                    → process: Process
     stop   agentId, grace             → stopping: whether there was anything to stop
     ack    agentId                    → forgets a death and removes its log file

@@ -63,6 +63,12 @@ class LineServer:
         self._listener.close()
         self._path.unlink(missing_ok=True)
 
+    def disown(self) -> None:
+        """In a forked child: close its copies. The sockets and their path go on being the parent's."""
+        self._listener.close()
+        for client in self._clients:
+            client.socket.close()
+
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message to every client."""
         for client in list(self._clients):

@@ -7,6 +7,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from orchestrator.address import Address
+from orchestrator.errors import NotTheAgent
 from orchestrator.store import keys
 from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking
 from orchestrator.store.refusals import translate
@@ -35,20 +36,33 @@ class AgentLink:
         except RedisError as failure:
             raise translate(failure) from failure
 
-    async def ready(self, pid: int) -> str | None:
-        """Say that this agent is warm. Returns the id of a session that was already waiting for it."""
-        return await self._scripts.call("agent_ready", args=[self.agent_id, pid]) or None
+    async def ready(self, pid: int, *ancestors: int) -> str | None:
+        """Say that this agent is warm, and which process it is. Returns the id of a session that was already waiting.
+
+        Raises:
+            NotTheAgent: the process is neither the one that the agent host has started nor a descendant of it.
+        """
+        session_id, refused = await self._scripts.call("agent_ready", args=[self.agent_id, pid, *ancestors])
+        if refused:
+            raise NotTheAgent(refused)
+        return session_id or None
 
     async def next_message(self) -> dict[str, Any] | None:
-        """Wait for the next message in the inbox, for at most `BLOCK_SECONDS`; None when there was none."""
+        """Wait for the next message in the inbox, for at most `BLOCK_SECONDS`; None when there was none.
+
+        One that is no JSON object comes as an empty one: it must not end the reading.
+        """
         try:
             popped = await self._blocking.blpop([keys.agent_inbox(self.agent_id)], timeout=BLOCK_SECONDS)
         except RedisError as failure:
             raise translate(failure) from failure
         if popped is None:
             return None
-        message: dict[str, Any] = json.loads(popped[1])
-        return message
+        try:
+            message = json.loads(popped[1])
+        except ValueError:
+            return {}
+        return message if isinstance(message, dict) else {}
 
     async def beat(self) -> str:
         """Say that this agent lives. Returns its state in the store, '' when the store has no record of it."""
@@ -77,13 +91,13 @@ class AgentLink:
         names = [keys.conversation(session_id)]
         await self._scripts.call("session_turn", names, [session_id, self.agent_id, json.dumps(turn), TURNS])
 
-    async def register(self, pid: int, node: str, session: Mapping[str, Any]) -> str:
+    async def register(self, pid: int, node: str, session: Mapping[str, Any], *ancestors: int) -> str:
         """Say what this agent knows of itself and of its session ({} when warm): Redis has lost it.
 
         Returns its state; '' when its session is over or another agent's; `unset` when it is to try again.
         """
         told = json.dumps(session) if session else ""
-        return str(await self._scripts.call("agent_register", args=[self.agent_id, pid, node, told]))
+        return str(await self._scripts.call("agent_register", args=[self.agent_id, pid, node, told, *ancestors]))
 
     async def failed(self, cause: str) -> None:
         """Say that this agent can serve its session no more: another one is to take over."""

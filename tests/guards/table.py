@@ -395,8 +395,8 @@ GUARDS = (
         "integration/test_upkeep.py::test_examining_finds_each_fault",
         (
             "orchestrator/node/health.py",
-            "    if memory <= memory_limit:\n",
-            "    if memory <= memory_limit and agent.last_beat is None:\n",
+            "    if finding.memory <= memory_limit:\n",
+            "    if finding.memory <= memory_limit and agent.last_beat is None:\n",
         ),
     ),
     guard(

@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.errors import CANNOT_RUN, HostUnavailable, SpawnFailed
+from orchestrator.errors import HostUnavailable, SpawnFailed
 from orchestrator.models import new_id
 from orchestrator.node.folder import AgentFolder
 from orchestrator.node.process import ProcessId, machine_boot_id
-from tests.support.host import Host, code_host
+from tests.support.host import GOOD, Host, code_host
 from tests.support.processes import alive, on_disk, poll, sleeper, stop
 
 
@@ -451,17 +451,14 @@ async def test_fork_and_exec_keep_the_same_contract(short_folder: Path, valkey_u
     stop(host.process)
 
 
-async def test_a_module_with_threads_is_refused_before_it_can_harm(short_folder: Path) -> None:
-    run_dir = short_folder / "threads"
-    run_dir.mkdir()
-    (run_dir / "threaded.py").write_text(
-        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-        "async def entrypoint(ctx): ...\n"
-    )
-    host = Host(run_dir, AGENT_MODULE="threaded")
-    host.environment["PYTHONPATH"] += f":{run_dir}"
-    assert stop(host.process) is not None
-    host.process = host.start()
-    assert host.process.wait(30) == CANNOT_RUN
-    assert "starts 1 thread(s) when it is imported" in (run_dir / "host.log").read_text()
-    assert "AGENT_START_METHOD=exec" in (run_dir / "host.log").read_text()
+async def test_a_module_with_threads_is_never_forked_and_ends_no_node(short_folder: Path) -> None:
+    threads = "\nimport threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    host = await code_host(short_folder, GOOD.format("one") + threads).connect()
+    assert "mine cannot be preloaded: mine starts 1 thread(s) when it is imported" in host.client.warning
+    assert "Agents are started by exec" in host.client.warning
+    assert host.client.warning in host.said()
+    assert len(os.listdir(f"/proc/{host.process.pid}/task")) == 1, "the host has one thread again"
+    process = await host.client.spawn("agent")
+    poll(lambda: "one" in host.log("agent"), "it works")
+    assert b"orchestrator.node.host" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    await host.end()

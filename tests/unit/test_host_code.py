@@ -126,9 +126,9 @@ async def test_a_stop_that_is_under_way_is_brought_to_its_end(host: Host) -> Non
     assert (death.signal, death.stopped, death.killed) == (signal.SIGKILL, True, True)
 
 
-@pytest.mark.parametrize("how", [*BROKEN, *DEADLY, "starts a thread"])
+@pytest.mark.parametrize("how", [*BROKEN, *DEADLY])
 async def test_code_that_cannot_be_loaded_changes_nothing(host: Host, how: str) -> None:
-    code, cause = (BROKEN | DEADLY | {"starts a thread": (THREADED, "starts 1 thread")})[how]
+    code, cause = (BROKEN | DEADLY)[how]
     write(host, code)
     with pytest.raises(SpawnFailed, match=cause):
         await host.client.reload()
@@ -136,6 +136,23 @@ async def test_code_that_cannot_be_loaded_changes_nothing(host: Host, how: str) 
     process = await host.living("next")
     assert process is not None
     assert is_forked(process.pid)
+
+
+async def test_code_that_starts_a_thread_is_reloaded_and_started_by_exec(host: Host) -> None:
+    write(host, THREADED)
+    await reload(host)
+    assert await said(host, "next") == "two"
+    process = await host.living("next")
+    assert process is not None
+    assert not is_forked(process.pid)
+    assert "starts 1 thread" in host.client.warning
+    write(host, GOOD.format("three"))
+    await reload(host)
+    assert await said(host, "later") == "three"
+    later = await host.living("later")
+    assert later is not None
+    assert is_forked(later.pid)
+    assert not host.client.warning
 
 
 async def test_the_host_serves_while_it_tries_and_a_second_reload_joins(host: Host) -> None:

@@ -61,6 +61,15 @@ local function refuse(what, id, from, to)
   error({err = 'ILLEGAL ' .. what .. ' ' .. id .. ': ' .. (from or 'unknown') .. ' -> ' .. to})
 end
 
+-- The process that says that it is an agent is the one that the agent host has started (`pid`), or a descendant of it:
+-- what was started may be a wrapper. `lineage`: its pid and those of its ancestors, separated by commas. Returns the
+-- contradiction in words, nil where there is none.
+local function contradiction(pid, lineage)
+  if string.find(',' .. lineage .. ',', ',' .. pid .. ',', 1, true) then return end
+  return 'process ' .. string.match(lineage, '^[^,]*') .. ' says that it is this agent, and is neither process ' .. pid
+    .. ', which the agent host has started, nor a descendant of it'
+end
+
 local function session_state(id) return redis.call('HGET', 'session:' .. id, 'status') or nil end
 local function agent_state(id) return redis.call('HGET', 'agent:' .. id, 'state') or nil end
 local function get(key, field) return redis.call('HGET', key, field) or nil end

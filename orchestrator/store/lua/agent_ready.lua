@@ -1,8 +1,8 @@
 -- An agent is warm. It serves the session that has waited longest, or joins the pool, or goes where the pool is full.
 --
 -- KEYS  none
--- ARGV  1 agent id  2 pid
--- Returns the session it is bound to, or ''
+-- ARGV  1 agent id  2 pid  3… pids of its ancestors
+-- Returns {the session it is bound to, or '', why it is refused, or ''}
 --
 -- agent:{id} hash, agent:{id}:pid string, agent:{id}:boot list, agent:{id}:inbox list, deadlines zset
 -- pool:boot_error string, pool:breaker hash, pool:ready set, pool:starting set, pool:stale set, pool:stats hash
@@ -11,8 +11,21 @@
 local id = ARGV[1]
 local state = agent_state(id)
 if state ~= 'starting' then refuse('agent', id, state, 'ready') end
-redis.call('HSET', 'agent:' .. id, 'pid', ARGV[2], 'readyAt', NOW, 'lastBeat', NOW)
-redis.call('SET', 'agent:' .. id .. ':pid', ARGV[2])
+-- Who the agent is says the agent host: its process is what is looked at, stopped and measured, with all below it.
+local lineage = table.concat(ARGV, ',', 2)
+local started = redis.call('HMGET', 'agent:' .. id, 'pid', 'startTicks')
+if started[1] and started[2] then
+  local wrong = contradiction(started[1], lineage)
+  if wrong then
+    exit_agent(id, 'boot_error: ' .. wrong)
+    return {'', wrong}
+  end
+else
+  -- The host's word is on its way: agent_spawned.lua compares.
+  redis.call('HSET', 'agent:' .. id, 'pid', ARGV[2], 'lineage', lineage)
+  redis.call('SET', 'agent:' .. id .. ':pid', ARGV[2])
+end
+redis.call('HSET', 'agent:' .. id, 'readyAt', NOW, 'lastBeat', NOW)
 redis.call('RPUSH', 'agent:' .. id .. ':boot', 'ready')
 redis.call('EXPIRE', 'agent:' .. id .. ':boot', 60)
 redis.call('DEL', 'pool:boot_error', 'pool:breaker')
@@ -38,12 +51,12 @@ local waiting = redis.call('ZRANGE', 'session:unbound', 0, 0)[1]
 -- A call on a draining node soon ends: it begins there only when no other node is left.
 if waiting and not (draining and in_service()) and may_serve(node) then
   bind(waiting, id, 0)
-  return waiting
+  return {waiting, ''}
 end
 if draining then
   wake()
   dismiss(id, 'node_draining')
-  return ''
+  return {'', ''}
 end
 -- More are warm than wanted: the pool was made smaller, another agent served the session this one was for, or a node that
 -- has come takes over its share.
@@ -60,11 +73,11 @@ if redis.call('SCARD', 'pool:ready') >= target then
   end
   if not old or outdated then
     dismiss(id, 'pool_full')
-    return ''
+    return {'', ''}
   end
   dismiss(old, why)
 end
 local was_stale = redis.call('SISMEMBER', 'pool:stale', id)
 move_agent(id, 'ready')
 if was_stale == 1 then redis.call('SADD', 'pool:stale', id) end
-return ''
+return {'', ''}

@@ -4,6 +4,7 @@
 -- ARGV  1 agent id  2 pid  3 node
 --       4 '' for a warm agent, else JSON of its session: id, userId, roomName, createdAt, activeAt (or nil), payload,
 --         conversation (array of strings, each a JSON object)
+--       5… pids of its ancestors
 -- Returns its state, '' when its session is over or another agent's: then it has nothing to do here; unset while no node
 -- has written the policy, by which its waits are set: it tries again
 --
@@ -11,9 +12,10 @@
 -- session:{id}:conversation list, session:room:{room} string, session:user:{user} string, user:sessions:{user} set, sessions zset, deadlines zset
 if not policy('silentMs') then return 'unset' end
 local id, pid, node = ARGV[1], ARGV[2], ARGV[3]
+local lineage = table.concat({pid, unpack(ARGV, 5)}, ',')
 local function revive(state, ...)
   redis.call('HSET', 'agent:' .. id, 'state', state, 'createdAt', NOW, 'node', node, 'pid', pid,
-    'readyAt', NOW, 'lastBeat', NOW, ...)
+    'lineage', lineage, 'readyAt', NOW, 'lastBeat', NOW, ...)
   redis.call('SET', 'agent:' .. id .. ':pid', pid)
   redis.call('SADD', 'agents', id)
   if BUSY[state] then redis.call('SADD', 'node:' .. node .. ':busy', id) end

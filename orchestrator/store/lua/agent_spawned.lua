@@ -1,15 +1,29 @@
--- Record the process of an agent.
+-- Record the process of an agent, as the agent host has started it. When another one has said already that it is the
+-- agent, it leaves, and a session that it has gets another one.
 --
 -- KEYS  agent:{id}, agent:{id}:pid
 -- ARGV  1 pid  2 start ticks  3 boot id  4 node id  5 agent id
 -- Returns 1, or 0 when the record is gone
 --
--- agent:{id}      hash    pid, startTicks, bootId, node
+-- agent:{id}      hash    pid, startTicks, bootId, node, lineage
 -- agent:{id}:pid  string  the pid
--- session:unbound  zset      session:{id}:events  stream
-local state = redis.call('HGET', KEYS[1], 'state')
+-- session:unbound  zset      session:{id}:events  stream      session:{id}  hash  agentPid
+-- pool:boot_error  string      pool:breaker  hash      pool:ready  set      deadlines  zset
+local fields = redis.call('HMGET', KEYS[1], 'state', 'lineage', 'sessionId')
+local state, lineage, session = fields[1], fields[2], fields[3]
 if not state then return 0 end
 redis.call('HSET', KEYS[1], 'pid', ARGV[1], 'startTicks', ARGV[2], 'bootId', ARGV[3], 'node', ARGV[4])
 if state == 'starting' then boot_phase(ARGV[5], 'process') end
 if state ~= 'exited' then redis.call('SET', KEYS[2], ARGV[1]) end
+if not lineage then return 1 end
+redis.call('HDEL', KEYS[1], 'lineage')
+if session and get('session:' .. session, 'agentId') == ARGV[5] then
+  redis.call('HSET', 'session:' .. session, 'agentPid', ARGV[1])
+end
+local wrong = contradiction(ARGV[1], lineage)
+if wrong and AGENT_MOVES[state].stopping and state ~= 'starting' then
+  boot_failed('boot_error: ' .. wrong, ARGV[4])
+  move_agent(ARGV[5], 'stopping', 'reason', 'boot_error: ' .. wrong)
+  if session then replace_agent(session, ARGV[5], 'boot_error: ' .. wrong) end
+end
 return 1

@@ -1,0 +1,56 @@
+"""What an agent says of its own process, and how it ends it."""
+
+import contextlib
+import faulthandler
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import psutil
+
+from orchestrator.logs import lose_what_is_refused
+from orchestrator.refusals import WithoutTokens
+
+log = logging.getLogger("agent.runtime")
+
+
+def lineage() -> list[int]:
+    """Return this process's pid and its ancestors': what the agent host has started may be a wrapper of it."""
+    return [os.getpid(), *(parent.pid for parent in psutil.Process().parents())]
+
+
+def log_to_stderr() -> None:
+    """Log as agents do, in place of what logs to a standard stream already. Other handlers are the agent's own."""
+    lose_what_is_refused()
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if getattr(handler, "stream", None) in {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__}:
+            root.removeHandler(handler)
+    ours = logging.StreamHandler(sys.stderr)
+    ours.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    ours.addFilter(WithoutTokens())
+    root.addHandler(ours)
+    root.setLevel(logging.INFO)
+    # LiveKit's own chatter is about every connection; what goes wrong it says at WARNING.
+    logging.getLogger("livekit").setLevel(logging.WARNING)
+    faulthandler.enable()
+
+
+def end_after(work: Callable[[], None]) -> NoReturn:
+    """Do the work of this process and end it. No exit handler runs: native libraries abort or hang in theirs."""
+    code = 1
+    try:
+        work()
+        code = 0
+    except SystemExit as request:
+        code = request.code if isinstance(request.code, int) else int(bool(request.code))
+    except BaseException:
+        log.exception("agent crashed")
+    finally:
+        with contextlib.suppress(Exception):
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)

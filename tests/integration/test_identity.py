@@ -1,0 +1,244 @@
+"""Who an agent is: the process that the agent host has started, or one below it, whatever stands in between."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from orchestrator.errors import NotTheAgent
+from orchestrator.models import new_id
+from orchestrator.node.health import examine
+from orchestrator.node.process import may_live
+from orchestrator.pool.assignment import pass_over_the_dead
+from orchestrator.store import Store
+from orchestrator.store.agent_link import AgentLink
+from tests.support.host import HOSTS, Host
+from tests.support.node import REPOSITORY
+from tests.support.pool import assign
+from tests.support.processes import alive, marked, poll
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {repository!r})
+from agents.runtime import run
+async def serve(ctx): ...
+ballast = b"x" * {ballast}
+print("program", flush=True)
+run(serve)
+"""
+PYTHON = f"{sys.executable} program.py"
+#: What stands between the agent host and the program: a command line, and files that it needs.
+WRAPPERS = {
+    "nothing": (PYTHON, {}),
+    "a shell script": ("sh wrapper.sh", {"wrapper.sh": f"{PYTHON}\nexit $?\n"}),
+    "a shell with job control": ("bash wrapper.sh", {"wrapper.sh": f"set -m\n{PYTHON}\nexit $?\n"}),
+    "a Python program": (
+        f"{sys.executable} wrapper.py",
+        {"wrapper.py": f"import subprocess, sys\nsys.exit(subprocess.run({PYTHON.split()!r}).returncode)\n"},
+    ),
+    "two of them": (
+        "sh outer.sh",
+        {
+            "outer.sh": f"{sys.executable} wrapper.py\nexit $?\n",
+            "wrapper.py": f"import subprocess, sys\nsys.exit(subprocess.run({PYTHON.split()!r}).returncode)\n",
+        },
+    ),
+    "a session of its own": ("sh wrapper.sh", {"wrapper.sh": f"setsid --wait {PYTHON}\nexit $?\n"}),
+}
+#: It lives, it has AGENT_ID, and it is nobody's child that the host knows.
+RUNAWAY = ("sh wrapper.sh", {"wrapper.sh": f"setsid -f {PYTHON}\nsleep 1000\n"})
+
+
+async def _host(folder: Path, url: str, wrapper: tuple[str, dict[str, str]], ballast: int = 0) -> Host:
+    run_dir = folder / new_id("w")[:10]
+    run_dir.mkdir()
+    (run_dir / "program.py").write_text(PROGRAM.format(repository=str(REPOSITORY), ballast=ballast))
+    for name, text in wrapper[1].items():
+        (run_dir / name).write_text(text)
+    settings = {"REDIS_URL": url, "LIVEKIT_URL": "ws://127.0.0.1:1", "HEARTBEAT_SECONDS": "0.2"}
+    return await Host(run_dir, AGENT_COMMAND=wrapper[0], **settings).connect()
+
+
+@pytest.fixture
+async def hosts() -> AsyncIterator[list[Host]]:
+    made: list[Host] = []
+    yield made
+    for host in made:
+        await host.end()
+        assert not marked("RUN_DIR", str(host.run_dir))
+    HOSTS.clear()
+
+
+async def boot(store: Store, host: Host, agent_id: str, *, told_late: bool = False) -> str | None:
+    """Boot an agent as a node does; returns how that was decided. `told_late`: the agent speaks first."""
+    assert (await store.claim(agent_id, "n"))[0] == "claimed"
+    process = await host.client.spawn(agent_id)
+    record = (process.pid, process.start_ticks, process.boot_id, "n")
+    if not told_late:
+        assert await store.spawned(agent_id, *record)
+    outcome = await store.wait_boot(agent_id, 20)
+    if told_late:
+        assert await store.spawned(agent_id, *record)
+    return outcome
+
+
+def live_here(node: str, pid: int, start_ticks: int) -> bool:
+    return may_live("n", node, pid, start_ticks)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("told_late", [False, True])
+async def test_what_counts_as_warm_can_be_handed_out(  # noqa: PLR0917 - fixtures
+    store: Store,
+    raw: redis.Redis,
+    valkey_url: str,
+    short_folder: Path,
+    hosts: list[Host],
+    wrapper: str,
+    told_late: bool,
+) -> None:
+    host = await _host(short_folder, valkey_url, WRAPPERS[wrapper])
+    hosts.append(host)
+    await store.set_target(1)
+    (agent_id,) = await store.reserve([new_id("prewarm")], "n")
+    assert await boot(store, host, agent_id, told_late=told_late) == "ready"
+    given = await assign(store, "ada")
+    assert (given.outcome, given.agent_id) == ("assigned", agent_id)
+    assert live_here(given.node, given.pid, given.start_ticks)
+    process = await host.living(agent_id)
+    assert process is not None
+    assert (given.pid, given.start_ticks) == (process.pid, process.start_ticks), "the host's word is its identity"
+    await pass_over_the_dead(store, given.session_id, live_here)
+    session = await store.session(given.session_id)
+    assert session is not None
+    assert (session.agent_id, session.agent_pid) == (agent_id, process.pid)
+    assert raw.get(f"agent:{agent_id}:pid") == str(process.pid)
+    assert not raw.hexists(f"agent:{agent_id}", "lineage")
+
+
+@pytest.mark.parametrize("told_late", [False, True])
+async def test_a_process_that_is_not_the_hosts_is_refused_with_its_reason(  # noqa: PLR0917 - fixtures
+    store: Store, raw: redis.Redis, valkey_url: str, short_folder: Path, hosts: list[Host], told_late: bool
+) -> None:
+    host = await _host(short_folder, valkey_url, RUNAWAY)
+    hosts.append(host)
+    await store.set_target(1)
+    (agent_id,) = await store.reserve([new_id("prewarm")], "n")
+    outcome = await boot(store, host, agent_id, told_late=told_late)
+    reason = raw.hget(f"agent:{agent_id}", "cause") or raw.hget(f"agent:{agent_id}", "reason") or ""
+    assert "is neither process" in reason
+    assert reason.startswith("boot_error: process ")
+    assert raw.get("pool:boot_error") == reason, "the operator is told"
+    assert raw.hget("pool:breaker", "failures") == "1"
+    assert outcome == ("ready" if told_late else reason)
+    assert raw.scard("pool:ready") == 0
+    assert (await assign(store, "ada")).outcome == "starting"
+    await host.client.stop(agent_id, 0.1)
+    await host.death()
+
+
+async def test_a_process_that_claims_a_running_boot_gets_nothing(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    agent_id = (await assign(store, "ada")).session_id
+    await store.claim(agent_id, "n")
+    await store.spawned(agent_id, 100, 5, "boot", "n")
+    stranger = AgentLink(valkey_url, agent_id)
+    with pytest.raises(NotTheAgent, match=r"process 7 says .* neither process 100, .* nor a descendant"):
+        await stranger.ready(7, 1000, 10, 1)
+    await stranger.close()
+    assert raw.llen(f"agent:{agent_id}:inbox") == 0, "the token of the room is not its"
+    assert (raw.hget(f"agent:{agent_id}", "state"), raw.hget(f"session:{agent_id}", "status")) == ("exited", "starting")
+
+
+async def test_a_call_that_a_stranger_got_goes_to_another_agent(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    """It spoke before the node had said what it had started."""
+    agent_id = (await assign(store, "ada")).session_id
+    await store.claim(agent_id, "n")
+    stranger = AgentLink(valkey_url, agent_id)
+    assert await stranger.ready(7, 1) == agent_id
+    await stranger.close()
+    await store.spawned(agent_id, 100, 5, "boot", "n")
+    assert raw.hget(f"agent:{agent_id}", "state") == "stopping"
+    assert raw.hget(f"session:{agent_id}", "status") == "starting"
+    assert raw.hget(f"session:{agent_id}", "cause").startswith("boot_error: process 7 says")
+
+
+async def test_an_agent_that_registers_again_is_who_the_host_says(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    agent_id = new_id("prewarm")
+    link = AgentLink(valkey_url, agent_id)
+    assert await link.register(7, "n", {}, 100, 1) == "ready"
+    await store.spawned(agent_id, 100, 5, "boot", "n")
+    assert raw.hmget(f"agent:{agent_id}", "state", "pid", "startTicks") == ["ready", "100", "5"]
+    await link.close()
+    stranger = AgentLink(valkey_url, (other := new_id("prewarm")))
+    assert await stranger.register(8, "n", {}, 1) == "ready"
+    await store.spawned(other, 200, 5, "boot", "n")
+    assert raw.hget(f"agent:{other}", "state") == "stopping"
+    await stranger.close()
+
+
+async def test_what_is_measured_is_all_that_was_started(
+    store: Store, valkey_url: str, short_folder: Path, hosts: list[Host]
+) -> None:
+    host = await _host(short_folder, valkey_url, WRAPPERS["two of them"], ballast=300 << 20)
+    hosts.append(host)
+    await store.set_target(1)
+    (agent_id,) = await store.reserve([new_id("prewarm")], "n")
+    assert await boot(store, host, agent_id) == "ready"
+    agent = await store.agent(agent_id)
+    assert agent is not None
+    finding = examine(agent, memory_limit=1 << 40)
+    assert finding.memory > 300 << 20
+    assert "over the limit of 256 MiB" in str(examine(agent, memory_limit=256 << 20).fault)
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+async def test_a_wrapper_that_ends_at_once_takes_no_grace_from_what_it_has_started(
+    short_folder: Path, valkey_url: str, hosts: list[Host], adopted: bool
+) -> None:
+    leaves = (
+        "import os, signal, sys, time\n"
+        "def leave(*_):\n    print('leaves', flush=True); time.sleep(0.3); print('has left', flush=True); os._exit(0)\n"
+        "signal.signal(signal.SIGTERM, leave)\nprint('ready', os.getpid(), flush=True)\nwhile True: signal.pause()\n"
+    )
+    wrapper = ("sh wrapper.sh", {"wrapper.sh": f"{sys.executable} inner.py\nexit 0\n", "inner.py": leaves})
+    host = await _host(short_folder, valkey_url, wrapper)
+    hosts.append(host)
+    await host.client.spawn("agent")
+    poll(lambda: "ready" in host.log("agent"), "it is up")
+    inner = int(host.log("agent").split()[1])
+    if adopted:
+        await host.restart()
+    assert await host.client.stop("agent", 15)
+    death = await host.death()
+    assert (death.stopped, death.killed) == (True, False)
+    assert "has left" in host.log("agent")
+    poll(lambda: not alive(inner), "it is gone")
+
+
+async def test_a_hung_program_behind_wrappers_is_killed(
+    store: Store, valkey_url: str, short_folder: Path, hosts: list[Host]
+) -> None:
+    host = await _host(short_folder, valkey_url, WRAPPERS["two of them"])
+    hosts.append(host)
+    await store.set_target(1)
+    (agent_id,) = await store.reserve([new_id("prewarm")], "n")
+    assert await boot(store, host, agent_id) == "ready"
+    process = await host.living(agent_id)
+    assert process is not None
+    below = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+    assert len(below) >= 3
+    os.kill(below[-1], 19)  # SIGSTOP
+    assert await host.client.stop(agent_id, 0.3)
+    await host.death()
+    await asyncio.to_thread(poll, lambda: not any(map(alive, below)), "all of it is gone")
