@@ -38,8 +38,8 @@ async def test_it_talks_asks_again_after_a_failed_turn_and_hangs_up(node: Node, 
         assert "say it again" in words((await call.heard()).text())
         models.mend()
         await ask(call, "What time is it?", A_TIME)
+        # The word of the tool that hangs up is the last of the call: its track ends with the room.
         await call.say("Okay, goodbye.")
-        assert "goodbye" in words((await call.heard()).text())
         await call.gone()
     ended = node.session(call.session_id)
     assert (ended["status"], ended["reason"], ended["takeovers"]) == ("ended", "the agent hung up", 0)
