@@ -151,9 +151,14 @@ def process_of(agent_id: str, pid: int) -> Process:
     return Process(agent_id, pid, seen.start_ticks if seen else 0, machine_boot_id())
 
 
+def has_ended(pid: int) -> bool:
+    """Return whether a child has ended and waits to be reaped."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def reaped(pid: int) -> tuple[int, int] | None:
     """Reap a child that has ended: its status and its peak memory in KiB. None while it lives."""
-    if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    if not has_ended(pid):
         return None
     # Grandchildren that outlived the leader go with it; while it is a zombie its pid is nobody else's.
     with contextlib.suppress(ProcessLookupError, PermissionError):

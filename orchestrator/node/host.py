@@ -36,6 +36,7 @@ from orchestrator.node.birth import (
     SINGLE_THREADED,
     agent_environment,
     forget_the_rest,
+    has_ended,
     process_of,
     reaped,
     start_by_exec,
@@ -287,7 +288,7 @@ class AgentHost:
 
     def _reap(self) -> None:
         for child in list(self._children.values()):
-            if not child.own or self._others_leave(child):
+            if not child.own or not has_ended(child.process.pid) or self._others_leave(child):
                 continue
             if (ended := reaped(child.process.pid)) is None:
                 continue

@@ -400,6 +400,31 @@ GUARDS = (
         ),
     ),
     guard(
+        "an agent is the process that the host started, or one below it",
+        "integration/test_identity.py::test_a_process_that_claims_a_running_boot_gets_nothing",
+        (f"{LUA}/agent_ready.lua", "  if wrong then\n", "  if false then\n"),
+    ),
+    guard(
+        "the host's word is an agent's identity",
+        "integration/test_identity.py::test_what_counts_as_warm_can_be_handed_out[False-a shell script]",
+        (f"{LUA}/agent_ready.lua", "if started[1] and started[2] then\n", "if false then\n"),
+    ),
+    guard(
+        "whatever ends beside a call hands it over",
+        "unit/test_runtime.py::test_an_entrypoint_whose_inner_task_is_cancelled_is_not_silent",
+        ("agents/watched.py", "ends and not task.cancelled()", "ends"),
+    ),
+    guard(
+        "a module keeps what it has opened",
+        "unit/test_loaded.py::test_environment_files_and_sockets_stay_and_random_numbers_differ",
+        ("orchestrator/node/birth.py", "        disown()\n", "        os.closerange(3, 256)\n"),
+    ),
+    guard(
+        "agents draw numbers of their own",
+        "unit/test_loaded.py::test_environment_files_and_sockets_stay_and_random_numbers_differ",
+        ("orchestrator/node/birth.py", "        reseed()\n", "        pass\n"),
+    ),
+    guard(
         "a host that does not answer is killed",
         "chaos/test_survival.py::test_a_host_that_hangs_is_replaced_and_no_call_notices",
         (WATCH, "            host.kill()\n", "            pass\n"),

@@ -149,9 +149,11 @@ async def test_a_process_that_claims_a_running_boot_gets_nothing(
     await store.claim(agent_id, "n")
     await store.spawned(agent_id, 100, 5, "boot", "n")
     stranger = AgentLink(valkey_url, agent_id)
-    with pytest.raises(NotTheAgent, match=r"process 7 says .* neither process 100, .* nor a descendant"):
-        await stranger.ready(7, 1000, 10, 1)
-    await stranger.close()
+    try:
+        with pytest.raises(NotTheAgent, match=r"process 7 says .* neither process 100, .* nor a descendant"):
+            await stranger.ready(7, 1000, 10, 1)
+    finally:
+        await stranger.close()
     assert raw.llen(f"agent:{agent_id}:inbox") == 0, "the token of the room is not its"
     assert (raw.hget(f"agent:{agent_id}", "state"), raw.hget(f"session:{agent_id}", "status")) == ("exited", "starting")
 

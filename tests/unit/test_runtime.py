@@ -1,0 +1,240 @@
+"""An agent's runtime without Redis and LiveKit: whatever ends in it, the call goes on elsewhere."""
+
+import asyncio
+import functools
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents import contract
+from agents.context import AgentContext
+from agents.runtime import Runtime
+from orchestrator.errors import OrchestratorError
+from orchestrator.settings import NodeSettings
+from tests.support.node import REPOSITORY
+
+ASSIGN = {
+    "type": "assign", "sessionId": "s", "room": "r", "token": "t", "userId": "u", "metadata": {}, "createdAt": 1,
+    "takeovers": 0, "conversation": [],
+}  # fmt: skip
+
+
+class Link:
+    """What an agent says, in place of Redis."""
+
+    def __init__(self) -> None:
+        self.inbox: asyncio.Queue[Any] = asyncio.Queue()
+        self.said: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+        self.broken_beat: BaseException | None = None
+
+    async def next_message(self) -> dict[str, Any]:
+        message = await self.inbox.get()
+        if isinstance(message, BaseException):
+            raise message
+        return message  # type: ignore[no-any-return]
+
+    async def beat(self) -> str:
+        if self.broken_beat:
+            raise self.broken_beat
+        return "running"
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
+        async def say(*args: object) -> None:
+            if name in {"failed", "ended", "stopped", "leave"}:
+                self.said.put_nowait((name, *args))
+
+        return say
+
+
+@pytest.fixture
+def link() -> Link:
+    return Link()
+
+
+async def live(link: Link, entrypoint: Callable[[AgentContext], Awaitable[None]], monkeypatch: Any) -> Runtime:
+    """Start an agent; the caller assigns it."""
+
+    async def connect(*_: object) -> None: ...
+
+    monkeypatch.setattr(Runtime, "_connect", connect)
+    settings = NodeSettings(heartbeat_seconds=0.05)
+    runtime = Runtime(settings, "redis://127.0.0.1:1/0", "ws://127.0.0.1:1", "agent", entrypoint)
+    runtime._link = link  # type: ignore[assignment]
+    link.running = asyncio.create_task(runtime.run())  # type: ignore[attr-defined]
+    return runtime
+
+
+async def end(link: Link) -> tuple[Any, ...]:
+    """Return how the agent says that it ends, once its process would."""
+    async with asyncio.timeout(5):
+        said = await link.said.get()
+        await link.running  # type: ignore[attr-defined]
+        return said
+
+
+async def waits(_: AgentContext) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (RuntimeError("told to"), "agent_error: RuntimeError: told to"),
+        (asyncio.CancelledError(), "agent_error: CancelledError: it was cancelled"),
+        (SystemExit(3), "agent_error: SystemExit: 3"),
+        (KeyboardInterrupt(), "agent_error: KeyboardInterrupt: "),
+        (GeneratorExit(), "agent_error: GeneratorExit: "),
+        (BaseExceptionGroup("all", [KeyError("x"), SystemExit(1)]), "agent_error: KeyError: 'x'"),
+    ],
+)
+async def test_however_an_entrypoint_ends_by_force_the_call_goes_on_elsewhere(
+    link: Link, monkeypatch: pytest.MonkeyPatch, failure: BaseException, reason: str
+) -> None:
+    async def entrypoint(_: AgentContext) -> None:
+        raise failure
+
+    await live(link, entrypoint, monkeypatch)
+    link.inbox.put_nowait(ASSIGN)
+    assert await end(link) == ("failed", reason)
+
+
+async def test_an_entrypoint_whose_inner_task_is_cancelled_is_not_silent(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def entrypoint(_: AgentContext) -> None:
+        inner = asyncio.create_task(asyncio.sleep(60))
+        asyncio.get_running_loop().call_soon(inner.cancel)
+        await inner
+
+    await live(link, entrypoint, monkeypatch)
+    link.inbox.put_nowait(ASSIGN)
+    assert await end(link) == ("failed", "agent_error: CancelledError: it was cancelled")
+
+
+@pytest.mark.parametrize("assigned", [False, True])
+@pytest.mark.parametrize("which", ["inbox", "beat"])
+async def test_the_death_of_a_helper_is_the_agents(
+    link: Link, monkeypatch: pytest.MonkeyPatch, which: str, assigned: bool
+) -> None:
+    in_call = asyncio.Event()
+
+    async def entrypoint(_: AgentContext) -> None:
+        in_call.set()
+        await asyncio.Event().wait()
+
+    await live(link, entrypoint, monkeypatch)
+    if assigned:
+        link.inbox.put_nowait(ASSIGN)
+        await in_call.wait()
+    if which == "inbox":
+        link.inbox.put_nowait(KeyError("x"))
+    else:
+        link.broken_beat = ValueError("x")
+    how, reason = await end(link)
+    assert how == ("failed" if assigned else "leave")
+    assert reason.startswith("agent_error: the inbox is not read" if which == "inbox" else "agent_error: the heartbeat")
+
+
+async def test_returning_does_not_end_the_session(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    returned = asyncio.Event()
+
+    async def entrypoint(_: AgentContext) -> None:
+        returned.set()
+
+    runtime = await live(link, entrypoint, monkeypatch)
+    link.inbox.put_nowait(ASSIGN)
+    await returned.wait()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert runtime._context is not None
+    assert not runtime._context.leaving.done()
+    runtime._context.leave("enough")
+    assert await end(link) == ("ended", "s", "ended", "enough")
+
+
+async def test_each_drain_has_its_goodbye_and_rubbish_is_left_aside(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node was undrained in between; by then the agent has something to say."""
+    said = asyncio.Event()
+
+    async def say() -> None:
+        said.set()
+
+    runtime = await live(link, waits, monkeypatch)
+    rubbish: list[Any] = [{}, {"type": "goodbye"}, {"type": "goodbye", "seconds": "x"}, {"type": "stop"}, {"type": []}]
+    for message in [ASSIGN, {"type": "goodbye", "seconds": 5}, *rubbish, ASSIGN, {"type": "goodbye", "seconds": 5}]:
+        link.inbox.put_nowait(message)
+    while not link.inbox.empty() or runtime._goodbyes.qsize():  # noqa: ASYNC110 - two queues
+        await asyncio.sleep(0.01)
+    assert runtime._context is not None
+    assert not runtime._context.leaving.done()
+    runtime._context.on_goodbye(say)
+    link.inbox.put_nowait({"type": "goodbye", "seconds": 5})
+    assert await end(link) == ("ended", "s", "ended", "the node is stopping")
+    assert said.is_set()
+
+
+# What is looked at when an agent is loaded
+
+
+async def _right(ctx: object) -> None: ...
+
+
+class _Called:
+    async def __call__(self, ctx: object) -> None: ...
+
+
+def _sync(ctx: object) -> None: ...
+
+
+async def _none() -> None: ...
+
+
+async def _generator(ctx: object) -> Any:
+    yield
+
+
+@functools.wraps(_right)
+def _wrapped(*args: Any) -> Any:
+    return _right(*args)
+
+
+@pytest.mark.parametrize("fit", [_right, _Called(), functools.partial(_right), _wrapped])
+def test_what_an_entrypoint_may_be(fit: object) -> None:
+    contract.check(fit, "mine.entrypoint")
+
+
+@pytest.mark.parametrize(
+    ("unfit", "why"),
+    [(_sync, "is not async"), (_generator, "is not async"), (7, "is no function"), (_none, "does not take")],
+)
+def test_what_it_may_not_be(unfit: object, why: str) -> None:
+    with pytest.raises(OrchestratorError, match=f"mine.entrypoint {why}"):
+        contract.check(unfit, "mine.entrypoint")
+
+
+def test_an_async_prewarm_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "warms_async.py").write_text(
+        "import asyncio\nran = False\n"
+        "async def prewarm():\n    global ran\n    await asyncio.sleep(0)\n    ran = True\n"
+        "async def entrypoint(ctx): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert contract.load("warms_async").ran
+
+
+def test_a_program_of_ones_own_ends_without_exit_handlers(tmp_path: Path) -> None:
+    """Native libraries abort in theirs."""
+    program = "import atexit\nfrom agents.runtime import run\natexit.register(print, 'handler')\nrun(lambda: 1)\n"
+    environment = {"PYTHONPATH": str(REPOSITORY), "AGENT_ID": "a", "REDIS_URL": "redis://127.0.0.1:1/0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "the entrypoint is not async" in done.stderr
+    assert "handler" not in done.stdout
