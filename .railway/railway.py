@@ -20,7 +20,7 @@ HEALTHCHECK_SECONDS = 120
 
 #: Written to the end, and to a volume: the sessions and the queue outlive a redeploy of Redis.
 REDIS = (
-    '/bin/sh -c "rmdir /data/lost+found 2>/dev/null; exec docker-entrypoint.sh redis-server --dir /data '
+    '/bin/sh -c "rmdir /data/lost+found 2>/dev/null; exec docker-entrypoint.sh valkey-server --dir /data '
     "--appendonly yes --save '' --maxmemory-policy noeviction --requirepass $REDIS_PASSWORD\""
 )
 #: A service that sleeps has no warm agents. A fatal program ends the container with an error, and Railway, which looks
@@ -40,7 +40,7 @@ def main(ctx: Any = None) -> Any:
     data = volume("redis-data")
     redis = service(
         "Redis",
-        source=image("redis:8.2"),
+        source=image("valkey/valkey:9.1.2"),
         start=REDIS,
         deploy=ALWAYS_ON | {"drainingSeconds": 10},
         volumeMounts={"/data": data},

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orchestrator.cli.livekit_server import obtain
+from orchestrator.cli.livekit_server import cached, obtain
 from tests.support.chaos import busy
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import poll
@@ -38,7 +38,7 @@ def test_a_node_lives_in_folders_of_any_name_and_goes_with_its_terminal(short_fo
     python = _checkout(place)
     cache = place / "cache" / "voice-agent-orchestrator"
     cache.mkdir(parents=True)
-    (cache / "livekit-server-1.13.5").symlink_to(obtain())
+    (cache / cached().name).symlink_to(obtain())
     for folder in ("home", "tmp", "run"):
         (place / folder).mkdir()
     node = Node(
