@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.errors import HostUnavailable, SpawnFailed
+from orchestrator.errors import CANNOT_RUN, HostUnavailable, SpawnFailed
 from orchestrator.models import new_id
 from orchestrator.node.folder import AgentFolder
 from orchestrator.node.process import ProcessId, machine_boot_id
@@ -462,6 +462,6 @@ async def test_a_module_with_threads_is_refused_before_it_can_harm(short_folder:
     host.environment["PYTHONPATH"] += f":{run_dir}"
     assert stop(host.process) is not None
     host.process = host.start()
-    assert host.process.wait(30) == 1
+    assert host.process.wait(30) == CANNOT_RUN
     assert "starts 1 thread(s) when it is imported" in (run_dir / "host.log").read_text()
     assert "AGENT_START_METHOD=exec" in (run_dir / "host.log").read_text()
