@@ -109,7 +109,7 @@ def test_tasks_that_nobody_takes_turn_no_worker_hot_and_do_not_hold_up_ours(
 def _foreign(content_type: str) -> str:
     """A message as kombu writes it, of no task."""
     delivery = {"exchange": "celery", "routing_key": "celery"}
-    properties = {"delivery_info": delivery, "delivery_tag": content_type, "body_encoding": "base64", "delivery_mode": 2}
+    properties = {"delivery_info": delivery, "delivery_tag": content_type, "body_encoding": "base64"}
     message = {"content-encoding": "binary", "content-type": content_type, "headers": {}, "properties": properties}
     return json.dumps({"body": "Zm9v"} | message)
 
