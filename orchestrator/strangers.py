@@ -83,9 +83,12 @@ class Consumer(consuming.Consumer):
     def _name(self, message: Any) -> str:
         try:
             return str(message.headers["task"])[:100]
-        except (TypeError, KeyError):  # an older protocol has it inside
-            body = message.payload if message.content_type == "application/json" else {}
-            return str(body.get("task", "?"))[:100] if isinstance(body, dict) else "?"
+        except (TypeError, KeyError):
+            pass
+        try:  # an older protocol has it inside
+            return str(message.payload["task"])[:100]
+        except Exception:  # a stranger's text: whatever its reading raises, it is no task of ours
+            return "?"
 
     def _give_back(self, message: Any, what: str) -> None:
         sightings.note(what)

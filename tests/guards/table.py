@@ -1069,4 +1069,31 @@ GUARDS = (
             "  redis.call('HSET', 'session:' .. session, 'failing', 1)\n",
         ),
     ),
+    guard(
+        "a neighbour's task is given back",
+        "integration/test_neighbours.py::test_every_task_of_a_neighbour_is_done_by_the_neighbour",
+        ("orchestrator/celery_app.py", '        worker_consumer="orchestrator.strangers:Consumer",\n', ""),
+    ),
+    guard(
+        "what a neighbour holds is not given back by us",
+        "integration/test_neighbours.py::test_what_the_neighbour_holds_is_not_given_back_by_us",
+        ("orchestrator/celery_app.py", '"unacked_index_key": "celery:unacked:index",', ""),
+        ("orchestrator/celery_app.py", '"unacked_key": "celery:unacked",', ""),
+    ),
+    guard(
+        "every script's keys have the prefix",
+        "integration/test_prefix.py::test_a_session_leaves_no_key_without_the_prefix",
+        (f"{LUA}/_prefix.lua", "server.call(name, PREFIX .. key, ...)", "server.call(name, key, ...)"),
+    ),
+    guard(
+        "certificates are checked by every client alike",
+        "integration/test_clients.py::test_tls_is_checked_by_every_kind_alike",
+        ("orchestrator/address.py", '"required" if self.verify else "none"', '"none"'),
+        ("orchestrator/address.py", '"ssl_check_hostname": self.verify', '"ssl_check_hostname": False'),
+    ),
+    guard(
+        "the embedded Valkey asks for a password",
+        "integration/test_clients.py::test_the_embedded_valkey_lets_nobody_in_without_its_password",
+        ("orchestrator/cli/up.py", "requirepass {password}\n", ""),
+    ),
 )
