@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.markup import escape
 from supervisor import events, supervisord
 from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.options import ServerOptions
@@ -22,7 +21,7 @@ from supervisor.states import ProcessStates, SupervisorStates
 
 from orchestrator import kill_window, sizing
 from orchestrator.cli.log_stream import LogStream
-from orchestrator.cli.output import FAILED, errors, fail, say_error
+from orchestrator.cli.output import FAILED, errors, fail, say_error, styled
 from orchestrator.errors import Preflight
 from orchestrator.node.memory import limit_bytes
 from orchestrator.settings import Settings
@@ -201,7 +200,7 @@ def _warn(settings: Settings, options: Options) -> None:
     if drain is not None:
         found.append(kill_window.drain_warning(settings, drain))
     for line in filter(None, found):
-        errors.print(f"[yellow]! {escape(line)}[/]")
+        errors.print(styled((f"! {line}", "yellow")))
 
 
 def _kill_orphans() -> None:
