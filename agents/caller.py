@@ -17,7 +17,7 @@ from rich.table import Table
 
 from agents.offline import speech
 from orchestrator.cli.http import admin_token
-from orchestrator.cli.output import FAILED, UNREACHABLE, Json, console, print_json, say_error
+from orchestrator.cli.output import FAILED, UNREACHABLE, Json, console, print_json, say_error, styled
 from orchestrator.settings import Settings
 
 RATE = speech.TTS_RATE
@@ -344,12 +344,13 @@ def call(
 def _show(result: dict[str, Any]) -> None:
     for turn in result["turns"]:
         if "user" in turn:
-            console.print(f"[cyan]you[/]    {turn['user']}")
+            console.print(styled(("you", "cyan"), f"    {turn['user']}"))
         if "agent" in turn:
-            console.print(f"[green]agent[/]  {turn['agent']}")
+            console.print(styled(("agent", "green"), f"  {turn['agent']}"))
     kind = "a warm agent" if result["prewarmed"] else "a new agent: the pool was empty"
     taken_over = f", taken over {result['takeovers']} times" if result["takeovers"] else ""
-    console.print(f"\nServed by {kind}{taken_over}; the api took {result['latency']}.")
+    console.print()
+    console.print(f"Served by {kind}{taken_over}; the api took {result['latency']}.")
     table = Table("since the start request", "seconds", box=None, padding=(0, 2, 0, 0))
     for name, seconds in result["timings"].items():
         table.add_row(name, f"{seconds:.3f}")

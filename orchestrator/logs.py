@@ -7,18 +7,17 @@ and in the Celery worker, since the id of a request travels with the tasks it qu
 import contextlib
 import json
 import logging
-import re
 import sys
 from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
+from orchestrator.text import one_line
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "data", "color_message"}
 #: Characters of one fact that are kept.
 _FACT = 300
-#: What could begin a line of its own, or move a terminal's cursor: C0, DEL, C1 and Unicode's line ends.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 #: Facts of the request or task that is being served; None outside of any.
 _facts: ContextVar[dict[str, str] | None] = ContextVar("facts", default=None)
@@ -57,11 +56,11 @@ class TextFormatter(logging.Formatter):
             f"{name}={value if _plain(value) else repr(str(value)[:_FACT])}"
             for name, value in _all_facts(record).items()
         )
-        return _escape(" ".join((super().formatMessage(record), *facts)))
+        return one_line(" ".join((super().formatMessage(record), *facts)))
 
     def formatException(self, ei: Any) -> str:
         lines = super().formatException(ei).split("\n")
-        return "\n".join(f"    {_escape(line)}" for line in lines)
+        return "\n".join(f"    {one_line(line)}" for line in lines)
 
 
 class JsonFormatter(logging.Formatter):
@@ -138,7 +137,3 @@ def _all_facts(record: logging.LogRecord) -> dict[str, Any]:
 
 def _plain(value: object) -> bool:
     return value is None or isinstance(value, bool | int | float)
-
-
-def _escape(text: str) -> str:
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -267,7 +267,7 @@ class Settings(NodeSettings):
     memory_headroom_mb: Annotated[int, Field(ge=0)] = 256
     """Free memory (MiB, of the machine or its cgroup) below which no agent is started. 0: do not look."""
     rate_limit: Annotated[str, AfterValidator(_rate)] = "10/minute"
-    """Starts per client address, as AMOUNT/PERIOD. Of IPv6 an address is a /64; its /48 may have four times as many."""
+    """Starts per client address, as AMOUNT/PERIOD. Of IPv6 that is a /64, and its /48 may have four times as many."""
     token_rate_limit: Annotated[str, AfterValidator(_rate)] = "60/minute"  # noqa: S105
     """Tokens for fresh rooms per client address, as AMOUNT/PERIOD: each may become a call."""
     sessions_per_address: Annotated[int, Field(ge=0)] = 10

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from rich.console import Console
-from rich.markup import escape
 
 from orchestrator import clients
+from orchestrator.cli.output import Terminal, styled
 from orchestrator.cli.secrets import kept
 from orchestrator.errors import StoreUnavailable
 from orchestrator.settings import Settings
@@ -31,10 +30,10 @@ EARLY = 10.0
 def main() -> None:
     """Wait for a full pool and say so."""
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # in a group of its own, where `stty tostop` would stop it
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     settings = Settings.load()
     started, since = time.monotonic(), time.time()
-    console.print(f"Starting node [bold]{settings.node_id}[/]: the first agent loads its models once …")
+    console.print(styled("Starting node ", (settings.node_id, "bold"), ": the first agent loads its models once …"))
     supervisor = os.getppid()
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # gone with supervisord, whatever it waits for
@@ -62,18 +61,16 @@ def main() -> None:
                 _warn(console, health, said)
             time.sleep(POLL)
     _warn(console, health, said)
-    console.print(
-        f"[bold red]Not all up after {PATIENCE:.0f} s.[/] Logs: "
-        f"{escape(str(settings.run_dir))}/logs, or orchestrator doctor"
-    )
+    late = f"Not all up after {PATIENCE:.0f} s."
+    console.print(styled((late, "bold red"), f" Logs: {settings.run_dir}/logs, or orchestrator doctor"))
 
 
-def _warn(console: Console, health: dict[str, Any] | None, said: set[str]) -> None:
+def _warn(console: Terminal, health: dict[str, Any] | None, said: set[str]) -> None:
     """Print each warning once; one that counts seconds is the same one a moment later."""
     for warning in (health or {}).get("warnings", []) or filter(None, [(health or {}).get("detail")]):
         if (kind := re.sub(r"\d+", "", warning)) not in said:
             said.add(kind)
-            console.print(f"[yellow]! {escape(warning)}[/]")
+            console.print(styled((f"! {warning}", "yellow")))
 
 
 def _health(client: httpx.Client) -> dict[str, Any] | None:
@@ -96,7 +93,7 @@ def _ready(client: httpx.Client) -> bool:
         return False
 
 
-def _let_in(console: Console, settings: Settings, said: set[str]) -> bool:
+def _let_in(console: Terminal, settings: Settings, said: set[str]) -> bool:
     """Return whether each kind of client gets into Redis; says why not."""
     try:
         refused = clients.refusal(settings)
@@ -113,14 +110,12 @@ def _node_up(health: dict[str, Any], node_id: str, since: float) -> bool:
     return up and bool(health["livekit"]["ok"])
 
 
-def _show_up(console: Console, settings: Settings, health: dict[str, Any], seconds: float) -> None:
+def _show_up(console: Terminal, settings: Settings, health: dict[str, Any], seconds: float) -> None:
     sessions = health["sessions"]
     command = Path("/proc/self/cwd/.venv/bin/orchestrator")
     program = ".venv/bin/orchestrator" if command.exists() else "orchestrator"
-    console.print(
-        f"[bold green]Up[/] after {seconds:.1f} s: {sessions['pool']} warm agents wait "
-        f"(target {sessions['target']}, at most {sessions['max']} sessions)."
-    )
+    counts = f"{sessions['pool']} warm agents wait (target {sessions['target']}, at most {sessions['max']} sessions)."
+    console.print(styled(("Up", "bold green"), f" after {seconds:.1f} s: {counts}"))
     if (settings.frontend_dir / "index.html").exists():
         console.print(f"  Talk         {settings.page_url}   (open it in a browser)")
     else:
@@ -134,7 +129,7 @@ def _show_up(console: Console, settings: Settings, health: dict[str, Any], secon
         who = "anybody who reaches it" if settings.open_access else "anybody on this machine"
         console.print(f"  access       open: {who} may start calls; set API_KEYS to change that")
     where = ", and here" if settings.log_to == "stdout" else ""
-    console.print(f"  logs         {escape(str(settings.run_dir))}/logs{where}")
+    console.print(f"  logs         {settings.run_dir}/logs{where}")
     console.print("Try, in another terminal:")
     console.print(f'  {program} call --say "what time is it"')
     console.print(f"  {program} status")
@@ -146,7 +141,7 @@ def _shown(settings: Settings, token: str) -> str:
     if sys.stdout.isatty():
         return token
     if token == kept(settings.secrets_file).get("ADMIN_TOKEN"):
-        return escape(f"in {settings.secrets_file}")
+        return f"in {settings.secrets_file}"
     return "as ADMIN_TOKEN says"
 
 

@@ -5,14 +5,13 @@ import time
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.cli import doctor as checks
 from orchestrator.cli.explain import story
 from orchestrator.cli.flower import flower
 from orchestrator.cli.http import Api
-from orchestrator.cli.output import FAILED, Json, console, print_json, wide
+from orchestrator.cli.output import FAILED, Json, console, print_json, styled, wide
 from orchestrator.cli.redis_command import redis
 from orchestrator.cli.restart import restart
 from orchestrator.cli.up import up as start_node
@@ -57,7 +56,7 @@ def status(json: Json = False) -> None:
         return
     sessions = health["sessions"]
     color = "green" if health["status"] == "ok" else "yellow"
-    console.print(f"[bold {color}]{health['status']}[/]  version {health['version']}")
+    console.print(styled((health["status"], f"bold {color}"), f"  version {health['version']}"))
     table = Table("", "", show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("pool", f"{sessions['pool']} warm of {sessions['target']}, {sessions['booting']} booting")
     live = sessions["starting"] + sessions["ready"] + sessions["active"]
@@ -79,12 +78,12 @@ def status(json: Json = False) -> None:
         f"{stats.get('total_errors', 0):.0f} errors",
     )
     if health["breaker"]["state"] != "closed":
-        table.add_row("breaker", escape(_boots(health["breaker"])))
+        table.add_row("breaker", _boots(health["breaker"]))
     if health.get("sizing"):
-        table.add_row("sizing", escape(health["sizing"]))
+        table.add_row("sizing", health["sizing"])
     console.print(table)
     for warning in health["warnings"]:
-        console.print(f"[yellow]! {escape(warning)}[/]")
+        console.print(styled((f"! {warning}", "yellow")))
 
 
 def sessions(json: Json = False) -> None:
@@ -116,7 +115,7 @@ def explain(session_id: SessionArgument, json: Json = False) -> None:
         print_json(found)
         return
     for line in story(found):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(styled(line), soft_wrap=True)
 
 
 def logs(
@@ -135,7 +134,7 @@ def logs(
             print_json(found)
             return
         for line in _new(seen, found["logs"]):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(styled(line), soft_wrap=True)
         seen = found["logs"]
         # An agent's last words come a moment after its session's end; the very last is the node's, in brackets.
         if not follow or (over and (patience <= 0 or (seen and seen[-1].startswith("[agent ")))):
@@ -218,13 +217,13 @@ def drain(
     api = Api(settings)
     found = api.post(f"/api/nodes/{node}/drain", {})
     if not json:
-        console.print(_left(found), markup=False, soft_wrap=True)
+        console.print(_left(found), soft_wrap=True)
     deadline = time.monotonic() + settings.drain_seconds + EMPTY_SECONDS
     while wait and found["sessions"] and time.monotonic() < deadline:
         time.sleep(FOLLOW_SECONDS)
         before, found = found, api.get(f"/api/nodes/{node}")
         if not json and found["sessions"] != before["sessions"]:
-            console.print(_left(found), markup=False, soft_wrap=True)
+            console.print(_left(found), soft_wrap=True)
     if json:
         print_json(found)
     if wait and found["sessions"]:
@@ -237,7 +236,7 @@ def undrain(node: NodeArgument, json: Json = False) -> None:
     if json:
         print_json(found)
     else:
-        console.print(f"{node} is in service.", markup=False)
+        console.print(f"{node} is in service.")
 
 
 def _left(node: dict[str, Any]) -> str:
@@ -255,7 +254,7 @@ def breaker(
     if json:
         print_json(found)
     else:
-        console.print(_boots(found), markup=False, soft_wrap=True)
+        console.print(_boots(found), soft_wrap=True)
 
 
 def _boots(breaker: dict[str, Any]) -> str:
@@ -278,7 +277,7 @@ def reload(json: Json = False) -> None:
     said = ""
     while True:
         if not json and (text := _progress(found)) != said:
-            console.print(text, markup=False, soft_wrap=True)
+            console.print(text, soft_wrap=True)
             said = text
         failed = any(state.startswith("failed") for state in found["nodes"].values())
         late = time.monotonic() > deadline
@@ -319,8 +318,8 @@ def doctor(
         print_json([finding.as_dict() for finding in findings])
     else:
         for finding in findings:
-            mark = "[green]ok[/]  " if finding.ok else "[red]bad[/] "
-            console.print(f"{mark} {finding.name:12} {finding.found}", soft_wrap=True)
+            mark = ("ok  ", "green") if finding.ok else ("bad ", "red")
+            console.print(styled(mark, f" {finding.name:12} {finding.found}"), soft_wrap=True)
             if finding.mend:
                 console.print(f"     {'':12} → {finding.mend}", soft_wrap=True)
     if not all(finding.ok for finding in findings):
@@ -333,7 +332,7 @@ def _invariants(json: bool) -> None:
         print_json(found)
     else:
         for line in found or ["clean"]:
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(styled(line), soft_wrap=True)
     if found:
         raise typer.Exit(FAILED)
 

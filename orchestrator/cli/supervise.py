@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.markup import escape
 from supervisor import events, supervisord
 from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.options import decode_wait_status
@@ -27,7 +26,7 @@ from orchestrator import kill_window, restarts, sizing
 from orchestrator.cli import full_disk
 from orchestrator.cli.configuration import Configuration
 from orchestrator.cli.log_stream import LogStream
-from orchestrator.cli.output import FAILED, errors, fail, say_error
+from orchestrator.cli.output import FAILED, errors, fail, say_error, styled
 from orchestrator.cli.terminal import Patient, hangup_stops
 from orchestrator.errors import CANNOT_RUN, Preflight
 from orchestrator.node.memory import limit_bytes
@@ -281,7 +280,7 @@ def _warn(settings: Settings, options: Options) -> None:
     if drain is not None:
         found.append(kill_window.drain_warning(settings, drain))
     for line in filter(None, found):
-        errors.print(f"[yellow]! {escape(line)}[/]")
+        errors.print(styled((f"! {line}", "yellow")))
 
 
 def _kill_orphans() -> None:

