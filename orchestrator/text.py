@@ -6,11 +6,11 @@ own or turns the direction of writing. Such characters are written out (`\\x9b`,
 
 import re
 
-#: C0 (but the tab), DEL, C1; the soft hyphen and other marks that cannot be seen; the marks, embeddings, overrides and
+#: C0, DEL, C1; the soft hyphen and other marks that cannot be seen; the marks, embeddings, overrides and
 #: isolates of direction; Unicode's line ends; surrogates, which no terminal can be sent; tags. Joiners stay: some
 #: scripts and emoji are written with them.
 _UNSAFE = re.compile(
-    r"[\x00-\x08\x0a-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff"
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff"
     "\ufff0-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
 )
 

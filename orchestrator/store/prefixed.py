@@ -19,7 +19,7 @@ SPANS: dict[str, tuple[int, int | None]] = {
         (0, 1),
     ),
     **dict.fromkeys("DEL EXISTS MGET SUNION".split(), (0, None)),
-    **dict.fromkeys("PING TIME MULTI EXEC WATCH UNWATCH".split(), (0, 0)),
+    **dict.fromkeys("PING TIME MULTI EXEC WATCH UNWATCH INFO BGREWRITEAOF".split(), (0, 0)),
     "BLPOP": (0, -1),
     "BLMOVE": (0, 2),
 }

@@ -192,7 +192,8 @@ def test_every_command_that_is_used_is_tried() -> None:
     tried = {line.split()[0] for line in re.split(r"[\n|]", rights.COMMANDS.strip())}
     scripts = set(re.findall(r"redis\.call\('([A-Z]+)'", "".join(sources().values())))
     assert scripts - tried == set()
-    assert prefixed.SPANS.keys() - tried - {"MULTI", "EXEC", "WATCH", "UNWATCH"} == set()
+    without = {"INFO", "BGREWRITEAOF"}  # a node goes on without these two rights
+    assert prefixed.SPANS.keys() - tried - without - {"MULTI", "EXEC", "WATCH", "UNWATCH"} == set()
 
 
 def test_every_key_of_the_docs_is_tried() -> None:

