@@ -35,11 +35,17 @@ def tls_before(port: int, certificate: Path, key: Path) -> Iterator[int]:
     listening: list[asyncio.Server] = []
 
     async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := await source.read(65536):
                 target.write(data)
                 await target.drain()
+        except OSError:
+            pass
+        except asyncio.CancelledError:  # the test is over
+            target.transport.abort()
         target.close()
+        with contextlib.suppress(OSError):
+            await target.wait_closed()
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         behind, ahead = await asyncio.open_connection("127.0.0.1", port)
@@ -57,8 +63,10 @@ def tls_before(port: int, certificate: Path, key: Path) -> Iterator[int]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
         listening[0].close()
-        loop.run_until_complete(asyncio.sleep(0))
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(listening[0].wait_closed())
         loop.close()
