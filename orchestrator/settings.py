@@ -229,6 +229,8 @@ class Settings(NodeSettings):
     """Let anybody start calls though HOST is not loopback and API_KEYS is not set."""
     trusted_proxy: Annotated[str, AfterValidator(_proxy)] = ""
     """Whose word for the client's address counts: `railway`, or comma-separated networks of proxies (10.0.0.0/8)."""
+    connections_per_address: Annotated[int, Field(ge=0)] = 256
+    """Connections to the api that one client address may have at once; TRUSTED_PROXY has no bound. 0: nobody has."""
     cors_origins: Annotated[str, AfterValidator(_origins)] = ""
     """Comma-separated origins (https://app.example) of pages that may call the api, or *. Unset: those on loopback."""
     allowed_hosts: Annotated[str, AfterValidator(_hosts)] = ""

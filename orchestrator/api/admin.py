@@ -3,9 +3,10 @@
 import secrets
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Path
 
 from orchestrator import celery_app
+from orchestrator.api.gate import gated
 from orchestrator.api.health import describe_breaker
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import (
@@ -18,12 +19,12 @@ from orchestrator.api.schemas import (
     ResizeRequest,
     SessionsReply,
 )
-from orchestrator.api.services import Services, ServicesDep, require_admin
+from orchestrator.api.services import Services, ServicesDep, administrator
 from orchestrator.api.sessions import describe, moment
 from orchestrator.errors import HostUnavailable, NotFound
 from orchestrator.store.keys import node_queue
 
-router = APIRouter(prefix="/api", tags=["admin"], dependencies=[Depends(require_admin)], responses=PROBLEM_RESPONSES)
+router = APIRouter(prefix="/api", tags=["admin"], route_class=gated(administrator), responses=PROBLEM_RESPONSES)
 
 
 @router.get("/sessions", summary="List sessions and agents", response_model_exclude_none=True)

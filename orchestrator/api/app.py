@@ -93,11 +93,13 @@ def create(settings: Settings | None = None) -> FastAPI:
         description="Press Talk, and an agent that is already running answers.",
         lifespan=lifespan,
     )
+    app.state.over_limit = {}
     problems.install(app)
     app.add_middleware(problems.BodyLimit, limit=BODY_BYTES, larger={WEBHOOK_PATH: webhook.BODY_BYTES})
     # Around everything that may refuse: a page must be able to read what went wrong.
     app.add_middleware(CORSMiddleware, **allowed_pages(found))
     app.add_middleware(RequestLog)
+    app.include_router(sessions.starting)
     for part in (sessions, events, token, admin, health, webhook, metrics):
         app.include_router(part.router)
     status.install(app)

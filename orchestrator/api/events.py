@@ -12,9 +12,10 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
 from orchestrator.api.feed import set_within
+from orchestrator.api.gate import gated
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import in_words
-from orchestrator.api.services import Services, ServicesDep, SessionDep
+from orchestrator.api.services import Services, ServicesDep, SessionDep, shown
 from orchestrator.errors import StoreUnavailable
 from orchestrator.models import Session
 from orchestrator.states import SessionState
@@ -28,7 +29,7 @@ RETRY_MS = 2000
 
 _EXAMPLE = 'event: state\ndata: {"at": 0.153, "state": "agent_joined"}\nid: 1767268800153-0\n\n'
 
-router = APIRouter(prefix="/api", tags=["sessions"], responses=PROBLEM_RESPONSES)
+router = APIRouter(prefix="/api", tags=["sessions"], route_class=gated(shown), responses=PROBLEM_RESPONSES)
 
 EventId = Annotated[str, Header(alias="Last-Event-ID", pattern=r"^(\d{1,15}-\d{1,9})?$")]
 _MESSAGE = {

@@ -19,6 +19,9 @@ from orchestrator.logs import request_id
 
 log = logging.getLogger("orchestrator.api")
 
+#: Of what is wrong with a request so many things are told, each in so many characters: an answer is no larger for it.
+ERRORS, NAME, WORDS = 10, 100, 300
+
 
 def problem(
     request: Request, status: int, code: str, detail: str, *, retry_after: float | None = None, **extra: Any
@@ -56,10 +59,13 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, failure: RequestValidationError) -> JSONResponse:
-        errors = [_told(row) for row in failure.errors()]
+        found = failure.errors()
+        errors = [_told(row) for row in found[:ERRORS]]
         if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
             errors = [{"field": "body", "message": "send it as JSON, with the header Content-Type: application/json"}]
         detail = "; ".join(f"{row['field']}: {row['message']}" for row in errors)
+        if len(found) > len(errors) > 1:
+            detail += f"; and {len(found) - len(errors)} more"
         return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, "malformed_request", detail, errors=errors)
 
     @app.exception_handler(HTTPException)
@@ -80,9 +86,14 @@ def _told(row: Mapping[str, Any]) -> dict[str, str]:
     """Return what is wrong with a field, in words."""
     if row["type"] == "json_invalid":
         return {"field": "body", "message": f"is not JSON: {row['ctx']['error']}, at character {row['loc'][-1]}"}
-    field = ".".join(str(part) for part in row["loc"][1:]) or str(row["loc"][0])
-    message = row["msg"].removeprefix("Value error, ")
-    return {"field": field, "message": "not taken here; leave it out" if row["type"] == "extra_forbidden" else message}
+    field = ".".join(_cut(str(part), NAME) for part in row["loc"][1:9]) or str(row["loc"][0])
+    message = _cut(row["msg"].removeprefix("Value error, "), WORDS)
+    message = "not taken here; leave it out" if row["type"] == "extra_forbidden" else message
+    return {"field": _cut(field, WORDS), "message": message}
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 class BodyLimit:

@@ -4,7 +4,16 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from orchestrator.models import JOB_USERS, SessionId, UserId
@@ -22,7 +31,30 @@ def in_words(seconds: float | None) -> str | None:
     return None if seconds is None else f"{seconds:.0f}s" if seconds >= 10 else f"{seconds:.2g}s"
 
 
-class Body(BaseModel):
+#: Largest number of fields of a body, known ones and others: pydantic would make an error of each.
+FIELDS = 32
+#: Largest number of a participant's attributes.
+ATTRIBUTES = 256
+
+
+def _few(value: object) -> object:
+    if isinstance(value, dict) and len(value) > ATTRIBUTES:
+        raise ValueError(f"more than {ATTRIBUTES} of them; send less")
+    return value
+
+
+class Given(BaseModel):
+    """Something that a caller sends."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, values: object) -> object:
+        if isinstance(values, dict) and len(values) > FIELDS:
+            raise ValueError(f"it has more than {FIELDS} fields; leave out what is not taken here")
+        return values
+
+
+class Body(Given):
     """Base of all bodies."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
@@ -189,7 +221,7 @@ class LogsReply(Reply):
 Bounded = Annotated[str, StringConstraints(max_length=512)]
 
 
-class Dispatch(BaseModel):
+class Dispatch(Given):
     """The agent that LiveKit is to ask for."""
 
     model_config = ConfigDict(extra="forbid")
@@ -207,14 +239,14 @@ class Dispatch(BaseModel):
         return metadata
 
 
-class RoomConfig(BaseModel):
+class RoomConfig(Given):
     """All that a client may say of its room: everything else is chosen by the server."""
 
     model_config = ConfigDict(extra="forbid")
     agents: Annotated[list[Dispatch], Field(max_length=1)] | None = None
 
 
-class TokenRequest(BaseModel):
+class TokenRequest(Given):
     """LiveKit's token-endpoint request, and our `sessionId`."""
 
     model_config = ConfigDict(
@@ -227,7 +259,7 @@ class TokenRequest(BaseModel):
     participant_name: Bounded | None = None
     participant_identity: Bounded | None = None
     participant_metadata: Annotated[str, StringConstraints(max_length=4096)] | None = None
-    participant_attributes: dict[str, Bounded] | None = None
+    participant_attributes: Annotated[dict[str, Bounded] | None, BeforeValidator(_few)] = None
     room_config: RoomConfig | None = None
 
 

@@ -208,7 +208,23 @@ SessionPath = Annotated[str, Path(pattern=ID_PATTERN, examples=["prewarm_4f0c2a9
 
 async def known(request: Request, parts: ServicesDep) -> Caller:
     """Return who sends a request; a client secret is not looked at yet. Raises `Unauthorized`."""
-    return parts.access.caller(request)
+    found: Caller | None = getattr(request.state, "caller", None)  # a gate has looked already
+    return found or parts.access.caller(request)
+
+
+async def shown(request: Request) -> Caller:
+    """Return who sends a request, for a gate. Raises `Unauthorized`."""
+    return services(request).access.caller(request)
+
+
+async def starter(request: Request) -> Caller:
+    """Return who sends a request that is about no session, for a gate. Raises `Unauthorized`."""
+    return services(request).access.starter(request)
+
+
+async def administrator(request: Request) -> None:
+    """Let only the holder of the admin token pass, for a gate. Raises `Unauthorized`, `Forbidden`."""
+    await require_admin(request, services(request))
 
 
 async def require_admin(request: Request, parts: ServicesDep) -> None:

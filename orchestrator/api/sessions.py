@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
 
 from orchestrator.api.access import Caller, Role, client_address
+from orchestrator.api.gate import Limit, gated, idempotency_key
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import (
     WAITING,
@@ -22,8 +23,8 @@ from orchestrator.api.schemas import (
     StopRequest,
     in_words,
 )
-from orchestrator.api.services import CallerDep, Services, ServicesDep, SessionDep, services, visible
-from orchestrator.errors import Forbidden, InvalidRequest, NotFound, UserHasSession
+from orchestrator.api.services import CallerDep, Services, ServicesDep, SessionDep, services, shown, starter, visible
+from orchestrator.errors import Forbidden, NotFound, UserHasSession
 from orchestrator.logs import note
 from orchestrator.models import Agent, Session
 from orchestrator.pool.assignment import Request, Started
@@ -32,12 +33,17 @@ from orchestrator.store import Store
 
 #: Seconds for which the repetition of a request waits for the answer to the first one.
 FIRST_ANSWER_SECONDS = 2.0
-#: Where anybody may start, a key of fewer characters, which others may guess, is its address's own.
-UNGUESSABLE = 20
 #: Log lines that stand in a session's record.
 LAST_LINES = 20
 
-router = APIRouter(prefix="/api", tags=["sessions"], responses=PROBLEM_RESPONSES)
+router = APIRouter(prefix="/api", tags=["sessions"], route_class=gated(shown), responses=PROBLEM_RESPONSES)
+#: A start is about no session: a client secret opens it no more than nothing does.
+starting = APIRouter(
+    prefix="/api",
+    tags=["sessions"],
+    route_class=gated(starter, Limit("rate", lambda settings: settings.rate)),
+    responses=PROBLEM_RESPONSES,
+)
 
 _WAITING_EXAMPLE = {
     "success": True, "sessionId": WAITING, "status": "starting", "prewarmed": False, "latency": "2.1ms",
@@ -46,7 +52,7 @@ _WAITING_EXAMPLE = {
 }  # fmt: skip
 
 
-@router.post(
+@starting.post(
     "/session/start",
     summary="Start a session",
     response_model=StartReply,
@@ -68,12 +74,11 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
     """
     # Called and not declared, and answered ready-made: a caller waits here, and each costs FastAPI 30 µs or more.
     begun, parts = time.perf_counter(), services(request)
-    caller = parts.access.starter(request)
-    address, key = client_address(request, parts.settings.trusted_proxy), _idempotency_key(request)
+    caller: Caller = request.state.caller
+    address = client_address(request, parts.settings.trusted_proxy)
     # A backend starts calls for many users from one address; how many, it decides.
     trusted = caller.role is not Role.ANYBODY
-    if key and not trusted and len(key) < UNGUESSABLE:
-        key = f"{address.narrow} {key}"
+    key = idempotency_key(request, trusted=trusted)
     started = await parts.assigner.start(
         Request(
             body.user_id, body.metadata, address.narrow, address.wide, key, trusted, affinity=body.affinity == "node"
@@ -117,13 +122,6 @@ def _answer(content: str, status: int, secret: str) -> Response:
     """Return a start's answer. The secret is no part of what is kept of it."""
     content = f'{content[:-1]},"clientSecret":"{secret}"}}'
     return Response(content, status, media_type="application/json", headers={"Cache-Control": "no-store"})
-
-
-def _idempotency_key(request: HttpRequest) -> str:
-    key = request.headers.get("idempotency-key", "")
-    if len(key) > 255 or not key.isprintable():
-        raise InvalidRequest("Idempotency-Key: send 1 to 255 printable characters, a random UUID for example.")
-    return key
 
 
 async def _first_answer(parts: Services, key: str, secret: str) -> Response | None:

@@ -13,9 +13,10 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from orchestrator.api import following
 from orchestrator.api.board import Board, Sections, changes
 from orchestrator.api.feed import set_within
+from orchestrator.api.gate import gated
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import SESSION, StatusReply
-from orchestrator.api.services import ServicesDep, SessionDep, require_admin
+from orchestrator.api.services import ServicesDep, SessionDep, administrator
 from orchestrator.errors import StoreUnavailable, TooManyListeners
 
 #: Streams of these two kinds that one api keeps open.
@@ -23,7 +24,7 @@ SEATS = 32
 #: Seconds between two messages to one listener, at least and at most.
 LEAST_SECONDS, MOST_SECONDS = 0.5, 2.0
 
-router = APIRouter(prefix="/api", tags=["admin"], dependencies=[Depends(require_admin)], responses=PROBLEM_RESPONSES)
+router = APIRouter(prefix="/api", tags=["admin"], route_class=gated(administrator), responses=PROBLEM_RESPONSES)
 
 
 def install(app: FastAPI) -> None:

@@ -9,9 +9,10 @@ from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 
 from orchestrator.api.access import Address, Caller, Role, client_address
+from orchestrator.api.gate import Limit, gated
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import RoomConfig, TokenReply, TokenRequest
-from orchestrator.api.services import CallerDep, Services, ServicesDep, visible
+from orchestrator.api.services import CallerDep, Services, ServicesDep, shown, visible
 from orchestrator.errors import InvalidRequest, RateLimited, SessionOver
 from orchestrator.livekit.tokens import user_identity
 from orchestrator.models import new_id
@@ -19,7 +20,12 @@ from orchestrator.models import new_id
 #: Largest sum of all names and values of a participant's attributes, in bytes.
 ATTRIBUTES_BYTES = 4096
 
-router = APIRouter(prefix="/api", tags=["sessions"], responses=PROBLEM_RESPONSES)
+router = APIRouter(
+    prefix="/api",
+    tags=["sessions"],
+    route_class=gated(shown, Limit("tokens", lambda settings: settings.token_rate)),
+    responses=PROBLEM_RESPONSES,
+)
 
 
 @router.post("/token", status_code=201, summary="Get a LiveKit token")

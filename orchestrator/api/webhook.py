@@ -52,10 +52,11 @@ async def webhook(
     """Record one event, once. It is answered 200 only then: LiveKit sends it again after a 5xx, never after a 4xx."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in _MEDIA_TYPES:
-        detail = f"A webhook is {_MEDIA_TYPES[0]}, not {media_type or 'of no content type'}."
+        detail = f"A webhook is {_MEDIA_TYPES[0]}, not {media_type[:64] or 'of no content type'}."
         raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail)
-    body = await request.body()
     try:
+        parts.webhooks.check(authorization or "")
+        body = await request.body()
         told = parts.webhooks.read(body, authorization or "")
     except WebhookRefused as failure:
         _say_refused(request, failure)

@@ -27,7 +27,15 @@ class Webhooks:
     """Reads the webhooks that are signed with one key pair."""
 
     def __init__(self, api_key: str, api_secret: str) -> None:
-        self._receiver = api.WebhookReceiver(api.TokenVerifier(api_key, api_secret))
+        self._verifier = api.TokenVerifier(api_key, api_secret)
+        self._receiver = api.WebhookReceiver(self._verifier)
+
+    def check(self, authorization: str) -> None:
+        """Look at the signature alone, before there is a body. Raises `WebhookRefused`."""
+        try:
+            self._verifier.verify(authorization)
+        except Exception as failure:  # whatever its parsers raise
+            raise WebhookRefused(f"This is not a webhook that is signed with our key: {failure}.") from failure
 
     def read(self, body: bytes, authorization: str) -> Webhook:
         """Verify the signature over the raw body, then parse it.

@@ -9,6 +9,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from orchestrator.api.server import configuration
 from orchestrator.settings import Settings
 
 ADMIN = {"Authorization": "Bearer a-token-for-tests"}
@@ -37,7 +38,8 @@ async def serve(app: FastAPI, *, configured: bool = True) -> AsyncIterator[httpx
 @asynccontextmanager
 async def on_a_port(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """Serve an app by uvicorn: what is streamed arrives as it is sent."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=3)
+    config = configuration(app, Settings(_env_file=None))  # type: ignore[call-arg]
+    config.host, config.port = "127.0.0.1", 0
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

@@ -1,7 +1,6 @@
 """The page with the Talk button, as the api serves it."""
 
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from orchestrator.api import __main__ as process
 from orchestrator.api import frontend, problems
 from orchestrator.settings import Settings
 from tests.support.node import REPOSITORY
@@ -91,18 +89,6 @@ def test_one_that_is_not_built_says_what_to_do_and_is_there_as_soon_as_it_is(tmp
         dist.mkdir()
         (dist / "index.html").write_text("built")
         assert page.get("/").text == "built"
-
-
-def test_a_second_port_that_is_taken_meanwhile_costs_nobody_the_api(caplog: pytest.LogCaptureFixture) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        taken = holder.getsockname()[1]
-        assert process._page_socket(Settings(frontend_port=taken)) == []
-    assert f"FRONTEND_PORT={taken}" in caplog.text
-    assert process._page_socket(Settings(frontend_port=0)) == []
-    assert process._page_socket(Settings(port=8123, frontend_port=8123)) == []
-    [opened] = process._page_socket(Settings(frontend_port=taken))
-    with opened:
-        assert opened.getsockname() == ("127.0.0.1", taken)
 
 
 def test_its_packages_come_from_whichever_registry_is_the_users_own() -> None:

@@ -1,0 +1,170 @@
+"""What stands before a route: who asks, how often, and how much a body may hold. FastAPI alone reads the body first.
+
+Credentials are looked at before a byte of the body is; a caller who is over a rate limit is refused before it too; a
+body's depth and number of values are counted before anything recurses into it.
+"""
+
+import contextlib
+import hashlib
+import math
+import re
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from limits import RateLimitItem
+from starlette.requests import ClientDisconnect
+
+from orchestrator.api.access import Address, Caller, Role, client_address
+from orchestrator.errors import InvalidRequest, RateLimited, StoreUnavailable
+from orchestrator.settings import Settings
+
+#: Largest depth of a JSON body, and number of values in it: what fits into the metadata of a start, and some.
+DEPTH, VALUES = 64, 2000
+#: Longest Idempotency-Key; and how long one is that nobody guesses.
+KEY_CHARACTERS, UNGUESSABLE = 255, 20
+#: Addresses that are remembered as being over a limit.
+REMEMBERED = 10_000
+
+#: Until when (by the monotonic clock) an address is over a limit, and what it was told: `app.state.over_limit`.
+OverLimit = dict[tuple[str, Address], tuple[float, str]]
+Check = Callable[[Request], Awaitable[Caller | None]]
+
+# Each text in JSON as one match, one without an end too: so it takes no more than one pass.
+_TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[\]{}]")
+
+
+class Limit:
+    """A rate limit by address of callers who show nothing. Redis counts; this remembers whom it has refused.
+
+    Args:
+        what: the name under which Redis counts.
+        rate: the setting.
+    """
+
+    def __init__(self, what: str, rate: Callable[[Settings], RateLimitItem]) -> None:
+        self._what, self._rate = what, rate
+
+    async def refuse(self, request: Request) -> None:
+        """Raise `RateLimited` when an address was refused a moment ago, unless its request was answered before."""
+        parts = request.app.state.services
+        until, who = request.app.state.over_limit, (self._what, _address(request))
+        end, words = until.get(who, (0.0, ""))
+        left = end - time.monotonic()
+        if left <= 0:
+            until.pop(who, None)
+            return
+        key = idempotency_key(request, trusted=False)
+        if key and await parts.store.session_of_job(key):
+            return
+        raise self._over(left, words)
+
+    async def count(self, request: Request) -> None:
+        """Count a request that came to nothing for its body's sake. Raises `RateLimited`."""
+        parts = request.app.state.services
+        rate = self._rate(parts.settings)
+        with contextlib.suppress(StoreUnavailable):
+            wait = await parts.store.limited(self._what, *_address(request), rate.amount, rate.get_expiry() * 1000)
+            if wait:
+                failure = self._over(wait)
+                self.remember(request, failure)
+                raise failure
+
+    def remember(self, request: Request, failure: RateLimited) -> None:
+        """Remember who was refused."""
+        until: OverLimit = request.app.state.over_limit
+        while len(until) >= REMEMBERED:
+            del until[next(iter(until))]
+        words = failure.detail.partition(";")[0]
+        until[self._what, _address(request)] = time.monotonic() + (failure.retry_after or 0.0), words
+
+    @staticmethod
+    def _over(seconds: float, words: str = "Too many requests from this address") -> RateLimited:
+        return RateLimited(f"{words}; try again in {math.ceil(seconds)} s.", retry_after=seconds)
+
+
+class Gated(APIRoute):
+    """A route with a check before it. `gated` makes the class for one check."""
+
+    check: ClassVar[Check]
+    limit: ClassVar[Limit | None] = None
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's own handler behind the check."""
+        plain, check, limit = super().get_route_handler(), type(self).check, type(self).limit
+        with_body = self.body_field is not None
+
+        async def handler(request: Request) -> Response:
+            caller = request.state.caller = await check(request)
+            limited = limit if caller and caller.role is Role.ANYBODY else None
+            if limited:
+                await limited.refuse(request)
+            try:
+                if with_body:
+                    bound(await _body(request))
+                return await plain(request)
+            except RequestValidationError:
+                if limited:
+                    await limited.count(request)
+                raise
+            except RateLimited as failure:
+                if limited:
+                    limited.remember(request, failure)
+                raise
+
+        return handler
+
+
+def idempotency_key(request: Request, *, trusted: bool) -> str:
+    """Return the name under which a request's Idempotency-Key is kept; '' when it has none. It is a hash, so no header
+    forges a key of ours. A short one, which others may guess, counts for its own address only.
+
+    Raises:
+        InvalidRequest: it is too long, or not printable.
+    """
+    key = request.headers.get("idempotency-key", "")
+    if len(key) > KEY_CHARACTERS or not key.isprintable():
+        raise InvalidRequest("Idempotency-Key: send 1 to 255 printable characters, a random UUID for example.")
+    if not key:
+        return ""
+    scope = _address(request).narrow if not trusted and len(key) < UNGUESSABLE else ""
+    return hashlib.sha256(f"{scope}\n{key}".encode()).hexdigest()
+
+
+def gated(check: Check, limit: Limit | None = None) -> type[Gated]:
+    """Return the class of routes that a caller reaches only past a check."""
+    return type("GatedRoute", (Gated,), {"check": staticmethod(check), "limit": limit})
+
+
+def bound(body: bytes) -> None:
+    """Raise `RequestValidationError` for JSON that is deeper, or has more values, than any body that we take."""
+    if body.count(b"[") + body.count(b"{") + body.count(b",") <= DEPTH:
+        return
+    bare = _TEXTS.sub(b"", body)
+    if bare.count(b",") + bare.count(b"[") + bare.count(b"{") > VALUES:
+        raise _malformed(f"it has more than {VALUES} values; send less")
+    depth = 0
+    for bracket in _BRACKETS.findall(bare):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > DEPTH:
+            raise _malformed(f"it is nested more than {DEPTH} deep; send it flatter")
+
+
+async def _body(request: Request) -> bytes:
+    try:
+        return await request.body()
+    except ClientDisconnect:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "The body ended early.") from None
+
+
+def _malformed(message: str) -> RequestValidationError:
+    return RequestValidationError([{"type": "bound", "loc": ("body",), "msg": message, "input": None}])
+
+
+def _address(request: Request) -> Address:
+    return client_address(request, request.app.state.services.settings.trusted_proxy)

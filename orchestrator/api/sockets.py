@@ -1,0 +1,84 @@
+"""The api's sockets, bound and listening before the app is loaded: nobody else can take a port in between."""
+
+import errno
+import os
+import socket
+
+from orchestrator.errors import Preflight
+from orchestrator.settings import Settings
+
+#: Connections that wait to be accepted, while the app loads and while it has much to do.
+BACKLOG = 2048
+#: Of a name's addresses the machine may lack some, IPv6 most often.
+_Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+
+
+def listening(settings: Settings) -> list[socket.socket]:
+    """Open PORT and FRONTEND_PORT on every address of HOST.
+
+    Raises:
+        Preflight: one of them cannot be opened.
+    """
+    ports = {"PORT": settings.port}
+    if settings.frontend_port not in {0, settings.port}:
+        ports["FRONTEND_PORT"] = settings.frontend_port
+    opened: list[socket.socket] = []
+    try:
+        for setting, port in ports.items():
+            opened += _open(settings.host, port, setting)
+    except Preflight:
+        for sock in opened:
+            sock.close()
+        raise
+    return opened
+
+
+def addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, _Address]]:
+    """Return the addresses of a host, once each. Raises `Preflight` when it has none."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as failure:
+        raise Preflight(f"HOST={host} is no address of this machine: {failure}. Correct HOST.") from None
+    families = {socket.AF_INET, socket.AF_INET6}
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found if family in families))
+
+
+def _open(host: str, port: int, setting: str) -> list[socket.socket]:
+    opened: list[socket.socket] = []
+    missing: OSError | None = None
+    found = addresses(host, port)
+    for family, address in found:
+        try:
+            opened.append(_listen(family, address, alone=len(found) == 1))
+        except OSError as failure:
+            if failure.errno in _NOT_HERE:
+                missing = failure
+                continue
+            for sock in opened:
+                sock.close()
+            why = failure.strerror or str(failure)
+            raise Preflight(
+                f"{setting}={port} cannot be opened on {address[0]}: {why}. Stop what holds it (orchestrator doctor "
+                f"names it), or set {setting} to a free port."
+            ) from None
+    if not opened:
+        raise Preflight(
+            f"HOST={host} is no address of this machine: {os.strerror(missing.errno or 0) if missing else ''}"
+        )
+    return opened
+
+
+def _listen(family: socket.AddressFamily, address: _Address, *, alone: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # `::` alone is every address of the machine; beside an address of IPv4 that has a socket of its own.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if alone and address[0] == "::" else 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,74 @@
+"""The api's sockets: whose they are from the first moment, on which addresses, and what is said when one is taken."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from orchestrator.api.sockets import listening
+from orchestrator.errors import Preflight
+from orchestrator.settings import Settings
+from tests.support.processes import free_ports
+
+
+def node(host: str, port: int, frontend_port: int = 0) -> Settings:
+    access = {"api_keys": "a-key-of-the-tests"}
+    return Settings(_env_file=None, host=host, port=port, frontend_port=frontend_port, **access)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("127.0.0.1", ["127.0.0.1"]), ("0.0.0.0", ["127.0.0.1"]), ("localhost", ["127.0.0.1"]), ("::1", ["::1"]),
+        ("::", ["::1", "127.0.0.1"]),
+    ],
+)  # fmt: skip
+def test_it_listens_before_the_app_is_loaded(host: str, reached: list[str]) -> None:
+    port = free_ports()
+    opened = listening(node(host, port))
+    try:
+        for address in reached:
+            with socket.create_connection((address, port), timeout=5):
+                pass
+    finally:
+        for sock in opened:
+            sock.close()
+
+
+@pytest.mark.parametrize("setting", ["PORT", "FRONTEND_PORT"])
+def test_a_port_that_was_taken_meanwhile_is_named(setting: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken, free = holder.getsockname()[1], free_ports()
+        port, page = (taken, 0) if setting == "PORT" else (free, taken)
+        with pytest.raises(Preflight, match=f"^{setting}={taken} cannot be opened on .*already in use"):
+            listening(node("127.0.0.1", port, page))
+    with socket.create_server(("127.0.0.1", free)):
+        pass  # nothing is left open of a start that failed
+
+
+def test_whoever_has_bound_a_port_cannot_take_it_over() -> None:
+    """A port that is bound and not listened on is anybody's who is faster: both ends of that are closed."""
+    port = free_ports()
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", port))
+        opened = listening(node("127.0.0.1", port))
+        try:
+            with pytest.raises(OSError, match="in use"):
+                bound.listen()
+        finally:
+            for sock in opened:
+                sock.close()
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.7"])
+def test_a_host_that_is_none_of_this_machine_is_named(host: str) -> None:
+    with pytest.raises(Preflight, match=f"HOST={host}"):
+        listening(node(host, free_ports()))
+
+
+def test_one_port_for_both_is_opened_once(tmp_path: Path) -> None:
+    port = free_ports()
+    opened = listening(node("127.0.0.1", port, port))
+    assert len(opened) == 1
+    opened[0].close()
