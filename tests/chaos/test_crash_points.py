@@ -55,18 +55,24 @@ def ready(node: Node) -> bool:
         return False
 
 
-def insist(node: Node, user: str) -> str:
-    """Start a session as a client does that tries again while nobody answers; returns its id."""
-    key = {"Idempotency-Key": f"{user}-{uuid.uuid4()}"}
+def insist(node: Node, user: str, secret: str = "") -> tuple[str, str]:
+    """Start a session as a client does that tries again while nobody answers; returns its id and its secret.
 
-    def begun() -> str:
+    `secret`: of the user's live one, which is asked for again.
+    """
+    headers = {"Idempotency-Key": f"{user}-{uuid.uuid4()}"}
+    if secret:
+        headers["Authorization"] = f"Bearer {secret}"
+
+    def begun() -> dict[str, str]:
         try:
-            answer = node.http.post("/api/session/start", json={"userId": user}, headers=key)
+            answer = node.http.post("/api/session/start", json={"userId": user}, headers=headers)
         except httpx.TransportError:
-            return ""
-        return str(answer.json()["sessionId"]) if answer.is_success else ""
+            return {}
+        return answer.json() if answer.is_success else {}
 
-    return poll(begun, "a start is accepted", 30, every=0.1)
+    found = poll(begun, "a start is accepted", 30, every=0.1)
+    return found["sessionId"], found["clientSecret"]
 
 
 def settled(node: Node, session_id: str, seconds: float = SETTLED, *, but: int = 0) -> dict[str, Any]:
@@ -109,20 +115,20 @@ def test_a_session_gets_one_agent_whoever_fails_at(
 ) -> None:
     armed.arm(point, action)
     began = time.monotonic()
-    session_id = insist(echo, user)
+    session_id, secret = insist(echo, user)
     armed.wait(point, action)
     session = settled(echo, session_id, SETTLED - (time.monotonic() - began))
     took = time.monotonic() - began
     print(f"{point}:{action}: served after {took:.1f} s by agent {len(session['agents'])}")  # noqa: T201
     one_agent(echo, session)
-    assert insist(echo, user) == session_id
+    assert insist(echo, user, secret)[0] == session_id
 
 
 def test_a_worker_that_dies_before_it_does_what_a_missed_deadline_asks_for(echo: Node, armed: Armed, user: str) -> None:
     """Redis has given the agent up, and nobody has stopped it: the next Celery worker does."""
     armed.arm("agent.before_ready", "hang")
     armed.arm("watch.after_due", "kill")
-    session_id = insist(echo, user)
+    session_id, _ = insist(echo, user)
     armed.wait("agent.before_ready", "hang")
     (hung,) = poll(lambda: os_agents(echo), "the agent that hangs")
     armed.wait("watch.after_due", "kill")
@@ -135,7 +141,7 @@ def test_a_worker_that_dies_before_it_does_what_a_missed_deadline_asks_for(echo:
 def test_a_death_is_acted_on_once_though_its_witness_dies(
     echo: Node, armed: Armed, user: str, point: str, action: str
 ) -> None:
-    session_id = insist(echo, user)
+    session_id, _ = insist(echo, user)
     first = settled(echo, session_id)
     armed.arm(point, action)
     os.kill(first["agentPid"], signal.SIGKILL)

@@ -123,7 +123,11 @@ def test_a_module_that_kills_its_agents(poisoned: Node, request: pytest.FixtureR
             kind, _mended_and_closed_by_hand
         )(node)
         assert health(node)["breaker"]["state"] == "closed"
-        assert health(node)["status"] == "ok", health(node)["warnings"]
+        if left := health(node)["warnings"]:
+            # Its agents boot again, one interpreter each: that is told until the host has loaded the module.
+            assert all("Agents are started by exec until a reload succeeds" in warning for warning in left), left
+            assert node.http.post("/api/agents/reload", headers=node.admin).is_success
+        poll(lambda: health(node)["status"] == "ok", "nothing is left to warn of", 60)
         assert node.begin("after")["prewarmed"] is True
 
 

@@ -25,7 +25,7 @@ def untold(short_folder: Path) -> Iterator[Node]:
     folder.mkdir()
     settings = {
         "AGENT_MODULE": "tests.support.vanishing_agent", "POOL_TARGET": 2, "RECONCILE_SECONDS": 2,
-        "USER_GONE_SECONDS": 3, "FAULT_LOG": folder / "faults", "FAULTS": "agent.joined:raise@1000",
+        "USER_GONE_SECONDS": 3,
     }  # fmt: skip
     with Node(folder, **settings) as node:
         configuration = folder / "livekit.yaml"

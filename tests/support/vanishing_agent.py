@@ -4,6 +4,14 @@ import asyncio
 
 from agents import echo
 from agents.context import AgentContext
+from orchestrator.store.agent_link import AgentLink
+
+
+async def _untold(*_: object, **__: object) -> None:
+    """Who is in the room is told to nobody."""
+
+
+AgentLink.presence = _untold  # type: ignore[assignment, method-assign]
 
 
 async def entrypoint(ctx: AgentContext) -> None:

@@ -108,6 +108,7 @@ def test_every_program_of_a_node_gets_its_paths_whole(
     (folder / "logs").mkdir(parents=True)
     given = dict.fromkeys(_names(), "7") | {
         "RUN_DIR": str(folder), "PYTHON": f"{folder}/python", "VALKEY_SERVER": f"{folder}/valkey-server",
+        "VALKEY_CONF": f"{folder}/valkey.conf",
         "LIVEKIT_SERVER": f"{folder}/livekit-server", "EMBEDDED_VALKEY": "true", "EMBEDDED_LIVEKIT": "false",
     }  # fmt: skip
     for variable, value in given.items():
