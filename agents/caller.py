@@ -18,6 +18,7 @@ from rich.table import Table
 from agents.offline import speech
 from orchestrator.cli.http import admin_token
 from orchestrator.cli.output import FAILED, UNREACHABLE, Json, console, print_json, say_error, styled
+from orchestrator.loopback import is_loopback
 from orchestrator.settings import Settings
 
 RATE = speech.TTS_RATE
@@ -93,7 +94,7 @@ class Call:
     ) -> None:
         self._user_id, self._metadata, self._patience = user_id, metadata or {}, patience
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=10)
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=10, trust_env=not is_loopback(url))
         self._room = rtc.Room()
         self._utterances: asyncio.Queue[Utterance] = asyncio.Queue()
         self._first_sound: asyncio.Future[float] = asyncio.get_running_loop().create_future()

@@ -24,6 +24,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from orchestrator import address
 from orchestrator.address import Address
 from orchestrator.errors import Preflight
+from orchestrator.loopback import bracketed
 
 
 def _node_id(value: str) -> str:
@@ -381,8 +382,8 @@ class Settings(NodeSettings):
     @property
     def base_url(self) -> str:
         """Where this machine reaches the api."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        return f"http://{host}:{self.port}"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{bracketed(host)}:{self.port}"
 
     @property
     def webhook_url(self) -> str:

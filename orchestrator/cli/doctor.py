@@ -76,7 +76,7 @@ def _python() -> Finding:
 
 def _running(settings: Settings) -> bool:
     try:
-        return httpx.get(f"{settings.base_url}/livez", timeout=2).is_success
+        return httpx.get(f"{settings.base_url}/livez", timeout=2, trust_env=False).is_success
     except httpx.HTTPError:
         return False
 
@@ -85,7 +85,7 @@ def _node(settings: Settings, running: bool) -> Finding:
     if not running:
         return Finding("node", True, f"not running ({settings.base_url} does not answer)", "Start it with: make up")
     try:
-        health = httpx.get(f"{settings.base_url}/api/health", timeout=5).json()
+        health = httpx.get(f"{settings.base_url}/api/health", timeout=5, trust_env=False).json()
         warnings = health.get("warnings", [health.get("detail", "")])
         state = f"up, {health['sessions']['pool']} warm agents" if health.get("sessions") else "up, but degraded"
     except (httpx.HTTPError, ValueError, KeyError) as failure:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 
 from orchestrator.errors import HostUnavailable, NotFound, OrchestratorError, Unauthorized
+from orchestrator.loopback import is_loopback
 from orchestrator.settings import Settings
 
 
@@ -18,7 +19,9 @@ class Api:
         if token := admin_token(settings):
             headers["Authorization"] = f"Bearer {token}"
         self._url = url or settings.base_url
-        self._client = httpx.Client(base_url=self._url, headers=headers, timeout=10)
+        self._client = httpx.Client(
+            base_url=self._url, headers=headers, timeout=10, trust_env=not is_loopback(self._url)
+        )
 
     def get(self, path: str, **params: Any) -> dict[str, Any]:
         """GET a JSON document."""

@@ -3,10 +3,13 @@
 import socket
 from pathlib import Path
 
+import httpx
 import pytest
 
 from orchestrator.api.sockets import listening
+from orchestrator.cli.http import Api
 from orchestrator.errors import Preflight
+from orchestrator.loopback import is_loopback
 from orchestrator.settings import Settings
 from tests.support.processes import free_ports
 
@@ -72,3 +75,38 @@ def test_one_port_for_both_is_opened_once(tmp_path: Path) -> None:
     opened = listening(node("127.0.0.1", port, port))
     assert len(opened) == 1
     opened[0].close()
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8080"), ("0.0.0.0", "http://127.0.0.1:8080"), ("::", "http://[::1]:8080"),
+        ("::1", "http://[::1]:8080"), ("2001:db8::1", "http://[2001:db8::1]:8080"),
+        ("node.local", "http://node.local:8080"),
+    ],
+)  # fmt: skip
+def test_every_host_makes_a_url(host: str, url: str) -> None:
+    settings = node(host, 8080)
+    assert settings.base_url == url
+    assert httpx.URL(settings.base_url).port == 8080
+    assert settings.page_url.startswith(url.rpartition(":")[0])
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:1", True), ("http://127.9.9.9", True), ("http://[::1]:8080/x", True),
+        ("ws://localhost:1", True),
+        ("http://a.localhost", True), ("http://10.0.0.1", False), ("https://voice.example", False),
+        ("http://localhost.example", False),
+    ],
+)  # fmt: skip
+def test_no_proxy_stands_before_this_machine(url: str, expected: bool) -> None:
+    assert is_loopback(url) is expected
+
+
+def test_the_command_line_asks_no_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    assert Api(node("127.0.0.1", 8080))._client._mounts == {}
+    assert Api(node("127.0.0.1", 8080), "http://voice.example")._client._mounts
