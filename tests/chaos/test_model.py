@@ -351,7 +351,10 @@ class Machine(RuleBasedStateMachine):
     def say_ready(self, process: Process, twice: bool = False) -> None:
         before, legal = self.now, self.state(process) == "starting"
 
-        def after(session: str, now: Dump) -> None:
+        def after(answer: str | list[str], now: Dump) -> None:
+            # The release before answered with the session alone.
+            session, refused = (answer, "") if isinstance(answer, str) else answer
+            assert not refused, f"{process.id} is the process that the host spawned: {refused}"
             process.warm = True
             if session:
                 assert session in before.unbound, f"{process.id} was given {session}, which did not wait"

@@ -54,6 +54,13 @@ def tls_before(port: int, certificate: Path, key: Path) -> Iterator[int]:
     async def listen() -> None:
         listening.append(await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context))
 
+    async def end() -> None:
+        listening[0].close()
+        for task in (tasks := asyncio.all_tasks() - {asyncio.current_task()}):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await listening[0].wait_closed()
+
     loop.run_until_complete(listen())
     loop.set_exception_handler(lambda *_: None)  # a handshake that a test wants to fail
     thread = threading.Thread(target=loop.run_forever)
@@ -63,10 +70,5 @@ def tls_before(port: int, certificate: Path, key: Path) -> Iterator[int]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        listening[0].close()
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        loop.run_until_complete(listening[0].wait_closed())
+        loop.run_until_complete(end())
         loop.close()
