@@ -732,6 +732,25 @@ GUARDS = (
         (SHIPPER, 'return _CONTROL.sub("", _ESCAPE', 'return re.sub("-x-", "", _ESCAPE'),
     ),
     guard(
+        "the status page writes out what a browser would obey in a text",
+        "e2e/test_status_page.py::test_controls_and_directions_of_strangers_are_written_out",
+        (
+            "orchestrator/web/dom.js",
+            'const wanted = oneLine(String(value ?? ""));',
+            'const wanted = String(value ?? "");',
+        ),
+    ),
+    guard(
+        "the log of an agent is the admin's",
+        "integration/test_agent_logs.py::test_only_the_admin_reads_it",
+        ("orchestrator/api/agents.py", "route_class=gated(administrator), ", ""),
+    ),
+    guard(
+        "a failure is listed as long as its record and log are kept",
+        "integration/test_agent_logs.py::test_a_log_is_kept_as_long_as_its_failure_is_listed",
+        ("orchestrator/api/board.py", "        await self._happenings.forget_lost(parts)\n", ""),
+    ),
+    guard(
         "the cgroup's memory counts",
         "unit/test_memory.py::test_a_limit_further_up_counts",
         (
