@@ -152,7 +152,7 @@ async def look(session: SessionDep, parts: ServicesDep, caller: CallerDep) -> Se
     if caller.role is Role.CLIENT:
         reply.client = None
         return reply
-    reply.agents = [_agent_record(agent) for agent in await parts.store.agent_records(session.printed_by)]
+    reply.agents = [agent_record(agent) for agent in await parts.store.agent_records(session.printed_by)]
     if not session.live:
         reply.last_log_lines = await _logs(parts.store, session, LAST_LINES)
     return reply
@@ -165,7 +165,8 @@ async def _logs(store: Store, session: Session, limit: int) -> list[str]:
     return lines[-limit:]
 
 
-def _agent_record(agent: Agent) -> AgentRecord:
+def agent_record(agent: Agent) -> AgentRecord:
+    """Return an agent, also one that is gone, as the API shows it."""
     return AgentRecord(
         agent_id=agent.id,
         pid=agent.pid,

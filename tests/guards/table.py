@@ -611,7 +611,7 @@ GUARDS = (
     guard(
         "the end of a call is recorded by the drain, or by the agent that is told to stop",
         "chaos/test_drain.py::test_without_a_drain_the_state_is_consistent_all_the_same",
-        (RUNTIME, "        await self._end(session_id, outcome, reason)\n", ""),
+        (RUNTIME, "        await reports.end(outcome, reason)\n", ""),
         (DUE, "function miss.goodbye(id)\n", "function miss.goodbye(id)\n  if true then return end\n"),
     ),
     guard(
@@ -730,6 +730,25 @@ GUARDS = (
         "a shipped line is one line wherever it is shown",
         "unit/test_log_shipper.py::test_rubbish_is_text_of_one_line_each",
         (SHIPPER, 'return _CONTROL.sub("", _ESCAPE', 'return re.sub("-x-", "", _ESCAPE'),
+    ),
+    guard(
+        "the status page writes out what a browser would obey in a text",
+        "e2e/test_status_page.py::test_controls_and_directions_of_strangers_are_written_out",
+        (
+            "orchestrator/web/dom.js",
+            'const wanted = oneLine(String(value ?? ""));',
+            'const wanted = String(value ?? "");',
+        ),
+    ),
+    guard(
+        "the log of an agent is the admin's",
+        "integration/test_agent_logs.py::test_only_the_admin_reads_it",
+        ("orchestrator/api/agents.py", "route_class=gated(administrator), ", ""),
+    ),
+    guard(
+        "a failure is listed as long as its record and log are kept",
+        "integration/test_agent_logs.py::test_a_log_is_kept_as_long_as_its_failure_is_listed",
+        ("orchestrator/api/board.py", "        await self._happenings.forget_lost(parts)\n", ""),
     ),
     guard(
         "the cgroup's memory counts",
