@@ -96,14 +96,12 @@ COMPILE = echo setuptools | $(BIN)/uv pip compile --quiet pyproject.toml - --uni
 HASHES = $(COMPILE) --constraints constraints.txt --generate-hashes --no-strip-extras --only-binary :all: \
 	--extra providers --extra flower
 
-lock: $(VENV)/.installed-dev ## Resolve the dependencies anew: constraints.txt, and the image's with their hashes
-	@$(BIN)/python -m pip install --quiet uv
+lock: $(VENV)/.installed-image ## Resolve the dependencies anew: constraints.txt, and the image's with their hashes
 	@$(COMPILE) --upgrade --extra agents --extra offline --extra providers --extra dev --extra image -o constraints.txt
 	@$(HASHES) --upgrade-package setuptools -o requirements/hosted.txt
 	@$(HASHES) --upgrade-package setuptools --extra offline -o requirements/offline.txt
 
 outdated: $(VENV)/.installed-image ## List what is pinned and behind: Python's, npm's, images, LiveKit server
-	@$(BIN)/python -m pip install --quiet --upgrade uv
 	@$(BIN)/python -m tests.outdated
 
 clean: ## Remove .venv, .run and caches

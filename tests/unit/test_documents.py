@@ -73,6 +73,25 @@ def test_a_command_that_does_not_work_is_found(text: str, told: str) -> None:
     assert told in "; ".join(problem for each in documents.parsed("here", text) if (problem := wrong(each)))
 
 
+def test_each_promise_of_the_readme_names_tests_that_are_there() -> None:
+    table = README.read_text().partition("\n## What we promise")[2].partition("\n## ")[0]
+    found = [cells[1].strip("`").split() for cells in documents.rows(table) if cells[1]]
+    assert len(found) > 10
+    commands = [Command("README.md", (f"{BIN}python", "-m", "pytest", *words)) for words in found]
+    none(f"{each}: {problem}" for each in commands if (problem := wrong(each)))
+
+
+def test_each_reported_fault_names_tests_that_are_there() -> None:
+    """After a file a test may be named, by the words of its name."""
+    text = (REPOSITORY / "docs/testing.md").read_text().partition("\n## Reported faults")[2]
+    missing = []
+    for file, words in re.findall(r"`((?:unit|integration|e2e|chaos|image)/test_\w+\.py)`(?: ([a-z][^|,;`]*))?", text):
+        path, name = REPOSITORY / "tests" / file, "_".join(["test", *re.findall(r"\w+", words)])
+        if not path.exists() or (words.strip() and f"def {name}(" not in path.read_text()):
+            missing.append(f"{file} {name}")
+    none(missing)
+
+
 # Settings and variables
 
 
