@@ -2,13 +2,15 @@
 file, setting, request and link that they name is there; and what they list is all that there is."""
 
 import ast
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 import typer
+import yaml
 from typer.core import TyperGroup
 
 from orchestrator.cli.main import app as command_line
@@ -254,6 +256,31 @@ def test_each_key_of_docs_redis_is_one() -> None:
         sources().values()
     )
     none(key for key in sorted(_documented_keys()) if key.partition("{}")[0] not in written)
+
+
+# What else is listed
+
+
+def test_docs_states_names_every_wait() -> None:
+    """Each of them, and none that is no more: what a miss does is a function of its name."""
+    table = (REPOSITORY / "docs/states.md").read_text().partition("\n## Deadlines")[2].partition("\n## ")[0]
+    named = {name for cells in documents.rows(table) for name in re.findall("`(\\w+)`", cells[0])}
+    assert named == set(re.findall(r"^function miss\.(\w+)", sources()["deadlines_due"], re.MULTILINE))
+
+
+def test_each_part_of_ctx_that_is_named_is_there() -> None:
+    written = (REPOSITORY / "agents/context.py").read_text()
+    named = {name for path in DOCUMENTS for name in re.findall(r"\bctx\.(\w+)", path.read_text())}
+    assert len(named) > 10
+    none(name for name in named if not re.search(rf"(?:def |self\.){name}\b|, self\.{name}\b", written))
+
+
+def test_each_example_can_be_read() -> None:
+    read: dict[str, Callable[[str], object]] = {"python": ast.parse, "json": json.loads, "yaml": yaml.safe_load}
+    for path in DOCUMENTS:
+        for _where, language, text in documents.blocks(path):
+            assert language in {"", "sh", "text", "ts", "html", "http", "ini", *read}, "a shell's has no language"
+            read.get(language, str)(text)
 
 
 # Files and links
