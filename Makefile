@@ -96,8 +96,11 @@ COMPILE = echo setuptools | $(BIN)/uv pip compile --quiet pyproject.toml - --uni
 HASHES = $(COMPILE) --constraints constraints.txt --generate-hashes --no-strip-extras --only-binary :all: \
 	--extra providers --extra flower
 
+# `make lock UPGRADE=` keeps the versions that still fit: after a change of pyproject.toml.
+UPGRADE := --upgrade
+
 lock: $(VENV)/.installed-image ## Resolve the dependencies anew: constraints.txt, and the image's with their hashes
-	@$(COMPILE) --upgrade --extra agents --extra offline --extra providers --extra dev --extra image -o constraints.txt
+	@$(COMPILE) $(UPGRADE) --extra agents --extra offline --extra providers --extra dev --extra image -o constraints.txt
 	@$(HASHES) --upgrade-package setuptools -o requirements/hosted.txt
 	@$(HASHES) --upgrade-package setuptools --extra offline -o requirements/offline.txt
 
