@@ -13,6 +13,7 @@ from pathlib import Path
 
 from orchestrator.errors import Preflight
 
+#: The newest that `go install` takes: from 1.13.6 on there are `replace` lines in its go.mod.
 VERSION = "1.13.5"
 MODULE = f"github.com/livekit/livekit-server/cmd/server@v{VERSION}"
 _MENDS = "set LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET, or put a livekit-server on PATH"

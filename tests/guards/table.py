@@ -1115,4 +1115,14 @@ GUARDS = (
         "integration/test_clients.py::test_the_embedded_valkey_lets_nobody_in_without_its_password",
         ("orchestrator/cli/up.py", "requirepass {password}\n", ""),
     ),
+    guard(
+        "what goes into the image has one of the hashes that we know",
+        "unit/test_pins.py::test_the_image_installs_nothing_without_a_hash",
+        ("Dockerfile.orchestrator", "--require-hashes ", ""),
+    ),
+    guard(
+        "every key is tried with the rights of Redis's user",
+        "integration/test_clients.py::test_every_key_of_the_docs_is_tried",
+        ("orchestrator/store/rights.py", " address:sessions:x room:asker:x", ""),
+    ),
 )
