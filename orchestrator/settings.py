@@ -127,6 +127,9 @@ def _is_address(text: str) -> bool:
 
 #: Characters that an api key, and the admin token, must have: nobody guesses that.
 SHORTEST_KEY = 16
+#: Set by `orchestrator up` for the programs of its node: it has read `.env` and has looked at all settings together, of
+#: which each program is given a part.
+CHECKED = "SETTINGS_CHECKED"
 #: Where LiveKit sends its webhooks to.
 WEBHOOK_PATH = "/api/livekit/webhook"
 
@@ -421,10 +424,20 @@ class Settings(NodeSettings):
         """Whether the api can be reached from this machine alone."""
         return self.host == "localhost" or (_is_address(self.host) and ipaddress.ip_address(self.host).is_loopback)
 
+    @property
+    def access_trouble(self) -> str | None:
+        """Why anybody could start calls though nobody has said so, and what to set; None when they could not."""
+        if self.keys or self.loopback or self.open_access:
+            return None
+        return (
+            f"HOST={self.host} without API_KEYS would let anybody start calls: set API_KEYS "
+            "(openssl rand -hex 24), or OPEN_ACCESS=true if that is meant"
+        )
+
     @model_validator(mode="after")
     def _one_authority(self) -> Self:
         try:
-            _ = self.redis
+            _ = self.redis_url and self.redis
         except ValueError as failure:  # of REDIS_URL and REDIS_CA_FILE together
             raise ValueError(f"REDIS_URL: {failure}") from None
         return self
@@ -439,11 +452,9 @@ class Settings(NodeSettings):
             raise ValueError(
                 f"ADMIN_TOKEN has less than {SHORTEST_KEY} characters; make one with: openssl rand -hex 24"
             )
-        if not (self.keys or self.loopback or self.open_access):
-            raise ValueError(
-                f"HOST={self.host} without API_KEYS would let anybody start calls: set API_KEYS "
-                "(openssl rand -hex 24), or OPEN_ACCESS=true if that is meant"
-            )
+        # Of the programs of a node only the api has API_KEYS, and looks itself.
+        if CHECKED not in os.environ and self.access_trouble:
+            raise ValueError(self.access_trouble)
         return self
 
     @model_validator(mode="after")
@@ -477,6 +488,8 @@ class Settings(NodeSettings):
 def load(kind: type[S]) -> S:
     """Read settings of one kind. Raises `Preflight` with one line that names the first bad variable."""
     try:
+        if CHECKED in os.environ:  # what stands in the file is in the environment of the programs that need it
+            return kind(_env_file=None)
         return kind()
     except ValidationError as failure:
         first = failure.errors(include_url=False)[0]

@@ -125,7 +125,7 @@ def _show_up(console: Terminal, settings: Settings, health: dict[str, Any], seco
     console.print(f"  Redis        {settings.redis}")
     if settings.admin_token:
         console.print(f"  admin token  {_shown(settings, settings.admin_token.get_secret_value())}")
-    if not settings.keys:
+    if health["access"] == "open":
         who = "anybody who reaches it" if settings.open_access else "anybody on this machine"
         console.print(f"  access       open: {who} may start calls; set API_KEYS to change that")
     where = ", and here" if settings.log_to == "stdout" else ""
