@@ -25,6 +25,7 @@ from orchestrator import address
 from orchestrator.address import Address
 from orchestrator.errors import Preflight
 from orchestrator.loopback import bracketed
+from orchestrator.private import kept
 
 
 def _node_id(value: str) -> str:
@@ -188,9 +189,7 @@ class NodeSettings(BaseSettings):
         """Where Redis is: without REDIS_URL the embedded one's socket, whose password is one of the node's secrets."""
         if self.redis_url:
             return address.parse(self.redis_url, ca_file=self.redis_ca_file, prefix=self.redis_prefix)
-        found = {}
-        with contextlib.suppress(OSError, ValueError):  # not started yet: there is nobody to be let in by
-            found = json.loads(self.secrets_file.read_text())
+        found = kept(self.secrets_file)  # not started yet: there is nobody to be let in by
         return Address(path=str(self.valkey_socket), password=found.get("VALKEY_PASSWORD"), prefix=self.redis_prefix)
 
     @property

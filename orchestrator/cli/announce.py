@@ -16,8 +16,8 @@ import httpx
 
 from orchestrator import clients
 from orchestrator.cli.output import Terminal, styled
-from orchestrator.cli.secrets import kept
 from orchestrator.errors import StoreUnavailable
+from orchestrator.private import kept
 from orchestrator.settings import Settings
 
 #: Seconds after which it says what is missing; the node goes on trying.

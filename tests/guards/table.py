@@ -51,6 +51,7 @@ PROCESS, FOLDER, PRELOAD = "orchestrator/node/process.py", "orchestrator/node/fo
 LUA = "orchestrator/store/lua"
 PRELUDE, DUE, ASSIGN = f"{LUA}/_prelude.lua", f"{LUA}/deadlines_due.lua", f"{LUA}/assign.lua"
 ACCESS, PROGRAMS = "orchestrator/api/access.py", "orchestrator/cli/programs.py"
+PRIVATE = "orchestrator/private.py"
 ROOMS, CONF, SHIPPER = "orchestrator/livekit/rooms.py", "supervisord.conf", "orchestrator/node/logs.py"
 UNKNOWN_EXITED = (WATCH, "                await self._store.exited(agent.id, cause)\n", "                pass\n")
 PROMOTE = (PRELUDE, "  close_session(id, to, reason)\n  promote()\n", "  close_session(id, to, reason)\n")
@@ -264,6 +265,17 @@ GUARDS = (
         "e2e/test_threats.py::test_secrets_are_where_they_are_needed_and_nowhere_else",
         ("orchestrator/node/host.py", "        forget_the_rest(settings)\n", ""),
         (PROGRAMS, "    wanted = set(NEEDS[program])\n", "    wanted = set(environment)\n"),
+    ),
+    guard(
+        "secrets that somebody else could have written are not read",
+        "unit/test_private.py::test_secrets_that_may_be_somebody_elses_are_nobodys_word",
+        (PRIVATE, "    _check_owner(path, found)\n    if not stat.S_ISREG", "    if not stat.S_ISREG"),
+        (PRIVATE, "        _check_owner(path, found)\n        if found.st_mode & 0o077:\n", "        if False:\n"),
+    ),
+    guard(
+        "a folder that somebody else could have filled is no node's",
+        "unit/test_private.py::test_up_refuses_it_before_anything_is_written",
+        ("orchestrator/cli/up.py", "        private.check_folder(settings.run_dir)\n", ""),
     ),
     guard(
         "each program of a node has its own secrets and no other",
