@@ -16,6 +16,7 @@ import socket
 import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from limits import RateLimitItem, parse
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
@@ -100,6 +101,17 @@ def _hosts(value: str) -> str:
     return value
 
 
+def _livekit(value: str | None) -> str | None:
+    if value is None:
+        return value
+    parts = urlsplit(value)
+    if parts.scheme not in {"ws", "wss", "http", "https"} or not parts.hostname:
+        raise ValueError("write it as wss://your-project.livekit.cloud, or ws://HOST:PORT for a server without TLS")
+    if parts.username or parts.password:
+        raise ValueError("it has a user or a password in it, and callers are told it")
+    return value
+
+
 def _http(value: SecretStr | None) -> SecretStr | None:
     if value is not None and not value.get_secret_value().startswith(("http://", "https://")):
         raise ValueError("it begins with http:// or https://")
@@ -139,6 +151,7 @@ Seconds = Annotated[float, Field(gt=0)]
 Folder = Annotated[Path, AfterValidator(plain_path)]
 S = TypeVar("S", bound="NodeSettings")
 OptionalText = Annotated[str | None, BeforeValidator(_empty_is_none)]
+LivekitUrl = Annotated[str | None, BeforeValidator(_empty_is_none), AfterValidator(_livekit)]
 
 
 class NodeSettings(BaseSettings):
@@ -157,7 +170,7 @@ class NodeSettings(BaseSettings):
     """Certificates (PEM) that a rediss:// server's may be signed by, beside those that the system trusts."""
     redis_prefix: Annotated[str, AfterValidator(_prefix)] = ""
     """Stands before every key, queue and channel of this orchestrator, where other programs use the same database."""
-    livekit_url: OptionalText = None
+    livekit_url: LivekitUrl = None
     """LiveKit address (ws:// or wss://). Unset: a local LiveKit server is started."""
 
     agent_module: str = "agents.voice"
@@ -245,7 +258,7 @@ class Settings(NodeSettings):
     """LiveKit API key. Needed when LIVEKIT_URL is set."""
     livekit_api_secret: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
     """LiveKit API secret. Needed when LIVEKIT_URL is set."""
-    livekit_public_url: OptionalText = None
+    livekit_public_url: LivekitUrl = None
     """LiveKit address given to users, where it differs from LIVEKIT_URL."""
 
     livekit_port: Port = 7880
@@ -495,7 +508,8 @@ def load(kind: type[S]) -> S:
         if not first["loc"]:
             raise Preflight(f"{first['ctx']['error']}. Correct it in the environment or in .env.") from None
         name = str(first["loc"][0]).upper()
-        shown = "" if {"TOKEN", "SECRET", "KEYS", "REDIS", "WEBHOOK"} & set(name.split("_")) else f"={first['input']!r}"
+        hidden = {"TOKEN", "SECRET", "KEYS", "REDIS", "WEBHOOK"} & set(name.split("_")) or "@" in str(first["input"])
+        shown = "" if hidden else f"={first['input']!r}"
         told = first["msg"].removeprefix("Value error, ")
         raise Preflight(f"{name}{shown}: {told}. Correct it in the environment or in .env.") from None
     except (OSError, UnicodeDecodeError) as failure:

@@ -23,7 +23,7 @@ from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.options import decode_wait_status
 from supervisor.states import ProcessStates, SupervisorStates
 
-from orchestrator import kill_window, restarts, sizing
+from orchestrator import kill_window, reach, restarts, sizing
 from orchestrator.cli import full_disk, programs
 from orchestrator.cli.configuration import Configuration
 from orchestrator.cli.log_stream import LogStream
@@ -284,6 +284,7 @@ def _warn(settings: Settings, options: Options) -> None:
     drain = waits.pop(DRAIN, None)
     memory = limit_bytes()
     found = [
+        *reach.troubles(settings, os.environ),
         kill_window.warning(settings, os.environ, sum(waits.values())),
         sizing.warning(settings, memory),
         sizing.calls_warning(settings, memory),

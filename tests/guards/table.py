@@ -267,6 +267,11 @@ GUARDS = (
         (PROGRAMS, "    wanted = set(NEEDS[program])\n", "    wanted = set(environment)\n"),
     ),
     guard(
+        "callers that cannot reach LiveKit are told of",
+        "integration/test_access.py::test_health_tells_of_callers_that_cannot_reach_livekit",
+        ("orchestrator/api/health.py", "    yield from reach.troubles(parts.settings, os.environ)\n", ""),
+    ),
+    guard(
         "secrets that somebody else could have written are not read",
         "unit/test_private.py::test_secrets_that_may_be_somebody_elses_are_nobodys_word",
         (PRIVATE, "    _check_owner(path, found)\n    if not stat.S_ISREG", "    if not stat.S_ISREG"),
