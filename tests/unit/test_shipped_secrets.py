@@ -54,7 +54,7 @@ def test_no_shipped_file_has_a_secret_that_everybody_knows() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["keys: ${LIVEKIT_API_SECRET:-for-trying}", "${ADMIN_TOKEN-x}", "REDIS_PASSWORD: hunter22", 'ADMIN_TOKEN="abcdefgh"',
+    ["keys: ${LIVEKIT_API_SECRET:-for-trying}", "${ADMIN_TOKEN-x}", "REDIS_PASSWORD: hunter22", 'A_TOKEN="abcdefgh"',
      "LIVEKIT_API_SECRET=secretsecret", "- devkey"],
 )  # fmt: skip
 def test_what_is_looked_for_is_found(text: str) -> None:
