@@ -261,7 +261,7 @@ GUARDS = (
         ("orchestrator/api/token.py", 'if name.lower().startswith("lk."))', 'if name.startswith("LK."))'),
     ),
     guard(
-        "no agent can read what is not for agents",
+        "no agent is given what is not for agents",
         "e2e/test_threats.py::test_secrets_are_where_they_are_needed_and_nowhere_else",
         ("orchestrator/node/host.py", "        forget_the_rest(settings)\n", ""),
         (PROGRAMS, "    wanted = set(NEEDS[program])\n", "    wanted = set(environment)\n"),
