@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from fastapi import APIRouter, Request
 
-from orchestrator import __version__, kill_window, restarts, sharing, sizing
+from orchestrator import __version__, kill_window, reach, restarts, sharing, sizing
 from orchestrator.api import redis_memory
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
@@ -158,6 +158,7 @@ def _settings_troubles(parts: Services) -> Iterator[str]:
     """Yield where this node's settings do not fit its machine or its surroundings."""
     if not parts.settings.redis.verify:
         yield sharing.UNVERIFIED
+    yield from reach.troubles(parts.settings, os.environ)
     if kill := kill_window.warning(parts.settings, os.environ):
         yield kill
     if tight := sizing.warning(parts.settings, limit_bytes()):

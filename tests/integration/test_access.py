@@ -85,6 +85,12 @@ async def test_an_api_key_is_for_sessions_and_not_for_the_operator(http: httpx.A
         assert (await http.request(method, filled(path), headers=ADMIN, json={"size": 1})).status_code != 403
 
 
+async def test_health_tells_of_callers_that_cannot_reach_livekit(http: httpx.AsyncClient) -> None:
+    found = (await http.get("/api/health", headers=bearer(KEY))).json()
+    assert [warning for warning in found["warnings"] if warning.startswith("HOST=0.0.0.0: callers from elsewhere are")]
+    assert found["status"] == "degraded"
+
+
 async def test_a_client_secret_is_good_for_its_own_session_alone(
     http: httpx.AsyncClient, store: Store, valkey_url: str
 ) -> None:
