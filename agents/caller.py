@@ -49,8 +49,8 @@ class Call:
         self, url: str, user_id: str, *, metadata: dict[str, Any] | None = None, patience: float = 30, key: str = ""
     ) -> None:
         self._user_id, self._metadata, self._patience = user_id, metadata or {}, patience
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=10, trust_env=not is_loopback(url))
+        self._shown = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.AsyncClient(base_url=url, headers=self._shown, timeout=10, trust_env=not is_loopback(url))
         self._room = rtc.Room()
         self._utterances: asyncio.Queue[Utterance] = asyncio.Queue()
         self._first_sound: asyncio.Future[float] = asyncio.get_running_loop().create_future()
@@ -89,11 +89,19 @@ class Call:
         """Return the session as the api sees it."""
         return await self._ask("GET", f"/api/session/{self.session_id}")
 
-    async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        answer = await self._http.request(method, path, json=body)
+    async def why(self) -> str:
+        """Return why the session is as it is. Whoever began it with the admin token is told more than its user."""
+        found = await self._ask("GET", f"/api/session/{self.session_id}", headers=self._shown)
+        return str(found.get("reason") or found["status"])
+
+    async def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        answer = await self._http.request(method, path, json=body, headers=headers)
         found: dict[str, Any] = answer.json()
         if not answer.is_success:
-            raise CallError(found.get("detail", answer.text))
+            told = f" (request {found['requestId']})" if answer.is_server_error and "requestId" in found else ""
+            raise CallError(f"{found.get('detail', answer.text)}{told}")
         return found
 
     async def _start(self) -> None:
@@ -110,7 +118,7 @@ class Call:
             await asyncio.sleep(0.05)
             self.session |= await self.look()
         if self.session["status"] not in {"ready", "active"}:
-            raise CallError(f"the session is {self.session['status']}: {self.session.get('reason')}")
+            raise CallError(f"the session is {self.session['status']}: {await self.why()}")
         self.timings["agent ready"] = time.monotonic() - begun
         self._begun = begun
 
@@ -244,10 +252,10 @@ async def _converse(url: str, user: str, sentences: list[str], key: str) -> dict
             await _talk(call, sentences, turns)
         except CallError as failure:
             trouble = str(failure)
-        after = await call.look()
+        after, why = await call.look(), await call.why()
     return {
         "success": trouble is None,
-        **({} if trouble is None else {"error": f"{trouble} ({after.get('reason') or after['status']})"}),
+        **({} if trouble is None else {"error": f"{trouble} ({why})"}),
         "takeovers": after["takeovers"],
         "sessionId": call.session_id,
         "prewarmed": call.session["prewarmed"],

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from fastapi import APIRouter, Request
 
 from orchestrator import __version__, kill_window, reach, restarts, sharing, sizing
-from orchestrator.api import redis_memory
+from orchestrator.api import caller_view, redis_memory
+from orchestrator.api.access import Role
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
 from orchestrator.api.services import Services, ServicesDep
@@ -68,10 +69,11 @@ async def _prove(parts: Services) -> None:
 
 @router.get("/api/health", summary="What the node knows of itself")
 async def health(request: Request, parts: ServicesDep) -> HealthReply:
-    """Return counts, latencies and, in words, what is not as it should be."""
-    parts.access.starter(request)
+    """Return counts, latencies and what is not as it should be: why, and where, is told to the operator."""
+    caller = parts.access.starter(request)
     try:
-        return await describe_health(parts)
+        found = await describe_health(parts)
+        return found if caller.role is Role.ADMIN else caller_view.health(found)
     except StoreUnavailable as failure:
         # Of what stands in Redis nothing can be told; of this node's programs it can.
         told = "; ".join([failure.detail, *restarts.troubles(parts.settings.run_dir)])

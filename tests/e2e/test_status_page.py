@@ -175,7 +175,7 @@ def test_the_keyboard_is_enough_to_stop_a_call(node: Node, session: Callable[[st
         assert node.session(started)["status"] == "ready"
         stop.click()
         dialog.get_by_role("button", name="Stop session").click()
-        expect(page.locator("#detail .why-box")).to_have_text("Ended: stopped by request", timeout=WAIT)
+        expect(page.locator("#detail .why-box")).to_have_text("Ended: stopped by request of an operator", timeout=WAIT)
         poll(lambda: not alive(agent), "the agent is gone")
         assert browser.errors == []
 

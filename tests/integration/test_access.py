@@ -126,7 +126,7 @@ async def test_a_client_secret_is_good_until_a_little_after_the_end(http: httpx.
     session_id, secret = await begin(http, "ada")
     await http.post("/api/session/stop", json={"sessionId": session_id}, headers=bearer(secret))
     look = await http.get(f"/api/session/{session_id}", headers=bearer(secret))
-    assert look.json()["reason"] == "stopped by request"
+    assert look.json()["reason"] == "stopped by request of the caller"
     ended = int(raw.hget(f"session:{session_id}", "endedAt"))
     raw.hset(f"session:{session_id}", "endedAt", ended - (AFTERWARDS_SECONDS + 1) * 1000)
     is_problem(await http.get(f"/api/session/{session_id}", headers=bearer(secret)), 404, "not_found")
