@@ -48,7 +48,9 @@ ELSEWHERE = {
     "railway.json": "Railway",
     ".env .env.local": "the reader",
     "go.mod": "LiveKit",
-    "secrets.json valkey.sock /var/lib/orchestrator/secrets.json .run/logs": "the node, in RUN_DIR",
+    "secrets.json livekit.yaml valkey.conf valkey.sock host.sock supervisor.sock /var/lib/orchestrator/secrets.json .run/logs": (
+        "the node, in RUN_DIR"
+    ),
     ".venv/bin/activate frontend/dist": "make up",
     "out.json": "the benchmarks",
     "session.start": "LiveKit Agents",
@@ -159,7 +161,9 @@ def _docker(command: Command, words: list[str]) -> str | None:
 
 
 def _in_the_image(command: Command, words: list[str]) -> str | None:
-    """There the command is on PATH."""
+    """There the command is on PATH, and what a node keeps is in its RUN_DIR."""
+    if words[:1] == ["cat"]:
+        return None if words[1].removeprefix("/var/lib/orchestrator/") in MADE else f"no node keeps {words[1:]}"
     return _orchestrator(command, words[1:]) if words[:1] == ["orchestrator"] else f"not in the image: {words}"
 
 
