@@ -10,6 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from orchestrator import __version__
 from orchestrator.api import (
     admin,
+    agents,
     events,
     frontend,
     health,
@@ -100,7 +101,7 @@ def create(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(CORSMiddleware, **allowed_pages(found))
     app.add_middleware(RequestLog)
     app.include_router(sessions.starting)
-    for part in (sessions, events, token, admin, health, webhook, metrics):
+    for part in (sessions, events, token, admin, agents, health, webhook, metrics):
         app.include_router(part.router)
     status.install(app)
     status_page.install(app)

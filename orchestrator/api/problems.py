@@ -1,4 +1,8 @@
-"""Turns every error into `application/problem+json` (RFC 9457) with `success: false`."""
+"""Turns every error into `application/problem+json` (RFC 9457) with `success: false`.
+
+`detail` is the operator's words for the holder of ADMIN_TOKEN alone; anybody else is told what is about the request, or
+a fixed sentence (caller_words.py). The operator finds the words in the log, under the request's id.
+"""
 
 import logging
 import math
@@ -13,6 +17,8 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from orchestrator import caller_words
+from orchestrator.api.access import Role
 from orchestrator.api.schemas import Problem
 from orchestrator.errors import OrchestratorError, RateLimited
 from orchestrator.logs import request_id
@@ -30,7 +36,7 @@ def problem(
     seconds = None if retry_after is None else max(1, math.ceil(retry_after))
     body = Problem(
         title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, instance=request.url.path,
-        retryAfter=seconds, **extra,
+        retryAfter=seconds, requestId=request_id() or None, **extra,
     )  # fmt: skip
     # An unexpected error is answered outside of what gives every other answer its request id.
     headers = {"X-Request-Id": request_id()} if request_id() else {}
@@ -47,9 +53,12 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(OrchestratorError)
     async def known(request: Request, failure: OrchestratorError) -> JSONResponse:
-        if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("request failed", extra={"path": request.url.path, "cause": failure.detail})
-        answer = problem(request, failure.status, failure.code, failure.detail, retry_after=failure.retry_after)
+        detail = failure.detail
+        if not failure.about_request:
+            level = logging.ERROR if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
+            log.log(level, "request failed", extra={"path": request.url.path, "code": failure.code, "cause": detail})
+            detail = detail if _is_operator(request) else caller_words.problem(failure.code)
+        answer = problem(request, failure.status, failure.code, detail, retry_after=failure.retry_after)
         if isinstance(failure, RateLimited):
             # draft-ietf-httpapi-ratelimit-headers: the quota and its window, what is left of it and for how long.
             rate = app.state.services.settings.rate
@@ -78,8 +87,20 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unknown(request: Request, failure: Exception) -> JSONResponse:
         log.exception("unexpected error", extra={"path": request.url.path})
-        detail = "An unexpected error; it is in the api's log."
+        detail = f"An unexpected error, which is in the api's log: {failure!r}"
+        detail = detail if _is_operator(request) else caller_words.problem("internal_error")
         return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+
+
+def _is_operator(request: Request) -> bool:
+    """Return whether whoever is answered has shown the admin token."""
+    known: bool | None = getattr(request.state, "operator", None)
+    if known is None:  # no route has asked yet; a wrong token counts here too, or this would be where to guess one
+        try:
+            known = bool(request.app.state.services.access.caller(request).role is Role.ADMIN)
+        except (OrchestratorError, AttributeError):  # the last: the api is only starting
+            known = False
+    return known
 
 
 def _told(row: Mapping[str, Any]) -> dict[str, str]:
@@ -135,5 +156,8 @@ class BodyLimit:
 CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Problem, "description": "The request is refused; `detail` says why and what to do."},
-    "5XX": {"model": Problem, "description": "The node cannot serve it now; see `Retry-After`."},
+    "5XX": {
+        "model": Problem,
+        "description": "The node cannot serve it now; see `Retry-After`.",
+    },
 }

@@ -1,11 +1,10 @@
 """The command line's way to the api."""
 
-import contextlib
-import json
 from typing import Any
 
 import httpx
 
+from orchestrator import private
 from orchestrator.errors import HostUnavailable, NotFound, OrchestratorError, Unauthorized
 from orchestrator.loopback import is_loopback
 from orchestrator.settings import Settings
@@ -50,10 +49,7 @@ class Api:
 
 
 def admin_token(settings: Settings) -> str | None:
-    """Return the admin token that is set, or the one `orchestrator up` has generated here."""
+    """Return the admin token that is set, or the one `orchestrator up` has generated here. Raises `Preflight`."""
     if settings.admin_token:
         return settings.admin_token.get_secret_value()
-    with contextlib.suppress(OSError, ValueError):
-        token: str | None = json.loads(settings.secrets_file.read_text()).get("ADMIN_TOKEN")
-        return token
-    return None
+    return private.kept(settings.secrets_file).get("ADMIN_TOKEN")

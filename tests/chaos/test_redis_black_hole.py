@@ -125,6 +125,6 @@ def serves(node: Node, user: str) -> str:
 
 def canary(node: Node) -> float:
     """Return the age of the last task that came through, in seconds."""
-    answer = node.http.get("/api/health")
+    answer = node.http.get("/api/health", headers=node.admin)
     ages = [float(fields["canaryAge"]) for fields in answer.json().get("nodes", {}).values()]
     return min(ages, default=float("inf"))

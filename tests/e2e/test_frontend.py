@@ -130,7 +130,7 @@ def test_an_agent_that_is_killed_in_the_call_is_replaced_and_the_user_is_told(no
 
 
 def test_a_refused_microphone_costs_no_agent_and_the_page_says_what_to_do(node: Node) -> None:
-    started = node.http.get("/api/health").json()["stats"].get("total_assigned", 0)
+    started = node.health()["stats"].get("total_assigned", 0)
     with Browser(microphone=False, size=PHONE) as browser:
         press_talk(browser, node)
         shown(browser, "Your microphone is blocked")
@@ -138,7 +138,7 @@ def test_a_refused_microphone_costs_no_agent_and_the_page_says_what_to_do(node: 
         assert browser.page.get_by_role("button", name="Talk again").is_enabled()
         browser.screenshot("refused")
         assert browser.errors == []
-    assert node.http.get("/api/health").json()["stats"].get("total_assigned", 0) == started
+    assert node.health()["stats"].get("total_assigned", 0) == started
 
 
 def test_who_waits_in_line_sees_it_and_is_served_when_another_hangs_up(narrow_node: Node) -> None:

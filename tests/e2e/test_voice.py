@@ -134,7 +134,7 @@ async def test_a_call_goes_on_when_worker_and_host_are_killed(voice_node: Node) 
         assert all(alive(pid) for pid in pids)
     poll(lambda: not alive(before["agentPid"]), "an adopted agent can be stopped")
     ended = voice_node.session(call.session_id)
-    assert (ended["status"], ended["reason"]) == ("ended", "stopped by request")
+    assert (ended["status"], ended["reason"]) == ("ended", "stopped by request of the caller")
 
 
 def test_the_command_line_calls_as_a_user_does(voice_node: Node) -> None:

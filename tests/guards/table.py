@@ -50,7 +50,8 @@ HOST, WATCH, RUNTIME = "orchestrator/node/host.py", "orchestrator/node_watch.py"
 PROCESS, FOLDER, PRELOAD = "orchestrator/node/process.py", "orchestrator/node/folder.py", "orchestrator/node/preload.py"
 LUA = "orchestrator/store/lua"
 PRELUDE, DUE, ASSIGN = f"{LUA}/_prelude.lua", f"{LUA}/deadlines_due.lua", f"{LUA}/assign.lua"
-ACCESS = "orchestrator/api/access.py"
+ACCESS, PROGRAMS = "orchestrator/api/access.py", "orchestrator/cli/programs.py"
+PRIVATE = "orchestrator/private.py"
 ROOMS, CONF, SHIPPER = "orchestrator/livekit/rooms.py", "supervisord.conf", "orchestrator/node/logs.py"
 UNKNOWN_EXITED = (WATCH, "                await self._store.exited(agent.id, cause)\n", "                pass\n")
 PROMOTE = (PRELUDE, "  close_session(id, to, reason)\n  promote()\n", "  close_session(id, to, reason)\n")
@@ -209,7 +210,11 @@ GUARDS = (
     guard(
         "what looks like a client secret opens no route that is not its session's",
         "integration/test_strangers.py::test_what_looks_like_a_client_secret_opens_nothing_on_any_route",
-        ("orchestrator/api/health.py", "    parts.access.starter(request)\n", "    parts.access.caller(request)\n"),
+        (
+            "orchestrator/api/health.py",
+            "    caller = parts.access.starter(request)\n",
+            "    caller = parts.access.caller(request)\n",
+        ),
     ),
     guard(
         "an open api gives a live session to nobody but who began it",
@@ -260,9 +265,61 @@ GUARDS = (
         ("orchestrator/api/token.py", 'if name.lower().startswith("lk."))', 'if name.startswith("LK."))'),
     ),
     guard(
-        "no agent can read what is not for agents",
+        "no agent is given what is not for agents",
         "e2e/test_threats.py::test_secrets_are_where_they_are_needed_and_nowhere_else",
         ("orchestrator/node/host.py", "        forget_the_rest(settings)\n", ""),
+        (PROGRAMS, "    wanted = set(NEEDS[program])\n", "    wanted = set(environment)\n"),
+    ),
+    guard(
+        "Compose has no secret that everybody knows",
+        "unit/test_shipped_secrets.py::test_no_shipped_file_has_a_secret_that_everybody_knows",
+        ("docker-compose.celery.yml", "${LIVEKIT_API_SECRET:-}", "${LIVEKIT_API_SECRET:-for-trying}"),
+    ),
+    guard(
+        "callers that cannot reach LiveKit are told of",
+        "integration/test_access.py::test_health_tells_of_callers_that_cannot_reach_livekit",
+        ("orchestrator/api/health.py", "    yield from reach.troubles(parts.settings, os.environ)\n", ""),
+    ),
+    guard(
+        "secrets that somebody else could have written are not read",
+        "unit/test_private.py::test_secrets_that_may_be_somebody_elses_are_nobodys_word",
+        (PRIVATE, "    _check_owner(path, found)\n    if not stat.S_ISREG", "    if not stat.S_ISREG"),
+        (PRIVATE, "        _check_owner(path, found)\n        if found.st_mode & 0o077:\n", "        if False:\n"),
+    ),
+    guard(
+        "a folder that somebody else could have filled is no node's",
+        "unit/test_private.py::test_up_refuses_it_before_anything_is_written",
+        ("orchestrator/cli/up.py", "        private.check_folder(settings.run_dir)\n", ""),
+    ),
+    guard(
+        "each program of a node has its own secrets and no other",
+        "e2e/test_threats.py::test_each_program_was_started_with_its_own_secrets_and_no_other",
+        (PROGRAMS, "    wanted = set(NEEDS[program])\n", "    wanted = set(environment)\n"),
+    ),
+    guard(
+        "supervisord's environment has no secret",
+        "unit/test_programs.py::test_supervisords_environment_has_none_and_each_program_gets_its_own",
+        (PROGRAMS, "    return shared(environment) | {HANDED:", "    return dict(environment) | {HANDED:"),
+    ),
+    guard(
+        "a program of a node reads no .env",
+        "unit/test_programs.py::test_a_program_of_a_node_reads_no_dot_env",
+        ("orchestrator/settings.py", "            return kind(_env_file=None)\n", "            return kind()\n"),
+    ),
+    guard(
+        "an api that was given no keys opens to nobody by mistake",
+        "unit/test_programs.py::test_programs_without_the_keys_start_and_the_api_does_not",
+        ("orchestrator/api/services.py", "    if settings.access_trouble:\n", "    if False:\n"),
+    ),
+    guard(
+        "no other process of its user reads a sealed one",
+        "unit/test_sealed.py::test_others_of_its_user_read_neither_its_environment_nor_its_memory",
+        ("orchestrator/sealed.py", "        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)\n", "        pass\n"),
+    ),
+    guard(
+        "what the node's programs leave undone is seen though they are sealed",
+        "integration/test_invariants.py::test_a_zombie_of_a_sealed_program",
+        ("orchestrator/node/census.py", "settings.node_id if process.pid in supervised else", '"" if False else'),
     ),
     guard(
         "an api that stops ends its streams",
@@ -611,7 +668,7 @@ GUARDS = (
     guard(
         "the end of a call is recorded by the drain, or by the agent that is told to stop",
         "chaos/test_drain.py::test_without_a_drain_the_state_is_consistent_all_the_same",
-        (RUNTIME, "        await self._end(session_id, outcome, reason)\n", ""),
+        (RUNTIME, "        await reports.end(outcome, reason)\n", ""),
         (DUE, "function miss.goodbye(id)\n", "function miss.goodbye(id)\n  if true then return end\n"),
     ),
     guard(
@@ -730,6 +787,25 @@ GUARDS = (
         "a shipped line is one line wherever it is shown",
         "unit/test_log_shipper.py::test_rubbish_is_text_of_one_line_each",
         (SHIPPER, 'return _CONTROL.sub("", _ESCAPE', 'return re.sub("-x-", "", _ESCAPE'),
+    ),
+    guard(
+        "the status page writes out what a browser would obey in a text",
+        "e2e/test_status_page.py::test_controls_and_directions_of_strangers_are_written_out",
+        (
+            "orchestrator/web/dom.js",
+            'const wanted = oneLine(String(value ?? ""));',
+            'const wanted = String(value ?? "");',
+        ),
+    ),
+    guard(
+        "the log of an agent is the admin's",
+        "integration/test_agent_logs.py::test_only_the_admin_reads_it",
+        ("orchestrator/api/agents.py", "route_class=gated(administrator), ", ""),
+    ),
+    guard(
+        "a failure is listed as long as its record and log are kept",
+        "integration/test_agent_logs.py::test_a_log_is_kept_as_long_as_its_failure_is_listed",
+        ("orchestrator/api/board.py", "        await self._happenings.forget_lost(parts)\n", ""),
     ),
     guard(
         "the cgroup's memory counts",

@@ -1,5 +1,6 @@
 """A whole node, as a user starts it: `orchestrator up` in a folder of its own, on free ports."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from tests.support.chaos import busy
@@ -108,8 +110,14 @@ class Node:
     # What it is made of
 
     def pids(self) -> list[int]:
-        """Return the pids of all its processes."""
-        return marked("RUN_DIR", str(self.run_dir))
+        """Return the pids of all its processes. By what they were started with, and, as only root can read that of
+        sealed ones, by whose children they are."""
+        found = set(marked("RUN_DIR", str(self.run_dir)))
+        with contextlib.suppress(psutil.Error):
+            if self.process is not None and self.process.poll() is None:
+                supervisord = psutil.Process(self.process.pid)
+                found |= {supervisord.pid, *(child.pid for child in supervisord.children(recursive=True))}
+        return sorted(found)
 
     def program(self, name: str) -> int | None:
         """Return the pid of one of its programs, None while it does not run."""
@@ -172,8 +180,8 @@ class Node:
         return found
 
     def session(self, session_id: str) -> dict[str, Any]:
-        """Return one session."""
-        found: dict[str, Any] = self.http.get(f"/api/session/{session_id}").json()
+        """Return one session, as its operator reads it."""
+        found: dict[str, Any] = self.http.get(f"/api/session/{session_id}", headers=self.admin).json()
         return found
 
     def end(self, session_id: str) -> dict[str, Any]:
@@ -183,12 +191,17 @@ class Node:
 
     def logs(self, session_id: str) -> list[str]:
         """Return a session's logs."""
-        found: list[str] = self.http.get(f"/api/session/{session_id}/logs").json()["logs"]
+        found: list[str] = self.http.get(f"/api/session/{session_id}/logs", headers=self.admin).json()["logs"]
+        return found
+
+    def health(self) -> dict[str, Any]:
+        """Return what the health route tells its operator."""
+        found: dict[str, Any] = self.http.get("/api/health", headers=self.admin).json()
         return found
 
     def counts(self) -> dict[str, int]:
         """Return the counts of the health route."""
-        found: dict[str, int] = self.http.get("/api/health").json()["sessions"]
+        found: dict[str, int] = self.health()["sessions"]
         return found
 
     def agents(self) -> list[dict[str, Any]]:
