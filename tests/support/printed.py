@@ -48,9 +48,8 @@ ELSEWHERE = {
     "railway.json": "Railway",
     ".env .env.local": "the reader",
     "go.mod": "LiveKit",
-    "secrets.json livekit.yaml valkey.conf valkey.sock host.sock supervisor.sock /var/lib/orchestrator/secrets.json .run/logs": (
-        "the node, in RUN_DIR"
-    ),
+    "secrets.json valkey.sock valkey.conf livekit.yaml host.sock supervisor.sock .run/logs "
+    "/var/lib/orchestrator/secrets.json": "the node, in RUN_DIR",
     ".venv/bin/activate frontend/dist": "make up",
     "out.json": "the benchmarks",
     "session.start": "LiveKit Agents",
@@ -139,7 +138,8 @@ def _npm(command: Command, words: list[str]) -> str | None:
 
 
 def _files(command: Command, words: list[str]) -> str | None:
-    missing = [word for word in words if word not in MADE and not any((REPOSITORY / command.folder).glob(word))]
+    folder = REPOSITORY / command.folder
+    missing = [word for word in words if word not in MADE and (word[0] == "/" or not any(folder.glob(word)))]
     return f"there is no {missing}" if missing else None
 
 
@@ -161,10 +161,9 @@ def _docker(command: Command, words: list[str]) -> str | None:
 
 
 def _in_the_image(command: Command, words: list[str]) -> str | None:
-    """There the command is on PATH, and what a node keeps is in its RUN_DIR."""
-    if words[:1] == ["cat"]:
-        return None if words[1].removeprefix("/var/lib/orchestrator/") in MADE else f"no node keeps {words[1:]}"
-    return _orchestrator(command, words[1:]) if words[:1] == ["orchestrator"] else f"not in the image: {words}"
+    """There the command is on PATH."""
+    checks = {"orchestrator": _orchestrator, "cat": _files}
+    return checks[words[0]](command, words[1:]) if words[0] in checks else f"not in the image: {words}"
 
 
 def _kubectl(command: Command, words: list[str]) -> str | None:

@@ -58,6 +58,8 @@ def test_every_command_works_as_it_is_printed() -> None:
         ("docker compose -f compose.yml up", "there is no ['compose.yml']"),
         ("docker compose --profile metrics up", "no profile"),
         ("docker compose exec api orchestrator status", "no service"),
+        ("docker compose exec orchestrator supervisorctl status", "not in the image"),
+        ("docker compose exec orchestrator cat /var/lib/orchestrator/secret.json", "there is no"),
         ("docker run -e POOL_SIZE=1 voice-agent-orchestrator", "POOL_SIZE"),
         ("docker build --build-arg VOICE=1 .", "no argument"),
         ("kubectl apply -k deploy/k8s", "there is no"),
