@@ -219,6 +219,7 @@ def test_logs_of_an_agent_are_followed_to_its_end(api: Api, run: Run, quick: Non
     code, out, err = run("logs", "-f", AGENT)
     assert (code, err) == (0, "")
     assert out.splitlines()[:2] == ["loading", "RuntimeError: no model"]
+    assert api.asked.count(f"GET /api/session/{AGENT}") == 1, "what it is is found out once"
 
 
 @pytest.mark.parametrize("printed_by", [AGENT, SESSION])
