@@ -92,6 +92,8 @@ def create(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         description="Press Talk, and an agent that is already running answers.",
         lifespan=lifespan,
+        # A redirect would name the host by the caller's word for it, and http where a proxy has TLS.
+        redirect_slashes=False,
     )
     app.state.over_limit = {}
     problems.install(app)

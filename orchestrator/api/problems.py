@@ -71,7 +71,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, failure: HTTPException) -> JSONResponse:
         code = HTTPStatus(failure.status_code).phrase.lower().replace(" ", "_")
-        answer = problem(request, failure.status_code, code, str(failure.detail))
+        detail = str(failure.detail)
+        if failure.status_code == HTTPStatus.NOT_FOUND and request.url.path.endswith("/"):
+            detail = "There is nothing here; write the path without the slash at its end."
+        answer = problem(request, failure.status_code, code, detail)
         answer.headers.update(failure.headers or {})
         return answer
 

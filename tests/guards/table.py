@@ -905,6 +905,11 @@ GUARDS = (
         ),
     ),
     guard(
+        "nobody is redirected by the Host they send",
+        "integration/test_slashes.py::test_no_route_redirects",
+        ("orchestrator/api/app.py", "redirect_slashes=False", "redirect_slashes=True"),
+    ),
+    guard(
         "a webhook has a size of its own",
         "integration/test_webhook.py::test_the_size_of_a_body",
         ("orchestrator/api/app.py", ", larger={WEBHOOK_PATH: webhook.BODY_BYTES}", ""),
