@@ -26,7 +26,7 @@ _NOT_BUILT = """\
 <title>Not built yet</title>
 <h1>The page is not built yet</h1>
 <p>In the checkout, run <code>make frontend</code> (it needs Node 20.19 or later), and reload this page.
-<p>The api works without it: <a href="/docs">its documentation</a>.
+<p>The api works without it: <a href="docs">its documentation</a>.
 </html>
 """
 
@@ -40,6 +40,8 @@ def install(app: FastAPI, settings: Settings) -> None:
     async def page() -> Response:
         if not (index := dist / "index.html").is_file():
             return HTMLResponse(_NOT_BUILT, HTTPStatus.SERVICE_UNAVAILABLE, headers | {"Retry-After": "60"})
+        if root := settings.root_path:
+            return HTMLResponse(_below(root, index.read_text()), headers=headers)
         return FileResponse(index, headers=headers)
 
     @app.get("/favicon.svg", include_in_schema=False)
@@ -48,6 +50,13 @@ def install(app: FastAPI, settings: Settings) -> None:
 
     assets = _Assets(directory=dist / "assets", check_dir=False)
     app.mount("/assets", GZipMiddleware(assets), name="assets")
+
+
+def _below(root: str, page: str) -> str:
+    """Return a page whose relative addresses begin at a path, though it may be asked for without the slash at its end:
+    a proxy that takes the path off asks for `/` either way.
+    """
+    return page.replace("<head>", f'<head>\n    <base href="{root}/" />', 1)
 
 
 def page_headers(settings: Settings) -> dict[str, str]:
@@ -63,7 +72,7 @@ def page_headers(settings: Settings) -> dict[str, str]:
         "img-src 'self' data:",
         "media-src 'self' blob:",
         "object-src 'none'",
-        "base-uri 'none'",
+        "base-uri 'self'" if settings.root_path else "base-uri 'none'",
         "form-action 'none'",
         " ".join(["frame-ancestors 'self'", *friends]),
     )
