@@ -18,7 +18,7 @@ _HEADERS = HEADERS | {
 router = APIRouter(include_in_schema=False)
 
 
-@router.get("/docs")
+@router.api_route("/docs", methods=["GET", "HEAD"])
 async def docs() -> FileResponse:
     """Return the page; it reads `openapi.json` beside it."""
     return FileResponse(WEB / "docs.html", headers=_HEADERS)

@@ -20,6 +20,7 @@ from orchestrator.settings import Settings
 _NOT_BUILT = """\
 <!doctype html>
 <html lang="en">
+<head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
@@ -33,15 +34,17 @@ _NOT_BUILT = """\
 
 def install(app: FastAPI, settings: Settings) -> None:
     """Serve the page."""
-    dist = settings.frontend_dir
+    dist, root = settings.frontend_dir, settings.root_path
     headers = page_headers(settings)
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
         if not (index := dist / "index.html").is_file():
-            return HTMLResponse(_NOT_BUILT, HTTPStatus.SERVICE_UNAVAILABLE, headers | {"Retry-After": "60"})
-        if root := settings.root_path:
-            return HTMLResponse(_below(root, index.read_text()), headers=headers)
+            return HTMLResponse(
+                _below(root, _NOT_BUILT), HTTPStatus.SERVICE_UNAVAILABLE, headers | {"Retry-After": "60"}
+            )
+        if root:
+            return HTMLResponse(_below(root, index.read_text("utf-8")), headers=headers)
         return FileResponse(index, headers=headers)
 
     @app.get("/favicon.svg", include_in_schema=False)
@@ -53,10 +56,11 @@ def install(app: FastAPI, settings: Settings) -> None:
 
 
 def _below(root: str, page: str) -> str:
-    """Return a page whose relative addresses begin at a path, though it may be asked for without the slash at its end:
-    a proxy that takes the path off asks for `/` either way.
+    """Return a page whose relative addresses begin at ROOT_PATH.
+
+    Without a slash at its end that is the page too: a proxy that takes it off asks for `/` either way.
     """
-    return page.replace("<head>", f'<head>\n    <base href="{root}/" />', 1)
+    return page.replace("<head>", f'<head>\n    <base href="{root}/" />', 1) if root else page
 
 
 def page_headers(settings: Settings) -> dict[str, str]:

@@ -911,7 +911,7 @@ GUARDS = (
     ),
     guard(
         "a path behind a proxy counts, taken off or passed on",
-        "integration/test_root_path.py::test_every_page_finds_its_files[stripped--2]",
+        "integration/test_root_path.py::test_every_page_finds_its_files[passed on-status-5]",
         ("orchestrator/api/below.py", "scope.update(path=path, raw_path=raw, root_path=self._root)", "pass"),
     ),
     guard(
