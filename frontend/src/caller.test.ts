@@ -5,6 +5,8 @@ import { Caller } from "./caller";
 import type { RoomEvents } from "./room";
 import { renew } from "./user";
 
+vi.hoisted(() => vi.stubGlobal("document", { baseURI: "https://calls.example/voice/?a=b#c" }));
+
 const READY: Started = { sessionId: "prewarm_1", clientSecret: "cs", status: "ready" };
 
 class Stage {
@@ -227,6 +229,12 @@ describe("a call", () => {
       expect((stage.api.start.mock.calls[0] as unknown as [string])[0]).toBe(user);
       tab.caller.hangUp();
       expect(tab.api.stop).toHaveBeenCalledOnce();
+    });
+
+    it("keeps what it knows under names of its own, where others are below paths of the same origin", async () => {
+      await second("talking");
+      expect(store.size).toBe(2);
+      for (const name of store.keys()) expect(name).toMatch(/^talk\.\w+\/voice\/$/);
     });
 
     it("ends nobody's call when the second tab cannot connect", async () => {

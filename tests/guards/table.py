@@ -981,6 +981,39 @@ GUARDS = (
         ),
     ),
     guard(
+        "nobody is redirected by the Host they send",
+        "integration/test_slashes.py::test_no_route_redirects",
+        ("orchestrator/api/app.py", "redirect_slashes=False", "redirect_slashes=True"),
+    ),
+    guard(
+        "a path behind a proxy counts, taken off or passed on",
+        "integration/test_root_path.py::test_every_page_finds_its_files[passed on-status-5]",
+        ("orchestrator/api/below.py", "scope.update(path=path, raw_path=raw, root_path=self._root)", "pass"),
+    ),
+    guard(
+        "the page knows its path without the slash at its end",
+        "integration/test_root_path.py::test_the_bare_path_is_the_page_too_and_nobody_is_redirected[stripped]",
+        (
+            "orchestrator/api/frontend.py",
+            """return page.replace("<head>", f'<head>\\n    <base href="{root}/" />', 1)""",
+            "return page",
+        ),
+    ),
+    guard(
+        "no path of ours can be taken for one behind a proxy's",
+        "unit/test_settings.py::test_a_bad_value_is_named[ROOT_PATH-/api-the api itself has /api/agents: take another path]",
+        ("orchestrator/root_path.py", "    for own in OWN:", "    for own in ():"),
+    ),
+    guard(
+        "the documentation may load nothing foreign",
+        "unit/test_docs_page.py::test_the_page_and_its_files_are_ours_and_may_load_nothing_else",
+        (
+            "orchestrator/api/docs_page.py",
+            'FileResponse(WEB / "docs.html", headers=_HEADERS)',
+            'FileResponse(WEB / "docs.html")',
+        ),
+    ),
+    guard(
         "a webhook has a size of its own",
         "integration/test_webhook.py::test_the_size_of_a_body",
         ("orchestrator/api/app.py", ", larger={WEBHOOK_PATH: webhook.BODY_BYTES}", ""),
