@@ -32,7 +32,7 @@ from livekit import rtc
 from livekit.rtc._ffi_client import FfiClient
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from agents import contract, incoming
+from agents import contract, incoming, parting
 from agents.context import AgentContext, Goodbye, Turn
 from agents.contract import Entrypoint
 from agents.process import end_after, lineage, log_to_stderr
@@ -90,6 +90,7 @@ class Runtime:
 
     def __init__(self, settings: NodeSettings, livekit_url: str, agent_id: str, entrypoint: Entrypoint) -> None:
         self._settings = settings
+        self._run_dir = settings.run_dir.absolute()  # an entrypoint may change its folder
         self._livekit_url = livekit_url
         self._entrypoint = entrypoint
         self._link = AgentLink(settings.redis, agent_id)
@@ -109,6 +110,7 @@ class Runtime:
             loop.add_signal_handler(number, self._request_stop, "the node is stopping")
         _ = FfiClient.instance  # LiveKit's native part starts its threads now, not in the call
         faults.hit("agent.before_ready")
+        self._tasks.start("agent_error: the node's word is not heard any more", self._hear_the_node())
         await self._say_ready()
         # From the event loop: while it is blocked the agent is silent.
         self._tasks.start("agent_error: the heartbeat has ended", self._beat())
@@ -156,6 +158,13 @@ class Runtime:
     def _request_stop(self, reason: str) -> None:
         if not self._stop.done():
             self._stop.set_result(reason)
+
+    async def _hear_the_node(self) -> None:
+        def leave_warm(reason: str) -> None:
+            if not self._assigned.done():
+                self._request_stop(reason)
+
+        await parting.follow(self._run_dir, lambda: self._context, leave_warm, self._goodbyes.put_nowait)
 
     def _broken(self, cause: str) -> None:
         """Go: this process lives, and serves no more."""
@@ -246,11 +255,15 @@ class Runtime:
         outcome, reason = await context.leaving
         context.log.info("leaves: %s", reason)
         tasks.cancel()
-        await self._end(session_id, outcome, reason)
+        # Recorded first, or another agent would take the call over. Where Redis is away nobody does, and the user is
+        # let go all the same.
+        ending = asyncio.create_task(self._end(session_id, outcome, reason))
+        await asyncio.wait([ending], timeout=LEAVE_SECONDS)
         with contextlib.suppress(Exception):
             async with asyncio.timeout(LEAVE_SECONDS):
                 await tasks.ended()
                 await room.disconnect()
+        await ending
 
     async def _join(self, context: AgentContext, assignment: dict[str, Any], tasks: Watched) -> None:
         await self._connect(context, assignment)

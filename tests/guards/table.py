@@ -609,9 +609,29 @@ GUARDS = (
         ("orchestrator/cli/drain.py", "while calls and time.monotonic() < deadline:", "while False:"),
     ),
     guard(
+        "the drain waits for the calls though Redis is away",
+        "chaos/test_drain_without_redis.py::test_calls_are_heard_until_the_drain_is_over[gone for good]",
+        ("orchestrator/cli/drain.py", "            return self._living()\n", "            return 0\n"),
+    ),
+    guard(
+        "the drain waits for the agents that live, whatever is wrong with the api",
+        "unit/test_drain.py::test_whatever_is_wrong_with_the_api_the_agents_that_live_have_their_time",
+        ("orchestrator/cli/drain.py", "            return self._living()\n", "            return 0\n"),
+    ),
+    guard(
+        "agents hear that their node stops though Redis is away",
+        "unit/test_runtime.py::test_without_redis_an_agent_parts_by_its_nodes_word",
+        ("agents/parting.py", "                say_goodbye(max(0.0, word.over_at - now))\n", ""),
+    ),
+    guard(
+        "what a killed node has left says nothing to agents",
+        "unit/test_drain.py::test_what_a_killed_node_has_left_says_nothing",
+        ("orchestrator/parting.py", "if text and not _nobodys(file) else", "if text else"),
+    ),
+    guard(
         "the end of a call is recorded by the drain, or by the agent that is told to stop",
         "chaos/test_drain.py::test_without_a_drain_the_state_is_consistent_all_the_same",
-        (RUNTIME, "        await self._end(session_id, outcome, reason)\n", ""),
+        (RUNTIME, "create_task(self._end(session_id, outcome, reason))", "create_task(asyncio.sleep(0))"),
         (DUE, "function miss.goodbye(id)\n", "function miss.goodbye(id)\n  if true then return end\n"),
     ),
     guard(
