@@ -629,6 +629,25 @@ GUARDS = (
         ("orchestrator/parting.py", "if text and not _nobodys(file) else", "if text else"),
     ),
     guard(
+        "a caller does not read or drive the agent's session",
+        "e2e/test_voice.py::test_a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
+        ("agents/voice.py", ", session_host=False", ""),
+    ),
+    guard(
+        "typed words are not taken unless that is wanted",
+        "e2e/test_voice.py::test_a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
+        ("agents/voice.py", "text_input=_text_input()", "text_input=True"),
+    ),
+    guard(
+        "who waits for a drain or a reload waits on while Redis is away",
+        "unit/test_commands.py::test_what_is_waited_for_goes_on_while_redis_is_away",
+        (
+            "orchestrator/cli/http.py",
+            "        except StoreUnavailable:\n            return None\n",
+            "        except NotFound:\n            return None\n",
+        ),
+    ),
+    guard(
         "the end of a call is recorded by the drain, or by the agent that is told to stop",
         "chaos/test_drain.py::test_without_a_drain_the_state_is_consistent_all_the_same",
         (RUNTIME, "create_task(self._end(session_id, outcome, reason))", "create_task(asyncio.sleep(0))"),
