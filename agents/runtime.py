@@ -49,6 +49,8 @@ log = logging.getLogger("agent.runtime")
 LEAVE_SECONDS = 1.0
 #: Seconds for which an agent tries to say how its session ended: who does not know it would take the call over.
 END_SECONDS = 20.0
+#: Seconds after which a warm agent that beats and cannot read its inbox goes: it would not hear its assignment.
+DEAF_SECONDS = 8.0
 
 _preloaded: ModuleType | None = None
 #: As the node has set them: a module may set REDIS_URL, or read a .env of its own, for itself.
@@ -99,6 +101,7 @@ class Runtime:
         self._goodbyes: asyncio.Queue[float] = asyncio.Queue()
         self._tasks = Watched(self._broken)
         self._fault = ""
+        self._deaf_since: float | None = None
         self._context: AgentContext | None = None
         self._active_at: int | None = None
 
@@ -182,7 +185,11 @@ class Runtime:
                     state = await self._register()
                 if state in {"", "stopping", "exited"}:
                     self._disowned()
+                deaf = self._deaf_since is not None and time.monotonic() - self._deaf_since > DEAF_SECONDS
+                if deaf and not self._assigned.done():
+                    self._broken("agent_error: the inbox cannot be read, though Redis answers")
             except OrchestratorError as failure:
+                self._deaf_since = None  # it is Redis that is away
                 log.warning("no heartbeat: %s", failure.detail)
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
@@ -214,8 +221,10 @@ class Runtime:
                 message = await self._link.next_message()
             except OrchestratorError as failure:
                 log.warning("inbox not readable: %s", failure.detail)
+                self._deaf_since = self._deaf_since or time.monotonic()
                 await asyncio.sleep(self._settings.heartbeat_seconds / 5)
                 continue
+            self._deaf_since = None
             if message is not None:
                 self._obey(message)
 

@@ -1100,6 +1100,21 @@ GUARDS = (
         ),
     ),
     guard(
+        "an agent that is silent and lives counts as one that serves no more",
+        "integration/test_alerts.py::test_calls_whose_agents_are_silent_and_live_count_too",
+        (DUE, "then count_failing(session, cause, true) end", "then end"),
+    ),
+    guard(
+        "a warm agent that does not hear leaves the pool",
+        "unit/test_runtime.py::test_a_warm_agent_that_beats_and_does_not_hear_goes",
+        (RUNTIME, "if deaf and not self._assigned.done():", "if False:"),
+    ),
+    guard(
+        "an agent whose event loop is blocked is silent",
+        "chaos/test_takeover.py::test_an_agent_that_lives_and_serves_no_more_is_heard_again_within_ten_seconds[block]",
+        (DUE, "function miss.beat(id)\n", "function miss.beat(id)\n  if true then return end\n"),
+    ),
+    guard(
         "calls whose agents live and serve no more are counted once each",
         "integration/test_alerts.py::test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_answered",
         (

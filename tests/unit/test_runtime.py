@@ -285,6 +285,37 @@ async def test_the_user_is_let_go_though_the_end_cannot_be_recorded(
     assert recorded.is_set()
 
 
+@pytest.mark.parametrize("warm", [True, False])
+async def test_a_warm_agent_that_beats_and_does_not_hear_goes(
+    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, warm: bool
+) -> None:
+    """It would not hear its assignment. In a call there is little to hear, and another agent gains nothing."""
+    monkeypatch.setattr("agents.runtime.DEAF_SECONDS", 0.3)
+    deaf = StoreUnavailable("Redis does not answer (Error 24: too many open files)")
+
+    async def next_message() -> dict[str, Any]:
+        if not warm and link.inbox.qsize():
+            return await link.inbox.get()  # type: ignore[no-any-return]
+        raise deaf
+
+    link.next_message = next_message  # type: ignore[method-assign]
+    link.broken_beat = deaf
+    runtime = await live(link, waits, monkeypatch, tmp_path)
+    if not warm:
+        link.inbox.put_nowait(ASSIGN)
+    await asyncio.sleep(0.5)
+    assert not runtime._stop.done(), "it is Redis that is away"
+    link.broken_beat = None
+    if warm:
+        assert await end(link) == ("leave", "agent_error: the inbox cannot be read, though Redis answers")
+    else:
+        await asyncio.sleep(0.6)
+        assert runtime._context is not None
+        assert not runtime._context.leaving.done()
+        runtime._context.leave("enough")
+        assert await end(link) == ("ended", "s", "ended", "enough")
+
+
 # What is looked at when an agent is loaded
 
 
