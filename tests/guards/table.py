@@ -1115,6 +1115,42 @@ GUARDS = (
         (DUE, "function miss.beat(id)\n", "function miss.beat(id)\n  if true then return end\n"),
     ),
     guard(
+        "connections follow a failover",
+        "integration/test_failover.py::test_every_connection_of_the_store_moves",
+        (
+            "orchestrator/store/moving.py",
+            "self.mark_for_reconnect()  # not at once: answers to other commands may be on their way",
+            "pass",
+        ),
+    ),
+    guard(
+        "Celery's connections follow a failover",
+        "integration/test_failover.py::test_beat_moves",
+        (
+            "orchestrator/store/moving.py",
+            "                self.mark_for_reconnect()\n            raise\n",
+            "                pass\n            raise\n",
+        ),
+    ),
+    guard(
+        "a node follows a failover though the old server lives",
+        "chaos/test_redis_black_hole.py::test_a_failover_is_followed_though_the_old_server_lives",
+        (
+            "orchestrator/store/refusals.py",
+            '_ELSEWHERE = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})',
+            "_ELSEWHERE = frozenset()",
+        ),
+    ),
+    guard(
+        "something else that answers is not LiveKit",
+        "unit/test_livekit_refusals.py::test_the_operator_reads_livekits_own_words[200-<html>sign in</html>-0-expected10]",
+        (
+            "orchestrator/livekit/rooms.py",
+            'if status == HTTPStatus.OK and not said.lstrip().startswith("{"):',
+            "if False:",
+        ),
+    ),
+    guard(
         "calls whose agents live and serve no more are counted once each",
         "integration/test_alerts.py::test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_answered",
         (
