@@ -179,6 +179,39 @@ def test_what_cannot_be_queued_is_told_as_a_wait(valkey: Refusing, hurt: Hurt) -
         publisher.close()
 
 
+async def test_another_password_is_a_wait_too(tmp_path: Path) -> None:
+    """It was changed on the server first, and is changed back, or here."""
+    (tmp_path / "own").mkdir()
+    with Refusing.running(tmp_path / "own", "first") as valkey:
+        publisher, app = Publisher(valkey.url), make_worker_app(Settings(redis_url=valkey.url, node_id="n1"))
+        scheduler = Scheduler(app=app)
+        async with Store(valkey.url, name="test", keep_seconds=3600) as store:
+            await store.configure(POLICY, 0)
+            async with serve(create(settings(valkey.url, run_dir=tmp_path))) as http:
+                await asyncio.to_thread(publisher.send, REFILL)
+                with valkey.wanting_a_password() as cause:
+
+                    async def told() -> bool:  # a connection that was closed says that first
+                        return cause in is_problem(await start(http, "ada"), 503, "store_unavailable")["detail"]
+
+                    await until(told)
+                    assert cause in (await http.get("/api/health")).text
+                    for _ in range(2):
+                        with pytest.raises(StoreUnavailable):
+                            await asyncio.to_thread(publisher.send, REFILL)
+                    assert scheduler.tick() > 0
+
+                async def served() -> bool:
+                    return (await start(http, "ada")).status_code in {200, 202}
+
+                await until(served)
+                await asyncio.to_thread(publisher.send, REFILL)
+                ticks(scheduler, valkey)
+        scheduler.close()
+        app.close()
+        publisher.close()
+
+
 @pytest.mark.parametrize("hurt", ALL, ids=lambda hurt: hurt.__name__)
 def test_beat_waits_and_leads_again(valkey: Refusing, hurt: Hurt) -> None:
     app = make_worker_app(Settings(redis_url=valkey.url, node_id="n1"))

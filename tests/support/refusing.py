@@ -23,17 +23,18 @@ class Refusing:
     process: "subprocess.Popen[bytes]"
     port: int
     folder: Path
+    password: str = ""
 
     def __post_init__(self) -> None:
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://{self.password and f':{self.password}@'}127.0.0.1:{self.port}/0"
         self.admin = redis.Redis.from_url(self.url, decode_responses=True, single_connection_client=True)
 
     @classmethod
     @contextlib.contextmanager
-    def running(cls, folder: Path) -> Iterator["Refusing"]:
+    def running(cls, folder: Path, password: str = "") -> Iterator["Refusing"]:
         """Run one."""
         port = free_ports()
-        found = cls(start_valkey(folder, port), port, folder)
+        found = cls(start_valkey(folder, port, "--requirepass", password), port, folder, password)
         try:
             yield found
         finally:
@@ -100,8 +101,8 @@ class Refusing:
     def wanting_a_password(self) -> Iterator[str]:
         self.set("requirepass", "secret")
         self.drop_others()
-        yield "NOAUTH"
-        self.set("requirepass", "")
+        yield "WRONGPASS" if self.password else "NOAUTH"
+        self.set("requirepass", self.password)
 
     @contextlib.contextmanager
     def without_permission(self) -> Iterator[str]:
