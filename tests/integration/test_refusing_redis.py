@@ -20,7 +20,9 @@ from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from tests.support.api import ADMIN, is_problem, serve, settings, start
+from tests.support.disk import full_disk
 from tests.support.pool import POLICY, warm
+from tests.support.processes import free_ports, start_valkey
 from tests.support.refusing import ALL, NO_WRITES, Hurt, Refusing
 
 #: Seconds after which everything is to be well again.
@@ -177,6 +179,31 @@ def test_what_cannot_be_queued_is_told_as_a_wait(valkey: Refusing, hurt: Hurt) -
                 break
     finally:
         publisher.close()
+
+
+async def test_a_full_disk_of_its_append_only_file_is_a_wait(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    port = free_ports()
+    with full_disk(tmp_path / "disk", "4M") as fill:
+        process = start_valkey(tmp_path / "disk", port, "--appendonly", "yes")
+        try:
+            async with Store(f"redis://127.0.0.1:{port}/0", name="test", keep_seconds=3600) as store:
+                await store.configure(POLICY, 0)
+                ballast = fill()
+
+                async def refused() -> bool:
+                    return "No space left on device" in str(await store.refusal())
+
+                async def served() -> bool:
+                    return await store.refusal() is None
+
+                await until(refused)
+                assert await store.now() > 0, "what is read is answered"
+                ballast.unlink()
+                await until(served)
+        finally:
+            process.kill()  # before the disk is taken away
+            process.wait()
 
 
 async def test_another_password_is_a_wait_too(tmp_path: Path) -> None:

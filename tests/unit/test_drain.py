@@ -17,6 +17,7 @@ from orchestrator.node.birth import process_of
 from orchestrator.node.folder import AgentFolder
 from orchestrator.node.protocol import Death
 from orchestrator.settings import Settings
+from tests.support.disk import full_disk
 from tests.support.drain_api import DrainApi, asleep
 from tests.support.processes import free_ports, poll, sleeper
 
@@ -168,10 +169,14 @@ def test_what_a_killed_node_has_left_says_nothing(tmp_path: Path) -> None:
 
 
 def test_the_word_needs_no_room_on_the_disk(tmp_path: Path) -> None:
-    with parting.Speaker(tmp_path) as speaker:
-        before = (tmp_path / "parting.json").stat().st_size
-        speaker.say(parting.Word(12345678.123456789, 12345688.123456789))
-        assert (tmp_path / "parting.json").stat().st_size == before
+    word = parting.Word(12345678.123456789, 12345688.123456789)
+    (tmp_path / "full").mkdir()
+    with full_disk(tmp_path / "full", "1M") as fill, parting.Speaker(tmp_path / "full") as speaker:
+        fill()
+        speaker.say(word)
+        assert parting.heard(tmp_path / "full") == word
+        speaker.take_back()
+        assert parting.heard(tmp_path / "full") is None
 
 
 # The program and its signals
