@@ -1151,6 +1151,24 @@ GUARDS = (
         ),
     ),
     guard(
+        "the node's loops outlast what nobody has thought of",
+        "unit/test_loops.py::test_a_loop_of_the_node[_beat_node]",
+        (
+            "orchestrator/node_watch.py",
+            '            except Exception:\n                log.exception("the node has not said',
+            '            except HostUnavailable:\n                log.exception("the node has not said',
+        ),
+    ),
+    guard(
+        "the feed outlasts what nobody has thought of",
+        "unit/test_loops.py::test_the_feed",
+        (
+            "orchestrator/api/feed.py",
+            "except Exception as failure:  # whatever it is, somebody listens",
+            "except StoreUnavailable as failure:",
+        ),
+    ),
+    guard(
         "calls whose agents live and serve no more are counted once each",
         "integration/test_alerts.py::test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_answered",
         (
