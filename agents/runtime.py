@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import signal
+import time
 from dataclasses import asdict
 from types import ModuleType
 from typing import Any, NoReturn
