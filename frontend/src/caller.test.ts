@@ -276,7 +276,7 @@ describe("a call", () => {
       ["active", { step: "idle", live: true }],
       ["ended", { step: "idle" }],
     ])("says so before the button is pressed, when it is %s", async (status, shown) => {
-      store.set("talk.session", JSON.stringify({ sessionId: "prewarm_1", clientSecret: "cs" }));
+      store.set("talk.session/voice/", JSON.stringify({ sessionId: "prewarm_1", clientSecret: "cs" }));
       stage.snapshot = { status, events: [] };
       await stage.caller.recall();
       expect(stage.caller.current()).toEqual(shown);
