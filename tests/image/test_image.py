@@ -193,6 +193,8 @@ def test_a_program_that_has_run_and_ends_again_and_again_is_a_warning(
     with Container(image, "ending", **settings | {"AGENT_MODULE": "agents.echo"}) as container:
         container.start().up()
         host = min(pid for pid, _, _, _, words in container.python(PROCESSES) if "orchestrator.node.host" in words)
+        age = f"import psutil, time; print(time.time() - psutil.Process({host}).create_time())"
+        poll(lambda: container.python(age) > 8, "it has run for its startsecs", every=0.5)
         socket = f"{RUN_DIR}/host.sock"
         script = f"import os; os.unlink('{socket}'); os.makedirs('{socket}/x'); os.kill({host}, 9)"
         container.run("python", "-c", script)
