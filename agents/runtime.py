@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import signal
+import time
 from dataclasses import asdict
 from types import ModuleType
 from typing import Any, NoReturn
@@ -30,7 +31,7 @@ from livekit import rtc
 from livekit.rtc._ffi_client import FfiClient
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from agents import contract, incoming
+from agents import contract, incoming, parting
 from agents.context import AgentContext, Goodbye, Turn
 from agents.contract import Entrypoint
 from agents.process import end_after, lineage, log_to_stderr
@@ -46,6 +47,8 @@ log = logging.getLogger("agent.runtime")
 
 #: Seconds that saying goodbye to LiveKit and Redis may take.
 LEAVE_SECONDS = 1.0
+#: Seconds after which a warm agent that beats and cannot read its inbox goes: it would not hear its assignment.
+DEAF_SECONDS = 8.0
 
 _preloaded: ModuleType | None = None
 #: As the node has set them: a module may set REDIS_URL, or read a .env of its own, for itself.
@@ -87,6 +90,7 @@ class Runtime:
 
     def __init__(self, settings: NodeSettings, livekit_url: str, agent_id: str, entrypoint: Entrypoint) -> None:
         self._settings = settings
+        self._run_dir = settings.run_dir.absolute()  # an entrypoint may change its folder
         self._livekit_url = livekit_url
         self._entrypoint = entrypoint
         self._link = AgentLink(settings.redis, agent_id)
@@ -95,6 +99,7 @@ class Runtime:
         self._goodbyes: asyncio.Queue[float] = asyncio.Queue()
         self._tasks = Watched(self._broken)
         self._fault = ""
+        self._deaf_since: float | None = None
         self._context: AgentContext | None = None
         self._reports: Reports | None = None
 
@@ -106,6 +111,7 @@ class Runtime:
             loop.add_signal_handler(number, self._request_stop, "the node is stopping")
         _ = FfiClient.instance  # LiveKit's native part starts its threads now, not in the call
         faults.hit("agent.before_ready")
+        self._tasks.start("agent_error: the node's word is not heard any more", self._hear_the_node())
         await self._say_ready()
         # From the event loop: while it is blocked the agent is silent.
         self._tasks.start("agent_error: the heartbeat has ended", self._beat())
@@ -154,6 +160,13 @@ class Runtime:
         if not self._stop.done():
             self._stop.set_result(reason)
 
+    async def _hear_the_node(self) -> None:
+        def leave_warm(reason: str) -> None:
+            if not self._assigned.done():
+                self._request_stop(reason)
+
+        await parting.follow(self._run_dir, lambda: self._context, leave_warm, self._goodbyes.put_nowait)
+
     def _broken(self, cause: str) -> None:
         """Go: this process lives, and serves no more."""
         self._fault = self._fault or cause
@@ -170,7 +183,11 @@ class Runtime:
                     state = await self._register()
                 if state in {"", "stopping", "exited"}:
                     self._disowned()
+                deaf = self._deaf_since is not None and time.monotonic() - self._deaf_since > DEAF_SECONDS
+                if deaf and not self._assigned.done():
+                    self._broken("agent_error: the inbox cannot be read, though Redis answers")
             except OrchestratorError as failure:
+                self._deaf_since = None  # it is Redis that is away
                 log.warning("no heartbeat: %s", failure.detail)
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
@@ -203,8 +220,10 @@ class Runtime:
                 message = await self._link.next_message()
             except OrchestratorError as failure:
                 log.warning("inbox not readable: %s", failure.detail)
+                self._deaf_since = self._deaf_since or time.monotonic()
                 await asyncio.sleep(self._settings.heartbeat_seconds / 5)
                 continue
+            self._deaf_since = None
             if message is not None:
                 self._obey(message)
 
@@ -244,11 +263,15 @@ class Runtime:
         outcome, reason = await context.leaving
         context.log.info("leaves: %s", reason)
         tasks.cancel()
-        await reports.end(outcome, reason)
+        # Recorded first, or another agent would take the call over. Where Redis is away nobody does, and the user is
+        # let go all the same.
+        ending = asyncio.create_task(reports.end(outcome, reason))
+        await asyncio.wait([ending], timeout=LEAVE_SECONDS)
         with contextlib.suppress(Exception):
             async with asyncio.timeout(LEAVE_SECONDS):
                 await tasks.ended()
                 await room.disconnect()
+        await ending
 
     async def _join(self, context: AgentContext, assignment: dict[str, Any], reports: Reports, tasks: Watched) -> None:
         await self._connect(context, assignment, reports)

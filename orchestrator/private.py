@@ -87,6 +87,17 @@ def check_folder(folder: Path) -> None:
                 raise Preflight(f"{path} can be written by others: remove it, {_ELSE}")
 
 
+def check_program(path: Path) -> None:
+    """Raise `Preflight` when a program that was built here could be somebody else's by now."""
+    for part in (path.parent, path):
+        found = part.stat()
+        if found.st_uid not in {0, os.geteuid()} or _is_open(part, found, 0o002):
+            raise Preflight(
+                f"{part} belongs to {_name(found.st_uid)}, or others may write in it: remove {path}, or set "
+                "XDG_CACHE_HOME to a folder of your own"
+            )
+
+
 def _entries(folder: Path) -> Iterator[Path]:
     yield from folder.iterdir()
     for name in FOLDERS:

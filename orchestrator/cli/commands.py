@@ -186,7 +186,7 @@ def drain(
     deadline = time.monotonic() + settings.drain_seconds + EMPTY_SECONDS
     while wait and found["sessions"] and time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)
-        before, found = found, api.get(f"/api/nodes/{node}")
+        before, found = found, api.look(f"/api/nodes/{node}") or found
         if not json and found["sessions"] != before["sessions"]:
             console.print(_left(found), soft_wrap=True)
     if json:
@@ -252,7 +252,7 @@ def reload(json: Json = False) -> None:
             break
         time.sleep(RELOAD_LOOK_SECONDS)
         try:
-            found = api.get(f"/api/agents/reload/{found['reloadId']}")
+            found = api.look(f"/api/agents/reload/{found['reloadId']}") or found
         except NotFound as failure:
             raise OrchestratorError(failure.detail) from None
     if json:

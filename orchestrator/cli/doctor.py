@@ -139,7 +139,11 @@ def _redis(settings: Settings, running: bool) -> Finding:
 
 def _livekit(settings: Settings, running: bool) -> Finding:
     if not settings.livekit_url and not running:
-        if found := livekit_server.find():
+        try:
+            found = livekit_server.find()
+        except Preflight as failure:
+            return Finding("livekit", False, failure.detail)
+        if found:
             return Finding("livekit", True, f"local server, {found}")
         return Finding("livekit", True, "no server yet", "make up builds one with Go, which takes minutes, once.")
     url = settings.livekit_url or f"ws://127.0.0.1:{settings.livekit_port}"

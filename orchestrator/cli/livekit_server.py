@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+from orchestrator import private
 from orchestrator.cli import programs
 from orchestrator.errors import Preflight
 
@@ -30,10 +31,13 @@ def cached() -> Path:
 
 
 def find() -> Path | None:
-    """Return the server on PATH, else the one built before, else None."""
+    """Return the server on PATH, else the one built before, else None. Raises `Preflight`."""
     if found := shutil.which("livekit-server"):
         return Path(found)
-    return cached() if os.access(cached(), os.X_OK) else None
+    if not os.access(cached(), os.X_OK):
+        return None
+    private.check_program(cached())
+    return cached()
 
 
 def obtain() -> Path:

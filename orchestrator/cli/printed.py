@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -37,8 +38,15 @@ def logs(
     api = Api(Settings.load())
     seen: list[str] = []
     patience = LAST_WORDS_SECONDS
+    read: Callable[[Api, str, bool], tuple[dict[str, Any], bool]] = _of_session
     while True:
-        found, over = _read(api, printed_by, follow)
+        try:
+            found, over = read(api, printed_by, follow)
+        except NotFound:
+            if read is _of_agent or seen:
+                raise
+            read = _of_agent
+            continue
         if json and not follow:
             print_json(found)
             return
@@ -57,18 +65,18 @@ def logs(
         errors.print(styled(f"Nothing was printed{_ending(found)}."))
 
 
-def _read(api: Api, printed_by: str, follow: bool) -> tuple[dict[str, Any], bool]:
+def _of_session(api: Api, session_id: str, follow: bool) -> tuple[dict[str, Any], bool]:
     """Return what is printed by now, and whether nobody is left who prints. Raises `NotFound`."""
+    # Asked first: what was printed by then is read.
+    over = follow and api.get(f"/api/session/{session_id}")["status"] in {"ended", "error"}
+    return api.get(f"/api/session/{session_id}/logs", limit=LINES), over
+
+
+def _of_agent(api: Api, agent_id: str, _follow: bool) -> tuple[dict[str, Any], bool]:
     try:
-        # Asked first: what was printed by then is read.
-        over = follow and api.get(f"/api/session/{printed_by}")["status"] in {"ended", "error"}
-        return api.get(f"/api/session/{printed_by}/logs", limit=LINES), over
+        found = api.get(f"/api/agents/{agent_id}/logs", limit=LINES)
     except NotFound:
-        pass
-    try:
-        found = api.get(f"/api/agents/{printed_by}/logs", limit=LINES)
-    except NotFound:
-        raise NotFound(f"there is no session and no agent {printed_by}, or its record is not kept any more") from None
+        raise NotFound(f"there is no session and no agent {agent_id}, or its record is not kept any more") from None
     return found, found.get("agent", {}).get("status", "exited") == "exited"
 
 

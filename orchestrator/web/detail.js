@@ -25,7 +25,7 @@ export function detail(model) {
     if (view?.name === name) return view.focus();
     view?.close();
     back ??= document.activeElement;
-    view = { name, id, ...(kind === "agent" ? agentPanel : session)(model, id, close) };
+    view = { name, id, ...(kind === "agent" ? agentPanel : session)(model, id, close, open) };
     panel.replaceChildren(...view.nodes);
     panel.hidden = false;
     history.replaceState(null, "", `#${name}`);
@@ -64,13 +64,13 @@ export function detail(model) {
   };
 }
 
-function session(model, id, close) {
+function session(model, id, close, open) {
   const state = badge();
   const title = el("h2", { id: "detail-title", tabindex: "-1" }, short(id));
   const trouble = el("p", { class: "trouble", role: "alert" });
   const why = el("p", { class: "why-box", hidden: true });
   const known = facts();
-  const drawn = timeline(model);
+  const drawn = timeline(model, open);
   const agentList = el("ul", { class: "agent-list" });
   const stop = el("button", { type: "button", class: "danger", on: { click: halt } }, "Stop session");
   const shut = el("button", { type: "button", class: "quiet", on: { click: close }, "aria-label": "Close the session" }, "Close");

@@ -295,8 +295,9 @@ def test_the_page_writes_out_what_the_command_line_writes_out(node: Node) -> Non
     assert len(expected) > 3000
 
 
-def test_an_agent_that_did_not_boot_opens_its_log(node: Node) -> None:
-    agent_id = aside(_fail_to_boot(node, ["Traceback (most recent call last):", f"RuntimeError: {HOSTILE}{STRANGE}"]))
+def test_an_agent_that_did_not_boot_opens_its_log(node: Node, session: Callable[[str], str]) -> None:
+    lines = ["Traceback (most recent call last):", f"RuntimeError: {HOSTILE}{STRANGE}"]
+    agent_id = aside(_fail_to_boot(node, lines, session("unlucky")))
     with opened(node) as browser:
         page, panel = browser.page, browser.page.locator("#detail")
         link = page.locator("#failures").get_by_role("button", name=f"Log of {agent_id[:16]}")
@@ -317,6 +318,17 @@ def test_an_agent_that_did_not_boot_opens_its_log(node: Node) -> None:
         page.keyboard.press("Escape")
         expect(panel).to_be_hidden()
         assert "#" not in page.url
+        # Whose session failed for it names it too, and so does the pool while boots fail.
+        row(browser, "unlucky").click()
+        panel.locator(".events").get_by_role("button", name="Its log").click()
+        expect(panel.get_by_role("heading", name=agent_id[:16])).to_be_focused()
+        page.keyboard.press("Escape")
+        aside(_break(node, agent_id))
+        page.get_by_role("button", name="Read its log").click(timeout=WAIT)
+        expect(panel.get_by_role("heading", name=agent_id[:16])).to_be_focused()
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Try to boot at once").click()
+        expect(page.get_by_role("button", name="Read its log")).to_be_hidden(timeout=WAIT)
         # A living one has its log too.
         living = page.locator("#agent-rows").get_by_role("button", name="prewarm_").first
         living.click()
@@ -423,8 +435,8 @@ async def _fail(node: Node, session_id: str, reason: str) -> None:
         await store.end_session(session_id, "error", reason)
 
 
-async def _fail_to_boot(node: Node, lines: list[str]) -> str:
-    """Have the boot of an agent fail that printed something; returns its id."""
+async def _fail_to_boot(node: Node, lines: list[str], session_id: str) -> str:
+    """Have the boot of an agent fail that printed something, and with it a session; returns its id."""
     async with _store(node) as store:
         before = (await store.counts())["target"]
         await store.set_target(before + 1)
@@ -432,9 +444,21 @@ async def _fail_to_boot(node: Node, lines: list[str]) -> str:
         await store.set_target(before)
         (agent_id,) = reserved
         await store.append_logs(agent_id, [*lines, "[agent exited with code 1]"], 500)
-        await store.exited(agent_id, f"boot_error: exited with code 1: {lines[-1]}", 1)
+        cause = f"boot_error: exited with code 1: {lines[-1]}"
+        await store.exited(agent_id, cause, 1)
+        await store.end_session(session_id, "error", cause)
         await store.close_breaker()
         return agent_id
+
+
+async def _break(node: Node, agent_id: str) -> None:
+    """Have the last boot have failed, as far as the breaker knows."""
+    from redis.asyncio import Redis
+
+    async with Redis.from_url(node.redis_url) as raw:
+        await raw.hset(
+            "pool:breaker", mapping={"failures": 1, "cause": "boot_error: no", "agent": agent_id, "nextAt": 1}
+        )
 
 
 async def _many(node: Node, count: int) -> None:

@@ -37,7 +37,7 @@ class Api:
         self.asked.append(route)
         answers = self.answers.get(route, [(404, {"detail": "There is no such thing."})])
         status, body = answers.pop(0) if len(answers) > 1 else answers[0]
-        return httpx.Response(status, json=body)
+        return httpx.Response(int(body.get("status", status)) if "code" in body else status, json=body)
 
 
 @pytest.fixture
@@ -84,6 +84,25 @@ def test_reload_says_how_far_it_is(api: Api, run: Run) -> None:
         "New agent code is live.",
     ]  # fmt: skip
     assert api.asked == ["POST /api/agents/reload"] + [f"GET {path}"] * 4
+
+
+AWAY = {"success": False, "status": 503, "code": "store_unavailable", "detail": "Redis does not answer"}
+
+
+def test_what_is_waited_for_goes_on_while_redis_is_away(api: Api, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "FOLLOW_SECONDS", 0)
+    node = {"node": "n1", "sessions": 2, "agents": 2}
+    api.on("POST /api/nodes/n1/drain", node)
+    api.on("GET /api/nodes/n1", AWAY, node | {"sessions": 1}, AWAY, node | {"sessions": 0})
+    code, out, _ = run("drain", "n1", "--wait")
+    assert (code, out.splitlines()[-1]) == (0, "n1 takes no more sessions; it is empty.")
+    api.on("POST /api/agents/reload", REPLY)
+    api.on(f"GET /api/agents/reload/{REPLY['reloadId']}", AWAY, REPLY | {"done": True, "message": "live"})
+    assert run("agents", "reload")[0] == 0
+    for command, path in ((("drain", "n1"), "nodes/n1/drain"), (("agents", "reload"), "agents/reload")):
+        api.on(f"POST /api/{path}", AWAY)
+        code, _, errors = run(*command)
+        assert (code, errors) == (1, "orchestrator: Redis does not answer\n")
 
 
 def test_reload_that_failed(api: Api, run: Run) -> None:
@@ -219,6 +238,7 @@ def test_logs_of_an_agent_are_followed_to_its_end(api: Api, run: Run, quick: Non
     code, out, err = run("logs", "-f", AGENT)
     assert (code, err) == (0, "")
     assert out.splitlines()[:2] == ["loading", "RuntimeError: no model"]
+    assert api.asked.count(f"GET /api/session/{AGENT}") == 1, "what it is is found out once"
 
 
 @pytest.mark.parametrize("printed_by", [AGENT, SESSION])

@@ -281,7 +281,9 @@ def test_each_example_can_be_read() -> None:
     read: dict[str, Callable[[str], object]] = {"python": ast.parse, "json": json.loads, "yaml": yaml.safe_load}
     for path in DOCUMENTS:
         for _where, language, text in documents.blocks(path):
-            assert language in {"", "sh", "text", "ts", "html", "http", "ini", *read}, "a shell's has no language"
+            assert language in {"", "sh", "text", "ts", "html", "http", "ini", "nginx", *read}, (
+                "a shell's has no language"
+            )
             read.get(language, str)(text)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import private
-from orchestrator.cli import doctor
+from orchestrator.cli import doctor, livekit_server
 from orchestrator.cli.http import admin_token
 from orchestrator.cli.secrets import generated
 from orchestrator.errors import Preflight
@@ -173,3 +173,25 @@ def test_up_refuses_it_before_anything_is_written(run: Path) -> None:
     assert f"RUN_DIR={run} can be written by others (mode 0777)" in done.stderr
     assert sorted(run.rglob("*")) == before
     assert (run / "secrets.json").read_text() == planted
+
+
+def test_a_livekit_server_that_somebody_else_could_have_put_there_is_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    server = livekit_server.cached()
+    server.parent.mkdir(mode=0o755)
+    server.write_text("#!/bin/sh\n")
+    server.chmod(0o755)
+    assert livekit_server.find() == server
+    for path in (server, server.parent):
+        path.chmod(0o777)
+        with pytest.raises(Preflight, match=r"others may write in it: remove .*XDG_CACHE_HOME"):
+            livekit_server.find()
+        assert not doctor._livekit(Settings(run_dir=tmp_path), running=False).ok
+        path.chmod(0o755)
+    if os.geteuid() == 0:
+        _give(server)
+        with pytest.raises(Preflight, match=r"belongs to "):
+            livekit_server.find()

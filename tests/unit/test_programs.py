@@ -1,7 +1,10 @@
 """What each program of a node may know: the table, and the environments that are made from it."""
 
 import configparser
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,6 +112,17 @@ def test_a_program_of_a_node_reads_no_dot_env(tmp_path: Path, monkeypatch: pytes
     settings = Settings.load()
     assert settings.admin_token is None
     assert settings.port == 8080
+
+
+def test_a_command_reads_it_whoever_has_started_it(tmp_path: Path) -> None:
+    """An agent, say: what a program of a node has in its environment is not what a command may go by."""
+    (tmp_path / ".env").write_text("PORT=many\n")
+    environment = {"PATH": os.environ["PATH"], CHECKED: "1", "PYTHONPATH": str(CONFIGURATION.parent)}
+    command = [str(Path(sys.executable).parent / "orchestrator"), "status"]
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "PORT='many'" in done.stderr
 
 
 async def test_programs_without_the_keys_start_and_the_api_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -605,8 +605,9 @@ local function session_in(room)
 end
 
 -- A call is counted once when its agent lives and serves no more: the next agents may all fail for the same reason.
-local function count_failing(session, cause)
-  if not SERVES_NO_MORE[string.match(cause, '^(%a+_%a+): ')] then return end
+-- `lives`: it has not said so itself, and its process is known to live.
+local function count_failing(session, cause, lives)
+  if not lives and not SERVES_NO_MORE[string.match(cause, '^(%a+_%a+): ')] then return end
   if redis.call('HSETNX', 'session:' .. session, 'failing', 1) == 0 then return end
   redis.call('HINCRBY', 'pool:failing', 'calls', 1)
   redis.call('HSET', 'pool:failing', 'cause', cause)
