@@ -257,7 +257,7 @@ GUARDS = (
         ),
     ),
     guard(
-        "so is what happens to it",
+        "what happens to a session is told to callers in fixed words too",
         "integration/test_operators_words.py::test_the_stream_of_events_tells_a_caller_no_more",
         (
             "orchestrator/api/events.py",
