@@ -16,6 +16,7 @@ import socket
 import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from limits import RateLimitItem, parse
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
@@ -25,6 +26,8 @@ from orchestrator import address
 from orchestrator.address import Address
 from orchestrator.errors import Preflight
 from orchestrator.loopback import bracketed
+from orchestrator.private import kept
+from orchestrator.root_path import parse_root_path
 
 
 def _node_id(value: str) -> str:
@@ -99,6 +102,17 @@ def _hosts(value: str) -> str:
     return value
 
 
+def _livekit(value: str | None) -> str | None:
+    if value is None:
+        return value
+    parts = urlsplit(value)
+    if parts.scheme not in {"ws", "wss", "http", "https"} or not parts.hostname:
+        raise ValueError("write it as wss://your-project.livekit.cloud, or ws://HOST:PORT for a server without TLS")
+    if parts.username or parts.password:
+        raise ValueError("it has a user or a password in it, and callers are told it")
+    return value
+
+
 def _http(value: SecretStr | None) -> SecretStr | None:
     if value is not None and not value.get_secret_value().startswith(("http://", "https://")):
         raise ValueError("it begins with http:// or https://")
@@ -127,6 +141,9 @@ def _is_address(text: str) -> bool:
 
 #: Characters that an api key, and the admin token, must have: nobody guesses that.
 SHORTEST_KEY = 16
+#: Set by `orchestrator up` for the programs of its node: it has read `.env` and has looked at all settings together, of
+#: which each program is given a part.
+CHECKED = "SETTINGS_CHECKED"
 #: Where LiveKit sends its webhooks to.
 WEBHOOK_PATH = "/api/livekit/webhook"
 
@@ -135,6 +152,7 @@ Seconds = Annotated[float, Field(gt=0)]
 Folder = Annotated[Path, AfterValidator(plain_path)]
 S = TypeVar("S", bound="NodeSettings")
 OptionalText = Annotated[str | None, BeforeValidator(_empty_is_none)]
+LivekitUrl = Annotated[str | None, BeforeValidator(_empty_is_none), AfterValidator(_livekit)]
 
 
 class NodeSettings(BaseSettings):
@@ -153,7 +171,7 @@ class NodeSettings(BaseSettings):
     """Certificates (PEM) that a rediss:// server's may be signed by, beside those that the system trusts."""
     redis_prefix: Annotated[str, AfterValidator(_prefix)] = ""
     """Stands before every key, queue and channel of this orchestrator, where other programs use the same database."""
-    livekit_url: OptionalText = None
+    livekit_url: LivekitUrl = None
     """LiveKit address (ws:// or wss://). Unset: a local LiveKit server is started."""
 
     agent_module: str = "agents.voice"
@@ -185,9 +203,7 @@ class NodeSettings(BaseSettings):
         """Where Redis is: without REDIS_URL the embedded one's socket, whose password is one of the node's secrets."""
         if self.redis_url:
             return address.parse(self.redis_url, ca_file=self.redis_ca_file, prefix=self.redis_prefix)
-        found = {}
-        with contextlib.suppress(OSError, ValueError):  # not started yet: there is nobody to be let in by
-            found = json.loads(self.secrets_file.read_text())
+        found = kept(self.secrets_file)  # not started yet: there is nobody to be let in by
         return Address(path=str(self.valkey_socket), password=found.get("VALKEY_PASSWORD"), prefix=self.redis_prefix)
 
     @property
@@ -222,6 +238,8 @@ class Settings(NodeSettings):
     """Port of the page with the Talk button, which is at PORT too. 0: there alone."""
     frontend_dir: Folder = Path(__file__).resolve().parents[1] / "frontend" / "dist"
     """Folder of the built page."""
+    root_path: Annotated[str, AfterValidator(parse_root_path)] = ""
+    """Path, as /voice, below which a reverse proxy serves the node; whether it takes the path off does not matter."""
     admin_token: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
     """Bearer token of the admin routes. Unset: generated, kept in RUN_DIR and shown on the terminal at start."""
     api_keys: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
@@ -243,7 +261,7 @@ class Settings(NodeSettings):
     """LiveKit API key. Needed when LIVEKIT_URL is set."""
     livekit_api_secret: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
     """LiveKit API secret. Needed when LIVEKIT_URL is set."""
-    livekit_public_url: OptionalText = None
+    livekit_public_url: LivekitUrl = None
     """LiveKit address given to users, where it differs from LIVEKIT_URL."""
 
     livekit_port: Port = 7880
@@ -421,10 +439,20 @@ class Settings(NodeSettings):
         """Whether the api can be reached from this machine alone."""
         return self.host == "localhost" or (_is_address(self.host) and ipaddress.ip_address(self.host).is_loopback)
 
+    @property
+    def access_trouble(self) -> str | None:
+        """Why anybody could start calls though nobody has said so, and what to set; None when they could not."""
+        if self.keys or self.loopback or self.open_access:
+            return None
+        return (
+            f"HOST={self.host} without API_KEYS would let anybody start calls: set API_KEYS "
+            "(openssl rand -hex 24), or OPEN_ACCESS=true if that is meant"
+        )
+
     @model_validator(mode="after")
     def _one_authority(self) -> Self:
         try:
-            _ = self.redis
+            _ = self.redis_url and self.redis
         except ValueError as failure:  # of REDIS_URL and REDIS_CA_FILE together
             raise ValueError(f"REDIS_URL: {failure}") from None
         return self
@@ -439,11 +467,9 @@ class Settings(NodeSettings):
             raise ValueError(
                 f"ADMIN_TOKEN has less than {SHORTEST_KEY} characters; make one with: openssl rand -hex 24"
             )
-        if not (self.keys or self.loopback or self.open_access):
-            raise ValueError(
-                f"HOST={self.host} without API_KEYS would let anybody start calls: set API_KEYS "
-                "(openssl rand -hex 24), or OPEN_ACCESS=true if that is meant"
-            )
+        # Of the programs of a node only the api has API_KEYS, and looks itself.
+        if CHECKED not in os.environ and self.access_trouble:
+            raise ValueError(self.access_trouble)
         return self
 
     @model_validator(mode="after")
@@ -477,13 +503,16 @@ class Settings(NodeSettings):
 def load(kind: type[S]) -> S:
     """Read settings of one kind. Raises `Preflight` with one line that names the first bad variable."""
     try:
+        if CHECKED in os.environ:  # what stands in the file is in the environment of the programs that need it
+            return kind(_env_file=None)
         return kind()
     except ValidationError as failure:
         first = failure.errors(include_url=False)[0]
         if not first["loc"]:
             raise Preflight(f"{first['ctx']['error']}. Correct it in the environment or in .env.") from None
         name = str(first["loc"][0]).upper()
-        shown = "" if {"TOKEN", "SECRET", "KEYS", "REDIS", "WEBHOOK"} & set(name.split("_")) else f"={first['input']!r}"
+        hidden = {"TOKEN", "SECRET", "KEYS", "REDIS", "WEBHOOK"} & set(name.split("_")) or "@" in str(first["input"])
+        shown = "" if hidden else f"={first['input']!r}"
         told = first["msg"].removeprefix("Value error, ")
         raise Preflight(f"{name}{shown}: {told}. Correct it in the environment or in .env.") from None
     except (OSError, UnicodeDecodeError) as failure:

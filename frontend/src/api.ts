@@ -1,9 +1,9 @@
 // The orchestrator's HTTP api, as far as a caller needs it.
 
-/** Where the api is; empty: where this page is from. */
-const BASE: string = import.meta.env.VITE_API_URL ?? "";
+/** Where the api is; not set: beside this page, which may be served below a path. */
+const BASE: string = import.meta.env.VITE_API_URL || ".";
 /** Who starts sessions; with API keys that is one's own backend, which passes the answer on. */
-const START: string = import.meta.env.VITE_START_URL ?? `${BASE}/api/session/start`;
+const START: string = import.meta.env.VITE_START_URL || `${BASE}/api/session/start`;
 
 export interface Session {
   sessionId: string;

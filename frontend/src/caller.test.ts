@@ -5,6 +5,8 @@ import { Caller } from "./caller";
 import type { RoomEvents } from "./room";
 import { renew } from "./user";
 
+vi.hoisted(() => vi.stubGlobal("document", { baseURI: "https://calls.example/voice/?a=b#c" }));
+
 const READY: Started = { sessionId: "prewarm_1", clientSecret: "cs", status: "ready" };
 
 class Stage {
@@ -229,6 +231,12 @@ describe("a call", () => {
       expect(tab.api.stop).toHaveBeenCalledOnce();
     });
 
+    it("keeps what it knows under names of its own, where others are below paths of the same origin", async () => {
+      await second("talking");
+      expect(store.size).toBe(2);
+      for (const name of store.keys()) expect(name).toMatch(/^talk\.\w+\/voice\/$/);
+    });
+
     it("ends nobody's call when the second tab cannot connect", async () => {
       const tab = await second("failed");
       expect(tab.api.stop).not.toHaveBeenCalled();
@@ -268,7 +276,7 @@ describe("a call", () => {
       ["active", { step: "idle", live: true }],
       ["ended", { step: "idle" }],
     ])("says so before the button is pressed, when it is %s", async (status, shown) => {
-      store.set("talk.session", JSON.stringify({ sessionId: "prewarm_1", clientSecret: "cs" }));
+      store.set("talk.session/voice/", JSON.stringify({ sessionId: "prewarm_1", clientSecret: "cs" }));
       stage.snapshot = { status, events: [] };
       await stage.caller.recall();
       expect(stage.caller.current()).toEqual(shown);

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from fastapi import APIRouter, Request
 
-from orchestrator import __version__, kill_window, restarts, sharing, sizing
+from orchestrator import __version__, kill_window, reach, restarts, sharing, sizing
 from orchestrator.api import caller_view, redis_memory
 from orchestrator.api.access import Role
 from orchestrator.api.problems import PROBLEM_RESPONSES
@@ -143,8 +143,9 @@ async def _agents_troubles(parts: Services, breaker: BreakerReply) -> AsyncItera
     """Yield why agents are not started, do not boot, or do not serve."""
     if shortage := await parts.store.memory_shortage():
         yield f"no agent is started, and a start that finds no warm one waits in line: {shortage}"
-    if cause := await parts.store.boot_error():
-        yield f"the last agent did not boot: {cause}"
+    cause, agent_id = await parts.store.failed_boot()
+    if cause:
+        yield f"the last agent did not boot: {cause}" + (f"; see: orchestrator logs {agent_id}" if agent_id else "")
     if breaker.state != "closed":
         yield (
             f"the breaker is {breaker.state} after {breaker.failures} failed boots; the next attempt is in "
@@ -159,6 +160,7 @@ def _settings_troubles(parts: Services) -> Iterator[str]:
     """Yield where this node's settings do not fit its machine or its surroundings."""
     if not parts.settings.redis.verify:
         yield sharing.UNVERIFIED
+    yield from reach.troubles(parts.settings, os.environ)
     if kill := kill_window.warning(parts.settings, os.environ):
         yield kill
     if tight := sizing.warning(parts.settings, limit_bytes()):
@@ -196,5 +198,9 @@ async def describe_breaker(parts: Services) -> BreakerReply:
     """Return how boots go, as the API shows it."""
     breaker = await parts.store.breaker()
     return BreakerReply(
-        state=breaker.state, failures=breaker.failures, cause=breaker.cause, retry_in=round(breaker.retry_seconds, 1)
+        state=breaker.state,
+        failures=breaker.failures,
+        cause=breaker.cause,
+        agent_id=breaker.agent,
+        retry_in=round(breaker.retry_seconds, 1),
     )

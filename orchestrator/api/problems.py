@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator import caller_words
 from orchestrator.api.access import Role
+from orchestrator.api.below import below_root
 from orchestrator.api.schemas import Problem
 from orchestrator.errors import OrchestratorError, RateLimited
 from orchestrator.logs import request_id
@@ -80,7 +81,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, failure: HTTPException) -> JSONResponse:
         code = HTTPStatus(failure.status_code).phrase.lower().replace(" ", "_")
-        answer = problem(request, failure.status_code, code, str(failure.detail))
+        detail = str(failure.detail)
+        if failure.status_code == HTTPStatus.NOT_FOUND and request.url.path.endswith("/"):
+            detail = "There is nothing here; write the path without the slash at its end."
+        answer = problem(request, failure.status_code, code, detail)
         answer.headers.update(failure.headers or {})
         return answer
 
@@ -132,7 +136,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._larger.get(scope["path"], self._limit)
+        limit = self._larger.get(below_root(scope), self._limit)
         too_large = HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {limit} bytes.")
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdigit() or int(declared) > limit:

@@ -395,6 +395,7 @@ class BreakerReply(Reply):
     state: str = Field(description="closed; open: agents do not boot, starts on an empty pool are refused; half-open.")
     failures: int = Field(default=0, description="Boots that failed in a row.")
     cause: str | None = None
+    agent_id: str | None = Field(default=None, description="Whose boot failed last: `GET /api/agents/{id}/logs`.")
     retry_in: float = Field(default=0, description="Seconds until the next attempt.")
 
 

@@ -103,6 +103,8 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
         raise Preflight("the api needs LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET; `make up` sets them itself")
     if settings.admin_token is None:
         raise Preflight("the api needs ADMIN_TOKEN; `make up` generates one")
+    if settings.access_trouble:
+        raise Preflight(settings.access_trouble)
     access = Access(settings)
     minter = TokenMinter(
         settings.livekit_api_key,

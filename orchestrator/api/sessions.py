@@ -155,7 +155,7 @@ async def look(session: SessionDep, parts: ServicesDep, caller: CallerDep) -> Se
     if caller.role is Role.CLIENT:
         reply.client = None
         return caller_view.session(reply)
-    reply.agents = [_agent_record(agent) for agent in await parts.store.agent_records(session.printed_by)]
+    reply.agents = [agent_record(agent) for agent in await parts.store.agent_records(session.printed_by)]
     if caller.role is not Role.ADMIN:
         return caller_view.session(reply)
     if not session.live:
@@ -170,7 +170,8 @@ async def _logs(store: Store, session: Session, limit: int) -> list[str]:
     return lines[-limit:]
 
 
-def _agent_record(agent: Agent) -> AgentRecord:
+def agent_record(agent: Agent) -> AgentRecord:
+    """Return an agent, also one that is gone, as the API shows it."""
     return AgentRecord(
         agent_id=agent.id,
         pid=agent.pid,

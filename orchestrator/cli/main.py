@@ -1,6 +1,7 @@
 """The `orchestrator` command: up, status, sessions, explain, logs, stop, pool, nodes, drain, undrain, agents, breaker,
 restart, doctor, flower, redis, and plug-ins such as call."""
 
+import os
 import sys
 from importlib.metadata import entry_points
 
@@ -9,6 +10,8 @@ import typer
 from orchestrator.cli import commands
 from orchestrator.cli.output import FAILED, fail, say_error
 from orchestrator.errors import OrchestratorError
+from orchestrator.sealed import seal
+from orchestrator.settings import CHECKED
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
 commands.register(app)
@@ -16,6 +19,8 @@ commands.register(app)
 
 def main() -> None:
     """Run the command line. Exit: 0 done, 1 failed, 2 wrong usage, 3 the node does not answer, 4 no such session."""
+    seal()  # it knows the admin token, and `up` every secret
+    os.environ.pop(CHECKED, None)  # of a node's program that has started this one
     asked = sys.argv[1] if len(sys.argv) > 1 else "--help"
     for plugin in entry_points(group="orchestrator.commands"):
         # Loaded only when asked for: speech models are heavy.
@@ -23,7 +28,8 @@ def main() -> None:
             try:
                 app.command(plugin.name)(plugin.load())
             except ModuleNotFoundError as missing:
-                say_error(f"{plugin.name} needs {missing.name}: pip install -c constraints.txt -e '.[offline]'")
+                mend = ".venv/bin/pip install -c constraints.txt -e '.[offline]'"
+                say_error(f"{plugin.name} needs {missing.name}: {mend}")
                 if asked == plugin.name:
                     sys.exit(FAILED)
     try:

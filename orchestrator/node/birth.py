@@ -21,15 +21,19 @@ from orchestrator.node.loaded import reseed
 from orchestrator.node.preload import threads
 from orchestrator.node.process import look, machine_boot_id
 from orchestrator.node.protocol import Process
-from orchestrator.settings import NodeSettings
+from orchestrator.settings import CHECKED, NodeSettings
 
 #: What an agent may see of the host's environment, besides AGENT_ENV: the settings that hold no secret, and these.
-AGENT_ENVIRONMENT = frozenset(name.upper() for name in NodeSettings.model_fields) | frozenset(
-    "PATH HOME USER LANG LC_ALL TZ TMPDIR PYTHONPATH PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE VIRTUAL_ENV "
-    "SSL_CERT_FILE SSL_CERT_DIR HTTP_PROXY HTTPS_PROXY NO_PROXY OPENBLAS_CORETYPE OPENBLAS_L2_SIZE "
-    "OPENAI_API_KEY OPENAI_BASE_URL DEEPGRAM_API_KEY CARTESIA_API_KEY ELEVEN_API_KEY ANTHROPIC_API_KEY "
-    "GOOGLE_API_KEY DEEPGRAM_BASE_URL CARTESIA_BASE_URL ELEVEN_BASE_URL ANTHROPIC_BASE_URL GOOGLE_GEMINI_BASE_URL "
-    "VOICE_TEXT_INPUT FAULT_LOG FAULTS".split()
+AGENT_ENVIRONMENT = (
+    frozenset(name.upper() for name in NodeSettings.model_fields)
+    | frozenset(
+        "PATH HOME USER LANG LC_ALL TZ TMPDIR PYTHONPATH PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE VIRTUAL_ENV "
+        "SSL_CERT_FILE SSL_CERT_DIR HTTP_PROXY HTTPS_PROXY NO_PROXY OPENBLAS_CORETYPE OPENBLAS_L2_SIZE "
+        "OPENAI_API_KEY OPENAI_BASE_URL DEEPGRAM_API_KEY CARTESIA_API_KEY ELEVEN_API_KEY ANTHROPIC_API_KEY "
+        "GOOGLE_API_KEY DEEPGRAM_BASE_URL CARTESIA_BASE_URL ELEVEN_BASE_URL ANTHROPIC_BASE_URL GOOGLE_GEMINI_BASE_URL "
+        "VOICE_TEXT_INPUT FAULT_LOG FAULTS".split()
+    )
+    | {CHECKED}
 )
 #: Says that this host's environment holds nothing that is not for agents.
 CLEAN = "AGENT_HOST_CLEAN"
@@ -48,18 +52,19 @@ def forget_the_rest(settings: NodeSettings) -> None:
     """Become the same program without what is not for agents: the environment that a process was started with can be
     read in /proc as long as it lives, and a forked agent shows its host's."""
     if CLEAN not in os.environ:
-        names = _for_agents(settings)
+        names = for_agents(settings)
         kept = {name: value for name, value in os.environ.items() if name in names}
         os.execve(sys.executable, sys.orig_argv, kept | {CLEAN: "1"})
 
 
-def _for_agents(settings: NodeSettings) -> frozenset[str]:
+def for_agents(settings: NodeSettings) -> frozenset[str]:
+    """Return the names of the variables that agents may see."""
     return AGENT_ENVIRONMENT | {name.strip() for name in settings.agent_env.split(",") if name.strip()}
 
 
 def agent_environment(settings: NodeSettings) -> dict[str, str]:
     """Return what every agent sees of this process's environment."""
-    names = _for_agents(settings)
+    names = for_agents(settings)
     found = {name: value for name, value in os.environ.items() if name in names}
     # `python my_agent.py` is the python that has the agent's libraries.
     found["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), found.get("PATH", os.defpath)))

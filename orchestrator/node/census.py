@@ -22,7 +22,8 @@ def take(settings: NodeSettings) -> Census:
     """Look at every process of this machine. Blocks for some ten milliseconds.
 
     An agent that was started by exec is known by AGENT_ID in its environment; a forked one still shows its host's
-    there, and is known by its record in the state folder.
+    there, and is known by its record in the state folder. What a sealed program was started with only root can read: it
+    is a child of this node's supervisord.
     """
     found = Census()
     folder = settings.agents_dir
@@ -32,12 +33,13 @@ def take(settings: NodeSettings) -> Census:
             found.agents[record.pid] = record.agent_id
     programs: dict[int, psutil.Process] = {}
     dead: list[psutil.Process] = []
+    supervised = _supervised(settings)
     for process in psutil.process_iter():
         try:
             if process.status() == psutil.STATUS_ZOMBIE:
                 dead.append(process)
                 continue
-            environment = process.environ()
+            environment = _started_with(process, settings.node_id if process.pid in supervised else "")
         except (psutil.Error, OSError):
             continue  # gone, or somebody else's
         if environment.get("NODE_ID") != settings.node_id:
@@ -53,3 +55,20 @@ def take(settings: NodeSettings) -> Census:
         except psutil.Error:
             continue
     return found
+
+
+def _started_with(process: psutil.Process, node_id: str) -> dict[str, str]:
+    """Return a process's environment; of a sealed one of a node as much as is known. Raises `psutil.Error`."""
+    try:
+        return process.environ()
+    except psutil.AccessDenied:
+        return {"NODE_ID": node_id}
+
+
+def _supervised(settings: NodeSettings) -> set[int]:
+    """Return the pids of this node's supervisord and of what it has started."""
+    try:
+        supervisord = psutil.Process(int((settings.run_dir / "supervisord.pid").read_text()))
+        return {supervisord.pid, *(child.pid for child in supervisord.children())}
+    except (psutil.Error, OSError, ValueError):
+        return set()

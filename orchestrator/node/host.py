@@ -1,9 +1,9 @@
 """The agent host: a fork server that owns the agent processes of one node.
 
-It has one thread, no Redis, no Celery and no secret. It loads the agent's imports and models once, freezes them
-out of the garbage collector, and forks an agent from them in milliseconds; it reaps every child and tells whoever
-is connected what lives and what died. It outlives the Celery worker. If it dies itself, its agents go on: each has
-written its own record into the state folder, where the next host finds it, and watches it by pidfd.
+It has one thread, no Redis, no Celery and no secret that agents have not. It loads the agent's imports and models
+once, freezes them out of the garbage collector, and forks an agent from them in milliseconds; it reaps every child and
+tells whoever is connected what lives and what died. It outlives the Celery worker. If it dies itself, its agents go
+on: each has written its own record into the state folder, where the next host finds it, and watches it by pidfd.
 
 To load new code it becomes a new process image under its old pid, so that its agents stay its children.
 

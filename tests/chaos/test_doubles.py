@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -120,10 +119,7 @@ async def test_an_agent_whose_session_redis_forgot_says_so_again(echo: Node, age
 @contextlib.contextmanager
 def second_beat(node: Node) -> Iterator[subprocess.Popen[bytes]]:
     """Run one more beat with the environment of the node's own; its log is `beat2.log`."""
-    own = node.program("beat")
-    assert own
-    pairs = (pair.partition(b"=") for pair in Path(f"/proc/{own}/environ").read_bytes().split(b"\0") if pair)
-    environment = {name.decode(): value.decode() for name, _, value in pairs}
+    environment = node.environment | {"REDIS_URL": node.redis_url}
     command = [sys.executable, "-m", "celery", "--quiet", "-A", "orchestrator.tasks", "beat", "--pidfile="]
     with (node.run_dir / "logs" / "beat2.log").open("wb") as output:
         process = subprocess.Popen(

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from agents.caller import Call
+from orchestrator.cli.programs import NEEDS, PROXIES
 from tests.support.hurt import connected
 from tests.support.node import Node
 from tests.support.processes import poll
@@ -22,8 +23,12 @@ from tests.support.processes import poll
 #: Settings that are secrets, and whose value may be nowhere but where it is needed.
 CANARIES = {
     name: f"canary-{name.lower().replace('_', '-')}-{secrets.token_hex(12)}"
-    for name in ("ADMIN_TOKEN", "API_KEYS", "MY_PROVIDER_KEY")
+    for name in ("ADMIN_TOKEN", "API_KEYS", "MY_PROVIDER_KEY", "OPENAI_API_KEY", "OWN_KEY")
 } | {"ALERT_WEBHOOK_SECRET": "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()}
+#: Nobody is there; who knows the address may post to it.
+ALERTS = "http://127.0.0.1:9/canary-alerts"
+#: What agents are given.
+AGENTS = {"OPENAI_API_KEY", "OWN_KEY"}
 SLOW_CLIENTS = 200
 
 
@@ -32,6 +37,7 @@ def node(short_folder: Path) -> Iterator[Node]:
     folder = short_folder / "threats"
     folder.mkdir()
     settings = {"POOL_TARGET": 2, "AGENT_MODULE": "agents.echo", "LOG_FORMAT": "json", "POOL_MAX": 20}
+    settings |= {"AGENT_ENV": "OWN_KEY,ADMIN_TOKEN", "ALERT_WEBHOOK_URL": ALERTS}
     node = Node(folder, **settings, **CANARIES)
     node.http.headers["Authorization"] = f"Bearer {CANARIES['ADMIN_TOKEN']}"
     with node:
@@ -65,6 +71,7 @@ async def test_secrets_are_where_they_are_needed_and_nowhere_else(node: Node) ->
     with connected(node) as raw:
         queue = json.dumps([raw.lrange("celery", 0, -1), [raw.get(key) for key in raw.keys("celery:result:*")]])
         records = json.dumps([raw.hgetall(key) for key in raw.keys("session:*") if raw.type(key) == "hash"])
+    assert CANARIES["OWN_KEY"] in environment
     for name, secret in (CANARIES | {"client secret": client_secret, "LIVEKIT_API_SECRET": livekit}).items():
         for what, text in {
             "an agent's environment": environment, "the agent host's": hosts, "a command line": commands,
@@ -74,9 +81,30 @@ async def test_secrets_are_where_they_are_needed_and_nowhere_else(node: Node) ->
         }.items():  # fmt: skip
             if name == "ADMIN_TOKEN" and what.endswith("up.log"):
                 continue  # printed at start, for whoever started it
+            if name in AGENTS and what in {"an agent's environment", "the agent host's"}:
+                continue
             assert secret not in text, f"{name} is in {what}"
     for path, text in logs.items():
         assert "eyJ" not in text, f"a LiveKit token is in {path}"
+
+
+def test_each_program_was_started_with_its_own_secrets_and_no_other(node: Node) -> None:
+    secrets = CANARIES | node.secrets | {"ALERT_WEBHOOK_URL": ALERTS, "REDIS_URL": node.redis_url}
+    del secrets["VALKEY_PASSWORD"]  # a part of REDIS_URL
+    secrets["ADMIN_TOKEN"] = CANARIES["ADMIN_TOKEN"]
+    assert node.process is not None
+    expected = {node.process.pid: ("supervisord", set())} | {
+        node.program(name): (name, set(needs) - PROXIES | (AGENTS if name == "host" else set()))
+        for name, needs in NEEDS.items()
+        if name != "announce"  # it has said that the node is up, and is gone
+    }
+    for pid, (name, wanted) in expected.items():
+        assert pid, name
+        given = psutil.Process(pid).environ()
+        text = "\n".join(f"{variable}={value}" for variable, value in given.items())
+        found = {variable for variable, secret in secrets.items() if secret in text}
+        assert found == wanted, f"what {name} was started with"
+        assert {variable for variable in found if given.get(variable) == secrets[variable]} == wanted
 
 
 def everything_readable(node: Node, session: str) -> list[str]:

@@ -50,7 +50,8 @@ HOST, WATCH, RUNTIME = "orchestrator/node/host.py", "orchestrator/node_watch.py"
 PROCESS, FOLDER, PRELOAD = "orchestrator/node/process.py", "orchestrator/node/folder.py", "orchestrator/node/preload.py"
 LUA = "orchestrator/store/lua"
 PRELUDE, DUE, ASSIGN = f"{LUA}/_prelude.lua", f"{LUA}/deadlines_due.lua", f"{LUA}/assign.lua"
-ACCESS = "orchestrator/api/access.py"
+ACCESS, PROGRAMS = "orchestrator/api/access.py", "orchestrator/cli/programs.py"
+PRIVATE = "orchestrator/private.py"
 ROOMS, CONF, SHIPPER = "orchestrator/livekit/rooms.py", "supervisord.conf", "orchestrator/node/logs.py"
 UNKNOWN_EXITED = (WATCH, "                await self._store.exited(agent.id, cause)\n", "                pass\n")
 PROMOTE = (PRELUDE, "  close_session(id, to, reason)\n  promote()\n", "  close_session(id, to, reason)\n")
@@ -333,9 +334,61 @@ GUARDS = (
         ("orchestrator/api/token.py", 'if name.lower().startswith("lk."))', 'if name.startswith("LK."))'),
     ),
     guard(
-        "no agent can read what is not for agents",
+        "no agent is given what is not for agents",
         "e2e/test_threats.py::test_secrets_are_where_they_are_needed_and_nowhere_else",
         ("orchestrator/node/host.py", "        forget_the_rest(settings)\n", ""),
+        (PROGRAMS, "    wanted = set(NEEDS[program])\n", "    wanted = set(environment)\n"),
+    ),
+    guard(
+        "Compose has no secret that everybody knows",
+        "unit/test_shipped_secrets.py::test_no_shipped_file_has_a_secret_that_everybody_knows",
+        ("docker-compose.celery.yml", "${LIVEKIT_API_SECRET:-}", "${LIVEKIT_API_SECRET:-for-trying}"),
+    ),
+    guard(
+        "callers that cannot reach LiveKit are told of",
+        "integration/test_access.py::test_health_tells_of_callers_that_cannot_reach_livekit",
+        ("orchestrator/api/health.py", "    yield from reach.troubles(parts.settings, os.environ)\n", ""),
+    ),
+    guard(
+        "secrets that somebody else could have written are not read",
+        "unit/test_private.py::test_secrets_that_may_be_somebody_elses_are_nobodys_word",
+        (PRIVATE, "    _check_owner(path, found)\n    if not stat.S_ISREG", "    if not stat.S_ISREG"),
+        (PRIVATE, "        _check_owner(path, found)\n        if found.st_mode & 0o077:\n", "        if False:\n"),
+    ),
+    guard(
+        "a folder that somebody else could have filled is no node's",
+        "unit/test_private.py::test_up_refuses_it_before_anything_is_written",
+        ("orchestrator/cli/up.py", "        private.check_folder(settings.run_dir)\n", ""),
+    ),
+    guard(
+        "each program of a node has its own secrets and no other",
+        "e2e/test_threats.py::test_each_program_was_started_with_its_own_secrets_and_no_other",
+        (PROGRAMS, "    wanted = set(NEEDS[program])\n", "    wanted = set(environment)\n"),
+    ),
+    guard(
+        "supervisord's environment has no secret",
+        "unit/test_programs.py::test_supervisords_environment_has_none_and_each_program_gets_its_own",
+        (PROGRAMS, "    return shared(environment) | {HANDED:", "    return dict(environment) | {HANDED:"),
+    ),
+    guard(
+        "a program of a node reads no .env",
+        "unit/test_programs.py::test_a_program_of_a_node_reads_no_dot_env",
+        ("orchestrator/settings.py", "            return kind(_env_file=None)\n", "            return kind()\n"),
+    ),
+    guard(
+        "an api that was given no keys opens to nobody by mistake",
+        "unit/test_programs.py::test_programs_without_the_keys_start_and_the_api_does_not",
+        ("orchestrator/api/services.py", "    if settings.access_trouble:\n", "    if False:\n"),
+    ),
+    guard(
+        "no other process of its user reads a sealed one",
+        "unit/test_sealed.py::test_others_of_its_user_read_neither_its_environment_nor_its_memory",
+        ("orchestrator/sealed.py", "        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)\n", "        pass\n"),
+    ),
+    guard(
+        "what the node's programs leave undone is seen though they are sealed",
+        "integration/test_invariants.py::test_a_zombie_of_a_sealed_program",
+        ("orchestrator/node/census.py", "settings.node_id if process.pid in supervised else", '"" if False else'),
     ),
     guard(
         "an api that stops ends its streams",
@@ -682,9 +735,48 @@ GUARDS = (
         ("orchestrator/cli/drain.py", "while calls and time.monotonic() < deadline:", "while False:"),
     ),
     guard(
+        "the drain waits for the calls though Redis is away",
+        "chaos/test_drain_without_redis.py::test_calls_are_heard_until_the_drain_is_over[gone for good]",
+        ("orchestrator/cli/drain.py", "            return self._living()\n", "            return 0\n"),
+    ),
+    guard(
+        "the drain waits for the agents that live, whatever is wrong with the api",
+        "unit/test_drain.py::test_whatever_is_wrong_with_the_api_the_agents_that_live_have_their_time",
+        ("orchestrator/cli/drain.py", "            return self._living()\n", "            return 0\n"),
+    ),
+    guard(
+        "agents hear that their node stops though Redis is away",
+        "unit/test_runtime.py::test_without_redis_an_agent_parts_by_its_nodes_word",
+        ("agents/parting.py", "                say_goodbye(max(0.0, word.over_at - now))\n", ""),
+    ),
+    guard(
+        "what a killed node has left says nothing to agents",
+        "unit/test_drain.py::test_what_a_killed_node_has_left_says_nothing",
+        ("orchestrator/parting.py", "if text and not _nobodys(file) else", "if text else"),
+    ),
+    guard(
+        "a caller does not read or drive the agent's session",
+        "e2e/test_voice.py::test_a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
+        ("agents/voice.py", ", session_host=False", ""),
+    ),
+    guard(
+        "typed words are not taken unless that is wanted",
+        "e2e/test_voice.py::test_a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
+        ("agents/voice.py", "text_input=_text_input()", "text_input=True"),
+    ),
+    guard(
+        "who waits for a drain or a reload waits on while Redis is away",
+        "unit/test_commands.py::test_what_is_waited_for_goes_on_while_redis_is_away",
+        (
+            "orchestrator/cli/http.py",
+            "        except StoreUnavailable:\n            return None\n",
+            "        except NotFound:\n            return None\n",
+        ),
+    ),
+    guard(
         "the end of a call is recorded by the drain, or by the agent that is told to stop",
         "chaos/test_drain.py::test_without_a_drain_the_state_is_consistent_all_the_same",
-        (RUNTIME, "        await self._end(session_id, outcome, reason)\n", ""),
+        (RUNTIME, "create_task(reports.end(outcome, reason))", "create_task(asyncio.sleep(0))"),
         (DUE, "function miss.goodbye(id)\n", "function miss.goodbye(id)\n  if true then return end\n"),
     ),
     guard(
@@ -803,6 +895,25 @@ GUARDS = (
         "a shipped line is one line wherever it is shown",
         "unit/test_log_shipper.py::test_rubbish_is_text_of_one_line_each",
         (SHIPPER, 'return _CONTROL.sub("", _ESCAPE', 'return re.sub("-x-", "", _ESCAPE'),
+    ),
+    guard(
+        "the status page writes out what a browser would obey in a text",
+        "e2e/test_status_page.py::test_controls_and_directions_of_strangers_are_written_out",
+        (
+            "orchestrator/web/dom.js",
+            'const wanted = oneLine(String(value ?? ""));',
+            'const wanted = String(value ?? "");',
+        ),
+    ),
+    guard(
+        "the log of an agent is the admin's",
+        "integration/test_agent_logs.py::test_only_the_admin_reads_it",
+        ("orchestrator/api/agents.py", "route_class=gated(administrator), ", ""),
+    ),
+    guard(
+        "a failure is listed as long as its record and log are kept",
+        "integration/test_agent_logs.py::test_a_log_is_kept_as_long_as_its_failure_is_listed",
+        ("orchestrator/api/board.py", "        await self._happenings.forget_lost(parts)\n", ""),
     ),
     guard(
         "the cgroup's memory counts",
@@ -978,6 +1089,39 @@ GUARDS = (
         ),
     ),
     guard(
+        "nobody is redirected by the Host they send",
+        "integration/test_slashes.py::test_no_route_redirects",
+        ("orchestrator/api/app.py", "redirect_slashes=False", "redirect_slashes=True"),
+    ),
+    guard(
+        "a path behind a proxy counts, taken off or passed on",
+        "integration/test_root_path.py::test_every_page_finds_its_files[passed on-status-5]",
+        ("orchestrator/api/below.py", "scope.update(path=path, raw_path=raw, root_path=self._root)", "pass"),
+    ),
+    guard(
+        "the page knows its path without the slash at its end",
+        "integration/test_root_path.py::test_the_bare_path_is_the_page_too_and_nobody_is_redirected[stripped]",
+        (
+            "orchestrator/api/frontend.py",
+            """return page.replace("<head>", f'<head>\\n    <base href="{root}/" />', 1)""",
+            "return page",
+        ),
+    ),
+    guard(
+        "no path of ours can be taken for one behind a proxy's",
+        "unit/test_settings.py::test_a_bad_value_is_named[ROOT_PATH-/api-the api itself has /api/agents: take another path]",
+        ("orchestrator/root_path.py", "    for own in OWN:", "    for own in ():"),
+    ),
+    guard(
+        "the documentation may load nothing foreign",
+        "unit/test_docs_page.py::test_the_page_and_its_files_are_ours_and_may_load_nothing_else",
+        (
+            "orchestrator/api/docs_page.py",
+            'FileResponse(WEB / "docs.html", headers=_HEADERS)',
+            'FileResponse(WEB / "docs.html")',
+        ),
+    ),
+    guard(
         "a webhook has a size of its own",
         "integration/test_webhook.py::test_the_size_of_a_body",
         ("orchestrator/api/app.py", ", larger={WEBHOOK_PATH: webhook.BODY_BYTES}", ""),
@@ -1134,6 +1278,75 @@ GUARDS = (
         ),
     ),
     guard(
+        "an agent that is silent and lives counts as one that serves no more",
+        "integration/test_alerts.py::test_calls_whose_agents_are_silent_and_live_count_too",
+        (DUE, "then count_failing(session, cause, true) end", "then end"),
+    ),
+    guard(
+        "a warm agent that does not hear leaves the pool",
+        "unit/test_runtime.py::test_a_warm_agent_that_beats_and_does_not_hear_goes",
+        (RUNTIME, "if deaf and not self._assigned.done():", "if False:"),
+    ),
+    guard(
+        "an agent whose event loop is blocked is silent",
+        "chaos/test_takeover.py::test_an_agent_that_lives_and_serves_no_more_is_heard_again_within_ten_seconds[block]",
+        (DUE, "function miss.beat(id)\n", "function miss.beat(id)\n  if true then return end\n"),
+    ),
+    guard(
+        "connections follow a failover",
+        "integration/test_failover.py::test_every_connection_of_the_store_moves",
+        (
+            "orchestrator/store/moving.py",
+            "self.mark_for_reconnect()  # not at once: answers to other commands may be on their way",
+            "pass",
+        ),
+    ),
+    guard(
+        "Celery's connections follow a failover",
+        "integration/test_failover.py::test_beat_moves",
+        (
+            "orchestrator/store/moving.py",
+            "                self.mark_for_reconnect()\n            raise\n",
+            "                pass\n            raise\n",
+        ),
+    ),
+    guard(
+        "a node follows a failover though the old server lives",
+        "chaos/test_redis_black_hole.py::test_a_failover_is_followed_though_the_old_server_lives",
+        (
+            "orchestrator/store/refusals.py",
+            '_ELSEWHERE = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})',
+            "_ELSEWHERE = frozenset()",
+        ),
+    ),
+    guard(
+        "something else that answers is not LiveKit",
+        "unit/test_livekit_refusals.py::test_the_operator_reads_livekits_own_words[200-<html>sign in</html>-0-expected10]",
+        (
+            "orchestrator/livekit/rooms.py",
+            'if status == HTTPStatus.OK and not said.lstrip().startswith("{"):',
+            "if False:",
+        ),
+    ),
+    guard(
+        "the node's loops outlast what nobody has thought of",
+        "unit/test_loops.py::test_a_loop_of_the_node[_beat_node]",
+        (
+            "orchestrator/node_watch.py",
+            '            except Exception:\n                log.exception("the node has not said',
+            '            except HostUnavailable:\n                log.exception("the node has not said',
+        ),
+    ),
+    guard(
+        "the feed outlasts what nobody has thought of",
+        "unit/test_loops.py::test_the_feed",
+        (
+            "orchestrator/api/feed.py",
+            "except Exception as failure:  # whatever it is, somebody listens",
+            "except StoreUnavailable as failure:",
+        ),
+    ),
+    guard(
         "calls whose agents live and serve no more are counted once each",
         "integration/test_alerts.py::test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_answered",
         (
@@ -1168,5 +1381,15 @@ GUARDS = (
         "the embedded Valkey asks for a password",
         "integration/test_clients.py::test_the_embedded_valkey_lets_nobody_in_without_its_password",
         ("orchestrator/cli/up.py", "requirepass {password}\n", ""),
+    ),
+    guard(
+        "what goes into the image has one of the hashes that we know",
+        "unit/test_pins.py::test_the_image_installs_nothing_without_a_hash",
+        ("Dockerfile.orchestrator", "--require-hashes ", ""),
+    ),
+    guard(
+        "every key is tried with the rights of Redis's user",
+        "integration/test_clients.py::test_every_key_of_the_docs_is_tried",
+        ("orchestrator/store/rights.py", " address:sessions:x room:asker:x", ""),
     ),
 )

@@ -52,7 +52,7 @@ def livekit_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def settings(valkey_url: str, livekit_url: str) -> dict[str, str]:
     """What a container is given."""
     return {
-        "REDIS_URL": valkey_url, "LIVEKIT_URL": livekit_url, "LIVEKIT_API_KEY": livekit.KEY,
-        "LIVEKIT_API_SECRET": livekit.SECRET,
+        "REDIS_URL": valkey_url, "LIVEKIT_URL": livekit_url, "LIVEKIT_PUBLIC_URL": livekit_url,
+        "LIVEKIT_API_KEY": livekit.KEY, "LIVEKIT_API_SECRET": livekit.SECRET,
         "API_KEYS": "key-of-a-backend-of-the-tests", "PORT": str(free_ports()), "RATE_LIMIT": "1000/minute",
     }  # fmt: skip

@@ -37,17 +37,17 @@ def _config(env_file: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("env_file", [Path(os.devnull), EXAMPLE], ids=["no .env", "the example"])
 def test_it_is_valid_and_open_to_this_machine_alone(env_file: Path) -> None:
     services = _config(env_file)
-    assert set(services) == {"valkey", "livekit", "orchestrator", "prometheus", "grafana", "flower"}
+    assert set(services) == {"secrets", "valkey", "livekit", "orchestrator", "prometheus", "grafana", "flower"}
     for name, service in services.items():
         assert {port["host_ip"] for port in service.get("ports", [])} <= {"127.0.0.1"}, name
-        assert service["restart"] == "unless-stopped"
+        assert service["restart"] == ("no" if name == "secrets" else "unless-stopped")
         assert service["image"] == "voice-agent-orchestrator" or ":latest" not in service["image"]
         assert ":" in service["image"] or service["image"] == "voice-agent-orchestrator", "a tag"
     node = services["orchestrator"]
     assert {"3000", "8080"} == {port["published"] for port in node["ports"]}
-    assert {name: how["condition"] for name, how in node["depends_on"].items()} == dict.fromkeys(
-        ("valkey", "livekit"), "service_healthy"
-    )
+    assert {name: how["condition"] for name, how in node["depends_on"].items()} == {
+        "secrets": "service_completed_successfully", "valkey": "service_healthy", "livekit": "service_healthy",
+    }  # fmt: skip
     assert node["environment"]["OPEN_ACCESS"] == "true"
 
 
@@ -117,6 +117,7 @@ def _on_host_network(folder: Path) -> tuple[Path, dict[str, int]]:
     host = {"network_mode": "host"}
     command = [*given["valkey"]["command"], "--port", str(valkey), "--bind", "127.0.0.1"]
     services = {
+        "secrets": host,
         "valkey": host | {"command": command, "environment": {"VALKEY_PORT": str(valkey)}},
         "livekit": host | {
             "environment": {"LIVEKIT_CONFIG": config},

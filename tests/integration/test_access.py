@@ -8,6 +8,7 @@ import httpx
 import pytest
 import redis
 
+from orchestrator.api import attempts
 from orchestrator.api.access import AFTERWARDS_SECONDS
 from orchestrator.api.app import create
 from orchestrator.models import new_id
@@ -47,10 +48,14 @@ async def routes(http: httpx.AsyncClient) -> list[tuple[str, str, bool]]:
 
 
 def filled(path: str) -> str:
-    return path.replace("{session_id}", new_id("session")).replace("{node}", "n").replace("{reload_id}", "0" * 16)
+    path = path.replace("{session_id}", new_id("session")).replace("{agent_id}", new_id("prewarm"))
+    return path.replace("{node}", "n").replace("{reload_id}", "0" * 16)
 
 
-async def test_without_credentials_no_route_says_anything(http: httpx.AsyncClient) -> None:
+async def test_without_credentials_no_route_says_anything(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "MOST", 1000)
     asked = 0
     for method, path, _ in await routes(http):
         if path in PUBLIC:
@@ -78,6 +83,12 @@ async def test_an_api_key_is_for_sessions_and_not_for_the_operator(http: httpx.A
         answer = await http.request(method, filled(path), headers=bearer(KEY), json={"size": 1})
         is_problem(answer, 403, "forbidden")
         assert (await http.request(method, filled(path), headers=ADMIN, json={"size": 1})).status_code != 403
+
+
+async def test_health_tells_of_callers_that_cannot_reach_livekit(http: httpx.AsyncClient) -> None:
+    found = (await http.get("/api/health", headers=bearer(KEY))).json()
+    assert [warning for warning in found["warnings"] if warning.startswith("HOST=0.0.0.0: callers from elsewhere are")]
+    assert found["status"] == "degraded"
 
 
 async def test_a_client_secret_is_good_for_its_own_session_alone(

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
@@ -447,6 +448,28 @@ async def test_a_zombie_of_the_node(world: World) -> None:
         assert found.endswith(f"(pid {parent.pid}) does not reap it")
         parent.kill()
     assert await world.violations() == []
+
+
+async def test_a_zombie_of_a_sealed_program(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was started with only root can read: it is known as a child of the node's supervisord."""
+    (world.settings.run_dir / "supervisord.pid").write_text(str(os.getpid()))
+    code = "import os, signal; pid = os.fork() or os._exit(0); print(pid, flush=True); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", code], env={}, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        poll(lambda: not alive(child), "the child is dead")
+        readable = psutil.Process.environ
+
+        def environ(process: psutil.Process) -> dict[str, str]:
+            if process.pid == parent.pid:
+                raise psutil.AccessDenied(process.pid)
+            return readable(process)
+
+        monkeypatch.setattr(psutil.Process, "environ", environ)
+        (found,) = await world.violations()
+        assert found.startswith(f"process {child} is dead, and ")
+        assert found.endswith(f"(pid {parent.pid}) does not reap it")
+        parent.kill()
 
 
 async def test_only_what_stays_counts(world: World) -> None:

@@ -1,5 +1,6 @@
 """A whole node, as a user starts it: `orchestrator up` in a folder of its own, on free ports."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from tests.support.chaos import busy
@@ -108,8 +110,14 @@ class Node:
     # What it is made of
 
     def pids(self) -> list[int]:
-        """Return the pids of all its processes."""
-        return marked("RUN_DIR", str(self.run_dir))
+        """Return the pids of all its processes. By what they were started with, and, as only root can read that of
+        sealed ones, by whose children they are."""
+        found = set(marked("RUN_DIR", str(self.run_dir)))
+        with contextlib.suppress(psutil.Error):
+            if self.process is not None and self.process.poll() is None:
+                supervisord = psutil.Process(self.process.pid)
+                found |= {supervisord.pid, *(child.pid for child in supervisord.children(recursive=True))}
+        return sorted(found)
 
     def program(self, name: str) -> int | None:
         """Return the pid of one of its programs, None while it does not run."""

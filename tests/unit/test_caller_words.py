@@ -32,7 +32,7 @@ TOLD = {
     "f'{words}; try again in {math.ceil(seconds)} s.'",
     "reserved[:64]", "ATTRIBUTES_BYTES", "wanted.agent_name", "agent_name", "told", "wait", "waiting",
     "self._settings.rate_limit.replace('/', ' starts a ')", "math.ceil(seconds)", "words", "len(text.encode())",
-    "METADATA_BYTES",
+    "METADATA_BYTES", "agent_id",
 }  # fmt: skip
 
 

@@ -407,3 +407,12 @@ def test_a_bad_setting_is_one_line(supervised: Supervised) -> None:
     assert supervised.start().ends() == 1
     assert supervised.said().startswith("orchestrator: DRAIN_SECONDS='long'")
     assert not alive(supervised.process.pid)
+
+
+def test_callers_that_cannot_reach_livekit_are_told_of_at_the_start(supervised: Supervised) -> None:
+    supervised.programs = {"calm": GOOD}
+    supervised.settings = {"HOST": "0.0.0.0", "API_KEYS": "a-key-of-sixteen-and-more"}
+    supervised.start().up()
+    assert "! HOST=0.0.0.0: callers from elsewhere are given ws://127.0.0.1:7880" in supervised.said()
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.ends() == 0
