@@ -217,6 +217,75 @@ GUARDS = (
         ),
     ),
     guard(
+        "what an error is caused by is told to the operator alone",
+        "integration/test_operators_words.py::test_a_boot_error_is_the_operators",
+        (
+            "orchestrator/api/problems.py",
+            "detail if _is_operator(request) else caller_words.problem(failure.code)",
+            "detail",
+        ),
+    ),
+    guard(
+        "an error that nobody expected tells callers nothing of itself",
+        "integration/test_operators_words.py::test_an_unexpected_error_is_the_operators",
+        (
+            "orchestrator/api/problems.py",
+            'detail if _is_operator(request) else caller_words.problem("internal_error")',
+            "detail",
+        ),
+    ),
+    guard(
+        "where no credentials are needed, secrets cannot be guessed either",
+        "integration/test_operators_words.py::test_a_route_without_credentials_is_no_place_to_guess_the_token",
+        (ACCESS, "        if shown and not shown.startswith(_SECRET_PREFIX):\n", "        if False:\n"),
+    ),
+    guard(
+        "of reasons and causes callers read the code",
+        "unit/test_caller_words.py::test_a_reason_is_told_by_its_code",
+        (
+            "orchestrator/caller_words.py",
+            '    if kind in REASONS:\n        return f"{kind}: {REASONS[kind]}"\n',
+            "    if kind in REASONS:\n        return text\n",
+        ),
+    ),
+    guard(
+        "a session is told to callers in fixed words",
+        "integration/test_operators_words.py::test_of_an_agent_that_fails_callers_get_the_code",
+        (
+            "orchestrator/api/sessions.py",
+            "    if caller.role is not Role.ADMIN:\n        return caller_view.session(reply)\n",
+            "",
+        ),
+    ),
+    guard(
+        "what happens to a session is told to callers in fixed words too",
+        "integration/test_operators_words.py::test_the_stream_of_events_tells_a_caller_no_more",
+        (
+            "orchestrator/api/events.py",
+            "view = dict if caller.role is Role.ADMIN else caller_view.event",
+            "view = dict",
+        ),
+    ),
+    guard(
+        "health tells callers that something is wrong, not why",
+        "integration/test_operators_words.py::test_a_boot_error_is_the_operators",
+        ("orchestrator/api/health.py", "found if caller.role is Role.ADMIN else caller_view.health(found)", "found"),
+    ),
+    guard(
+        "logs are the operator's",
+        "integration/test_operators_words.py::test_of_an_agent_that_fails_callers_get_the_code",
+        ("orchestrator/api/sessions.py", "    if caller.role is not Role.ADMIN:\n        raise Forbidden\n", ""),
+    ),
+    guard(
+        "a session's reason says who stopped it",
+        "integration/test_operators_words.py::test_who_ended_a_session_is_told",
+        (
+            "orchestrator/api/sessions.py",
+            "SessionState.ENDED, _STOPPED[caller.role])",
+            'SessionState.ENDED, "stopped by request")',
+        ),
+    ),
+    guard(
         "an open api gives a live session to nobody but who began it",
         "integration/test_strangers.py::test_an_open_api_gives_a_live_session_to_nobody_but_who_began_it",
         ("orchestrator/api/sessions.py", "    if started.existing:  # and", "    if False:  # and"),
