@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscop
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help up flower frontend image image-test test chaos fuzz guards check lint types format imports bench lock clean
+.PHONY: help up flower frontend image image-test test chaos fuzz guards check lint types format imports bench lock outdated clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,10 +90,22 @@ format: $(VENV)/.installed-dev ## Format the code
 bench: $(VENV)/.installed-dev ## Measure, each figure beside its reference in the same run
 	@$(BIN)/python -m benchmarks
 
-lock: $(VENV)/.installed-dev ## Resolve the dependencies anew into constraints.txt
-	@$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip compile --quiet pyproject.toml --upgrade --extra agents \
-		--extra offline --extra providers --extra dev --extra image --universal --python-version 3.11 --no-header \
-		--no-emit-index-url --no-annotate -o constraints.txt
+# What is resolved is the same for every system and every Python from 3.11 on. setuptools builds the project itself.
+COMPILE = echo setuptools | $(BIN)/uv pip compile --quiet pyproject.toml - --universal --python-version 3.11 --no-header \
+	--no-emit-index-url --no-annotate
+HASHES = $(COMPILE) --constraints constraints.txt --generate-hashes --no-strip-extras --only-binary :all: \
+	--extra providers --extra flower
+
+# `make lock UPGRADE=` keeps the versions that still fit: after a change of pyproject.toml.
+UPGRADE := --upgrade
+
+lock: $(VENV)/.installed-image ## Resolve the dependencies anew: constraints.txt, and the image's with their hashes
+	@$(COMPILE) $(UPGRADE) --extra agents --extra offline --extra providers --extra dev --extra image -o constraints.txt
+	@$(HASHES) --upgrade-package setuptools -o requirements/hosted.txt
+	@$(HASHES) --upgrade-package setuptools --extra offline -o requirements/offline.txt
+
+outdated: $(VENV)/.installed-image ## List what is pinned and behind: Python's, npm's, images, LiveKit server
+	@$(BIN)/python -m tests.outdated
 
 clean: ## Remove .venv, .run and caches
 	rm -rf $(VENV) .run frontend/node_modules frontend/dist .screenshots .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info

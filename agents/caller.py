@@ -15,16 +15,13 @@ from livekit import rtc
 from numpy.typing import NDArray
 from rich.table import Table
 
+from agents.microphone import FRAME, LOUD, RATE, Microphone
 from agents.offline import speech
 from orchestrator.cli.http import admin_token
 from orchestrator.cli.output import FAILED, UNREACHABLE, Json, console, print_json, say_error, styled
 from orchestrator.loopback import is_loopback
 from orchestrator.settings import Settings
 
-RATE = speech.TTS_RATE
-FRAME = RATE // 50  #: samples in 20 ms
-#: RMS above which a frame holds speech; line noise of Opus is below 30, speech far above 500.
-LOUD = 200.0
 #: A pause this long ends an utterance; between two sentences of one answer it is shorter.
 PAUSE_SECONDS = 0.9
 
@@ -45,47 +42,6 @@ class Utterance:
         return speech.recogniser().hear(np.concatenate(self.frames)) if self.frames else ""
 
 
-class Microphone:
-    """A microphone that is always on, as a person's is: silence between sentences."""
-
-    def __init__(self) -> None:
-        self.source = rtc.AudioSource(RATE, 1, queue_size_ms=100)
-        #: 20 ms that are heard between sentences: None = silence.
-        self.background: NDArray[np.int16] | None = None
-        self._queue: asyncio.Queue[tuple[NDArray[np.int16], asyncio.Future[float]]] = asyncio.Queue()
-        self._running = asyncio.create_task(self._run())
-
-    async def say(self, sound: NDArray[np.int16]) -> float:
-        """Play a sentence; returns the monotonic time at which its last sound left."""
-        done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        await self._queue.put((sound, done))
-        return await done
-
-    async def close(self) -> None:
-        """Switch it off."""
-        self._running.cancel()
-        await asyncio.gather(self._running, return_exceptions=True)
-        await self.source.aclose()
-
-    async def _run(self) -> None:
-        silence = np.zeros(FRAME, dtype=np.int16)
-        while True:
-            try:
-                sound, done = self._queue.get_nowait()
-            except asyncio.QueueEmpty:
-                await self._play(self.background if self.background is not None else silence)
-                continue
-            loud = np.flatnonzero(np.abs(sound) > LOUD)
-            end = int(loud[-1]) + 1 if loud.size else len(sound)
-            for start in range(0, end, FRAME):
-                await self._play(np.pad(sound[start : start + FRAME], (0, max(0, FRAME - (end - start))))[:FRAME])
-            done.set_result(time.monotonic() + self.source.queued_duration)
-
-    async def _play(self, samples: NDArray[np.int16]) -> None:
-        # Waits while the queue is full: that paces it to real time.
-        await self.source.capture_frame(rtc.AudioFrame(samples.tobytes(), RATE, 1, len(samples)))
-
-
 class Call:
     """One call, from the start request to hanging up. Times are seconds."""
 
@@ -93,8 +49,8 @@ class Call:
         self, url: str, user_id: str, *, metadata: dict[str, Any] | None = None, patience: float = 30, key: str = ""
     ) -> None:
         self._user_id, self._metadata, self._patience = user_id, metadata or {}, patience
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=10, trust_env=not is_loopback(url))
+        self._shown = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.AsyncClient(base_url=url, headers=self._shown, timeout=10, trust_env=not is_loopback(url))
         self._room = rtc.Room()
         self._utterances: asyncio.Queue[Utterance] = asyncio.Queue()
         self._first_sound: asyncio.Future[float] = asyncio.get_running_loop().create_future()
@@ -133,11 +89,19 @@ class Call:
         """Return the session as the api sees it."""
         return await self._ask("GET", f"/api/session/{self.session_id}")
 
-    async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        answer = await self._http.request(method, path, json=body)
+    async def why(self) -> str:
+        """Return why the session is as it is. Whoever began it with the admin token is told more than its user."""
+        found = await self._ask("GET", f"/api/session/{self.session_id}", headers=self._shown)
+        return str(found.get("reason") or found["status"])
+
+    async def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        answer = await self._http.request(method, path, json=body, headers=headers)
         found: dict[str, Any] = answer.json()
         if not answer.is_success:
-            raise CallError(found.get("detail", answer.text))
+            told = f" (request {found['requestId']})" if answer.is_server_error and "requestId" in found else ""
+            raise CallError(f"{found.get('detail', answer.text)}{told}")
         return found
 
     async def _start(self) -> None:
@@ -154,7 +118,7 @@ class Call:
             await asyncio.sleep(0.05)
             self.session |= await self.look()
         if self.session["status"] not in {"ready", "active"}:
-            raise CallError(f"the session is {self.session['status']}: {self.session.get('reason')}")
+            raise CallError(f"the session is {self.session['status']}: {await self.why()}")
         self.timings["agent ready"] = time.monotonic() - begun
         self._begun = begun
 
@@ -288,10 +252,10 @@ async def _converse(url: str, user: str, sentences: list[str], key: str) -> dict
             await _talk(call, sentences, turns)
         except CallError as failure:
             trouble = str(failure)
-        after = await call.look()
+        after, why = await call.look(), await call.why()
     return {
         "success": trouble is None,
-        **({} if trouble is None else {"error": f"{trouble} ({after.get('reason') or after['status']})"}),
+        **({} if trouble is None else {"error": f"{trouble} ({why})"}),
         "takeovers": after["takeovers"],
         "sessionId": call.session_id,
         "prewarmed": call.session["prewarmed"],

@@ -28,7 +28,7 @@ class Provider:
         except ModuleNotFoundError:
             raise ModuleNotFoundError(
                 f"{self.key} is set, but LiveKit's {self.plugin} plugin is not installed: "
-                "pip install 'voice-agent-orchestrator[providers]', or unset the key"
+                ".venv/bin/pip install -c constraints.txt -e '.[providers]', or unset the key"
             ) from None
 
     def make(self) -> Any:

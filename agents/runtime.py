@@ -23,7 +23,6 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from types import ModuleType
 from typing import Any, NoReturn
@@ -32,10 +31,11 @@ from livekit import rtc
 from livekit.rtc._ffi_client import FfiClient
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from agents import contract, incoming
+from agents import contract, incoming, parting
 from agents.context import AgentContext, Goodbye, Turn
 from agents.contract import Entrypoint
 from agents.process import end_after, lineage, log_to_stderr
+from agents.reports import Reports
 from agents.watched import Watched
 from orchestrator import faults
 from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
@@ -47,8 +47,8 @@ log = logging.getLogger("agent.runtime")
 
 #: Seconds that saying goodbye to LiveKit and Redis may take.
 LEAVE_SECONDS = 1.0
-#: Seconds for which an agent tries to say how its session ended: who does not know it would take the call over.
-END_SECONDS = 20.0
+#: Seconds after which a warm agent that beats and cannot read its inbox goes: it would not hear its assignment.
+DEAF_SECONDS = 8.0
 
 _preloaded: ModuleType | None = None
 #: As the node has set them: a module may set REDIS_URL, or read a .env of its own, for itself.
@@ -90,6 +90,7 @@ class Runtime:
 
     def __init__(self, settings: NodeSettings, livekit_url: str, agent_id: str, entrypoint: Entrypoint) -> None:
         self._settings = settings
+        self._run_dir = settings.run_dir.absolute()  # an entrypoint may change its folder
         self._livekit_url = livekit_url
         self._entrypoint = entrypoint
         self._link = AgentLink(settings.redis, agent_id)
@@ -98,8 +99,9 @@ class Runtime:
         self._goodbyes: asyncio.Queue[float] = asyncio.Queue()
         self._tasks = Watched(self._broken)
         self._fault = ""
+        self._deaf_since: float | None = None
         self._context: AgentContext | None = None
-        self._active_at: int | None = None
+        self._reports: Reports | None = None
 
     async def run(self) -> None:
         """Live. Returns after the session, or when told to stop."""
@@ -109,6 +111,7 @@ class Runtime:
             loop.add_signal_handler(number, self._request_stop, "the node is stopping")
         _ = FfiClient.instance  # LiveKit's native part starts its threads now, not in the call
         faults.hit("agent.before_ready")
+        self._tasks.start("agent_error: the node's word is not heard any more", self._hear_the_node())
         await self._say_ready()
         # From the event loop: while it is blocked the agent is silent.
         self._tasks.start("agent_error: the heartbeat has ended", self._beat())
@@ -157,6 +160,13 @@ class Runtime:
         if not self._stop.done():
             self._stop.set_result(reason)
 
+    async def _hear_the_node(self) -> None:
+        def leave_warm(reason: str) -> None:
+            if not self._assigned.done():
+                self._request_stop(reason)
+
+        await parting.follow(self._run_dir, lambda: self._context, leave_warm, self._goodbyes.put_nowait)
+
     def _broken(self, cause: str) -> None:
         """Go: this process lives, and serves no more."""
         self._fault = self._fault or cause
@@ -173,7 +183,11 @@ class Runtime:
                     state = await self._register()
                 if state in {"", "stopping", "exited"}:
                     self._disowned()
+                deaf = self._deaf_since is not None and time.monotonic() - self._deaf_since > DEAF_SECONDS
+                if deaf and not self._assigned.done():
+                    self._broken("agent_error: the inbox cannot be read, though Redis answers")
             except OrchestratorError as failure:
+                self._deaf_since = None  # it is Redis that is away
                 log.warning("no heartbeat: %s", failure.detail)
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
@@ -185,9 +199,10 @@ class Runtime:
             message = self._assigned.result()
             payload = {name: message[name] for name in ("type", "room", "token", "userId", "metadata")}
             turns = self._context.conversation if self._context else []
+            active_at = self._reports.active_at if self._reports else None
             told = {
                 "id": message["sessionId"], "userId": message["userId"], "roomName": message["room"],
-                "createdAt": message["createdAt"], "activeAt": self._active_at, "payload": json.dumps(payload),
+                "createdAt": message["createdAt"], "activeAt": active_at, "payload": json.dumps(payload),
                 "conversation": [json.dumps(asdict(turn)) for turn in turns[-TURNS:]],
             }  # fmt: skip
         return await self._link.register(pid, self._settings.node_id, told, *ancestors)
@@ -205,8 +220,10 @@ class Runtime:
                 message = await self._link.next_message()
             except OrchestratorError as failure:
                 log.warning("inbox not readable: %s", failure.detail)
+                self._deaf_since = self._deaf_since or time.monotonic()
                 await asyncio.sleep(self._settings.heartbeat_seconds / 5)
                 continue
+            self._deaf_since = None
             if message is not None:
                 self._obey(message)
 
@@ -224,10 +241,9 @@ class Runtime:
     # The session
 
     async def _serve(self, assignment: dict[str, Any]) -> None:
-        session_id = assignment["sessionId"]
         room = rtc.Room()
         context = self._context = AgentContext(
-            session_id=session_id,
+            session_id=assignment["sessionId"],
             user_id=assignment["userId"],
             metadata=assignment["metadata"],
             room=room,
@@ -236,34 +252,39 @@ class Runtime:
             takeovers=assignment["takeovers"],
             conversation=[Turn(**turn) for turn in assignment["conversation"]],
         )
+        reports = self._reports = Reports(self._link, context, self._settings.heartbeat_seconds / 5)
         if self._fault:
             context.hand_over(self._fault)
         self._stop.add_done_callback(lambda stop: context.stop(stop.result()))
         incoming.watch(context, self._settings.agent_data_mb)
         faults.hit("agent.before_join")
         tasks = Watched(context.hand_over)
-        tasks.start("join_failed", self._join(context, assignment, tasks), ends=True)
+        tasks.start("join_failed", self._join(context, assignment, reports, tasks), ends=True)
         outcome, reason = await context.leaving
         context.log.info("leaves: %s", reason)
         tasks.cancel()
-        await self._end(session_id, outcome, reason)
+        # Recorded first, or another agent would take the call over. Where Redis is away nobody does, and the user is
+        # let go all the same.
+        ending = asyncio.create_task(reports.end(outcome, reason))
+        await asyncio.wait([ending], timeout=LEAVE_SECONDS)
         with contextlib.suppress(Exception):
             async with asyncio.timeout(LEAVE_SECONDS):
                 await tasks.ended()
                 await room.disconnect()
+        await ending
 
-    async def _join(self, context: AgentContext, assignment: dict[str, Any], tasks: Watched) -> None:
-        await self._connect(context, assignment)
+    async def _join(self, context: AgentContext, assignment: dict[str, Any], reports: Reports, tasks: Watched) -> None:
+        await self._connect(context, assignment, reports)
         context.look()
         context.log.info("joined %s", assignment["room"])
-        tasks.start("agent_error: the user's presence is not told any more", self._report(context))
-        tasks.start("agent_error: the first sound is not told", self._report_audio(context), ends=True)
-        tasks.start("agent_error: turns are not kept any more", self._keep_turns(context))
+        tasks.start("agent_error: the user's presence is not told any more", reports.presence())
+        tasks.start("agent_error: the first sound is not told", reports.audio(), ends=True)
+        tasks.start("agent_error: turns are not kept any more", reports.turns())
         tasks.start("agent_error: goodbye cannot be said", self._say_goodbye(context), ends=True)
         # It may end: the session goes on until somebody leaves it.
         tasks.start("agent_error", self._enter(context), ends=True)
 
-    async def _connect(self, context: AgentContext, assignment: dict[str, Any]) -> None:
+    async def _connect(self, context: AgentContext, assignment: dict[str, Any], reports: Reports) -> None:
         """Join the room. LiveKit may be away for a while: tries until the store gives this agent up. What LiveKit would
         refuse any agent ends the session."""
         async for attempt in AsyncRetrying(
@@ -279,44 +300,19 @@ class Runtime:
                 try:
                     await context.room.connect(self._livekit_url, assignment["token"], incoming.OPTIONS)
                 except rtc.ConnectError as failure:
-                    await self._refused(context, Refusal.read(failure))
+                    await self._refused(context, reports, Refusal.read(failure))
                     raise
 
-    async def _refused(self, context: AgentContext, refusal: Refusal | None) -> None:
+    async def _refused(self, context: AgentContext, reports: Reports, refusal: Refusal | None) -> None:
         if refusal is None:
             return
         if refusal.no_room:
-            await self._say(context, lambda: self._link.no_room(refusal.words))
+            await reports.say(lambda: self._link.no_room(refusal.words))
         elif refusal.permanent:
             context.leave(f"join_refused: LiveKit refuses the agent: {refusal.words}", failed=True)
 
     async def _enter(self, context: AgentContext) -> None:
         await self._entrypoint(context)
-
-    async def _report(self, context: AgentContext) -> None:
-        """Tell the store that the agent is in the room, and then who else is: every coming and going of the user."""
-        await self._say(context, self._link.joined)
-        faults.hit("agent.joined")
-        while True:
-            await context.presence_changed.wait()
-            context.presence_changed.clear()
-            await self._report_presence(context)
-
-    async def _report_audio(self, context: AgentContext) -> None:
-        await context.audible.wait()
-        await self._say(context, lambda: self._link.first_audio(context.session_id))
-
-    async def _report_presence(self, context: AgentContext) -> None:
-        present = context.user_present.is_set()
-        lost = not present and context.user_lost
-        await self._say(context, lambda: self._link.presence(context.session_id, present=present, lost=lost))
-        if present and self._active_at is None:
-            self._active_at = int(time.time() * 1000)
-
-    async def _keep_turns(self, context: AgentContext) -> None:
-        while True:
-            turn = await context.unkept.get()
-            await self._say(context, lambda turn=turn: self._link.turn(context.session_id, asdict(turn)))  # type: ignore[misc]
 
     async def _say_goodbye(self, context: AgentContext) -> None:
         """Have the agent tell its user that the node must stop; then leave. Where it has nothing to say, go on."""
@@ -328,39 +324,6 @@ class Runtime:
             async with asyncio.timeout(seconds):
                 await asyncio.gather(*map(_say_one, context.goodbyes), return_exceptions=True)
         context.leave("the node is stopping")
-
-    async def _say(self, context: AgentContext, tell: Callable[[], Awaitable[object]]) -> None:
-        while True:
-            try:
-                await tell()
-            except IllegalMove as failure:
-                # Not its session any more, or a record that is gone: the next heartbeat finds out which.
-                context.log.warning("the store knows better: %s", failure.detail)
-            except OrchestratorError as failure:
-                context.log.warning("not reported yet: %s", failure.detail)
-                await asyncio.sleep(self._settings.heartbeat_seconds / 5)
-                continue
-            return
-
-    async def _end(self, session_id: str, outcome: str, reason: str) -> None:
-        if outcome == "replaced":
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_SECONDS):
-                while True:
-                    try:
-                        if outcome == "lost":
-                            await self._link.failed(reason)
-                        elif outcome == "stopped":
-                            await self._link.stopped(reason)
-                        else:
-                            await self._link.ended(session_id, outcome, reason)
-                    except OrchestratorError as failure:
-                        log.warning("the end is not recorded yet: %r", failure)
-                        await asyncio.sleep(self._settings.heartbeat_seconds / 5)
-                    else:
-                        return
-        log.warning("the end is not recorded by the agent")
 
 
 async def _say_one(say: Goodbye) -> None:

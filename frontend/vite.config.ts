@@ -6,6 +6,8 @@ export default defineConfig(({ mode }) => {
   const { ORCHESTRATOR_URL = "http://127.0.0.1:8080" } = loadEnv(mode, ".", "ORCHESTRATOR_");
   return {
     plugins: [react()],
+    // Relative addresses: the page may be served below a path.
+    base: "./",
     server: { host: "127.0.0.1", port: 5173, proxy: { "/api": ORCHESTRATOR_URL } },
     build: {
       target: "es2022",

@@ -12,6 +12,9 @@ class OrchestratorError(Exception):
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     code = "internal_error"
+    #: Whether `detail` speaks of the request alone, in words of ours: then whoever sent it reads it. Any other is the
+    #: operator's, and callers are told the sentence that caller_words.py has for the code.
+    about_request = False
 
     def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
         self.detail = detail or " ".join((self.__doc__ or "").split())
@@ -25,6 +28,7 @@ class NotFound(OrchestratorError):
 
     status = HTTPStatus.NOT_FOUND
     code = "not_found"
+    about_request = True
 
 
 class InvalidRequest(OrchestratorError):
@@ -32,6 +36,7 @@ class InvalidRequest(OrchestratorError):
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     code = "invalid_request"
+    about_request = True
 
 
 class Unauthorized(OrchestratorError):
@@ -39,6 +44,7 @@ class Unauthorized(OrchestratorError):
 
     status = HTTPStatus.UNAUTHORIZED
     code = "unauthorized"
+    about_request = True
 
 
 class TooManyAttempts(OrchestratorError):
@@ -46,6 +52,7 @@ class TooManyAttempts(OrchestratorError):
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "too_many_attempts"
+    about_request = True
 
 
 class Forbidden(OrchestratorError):
@@ -53,6 +60,7 @@ class Forbidden(OrchestratorError):
 
     status = HTTPStatus.FORBIDDEN
     code = "forbidden"
+    about_request = True
 
 
 class InvalidHost(OrchestratorError):
@@ -60,6 +68,7 @@ class InvalidHost(OrchestratorError):
 
     status = HTTPStatus.FORBIDDEN
     code = "invalid_host"
+    about_request = True
 
 
 class TooManyListeners(OrchestratorError):
@@ -67,6 +76,7 @@ class TooManyListeners(OrchestratorError):
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "too_many_listeners"
+    about_request = True
 
 
 class WebhookRefused(OrchestratorError):
@@ -89,6 +99,7 @@ class UserHasSession(OrchestratorError):
 
     status = HTTPStatus.CONFLICT
     code = "user_has_session"
+    about_request = True
 
 
 class RateLimited(OrchestratorError):
@@ -96,6 +107,7 @@ class RateLimited(OrchestratorError):
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "rate_limited"
+    about_request = True
 
 
 class TooManySessions(OrchestratorError):
@@ -103,6 +115,7 @@ class TooManySessions(OrchestratorError):
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "too_many_sessions"
+    about_request = True
 
 
 class AtCapacity(OrchestratorError):
@@ -124,6 +137,7 @@ class KeyReused(OrchestratorError):
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     code = "idempotency_key_reused"
+    about_request = True
 
 
 class RoomTaken(OrchestratorError):

@@ -212,7 +212,7 @@ class NodeWatch:
                 if not refused:
                     log.info("waiting for the agent host and Redis: %s", failure.detail)
                 refused = True
-            except OrchestratorError:
+            except Exception:
                 log.exception("reconciling with the agent host failed")
             self._connected.clear()
             if self._host:
@@ -234,7 +234,9 @@ class NodeWatch:
             try:
                 if await self._store.wait_wake(self._settings.node_id):
                     self._soon(self.refill())
-            except OrchestratorError:
+            except Exception as failure:
+                if not isinstance(failure, OrchestratorError):
+                    log.exception("nobody hears that the pool lacks agents, and is tried again")
                 await self._pause(RECONNECT_SECONDS)
 
     async def _beat_node(self) -> None:
@@ -242,11 +244,15 @@ class NodeWatch:
         await self._until_store(lambda: self._store.undrain_node(self._settings.node_id))
         configured = False
         while True:
-            with contextlib.suppress(StoreUnavailable):
+            try:
                 if not configured or not await self._store.configured():
                     await self._set_up()
                     configured = True
                 await self._beat_once()
+            except StoreUnavailable:
+                pass  # said by the api
+            except Exception:
+                log.exception("the node has not said that it lives, and tries again")
             await self._pause(NODE_BEAT_SECONDS)
 
     async def _agree(self) -> None:

@@ -27,6 +27,7 @@ from orchestrator.address import Address
 from orchestrator.errors import Preflight
 from orchestrator.loopback import bracketed
 from orchestrator.private import kept
+from orchestrator.root_path import parse_root_path
 
 
 def _node_id(value: str) -> str:
@@ -237,6 +238,8 @@ class Settings(NodeSettings):
     """Port of the page with the Talk button, which is at PORT too. 0: there alone."""
     frontend_dir: Folder = Path(__file__).resolve().parents[1] / "frontend" / "dist"
     """Folder of the built page."""
+    root_path: Annotated[str, AfterValidator(parse_root_path)] = ""
+    """Path, as /voice, below which a reverse proxy serves the node; whether it takes the path off does not matter."""
     admin_token: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None
     """Bearer token of the admin routes. Unset: generated, kept in RUN_DIR and shown on the terminal at start."""
     api_keys: Annotated[SecretStr | None, BeforeValidator(_empty_is_none)] = None

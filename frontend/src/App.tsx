@@ -5,7 +5,7 @@ import type { Call } from "./machine";
 import { Over, TalkStage } from "./Over";
 import { Transcript } from "./Transcript";
 import { Waiting } from "./Waiting";
-import { NOTICES, PHASE_WORDS } from "./words";
+import { GOES_ON, NOTICES, PHASE_WORDS } from "./words";
 
 const InCall = lazy(() => import("./InCall"));
 
@@ -27,7 +27,7 @@ export function App({ caller }: { caller: Caller }) {
   const room = call.step === "joining" || call.step === "talking" ? call.room : undefined;
   return (
     <main ref={stage} className="page" data-step={call.step}>
-      {call.step === "idle" && <TalkStage onPress={caller.press} />}
+      {call.step === "idle" && <TalkStage onPress={caller.press} live={call.live} />}
       {room ? (
         <Suspense>
           <InCall call={call} room={room} said={said} onHangUp={caller.hangUp} />
@@ -57,6 +57,8 @@ function named(call: Call): string {
 /** What a screen reader says of what happens by itself. What the agent does is heard. */
 function aloud(call: Call): string {
   switch (call.step) {
+    case "idle":
+      return call.live ? `${GOES_ON.title}. ${GOES_ON.text}` : "";
     case "microphone":
       return "Allow your microphone.";
     case "queued":

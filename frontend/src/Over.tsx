@@ -2,10 +2,19 @@ import { useEffect, useState } from "react";
 
 import { MicrophoneIcon } from "./icons";
 import type { Call } from "./machine";
-import { duration } from "./words";
+import { duration, GOES_ON } from "./words";
 
-/** Before the first call. */
-export function TalkStage({ onPress }: { onPress: () => void }) {
+/** Before the first call; `live`: this browser is in one already. */
+export function TalkStage({ onPress, live = false }: { onPress: () => void; live?: boolean | undefined }) {
+  if (live) {
+    return (
+      <section className="stage">
+        <TalkButton label="Return" onPress={onPress} />
+        <h1 tabIndex={-1}>{GOES_ON.title}</h1>
+        <p>{GOES_ON.text}</p>
+      </section>
+    );
+  }
   return (
     <section className="stage">
       <TalkButton label="Talk" onPress={onPress} />
@@ -34,6 +43,7 @@ export function Over({ call, seconds, onPress }: {
         <h1 tabIndex={-1}>{title}</h1>
         <p>{text}</p>
       </div>
+      {failure?.requestId && <p className="aside">Request {failure.requestId}</p>}
       {left > 0 && <p className="aside">You can try again in {left} s.</p>}
       {seconds > 0 && <p className="aside">The call lasted {duration(seconds)}.</p>}
     </section>

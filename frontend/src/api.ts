@@ -1,9 +1,9 @@
 // The orchestrator's HTTP api, as far as a caller needs it.
 
-/** Where the api is; empty: where this page is from. */
-const BASE: string = import.meta.env.VITE_API_URL ?? "";
+/** Where the api is; not set: beside this page, which may be served below a path. */
+const BASE: string = import.meta.env.VITE_API_URL || ".";
 /** Who starts sessions; with API keys that is one's own backend, which passes the answer on. */
-const START: string = import.meta.env.VITE_START_URL ?? `${BASE}/api/session/start`;
+const START: string = import.meta.env.VITE_START_URL || `${BASE}/api/session/start`;
 
 export interface Session {
   sessionId: string;
@@ -12,6 +12,8 @@ export interface Session {
 
 export interface Started extends Session {
   status: string;
+  /** The user had it already: an earlier start, of whichever page, began it. */
+  existing?: boolean;
   position?: number;
   estimatedWait?: string;
 }
@@ -38,19 +40,20 @@ export interface Token {
   participant_token: string;
 }
 
-/** An answer that is no success: RFC 9457. `detail` is a sentence for people. */
+/** An answer that is no success: RFC 9457. What is shown goes by `code`; its `detail` is for developers. */
 export interface Problem {
   status: number;
   code: string;
-  detail: string;
   retryAfter?: number;
+  /** By it the operator finds the request in the log. */
+  requestId?: string;
 }
 
 export class Refused extends Error {
   readonly problem: Problem;
 
   constructor(problem: Problem) {
-    super(problem.detail);
+    super(problem.code);
     this.problem = problem;
   }
 }
@@ -128,12 +131,15 @@ async function ask<T>(url: string, { body, headers, ...rest }: Asked): Promise<T
 
 async function problem(answer: Response): Promise<Problem> {
   const wait = Number(answer.headers.get("Retry-After"));
-  const bare: Problem = { status: answer.status, code: "unknown", detail: `The server answered ${answer.status}.` };
-  if (wait > 0) bare.retryAfter = wait;
+  const found: Problem = { status: answer.status, code: "unknown" };
+  if (wait > 0) found.retryAfter = wait;
   try {
-    const said = (await answer.json()) as Partial<Problem>;
-    return { ...bare, ...said, status: answer.status };
+    const { code, retryAfter, requestId } = (await answer.json()) as Partial<Problem>;
+    if (typeof code === "string") found.code = code;
+    if (typeof retryAfter === "number") found.retryAfter = retryAfter;
+    if (typeof requestId === "string") found.requestId = requestId;
   } catch {
-    return bare; // a proxy's page
+    // a proxy's page
   }
+  return found;
 }

@@ -5,6 +5,8 @@ import { Caller } from "./caller";
 import type { RoomEvents } from "./room";
 import { renew } from "./user";
 
+vi.hoisted(() => vi.stubGlobal("document", { baseURI: "https://calls.example/voice/?a=b#c" }));
+
 const READY: Started = { sessionId: "prewarm_1", clientSecret: "cs", status: "ready" };
 
 class Stage {
@@ -99,7 +101,7 @@ describe("a call", () => {
   });
 
   it("that is refused is told with its reason, and the microphone is off", async () => {
-    const full = new Refused({ status: 429, code: "at_capacity", detail: "Full.", retryAfter: 9 });
+    const full = new Refused({ status: 429, code: "at_capacity", retryAfter: 9 });
     stage.api.start.mockRejectedValue(full);
     stage.caller.press();
     await stage.until("failed");
@@ -147,6 +149,28 @@ describe("a call", () => {
     expect(stage.api.stop).toHaveBeenCalledOnce();
   });
 
+  it.each([
+    ["stopped by request of an operator", "The service has ended the call."],
+    ["stopped by request of the backend", "The service has ended the call."],
+    ["stopped by request of the caller", "You have ended it in another tab or window."],
+  ])("that is %s is not said to be hung up here", async (reason, text) => {
+    stage.caller.press();
+    await stage.until("talking");
+    stage.snapshot = { status: "ended", reason, events: [] };
+    stage.events.onLeft("closed");
+    await vi.waitFor(() => expect(stage.caller.current()).toMatchObject({ step: "over", ending: { text } }), 5_000);
+    expect(stage.api.stop).not.toHaveBeenCalled();
+  });
+
+  it("whose agent failed for good says that", async () => {
+    stage.caller.press();
+    await stage.until("talking");
+    stage.snapshot = { status: "error", reason: "pipeline_failed: secret", events: [] };
+    stage.events.onLeft("closed");
+    await stage.until("failed");
+    expect(JSON.stringify(stage.caller.current())).not.toContain("secret");
+  });
+
   it("that is opened in another tab is not ended for it", async () => {
     stage.caller.press();
     await stage.until("talking");
@@ -170,7 +194,7 @@ describe("a call", () => {
     stage.snapshot = { status: "ready", events: [] };
     stage.caller.press();
     await stage.until("failed");
-    expect(stage.api.stop).toHaveBeenCalledOnce();
+    await vi.waitFor(() => expect(stage.api.stop).toHaveBeenCalledOnce());
     expect(stage.microphone.stop).toHaveBeenCalled();
   });
 
@@ -207,6 +231,12 @@ describe("a call", () => {
       expect(tab.api.stop).toHaveBeenCalledOnce();
     });
 
+    it("keeps what it knows under names of its own, where others are below paths of the same origin", async () => {
+      await second("talking");
+      expect(store.size).toBe(2);
+      for (const name of store.keys()) expect(name).toMatch(/^talk\.\w+\/voice\/$/);
+    });
+
     it("ends nobody's call when the second tab cannot connect", async () => {
       const tab = await second("failed");
       expect(tab.api.stop).not.toHaveBeenCalled();
@@ -214,8 +244,46 @@ describe("a call", () => {
       expect(stage.api.stop).toHaveBeenCalledOnce();
     });
 
+    it("ends nobody's call that was live before, whoever began it", async () => {
+      // As a backend answers that knows its user: on another machine, nothing is kept of the first one's session.
+      stage.api.start.mockResolvedValue({ ...READY, existing: true });
+      stage.media.join.mockRejectedValue(new Error("could not connect"));
+      stage.caller.press();
+      await stage.until("failed");
+      stage.media.openMicrophone.mockRejectedValue(named("NotFoundError"));
+      stage.caller.press();
+      await stage.until("failed");
+      stage.api.start.mockResolvedValue({ ...READY, existing: true, status: "queued" });
+      stage.media.openMicrophone.mockResolvedValue(stage.microphone);
+      stage.snapshot = { status: "queued", events: [] };
+      stage.caller.press();
+      await stage.until("queued");
+      stage.caller.leave();
+      expect(stage.api.stop).not.toHaveBeenCalled();
+    });
+
+    it("ends no call of its own that another tab is in by now", async () => {
+      stage.snapshot = { status: "starting", events: [{ at: 1, state: "active" }, { at: 9, state: "takeover" }] };
+      stage.media.join.mockRejectedValue(new Error("could not connect"));
+      stage.caller.press();
+      await stage.until("failed");
+      await vi.waitFor(() => expect(stage.api.look).toHaveBeenCalled());
+      await new Promise((resolve) => setTimeout(resolve));
+      expect(stage.api.stop).not.toHaveBeenCalled();
+    });
+
+    it.each([
+      ["active", { step: "idle", live: true }],
+      ["ended", { step: "idle" }],
+    ])("says so before the button is pressed, when it is %s", async (status, shown) => {
+      store.set("talk.session/voice/", JSON.stringify({ sessionId: "prewarm_1", clientSecret: "cs" }));
+      stage.snapshot = { status, events: [] };
+      await stage.caller.recall();
+      expect(stage.caller.current()).toEqual(shown);
+    });
+
     it("becomes somebody else where it cannot show that the live session is its own", async () => {
-      const taken = new Refused({ status: 409, code: "user_has_session", detail: "Not yours." });
+      const taken = new Refused({ status: 409, code: "user_has_session" });
       stage.api.start.mockRejectedValueOnce(taken);
       stage.caller.press();
       await stage.until("talking");

@@ -23,7 +23,7 @@ interface Attempt {
   readonly stopping: AbortController;
   readonly ready: PromiseWithResolvers<void>;
   session?: Session;
-  /** Another tab, or this page before it was reloaded, began the session: only who hangs up in the call ends it. */
+  /** It was live before, begun by another page, or by this one before it was reloaded: only who hangs up in the call ends it. */
   shared?: boolean;
   microphone?: LocalAudioTrack;
   room?: Room;
@@ -67,6 +67,13 @@ export class Caller {
     this.run(attempt).catch((failure: unknown) => {
       if (!attempt.stopping.signal.aborted) this.fail(attempt, refused(failure));
     });
+  };
+
+  /** Say it when this browser is in a call already: in another tab, or since before the page was reloaded. */
+  readonly recall = async (): Promise<void> => {
+    const mine = kept();
+    const found = mine && (await this.api.look(mine, new AbortController().signal).catch(() => undefined));
+    if (found?.status === "ready" || found?.status === "active") this.dispatch({ type: "live" });
   };
 
   /** Hang up, or leave the line. */
@@ -116,7 +123,7 @@ export class Caller {
     const mine = kept();
     // Not taken back when the user is: the server would have a session that nobody knows.
     const started = await this.begin(signal, mine);
-    attempt.shared = mine?.sessionId === started.sessionId;
+    attempt.shared = started.existing === true || mine?.sessionId === started.sessionId;
     if (signal.aborted) return attempt.shared ? undefined : void this.forget(started);
     attempt.session = started;
     keep(started);
@@ -187,10 +194,7 @@ export class Caller {
     try {
       await media.join(room, token, attempt.microphone!);
     } catch {
-      // Whoever is in the room, in another tab, waits there for the media server to come back.
-      const found = await this.api.look(attempt.session!, signal).catch(() => undefined);
-      this.end(attempt, { type: "failed", failure: NO_MEDIA }, !attempt.shared && found?.status !== "active");
-      return;
+      return this.fail(attempt, NO_MEDIA);
     }
     if (signal.aborted) return;
     this.joined = Date.now();
@@ -207,13 +211,24 @@ export class Caller {
     const found = await this.api.look(attempt.session, signal).catch(() => undefined);
     if (signal.aborted) return;
     if (found && (why === "closed" || found.status === "ended" || found.status === "error")) {
-      return this.end(attempt, { type: "over", ending: ended(found.reason) }, false);
+      const failure = found.status === "error" && failed(found.reason, true);
+      return this.end(attempt, failure ? { type: "failed", failure } : { type: "over", ending: ended(found.reason) }, false);
     }
     this.end(attempt, { type: "failed", failure: NETWORK_LOST }, false);
   }
 
   private fail(attempt: Attempt, failure: Failure): void {
-    this.end(attempt, { type: "failed", failure }, !attempt.shared);
+    const { session, shared, stopping } = attempt;
+    const first = attempt === this.attempt && !stopping.signal.aborted;
+    this.end(attempt, { type: "failed", failure }, false);
+    if (first && session && !shared) void this.release(session);
+  }
+
+  /** Frees the agent of a call that this page alone began, unless another tab has been in it since. */
+  private async release(session: Session): Promise<void> {
+    const found = await this.api.look(session, new AbortController().signal).catch(() => undefined);
+    // Whoever is in the room waits there for the media server to come back, or for another agent.
+    if (found && !found.events.some(({ state }) => state === "active")) this.forget(session);
   }
 
   /** Ends everything of an attempt, and its session where that is nobody else's. */

@@ -93,7 +93,7 @@ describe("following a session", () => {
   });
 
   it("ends when the session is unknown", async () => {
-    const gone = new Refused({ status: 404, code: "not_found", detail: "There is no such session." });
+    const gone = new Refused({ status: 404, code: "not_found" });
     const found = await told({
       look: () => {
         throw gone;

@@ -14,7 +14,7 @@ export const PHASES = ["asked", "claimed", "process", "warm"] as const;
 export type Phase = (typeof PHASES)[number];
 
 export type Call =
-  | { step: "idle" }
+  | { step: "idle"; live?: boolean }
   | { step: "microphone" }
   | { step: "queued"; line: Line | undefined }
   | { step: "starting"; phase: Phase }
@@ -24,6 +24,7 @@ export type Call =
   | { step: "failed"; failure: Failure };
 
 export type Action =
+  | { type: "live" }
   | { type: "pressed" }
   | { type: "allowed" }
   | { type: "line"; line: Line }
@@ -43,6 +44,7 @@ export function busy(call: Call): boolean {
 
 export function next(call: Call, action: Action): Call {
   if (action.type === "pressed") return busy(call) ? call : { step: "microphone" };
+  if (action.type === "live") return call.step === "idle" ? { step: "idle", live: true } : call;
   // What comes late, after the end, changes nothing.
   if (!busy(call)) return call;
   switch (action.type) {

@@ -3,8 +3,10 @@
 
 import type { Session } from "./api";
 
-const KEY = "talk.user";
-const SESSION = "talk.session";
+/** Several orchestrators may be below paths of one origin, which share what is stored: each has its own. */
+const BELOW = new URL(".", document.baseURI).pathname.replace(/^\/$/, "");
+const KEY = `talk.user${BELOW}`;
+const SESSION = `talk.session${BELOW}`;
 let remembered: string | undefined;
 let last: Session | undefined;
 

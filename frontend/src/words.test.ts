@@ -1,21 +1,25 @@
 import { describe, expect, it } from "vitest";
 
 import { Refused, Unreachable } from "./api";
-import { about, deaf, duration, ended, failed, refused } from "./words";
+import codes from "./codes.json";
+import { about, deaf, duration, ended, failed, knows, REFUSALS, refused } from "./words";
 
 const problem = (status: number, code: string, retryAfter?: number) =>
-  refused(new Refused({ status, code, detail: "the cause in words", ...(retryAfter ? { retryAfter } : {}) }));
+  refused(new Refused({ status, code, requestId: "r-1", ...(retryAfter ? { retryAfter } : {}) }));
 
 describe("what the user reads", () => {
   it.each([
-    ["stopped by request", "You hung up"],
+    ["stopped by request", "The service has ended the call."],
+    ["stopped by request of an operator", "The service has ended the call."],
+    ["stopped by request of the caller", "in another tab"],
     ["the agent hung up", "The agent said goodbye"],
     ["maximum length of 1800 s", "30 minutes"],
     ["the node is stopping", "restarts"],
     ["user was gone for 20 s", "connection"],
     ["the connection of the user was lost for 5 s", "connection"],
     ["user did not join within 60 s", "never arrived"],
-    ["something of tomorrow", "Something of tomorrow."],
+    ["something of tomorrow", "The call is over."],
+    ["other: The call is over, for a reason of its agent's own.", "The call is over."],
     ["", "The call is over."],
   ])("of an end: %s", (reason, words) => expect(ended(reason).text).toContain(words));
 
@@ -37,10 +41,29 @@ describe("what the user reads", () => {
     [429, "rate_limited", "Too many calls", undefined],
     [503, "agents_do_not_boot", "Agents do not start", undefined],
     [503, "livekit_unavailable", "The media server is down", undefined],
-    [503, "draining", "Not available just now", undefined],
+    [503, "draining", "The service restarts", undefined],
+    [503, "of_tomorrow", "Not available just now", undefined],
+    [500, "of_tomorrow", "Something went wrong", undefined],
+    [403, "invalid_host", "This address is not served", true],
     [422, "malformed_request", "The call was refused", undefined],
   ])("of an answer: %i %s", (status, code, title, final) => {
     expect(problem(status, code, 7)).toMatchObject({ title, ...(final ? { final } : { retryAfter: 7 }) });
+  });
+
+  it.each(codes.problems)("of the code %s", (code) => expect(Object.hasOwn(REFUSALS, code)).toBe(true));
+
+  it.each(codes.reasons)("of the reason %s", (reason) => expect(knows(reason)).toBe(true));
+
+  it("of what it does not know: the request’s id, and nothing that the server says", () => {
+    expect(problem(418, "of_tomorrow").requestId).toBe("r-1");
+    expect(problem(503, "store_unavailable").requestId).toBe("r-1");
+    expect(problem(429, "at_capacity").requestId).toBeUndefined();
+    const said = { status: 500, code: "toString", detail: "redis://10.0.0.1" };
+    expect(JSON.stringify(refused(new Refused(said)))).not.toContain("redis");
+    expect(JSON.stringify(refused(new TypeError("at 10.0.0.1")))).not.toContain("10.0.0.1");
+    for (const reason of ["boot_error: at 10.0.0.1", "at 10.0.0.1", "stopped by request at 10.0.0.1"]) {
+      expect(JSON.stringify([ended(reason), failed(reason), failed(reason, true)])).not.toContain("10.0.0.1");
+    }
   });
 
   it("of no answer", () => expect(refused(new Unreachable("x")).title).toBe("The service cannot be reached"));

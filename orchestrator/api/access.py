@@ -77,6 +77,7 @@ class Access:
             TooManyAttempts: the address has shown too many secrets that are none.
             InvalidHost: a page, or a proxy, asks for this api by a name that it does not serve.
         """
+        request.state.operator = False  # until it is known better: what an error may say of itself (problems.py)
         scheme, _, shown = request.headers.get("authorization", "").partition(" ")
         shown = shown.strip() if scheme.lower() == "bearer" else ""
         digest = _digest(shown)
@@ -85,6 +86,7 @@ class Access:
         if shown and not shown.startswith(_SECRET_PREFIX):
             self._count(request, good=admin or any(keys))
         if admin:
+            request.state.operator = True
             return Caller(Role.ADMIN)
         if any(keys):
             return Caller(Role.KEY)

@@ -3,7 +3,7 @@
 import secrets
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 
 from orchestrator import celery_app
 from orchestrator.api.gate import gated
@@ -110,15 +110,21 @@ async def look_at_node(node: NodePath, parts: ServicesDep) -> NodeReply:
 
 
 @router.post("/nodes/{node}/drain", summary="Drain a node")
-async def drain(node: NodePath, parts: ServicesDep) -> NodeReply:
+async def drain(
+    node: NodePath,
+    parts: ServicesDep,
+    seconds: Annotated[float | None, Query(ge=0, description="Fewer seconds than `DRAIN_SECONDS`.")] = None,
+) -> NodeReply:
     """Take a node out of service: its warm agents leave at once. Calls that are not over after `DRAIN_SECONDS` go on
     with agents of another node; where there is none, they end.
 
-    It takes sessions again by `undrain`, or when it is started anew.
+    Asked again with fewer `seconds`, it is over sooner. It takes sessions again by `undrain`, or when it is started
+    anew.
     """
     if node not in await parts.store.nodes():
         raise NotFound(f"There is no node {node}.")
-    await parts.store.drain_node(node, parts.settings.drain_seconds)
+    longest = parts.settings.drain_seconds
+    await parts.store.drain_node(node, longest if seconds is None else min(seconds, longest))
     return await describe_node(parts, node)
 
 

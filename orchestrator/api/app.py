@@ -10,6 +10,8 @@ from fastapi.middleware.cors import CORSMiddleware
 from orchestrator import __version__
 from orchestrator.api import (
     admin,
+    agents,
+    docs_page,
     events,
     frontend,
     health,
@@ -21,6 +23,7 @@ from orchestrator.api import (
     token,
     webhook,
 )
+from orchestrator.api.below import Below
 from orchestrator.api.door import dispatching
 from orchestrator.api.request_log import RequestLog
 from orchestrator.api.services import serving
@@ -92,18 +95,25 @@ def create(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         description="Press Talk, and an agent that is already running answers.",
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's own load foreign scripts, and what is of this origin can read the admin token
+        redoc_url=None,
+        # A redirect would name the host by the caller's word for it, and http where a proxy has TLS.
+        redirect_slashes=False,
     )
     app.state.over_limit = {}
     problems.install(app)
     app.add_middleware(problems.BodyLimit, limit=BODY_BYTES, larger={WEBHOOK_PATH: webhook.BODY_BYTES})
     # Around everything that may refuse: a page must be able to read what went wrong.
     app.add_middleware(CORSMiddleware, **allowed_pages(found))
+    if found.root_path:
+        app.add_middleware(Below, root=found.root_path)
     app.add_middleware(RequestLog)
     app.include_router(sessions.starting)
-    for part in (sessions, events, token, admin, health, webhook, metrics):
+    for part in (sessions, events, token, admin, agents, health, webhook, metrics):
         app.include_router(part.router)
     status.install(app)
     status_page.install(app)
+    docs_page.install(app)
     app.openapi = _documented(app)  # type: ignore[method-assign]
     frontend.install(app, found)
     return app

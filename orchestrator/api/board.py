@@ -5,6 +5,7 @@ follows is told so; Redis back empty → the next read shows that; many listener
 """
 
 import asyncio
+import itertools
 import re
 import time
 from collections import deque
@@ -60,6 +61,7 @@ class Board:
     async def _all(self, parts: Services) -> Sections:
         # First: a session that is read later is at least as new as its last entry says.
         await self._happenings.read(parts)
+        await self._happenings.forget_lost(parts)
         sessions = await self._sessions(parts)
         ticks, now = await parts.store.beat_ticks(), await parts.store.now()
         agents = await living_agents(parts)
@@ -142,6 +144,11 @@ class Happenings:
         """Forget the sessions that are not shown any more."""
         self.last = {name: entry for name, entry in self.last.items() if name in shown}
 
+    async def forget_lost(self, parts: Services) -> None:
+        """Forget the failures of which no record is left: whoever opens one finds its session, or its agent's log."""
+        kept = await parts.store.kept([_record(failure) for failure in self._failures])
+        self._failures = deque(itertools.compress(self._failures, kept), maxlen=FAILURES)
+
     @property
     def failures(self) -> list[dict[str, Any]]:
         """What went wrong, newest first."""
@@ -154,6 +161,12 @@ class Happenings:
         if last and same and "sessionId" in failure and last["at"] == failure["at"]:
             self._failures.pop()
         self._failures.append(failure)
+
+
+def _record(failure: Mapping[str, Any]) -> tuple[str, str]:
+    """Return which record tells more of a failure."""
+    session_id = failure.get("sessionId")
+    return ("session", session_id) if session_id else ("agent", failure["agentId"])
 
 
 def _failure(fields: Mapping[str, str]) -> dict[str, Any] | None:

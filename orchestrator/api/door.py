@@ -153,7 +153,10 @@ class Dispatch:
     async def follow(self) -> None:
         """Tell LiveKit how full we are and how the jobs go, until `over`. Cancelling alone may not do: redis-py takes
         it for a lost connection."""
-        await self._take_over()
+        try:
+            await self._take_over()
+        except Exception:
+            log.exception("the jobs of the api that was here before are not known")
         with self._parts.feed.listen() as changed:
             while not self.over.is_set():
                 changed.clear()

@@ -4,18 +4,20 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
+from orchestrator.api import caller_view
+from orchestrator.api.access import Role
 from orchestrator.api.feed import set_within
 from orchestrator.api.gate import gated
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import in_words
-from orchestrator.api.services import Services, ServicesDep, SessionDep, shown
+from orchestrator.api.services import CallerDep, Services, ServicesDep, SessionDep, shown
 from orchestrator.errors import StoreUnavailable
 from orchestrator.models import Session
 from orchestrator.states import SessionState
@@ -55,22 +57,32 @@ async def _listening(session: SessionDep, parts: ServicesDep) -> AsyncIterator[a
 async def events(
     session: SessionDep,
     parts: ServicesDep,
+    caller: CallerDep,
     changed: Annotated[asyncio.Event, Depends(_listening)],
     last_event_id: EventId = "",
 ) -> Response:
     """Return the session's history and what happens next, as server-sent events; the stream ends with the session.
 
     `event: state` carries `{"at": seconds since the start, "state": …}` and what belongs to it, with an id for
-    `Last-Event-ID`; `event: position` carries the place in line and the estimated wait, at every change.
+    `Last-Event-ID`; `event: position` carries the place in line and the estimated wait, at every change. Reasons and
+    causes are told as `GET /api/session/{id}` tells them.
     """
     after = last_event_id or "0-0"
     if not session.live and not await parts.store.events(session.id, after):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_told(parts, session, after, changed), headers=headers, media_type="text/event-stream")
+    view = dict if caller.role is Role.ADMIN else caller_view.event
+    told = _told(parts, session, after, changed, view)
+    return StreamingResponse(told, headers=headers, media_type="text/event-stream")
 
 
-async def _told(parts: Services, session: Session, after: str, changed: asyncio.Event) -> AsyncIterator[bytes]:
+async def _told(
+    parts: Services,
+    session: Session,
+    after: str,
+    changed: asyncio.Event,
+    view: Callable[[dict[str, Any]], dict[str, Any]],
+) -> AsyncIterator[bytes]:
     yield format_sse_event(retry=RETRY_MS)
     place: dict[str, Any] = {}
     spoken = time.monotonic()
@@ -84,7 +96,7 @@ async def _told(parts: Services, session: Session, after: str, changed: asyncio.
             for event in await parts.store.events(session.id, after):
                 after = event.pop("id")
                 event["at"] = round(event["at"] - session.created_at, 3)
-                new.append(format_sse_event(event="state", id=after, data_str=json.dumps(event)))
+                new.append(format_sse_event(event="state", id=after, data_str=json.dumps(view(event))))
             over = found is None or not found.live
             waits = found is not None and found.status is SessionState.QUEUED
             if found and waits and (now := await _place(parts, found)) != place:

@@ -72,7 +72,9 @@ class Feed:
                 last, sessions = await self._store.changes(last)
                 if sessions is not None:
                     self._wake(None, *sessions)
-            except StoreUnavailable:
+            except Exception as failure:  # whatever it is, somebody listens
+                if not isinstance(failure, StoreUnavailable):
+                    log.exception("what has happened is not told, and is tried again")
                 last = None
                 await set_within(self.closed, RETRY_SECONDS)
 

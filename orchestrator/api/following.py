@@ -1,16 +1,16 @@
-"""Follows the logs of a session: each line once, in order, from where the listener stopped.
+"""Follows the logs of a session, or of one agent: each line once, in order, from where the listener stopped.
 
 A place is how many lines of each agent were seen, as `agent:count,agent:count`: what a session's agents print overlaps
 when one takes over from another. Lines that Redis has dropped before they were read are counted as `missed`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 
 from fastapi.sse import ServerSentEvent
 
 from orchestrator.api.feed import set_within
-from orchestrator.models import Session
 from orchestrator.store import Store
 
 #: Seconds between two looks: lines are shipped four times a second.
@@ -30,15 +30,55 @@ def place(text: str) -> dict[str, int]:
     return {agent: int(count) for agent, _, count in (part.partition(":") for part in text.split(",") if part)}
 
 
+@dataclass(frozen=True, slots=True)
+class Printing:
+    """Who prints, and since when (Unix seconds) nobody does any more: None while somebody may."""
+
+    agents: tuple[str, ...]
+    over_at: float | None
+
+
+#: Returns who prints now; None when nothing is known of it any more.
+Look = Callable[[Store], Awaitable[Printing | None]]
+
+
+def of_session(session_id: str) -> Look:
+    """Look at the agents of a session: the next one may still come as long as it is not over."""
+
+    async def look(store: Store) -> Printing | None:
+        session = await store.session(session_id)
+        if session is None:
+            return None
+        exited_at = None if session.ended_at is None else await _last_exit(store, session.printed_by)
+        over_at = None if session.ended_at is None or exited_at is None else max(session.ended_at, exited_at)
+        return Printing(session.printed_by, over_at)
+
+    return look
+
+
+def of_agent(agent_id: str) -> Look:
+    """Look at one agent. Its log may be kept a little longer than its record."""
+
+    async def look(store: Store) -> Printing | None:
+        return Printing((agent_id,), await _last_exit(store, (agent_id,)))
+
+    return look
+
+
+async def _last_exit(store: Store, agents: tuple[str, ...]) -> float | None:
+    """Return when the last of these agents exited, 0 when none has a record, None while one has not exited."""
+    exits = [agent.exited_at for agent in await store.agent_records(agents)]
+    return None if None in exits else max((at for at in exits if at), default=0.0)
+
+
 async def follow(
-    store: Store, session_id: str, seen: dict[str, int], closed: asyncio.Event
+    store: Store, look: Look, seen: dict[str, int], closed: asyncio.Event
 ) -> AsyncIterator[ServerSentEvent]:
-    """Yield a session's log lines as they come; `end` follows the last one. Breaks off when `closed` is set."""
-    while (session := await store.session(session_id)) is not None:
-        agents = session.printed_by
+    """Yield log lines as they come; `end` follows the last one. Breaks off when `closed` is set."""
+    while (printing := await look(store)) is not None:
         # Asked before the lines are read: what was printed by then is read.
-        over = await _over(store, session, agents)
-        for agent_id in agents:
+        over = printing.over_at is not None and await store.now() > printing.over_at + LAST_WORDS_SECONDS
+        for agent_id in printing.agents:
             async for event in _new_lines(store, agent_id, seen):
                 yield event
         if over:
@@ -61,12 +101,3 @@ async def _new_lines(store: Store, agent_id: str, seen: dict[str, int]) -> Async
         seen[agent_id] = at
         data = {"agentId": agent_id, "lines": some, "missed": max(0, missed) if start == 0 else 0}
         yield ServerSentEvent(event="lines", id=",".join(f"{name}:{n}" for name, n in seen.items()), data=data)
-
-
-async def _over(store: Store, session: Session, agents: tuple[str, ...]) -> bool:
-    """Return whether nobody is left who prints, and what they printed has been shipped."""
-    if session.ended_at is None:
-        return False
-    exits = [agent.exited_at for agent in await store.agent_records(agents)]
-    last = max([session.ended_at, *(at for at in exits if at)])
-    return None not in exits and await store.now() > last + LAST_WORDS_SECONDS

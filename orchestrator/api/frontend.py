@@ -20,26 +20,31 @@ from orchestrator.settings import Settings
 _NOT_BUILT = """\
 <!doctype html>
 <html lang="en">
+<head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>Not built yet</title>
 <h1>The page is not built yet</h1>
 <p>In the checkout, run <code>make frontend</code> (it needs Node 20.19 or later), and reload this page.
-<p>The api works without it: <a href="/docs">its documentation</a>.
+<p>The api works without it: <a href="docs">its documentation</a>.
 </html>
 """
 
 
 def install(app: FastAPI, settings: Settings) -> None:
     """Serve the page."""
-    dist = settings.frontend_dir
+    dist, root = settings.frontend_dir, settings.root_path
     headers = page_headers(settings)
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
         if not (index := dist / "index.html").is_file():
-            return HTMLResponse(_NOT_BUILT, HTTPStatus.SERVICE_UNAVAILABLE, headers | {"Retry-After": "60"})
+            return HTMLResponse(
+                _below(root, _NOT_BUILT), HTTPStatus.SERVICE_UNAVAILABLE, headers | {"Retry-After": "60"}
+            )
+        if root:
+            return HTMLResponse(_below(root, index.read_text("utf-8")), headers=headers)
         return FileResponse(index, headers=headers)
 
     @app.get("/favicon.svg", include_in_schema=False)
@@ -48,6 +53,14 @@ def install(app: FastAPI, settings: Settings) -> None:
 
     assets = _Assets(directory=dist / "assets", check_dir=False)
     app.mount("/assets", GZipMiddleware(assets), name="assets")
+
+
+def _below(root: str, page: str) -> str:
+    """Return a page whose relative addresses begin at ROOT_PATH.
+
+    Without a slash at its end that is the page too: a proxy that takes it off asks for `/` either way.
+    """
+    return page.replace("<head>", f'<head>\n    <base href="{root}/" />', 1) if root else page
 
 
 def page_headers(settings: Settings) -> dict[str, str]:
@@ -63,7 +76,7 @@ def page_headers(settings: Settings) -> dict[str, str]:
         "img-src 'self' data:",
         "media-src 'self' blob:",
         "object-src 'none'",
-        "base-uri 'none'",
+        "base-uri 'self'" if settings.root_path else "base-uri 'none'",
         "form-action 'none'",
         " ".join(["frame-ancestors 'self'", *friends]),
     )

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from fastapi import APIRouter, Request
 
 from orchestrator import __version__, kill_window, reach, restarts, sharing, sizing
-from orchestrator.api import redis_memory
+from orchestrator.api import caller_view, redis_memory
+from orchestrator.api.access import Role
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
 from orchestrator.api.services import Services, ServicesDep
@@ -68,10 +69,11 @@ async def _prove(parts: Services) -> None:
 
 @router.get("/api/health", summary="What the node knows of itself")
 async def health(request: Request, parts: ServicesDep) -> HealthReply:
-    """Return counts, latencies and, in words, what is not as it should be."""
-    parts.access.starter(request)
+    """Return counts, latencies and what is not as it should be: why, and where, is told to the operator."""
+    caller = parts.access.starter(request)
     try:
-        return await describe_health(parts)
+        found = await describe_health(parts)
+        return found if caller.role is Role.ADMIN else caller_view.health(found)
     except StoreUnavailable as failure:
         # Of what stands in Redis nothing can be told; of this node's programs it can.
         told = "; ".join([failure.detail, *restarts.troubles(parts.settings.run_dir)])
@@ -141,8 +143,9 @@ async def _agents_troubles(parts: Services, breaker: BreakerReply) -> AsyncItera
     """Yield why agents are not started, do not boot, or do not serve."""
     if shortage := await parts.store.memory_shortage():
         yield f"no agent is started, and a start that finds no warm one waits in line: {shortage}"
-    if cause := await parts.store.boot_error():
-        yield f"the last agent did not boot: {cause}"
+    cause, agent_id = await parts.store.failed_boot()
+    if cause:
+        yield f"the last agent did not boot: {cause}" + (f"; see: orchestrator logs {agent_id}" if agent_id else "")
     if breaker.state != "closed":
         yield (
             f"the breaker is {breaker.state} after {breaker.failures} failed boots; the next attempt is in "
@@ -195,5 +198,9 @@ async def describe_breaker(parts: Services) -> BreakerReply:
     """Return how boots go, as the API shows it."""
     breaker = await parts.store.breaker()
     return BreakerReply(
-        state=breaker.state, failures=breaker.failures, cause=breaker.cause, retry_in=round(breaker.retry_seconds, 1)
+        state=breaker.state,
+        failures=breaker.failures,
+        cause=breaker.cause,
+        agent_id=breaker.agent,
+        retry_in=round(breaker.retry_seconds, 1),
     )

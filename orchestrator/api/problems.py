@@ -1,4 +1,8 @@
-"""Turns every error into `application/problem+json` (RFC 9457) with `success: false`."""
+"""Turns every error into `application/problem+json` (RFC 9457) with `success: false`.
+
+`detail` is the operator's words for the holder of ADMIN_TOKEN alone; anybody else is told what is about the request, or
+a fixed sentence (caller_words.py). The operator finds the words in the log, under the request's id.
+"""
 
 import logging
 import math
@@ -13,6 +17,9 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from orchestrator import caller_words
+from orchestrator.api.access import Role
+from orchestrator.api.below import below_root
 from orchestrator.api.schemas import Problem
 from orchestrator.errors import OrchestratorError, RateLimited
 from orchestrator.logs import request_id
@@ -30,7 +37,7 @@ def problem(
     seconds = None if retry_after is None else max(1, math.ceil(retry_after))
     body = Problem(
         title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, instance=request.url.path,
-        retryAfter=seconds, **extra,
+        retryAfter=seconds, requestId=request_id() or None, **extra,
     )  # fmt: skip
     # An unexpected error is answered outside of what gives every other answer its request id.
     headers = {"X-Request-Id": request_id()} if request_id() else {}
@@ -47,9 +54,12 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(OrchestratorError)
     async def known(request: Request, failure: OrchestratorError) -> JSONResponse:
-        if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("request failed", extra={"path": request.url.path, "cause": failure.detail})
-        answer = problem(request, failure.status, failure.code, failure.detail, retry_after=failure.retry_after)
+        detail = failure.detail
+        if not failure.about_request:
+            level = logging.ERROR if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
+            log.log(level, "request failed", extra={"path": request.url.path, "code": failure.code, "cause": detail})
+            detail = detail if _is_operator(request) else caller_words.problem(failure.code)
+        answer = problem(request, failure.status, failure.code, detail, retry_after=failure.retry_after)
         if isinstance(failure, RateLimited):
             # draft-ietf-httpapi-ratelimit-headers: the quota and its window, what is left of it and for how long.
             rate = app.state.services.settings.rate
@@ -71,15 +81,30 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, failure: HTTPException) -> JSONResponse:
         code = HTTPStatus(failure.status_code).phrase.lower().replace(" ", "_")
-        answer = problem(request, failure.status_code, code, str(failure.detail))
+        detail = str(failure.detail)
+        if failure.status_code == HTTPStatus.NOT_FOUND and request.url.path.endswith("/"):
+            detail = "There is nothing here; write the path without the slash at its end."
+        answer = problem(request, failure.status_code, code, detail)
         answer.headers.update(failure.headers or {})
         return answer
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, failure: Exception) -> JSONResponse:
         log.exception("unexpected error", extra={"path": request.url.path})
-        detail = "An unexpected error; it is in the api's log."
+        detail = f"An unexpected error, which is in the api's log: {failure!r}"
+        detail = detail if _is_operator(request) else caller_words.problem("internal_error")
         return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+
+
+def _is_operator(request: Request) -> bool:
+    """Return whether whoever is answered has shown the admin token."""
+    known: bool | None = getattr(request.state, "operator", None)
+    if known is None:  # no route has asked yet; a wrong token counts here too, or this would be where to guess one
+        try:
+            known = bool(request.app.state.services.access.caller(request).role is Role.ADMIN)
+        except (OrchestratorError, AttributeError):  # the last: the api is only starting
+            known = False
+    return known
 
 
 def _told(row: Mapping[str, Any]) -> dict[str, str]:
@@ -111,7 +136,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._larger.get(scope["path"], self._limit)
+        limit = self._larger.get(below_root(scope), self._limit)
         too_large = HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {limit} bytes.")
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdigit() or int(declared) > limit:
@@ -135,5 +160,8 @@ class BodyLimit:
 CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Problem, "description": "The request is refused; `detail` says why and what to do."},
-    "5XX": {"model": Problem, "description": "The node cannot serve it now; see `Retry-After`."},
+    "5XX": {
+        "model": Problem,
+        "description": "The node cannot serve it now; see `Retry-After`.",
+    },
 }

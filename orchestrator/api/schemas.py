@@ -117,6 +117,9 @@ class StartReply(Reply):
     message: str
     prewarmed: bool
     latency: str = Field(description="Time the server took for this answer.")
+    existing: bool | None = Field(
+        default=None, description="True: the user had it already: an earlier start began it, and somebody may be in it."
+    )
     task_id: str | None = Field(default=None, description="The Celery task that starts the agent.")
     client_secret: str | None = Field(
         default=None,
@@ -175,8 +178,10 @@ class SessionReply(Reply):
     timings: dict[str, float] = Field(
         default_factory=dict, description="Seconds from the start: ready, agentJoined, active, firstAudio, ended."
     )
-    reason: str | None = Field(default=None, description="Why it ended or failed.")
-    cause: str | None = Field(default=None, description="Why its last agent was replaced.")
+    reason: str | None = Field(
+        default=None, description="Why it ended or failed. For who shows no admin token `code: a fixed sentence`."
+    )
+    cause: str | None = Field(default=None, description="Why its last agent was replaced; told as `reason` is.")
     position: int | None = Field(default=None, description="While queued or starting: 1 is next.")
     estimated_wait: str | None = None
     task_id: str | None = None
@@ -188,7 +193,9 @@ class SessionReply(Reply):
     takeovers: int = Field(default=0, description="Agents that were replaced in the call.")
     events: list[Event] | None = Field(default=None, description="Its history, oldest first.")
     agents: list[AgentRecord] | None = Field(default=None, description="Every agent that served it.")
-    last_log_lines: list[str] | None = Field(default=None, description="When it is over: the last its agents printed.")
+    last_log_lines: list[str] | None = Field(
+        default=None, description="For the operator, when it is over: the last its agents printed."
+    )
 
 
 class StopRequest(Body):
@@ -388,6 +395,7 @@ class BreakerReply(Reply):
     state: str = Field(description="closed; open: agents do not boot, starts on an empty pool are refused; half-open.")
     failures: int = Field(default=0, description="Boots that failed in a row.")
     cause: str | None = None
+    agent_id: str | None = Field(default=None, description="Whose boot failed last: `GET /api/agents/{id}/logs`.")
     retry_in: float = Field(default=0, description="Seconds until the next attempt.")
 
 
@@ -417,10 +425,13 @@ class HealthReply(Reply):
     sizing: str | None = Field(default=None, description="With POOL_AUTO: why the target is what it is.")
     nodes: dict[str, dict[str, str]]
     doors: dict[str, dict[str, str]] = Field(
-        description="How each api process is registered with LiveKit; `full` says why it takes no job now."
+        description="For the operator: how each api process is registered with LiveKit; `full` says why it takes no "
+        "job now."
     )
     stats: dict[str, float]
-    warnings: list[str] = Field(description="What is not as it should be, in words.")
+    warnings: list[str] = Field(
+        description="What is not as it should be, in words: why, where the admin token is shown; fixed sentences else."
+    )
 
 
 class BeatTask(BaseModel):
@@ -490,6 +501,7 @@ class Problem(BaseModel):
                 {
                     "success": False, "type": "about:blank", "title": "Too Many Requests", "status": 429,
                     "code": "rate_limited", "instance": "/api/session/start", "retryAfter": 4,
+                    "requestId": "0f7c2c1be2a44a5cb1c3a9d2a4e1f6b7",
                     "detail": "More than 10 starts a minute from this address; try again in 4 s.",
                 }
             ]
@@ -499,8 +511,9 @@ class Problem(BaseModel):
     type: str = "about:blank"
     title: str
     status: int
-    detail: str
-    code: str
+    detail: str = Field(description="For people. Not a word of the node's inside, unless the admin token is shown.")
+    code: str = Field(description="For programs: docs/errors.md lists them.")
     instance: str
     retryAfter: int | None = None
+    requestId: str | None = Field(default=None, description="As in X-Request-Id: the operator finds why by it.")
     errors: list[dict[str, Any]] | None = None

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
 
+from orchestrator.api import caller_view
 from orchestrator.api.access import Caller, Role, client_address
 from orchestrator.api.gate import Limit, gated, idempotency_key
 from orchestrator.api.problems import PROBLEM_RESPONSES
@@ -24,7 +25,7 @@ from orchestrator.api.schemas import (
     in_words,
 )
 from orchestrator.api.services import CallerDep, Services, ServicesDep, SessionDep, services, shown, starter, visible
-from orchestrator.errors import Forbidden, NotFound, UserHasSession
+from orchestrator.errors import Forbidden, NotFound, Unauthorized, UserHasSession
 from orchestrator.logs import note
 from orchestrator.models import Agent, Session
 from orchestrator.pool.assignment import Request, Started
@@ -97,6 +98,7 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
         message=_message(started),
         prewarmed=started.prewarmed,
         latency=f"{(time.perf_counter() - begun) * 1000:.3g}ms",
+        existing=started.existing or None,
         task_id=started.session_id if started.spawn else None,
         position=started.position,
         estimated_wait=in_words(started.estimated_wait),
@@ -139,7 +141,8 @@ async def _first_answer(parts: Services, key: str, secret: str) -> Response | No
 async def look(session: SessionDep, parts: ServicesDep, caller: CallerDep) -> SessionReply:
     """Return a session's status, its agents, its history and, when it is over, the reason and the last log lines.
 
-    The last two are not for the browser, nor is the address that asked for it.
+    The operator alone gets the log lines, and reasons and causes as they were written; others a code and a fixed
+    sentence. Not for the browser are the agents and the address that asked for it.
     """
     reply = describe(session)
     if session.status in {SessionState.QUEUED, SessionState.STARTING}:
@@ -151,8 +154,10 @@ async def look(session: SessionDep, parts: ServicesDep, caller: CallerDep) -> Se
     ]
     if caller.role is Role.CLIENT:
         reply.client = None
-        return reply
-    reply.agents = [_agent_record(agent) for agent in await parts.store.agent_records(session.printed_by)]
+        return caller_view.session(reply)
+    reply.agents = [agent_record(agent) for agent in await parts.store.agent_records(session.printed_by)]
+    if caller.role is not Role.ADMIN:
+        return caller_view.session(reply)
     if not session.live:
         reply.last_log_lines = await _logs(parts.store, session, LAST_LINES)
     return reply
@@ -165,7 +170,8 @@ async def _logs(store: Store, session: Session, limit: int) -> list[str]:
     return lines[-limit:]
 
 
-def _agent_record(agent: Agent) -> AgentRecord:
+def agent_record(agent: Agent) -> AgentRecord:
+    """Return an agent, also one that is gone, as the API shows it."""
     return AgentRecord(
         agent_id=agent.id,
         pid=agent.pid,
@@ -178,11 +184,20 @@ def _agent_record(agent: Agent) -> AgentRecord:
     )
 
 
+#: Who has stopped a session, as its reason tells it. On an open api nobody knows who shows nothing.
+_STOPPED = {
+    Role.CLIENT: "stopped by request of the caller",
+    Role.KEY: "stopped by request of the backend",
+    Role.ADMIN: "stopped by request of an operator",
+    Role.ANYBODY: "stopped by request",
+}
+
+
 @router.post("/session/stop", summary="Stop a session")
 async def stop(body: StopRequest, parts: ServicesDep, caller: CallerDep) -> StopReply:
-    """End a session: its agent leaves, its room is deleted. Stopping it again changes nothing."""
+    """End a session: its agent leaves, its room is deleted. Its reason says who stopped it; again changes nothing."""
     await visible(parts, caller, body.session_id)
-    ended = await parts.store.end_session(body.session_id, SessionState.ENDED, "stopped by request")
+    ended = await parts.store.end_session(body.session_id, SessionState.ENDED, _STOPPED[caller.role])
     if ended is None:
         raise NotFound
     message = "The session is stopped." if ended.first else f"The session was over already ({ended.status})."
@@ -193,9 +208,12 @@ async def stop(body: StopRequest, parts: ServicesDep, caller: CallerDep) -> Stop
 async def logs(
     session: SessionDep, parts: ServicesDep, caller: CallerDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
 ) -> LogsReply:
-    """Return what the session's agents printed, oldest first; also after their death. Not for the browser."""
-    if caller.role is Role.CLIENT:
-        raise Forbidden("A session's logs are not for its browser: ask with an api key.")
+    """Return what the session's agents printed, oldest first; also after their death. For the operator: exceptions,
+    addresses and commands stand in it."""
+    if caller.role is Role.ANYBODY:
+        raise Unauthorized("Logs are the operator's: send `Authorization: Bearer <ADMIN_TOKEN>`.")
+    if caller.role is not Role.ADMIN:
+        raise Forbidden
     return LogsReply(session_id=session.id, logs=await _logs(parts.store, session, limit))
 
 

@@ -1,4 +1,4 @@
-"""What the status page reads: all at once, what changes as it does, and the logs of a session as they are written."""
+"""What the status page reads: all at once, what changes as it does, and logs as they are written."""
 
 import asyncio
 import contextlib
@@ -52,11 +52,12 @@ async def _changed(parts: ServicesDep) -> AsyncIterator[asyncio.Event]:
 
 
 BoardDep = Annotated[Board, Depends(_board)]
-_SEATED = [Depends(_seat)]
-_LINES = json.dumps({"agentId": SESSION, "lines": ["INFO agent joined room_0d1c2b3a"], "missed": 0})
+#: Of a route that streams.
+SEATED = [Depends(_seat)]
+LINES = json.dumps({"agentId": SESSION, "lines": ["INFO agent joined room_0d1c2b3a"], "missed": 0})
 
 
-def _streaming(example: str) -> dict[int | str, dict[str, Any]]:
+def streaming(example: str) -> dict[int | str, dict[str, Any]]:
     """Return how a route that streams is documented."""
     return {200: {"content": {"text/event-stream": {"example": example}}}}
 
@@ -71,8 +72,8 @@ async def status(parts: ServicesDep, board: BoardDep) -> StatusReply:
     "/status/events",
     summary="Everything, pushed",
     response_class=EventSourceResponse,
-    dependencies=_SEATED,
-    responses=_streaming('event: change\ndata: {"at": 1767268800.5, "gone": ["' + SESSION + '"]}\n\n'),
+    dependencies=SEATED,
+    responses=streaming('event: change\ndata: {"at": 1767268800.5, "gone": ["' + SESSION + '"]}\n\n'),
 )
 async def status_events(
     parts: ServicesDep, board: BoardDep, changed: Annotated[asyncio.Event, Depends(_changed)]
@@ -107,8 +108,8 @@ Place = Annotated[str, Header(alias="Last-Event-ID", pattern=following.PLACE, ma
     "/session/{session_id}/logs/events",
     summary="A session's logs, pushed",
     response_class=EventSourceResponse,
-    dependencies=_SEATED,
-    responses=_streaming(f"event: lines\ndata: {_LINES}\nid: {SESSION}:1\n\n"),
+    dependencies=SEATED,
+    responses=streaming(f"event: lines\ndata: {LINES}\nid: {SESSION}:1\n\n"),
 )
 async def log_events(
     session: SessionDep, parts: ServicesDep, last_event_id: Place = ""
@@ -119,5 +120,5 @@ async def log_events(
     """
     seen = following.place(last_event_id)
     with contextlib.suppress(StoreUnavailable):  # the listener comes back
-        async for event in following.follow(parts.store, session.id, seen, parts.feed.closed):
+        async for event in following.follow(parts.store, following.of_session(session.id), seen, parts.feed.closed):
             yield event

@@ -11,7 +11,7 @@ from starlette.staticfiles import StaticFiles
 WEB = Path(__file__).resolve().parents[1] / "web"
 
 #: No inline script or style, no other host, no frame; a script cannot turn text into HTML by mistake.
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "object-src 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -27,20 +27,23 @@ _HEADERS = {
 router = APIRouter(include_in_schema=False)
 
 
-class _Files(StaticFiles):
+class Files(StaticFiles):
+    """Files of a page, with its headers."""
+
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Return a file as Starlette does, and the headers."""
         answer = super().file_response(*args, **kwargs)
-        answer.headers.update(_HEADERS)
+        answer.headers.update(HEADERS)
         return answer
 
 
 @router.get("/status")
 async def status() -> FileResponse:
     """Return the status page; it asks for the admin token itself."""
-    return FileResponse(WEB / "status.html", headers=_HEADERS)
+    return FileResponse(WEB / "status.html", headers=HEADERS)
 
 
 def install(app: FastAPI) -> None:
     """Serve the page and its files."""
     app.include_router(router)
-    app.mount("/web", _Files(directory=WEB), name="web")
+    app.mount("/web", Files(directory=WEB), name="web")

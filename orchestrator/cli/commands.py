@@ -12,6 +12,7 @@ from orchestrator.cli.explain import story
 from orchestrator.cli.flower import flower
 from orchestrator.cli.http import Api
 from orchestrator.cli.output import FAILED, Json, console, print_json, styled, wide
+from orchestrator.cli.printed import logs
 from orchestrator.cli.redis_command import redis
 from orchestrator.cli.restart import restart
 from orchestrator.cli.up import up as start_node
@@ -19,10 +20,8 @@ from orchestrator.errors import NotFound, OrchestratorError
 from orchestrator.models import ID_PATTERN
 from orchestrator.settings import Settings
 
-#: Seconds between two looks of `logs -f`.
-FOLLOW_SECONDS = 0.5
-#: Seconds for which `logs -f` waits for the last lines of a session that is over.
-LAST_WORDS_SECONDS = 5.0
+#: Seconds between two looks of `drain --wait`.
+LOOK_SECONDS = 0.5
 #: Seconds for which `agents reload` waits for new code to be live, and between two looks at it.
 RELOAD_SECONDS = 120.0
 RELOAD_LOOK_SECONDS = 0.25
@@ -83,7 +82,7 @@ def status(json: Json = False) -> None:
         table.add_row("sizing", health["sizing"])
     console.print(table)
     for warning in health["warnings"]:
-        console.print(styled((f"! {warning}", "yellow")))
+        console.print(styled((f"! {warning}", "yellow")), soft_wrap=True)  # commands in it are copied
 
 
 def sessions(json: Json = False) -> None:
@@ -116,40 +115,6 @@ def explain(session_id: SessionArgument, json: Json = False) -> None:
         return
     for line in story(found):
         console.print(styled(line), soft_wrap=True)
-
-
-def logs(
-    session_id: SessionArgument,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the session is over.")] = False,
-    json: Json = False,
-) -> None:
-    """Print what the agents of a session printed, also after their death."""
-    api = Api(Settings.load())
-    seen: list[str] = []
-    patience = LAST_WORDS_SECONDS
-    while True:
-        over = not follow or api.get(f"/api/session/{session_id}")["status"] in {"ended", "error"}
-        found = api.get(f"/api/session/{session_id}/logs", limit=1000)
-        if json and not follow:
-            print_json(found)
-            return
-        for line in _new(seen, found["logs"]):
-            console.print(styled(line), soft_wrap=True)
-        seen = found["logs"]
-        # An agent's last words come a moment after its session's end; the very last is the node's, in brackets.
-        if not follow or (over and (patience <= 0 or (seen and seen[-1].startswith("[agent ")))):
-            return
-        patience -= FOLLOW_SECONDS if over else 0
-        time.sleep(FOLLOW_SECONDS)
-
-
-def _new(seen: list[str], lines: list[str]) -> list[str]:
-    """Return what was added to a list whose head may have been cut off."""
-    for start in range(len(seen) + 1):
-        rest = seen[start:]
-        if lines[: len(rest)] == rest:
-            return lines[len(rest) :]
-    return lines
 
 
 def stop(session_id: SessionArgument, json: Json = False) -> None:
@@ -220,8 +185,8 @@ def drain(
         console.print(_left(found), soft_wrap=True)
     deadline = time.monotonic() + settings.drain_seconds + EMPTY_SECONDS
     while wait and found["sessions"] and time.monotonic() < deadline:
-        time.sleep(FOLLOW_SECONDS)
-        before, found = found, api.get(f"/api/nodes/{node}")
+        time.sleep(LOOK_SECONDS)
+        before, found = found, api.look(f"/api/nodes/{node}") or found
         if not json and found["sessions"] != before["sessions"]:
             console.print(_left(found), soft_wrap=True)
     if json:
@@ -255,6 +220,8 @@ def breaker(
         print_json(found)
     else:
         console.print(_boots(found), soft_wrap=True)
+        if found.get("agentId"):
+            console.print(f"See: orchestrator logs {found['agentId']}", soft_wrap=True)
 
 
 def _boots(breaker: dict[str, Any]) -> str:
@@ -285,7 +252,7 @@ def reload(json: Json = False) -> None:
             break
         time.sleep(RELOAD_LOOK_SECONDS)
         try:
-            found = api.get(f"/api/agents/reload/{found['reloadId']}")
+            found = api.look(f"/api/agents/reload/{found['reloadId']}") or found
         except NotFound as failure:
             raise OrchestratorError(failure.detail) from None
     if json:

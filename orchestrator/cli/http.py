@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 
 from orchestrator import private
-from orchestrator.errors import HostUnavailable, NotFound, OrchestratorError, Unauthorized
+from orchestrator.errors import HostUnavailable, NotFound, OrchestratorError, StoreUnavailable, Unauthorized
 from orchestrator.loopback import is_loopback
 from orchestrator.settings import Settings
 
@@ -26,6 +26,13 @@ class Api:
         """GET a JSON document."""
         return self._request("GET", path, params=params)
 
+    def look(self, path: str) -> dict[str, Any] | None:
+        """GET what is waited for; None while Redis is away, which ends nothing that goes on."""
+        try:
+            return self.get(path)
+        except StoreUnavailable:
+            return None
+
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """POST a JSON document."""
         return self._request("POST", path, json=body)
@@ -44,6 +51,8 @@ class Api:
         if answer.is_success:
             return body
         detail = str(body.get("detail", answer.text))
+        if body.get("code") == StoreUnavailable.code:
+            raise StoreUnavailable(detail)
         kinds = {404: NotFound, 401: Unauthorized}
         raise kinds.get(answer.status_code, OrchestratorError)(detail)
 

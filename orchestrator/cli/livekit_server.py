@@ -15,6 +15,7 @@ from orchestrator import private
 from orchestrator.cli import programs
 from orchestrator.errors import Preflight
 
+#: The newest that `go install` takes: from 1.13.6 on there are `replace` lines in its go.mod.
 VERSION = "1.13.5"
 MODULE = f"github.com/livekit/livekit-server/cmd/server@v{VERSION}"
 #: How the variables begin that Go, git and a C compiler read.

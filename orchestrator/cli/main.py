@@ -26,7 +26,8 @@ def main() -> None:
             try:
                 app.command(plugin.name)(plugin.load())
             except ModuleNotFoundError as missing:
-                say_error(f"{plugin.name} needs {missing.name}: pip install -c constraints.txt -e '.[offline]'")
+                mend = ".venv/bin/pip install -c constraints.txt -e '.[offline]'"
+                say_error(f"{plugin.name} needs {missing.name}: {mend}")
                 if asked == plugin.name:
                     sys.exit(FAILED)
     try:

@@ -50,6 +50,12 @@ def print_json(data: Any) -> None:
     sys.stdout.write(json_safe(json.dumps(data, indent=2, ensure_ascii=False)) + "\n")
 
 
+def print_json_line(data: Any) -> None:
+    """Print one JSON document in one line, at once: more will follow."""
+    sys.stdout.write(json_safe(json.dumps(data, ensure_ascii=False)) + "\n")
+    sys.stdout.flush()
+
+
 def say_error(text: str) -> None:
     """Say what went wrong, in one line on standard error."""
     errors.print(styled(("orchestrator:", "bold red"), f" {text}"))

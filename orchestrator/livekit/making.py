@@ -27,7 +27,9 @@ class RoomMaker:
         while True:
             try:
                 await self.look()
-            except LiveKitUnavailable:
+            except Exception as failure:
+                if not isinstance(failure, LiveKitUnavailable):
+                    log.exception("how LiveKit makes rooms is not known, and is looked at again")
                 await asyncio.sleep(AGAIN_SECONDS)
             else:
                 await asyncio.sleep(LOOK_SECONDS)

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Literal, Self
 
 import aiohttp
+from google.protobuf.message import DecodeError
 from livekit import api
 from livekit.protocol.models import ParticipantInfo
 
@@ -22,6 +23,8 @@ REQUEST_SECONDS = 3.0
 #: Most of an answer that is read, in bytes.
 LONGEST_ANSWER = 2000
 _LIST_ROOMS = "/twirp/livekit.RoomService/ListRooms"
+#: What comes of a LiveKit that is away, cannot be named, or is not one: a proxy's page is no answer either.
+_NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError, DecodeError, UnicodeError)
 #: Participants that are no people on the line.
 _MACHINES = frozenset({ParticipantInfo.AGENT, ParticipantInfo.EGRESS})
 
@@ -36,7 +39,7 @@ async def _asking(undone: str) -> AsyncIterator[None]:
         if failure.code != api.TwirpErrorCode.NOT_FOUND:
             why = refusals.told(failure.message) or f"it answers {failure.status}"
             raise LiveKitUnavailable(f"LiveKit: a room is {undone}: {why}") from failure
-    except (aiohttp.ClientError, TimeoutError) as failure:
+    except _NO_ANSWER as failure:
         raise LiveKitUnavailable(f"LiveKit does not answer: {failure!r}") from failure
 
 
@@ -128,6 +131,8 @@ class Rooms:
             status, said, skew = await self._ask("POST", _LIST_ROOMS, api.VideoGrants(room_list=True))
         except LiveKitUnavailable as failure:
             return failure.detail
+        if status == HTTPStatus.OK and not said.lstrip().startswith("{"):
+            return f"LiveKit does not answer: something else does, with {refusals.told(said) or 'nothing'}"
         if status == HTTPStatus.OK:
             # Tokens of users are good for so long: they would be too old when they are made.
             if skew < -TOKEN_LIFETIME.total_seconds():
@@ -149,7 +154,7 @@ class Rooms:
             ):
                 said = (await answer.content.read(LONGEST_ANSWER)).decode(errors="replace")
                 return answer.status, said, refusals.skew(answer.headers.get("Date"))
-        except (aiohttp.ClientError, TimeoutError) as failure:
+        except _NO_ANSWER as failure:
             raise LiveKitUnavailable(f"LiveKit does not answer: {str(failure) or type(failure).__name__}") from failure
 
 

@@ -7,13 +7,14 @@ here retries; whoever wants a retry asks for it where it is safe.
 from typing import Any
 
 import redis as sync
-from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from orchestrator import address
 from orchestrator.address import Address
+from orchestrator.store import moving
 from orchestrator.store.prefixed import PrefixedRedis
 
 #: While a pool listens for a hosted Redis's notices of maintenance, redis-py 8 hands out connections whose server is
@@ -51,7 +52,7 @@ def connect_blocking(place: Address | str, *, name: str, max_connections: int = 
 
 def _client(place: Address | str, *, name: str, **bounds: Any) -> Redis:
     where = address.parse(place) if isinstance(place, str) else place
-    kind = UnixDomainSocketConnection if where.path else SSLConnection if where.tls else Connection
+    kind = moving.Unix if where.path else moving.Tls if where.tls else moving.Tcp
     pool = BlockingConnectionPool(
         connection_class=kind,
         decode_responses=True,
@@ -72,8 +73,8 @@ def _keepalive(where: Address) -> dict[str, Any]:
 
 def sync_connection(where: Address) -> type[sync.Connection]:
     """Return the class of connections of the clients that are not ours and know no asyncio: kombu's and Celery's."""
-    kind: type[Any] = sync.UnixDomainSocketConnection if where.path else sync.Connection
-    return sync.SSLConnection if where.tls else kind
+    kind: type[Any] = moving.SyncUnix if where.path else moving.SyncTcp
+    return moving.SyncTls if where.tls else kind
 
 
 def sync_options(where: Address) -> dict[str, Any]:

@@ -26,6 +26,7 @@ DEADLINES = "deadlines"
 LIVEKIT_DOWN = "livekit:down"  #: why LiveKit does not answer, while it does not
 NODES_DRAINING = "nodes:draining"
 BOOT_ERROR = "pool:boot_error"  #: cause of the last failed boot, until one works
+BOOT_ERROR_AGENT = "pool:boot_error:agent"  #: whose boot that was
 DOORS = "doors"  #: set of the api processes that are, or want to be, registered with LiveKit
 NODES = "nodes"
 EVENTS = "events"  #: stream of everything that happens to sessions and agents

@@ -89,7 +89,7 @@ class Pool(Base):
         state = "closed"
         if "openedAt" in fields:
             state = "open" if left > 0 and not await self._redis.scard(keys.POOL_STARTING) else "half-open"
-        return Breaker(state, failures, fields.get("cause"), max(0.0, left))
+        return Breaker(state, failures, fields.get("cause"), max(0.0, left), fields.get("agent"))
 
     @translated
     async def failing_calls(self) -> tuple[int, str]:
@@ -101,7 +101,7 @@ class Pool(Base):
     async def close_breaker(self) -> None:
         """Close the breaker by hand: boots are tried at once again."""
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(keys.BREAKER, keys.BOOT_ERROR)
+            pipe.delete(keys.BREAKER, keys.BOOT_ERROR, keys.BOOT_ERROR_AGENT)
             for node in await self._redis.smembers(keys.NODES):
                 pipe.lpush(keys.pool_wake(node), "1")
                 pipe.expire(keys.pool_wake(node), WAKE_SECONDS)
@@ -154,6 +154,12 @@ class Pool(Base):
         """Return why the last boot failed, within the last 5 minutes; None when the last one worked."""
         cause: str | None = await self._redis.get(keys.BOOT_ERROR)
         return cause
+
+    @translated
+    async def failed_boot(self) -> tuple[str | None, str | None]:
+        """Return `boot_error`, and the agent whose boot that was."""
+        cause, agent = await self._redis.mget(keys.BOOT_ERROR, keys.BOOT_ERROR_AGENT)
+        return cause, agent
 
     @translated
     async def means(self) -> tuple[float | None, float | None]:

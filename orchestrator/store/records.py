@@ -75,6 +75,7 @@ class Breaker:
     failures: int = 0
     cause: str | None = None
     retry_seconds: float = 0.0  #: until the next attempt
+    agent: str | None = None  #: whose boot failed last
 
 
 @dataclass(frozen=True, slots=True)

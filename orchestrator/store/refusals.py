@@ -26,6 +26,8 @@ _MISTAKEN = re.compile(
     r"|unknown subcommand|unsupported option|running script|compiling script|user_script|lua|invalid expire",
     re.IGNORECASE,
 )
+#: Codes by which a server says that another one has taken over from it.
+_ELSEWHERE = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})
 _CODE = re.compile(r"([A-Z][A-Z0-9]{1,15}) ")
 #: How Redis up to 6.2 repeats what a command in a script was answered, and how redis-py does it for a pipeline.
 _IN_SCRIPT = re.compile(r"@?user_script: ?\d+: -?(?=[A-Z]{2,16} )")
@@ -56,6 +58,11 @@ def is_wait(failure: BaseException) -> bool:
     told = told_by(failure)
     code = _code(failure, told)
     return code not in _MISTAKES and not (code in {"", "ERR"} and _MISTAKEN.search(told))
+
+
+def is_elsewhere(failure: BaseException) -> bool:
+    """Whether an error says that another server may have taken over: its name is to be looked up again."""
+    return isinstance(failure, ResponseError) and _code(failure, told_by(failure)) in _ELSEWHERE
 
 
 def told_by(failure: BaseException) -> str:

@@ -33,21 +33,22 @@ export function agents(model, open) {
 function row(model, open) {
   const state = badge("agent");
   const [name, pid, node, memory, age, health] = [
-    el("th", { scope: "row" }),
+    el("button", { type: "button", class: "row-open", on: { click: () => open(id, "agent") } }),
     el("td", { class: "number roomy" }),
     el("td", { class: "roomy" }),
     el("td", { class: "number" }),
     el("td", { class: "number" }),
     el("td", { class: "roomy" }),
   ];
-  let serves = "";
+  let [id, serves] = ["", ""];
   const user = el("button", { type: "button", class: "row-open", on: { click: () => open(serves) } });
   const whom = el("td", { class: "roomy" }, user);
   return {
-    node: el("tr", {}, el("td", {}, state.node), name, pid, node, memory, age, health, whom),
+    node: el("tr", {}, el("td", {}, state.node), el("th", { scope: "row" }, name), pid, node, memory, age, health, whom),
     update(agent) {
       state.set(agent.status);
-      text(name, short(agent.agentId));
+      id = agent.agentId;
+      text(name, short(id));
       text(pid, agent.pid ?? "–");
       text(node, agent.node ?? "–");
       text(memory, bytes(agent.memory));

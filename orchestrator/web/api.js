@@ -1,6 +1,7 @@
 // Talks to the api. The token stays in this tab's session storage, and travels in a header, never in an address.
 
-const KEY = "admin-token";
+// Several orchestrators may be below paths of one origin, which share what is stored: each has its own.
+const KEY = `admin-token${new URL(".", document.baseURI).pathname.replace(/^\/$/, "")}`;
 
 export const token = {
   get: () => sessionStorage.getItem(KEY) ?? "",

@@ -1,6 +1,6 @@
 // Small charts of measured times: the median and the 95th percentile of what was measured, over time.
 
-import { byId, el, svg, text } from "./dom.js";
+import { attribute, byId, el, svg, text } from "./dom.js";
 import { clock, measured, plural } from "./format.js";
 
 const CHARTS = [
@@ -51,7 +51,7 @@ function chart(name, title, what) {
       const key = `${samples.length} ${samples.at(-1)} ${Math.floor(now / 10)}`;
       if (key === before) return;
       before = key;
-      picture.setAttribute("aria-label", label(title, what, samples, seconds));
+      attribute(picture, "aria-label", label(title, what, samples, seconds));
       picture.replaceChildren(...paint(samples, now));
     },
   };

@@ -1,9 +1,12 @@
-// One session: its facts, what happened and when, its agents, its logs as they are written, and stop.
+// What stands beside the page: one agent, or one session: its facts, what happened and when, its agents, its logs as they
+// are written, and stop.
 
+import { agentPanel } from "./agent.js";
 import { act, ask, say } from "./ask.js";
 import { get, post } from "./api.js";
 import { badge } from "./badge.js";
 import { attribute, byId, el, rows, text } from "./dom.js";
+import { ending, facts, processWords } from "./facts.js";
 import { bytes, duration, full, measured, short } from "./format.js";
 import { logs } from "./logs.js";
 import { LIVE } from "./model.js";
@@ -16,15 +19,17 @@ export function detail(model) {
   let back = null;
   let changed = () => {};
 
-  function open(id) {
-    if (view?.id === id) return view.focus();
+  /** Open a session, or the agent of an id: a session has that of its first agent. */
+  function open(id, kind = "session") {
+    const name = kind === "agent" ? `agent/${id}` : id;
+    if (view?.name === name) return view.focus();
     view?.close();
     back ??= document.activeElement;
-    view = session(model, id, close);
+    view = { name, id, ...(kind === "agent" ? agentPanel : session)(model, id, close, open) };
     panel.replaceChildren(...view.nodes);
     panel.hidden = false;
-    history.replaceState(null, "", `#${id}`);
-    changed(id);
+    history.replaceState(null, "", `#${name}`);
+    changed(name);
     view.focus();
   }
 
@@ -47,8 +52,8 @@ export function detail(model) {
     // A question, or what is typed, has Escape for itself.
     if (event.key === "Escape" && !event.target.closest("dialog, input")) close();
   });
-  const linked = /^#((?:prewarm|session)_[0-9a-f]{32})$/.exec(location.hash);
-  if (linked) queueMicrotask(() => open(linked[1]));
+  const linked = /^#(?:(agent)\/)?((?:prewarm|session)_[0-9a-f]{32})$/.exec(location.hash);
+  if (linked) queueMicrotask(() => open(linked[2], linked[1]));
 
   return {
     open,
@@ -59,18 +64,17 @@ export function detail(model) {
   };
 }
 
-function session(model, id, close) {
+function session(model, id, close, open) {
   const state = badge();
   const title = el("h2", { id: "detail-title", tabindex: "-1" }, short(id));
   const trouble = el("p", { class: "trouble", role: "alert" });
   const why = el("p", { class: "why-box", hidden: true });
-  const facts = el("dl", { class: "facts" });
-  const drawn = timeline(model);
+  const known = facts();
+  const drawn = timeline(model, open);
   const agentList = el("ul", { class: "agent-list" });
   const stop = el("button", { type: "button", class: "danger", on: { click: halt } }, "Stop session");
   const shut = el("button", { type: "button", class: "quiet", on: { click: close }, "aria-label": "Close the session" }, "Close");
-  const lines = logs(id);
-  const factRows = rows(facts, () => factRow());
+  const lines = logs(`api/session/${id}/logs/events`, "the session is over");
   const agentRows = rows(agentList, () => agentRow(model));
 
   let record = null;
@@ -120,7 +124,7 @@ function session(model, id, close) {
     why.hidden = !reason;
     text(why, reason ? `${brief.status === "error" ? "Failed" : "Ended"}: ${reasonWords(reason)}` : "");
     attribute(why, "data-level", brief.status === "error" ? "bad" : "fine");
-    factRows(factsOf(model, record ?? brief, brief), ([name]) => name);
+    known.draw(factsOf(model, record ?? brief, brief));
     if (!record) return;
     drawn.draw(record, brief);
     agentRows(record.agents ?? [], (agent) => agent.agentId);
@@ -129,7 +133,6 @@ function session(model, id, close) {
   show();
   read();
   return {
-    id,
     nodes: [
       el("header", { class: "detail-head" }, title, state.node, el("span", { class: "buttons" }, stop, shut)),
       el(
@@ -137,7 +140,7 @@ function session(model, id, close) {
         { class: "detail-body" },
         trouble,
         why,
-        facts,
+        known.node,
         el("h3", {}, "What happened"),
         ...drawn.nodes,
         el("h3", {}, "Its agents"),
@@ -182,21 +185,7 @@ function factsOf(model, record, brief) {
     ["Agent", agent ?? "–"],
     ["Session", record.sessionId],
     ["Room", record.roomName],
-  ].filter(Boolean);
-}
-
-function factRow() {
-  const [name, value, note] = [el("dt"), el("span"), el("span", { class: "muted" })];
-  const node = el("div", {}, name, el("dd", {}, value, " ", note));
-  return {
-    node,
-    update([label, fact, more]) {
-      attribute(node, "class", fact.length > 24 ? "long" : null);
-      text(name, label);
-      text(value, fact);
-      text(note, more ?? "");
-    },
-  };
+  ];
 }
 
 function agentRow(model) {
@@ -208,13 +197,7 @@ function agentRow(model) {
       const living = model.agents.get(agent.agentId);
       state.set(living?.status ?? agent.status);
       text(name, short(agent.agentId));
-      const process = agent.pid ? `pid ${agent.pid}${agent.node ? ` on ${agent.node}` : ""}` : "no process";
-      text(how, [process, !living && ending(agent), agent.peakMemory && `at most ${bytes(agent.peakMemory)} of memory`].filter(Boolean).join("; "));
+      text(how, [processWords(agent), !living && ending(agent), agent.peakMemory && `at most ${bytes(agent.peakMemory)} of memory`].filter(Boolean).join("; "));
     },
   };
-}
-
-function ending({ cause, signal, exitCode }) {
-  const seen = signal ? `killed by signal ${signal}` : exitCode === undefined ? "" : `exited with code ${exitCode}`;
-  return causeWords(!cause || cause === seen ? seen : seen ? `${cause} (${seen})` : cause);
 }

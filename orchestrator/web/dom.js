@@ -1,4 +1,7 @@
-// The little that is needed to build and update a page. Data becomes text, never markup: nothing here parses HTML.
+// The little that is needed to build and update a page. Data becomes text, never markup: nothing here parses HTML, and
+// all text of the page, attributes too, is written here, with what a browser would obey in it written out.
+
+import { oneLine } from "./text.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -15,7 +18,8 @@ export function svg(name, { on = {}, ...props } = {}, ...children) {
 function fill(node, props, on, children) {
   for (const [name, value] of Object.entries(props)) attribute(node, name, value);
   for (const [event, listener] of Object.entries(on)) node.addEventListener(event, listener);
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+  const there = children.filter((child) => child !== null && child !== undefined);
+  node.append(...there.map((child) => (child instanceof Node ? child : oneLine(String(child)))));
   return node;
 }
 
@@ -25,13 +29,13 @@ export function attribute(node, name, value) {
     if (node.hasAttribute(name)) node.removeAttribute(name);
     return;
   }
-  const text = value === true ? "" : String(value);
+  const text = value === true ? "" : oneLine(String(value));
   if (node.getAttribute(name) !== text) node.setAttribute(name, text);
 }
 
 /** Set a node's text; writes only what differs, so that nothing is announced or laid out anew for no reason. */
 export function text(node, value) {
-  const wanted = String(value ?? "");
+  const wanted = oneLine(String(value ?? ""));
   if (node.textContent !== wanted) node.textContent = wanted;
 }
 

@@ -27,7 +27,7 @@ function row({ at, kind, sessionId, agentId, cause }, model, open) {
   const when = el("time", { datetime: at, title: full(Date.parse(at)) });
   const who = sessionId
     ? el("button", { type: "button", class: "row-open", on: { click: () => open(sessionId) } })
-    : el("span", { class: "muted" }, short(agentId));
+    : el("button", { type: "button", class: "row-open", on: { click: () => open(agentId, "agent") } }, `Log of ${short(agentId)}`);
   const words = kind === "session" ? reasonWords(cause) : causeWords(cause);
   return {
     node: el("li", { "data-kind": kind }, el("p", { class: "failure-head" }, when, el("strong", {}, KINDS[kind] ?? kind), who), el("p", {}, words)),

@@ -1,4 +1,4 @@
-// The log of one session, as it is written. The newest lines are kept here, and the end is followed until one scrolls.
+// The log of a session or of one agent, as it is written. The newest lines are kept here, and the end is followed until one scrolls.
 
 import { attribute, el, text } from "./dom.js";
 import { plural, short } from "./format.js";
@@ -8,7 +8,8 @@ const KEPT = 2000;
 /** Pixels from the end within which the end is followed. */
 const NEAR = 24;
 
-export function logs(sessionId) {
+/** `path`: of the stream; `ended`: what a log that is complete is over for. */
+export function logs(path, ended) {
   const state = el("span", { class: "muted", role: "status" }, "Connecting …");
   const box = el("div", { class: "log", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "Log lines" });
   const jump = el("button", { type: "button", class: "small", hidden: true, on: { click: toEnd } }, "Go to the end");
@@ -48,7 +49,7 @@ export function logs(sessionId) {
     message(event, data) {
       if (event === "end") {
         over = true;
-        text(state, lines ? "All of it: the session is over" : "Nothing was printed");
+        text(state, lines ? `All of it: ${ended}` : "Nothing was printed");
         attribute(state, "data-link", "over");
       } else {
         take(data);
@@ -72,7 +73,7 @@ export function logs(sessionId) {
       stream?.close();
       stream = null;
     } else if (!stream && !over) {
-      stream = follow(`api/session/${sessionId}/logs/events`, on, { from: place });
+      stream = follow(path, on, { from: place });
     }
   }
   document.addEventListener("visibilitychange", resume);

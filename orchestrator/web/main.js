@@ -26,7 +26,7 @@ function build() {
   const panel = detail(model);
   const list = sessions(model, panel.open);
   panel.onChange(list.select);
-  return [strip(model), list, agents(model, panel.open), charts(model), pool(model), failures(model, panel.open), parts(model), panel];
+  return [strip(model), list, agents(model, panel.open), charts(model), pool(model, panel.open), failures(model, panel.open), parts(model), panel];
 }
 
 /** Draw soon: once for however many messages came, and not at all while nobody can see it. */

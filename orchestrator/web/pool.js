@@ -8,9 +8,9 @@ import { measured, plural } from "./format.js";
 const RELOAD_LOOK = 700;
 const RELOAD_PATIENCE = 120_000;
 
-export function pool(model) {
+export function pool(model, open) {
   const [size, sizing, hits, boots] = [sizeForm(model), el("p", { class: "hint" }), el("span"), el("span")];
-  const breaker = breakerBox();
+  const breaker = breakerBox(open);
   const reload = el("button", { type: "button", on: { click: () => act(reload, () => reloadCode(model)) } }, "Load new agent code");
   byId("pool").append(
     size.node,
@@ -57,16 +57,20 @@ function sizeForm(model) {
   };
 }
 
-function breakerBox() {
+function breakerBox(open) {
   const words = el("p");
   const button = el("button", { type: "button", on: { click: close } }, "Try to boot at once");
-  const node = el("div", { class: "breaker", hidden: true }, words, button);
+  let failed = null;
+  const log = el("button", { type: "button", hidden: true, on: { click: () => open(failed, "agent") } }, "Read its log");
+  const node = el("div", { class: "breaker", hidden: true }, words, log, button);
   async function close() {
     if (await act(button, () => post("api/breaker/close"))) say("Agents are being booted again.");
   }
   return {
     node,
-    draw({ state, failures, cause, retryIn }) {
+    draw({ state, failures, cause, agentId, retryIn }) {
+      failed = agentId;
+      log.hidden = !agentId;
       node.hidden = state === "closed" && !failures;
       const head = state === "closed" ? `${plural(failures, "boot")} failed in a row` : `The breaker is ${state}: ${plural(failures, "boot")} failed in a row`;
       text(words, `${head}${cause ? ` (${cause})` : ""}. The next attempt ${retryIn > 0.5 ? `is in ${Math.round(retryIn)} s` : "is due"}.`);

@@ -74,7 +74,7 @@ export function sessions(model, open) {
     if (count) return;
     const kept = model.sessions.size;
     // Only the newest are here; an older one is found by its id.
-    if (ID.test(words)) note.replaceChildren("It is not among the newest sessions. ", beyond);
+    if (ID.test(words)) note.replaceChildren(el("span", {}, "It is not among the newest sessions. "), beyond);
     else text(note, kept ? `None of the ${plural(kept, "newest session")} fits.` : "No session yet. The first caller will show up here.");
   }
 

@@ -9,10 +9,10 @@ const [WIDTH, HEIGHT, BAR_TOP, BAR_HEIGHT] = [520, 54, 14, 14];
 const STATES = new Set(["queued", "starting", "ready", "active", "ended", "error"]);
 const MARKS = new Set(["takeover", "replacement", "user_left", "user_lost", "user_back", "first_audio", "agent_exited", "goodbye", "boot_retried"]);
 
-export function timeline(model) {
+export function timeline(model, open) {
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "timeline", role: "img" });
   const list = el("ol", { class: "events" });
-  const update = rows(list, () => eventRow());
+  const update = rows(list, () => eventRow(open));
 
   return {
     nodes: [picture, list],
@@ -68,9 +68,12 @@ function paint(events, end) {
   return [svg("rect", { x: 0, y: BAR_TOP, width: WIDTH, height: BAR_HEIGHT, class: "track" }), ...bars, ...marks, ...ticks];
 }
 
-function eventRow() {
+function eventRow(open) {
   const [at, words] = [el("time"), el("span")];
-  const node = el("li", {}, at, el("span", { class: "mark", "aria-hidden": "true" }), words);
+  // Whose boot failed is told where that is the reason: its log is no part of the session's.
+  let failed = "";
+  const log = el("button", { type: "button", class: "small", hidden: true, on: { click: () => open(failed, "agent") } }, "Its log");
+  const node = el("li", {}, at, el("span", { class: "mark", "aria-hidden": "true" }), el("span", {}, words, " ", log));
   return {
     node,
     update({ event, agents, begun }) {
@@ -79,6 +82,8 @@ function eventRow() {
       attribute(at, "title", full(begun + event.at * 1000));
       attribute(node, "data-state", event.state);
       text(words, eventWords(event, agents));
+      failed = event.failedAgentId ?? "";
+      log.hidden = !failed;
     },
   };
 }

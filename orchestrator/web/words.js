@@ -12,6 +12,8 @@ const KINDS = {
   room_lost: "its agent lost the room",
   agent_lost: "its agent was lost",
   agent_error: "its agent's own code failed",
+  join_refused: "LiveKit refused its agent, as it would any",
+  job_lost: "LiveKit asked for it, and then did not give us the job",
   pipeline_failed: "its agent could not hear, think or speak any more",
   node_draining: "the node was stopping",
   spawn_not_queued: "the start of an agent could not be queued",

@@ -357,7 +357,7 @@ def test_no_agent_is_started_without_memory_and_the_reason_is_told(short_folder:
             poll(lambda: _quiet(answers), "it is in service", 60)
             health = poll(
                 lambda: (
-                    (found := starved.http.get("/api/health").json())["status"] == "degraded"
+                    (found := starved.health())["status"] == "degraded"
                     and any("MEMORY_HEADROOM_MB" in warning for warning in found["warnings"])
                     and found
                 ),
@@ -367,7 +367,7 @@ def test_no_agent_is_started_without_memory_and_the_reason_is_told(short_folder:
             started = starved.begin("starved")
             assert (started["status"], started["position"]) == ("queued", 1)
             beat = int(next(iter(health["nodes"].values()))["lastBeat"])
-            later = lambda: int(next(iter(starved.http.get("/api/health").json()["nodes"].values()))["lastBeat"])  # noqa: E731
+            later = lambda: int(next(iter(starved.health()["nodes"].values()))["lastBeat"])  # noqa: E731
             poll(lambda: later() > beat + 3, "the node has looked at memory again")
             assert starved.session(started["sessionId"])["status"] == "queued"
         assert max(seen.values) == 0, "an agent was started"
@@ -377,7 +377,7 @@ def test_no_agent_is_started_without_memory_and_the_reason_is_told(short_folder:
         starved.stop()
     with Node(folder, **settings, MEMORY_HEADROOM_MB=0) as fed:
         assert fed.begin("fed")["status"] == "ready"
-        warnings = fed.http.get("/api/health").json()["warnings"]
+        warnings = fed.health()["warnings"]
         assert not [warning for warning in warnings if "memory" in warning], warnings
 
 
@@ -394,7 +394,7 @@ def test_the_pool_grows_with_what_arrives_and_says_why(short_folder: Path) -> No
     folder.mkdir()
     settings = {"AGENT_MODULE": "agents.echo", "POOL_AUTO": "true", "POOL_MIN": 1, "POOL_MAX": 5}
     with Node(folder, **settings, POOL_TARGET=1, USER_JOIN_SECONDS=600) as node:
-        why = lambda: str(node.http.get("/api/health").json()["sizing"] or "")  # noqa: E731
+        why = lambda: str(node.health()["sizing"] or "")  # noqa: E731
         poll(lambda: "need 1" in why(), "it says why it is 1")
         with Traffic(node.url, rate=4, length=1):
             poll(lambda: node.counts()["target"] >= 2, "the target is higher", 60, every=0.5)

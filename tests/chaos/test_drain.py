@@ -64,7 +64,7 @@ def old_life_is_over(node: Node, ids: dict[str, str]) -> None:
         found = node.session(session_id)
         assert found["status"] == status, found
         assert found["reason"]
-    assert not [warning for warning in node.http.get("/api/health").json()["warnings"] if "drain" in warning]
+    assert not [warning for warning in node.health()["warnings"] if "drain" in warning]
     node.clean()
 
 

@@ -78,7 +78,7 @@ async def test_a_flood_of_output_is_bounded_and_nobody_else_notices(echo: Node) 
         assert forged == ['{"level":"error","message":"forged"}'], forged
         assert [line for line in shown if re.fullmatch("red +\ufffd31m +back", line)], shown[-5:]
         assert used["worker"] + used["host"] < 0.6, shares
-        assert not await asyncio.to_thread(lambda: echo.http.get("/api/health").json()["sessions"]["queued"])
+        assert not await asyncio.to_thread(lambda: echo.health()["sessions"]["queued"])
     finally:
         for call in (quiet, loud):
             if call:

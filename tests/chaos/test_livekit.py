@@ -80,7 +80,7 @@ async def refused(node: Node) -> float:
             return False
         assert (answer.status_code, answer.json()["code"]) == (503, "livekit_unavailable")
         assert int(answer.headers["Retry-After"]) >= 1
-        health = node.http.get("/api/health").json()
+        health = node.health()
         assert health["livekit"]["ok"] is False
         assert health["status"] == "degraded"
         return True

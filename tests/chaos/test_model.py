@@ -340,8 +340,9 @@ class Machine(RuleBasedStateMachine):
         )  # fmt: skip
         if process.node:
             keys = [f"agent:{process.id}", f"agent:{process.id}:pid"]
-            self.do("agent_spawned", process.pid, 7, "boot", process.node, process.id, keys=keys, twice=twice,
-                    same=not self.state(process))  # fmt: skip
+            # The release before leaves the lineage to the one that knows it.
+            self.do("agent_spawned", process.pid, 7, "boot", process.node, process.id, keys=keys,
+                    twice=twice and not self.mixed, same=not self.state(process))  # fmt: skip
 
     @precondition(lambda self: self.m.processes)
     @rule(pick=picks, twice=twice)

@@ -32,7 +32,7 @@ BREAKER, LONGEST_PAUSE = 5, 60.0
 
 def health(node: Node) -> dict[str, Any]:
     """Return what the node knows of itself."""
-    found: dict[str, Any] = node.http.get("/api/health").json()
+    found: dict[str, Any] = node.health()
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
 from agents.caller import Call
 from tests.chaos.conftest import LONG
@@ -109,6 +110,52 @@ async def test_a_black_hole_is_answered_at_once_and_heals(
         await asyncio.to_thread(agrees, node, 30)
 
 
+@pytest.mark.timeout(180)
+async def test_a_failover_is_followed_though_the_old_server_lives(
+    node: Node, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """As managed Redis does it: the name leads to the replica that has taken over; open connections stay behind."""
+    port, first = free_ports(), proxy._server[1]
+    programs = {name: node.program(name) for name in ("worker", "beat", "api", "host")}
+    valkey = start_valkey(tmp_path, port, "--repl-diskless-sync-delay", "0")
+    try:
+        with redis.Redis(port=first) as old, redis.Redis(port=port) as new:
+            new.replicaof("127.0.0.1", first)
+            poll(lambda: new.info("replication")["master_link_status"] == "up", "the replica follows")
+            async with Call(node.url, "follows") as call:
+                call.hum()
+                await call.sound()
+                before = await call.look()
+                old.wait(1, 5000)
+                new.replicaof("NO", "ONE")
+                old.replicaof("127.0.0.1", port)
+                proxy._server = ("127.0.0.1", port)
+                moved = time.monotonic()
+                served = await asyncio.to_thread(poll, lambda: serves(node, f"{moved}"), "a start is served", 15)
+                log.info(f"served {time.monotonic() - moved:.1f} s after the failover")
+                young = lambda: canary(node) < time.monotonic() - moved - 2  # noqa: E731
+                await asyncio.to_thread(poll, young, "a task comes through", moved + 15 - time.monotonic(), every=0.2)
+                log.info(f"consumed {time.monotonic() - moved:.1f} s after it")
+                turned = ticked(new)
+                await asyncio.to_thread(poll, lambda: ticked(new) > turned, "beat turns", 15)
+                after = await call.look()
+                same = ("status", "agentId", "agentPid", "takeovers", "replacements")
+                assert {name: after[name] for name in same} == {name: before[name] for name in same}
+            await asyncio.to_thread(node.end, served)
+            assert {name: node.program(name) for name in programs} == programs, "each has followed in its process"
+            # Back to the first one, which the node's other tests have.
+            old.replicaof("NO", "ONE")
+            new.replicaof("127.0.0.1", first)
+            proxy._server = ("127.0.0.1", first)
+            await asyncio.to_thread(agrees, node, 30)
+    finally:
+        stop(valkey)
+
+
+def ticked(raw: "redis.Redis") -> float:
+    return float(raw.hget("beat:ticks", "beat") or 0)
+
+
 def serves(node: Node, user: str) -> str:
     """Start a session on the empty pool, as a user who tries again does; its id when it has got its agent, else ''."""
     answer = node.http.post("/api/session/start", json={"userId": user})
@@ -125,6 +172,6 @@ def serves(node: Node, user: str) -> str:
 
 def canary(node: Node) -> float:
     """Return the age of the last task that came through, in seconds."""
-    answer = node.http.get("/api/health")
+    answer = node.http.get("/api/health", headers=node.admin)
     ages = [float(fields["canaryAge"]) for fields in answer.json().get("nodes", {}).values()]
     return min(ages, default=float("inf"))

@@ -49,11 +49,11 @@ def refused(node: Node, cause: str, seconds: float) -> None:
     """Ask, for a while, what cannot be done: each answer is a problem that names the cause, and health names it too."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        start = node.http.post("/api/session/start", json={"userId": "impatient"})
+        start = node.http.post("/api/session/start", json={"userId": "impatient"}, headers=node.admin)
         assert start.status_code == 503, start.text
         assert int(start.headers["Retry-After"]) <= HEALED
         assert cause in start.json()["detail"]
-        health = node.http.get("/api/health")
+        health = node.http.get("/api/health", headers=node.admin)
         assert health.status_code in {200, 503}, health.text
         assert cause in health.text
         assert node.http.get("/readyz").status_code == 503
@@ -67,7 +67,7 @@ def works(node: Node, since: float) -> bool:
     if not answer.is_success:
         return False
     node.end(answer.json()["sessionId"])
-    health = node.http.get("/api/health").json()
+    health = node.health()
     ages = [float(fields["canaryAge"]) for fields in health.get("nodes", {}).values()]
     return bool(ages) and min(ages) < time.monotonic() - since - 2
 

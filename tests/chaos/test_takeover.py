@@ -8,15 +8,16 @@ import time
 import pytest
 
 from agents.caller import Call
+from tests.support import hurt
 from tests.support.node import Node
 from tests.support.processes import alive, poll
 
-SETTINGS = {"USER_GONE_SECONDS": 5}
+SETTINGS = {"USER_GONE_SECONDS": 5, "AGENT_MODULE": "tests.support.agents"}
 
 
 async def talking(node: Node, user: str) -> Call:
     """Return a call in which the agent is heard."""
-    call = Call(node.url, user)
+    call = Call(node.url, user, metadata={"echo": True})
     await call.__aenter__()
     call.hum()
     await call.sound()
@@ -62,6 +63,26 @@ async def test_a_hung_agent_is_heard_again_within_ten_seconds(echo: Node) -> Non
         assert "no heartbeat for" in after["cause"]
         assert heard - hung < 10, f"{heard - hung:.2f} s of silence"
         await asyncio.to_thread(poll, lambda: not alive(before["agentPid"]), "the hung one is killed")
+    finally:
+        await call.hang_up()
+
+
+@pytest.mark.parametrize("later", ["block", "lose_redis"])
+async def test_an_agent_that_lives_and_serves_no_more_is_heard_again_within_ten_seconds(echo: Node, later: str) -> None:
+    """Its event loop is blocked; or it has lost Redis for good while everybody else has it."""
+    call = await hurt.talking(echo, later, later=later, echo=True)
+    try:
+        before = await call.look()
+        logs = {"block": "blocks", "lose_redis": "has lost Redis"}[later]
+        await asyncio.to_thread(poll, lambda: logs in echo.logs(call.session_id), "it serves no more", 20)
+        began = time.monotonic()
+        while ((after := await call.look())["takeovers"], after["status"]) != (1, "active"):
+            assert time.monotonic() - began < 10, "nobody has taken over"
+            await asyncio.sleep(0.05)
+        # One that only has no Redis is heard until it is put out.
+        await asyncio.to_thread(poll, lambda: not alive(before["agentPid"]), "the other one is gone")
+        assert await call.next_sound() - began < 12
+        assert "no heartbeat for" in after["cause"]
     finally:
         await call.hang_up()
 

@@ -53,7 +53,7 @@ def _nothing_is_left(node: Node) -> Iterator[None]:
 
 def doors(node: Node) -> list[dict[str, str]]:
     """Return how the api processes are registered with LiveKit."""
-    return list(node.http.get("/api/health").json()["doors"].values())
+    return list(node.health()["doors"].values())
 
 
 def door_is_open(node: Node, count: int = 1) -> None:

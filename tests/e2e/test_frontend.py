@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.support.browser import PHONE, Browser, chromium, spoken
 from tests.support.node import REPOSITORY, Node
+from tests.support.path_proxy import PathProxy
 from tests.support.processes import poll
 
 
@@ -130,7 +132,7 @@ def test_an_agent_that_is_killed_in_the_call_is_replaced_and_the_user_is_told(no
 
 
 def test_a_refused_microphone_costs_no_agent_and_the_page_says_what_to_do(node: Node) -> None:
-    started = node.http.get("/api/health").json()["stats"].get("total_assigned", 0)
+    started = node.health()["stats"].get("total_assigned", 0)
     with Browser(microphone=False, size=PHONE) as browser:
         press_talk(browser, node)
         shown(browser, "Your microphone is blocked")
@@ -138,7 +140,7 @@ def test_a_refused_microphone_costs_no_agent_and_the_page_says_what_to_do(node: 
         assert browser.page.get_by_role("button", name="Talk again").is_enabled()
         browser.screenshot("refused")
         assert browser.errors == []
-    assert node.http.get("/api/health").json()["stats"].get("total_assigned", 0) == started
+    assert node.health()["stats"].get("total_assigned", 0) == started
 
 
 def test_who_waits_in_line_sees_it_and_is_served_when_another_hangs_up(narrow_node: Node) -> None:
@@ -183,3 +185,49 @@ def test_a_full_house_is_explained_and_talk_is_offered_again(narrow_node: Node) 
         shown(browser, "You hung up")
         # The console tells of the refused request, rightly.
         assert [error for error in browser.errors if "429" not in error] == []
+
+
+@pytest.fixture(scope="module")
+def node_below(short_folder: Path) -> Iterator[Node]:
+    """A node that is served below a path. Its agents echo."""
+    folder = short_folder / "below"
+    folder.mkdir()
+    with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo", ROOT_PATH="/voice") as found:
+        yield found
+
+
+@pytest.mark.parametrize("strip", [True, False], ids=["taken off", "passed on"])
+def test_below_a_path_every_page_works_and_asks_for_nothing_outside_of_it(node_below: Node, *, strip: bool) -> None:
+    # The page's own port, since it has the same routes.
+    target = f"http://127.0.0.1:{node_below.environment['FRONTEND_PORT']}"
+    with PathProxy(target, "/voice", strip=strip) as proxy, Browser() as browser:
+        page = browser.page
+        page.goto(proxy.url)  # without the slash at its end, which a proxy that takes the path off hides
+        page.get_by_role("button", name="Talk").click()
+        grows(browser, "the agent is heard")
+        page.get_by_role("button", name="Hang up").click()
+        shown(browser, "You hung up")
+        stored = page.evaluate("() => Object.keys(localStorage)")
+        assert stored
+        assert all(name.endswith("/voice/") for name in stored), "another orchestrator of this origin has its own"
+        page.goto(f"{proxy.url}/status")
+        page.get_by_label("Admin token").fill(node_below.secrets["ADMIN_TOKEN"])
+        page.get_by_role("button", name="Open").click()
+        expect(page.locator("#link")).to_have_text("Live", timeout=20_000)
+        documented(browser, f"{proxy.url}/docs")
+        assert proxy.strays == []
+        assert ("POST", "/voice/api/session/start", 200) in proxy.passed
+        assert [found for found in proxy.passed if found[2] >= 400] == []
+        assert browser.errors == []
+
+
+def documented(browser: Browser, url: str) -> None:
+    """Open the documentation, and ask the api by it."""
+    page = browser.page
+    page.goto(url)
+    route = page.locator("#operations-health-livez_livez_get")
+    route.get_by_role("button").first.click()
+    route.get_by_role("button", name="Try it out").click()
+    route.get_by_role("button", name="Execute").click()
+    expect(route.locator(".live-responses-table .response .response-col_status")).to_have_text("200", timeout=20_000)
+    browser.screenshot("docs")

@@ -35,7 +35,7 @@ def test_a_node_lives_on_a_managed_redis_that_it_shares(short_folder: Path) -> N
                 assert node.end(session)["success"]
                 poll(lambda: raw.hget("voice:beat:ticks", "beat"), "beat turns")
                 poll(lambda: raw.keys("voice:celery:result:*"), "tasks run, and their results are kept")
-                poll(lambda: not node.http.get("/api/health").json()["warnings"], "nothing is wrong")
+                poll(lambda: not node.health()["warnings"], "nothing is wrong")
                 assert [name for name in raw.scan_iter(count=1000) if not name.startswith("voice:")] == []
                 assert node.command("redis", "HGET", f"voice:session:{session}", "userId").stdout == "ada\n"
                 assert PASSWORD not in node.output.read_text()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import time
 from typing import Any
@@ -215,12 +216,16 @@ def test_an_agent_that_cannot_boot_is_an_error_with_its_reason(short_folder: Any
         assert "estimatedWait" not in started, "nothing has booted yet, so nothing is measured"
         session = state(node, started["sessionId"], "error")
         # A refill may have tried too, for the session that waits: then the fifth failure has opened the breaker.
-        broken = node.http.get("/api/health").json()["breaker"]["failures"] >= 5
+        broken = node.health()["breaker"]["failures"] >= 5
         after = "" if broken else " (after 4 attempts)"
         assert session["reason"] == f"boot_error: exited with code 3: no model found{after}"
         assert "no model found" in node.logs(started["sessionId"])
         assert node.log("worker").count("spawn failed, is tried again") in ((2, 3) if broken else (3,))
-        assert "no model found" in " ".join(node.http.get("/api/health").json()["warnings"])
+        assert "no model found" in " ".join(node.health()["warnings"])
+        # Who tells of it names a command that prints what the agent printed.
+        for command in (("status",), ("breaker",), ("explain", started["sessionId"])):
+            (named, *_) = re.findall(r"orchestrator (logs \w+_[0-9a-f]{32})", node.command(*command).stdout)
+            assert "no model found\n[agent exited with code 3]" in node.command(*named.split()).stdout
 
 
 def test_a_command_line_can_be_the_agent(short_folder: Any) -> None:

@@ -13,13 +13,17 @@ from urllib.parse import unquote
 import pytest
 from playwright.sync_api import Locator, expect
 
+from orchestrator.models import new_id
 from orchestrator.store import Store
+from orchestrator.text import one_line
 from tests.support.browser import PHONE, Browser
 from tests.support.node import Node
 from tests.support.processes import alive, poll
 
 #: What a hostile caller would like the page to run. Whatever runs leaves its mark on the window.
 HOSTILE = "<img src=x onerror=\"window.hacked='yes'\"><script>window.hacked='yes'</script>"
+#: What would turn the direction of writing, move a cursor or cannot be seen; without what an api refuses in a name.
+STRANGE = "gpj.\u202eexe \u2066iso\u2069 \x9b31m \u200bzero \xad \U000e0041 \u200f"
 WAIT = 20_000
 
 
@@ -171,7 +175,7 @@ def test_the_keyboard_is_enough_to_stop_a_call(node: Node, session: Callable[[st
         assert node.session(started)["status"] == "ready"
         stop.click()
         dialog.get_by_role("button", name="Stop session").click()
-        expect(page.locator("#detail .why-box")).to_have_text("Ended: stopped by request", timeout=WAIT)
+        expect(page.locator("#detail .why-box")).to_have_text("Ended: stopped by request of an operator", timeout=WAIT)
         poll(lambda: not alive(agent), "the agent is gone")
         assert browser.errors == []
 
@@ -245,6 +249,91 @@ def test_what_strangers_send_is_text(node: Node, session: Callable[[str], str]) 
             assert [error for error in browser.errors if "TrustedHTML" not in error] == []
     finally:
         node.end(started)
+
+
+def test_controls_and_directions_of_strangers_are_written_out(node: Node) -> None:
+    """As on the terminal: they would make a name or a log line look like another one."""
+    shown = one_line(STRANGE)
+    started = node.begin(STRANGE)["sessionId"]
+    try:
+        with opened(node) as browser:
+            page = browser.page
+            row(browser, shown).click()
+            panel = page.locator("#detail")
+            expect(panel.get_by_role("heading", name=shown, exact=True)).to_be_visible()
+            _print(node, started, f"hello {STRANGE}\tand \x1b[2Jmore")
+            expect(panel.get_by_role("log")).to_contain_text(f"hello {shown}\\tand \\x1b[2Jmore", timeout=WAIT)
+            aside(_fail(node, started, f"agent_error: {STRANGE}"))
+            expect(panel.locator(".why-box")).to_contain_text(shown, timeout=WAIT)
+            expect(page.locator("#failures")).to_contain_text(shown, timeout=WAIT)
+            # Whatever there is of it on the page, attributes too.
+            everything = page.evaluate("() => document.documentElement.outerHTML")
+            found = {char for char in everything if one_line(char) != char} - {"\n"}
+            assert found == set()
+            assert browser.errors == []
+    finally:
+        node.end(started)
+
+
+def test_the_page_writes_out_what_the_command_line_writes_out(node: Node) -> None:
+    """One rule in two languages: each character of Unicode, and what stands alone of a pair."""
+    with Browser() as browser:
+        browser.page.goto(f"{node.url}/status")
+        differ = browser.page.evaluate(
+            """async () => {
+                 const { oneLine } = await import("/web/text.js");
+                 const changed = {};
+                 for (let code = 0; code <= 0x10ffff; code++) {
+                   const text = String.fromCodePoint(code), shown = oneLine(`a${text}b`);
+                   if (shown !== `a${text}b`) changed[code] = shown;
+                 }
+                 return changed;
+               }"""
+        )
+    expected = {code: one_line(f"a{chr(code)}b") for code in range(0x110000) if one_line(chr(code)) != chr(code)}
+    assert {int(code): shown for code, shown in differ.items()} == expected
+    assert len(expected) > 3000
+
+
+def test_an_agent_that_did_not_boot_opens_its_log(node: Node, session: Callable[[str], str]) -> None:
+    lines = ["Traceback (most recent call last):", f"RuntimeError: {HOSTILE}{STRANGE}"]
+    agent_id = aside(_fail_to_boot(node, lines, session("unlucky")))
+    with opened(node) as browser:
+        page, panel = browser.page, browser.page.locator("#detail")
+        link = page.locator("#failures").get_by_role("button", name=f"Log of {agent_id[:16]}")
+        link.focus()
+        page.keyboard.press("Enter")
+        expect(panel.get_by_role("heading", name=agent_id[:16])).to_be_focused()
+        log = panel.get_by_role("log")
+        expect(log).to_contain_text("Traceback (most recent call last):", timeout=WAIT)
+        expect(log).to_contain_text(f"RuntimeError: {HOSTILE}{one_line(STRANGE)}")
+        expect(panel.locator(".log-head")).to_contain_text("All of it: the agent is gone", timeout=WAIT)
+        expect(panel.locator(".why-box")).to_contain_text("boot_error: exited with code 1")
+        browser.screenshot("status-boot")
+        assert page.evaluate("() => window.hacked") is None
+        # The address names it, to be sent to somebody else who has the token.
+        assert page.url.endswith(f"/status#agent/{agent_id}")
+        page.reload()
+        expect(panel.get_by_role("log")).to_contain_text("RuntimeError", timeout=WAIT)
+        page.keyboard.press("Escape")
+        expect(panel).to_be_hidden()
+        assert "#" not in page.url
+        # Whose session failed for it names it too, and so does the pool while boots fail.
+        row(browser, "unlucky").click()
+        panel.locator(".events").get_by_role("button", name="Its log").click()
+        expect(panel.get_by_role("heading", name=agent_id[:16])).to_be_focused()
+        page.keyboard.press("Escape")
+        aside(_break(node, agent_id))
+        page.get_by_role("button", name="Read its log").click(timeout=WAIT)
+        expect(panel.get_by_role("heading", name=agent_id[:16])).to_be_focused()
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Try to boot at once").click()
+        expect(page.get_by_role("button", name="Read its log")).to_be_hidden(timeout=WAIT)
+        # A living one has its log too.
+        living = page.locator("#agent-rows").get_by_role("button", name="prewarm_").first
+        living.click()
+        expect(panel.locator(".log-head")).to_contain_text("Live", timeout=WAIT)
+        assert browser.errors == []
 
 
 def test_two_hundred_sessions_are_searched_and_paged(node: Node) -> None:
@@ -344,6 +433,32 @@ def _print(node: Node, session_id: str, line: str) -> None:
 async def _fail(node: Node, session_id: str, reason: str) -> None:
     async with _store(node) as store:
         await store.end_session(session_id, "error", reason)
+
+
+async def _fail_to_boot(node: Node, lines: list[str], session_id: str) -> str:
+    """Have the boot of an agent fail that printed something, and with it a session; returns its id."""
+    async with _store(node) as store:
+        before = (await store.counts())["target"]
+        await store.set_target(before + 1)
+        reserved = await store.reserve([new_id("prewarm")], "a-node-that-is-gone")
+        await store.set_target(before)
+        (agent_id,) = reserved
+        await store.append_logs(agent_id, [*lines, "[agent exited with code 1]"], 500)
+        cause = f"boot_error: exited with code 1: {lines[-1]}"
+        await store.exited(agent_id, cause, 1)
+        await store.end_session(session_id, "error", cause)
+        await store.close_breaker()
+        return agent_id
+
+
+async def _break(node: Node, agent_id: str) -> None:
+    """Have the last boot have failed, as far as the breaker knows."""
+    from redis.asyncio import Redis
+
+    async with Redis.from_url(node.redis_url) as raw:
+        await raw.hset(
+            "pool:breaker", mapping={"failures": 1, "cause": "boot_error: no", "agent": agent_id, "nextAt": 1}
+        )
 
 
 async def _many(node: Node, count: int) -> None:

@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 
 import jwt
-from livekit import rtc
+import pytest
+from livekit import api, rtc
+from livekit.agents import Agent, AgentSession
+from livekit.agents.voice.remote_session import RemoteSession
 
 from agents.caller import Call
 from tests.support.node import Node
@@ -104,6 +107,66 @@ async def test_the_state_changes_after_the_user_is_in(voice_node: Node) -> None:
         assert await _state(call, "listening")
 
 
+async def _told(room: rtc.Room, agent: str, seconds: float) -> list[str]:
+    """Return what an agent tells of itself to somebody who asks as LiveKit's own tools do."""
+    session = RemoteSession.from_room(room, agent)
+    await session.start()
+    try:
+        asked = (
+            session.get_agent_info(),
+            session.get_chat_history(),
+            session.get_session_state(),
+            session.run("hello"),
+        )
+        tasks = [asyncio.ensure_future(each) for each in asked]
+        done, rest = await asyncio.wait(tasks, timeout=seconds)
+        for task in rest:
+            task.cancel()
+        return [str(task.result()) for task in done if not task.exception()]
+    finally:
+        await session.aclose()
+
+
+async def test_a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice(voice_node: Node) -> None:
+    """Instructions, tools and the conversation are shown by default to whoever is in the room, and words are taken."""
+    url, keys = f"ws://127.0.0.1:{voice_node.environment['LIVEKIT_PORT']}", voice_node.secrets
+
+    def token(identity: str) -> str:
+        made = api.AccessToken(keys["LIVEKIT_API_KEY"], keys["LIVEKIT_API_SECRET"]).with_identity(identity)
+        return made.with_grants(api.VideoGrants(room_join=True, room="open")).to_jwt()
+
+    # As it is by default: the questions are the right ones.
+    agent, guest, session = rtc.Room(), rtc.Room(), AgentSession[None]()
+    try:
+        await agent.connect(url, token("agent"))
+        await guest.connect(url, token("guest"))
+        await session.start(Agent(instructions="a secret of mine"), room=agent)
+        assert "a secret of mine" in "".join(await _told(guest, "agent", 5))
+    finally:
+        await session.aclose()
+        await guest.disconnect()
+        await agent.disconnect()
+
+    events: list[str] = []
+    async with Call(voice_node.url, "curious") as call:
+        room = call._room
+        for topic in ("lk.agent.session", "lk.chat"):
+            room.register_byte_stream_handler(topic, lambda reader, _: events.append(reader.info.topic))
+        await call.heard()
+        room.unregister_byte_stream_handler("lk.agent.session")
+        who = next(iter(room.remote_participants.values())).identity
+        await room.local_participant.send_text("Goodbye.", topic="lk.chat")
+        assert await _told(room, who, 3) == []
+        for method in ("get_agent_info", "lk.agent.session", "session", "hang_up"):
+            with pytest.raises(rtc.RpcError) as refused:
+                await room.local_participant.perform_rpc(destination_identity=who, method=method, payload="{}")
+            assert refused.value.code == rtc.RpcError.ErrorCode.UNSUPPORTED_METHOD
+        assert events == [], "nor does the agent tell it unasked"
+        # It has not heard the goodbye that was typed.
+        await ask(call, "How many times have I spoken to you?", r"\b(once|one time|two times|three times)\b")
+        assert (await call.look())["status"] == "active"
+
+
 async def test_miss_an_agent_is_started_and_answers(voice_node: Node) -> None:
     voice_node.resize(0)
     try:
@@ -134,7 +197,7 @@ async def test_a_call_goes_on_when_worker_and_host_are_killed(voice_node: Node) 
         assert all(alive(pid) for pid in pids)
     poll(lambda: not alive(before["agentPid"]), "an adopted agent can be stopped")
     ended = voice_node.session(call.session_id)
-    assert (ended["status"], ended["reason"]) == ("ended", "stopped by request")
+    assert (ended["status"], ended["reason"]) == ("ended", "stopped by request of the caller")
 
 
 def test_the_command_line_calls_as_a_user_does(voice_node: Node) -> None:

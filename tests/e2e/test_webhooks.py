@@ -34,7 +34,7 @@ def untold(short_folder: Path) -> Iterator[Node]:
         assert silent != text
         configuration.write_text(silent)
         node.supervisorctl("restart", "livekit")
-        poll(lambda: node.http.get("/api/health").json()["livekit"]["ok"], "LiveKit is back")
+        poll(lambda: node.health()["livekit"]["ok"], "LiveKit is back")
         yield node
 
 
@@ -89,7 +89,7 @@ async def test_livekit_tells_the_node(echo_node: Node) -> None:
     heard = lambda: all(told(echo_node, kind) > before[kind] for kind in kinds)  # noqa: E731
     await asyncio.to_thread(poll, heard, "every kind of event is recorded")
     assert told(echo_node, "participant_joined") - before["participant_joined"] >= 2, "the user and the agent"
-    health = echo_node.http.get("/api/health").json()
+    health = echo_node.health()
     assert health["stats"]["webhook:room_started:recorded"] > before["room_started"]
 
 

@@ -210,7 +210,11 @@ GUARDS = (
     guard(
         "what looks like a client secret opens no route that is not its session's",
         "integration/test_strangers.py::test_what_looks_like_a_client_secret_opens_nothing_on_any_route",
-        ("orchestrator/api/health.py", "    parts.access.starter(request)\n", "    parts.access.caller(request)\n"),
+        (
+            "orchestrator/api/health.py",
+            "    caller = parts.access.starter(request)\n",
+            "    caller = parts.access.caller(request)\n",
+        ),
     ),
     guard(
         "an open api gives a live session to nobody but who began it",
@@ -662,9 +666,48 @@ GUARDS = (
         ("orchestrator/cli/drain.py", "while calls and time.monotonic() < deadline:", "while False:"),
     ),
     guard(
+        "the drain waits for the calls though Redis is away",
+        "chaos/test_drain_without_redis.py::test_calls_are_heard_until_the_drain_is_over[gone for good]",
+        ("orchestrator/cli/drain.py", "            return self._living()\n", "            return 0\n"),
+    ),
+    guard(
+        "the drain waits for the agents that live, whatever is wrong with the api",
+        "unit/test_drain.py::test_whatever_is_wrong_with_the_api_the_agents_that_live_have_their_time",
+        ("orchestrator/cli/drain.py", "            return self._living()\n", "            return 0\n"),
+    ),
+    guard(
+        "agents hear that their node stops though Redis is away",
+        "unit/test_runtime.py::test_without_redis_an_agent_parts_by_its_nodes_word",
+        ("agents/parting.py", "                say_goodbye(max(0.0, word.over_at - now))\n", ""),
+    ),
+    guard(
+        "what a killed node has left says nothing to agents",
+        "unit/test_drain.py::test_what_a_killed_node_has_left_says_nothing",
+        ("orchestrator/parting.py", "if text and not _nobodys(file) else", "if text else"),
+    ),
+    guard(
+        "a caller does not read or drive the agent's session",
+        "e2e/test_voice.py::test_a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
+        ("agents/voice.py", ", session_host=False", ""),
+    ),
+    guard(
+        "typed words are not taken unless that is wanted",
+        "e2e/test_voice.py::test_a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
+        ("agents/voice.py", "text_input=_text_input()", "text_input=True"),
+    ),
+    guard(
+        "who waits for a drain or a reload waits on while Redis is away",
+        "unit/test_commands.py::test_what_is_waited_for_goes_on_while_redis_is_away",
+        (
+            "orchestrator/cli/http.py",
+            "        except StoreUnavailable:\n            return None\n",
+            "        except NotFound:\n            return None\n",
+        ),
+    ),
+    guard(
         "the end of a call is recorded by the drain, or by the agent that is told to stop",
         "chaos/test_drain.py::test_without_a_drain_the_state_is_consistent_all_the_same",
-        (RUNTIME, "        await self._end(session_id, outcome, reason)\n", ""),
+        (RUNTIME, "create_task(reports.end(outcome, reason))", "create_task(asyncio.sleep(0))"),
         (DUE, "function miss.goodbye(id)\n", "function miss.goodbye(id)\n  if true then return end\n"),
     ),
     guard(
@@ -783,6 +826,25 @@ GUARDS = (
         "a shipped line is one line wherever it is shown",
         "unit/test_log_shipper.py::test_rubbish_is_text_of_one_line_each",
         (SHIPPER, 'return _CONTROL.sub("", _ESCAPE', 'return re.sub("-x-", "", _ESCAPE'),
+    ),
+    guard(
+        "the status page writes out what a browser would obey in a text",
+        "e2e/test_status_page.py::test_controls_and_directions_of_strangers_are_written_out",
+        (
+            "orchestrator/web/dom.js",
+            'const wanted = oneLine(String(value ?? ""));',
+            'const wanted = String(value ?? "");',
+        ),
+    ),
+    guard(
+        "the log of an agent is the admin's",
+        "integration/test_agent_logs.py::test_only_the_admin_reads_it",
+        ("orchestrator/api/agents.py", "route_class=gated(administrator), ", ""),
+    ),
+    guard(
+        "a failure is listed as long as its record and log are kept",
+        "integration/test_agent_logs.py::test_a_log_is_kept_as_long_as_its_failure_is_listed",
+        ("orchestrator/api/board.py", "        await self._happenings.forget_lost(parts)\n", ""),
     ),
     guard(
         "the cgroup's memory counts",
@@ -958,6 +1020,39 @@ GUARDS = (
         ),
     ),
     guard(
+        "nobody is redirected by the Host they send",
+        "integration/test_slashes.py::test_no_route_redirects",
+        ("orchestrator/api/app.py", "redirect_slashes=False", "redirect_slashes=True"),
+    ),
+    guard(
+        "a path behind a proxy counts, taken off or passed on",
+        "integration/test_root_path.py::test_every_page_finds_its_files[passed on-status-5]",
+        ("orchestrator/api/below.py", "scope.update(path=path, raw_path=raw, root_path=self._root)", "pass"),
+    ),
+    guard(
+        "the page knows its path without the slash at its end",
+        "integration/test_root_path.py::test_the_bare_path_is_the_page_too_and_nobody_is_redirected[stripped]",
+        (
+            "orchestrator/api/frontend.py",
+            """return page.replace("<head>", f'<head>\\n    <base href="{root}/" />', 1)""",
+            "return page",
+        ),
+    ),
+    guard(
+        "no path of ours can be taken for one behind a proxy's",
+        "unit/test_settings.py::test_a_bad_value_is_named[ROOT_PATH-/api-the api itself has /api/agents: take another path]",
+        ("orchestrator/root_path.py", "    for own in OWN:", "    for own in ():"),
+    ),
+    guard(
+        "the documentation may load nothing foreign",
+        "unit/test_docs_page.py::test_the_page_and_its_files_are_ours_and_may_load_nothing_else",
+        (
+            "orchestrator/api/docs_page.py",
+            'FileResponse(WEB / "docs.html", headers=_HEADERS)',
+            'FileResponse(WEB / "docs.html")',
+        ),
+    ),
+    guard(
         "a webhook has a size of its own",
         "integration/test_webhook.py::test_the_size_of_a_body",
         ("orchestrator/api/app.py", ", larger={WEBHOOK_PATH: webhook.BODY_BYTES}", ""),
@@ -1114,6 +1209,75 @@ GUARDS = (
         ),
     ),
     guard(
+        "an agent that is silent and lives counts as one that serves no more",
+        "integration/test_alerts.py::test_calls_whose_agents_are_silent_and_live_count_too",
+        (DUE, "then count_failing(session, cause, true) end", "then end"),
+    ),
+    guard(
+        "a warm agent that does not hear leaves the pool",
+        "unit/test_runtime.py::test_a_warm_agent_that_beats_and_does_not_hear_goes",
+        (RUNTIME, "if deaf and not self._assigned.done():", "if False:"),
+    ),
+    guard(
+        "an agent whose event loop is blocked is silent",
+        "chaos/test_takeover.py::test_an_agent_that_lives_and_serves_no_more_is_heard_again_within_ten_seconds[block]",
+        (DUE, "function miss.beat(id)\n", "function miss.beat(id)\n  if true then return end\n"),
+    ),
+    guard(
+        "connections follow a failover",
+        "integration/test_failover.py::test_every_connection_of_the_store_moves",
+        (
+            "orchestrator/store/moving.py",
+            "self.mark_for_reconnect()  # not at once: answers to other commands may be on their way",
+            "pass",
+        ),
+    ),
+    guard(
+        "Celery's connections follow a failover",
+        "integration/test_failover.py::test_beat_moves",
+        (
+            "orchestrator/store/moving.py",
+            "                self.mark_for_reconnect()\n            raise\n",
+            "                pass\n            raise\n",
+        ),
+    ),
+    guard(
+        "a node follows a failover though the old server lives",
+        "chaos/test_redis_black_hole.py::test_a_failover_is_followed_though_the_old_server_lives",
+        (
+            "orchestrator/store/refusals.py",
+            '_ELSEWHERE = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})',
+            "_ELSEWHERE = frozenset()",
+        ),
+    ),
+    guard(
+        "something else that answers is not LiveKit",
+        "unit/test_livekit_refusals.py::test_the_operator_reads_livekits_own_words[200-<html>sign in</html>-0-expected10]",
+        (
+            "orchestrator/livekit/rooms.py",
+            'if status == HTTPStatus.OK and not said.lstrip().startswith("{"):',
+            "if False:",
+        ),
+    ),
+    guard(
+        "the node's loops outlast what nobody has thought of",
+        "unit/test_loops.py::test_a_loop_of_the_node[_beat_node]",
+        (
+            "orchestrator/node_watch.py",
+            '            except Exception:\n                log.exception("the node has not said',
+            '            except HostUnavailable:\n                log.exception("the node has not said',
+        ),
+    ),
+    guard(
+        "the feed outlasts what nobody has thought of",
+        "unit/test_loops.py::test_the_feed",
+        (
+            "orchestrator/api/feed.py",
+            "except Exception as failure:  # whatever it is, somebody listens",
+            "except StoreUnavailable as failure:",
+        ),
+    ),
+    guard(
         "calls whose agents live and serve no more are counted once each",
         "integration/test_alerts.py::test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_answered",
         (
@@ -1148,5 +1312,15 @@ GUARDS = (
         "the embedded Valkey asks for a password",
         "integration/test_clients.py::test_the_embedded_valkey_lets_nobody_in_without_its_password",
         ("orchestrator/cli/up.py", "requirepass {password}\n", ""),
+    ),
+    guard(
+        "what goes into the image has one of the hashes that we know",
+        "unit/test_pins.py::test_the_image_installs_nothing_without_a_hash",
+        ("Dockerfile.orchestrator", "--require-hashes ", ""),
+    ),
+    guard(
+        "every key is tried with the rights of Redis's user",
+        "integration/test_clients.py::test_every_key_of_the_docs_is_tried",
+        ("orchestrator/store/rights.py", " address:sessions:x room:asker:x", ""),
     ),
 )

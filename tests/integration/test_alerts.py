@@ -154,6 +154,27 @@ async def test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_a
     assert await told.store.failing_calls() == (0, "")
 
 
+@pytest.mark.parametrize(("ttl", "counted"), [(60, 3), (5, 0)], ids=["of a node that lives", "of one that may be gone"])
+async def test_calls_whose_agents_are_silent_and_live_count_too(
+    told: Told, valkey_url: str, ttl: int, counted: int
+) -> None:
+    """Their event loop is blocked. Those of a node that has vanished are dead."""
+    for user in ("ada", "bob", "eve"):
+        await warm(told.store, valkey_url, 2)
+        session = (await assign(told.store, user)).session_id
+        agent = await serve(told, valkey_url, session)
+        told.raw.expire("node:n1", ttl)
+        told.raw.zadd("deadlines", {f"beat|{agent}": 0})
+        await told.store.due()
+        told.raw.expire("node:n1", 60)
+        found = await told.store.session(session)
+        assert found is not None
+        assert found.takeovers == 1
+    count, cause = await told.store.failing_calls()
+    assert (count, cause.startswith("no heartbeat for")) == (counted, bool(counted))
+    assert ("agents.failing" in await told.kinds()) == bool(counted)
+
+
 async def test_a_takeover_is_told_when_it_begins_and_when_it_is_over(told: Told, valkey_url: str) -> None:
     await warm(told.store, valkey_url, 2)
     session = (await assign(told.store, "ada")).session_id

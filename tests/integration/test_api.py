@@ -171,7 +171,7 @@ async def test_a_full_line_is_refused(small: httpx.AsyncClient, raw: redis.Redis
     await fill_house(small)
     for user in ("c", "d"):
         assert (await start(small, user)).json()["status"] == "queued"
-    answer = await start(small, "e")
+    answer = await start(small, "e", headers=ADMIN)
     body = is_problem(answer, 429, "at_capacity")
     assert int(answer.headers["Retry-After"]) == body["retryAfter"] == 5
     assert body["detail"] == "All 2 sessions are taken and 2 wait in line; try again later."
@@ -252,6 +252,9 @@ async def test_an_empty_redis_is_not_set_up(raw: redis.Redis, valkey_url: str) -
         assert (await http.get("/api/health")).status_code == 200
 
 
+CLOSED = {"success": True, "state": "closed", "failures": 0, "cause": None, "agentId": None, "retryIn": 0}
+
+
 async def open_breaker(http: httpx.AsyncClient, store: Store) -> str:
     """Have five boots in a row fail; returns the last session that waited."""
     for number in range(5):
@@ -261,14 +264,15 @@ async def open_breaker(http: httpx.AsyncClient, store: Store) -> str:
 
 
 async def test_agents_do_not_boot(http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str) -> None:
-    waiting = (await http.get(f"/api/session/{await open_breaker(http, store)}")).json()
+    path = f"/api/session/{await open_breaker(http, store)}"
+    waiting = (await http.get(path, headers=ADMIN)).json()
     assert waiting["status"] == "error", "whoever waits is told at once"
     assert waiting["reason"] == "boot_error: exited with code 1: no such model"
-    answer = await start(http, "ada")
+    answer = await start(http, "ada", headers=ADMIN)
     body = is_problem(answer, 503, "agents_do_not_boot")
     assert 1 <= int(answer.headers["Retry-After"]) == body["retryAfter"] <= 60
     assert "no such model" in body["detail"]
-    health = (await http.get("/api/health")).json()
+    health = (await http.get("/api/health", headers=ADMIN)).json()
     breaker = health["breaker"]
     assert (breaker["state"], breaker["failures"]) == ("open", 5)
     assert breaker["cause"] == "boot_error: exited with code 1: no such model"
@@ -281,7 +285,7 @@ async def test_agents_do_not_boot(http: httpx.AsyncClient, store: Store, raw: re
     is_problem(await http.post("/api/breaker/close"), 401, "unauthorized")
     await beat(store)
     closed = (await http.post("/api/breaker/close", headers=ADMIN)).json()
-    assert closed == {"success": True, "state": "closed", "failures": 0, "cause": None, "retryIn": 0}
+    assert closed == CLOSED
     assert (await start(http, "grace")).status_code == 202
     assert raw.llen("pool:wake:api-test") == 1
 
@@ -290,11 +294,12 @@ async def test_agents_that_live_and_serve_no_more_in_three_calls_in_a_row_are_a_
     http: httpx.AsyncClient, store: Store, raw: redis.Redis
 ) -> None:
     raw.hset("pool:failing", mapping={"calls": 2, "cause": "pipeline_failed: the voice is out of credit (402)"})
-    assert "serve no more" not in str((await http.get("/api/health")).json()["warnings"])
+    assert "serve no more" not in str((await http.get("/api/health", headers=ADMIN)).json()["warnings"])
     raw.hincrby("pool:failing", "calls", 1)
+    warnings = (await http.get("/api/health", headers=ADMIN)).json()["warnings"]
     assert (
-        "agents live and serve no more, in the last 3 calls in a row: "
-        "pipeline_failed: the voice is out of credit (402)" in (await http.get("/api/health")).json()["warnings"]
+        "agents live and serve no more, in the last 3 calls in a row: pipeline_failed: the voice is out of credit (402)"
+        in warnings
     )
 
 
@@ -335,7 +340,7 @@ async def test_a_node_drains(http: httpx.AsyncClient, store: Store, raw: redis.R
     is_problem(ready, 503, "draining")
     assert ready.headers["Retry-After"] == "35"
     assert (await start(http, "ada", headers=mine)).json()["sessionId"] == session_id, "a call goes on"
-    health = (await http.get("/api/health")).json()
+    health = (await http.get("/api/health", headers=ADMIN)).json()
     assert (health["sessions"]["pool"], health["sessions"]["ready"]) == (0, 1)
     assert "node api-test drains" in health["warnings"]
     await store.end_session(session_id, "ended", "enough")
@@ -356,15 +361,15 @@ async def test_livekit_is_away(http: httpx.AsyncClient, store: Store, valkey_url
     (agent_id,) = await warm(store, valkey_url, 1)
     mine = {"Authorization": f"Bearer {(await start(http, 'ada')).json()['clientSecret']}"}
     await store.livekit_down("LiveKit at ws://127.0.0.1:1 does not answer")
-    answer = await start(http, "grace")
+    answer = await start(http, "grace", headers=ADMIN)
     body = is_problem(answer, 503, "livekit_unavailable")
     assert answer.headers["Retry-After"] == "5"
     assert "ws://127.0.0.1:1" in body["detail"]
     assert (await start(http, "ada", headers=mine)).json()["sessionId"] == agent_id, "who has a session keeps it"
-    health = (await http.get("/api/health")).json()
+    health = (await http.get("/api/health", headers=ADMIN)).json()
     assert health["livekit"] == {"ok": False, "trouble": "LiveKit at ws://127.0.0.1:1 does not answer"}
     await store.livekit_down(None)
-    assert (await http.get("/api/health")).json()["livekit"] == {"ok": True}
+    assert (await http.get("/api/health", headers=ADMIN)).json()["livekit"] == {"ok": True}
     assert (await start(http, "grace")).status_code == 202
 
 
@@ -425,7 +430,7 @@ async def test_a_session_tells_its_whole_story(http: httpx.AsyncClient, store: S
         await agent.joined()
         await agent.presence(session_id, present=True)
 
-    look = (await http.get(f"/api/session/{session_id}")).json()
+    look = (await http.get(f"/api/session/{session_id}", headers=ADMIN)).json()
     assert (look["status"], look["takeovers"], look["replacements"]) == ("active", 1, 0)
     assert (look["cause"], look["client"]) == ("killed by signal 9", "10.1.2.3")
     assert look["agentId"] == second
@@ -435,7 +440,7 @@ async def test_a_session_tells_its_whole_story(http: httpx.AsyncClient, store: S
     await store.append_logs(second, ["the last line"], 500)
     await http.post("/api/session/stop", json={"sessionId": session_id})
     await store.exited(second, "exited with code 0", 0, None, 80_000)
-    look = (await http.get(f"/api/session/{session_id}")).json()
+    look = (await http.get(f"/api/session/{session_id}", headers=ADMIN)).json()
     assert (look["status"], look["reason"]) == ("ended", "stopped by request")
     assert [event["state"] for event in look["events"]] == [
         "ready", "agent_joined", "active", "first_audio", "agent_exited", "takeover", "starting", "ready",
@@ -462,7 +467,7 @@ async def test_the_story_of_a_boot_that_failed(http: httpx.AsyncClient, store: S
     await store.append_logs(session_id, ["ImportError: no module named nothing"], 500)
     await store.exited(session_id, "boot_error: exited with code 1: ImportError", 1, None, 9_000)
     await store.end_session(session_id, "error", "boot_error: exited with code 1: ImportError")
-    look = (await http.get(f"/api/session/{session_id}")).json()
+    look = (await http.get(f"/api/session/{session_id}", headers=ADMIN)).json()
     (agent,) = look["agents"]
     assert (agent["agentId"], agent["status"], agent["exitCode"]) == (session_id, "exited", 1)
     assert look["lastLogLines"] == ["ImportError: no module named nothing"]
@@ -520,9 +525,9 @@ async def test_admin_routes_need_the_token(http: httpx.AsyncClient) -> None:
 
 async def test_health_says_what_is_wrong(http: httpx.AsyncClient) -> None:
     assert (await http.get("/livez")).json() == {"success": True}
-    problem = is_problem(await http.get("/readyz"), 503, "host_unavailable")
+    problem = is_problem(await http.get("/readyz", headers=ADMIN), 503, "host_unavailable")
     assert "agent host" in problem["detail"]
-    health = (await http.get("/api/health")).json()
+    health = (await http.get("/api/health", headers=ADMIN)).json()
     assert health["status"] == "degraded"
     assert health["sessions"]["pool"] == 0
     assert "no Celery worker has reported" in health["warnings"][0]
@@ -531,9 +536,9 @@ async def test_health_says_what_is_wrong(http: httpx.AsyncClient) -> None:
 async def test_health_of_a_node_that_is_well(small: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
     await beat(store)
     await warm(store, valkey_url, 1, node="api-test")
-    health = (await small.get("/api/health")).json()
+    health = (await small.get("/api/health", headers=ADMIN)).json()
     assert (health["status"], health["warnings"]) == ("ok", [])
-    assert health["breaker"] == {"success": True, "state": "closed", "failures": 0, "cause": None, "retryIn": 0}
+    assert health["breaker"] == CLOSED
     assert health["livekit"] == {"ok": True}
     assert health["sizing"] is None
     assert health["sessions"] == {
@@ -543,7 +548,7 @@ async def test_health_of_a_node_that_is_well(small: httpx.AsyncClient, store: St
     await store.set_sizing(2, "1.00 starts/s times 0.05 s to boot, with a margin, need 2")
     for user in "abcd":
         await start(small, user)
-    health = (await small.get("/api/health")).json()
+    health = (await small.get("/api/health", headers=ADMIN)).json()
     assert health["sessions"]["queued"] == 2
     assert health["sizing"] == "1.00 starts/s times 0.05 s to boot, with a margin, need 2"
 
@@ -623,7 +628,7 @@ async def test_every_route_has_an_example(http: httpx.AsyncClient) -> None:
     routes = {
         f"{method} {path}": route for path, methods in schema["paths"].items() for method, route in methods.items()
     }
-    assert len(routes) == 23
+    assert len(routes) == 25
     for name, route in routes.items():
         assert route["summary"], name
         success = next(answer for status, answer in route["responses"].items() if status.startswith("20"))

@@ -202,6 +202,29 @@ async def test_without_another_node_a_drain_says_goodbye(store: Store, raw: redi
     assert raw.zscore("deadlines", f"goodbye|{call.session_id}")
 
 
+async def test_a_drain_that_is_asked_for_again_may_be_over_sooner_and_not_later(store: Store, raw: redis.Redis) -> None:
+    """A node whose Redis was away asks again, for what is left of its time."""
+    await change(store, goodbyeMs=3000)
+    await beat(store, "n1")
+
+    def left() -> tuple[float, str]:
+        seconds, micro = raw.time()
+        at = raw.zscore("deadlines", "drain|n1") or 0
+        return round(at / 1000 - seconds - micro / 1e6), str(raw.hget("node:n1", "goodbyeMs"))
+
+    await store.drain_node("n1", 30)
+    assert left() == (27, "3000")
+    await store.drain_node("n1", 60)
+    assert left() == (27, "3000")
+    await store.drain_node("n1", 10)
+    assert left() == (7, "3000")
+    await store.drain_node("n1", 2)
+    assert left() == (0, "2000")
+    raw.zrem("deadlines", "drain|n1")
+    await store.drain_node("n1", 1)
+    assert raw.zscore("deadlines", "drain|n1") is None, "its calls have been told"
+
+
 async def test_a_second_node_of_the_same_name_is_heard(store: Store) -> None:
     first, second = {"host": 1, "life": "one"}, {"host": 1, "life": "two"}
     assert await store.beat_node("n1", first, 60) is None

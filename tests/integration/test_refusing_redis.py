@@ -20,7 +20,9 @@ from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from tests.support.api import ADMIN, is_problem, serve, settings, start
+from tests.support.disk import full_disk
 from tests.support.pool import POLICY, warm
+from tests.support.processes import free_ports, start_valkey
 from tests.support.refusing import ALL, NO_WRITES, Hurt, Refusing
 
 #: Seconds after which everything is to be well again.
@@ -69,7 +71,7 @@ async def test_a_start_is_refused_with_the_cause_and_served_again(
     with hurt(valkey) as cause:
 
         async def told() -> bool:  # a connection that was closed says that first
-            body = is_problem(await start(http, "grace", headers=KEY), 503, "store_unavailable")
+            body = is_problem(await start(http, "grace", headers=KEY | ADMIN), 503, "store_unavailable")
             assert body["retryAfter"] <= HEALED
             return cause in body["detail"]
 
@@ -106,7 +108,7 @@ async def test_the_health_route_answers_and_names_it(
     for _ in range(restarts.MANY):
         ends.note("worker", "no permission to subscribe")
     with hurt(valkey) as cause:
-        answer = await http.get("/api/health")
+        answer = await http.get("/api/health", headers=ADMIN)
         if hurt is Refusing.unable_to_save and answer.status_code == 503:
             assert cause in answer.json()["detail"], "it may answer nothing but this, even to PING"
         elif hurt in NO_WRITES:
@@ -119,14 +121,15 @@ async def test_the_health_route_answers_and_names_it(
         else:
 
             async def told() -> bool:
-                return cause in is_problem(await http.get("/api/health"), 503, "store_unavailable")["detail"]
+                answer = await http.get("/api/health", headers=ADMIN)
+                return cause in is_problem(answer, 503, "store_unavailable")["detail"]
 
             await until(told)
         assert "worker was started again 3 times" in answer.text
         assert "no permission to subscribe" in answer.text
 
     async def well() -> bool:
-        answer = await http.get("/api/health")
+        answer = await http.get("/api/health", headers=ADMIN)
         return answer.status_code == 200 and answer.json()["redis"]["ok"]
 
     await until(well)
@@ -176,6 +179,64 @@ def test_what_cannot_be_queued_is_told_as_a_wait(valkey: Refusing, hurt: Hurt) -
             else:
                 break
     finally:
+        publisher.close()
+
+
+async def test_a_full_disk_of_its_append_only_file_is_a_wait(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    port = free_ports()
+    with full_disk(tmp_path / "disk", "4M") as fill:
+        process = start_valkey(tmp_path / "disk", port, "--appendonly", "yes")
+        try:
+            async with Store(f"redis://127.0.0.1:{port}/0", name="test", keep_seconds=3600) as store:
+                await store.configure(POLICY, 0)
+                ballast = fill()
+
+                async def refused() -> bool:
+                    return "No space left on device" in str(await store.refusal())
+
+                async def served() -> bool:
+                    return await store.refusal() is None
+
+                await until(refused)
+                assert await store.now() > 0, "what is read is answered"
+                ballast.unlink()
+                await until(served)
+        finally:
+            process.kill()  # before the disk is taken away
+            process.wait()
+
+
+async def test_another_password_is_a_wait_too(tmp_path: Path) -> None:
+    """It was changed on the server first, and is changed back, or here."""
+    (tmp_path / "own").mkdir()
+    with Refusing.running(tmp_path / "own", "first") as valkey:
+        publisher, app = Publisher(valkey.url), make_worker_app(Settings(redis_url=valkey.url, node_id="n1"))
+        scheduler = Scheduler(app=app)
+        async with Store(valkey.url, name="test", keep_seconds=3600) as store:
+            await store.configure(POLICY, 0)
+            async with serve(create(settings(valkey.url, run_dir=tmp_path))) as http:
+                await asyncio.to_thread(publisher.send, REFILL)
+                with valkey.wanting_a_password() as cause:
+
+                    async def told() -> bool:  # a connection that was closed says that first
+                        return cause in is_problem(await start(http, "ada"), 503, "store_unavailable")["detail"]
+
+                    await until(told)
+                    assert cause in (await http.get("/api/health")).text
+                    for _ in range(2):
+                        with pytest.raises(StoreUnavailable):
+                            await asyncio.to_thread(publisher.send, REFILL)
+                    assert scheduler.tick() > 0
+
+                async def served() -> bool:
+                    return (await start(http, "ada")).status_code in {200, 202}
+
+                await until(served)
+                await asyncio.to_thread(publisher.send, REFILL)
+                ticks(scheduler, valkey)
+        scheduler.close()
+        app.close()
         publisher.close()
 
 

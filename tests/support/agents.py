@@ -1,8 +1,11 @@
 """Agents that misbehave, for tests. With `echo` in its metadata a session is an echo all the same."""
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -52,8 +55,34 @@ async def entrypoint(ctx: AgentContext) -> None:
             subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 3600 & sleep 3600"])
             subprocess.Popen(["sh", "-c", "sleep 3600 & exit 0"])
             print("family", flush=True)  # noqa: T201
+    if ctx.metadata.get("later") and not ctx.takeovers:
+        asyncio.get_running_loop().call_later(1, _LATER[ctx.metadata["later"]])
     if ctx.metadata.get("echo"):
         await echo.entrypoint(ctx)
+
+
+def _block() -> None:
+    print("blocks", flush=True)  # noqa: T201
+    time.sleep(3600)  # the event loop hangs, as a blocking call of somebody's tool does
+
+
+def _lose_redis() -> None:
+    """Lose Redis for good, as a process does that has used up its files: what is open stays, nothing else opens."""
+    url, files = os.environ["REDIS_URL"], os.listdir("/proc/self/fd")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+    for name in files:
+        with contextlib.suppress(OSError):
+            found = socket.socket(fileno=int(name))
+            with contextlib.suppress(OSError, IndexError):
+                peer = found.getpeername()
+                where = peer if isinstance(peer, str) else f":{peer[1]}/"
+                if where and where in url:
+                    found.shutdown(socket.SHUT_RDWR)
+            found.detach()
+    print("has lost Redis", flush=True)  # noqa: T201
+
+
+_LATER = {"block": _block, "lose_redis": _lose_redis}
 
 
 async def _say_goodbye(ctx: AgentContext) -> None:

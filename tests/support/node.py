@@ -180,8 +180,8 @@ class Node:
         return found
 
     def session(self, session_id: str) -> dict[str, Any]:
-        """Return one session."""
-        found: dict[str, Any] = self.http.get(f"/api/session/{session_id}").json()
+        """Return one session, as its operator reads it."""
+        found: dict[str, Any] = self.http.get(f"/api/session/{session_id}", headers=self.admin).json()
         return found
 
     def end(self, session_id: str) -> dict[str, Any]:
@@ -191,12 +191,17 @@ class Node:
 
     def logs(self, session_id: str) -> list[str]:
         """Return a session's logs."""
-        found: list[str] = self.http.get(f"/api/session/{session_id}/logs").json()["logs"]
+        found: list[str] = self.http.get(f"/api/session/{session_id}/logs", headers=self.admin).json()["logs"]
+        return found
+
+    def health(self) -> dict[str, Any]:
+        """Return what the health route tells its operator."""
+        found: dict[str, Any] = self.http.get("/api/health", headers=self.admin).json()
         return found
 
     def counts(self) -> dict[str, int]:
         """Return the counts of the health route."""
-        found: dict[str, int] = self.http.get("/api/health").json()["sessions"]
+        found: dict[str, int] = self.health()["sessions"]
         return found
 
     def agents(self) -> list[dict[str, Any]]:

@@ -23,17 +23,18 @@ class Refusing:
     process: "subprocess.Popen[bytes]"
     port: int
     folder: Path
+    password: str = ""
 
     def __post_init__(self) -> None:
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://{self.password and f':{self.password}@'}127.0.0.1:{self.port}/0"
         self.admin = redis.Redis.from_url(self.url, decode_responses=True, single_connection_client=True)
 
     @classmethod
     @contextlib.contextmanager
-    def running(cls, folder: Path) -> Iterator["Refusing"]:
+    def running(cls, folder: Path, password: str = "") -> Iterator["Refusing"]:
         """Run one."""
         port = free_ports()
-        found = cls(start_valkey(folder, port), port, folder)
+        found = cls(start_valkey(folder, port, "--requirepass", password), port, folder, password)
         try:
             yield found
         finally:
@@ -100,8 +101,8 @@ class Refusing:
     def wanting_a_password(self) -> Iterator[str]:
         self.set("requirepass", "secret")
         self.drop_others()
-        yield "NOAUTH"
-        self.set("requirepass", "")
+        yield "WRONGPASS" if self.password else "NOAUTH"
+        self.set("requirepass", self.password)
 
     @contextlib.contextmanager
     def without_permission(self) -> Iterator[str]:
@@ -123,14 +124,41 @@ class Refusing:
         os.kill(self.process.pid, signal.SIGCONT)
 
     @contextlib.contextmanager
+    def loading(self) -> Iterator[str]:
+        self.folder.mkdir(exist_ok=True)
+        # While it loads it answers after every KiB that it has read.
+        filler = {f"filler:{number}": os.urandom(1024) for number in range(1000)}
+        self.admin.mset(filler)
+        self.admin.save()
+        self.process.kill()
+        self.process.wait()
+        self.process = start_valkey(
+            self.folder, self.port, "--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024"
+        )
+        self._connect_again()
+        yield "LOADING"
+        self.set("key-load-delay", 0)
+
+        def loaded() -> bool:
+            with contextlib.suppress(redis.BusyLoadingError):
+                return bool(self.admin.unlink(*filler))
+            return False
+
+        poll(loaded, "it has loaded")
+        (self.folder / "dump.rdb").unlink()
+
+    def _connect_again(self) -> None:
+        self.admin.close()
+        self.admin = redis.Redis.from_url(self.url, decode_responses=True, single_connection_client=True)
+
+    @contextlib.contextmanager
     def gone(self) -> Iterator[str]:
         self.process.kill()
         self.process.wait()
         yield "does not answer"
         self.folder.mkdir(exist_ok=True)
         self.process = start_valkey(self.folder, self.port)
-        self.admin.close()
-        self.admin = redis.Redis.from_url(self.url, decode_responses=True, single_connection_client=True)
+        self._connect_again()
 
 
 Hurt = Callable[[Refusing], contextlib.AbstractContextManager[str]]
@@ -140,6 +168,6 @@ NO_WRITES: list[Hurt] = [Refusing.read_only, Refusing.full, Refusing.unable_to_s
 #: What lets nothing be done at all.
 NOTHING: list[Hurt] = [
     Refusing.busy, Refusing.wanting_a_password, Refusing.without_permission, Refusing.out_of_connections,
-    Refusing.silent, Refusing.gone,
+    Refusing.silent, Refusing.gone, Refusing.loading,
 ]  # fmt: skip
 ALL = NO_WRITES + NOTHING

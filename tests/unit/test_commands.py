@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestrator.cli import commands
+from orchestrator.cli import commands, printed
 from orchestrator.cli.main import main
 from orchestrator.cli.output import console
 
@@ -37,7 +37,7 @@ class Api:
         self.asked.append(route)
         answers = self.answers.get(route, [(404, {"detail": "There is no such thing."})])
         status, body = answers.pop(0) if len(answers) > 1 else answers[0]
-        return httpx.Response(status, json=body)
+        return httpx.Response(int(body.get("status", status)) if "code" in body else status, json=body)
 
 
 @pytest.fixture
@@ -84,6 +84,25 @@ def test_reload_says_how_far_it_is(api: Api, run: Run) -> None:
         "New agent code is live.",
     ]  # fmt: skip
     assert api.asked == ["POST /api/agents/reload"] + [f"GET {path}"] * 4
+
+
+AWAY = {"success": False, "status": 503, "code": "store_unavailable", "detail": "Redis does not answer"}
+
+
+def test_what_is_waited_for_goes_on_while_redis_is_away(api: Api, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "FOLLOW_SECONDS", 0)
+    node = {"node": "n1", "sessions": 2, "agents": 2}
+    api.on("POST /api/nodes/n1/drain", node)
+    api.on("GET /api/nodes/n1", AWAY, node | {"sessions": 1}, AWAY, node | {"sessions": 0})
+    code, out, _ = run("drain", "n1", "--wait")
+    assert (code, out.splitlines()[-1]) == (0, "n1 takes no more sessions; it is empty.")
+    api.on("POST /api/agents/reload", REPLY)
+    api.on(f"GET /api/agents/reload/{REPLY['reloadId']}", AWAY, REPLY | {"done": True, "message": "live"})
+    assert run("agents", "reload")[0] == 0
+    for command, path in ((("drain", "n1"), "nodes/n1/drain"), (("agents", "reload"), "agents/reload")):
+        api.on(f"POST /api/{path}", AWAY)
+        code, _, errors = run(*command)
+        assert (code, errors) == (1, "orchestrator: Redis does not answer\n")
 
 
 def test_reload_that_failed(api: Api, run: Run) -> None:
@@ -185,3 +204,71 @@ def test_doctor_invariants(run: Run, monkeypatch: pytest.MonkeyPatch, found: lis
     monkeypatch.setattr(commands.checks, "violations", lambda _: found)
     assert run("doctor", "--invariants") == (code, said, "")
     assert run("doctor", "--invariants", "--json") == (code, json.dumps(found, indent=2) + "\n", "")
+
+
+AGENT = "prewarm_" + "a" * 32
+SESSION = "session_" + "b" * 32
+BOOTING = {"agent": {"agentId": AGENT, "status": "starting"}, "logs": ["loading"]}
+FAILED = {
+    "agent": {"agentId": AGENT, "status": "exited", "cause": "boot_error: exited with code 1: no model"},
+    "logs": ["loading", "RuntimeError: no model", "[agent exited with code 1]"],
+}  # fmt: skip
+
+
+def test_logs_of_an_agent_that_did_not_boot(api: Api, run: Run) -> None:
+    api.on(f"GET /api/agents/{AGENT}/logs", FAILED)
+    assert run("logs", AGENT) == (0, "loading\nRuntimeError: no model\n[agent exited with code 1]\n", "")
+    assert json.loads(run("logs", AGENT, "--json")[1]) == FAILED
+
+
+def test_a_session_comes_before_an_agent_of_the_same_name(api: Api, run: Run) -> None:
+    api.on(f"GET /api/session/{SESSION}/logs", {"logs": ["of all its agents"]})
+    assert run("logs", SESSION) == (0, "of all its agents\n", "")
+    assert not any("/api/agents/" in asked for asked in api.asked)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(printed, "FOLLOW_SECONDS", 0)
+    monkeypatch.setattr(printed, "LAST_WORDS_SECONDS", 0)
+
+
+def test_logs_of_an_agent_are_followed_to_its_end(api: Api, run: Run, quick: None) -> None:
+    api.on(f"GET /api/agents/{AGENT}/logs", BOOTING, BOOTING, FAILED | {"logs": FAILED["logs"][:2]}, FAILED)
+    code, out, err = run("logs", "-f", AGENT)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:2] == ["loading", "RuntimeError: no model"]
+    assert api.asked.count(f"GET /api/session/{AGENT}") == 1, "what it is is found out once"
+
+
+@pytest.mark.parametrize("printed_by", [AGENT, SESSION])
+def test_followed_logs_as_json_are_an_object_a_line(api: Api, run: Run, quick: None, printed_by: str) -> None:
+    api.on(f"GET /api/agents/{AGENT}/logs", BOOTING, FAILED)
+    api.on(f"GET /api/session/{SESSION}", {"status": "active"}, {"status": "ended"})
+    api.on(f"GET /api/session/{SESSION}/logs", {"logs": ["loading"]}, {"logs": FAILED["logs"]})
+    code, out, err = run("logs", "-f", "--json", printed_by)
+    assert (code, err) == (0, "")
+    assert [json.loads(line) for line in out.splitlines()] == [{"line": line} for line in FAILED["logs"]]
+
+
+def test_logs_of_one_that_printed_nothing_say_so(api: Api, run: Run) -> None:
+    cause = "not spawned: the agent host is away"
+    api.on(f"GET /api/agents/{AGENT}/logs", {"agent": {"status": "exited", "cause": cause}, "logs": []})
+    assert run("logs", AGENT) == (0, "", f"Nothing was printed: the agent is exited ({cause}).\n")
+    api.on(f"GET /api/session/{SESSION}/logs", {"logs": []})
+    assert run("logs", SESSION) == (0, "", "Nothing was printed.\n")
+
+
+@pytest.mark.parametrize("options", [(), ("-f",), ("--json",), ("-f", "--json")])
+def test_logs_of_nobody(api: Api, run: Run, options: tuple[str, ...]) -> None:
+    code, out, err = run("logs", AGENT, *options)
+    assert (code, out) == (4, "")
+    assert err == f"orchestrator: there is no session and no agent {AGENT}, or its record is not kept any more\n"
+    code, _, err = run("logs", "prewarm_0bf52f7c", *options)
+    assert code == 4
+    assert "write its id in full" in err
+
+
+def test_who_tells_of_a_failed_boot_names_the_command(api: Api, run: Run) -> None:
+    api.on("GET /api/health", HEALTH | {"breaker": OPEN | {"agentId": AGENT}})
+    assert run("breaker")[1].splitlines()[1] == f"See: orchestrator logs {AGENT}"

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import kill_window
+from orchestrator import kill_window, parting
 from orchestrator.cli import drain as program
+from orchestrator.node.birth import process_of
+from orchestrator.node.folder import AgentFolder
+from orchestrator.node.protocol import Death
 from orchestrator.settings import Settings
+from tests.support.disk import full_disk
 from tests.support.drain_api import DrainApi, asleep
-from tests.support.processes import free_ports, poll
+from tests.support.processes import free_ports, poll, sleeper
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POST = ("POST", "/api/nodes/n1/drain", "Bearer a-token-for-tests")
@@ -25,16 +29,34 @@ GET = ("GET", "/api/nodes/n1", "Bearer a-token-for-tests")
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "POLL", 0.02)
-    monkeypatch.setattr(program, "SILENCE", 0.3)
     monkeypatch.setattr(kill_window, "DRAIN_MARGIN", 0.2)
 
 
-def _drain(port: int, seconds: float = 20) -> float:
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUN_DIR", str(tmp_path))
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """An agent of this node; beside it the record of one that is dead, and of one that the machine has not seen die."""
+    folder = AgentFolder(tmp_path / "agents")
+    folder.write(Death("dead", 1, 1, "boot"))
+    with sleeper() as gone:
+        folder.write(process_of("gone", gone.pid))
+    with sleeper() as process:
+        folder.write(process_of("living", process.pid))
+        yield process
+
+
+def _drain(port: int, seconds: float = 20, goodbye: float = 5) -> float:
     """Drain, and return how long it took."""
-    settings = Settings(node_id="n1", port=port, admin_token="a-token-for-tests", drain_seconds=seconds)
-    with program.client(settings) as api:
+    settings = Settings(
+        node_id="n1", port=port, admin_token="a-token-for-tests", drain_seconds=seconds, goodbye_seconds=goodbye
+    )
+    with program.client(settings) as api, parting.Speaker(settings.run_dir) as speaker:
         started = time.monotonic()
-        program.drain(settings, api)
+        program.drain(settings, api, speaker)
         return time.monotonic() - started
 
 
@@ -70,51 +92,91 @@ def test_no_drain_seconds_no_wait(capsys: pytest.CaptureFixture[str]) -> None:
     assert not capsys.readouterr().out
 
 
-@pytest.mark.parametrize("status", [401, 404])
-def test_an_api_that_refuses_is_not_waited_for(capsys: pytest.CaptureFixture[str], status: int) -> None:
-    with DrainApi(status) as api:
-        _drain(api.port)
-    assert api.asked == [POST]
-    said = f"Cannot drain: the api answers {status} to POST /api/nodes/n1/drain. Stopping without.\n"
-    assert capsys.readouterr().out == said
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (401, "the api answers 401 to POST /api/nodes/n1/drain"),
+        (404, "the api answers 404 to POST /api/nodes/n1/drain"),
+        (503, "the api answers 503 to POST /api/nodes/n1/drain"),
+        ("many", "POST /api/nodes/n1/drain is answered without a number of sessions"),
+        (None, "the api does not answer ("),
+    ],
+)
+def test_whatever_is_wrong_with_the_api_the_agents_that_live_have_their_time(
+    capsys: pytest.CaptureFixture[str], agent: subprocess.Popen[bytes], answer: int | str | None, why: str
+) -> None:
+    with DrainApi(answer or 0) as api:
+        if answer is None:
+            api.close()
+        assert 0.7 <= _drain(api.port, 0.5) < 3
+        out = capsys.readouterr().out
+        assert out.startswith(f"Draining: {why}")
+        assert ", so every agent that lives counts as a call. 1 call has up to 0.5 s. Ctrl-C again" in out
+        ending = threading.Timer(0.3, agent.kill)
+        ending.start()
+        assert _drain(api.port) < 5, "the last one has gone"
+        assert agent.wait(0.1), "and not before"
+        assert _drain(api.port, 0) < 1, "where nothing is waited for, neither is the api"
 
 
-def test_an_answer_without_a_number_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    with DrainApi("many") as api:
-        _drain(api.port)
-    assert "Cannot drain: POST /api/nodes/n1/drain is answered without a number" in capsys.readouterr().out
+def test_without_agents_nobody_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _drain(free_ports()) < 2
+    assert not capsys.readouterr().out
 
 
-def test_it_gives_up_when_nobody_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert 0.3 <= _drain(free_ports()) < 2
-    assert "Cannot drain: the api does not answer (" in capsys.readouterr().out
-    assert _drain(free_ports(), 0) < 0.2, "where nothing is waited for, neither is the api"
+def test_the_agents_are_told_while_the_api_cannot(tmp_path: Path, agent: subprocess.Popen[bytes]) -> None:
+    with DrainApi(2, 503) as api:
+        draining = threading.Thread(target=_drain, args=(api.port, 20, 5))
+        began = time.monotonic()
+        draining.start()
+        word = poll(lambda: parting.heard(tmp_path), "they are told", 5)
+        assert 14 < word.goodbye_at - began < 16
+        assert 19 < word.over_at - began < 21
+        api.answers[:] = [1]
+        poll(lambda: parting.heard(tmp_path) is None, "they are told no more", 5)
+        poll(lambda: api.asked[-1] == GET, "it is drained again, and looked at", 5)
+        again = [path for method, path, _ in api.asked if method == "POST" and "seconds" in path]
+        assert 18 < float(again[-1].partition("=")[2]) <= 20, "for what is left of its time"
+        api.answers[:] = [0]
+        time.sleep(0.2)
+        assert draining.is_alive(), "a Redis that has just come back may not know of every call"
+        agent.kill()
+        agent.wait()
+        draining.join(5)
+        assert not draining.is_alive()
+    assert parting.heard(tmp_path) is None
 
 
-def test_it_gives_up_when_the_api_goes_away_during_the_drain(capsys: pytest.CaptureFixture[str]) -> None:
-    with DrainApi(2) as api:
-        closing = threading.Timer(0.2, api.close)
-        closing.start()
-        assert 0.3 <= _drain(api.port) < 3
-        closing.join()
-    begun, given_up = capsys.readouterr().out.splitlines()
-    assert begun.startswith("Draining: 2 calls")
-    assert given_up.startswith("Cannot drain: the api does not answer (")
+def test_what_a_killed_node_has_left_says_nothing(tmp_path: Path) -> None:
+    code = """if True:
+        import sys, time, pathlib
+        from orchestrator import parting
+        speaker = parting.Speaker(pathlib.Path(sys.argv[1]))
+        speaker.say(parting.Word(1.0, 2.0))
+        print("said", flush=True)
+        time.sleep(1000)
+    """
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "said\n"
+        assert parting.heard(tmp_path) == parting.Word(1.0, 2.0)
+        process.kill()
+    assert parting.heard(tmp_path) is None
+    with parting.Speaker(tmp_path):
+        assert parting.heard(tmp_path) is None, "nor does it when the next one has begun"
 
 
-def test_an_api_that_is_unwell_is_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
-    with DrainApi(503, 503, 1, 0) as api:
-        _drain(api.port)
-    assert api.asked == [POST, POST, POST, GET]
-    with DrainApi(503) as api:
-        assert 0.3 <= _drain(api.port) < 2, "calls nobody knows of are not waited for"
-    assert "the api answers 503" in capsys.readouterr().out
-
-
-def test_known_calls_are_not_cut_off_when_the_api_loses_its_redis(capsys: pytest.CaptureFixture[str]) -> None:
-    with DrainApi(1, 503) as api:
-        assert _drain(api.port, 0.8) >= 1.0
-    assert "Cannot" not in capsys.readouterr().out
+def test_the_word_needs_no_room_on_the_disk(tmp_path: Path) -> None:
+    word = parting.Word(12345678.123456789, 12345688.123456789)
+    (tmp_path / "full").mkdir()
+    with full_disk(tmp_path / "full", "1M") as fill, parting.Speaker(tmp_path / "full") as speaker:
+        fill()
+        speaker.say(word)
+        assert parting.heard(tmp_path / "full") == word
+        speaker.take_back()
+        assert parting.heard(tmp_path / "full") is None
 
 
 # The program and its signals
@@ -127,10 +189,11 @@ def api() -> Iterator[DrainApi]:
 
 
 @pytest.fixture
-def process(api: DrainApi) -> Iterator[subprocess.Popen[str]]:
+def process(api: DrainApi, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """The program, asleep."""
     settings = {
         "NODE_ID": "n1",
+        "RUN_DIR": str(tmp_path),
         "PORT": str(api.port),
         "ADMIN_TOKEN": "a-token-for-tests",
         "http_proxy": "http://127.0.0.1:9",

@@ -97,6 +97,17 @@ The last that was logged
     )
 
 
+def test_a_boot_error_names_the_command_that_tells_more() -> None:
+    record = recorded("boot_error")
+    first, second = record["sessionId"], "prewarm_" + "2" * 32
+    record["events"][-1]["failedAgentId"] = second
+    retried = {"at": 3.0, "state": "boot_retried", "agentId": second, "cause": "no model", "failedAgentId": first}
+    record["events"].insert(-1, retried)
+    text = told(record)
+    assert f"did not boot (no model): another one was tried. See: orchestrator logs {first}\n" in text
+    assert f"no such model: whisper). See: orchestrator logs {second}\n" in text
+
+
 def test_one_that_gave_up_in_line() -> None:
     assert (
         told(recorded("gave_up"))

@@ -69,6 +69,14 @@ def test_pages_that_may_call_the_api_may_show_the_page_in_theirs(dist: Path) -> 
     assert "connect-src 'self' ws: wss: https://one.example https://two.example" in policy
 
 
+def test_below_a_path_a_page_that_is_not_built_leads_to_the_documentation_too(tmp_path: Path) -> None:
+    with client(tmp_path / "dist", root_path="/voice") as page:
+        found = page.get("/")
+    assert found.status_code == 503
+    assert '<base href="/voice/" />' in found.text
+    assert '<a href="docs">' in found.text
+
+
 @pytest.mark.parametrize("path", ["/assets/none.js", "/assets/../index.html", "/assets/%2e%2e/%2e%2e/secret.txt"])
 def test_what_is_not_a_file_of_it_is_not_found_and_not_kept(page: TestClient, path: str) -> None:
     found = page.get(path)

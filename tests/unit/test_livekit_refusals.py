@@ -3,19 +3,23 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from orchestrator import refusals
+from orchestrator.errors import LiveKitUnavailable
 from orchestrator.livekit.door import Door
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.livekit.tokens import agent_identity, user_identity
 from orchestrator.refusals import Refusal
+from tests.support.processes import free_ports
+from tests.support.tls import certificates, tls_before
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJkZXZrZXkifQ.sAMmO-_4"
 #: What LiveKit 1.13 and its SDK say, by what was wrong.
@@ -121,6 +125,9 @@ async def answering(status: int, body: str, ahead: float = 0) -> AsyncIterator[s
         (200, "{}", -1000, ["every user", "s behind LiveKit's (clock skew)"]),
         (401, "", 90, ["it answers 401", "s ahead of LiveKit's (clock skew)"]),
         (502, "<html>bad gateway</html>", 0, ["LiveKit refuses", "bad gateway"]),
+        (500, "", 0, ["LiveKit refuses", "it answers 500"]),
+        (200, "<html>sign in</html>", 0, ["LiveKit does not answer", "something else does", "sign in"]),
+        (200, "", 0, ["LiveKit does not answer", "something else does"]),
     ],
 )  # fmt: skip
 async def test_the_operator_reads_livekits_own_words(
@@ -135,6 +142,53 @@ async def test_the_operator_reads_livekits_own_words(
     assert "eyJ" not in trouble
     for words in expected:
         assert words in trouble
+
+
+async def asked(rooms: Rooms) -> None:
+    """Ask all that is asked of a room service: each says that LiveKit is away, and nobody takes that for an answer."""
+    for ask in (rooms.delete("r"), rooms.leave("r"), rooms.existing(["r"]), rooms.present("r"), rooms.create("r")):
+        with pytest.raises(LiveKitUnavailable):
+            await ask
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(500, ""), (502, "<html>bad gateway</html>"), (503, "{}"), (200, "<html>sign in</html>")]
+)
+async def test_what_is_no_answer_of_livekits_is_none(status: int, body: str) -> None:
+    async with answering(status, body) as url, Rooms(url, "key", "s" * 40) as rooms:
+        await asked(rooms)
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+async def test_a_livekit_that_is_away_or_speaks_no_tls_is_one_that_does_not_answer(scheme: str) -> None:
+    async with answering(200, "{}") as url:
+        address = url.replace("ws:", "wss:")  # it speaks no TLS
+        if scheme == "ws":
+            address = f"ws://127.0.0.1:{free_ports()}"
+        async with Rooms(address, "key", "s" * 40) as rooms:
+            assert "LiveKit does not answer" in str(await rooms.reachable())
+            await asked(rooms)
+
+
+@pytest.mark.parametrize("name", ["a..b", "x" * 64 + ".example", "nobody.invalid"])
+async def test_a_livekit_that_cannot_be_named_is_one_that_does_not_answer(name: str) -> None:
+    async with Rooms(f"ws://{name}:7880", "key", "s" * 40) as rooms:
+        assert "LiveKit does not answer" in str(await rooms.reachable())
+        await asked(rooms)
+
+
+@pytest.fixture
+def untrusted(tmp_path: Path) -> Iterator[int]:
+    """The port of a server whose certificate nobody trusts."""
+    _, certificate, key = certificates(tmp_path)
+    with tls_before(free_ports(), certificate, key) as port:
+        yield port
+
+
+async def test_a_livekit_whose_certificate_nobody_trusts_is_one_that_does_not_answer(untrusted: int) -> None:
+    async with Rooms(f"wss://localhost:{untrusted}", "key", "s" * 40) as rooms:
+        assert "certificate" in str(await rooms.reachable()).lower()
+        await asked(rooms)
 
 
 @pytest.mark.parametrize(

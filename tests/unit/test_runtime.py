@@ -4,16 +4,19 @@ import asyncio
 import functools
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from livekit import rtc
 
-from agents import contract
+from agents import contract, parting
 from agents.context import AgentContext
 from agents.runtime import Runtime
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, StoreUnavailable
+from orchestrator.parting import Speaker, Word
 from orchestrator.settings import NodeSettings
 from tests.support.node import REPOSITORY
 
@@ -55,13 +58,18 @@ def link() -> Link:
     return Link()
 
 
-async def live(link: Link, entrypoint: Callable[[AgentContext], Awaitable[None]], monkeypatch: Any) -> Runtime:
+async def live(
+    link: Link,
+    entrypoint: Callable[[AgentContext], Awaitable[None]],
+    monkeypatch: Any,
+    run_dir: Path | None = None,
+) -> Runtime:
     """Start an agent; the caller assigns it."""
 
     async def connect(*_: object) -> None: ...
 
     monkeypatch.setattr(Runtime, "_connect", connect)
-    settings = NodeSettings(heartbeat_seconds=0.05)
+    settings = NodeSettings(heartbeat_seconds=0.05, run_dir=run_dir or Path(".run"))
     runtime = Runtime(settings, "ws://127.0.0.1:1", "agent", entrypoint)
     runtime._link = link  # type: ignore[assignment]
     link.running = asyncio.create_task(runtime.run())  # type: ignore[attr-defined]
@@ -177,6 +185,135 @@ async def test_each_drain_has_its_goodbye_and_rubbish_is_left_aside(
     link.inbox.put_nowait({"type": "goodbye", "seconds": 5})
     assert await end(link) == ("ended", "s", "ended", "the node is stopping")
     assert said.is_set()
+
+
+async def in_call(link: Link, monkeypatch: pytest.MonkeyPatch, folder: Path) -> AgentContext:
+    """Return the session of an agent that looks for its node's word in this folder."""
+    monkeypatch.setattr(parting, "LOOK_SECONDS", 0.02)
+    runtime = await live(link, waits, monkeypatch, folder)
+    link.inbox.put_nowait(ASSIGN)
+    async with asyncio.timeout(5):
+        while runtime._context is None:  # noqa: ASYNC110 - it is set in the agent
+            await asyncio.sleep(0.01)
+    return runtime._context
+
+
+ENDED = ("ended", "s", "ended", parting.REASON)
+
+
+async def test_without_redis_an_agent_parts_by_its_nodes_word(
+    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said: asyncio.Queue[float] = asyncio.Queue()
+
+    async def say() -> None:
+        said.put_nowait(time.monotonic())
+
+    with Speaker(tmp_path) as speaker:
+        context = await in_call(link, monkeypatch, tmp_path)
+        context.on_goodbye(say)
+        now = time.monotonic()
+        speaker.say(Word(now + 1000, now + 2000))
+        await asyncio.sleep(0.2)
+        assert said.empty(), "it has time"
+        speaker.take_back()
+        await asyncio.sleep(0.1)
+        speaker.say(Word(now + 0.5, now + 1000))
+        assert await end(link) == ENDED
+        assert await said.get() >= now + 0.5
+
+
+async def test_who_has_no_goodbye_goes_when_its_time_is_over(
+    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with Speaker(tmp_path) as speaker:
+        await in_call(link, monkeypatch, tmp_path)
+        over = time.monotonic() + 0.3
+        speaker.say(Word(over - 0.2, over))
+        assert await end(link) == ENDED
+        assert time.monotonic() >= over
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["has left", "has lost the connection"])
+async def test_a_call_whose_user_has_left_does_not_hold_up_its_node(
+    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: bool
+) -> None:
+    monkeypatch.setattr(parting, "GONE_SECONDS", 0.1)
+    with Speaker(tmp_path) as speaker:
+        context = await in_call(link, monkeypatch, tmp_path)
+        context.user_seen.set()
+        context.user_lost = lost
+        now = time.monotonic()
+        speaker.say(Word(now + 1000, now + 1000))
+        if lost:
+            await asyncio.sleep(0.4)
+            assert not context.leaving.done(), "may be on the way back"
+            context.leave(parting.REASON)
+        assert await end(link) == ENDED
+
+
+async def test_a_warm_agent_goes_by_its_nodes_word(link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(parting, "LOOK_SECONDS", 0.02)
+    with Speaker(tmp_path) as speaker:
+        await live(link, waits, monkeypatch, tmp_path)
+        await asyncio.sleep(0.1)
+        now = time.monotonic()
+        speaker.say(Word(now + 1000, now + 1000))
+        assert await end(link) == ("leave", parting.REASON)
+
+
+async def test_the_user_is_let_go_though_the_end_cannot_be_recorded(
+    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("agents.runtime.LEAVE_SECONDS", 0.1)
+    left, recorded = asyncio.Event(), asyncio.Event()
+
+    async def disconnect(_: rtc.Room) -> None:
+        left.set()
+
+    async def ended(*_: object) -> None:
+        if not left.is_set():
+            raise StoreUnavailable("away")
+        recorded.set()
+
+    monkeypatch.setattr(rtc.Room, "disconnect", disconnect)
+    link.ended = ended  # type: ignore[attr-defined]
+    context = await in_call(link, monkeypatch, tmp_path)
+    context.leave("enough")
+    async with asyncio.timeout(5):
+        await link.running  # type: ignore[attr-defined]
+    assert recorded.is_set()
+
+
+@pytest.mark.parametrize("warm", [True, False])
+async def test_a_warm_agent_that_beats_and_does_not_hear_goes(
+    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, warm: bool
+) -> None:
+    """It would not hear its assignment. In a call there is little to hear, and another agent gains nothing."""
+    monkeypatch.setattr("agents.runtime.DEAF_SECONDS", 0.3)
+    deaf = StoreUnavailable("Redis does not answer (Error 24: too many open files)")
+
+    async def next_message() -> dict[str, Any]:
+        if not warm and link.inbox.qsize():
+            return await link.inbox.get()  # type: ignore[no-any-return]
+        raise deaf
+
+    link.next_message = next_message  # type: ignore[method-assign]
+    link.broken_beat = deaf
+    runtime = await live(link, waits, monkeypatch, tmp_path)
+    if not warm:
+        link.inbox.put_nowait(ASSIGN)
+    await asyncio.sleep(0.5)
+    assert not runtime._stop.done(), "it is Redis that is away"
+    link.broken_beat = None
+    if warm:
+        assert await end(link) == ("leave", "agent_error: the inbox cannot be read, though Redis answers")
+    else:
+        await asyncio.sleep(0.6)
+        assert runtime._context is not None
+        assert not runtime._context.leaving.done()
+        runtime._context.leave("enough")
+        assert await end(link) == ("ended", "s", "ended", "enough")
 
 
 # What is looked at when an agent is loaded

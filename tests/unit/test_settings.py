@@ -48,6 +48,25 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("RATE_LIMIT", "often", "10/minute"),
         ("REDIS_URL", "redis://:ab/cd@host:6379", "REDIS_URL: its port cannot be read: in a password write / as %2F"),
         ("AGENT_START_METHOD", "clone", "AGENT_START_METHOD"),
+        ("ROOT_PATH", "voice", "ROOT_PATH='voice': write the path alone, with one slash before it"),
+        ("ROOT_PATH", "https://calls.example/voice", "without scheme and host"),
+        ("ROOT_PATH", "//evil.example", "with one slash before it"),
+        ("ROOT_PATH", " /voice", "with one slash before it"),
+        ("ROOT_PATH", "/", "leave it empty for /"),
+        ("ROOT_PATH", "/voice/", "without the slash at its end: /voice"),
+        ("ROOT_PATH", "/voice//v1", "between single slashes"),
+        ("ROOT_PATH", "/voice/../admin", "no part of it may be . or .."),
+        ("ROOT_PATH", "/.", "no part of it may be . or .."),
+        ("ROOT_PATH", "/my voice", "letters, digits and . _ ~ -"),
+        ("ROOT_PATH", '/"><script>', "letters, digits and . _ ~ -"),
+        ("ROOT_PATH", "/%2e%2e", "letters, digits and . _ ~ -"),
+        ("ROOT_PATH", "/voice?a=b", "letters, digits and . _ ~ -"),
+        ("ROOT_PATH", "/voice\n", "letters, digits and . _ ~ -"),
+        ("ROOT_PATH", "/stimme-ü", "letters, digits and . _ ~ -"),
+        ("ROOT_PATH", "/" + "v" * 200, "at most 200 letters"),
+        ("ROOT_PATH", "/api", "the api itself has /api/agents: take another path"),
+        ("ROOT_PATH", "/status", "the api itself has /status"),
+        ("ROOT_PATH", "/api/session/voice", "the api itself has /api/session"),
         ("HEARTBEAT_SECONDS", "0", "HEARTBEAT_SECONDS"),
         ("HEARTBEAT_TIMEOUT_SECONDS", "3", "HEARTBEAT_TIMEOUT_SECONDS=3 is less than two of HEARTBEAT_SECONDS=2"),
     ],
@@ -58,6 +77,11 @@ def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value:
         Settings.load()
     assert "\n" not in failure.value.detail
     assert "in the environment or in .env" in failure.value.detail
+
+
+@pytest.mark.parametrize("path", ["", "/voice", "/a/b.c/_d~-", "/api/voice", "/statuses", "/v1"])
+def test_a_path_below_which_a_proxy_serves_the_node(path: str) -> None:
+    assert Settings(root_path=path).root_path == path
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:

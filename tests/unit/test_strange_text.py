@@ -26,7 +26,7 @@ DANGEROUS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\xad\ud800-\udfff\U000e0000-\U000e0fff]"
 )
 ID = "session_" + "0" * 32
-AGENT = "prewarm_" + "1" * 32
+AGENT, MUTE = "prewarm_" + "1" * 32, "prewarm_" + "2" * 32
 
 
 def session(text: str) -> dict[str, Any]:
@@ -59,7 +59,9 @@ def told(api: Api, text: str) -> list[list[str]]:
     api.on("GET /api/sessions", {"sessions": [session(text)], "agents": [agent]})
     api.on(f"GET /api/session/{ID}", session(text))
     api.on(f"GET /api/session/{ID}/logs", {"logs": [text]})
-    api.on(f"GET /api/agents/{AGENT}/logs", {"logs": [text]})
+    dead = {"agentId": AGENT, "status": "exited", "cause": text}
+    api.on(f"GET /api/agents/{AGENT}/logs", {"agent": dead, "logs": [text]})
+    api.on(f"GET /api/agents/{MUTE}/logs", {"agent": dead | {"agentId": MUTE}, "logs": []})
     api.on("GET /api/nodes", {"nodes": [node]})
     api.on("POST /api/nodes/n/drain", node)
     api.on("POST /api/nodes/n/undrain", node)
@@ -69,6 +71,7 @@ def told(api: Api, text: str) -> list[list[str]]:
     api.on("POST /api/agents/reload", reload)
     return [
         ["status"], ["sessions"], ["explain", ID], ["logs", ID], ["logs", "-f", ID], ["nodes"], ["drain", "n"],
+        ["logs", AGENT], ["logs", "-f", AGENT], ["logs", MUTE],
         ["undrain", "n"], ["stop", ID], ["pool", "3"], ["breaker"], ["breaker", "--close"], ["agents", "reload"],
     ]  # fmt: skip
 
@@ -82,7 +85,7 @@ def strings(document: Any) -> list[str]:
 
 @pytest.mark.parametrize("text", NASTY, ids=ascii)
 def test_no_command_obeys_what_a_stranger_wrote(api: Api, run: Run, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.cli.commands.LAST_WORDS_SECONDS", 0)
+    monkeypatch.setattr("orchestrator.cli.printed.LAST_WORDS_SECONDS", 0)
     for command in told(api, text):
         code, out, err = run(*command)
         assert code == (1 if "reload" in command else 0), (command, out, err)
@@ -91,7 +94,7 @@ def test_no_command_obeys_what_a_stranger_wrote(api: Api, run: Run, text: str, m
         # Folded or cut at the terminal's width, but there.
         assert re.sub(r"\s", "", one_line(text))[:10] in re.sub(r"\s", "", shown) or command[0] == "undrain", command
         assert not re.search(r"(?m)^FAKE", shown), (command, shown)
-        if command[0] not in {"logs", "agents"}:
+        if command[0] != "agents":
             code, out, _ = run(*command, "--json")
             assert not DANGEROUS.search(out), command
             assert any(text in found for found in strings(json.loads(out))) or command[0] == "pool", command

@@ -605,8 +605,9 @@ local function session_in(room)
 end
 
 -- A call is counted once when its agent lives and serves no more: the next agents may all fail for the same reason.
-local function count_failing(session, cause)
-  if not SERVES_NO_MORE[string.match(cause, '^(%a+_%a+): ')] then return end
+-- `lives`: it has not said so itself, and its process is known to live.
+local function count_failing(session, cause, lives)
+  if not lives and not SERVES_NO_MORE[string.match(cause, '^(%a+_%a+): ')] then return end
   if redis.call('HSETNX', 'session:' .. session, 'failing', 1) == 0 then return end
   redis.call('HINCRBY', 'pool:failing', 'calls', 1)
   redis.call('HSET', 'pool:failing', 'cause', cause)
@@ -657,6 +658,13 @@ local function keep_last(list, id, most, drop)
   end
 end
 
+-- Fields of a session's event whose reason is the last failed boot: the agent whose log tells more.
+local function failed_boot(reason)
+  local cause, agent = redis.call('GET', 'pool:boot_error'), redis.call('GET', 'pool:boot_error:agent')
+  if not cause or not agent or string.sub(reason, 1, #cause) ~= cause then return {} end
+  return {'failedAgentId', agent}
+end
+
 -- Close the books of a session in whatever live state it is; the bound agent is told to leave.
 local function close_session(id, to, reason)
   local key = 'session:' .. id
@@ -666,7 +674,7 @@ local function close_session(id, to, reason)
     tell('takeover.failed', id .. '_' .. fields[5], {sessionId = id, reason = reason})
     redis.call('HDEL', key, 'takeoverAt')
   end
-  move_session(id, to, 'reason', reason, 'endedAt', NOW)
+  move_session(id, to, 'reason', reason, 'endedAt', NOW, unpack(failed_boot(reason)))
   if to == 'error' then count_failing(id, reason)
   elseif not get(key, 'failing') and answered(id) then redis.call('DEL', 'pool:failing') end
   redis.call('DEL', key .. ':payload', key .. ':conversation')
@@ -752,9 +760,10 @@ end
 
 -- One more boot has failed by the agent's own fault: the next attempt waits longer, and the fifth opens the breaker. While
 -- another node's agents boot, only this node is held back.
-local function boot_failed(cause, failed)
+local function boot_failed(agent, cause, failed)
   redis.call('HINCRBY', 'pool:stats', 'total_boot_failures', 1)
   redis.call('SET', 'pool:boot_error', cause, 'EX', 300)
+  redis.call('SET', 'pool:boot_error:agent', agent, 'EX', 300)
   if failed then
     redis.call('INCR', 'node:' .. failed .. ':failures')
     redis.call('EXPIRE', 'node:' .. failed .. ':failures', NODE_PAUSE_SECONDS)
@@ -765,7 +774,7 @@ local function boot_failed(cause, failed)
   local failures = redis.call('HINCRBY', 'pool:breaker', 'failures', 1)
   local pause = math.min(LONGEST_PAUSE_MS, 1000 * 2 ^ (failures - 1)) * (0.75 + (NOW_US % 1000) / 2000)
   redis.call('DEL', 'pool:proven')
-  redis.call('HSET', 'pool:breaker', 'cause', cause, 'nextAt', math.floor(NOW + pause))
+  redis.call('HSET', 'pool:breaker', 'cause', cause, 'agent', agent, 'nextAt', math.floor(NOW + pause))
   expect('refill', '', math.ceil(pause) + 1)
   if failures < BREAKER_FAILURES then return end
   if not get('pool:breaker', 'openedAt') then redis.call('HSET', 'pool:breaker', 'openedAt', NOW) end
@@ -796,7 +805,7 @@ local function exit_agent(id, cause, ...)
   if before == 'starting' then
     redis.call('RPUSH', 'agent:' .. id .. ':boot', cause)
     redis.call('EXPIRE', 'agent:' .. id .. ':boot', 60)
-    if string.sub(cause, 1, 5) == 'boot_' then boot_failed(cause, get('agent:' .. id, 'node')) else wake() end
+    if string.sub(cause, 1, 5) == 'boot_' then boot_failed(id, cause, get('agent:' .. id, 'node')) else wake() end
   else
     wake()
   end

@@ -28,7 +28,7 @@ end
 redis.call('HSET', 'agent:' .. id, 'readyAt', NOW, 'lastBeat', NOW)
 redis.call('RPUSH', 'agent:' .. id .. ':boot', 'ready')
 redis.call('EXPIRE', 'agent:' .. id .. ':boot', 60)
-redis.call('DEL', 'pool:boot_error', 'pool:breaker')
+redis.call('DEL', 'pool:boot_error', 'pool:boot_error:agent', 'pool:breaker')
 local node = get('agent:' .. id, 'node')
 if node then redis.call('DEL', 'node:' .. node .. ':failures') end
 redis.call('SET', 'pool:proven', NOW)

@@ -22,7 +22,7 @@ if session and get('session:' .. session, 'agentId') == ARGV[5] then
 end
 local wrong = contradiction(ARGV[1], lineage)
 if wrong and AGENT_MOVES[state].stopping and state ~= 'starting' then
-  boot_failed('boot_error: ' .. wrong, ARGV[4])
+  boot_failed(ARGV[5], 'boot_error: ' .. wrong, ARGV[4])
   move_agent(ARGV[5], 'stopping', 'reason', 'boot_error: ' .. wrong)
   if session then replace_agent(session, ARGV[5], 'boot_error: ' .. wrong) end
 end

@@ -63,7 +63,13 @@ function miss.beat(id)
   local cause = 'no heartbeat for ' .. seconds(NOW - tonumber(get('agent:' .. id, 'lastBeat') or NOW)) .. ' s'
   local session = get('agent:' .. id, 'sessionId')
   move_agent(id, 'stopping', 'reason', cause)
-  if session then replace_agent(session, id, cause) end
+  if session then
+    -- Its node would have told of its death: it lives, and its event loop or its way to Redis is blocked. A node that is
+    -- late itself may have vanished, and its agents with it.
+    local node = get('agent:' .. id, 'node')
+    if node and redis.call('PTTL', 'node:' .. node) >= LATE_MS then count_failing(session, cause, true) end
+    replace_agent(session, id, cause)
+  end
   stop(id)
 end
 function miss.stop(id)

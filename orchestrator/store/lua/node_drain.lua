@@ -1,4 +1,5 @@
--- Take a node out of service: its warm agents leave, its calls go on until the drain is over.
+-- Take a node out of service: its warm agents leave, its calls go on until the drain is over. Once more, it may be over
+-- sooner, not later.
 --
 -- KEYS  none
 -- ARGV  1 node id  2 ms until its calls are over
@@ -22,7 +23,7 @@ else
   end
 end
 local goodbye = math.min(window, policy('goodbyeMs') or 0)
-if first == 1 then
+if first == 1 or redis.call('ZADD', 'deadlines', 'XX', 'LT', 'CH', since() + window - goodbye, 'drain|' .. node) == 1 then
   -- A record that it made would never run out.
   if redis.call('EXISTS', 'node:' .. node) == 1 then redis.call('HSET', 'node:' .. node, 'goodbyeMs', goodbye) end
   expect('drain', node, window - goodbye)

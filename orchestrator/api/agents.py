@@ -1,0 +1,75 @@
+"""What one agent process printed, whether it ever served a session or not: one that did not boot has no other place."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import Field
+
+from orchestrator.api import following
+from orchestrator.api.gate import gated
+from orchestrator.api.problems import PROBLEM_RESPONSES
+from orchestrator.api.schemas import SESSION, AgentRecord, Reply, example
+from orchestrator.api.services import ServicesDep, SessionPath, administrator
+from orchestrator.api.sessions import agent_record
+from orchestrator.api.status import LINES, SEATED, Place, streaming
+from orchestrator.errors import NotFound, StoreUnavailable
+from orchestrator.models import Agent
+
+router = APIRouter(prefix="/api", tags=["admin"], route_class=gated(administrator), responses=PROBLEM_RESPONSES)
+
+
+class AgentLogsReply(Reply):
+    """What one agent printed, oldest first, and how it is or ended."""
+
+    model_config = example(
+        success=True, agentId=SESSION,
+        agent={
+            "agentId": SESSION, "pid": 4242, "node": "node-1", "status": "exited",
+            "cause": "boot_error: exited with code 1: ModuleNotFoundError: No module named 'my_agent'", "exitCode": 1,
+        },
+        logs=["ModuleNotFoundError: No module named 'my_agent'", "[agent exited with code 1]"],
+    )  # fmt: skip
+    agent_id: str
+    agent: AgentRecord | None = Field(default=None, description="Not there when only the log is left.")
+    logs: list[str]
+
+
+async def _agent(agent_id: SessionPath, parts: ServicesDep) -> Agent | None:
+    """Return an agent's record, None when only its log is kept. Raises `NotFound` when neither is."""
+    agent = await parts.store.agent(agent_id)
+    if agent is None and not await parts.store.logs(agent_id, 1):
+        raise NotFound(f"Nothing is known of an agent {agent_id}: there was none, or it is not kept any more.")
+    return agent
+
+
+AgentDep = Annotated[Agent | None, Depends(_agent)]
+
+
+@router.get("/agents/{agent_id:session}/logs", summary="Read an agent's logs", response_model_exclude_none=True)
+async def logs(
+    agent_id: SessionPath, agent: AgentDep, parts: ServicesDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
+) -> AgentLogsReply:
+    """Return what one agent process printed, oldest first; also when it did not boot, for `SESSION_KEEP_SECONDS`."""
+    return AgentLogsReply(
+        agent_id=agent_id, agent=agent and agent_record(agent), logs=await parts.store.logs(agent_id, limit)
+    )
+
+
+@router.get(
+    "/agents/{agent_id:session}/logs/events",
+    summary="An agent's logs, pushed",
+    response_class=EventSourceResponse,
+    dependencies=[Depends(_agent), *SEATED],
+    responses=streaming(f"event: lines\ndata: {LINES}\nid: {SESSION}:1\n\n"),
+)
+async def log_events(
+    agent_id: SessionPath, parts: ServicesDep, last_event_id: Place = ""
+) -> AsyncIterator[ServerSentEvent]:
+    """Push what one agent process prints, as it does: as a session's logs are pushed."""
+    seen = following.place(last_event_id)
+    with contextlib.suppress(StoreUnavailable):  # the listener comes back
+        async for event in following.follow(parts.store, following.of_agent(agent_id), seen, parts.feed.closed):
+            yield event

@@ -1,0 +1,78 @@
+"""Answers as callers get them: what is the operator's is left out, or told in fixed sentences (caller_words.py).
+
+What callers get is named here, field by field, so that a new field stays the operator's until somebody decides.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from orchestrator import caller_words
+from orchestrator.api.schemas import Event, HealthReply, SessionReply
+
+#: What belongs to an event, its reason and its cause aside.
+_EVENT = frozenset({"id", "at", "state", "phase", "position", "agentId", "event"})
+#: What is told of a node.
+_NODE = frozenset({"host", "draining", "lastBeat"})
+
+
+def event(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an event of a session as callers get it."""
+    told = {name: value for name, value in fields.items() if name in _EVENT}
+    if "reason" in fields:
+        told["reason"] = caller_words.reason(fields["reason"])
+    if "cause" in fields:
+        told["cause"] = caller_words.cause(fields["cause"])
+    return told
+
+
+def session(reply: SessionReply) -> SessionReply:
+    """Return a session as callers get it."""
+    agents = reply.agents and [
+        agent.model_copy(update={"cause": agent.cause and caller_words.cause(agent.cause)}) for agent in reply.agents
+    ]
+    events = reply.events and [Event.model_validate(event(found.model_dump())) for found in reply.events]
+    return reply.model_copy(
+        update={
+            "reason": reply.reason and caller_words.reason(reply.reason),
+            "cause": reply.cause and caller_words.cause(reply.cause),
+            "events": events,
+            "agents": agents,
+            "last_log_lines": None,
+        }
+    )
+
+
+def health(reply: HealthReply) -> HealthReply:
+    """Return what callers get of a node's health: counts, and that something is wrong, not why."""
+    return HealthReply(
+        status=reply.status,
+        version=reply.version,
+        access=reply.access,
+        sessions=reply.sessions,
+        redis={name: reply.redis[name] for name in ("ok", "latencyMs")},
+        celery=reply.celery,
+        livekit={"ok": reply.livekit["ok"]},
+        breaker=reply.breaker.model_copy(update={"cause": None}),
+        nodes={
+            name: {field: value for field, value in fields.items() if field in _NODE}
+            for name, fields in reply.nodes.items()
+        },
+        doors={},
+        stats=reply.stats,
+        warnings=[caller_words.WARNINGS[code] for code in _warnings(reply)],
+    )
+
+
+def _warnings(reply: HealthReply) -> Iterator[str]:
+    """Yield the codes of what is wrong, by what is told of it: the operator's own words are not looked at."""
+    found = {
+        "store_unavailable": not reply.redis["ok"],
+        "livekit_unavailable": not reply.livekit["ok"],
+        "agents_do_not_boot": reply.breaker.state != "closed",
+        "no_nodes": not reply.nodes,
+        "host_unavailable": any(fields.get("host") != "1" for fields in reply.nodes.values()),
+        "draining": any("draining" in fields for fields in reply.nodes.values()),
+    }
+    yield from (code for code, wrong in found.items() if wrong)
+    if reply.warnings and not any(found.values()):
+        yield "other"

@@ -1,0 +1,35 @@
+// What is known of a session or an agent, as a list of names and values; and how an agent's process ended.
+
+import { attribute, el, rows, text } from "./dom.js";
+import { causeWords } from "./words.js";
+
+/** A list of facts; `draw` takes [name, value, note] of each. */
+export function facts() {
+  const node = el("dl", { class: "facts" });
+  const update = rows(node, () => fact());
+  return { node, draw: (known) => update(known.filter(Boolean), ([name]) => name) };
+}
+
+function fact() {
+  const [name, value, note] = [el("dt"), el("span"), el("span", { class: "muted" })];
+  const node = el("div", {}, name, el("dd", {}, value, " ", note));
+  return {
+    node,
+    update([label, known, more]) {
+      attribute(node, "class", known.length > 24 ? "long" : null);
+      text(name, label);
+      text(value, known);
+      text(note, more ?? "");
+    },
+  };
+}
+
+/** How an agent's process ended, in words. */
+export function ending({ cause, signal, exitCode }) {
+  const seen = signal ? `killed by signal ${signal}` : exitCode === undefined ? "" : `exited with code ${exitCode}`;
+  if (!cause || !seen) return causeWords(cause || seen);
+  return causeWords(cause.includes(seen) ? cause : `${cause} (${seen})`);
+}
+
+/** Where a process runs or ran. */
+export const processWords = ({ pid, node }) => (pid ? `pid ${pid}${node ? ` on ${node}` : ""}` : "no process");

@@ -1,0 +1,137 @@
+"""A managed Redis fails over: its name leads to another server now, and the old one lives on and takes no writes."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from orchestrator.beat import Scheduler
+from orchestrator.celery_app import REFILL, Publisher, make_worker_app
+from orchestrator.errors import StoreUnavailable
+from orchestrator.settings import Settings
+from orchestrator.store import Store
+from orchestrator.store.agent_link import AgentLink
+from tests.support.pool import POLICY, warm
+from tests.support.processes import free_ports, poll, start_valkey, stop
+from tests.support.proxy import FaultProxy
+
+#: Seconds after which everything is to be well again.
+HEALED = 15.0
+
+
+class Pair:
+    """A server and its replica, behind one name."""
+
+    def __init__(self, first: int, second: int, proxy: FaultProxy) -> None:
+        self.url = f"redis://127.0.0.1:{proxy.port}/0"
+        self.old = redis.Redis(port=first, decode_responses=True)
+        self.new = redis.Redis(port=second, decode_responses=True)
+        self._proxy, self._first, self._second = proxy, first, second
+        self.new.replicaof("127.0.0.1", first)
+        poll(lambda: self.new.info("replication")["master_link_status"] == "up", "the replica follows")
+
+    def fail_over(self) -> None:
+        """Let the replica take over. Connections that are open stay with the old one."""
+        self.old.wait(1, 5000)
+        self.new.replicaof("NO", "ONE")
+        self.old.replicaof("127.0.0.1", self._second)
+        self._proxy._server = ("127.0.0.1", self._second)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    with contextlib.ExitStack() as stack:
+        ports = []
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            ports.append(free_ports())
+            stack.callback(stop, start_valkey(tmp_path / name, ports[-1], "--repl-diskless-sync-delay", "0"))
+        proxy = stack.enter_context(FaultProxy("127.0.0.1", ports[0]))
+        found = Pair(*ports, proxy)
+        stack.callback(found.new.close)
+        stack.callback(found.old.close)
+        yield found
+
+
+@pytest.fixture
+async def store(pair: Pair) -> AsyncIterator[Store]:
+    async with Store(pair.url, name="test", keep_seconds=3600) as found:
+        await found.configure(POLICY, 0)
+        yield found
+
+
+def within(work: Callable[[], object], seconds: float = HEALED) -> None:
+    """Try until it is no longer refused."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            work()
+        except StoreUnavailable:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        else:
+            return
+
+
+async def test_every_connection_of_the_store_moves(pair: Pair, store: Store) -> None:
+    (agent_id,) = await warm(store, pair.url, 1)
+    link = AgentLink(pair.url, agent_id)
+    try:
+        await asyncio.gather(*(store.now() for _ in range(5)))  # as many connections
+        assert await link.beat() == "ready"
+        hearing = asyncio.create_task(link.next_message())
+        await asyncio.sleep(0.2)
+        pair.fail_over()
+        # Whoever has met the refusal once is with the new one the next time.
+        deadline = time.monotonic() + HEALED
+        while True:
+            try:
+                assert await link.beat() == "ready"
+                await asyncio.gather(*(store.take_write() for _ in range(5)))
+                await store.beat_node("n1", {"host": 1}, 60)
+                break
+            except StoreUnavailable:
+                assert time.monotonic() < deadline
+        pair.new.rpush(f"agent:{agent_id}:inbox", '{"type": "hello"}')
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                if (message := await hearing) is not None:
+                    break
+            assert time.monotonic() < deadline, "the inbox is not read"
+            hearing = asyncio.create_task(link.next_message())
+        assert message == {"type": "hello"}
+        assert pair.new.exists("node:n1")
+    finally:
+        await link.close()
+
+
+def test_what_is_queued_reaches_the_new_one(pair: Pair) -> None:
+    publisher = Publisher(pair.url)
+    try:
+        publisher.send(REFILL)
+        pair.fail_over()
+        before = pair.new.llen("celery")
+        within(lambda: publisher.send(REFILL))
+        assert pair.new.llen("celery") == before + 1
+    finally:
+        publisher.close()
+
+
+def test_beat_moves(pair: Pair) -> None:
+    app = make_worker_app(Settings(redis_url=pair.url, node_id="n1"))
+    scheduler = Scheduler(app=app)
+    try:
+        scheduler.tick()
+        pair.fail_over()
+        pair.new.delete("beat:ticks")
+        deadline = time.monotonic() + HEALED
+        while not pair.new.hexists("beat:ticks", "beat"):
+            assert time.monotonic() < deadline, "beat does not turn"
+            scheduler.tick()
+    finally:
+        scheduler.close()
+        app.close()

@@ -1,0 +1,320 @@
+"""README.md and docs/*.md: every command works as it is printed, from the root of the repository after `make up`; every
+file, setting, request and link that they name is there; and what they list is all that there is."""
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from typer.core import TyperGroup
+
+from orchestrator.cli.main import app as command_line
+from orchestrator.settings import Settings
+from orchestrator.store import keys
+from orchestrator.store.scripts import sources
+from tests.support import documents, printed
+from tests.support.documents import DOCUMENTS, REPOSITORY, Command
+from tests.support.printed import BIN, FOREIGN_VARIABLES, MADE, wrong
+
+README = REPOSITORY / "README.md"
+
+
+def none(found: Iterable[str]) -> None:
+    """Assert that nothing was found, and show all of it."""
+    listed = sorted(found)
+    assert not listed, "\n".join(["", *listed])
+
+
+# Commands
+
+
+def test_every_command_works_as_it_is_printed() -> None:
+    found = printed.commands()
+    assert len(found) > 60
+    none(f"{command}: {problem}" for command in found if (problem := wrong(command)))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("orchestrator status", "not on PATH"),
+        ("supervisorctl restart api", "not on PATH"),
+        ("make fly", "no target"),
+        (".venv/bin/orchestrator explain", "needs ['session_id']"),
+        (".venv/bin/orchestrator drain a --now", "No such option"),
+        (".venv/bin/orchestrator agents restart", "no command restart"),
+        (".venv/bin/orchestrator stop a b", "too many"),
+        (".venv/bin/orchestrator call --sing x", "No such option"),
+        (".venv/bin/python -m pytest tests/unit/test_nothing.py", "there is no tests/unit/test_nothing.py"),
+        (".venv/bin/python -m pytest tests/unit/test_documents.py -k promises", "selects nothing"),
+        (".venv/bin/python -m pytest tests/unit/test_documents.py::test_x", "no test test_x"),
+        (".venv/bin/python -m orchestrator.nothing", "no module"),
+        (".venv/bin/pip install -e '.[voices]'", "no extra"),
+        ("docker compose -f compose.yml up", "there is no ['compose.yml']"),
+        ("docker compose --profile metrics up", "no profile"),
+        ("docker compose exec api orchestrator status", "no service"),
+        ("docker compose exec orchestrator supervisorctl status", "not in the image"),
+        ("docker compose exec orchestrator cat /var/lib/orchestrator/secret.json", "there is no"),
+        ("docker run -e POOL_SIZE=1 voice-agent-orchestrator", "POOL_SIZE"),
+        ("docker build --build-arg VOICE=1 .", "no argument"),
+        ("kubectl apply -k deploy/k8s", "there is no"),
+        ("curl localhost:8080/api/session/start", "GET /api/session/start"),
+        ("curl -X POST localhost:8080/api/sessions", "POST /api/sessions"),
+        ("npm test", "no package.json"),
+        ("cd frontend && npm run serve", "no script serve"),
+        ("POOL_TARGET=many make up", "POOL_TARGET=many"),
+        ("POOL_SIZE=3 make up", "POOL_SIZE"),
+        ("TOKEN=$(python3 -c 1) make up", "TOKEN"),
+        ("fly deploy", "what is fly?"),
+    ],
+)
+def test_a_command_that_does_not_work_is_found(text: str, told: str) -> None:
+    assert told in "; ".join(problem for each in documents.parsed("here", text) if (problem := wrong(each)))
+
+
+def test_each_promise_of_the_readme_names_tests_that_are_there() -> None:
+    table = README.read_text().partition("\n## What we promise")[2].partition("\n## ")[0]
+    found = [cells[1].strip("`").split() for cells in documents.rows(table) if cells[1]]
+    assert len(found) > 10
+    commands = [Command("README.md", (f"{BIN}python", "-m", "pytest", *words)) for words in found]
+    none(f"{each}: {problem}" for each in commands if (problem := wrong(each)))
+
+
+def test_each_reported_fault_names_tests_that_are_there() -> None:
+    """After a file a test may be named, by the words of its name."""
+    text = (REPOSITORY / "docs/testing.md").read_text().partition("\n## Reported faults")[2]
+    missing = []
+    for file, words in re.findall(r"`((?:unit|integration|e2e|chaos|image)/test_\w+\.py)`(?: ([a-z][^|,;`]*))?", text):
+        path, name = REPOSITORY / "tests" / file, "_".join(["test", *re.findall(r"\w+", words)])
+        if not path.exists() or (words.strip() and f"def {name}(" not in path.read_text()):
+            missing.append(f"{file} {name}")
+    none(missing)
+
+
+# Settings and variables
+
+
+def test_every_setting_that_is_named_is_one() -> None:
+    named = [(where, name) for path in DOCUMENTS for where, name in documents.in_capitals(path)]
+    none(f"{where}: {name}" for where, name in named if name not in printed.settings() | FOREIGN_VARIABLES)
+    none(f"no document names {name} any more" for name in FOREIGN_VARIABLES - {name for _, name in named})
+
+
+def test_every_value_that_is_written_of_a_setting_can_be_one() -> None:
+    written = [
+        (where, *match)
+        for path in DOCUMENTS
+        for where, text in documents.spans(path)
+        for match in re.findall(r"^([A-Z][A-Z0-9_]+)=(\S+)$", text)
+    ]
+    none(problem for _, name, value in written if (problem := printed.setting(name, value)))
+
+
+def test_the_readmes_table_of_settings_shows_the_defaults() -> None:
+    table = README.read_text().partition("\n## Settings\n")[2].partition("\n## ")[0]
+    shown = 0
+    for names, text in documents.rows(table):
+        for name in re.findall(r"`([A-Z_]+)`", names):
+            field = Settings.model_fields.get(name.lower())
+            default = field.default if field else None
+            if isinstance(default, int | float) and not isinstance(default, bool):
+                shown += 1
+                assert re.search(rf"(?<![\d.]){default:g}(?![\d.]\d)", text), f"{name} is {default:g}"
+    assert shown >= 8
+
+
+# Requests
+
+
+def test_every_request_that_is_named_is_answered() -> None:
+    others = {("POST", "/your/path")}
+    named = [
+        (where, *what) for path in DOCUMENTS for where, *what in documents.requests(path) if tuple(what) not in others
+    ]
+    assert len(named) > 20
+    none(f"{where}: {problem}" for where, *what in named if (problem := printed.request(*what)))
+
+
+def test_the_readme_lists_every_route() -> None:
+    table = README.read_text().partition("\n## The API\n")[2].partition("\n### ")[0]
+    listed, method = set(), "GET"
+    for cells in documents.rows(table):
+        for text in re.findall(r"`([^`]+)`", cells[0]):
+            verb, _, path = text.rpartition(" ")
+            method = verb or method
+            listed.add((method, re.sub(r"\{\w+\}", "{}", path)))
+    paths = printed.application().openapi()["paths"]
+    routes = {(verb.upper(), re.sub(r"\{\w+\}", "{}", path)) for path, verbs in paths.items() for verb in verbs}
+    assert listed == routes
+
+
+# The command line
+
+
+def test_the_readme_lists_every_command() -> None:
+    text = README.read_text().partition("\n## The command line\n")[2].partition("\n## ")[0]
+    sentence = text.partition("each but")[0]
+    listed = [
+        Command("README.md", (f"{BIN}orchestrator", *re.sub(r"[\[\]]", "", each).split()))
+        for each in re.findall(r"`([a-z]+[^`]*)`", sentence)
+    ]
+    none(f"{each}: {problem}" for each in listed if (problem := wrong(each)))
+    group = typer.main.get_command(command_line)
+    assert isinstance(group, TyperGroup)
+    every = {
+        f"{name} {inner}" if inner else name
+        for name, command in group.commands.items()
+        for inner in (command.commands if isinstance(command, TyperGroup) else [""])
+    } | {plugin.name for plugin in entry_points(group="orchestrator.commands")}
+    named = [" ".join(each.words[1:]) for each in listed]
+    none({command for command in every if not any(f"{each} ".startswith(f"{command} ") for each in named)})
+
+
+def test_the_readme_says_which_commands_have_no_json() -> None:
+    text = " ".join(README.read_text().split())
+    told = set(re.findall(r"`(\w+)`", text.partition("; each but ")[2].partition(" with `--json`")[0]))
+    group = typer.main.get_command(command_line)
+    assert isinstance(group, TyperGroup)
+    leaves = {name: command for name, command in group.commands.items() if not isinstance(command, TyperGroup)}
+    without = {name for name, command in leaves.items() if not any(each.name == "json" for each in command.params)}
+    assert told == without
+
+
+def test_the_help_of_the_command_line_names_every_command() -> None:
+    group = typer.main.get_command(command_line)
+    assert isinstance(group, TyperGroup)
+    none(name for name in group.commands if not re.search(rf"\b{name}\b", group.help or ""))
+
+
+#: What is read by whoever runs a node, beside the documents and what the programs say.
+_READ = ("deploy/prometheus/alerts.yml", ".env.celery.example", "supervisord.conf", "orchestrator/web/status.html")
+
+
+def _told() -> Iterator[tuple[str, str]]:
+    """Yield every line of every text in the programs. Docstrings are among them: the help is made of some."""
+    for path in (each for folder in ("orchestrator", "agents") for each in (REPOSITORY / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield from ((f"{path.relative_to(REPOSITORY)}:{node.lineno}", line) for line in node.value.splitlines())
+    for file in _READ:
+        yield from ((file, line) for line in (REPOSITORY / file).read_text().splitlines())
+
+
+def test_every_command_that_a_program_tells_of_is_there() -> None:
+    """By its name alone: in a container it is on PATH."""
+    told = re.compile(r"(?:`|<code>|\b(?:by|see):? |\()(orchestrator [a-z]+(?: --?[a-z-]+| [A-Z]+)*)")
+    found = [(where, command) for where, text in _told() for command in told.findall(text)]
+    assert len(found) > 20
+    none(
+        f"{where}: {problem}"
+        for where, command in found
+        if (problem := wrong(Command(where, tuple(f"{BIN}{command}".split())))) and "needs" not in problem
+    )
+    none(f"{where}: {text}" for where, text in _told() if re.search(r"(?<!\.venv/bin/)\bpip install", text))
+
+
+# Redis's keys
+
+
+def _table_of_keys() -> str:
+    return (REPOSITORY / "docs/redis.md").read_text().partition("## What is in it")[2].partition("\n## ")[0]
+
+
+def _documented_keys() -> set[str]:
+    """Return the keys of its rows, and those that a row's text names beside them, with `{}` for what differs."""
+    rows = list(documents.rows(_table_of_keys()))
+    named = {key for cells in rows for key in re.findall("`([^`]+)`", cells[0])}
+    beside = {key for cells in rows for key in re.findall("`([a-z]+:[^` ]*}[^` ]*)`", cells[2])}
+    return {re.sub(r"\{\w+\}|\*", "{}", key) for key in named | beside}
+
+
+def _keys_of_python() -> set[str]:
+    constants = {value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)}
+    tree = ast.parse(Path(keys.__file__).read_text())
+    functions = [each for each in tree.body if isinstance(each, ast.FunctionDef)]
+    return constants | {getattr(keys, each.name)(*["{}"] * len(each.args.args)) for each in functions}
+
+
+def test_docs_redis_names_every_key_that_python_uses() -> None:
+    none(_keys_of_python() - _documented_keys())
+
+
+def test_docs_redis_names_every_key_that_the_scripts_use() -> None:
+    code = re.sub(r"--.*", "", "\n".join(sources().values()))
+    parts = set(re.findall(r"'([a-z_]*:[a-z_:]*)'", code)) - {":"}
+    alone = set(re.findall(r"redis\.call\('[A-Z]+', '([a-z_:]+)'[,)]", code))
+    every, page = _documented_keys(), _table_of_keys()
+    none(key for key in sorted(alone) if key not in every)
+    none(part for part in sorted(parts) if not re.search(rf"`{part}|}}:?{part}", page))
+
+
+def test_each_key_of_docs_redis_is_one() -> None:
+    written = "".join(path.read_text() for path in (REPOSITORY / "orchestrator").rglob("*.py")) + "".join(
+        sources().values()
+    )
+    none(key for key in sorted(_documented_keys()) if key.partition("{}")[0] not in written)
+
+
+# What else is listed
+
+
+def test_docs_states_names_every_wait() -> None:
+    """Each of them, and none that is no more: what a miss does is a function of its name."""
+    table = (REPOSITORY / "docs/states.md").read_text().partition("\n## Deadlines")[2].partition("\n## ")[0]
+    named = {name for cells in documents.rows(table) for name in re.findall("`(\\w+)`", cells[0])}
+    assert named == set(re.findall(r"^function miss\.(\w+)", sources()["deadlines_due"], re.MULTILINE))
+
+
+def test_each_part_of_ctx_that_is_named_is_there() -> None:
+    written = (REPOSITORY / "agents/context.py").read_text()
+    named = {name for path in DOCUMENTS for name in re.findall(r"\bctx\.(\w+)", path.read_text())}
+    assert len(named) > 10
+    none(name for name in named if not re.search(rf"(?:def |self\.){name}\b|, self\.{name}\b", written))
+
+
+def test_each_example_can_be_read() -> None:
+    read: dict[str, Callable[[str], object]] = {"python": ast.parse, "json": json.loads, "yaml": yaml.safe_load}
+    for path in DOCUMENTS:
+        for _where, language, text in documents.blocks(path):
+            assert language in {"", "sh", "text", "ts", "html", "http", "ini", "nginx", *read}, (
+                "a shell's has no language"
+            )
+            read.get(language, str)(text)
+
+
+# Files and links
+
+
+def test_every_file_that_is_named_is_there() -> None:
+    folders = ("", "tests", "orchestrator", "orchestrator/web", "frontend", "deploy/kubernetes", "benchmarks")
+    kinds = r"py|lua|md|ya?ml|json|ts|txt|toml|conf|sh|css|js|html|example|sock|mod"
+    missing = []
+    for path in DOCUMENTS:
+        for where, text in documents.spans(path):
+            for word in text.split():
+                if not re.fullmatch(
+                    rf"[\w./-]+\.({kinds})|(tests|docs|deploy|orchestrator|agents|frontend)/[\w./-]*", word
+                ):
+                    continue
+                there = [path.parent / word, *(REPOSITORY / folder / word for folder in folders)]
+                if word.rstrip("/") not in MADE and not any(each.exists() for each in there):
+                    missing.append(f"{where}: {word}")
+    none(missing)
+
+
+def test_every_link_leads_somewhere() -> None:
+    broken = []
+    for path in DOCUMENTS:
+        for where, target in documents.links(path):
+            file, _, anchor = target.partition("#")
+            if "://" in target:
+                continue
+            there = (path.parent / file).resolve() if file else path
+            if not there.exists() or (anchor and anchor not in documents.anchors(there)):
+                broken.append(f"{where}: {target}")
+    none(broken)
