@@ -4,9 +4,12 @@ import os
 import signal
 import sys
 
+from orchestrator.sealed import seal
+
 
 def main() -> None:
     """Run the command line."""
+    seal()  # it knows the admin token, and `up` every secret
     if os.getpid() == 1:
         # In a container. The kernel drops what PID 1 has no handler for: it could not be stopped while it starts.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -10,7 +10,6 @@ import typer
 from orchestrator.cli import commands
 from orchestrator.cli.output import FAILED, fail, say_error
 from orchestrator.errors import OrchestratorError
-from orchestrator.sealed import seal
 from orchestrator.settings import CHECKED
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
@@ -19,7 +18,6 @@ commands.register(app)
 
 def main() -> None:
     """Run the command line. Exit: 0 done, 1 failed, 2 wrong usage, 3 the node does not answer, 4 no such session."""
-    seal()  # it knows the admin token, and `up` every secret
     os.environ.pop(CHECKED, None)  # of a node's program that has started this one
     asked = sys.argv[1] if len(sys.argv) > 1 else "--help"
     for plugin in entry_points(group="orchestrator.commands"):

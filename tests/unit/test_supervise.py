@@ -1,5 +1,6 @@
 """What is added to supervisord, on a real one with programs of a few lines."""
 
+import contextlib
 import os
 import re
 import signal
@@ -78,7 +79,8 @@ class Supervised:
 
     def __exit__(self, *_: object) -> None:
         for pid in marked("RUN_DIR", str(self.folder)):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # the others go with their supervisord
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
         self.errors.close()
 
