@@ -220,10 +220,11 @@ async def test_another_password_is_a_wait_too(tmp_path: Path) -> None:
                 with valkey.wanting_a_password() as cause:
 
                     async def told() -> bool:  # a connection that was closed says that first
-                        return cause in is_problem(await start(http, "ada"), 503, "store_unavailable")["detail"]
+                        answer = await start(http, "ada", headers=ADMIN)
+                        return cause in is_problem(answer, 503, "store_unavailable")["detail"]
 
                     await until(told)
-                    assert cause in (await http.get("/api/health")).text
+                    assert cause in (await http.get("/api/health", headers=ADMIN)).text
                     for _ in range(2):
                         with pytest.raises(StoreUnavailable):
                             await asyncio.to_thread(publisher.send, REFILL)
