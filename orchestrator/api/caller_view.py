@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from orchestrator import caller_words
-from orchestrator.api.schemas import Event, HealthReply, SessionReply
+from orchestrator.api.schemas import BreakerReply, Event, HealthReply, SessionReply
 
 #: What belongs to an event, its reason and its cause aside.
 _EVENT = frozenset({"id", "at", "state", "phase", "position", "agentId", "event"})
@@ -52,7 +52,9 @@ def health(reply: HealthReply) -> HealthReply:
         redis={name: reply.redis[name] for name in ("ok", "latencyMs")},
         celery=reply.celery,
         livekit={"ok": reply.livekit["ok"]},
-        breaker=reply.breaker.model_copy(update={"cause": None}),
+        breaker=BreakerReply(
+            state=reply.breaker.state, failures=reply.breaker.failures, retry_in=reply.breaker.retry_in
+        ),
         nodes={
             name: {field: value for field, value in fields.items() if field in _NODE}
             for name, fields in reply.nodes.items()

@@ -126,8 +126,16 @@ def test_an_agent_that_is_killed_in_the_call_is_replaced_and_the_user_is_told(no
         shown(browser, "we were cut off for a moment")
         grows(browser, "the other agent is heard")
         browser.screenshot("taken-over")
-        browser.page.get_by_role("button", name="Hang up").click()
-        shown(browser, "You hung up")
+        browser.page.reload()
+        shown(browser, "Your call goes on")
+        browser.screenshot("goes-on")
+        browser.page.get_by_role("button", name="Return").click()
+        browser.page.get_by_role("button", name="Hang up").wait_for()
+        [session] = node.http.get("/api/sessions", headers=node.admin).json()["sessions"][:1]
+        stop = {"sessionId": session["sessionId"]}
+        node.http.post("/api/session/stop", json=stop, headers=node.admin).raise_for_status()
+        shown(browser, "The service has ended the call.")
+        assert "You hung up" not in browser.page.inner_text("main")
         assert browser.errors == []
 
 

@@ -140,7 +140,7 @@ async def test_an_agent_that_lives_and_is_not_in_the_room_is_replaced(untold: No
         await call.next_sound()
         session = await call.look()
         assert session["takeovers"] == 1
-        assert session["cause"] == "LiveKit does not find it in the room"
+        assert untold.session(call.session_id)["cause"] == "LiveKit does not find it in the room"
         again = lambda: untold.session(call.session_id)["status"] == "active"  # noqa: E731
         await asyncio.to_thread(poll, again, "the call is active again")
 

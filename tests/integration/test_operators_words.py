@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,8 +12,10 @@ import redis
 
 from orchestrator.api.app import create
 from orchestrator.celery_app import Publisher
-from orchestrator.errors import StoreUnavailable
+from orchestrator.cli.http import Api
+from orchestrator.errors import OrchestratorError, StoreUnavailable
 from orchestrator.models import new_id
+from orchestrator.settings import Settings
 from orchestrator.store import Store
 from tests.integration.test_api import agent_link
 from tests.integration.test_strangers import every_route
@@ -225,6 +228,22 @@ async def test_a_route_without_credentials_is_no_place_to_guess_the_token(store:
         body = is_problem(await http.get("/readyz", headers=ADMIN), 503, "host_unavailable")
         assert body["detail"] == "No agent can be started just now; try again shortly."
         is_problem(await http.get("/api/sessions", headers=ADMIN), 429, "too_many_attempts")
+
+
+async def test_the_command_line_shows_the_operators_words(store: Store, valkey_url: str, tmp_path: Path) -> None:
+    config = settings(valkey_url, run_dir=tmp_path)
+    await store.livekit_down(AWAY)
+    async with on_a_port(create(config)) as http:
+
+        def ask(asker: Settings) -> str:
+            api = Api(asker, str(http.base_url))
+            with api._client, pytest.raises(OrchestratorError) as refused:
+                api.post("/api/session/start", {"userId": "ada"})
+            return refused.value.detail
+
+        assert AWAY in await asyncio.to_thread(ask, config)
+        told = await asyncio.to_thread(ask, config.model_copy(update={"admin_token": None}))
+        assert told == "The media server cannot be reached just now; try again shortly."
 
 
 @pytest.mark.parametrize(
