@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import psutil
@@ -54,13 +55,24 @@ WRAPPERS = {
 RUNAWAY = ("sh wrapper.sh", {"wrapper.sh": f"setsid -f {PYTHON}\nsleep 1000\n"})
 
 
+#: The port of a LiveKit that does not answer: an agent that has a session is on its way for as long as a test looks.
+SILENT: list[int] = []
+
+
+@pytest.fixture(autouse=True)
+def silent() -> Iterator[None]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        SILENT[:] = [listening.getsockname()[1]]
+        yield
+
+
 async def _host(folder: Path, url: str, wrapper: tuple[str, dict[str, str]], ballast: int = 0) -> Host:
     run_dir = folder / new_id("w")[:10]
     run_dir.mkdir()
     (run_dir / "program.py").write_text(PROGRAM.format(repository=str(REPOSITORY), ballast=ballast))
     for name, text in wrapper[1].items():
         (run_dir / name).write_text(text)
-    settings = {"REDIS_URL": url, "LIVEKIT_URL": "ws://127.0.0.1:1", "HEARTBEAT_SECONDS": "0.2"}
+    settings = {"REDIS_URL": url, "LIVEKIT_URL": f"ws://127.0.0.1:{SILENT[0]}", "HEARTBEAT_SECONDS": "0.2"}
     return await Host(run_dir, AGENT_COMMAND=wrapper[0], **settings).connect()
 
 

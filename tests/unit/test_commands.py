@@ -90,7 +90,7 @@ AWAY = {"success": False, "status": 503, "code": "store_unavailable", "detail": 
 
 
 def test_what_is_waited_for_goes_on_while_redis_is_away(api: Api, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "FOLLOW_SECONDS", 0)
+    monkeypatch.setattr(commands, "LOOK_SECONDS", 0)
     node = {"node": "n1", "sessions": 2, "agents": 2}
     api.on("POST /api/nodes/n1/drain", node)
     api.on("GET /api/nodes/n1", AWAY, node | {"sessions": 1}, AWAY, node | {"sessions": 0})

@@ -132,7 +132,7 @@ async def test_programs_without_the_keys_start_and_the_api_does_not(monkeypatch:
         Settings.load()
     monkeypatch.setenv(CHECKED, "1")
     for name in ("ADMIN_TOKEN", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET"):
-        monkeypatch.setenv(name, "canary-of-16-and-more")
+        monkeypatch.setenv(name, "canary-of-32-characters-and-more-than-that")
     monkeypatch.setenv("LIVEKIT_URL", "ws://127.0.0.1:1")
     settings = Settings.load()
     with pytest.raises(Preflight, match="set API_KEYS"):
