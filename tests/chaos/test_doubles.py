@@ -60,6 +60,12 @@ def answers(node: Node) -> bool:
     return False
 
 
+def live(node: Node) -> list[str]:
+    """Return the sessions that are not over."""
+    found = node.http.get("/api/sessions", headers=node.admin).json()["sessions"]
+    return [each["sessionId"] for each in found if each["status"] not in {"ended", "error"}]
+
+
 def delete_session(node: Node, session: dict[str, Any], *, agent: bool) -> None:
     """Delete everything that Redis has of a session, and of its agent."""
     session_id, user = session["sessionId"], session["userId"]
@@ -96,6 +102,8 @@ async def test_an_agent_whose_session_redis_forgot_says_so_again(echo: Node, age
         await call.sound()
         await call.next_sound()
         before = await call.look()
+        # Starts whose answer died with an api hold an agent until their user would have come.
+        most = TARGET + len(live(echo))
         begun = time.monotonic()
         look = lambda: (len(agents_in(echo, before["roomName"])), len(os_agents(echo)))  # noqa: E731
         async with Ear(call) as ear:
@@ -108,7 +116,7 @@ async def test_an_agent_whose_session_redis_forgot_says_so_again(echo: Node, age
                 await asyncio.sleep(12 if agent else 1)
         log.info(f"known again after {took:.1f} s, silence {ear.silence:.2f} s, {len(sampler.values)} looks")
         assert {inside for inside, _ in sampler.values} == {1}
-        assert max(processes for _, processes in sampler.values) <= TARGET + 1
+        assert max(processes for _, processes in sampler.values) <= most
         after = await call.look()
         same = ("status", "agentId", "agentPid", "roomName", "userId", "takeovers")
         assert {name: after[name] for name in same} == {name: before[name] for name in same}

@@ -756,7 +756,8 @@ class Machine(RuleBasedStateMachine):
                     "pool:stale"
                 )
             case "drain":
-                self.do("node_drain", node, window, twice=twice)
+                # The release before shortens no drain.
+                self.do("node_drain", node, window, twice=twice and not self.mixed)
                 left = self.now.unbound | self.now.queued
                 assert self.now.in_service or not left, "nobody is left to serve those who wait"
             case "undrain":

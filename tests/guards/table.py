@@ -68,6 +68,11 @@ REFUSALS = "orchestrator/store/refusals.py"
 GUARDS = (
     # Deadlines, assignment, the line
     guard(
+        "a full Redis takes no new work",
+        "integration/test_refusing_redis.py::test_a_full_redis_takes_no_new_work_though_a_warm_agent_is_there",
+        (ASSIGN, "ask_for_memory()\n", ""),
+    ),
+    guard(
         "the cap is looked at where the agent is taken",
         "chaos/test_capacity.py::test_the_cap_holds_at_every_moment_of_a_rush",
         (ASSIGN, "local crowded = live_sessions() >= most or", "local crowded ="),

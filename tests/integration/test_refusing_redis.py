@@ -16,12 +16,13 @@ from orchestrator.beat import Scheduler
 from orchestrator.celery_app import REFILL, Publisher, make_worker_app
 from orchestrator.consuming import wait_for_redis
 from orchestrator.errors import StoreUnavailable
+from orchestrator.models import new_id
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from tests.support.api import ADMIN, is_problem, serve, settings, start
 from tests.support.disk import full_disk
-from tests.support.pool import POLICY, warm
+from tests.support.pool import POLICY, assign, warm
 from tests.support.processes import free_ports, start_valkey
 from tests.support.refusing import ALL, NO_WRITES, Hurt, Refusing
 
@@ -98,6 +99,17 @@ async def test_a_start_is_refused_with_the_cause_and_served_again(
     await until(served)
     if hurt is not Refusing.gone:
         assert {agent.id for agent in await store.agents()} >= set(agents), "no agent was spent on it"
+
+
+async def test_a_full_redis_takes_no_new_work_though_a_warm_agent_is_there(store: Store, valkey: Refusing) -> None:
+    """A script whose first write frees memory would be let through to its end."""
+    (agent_id,) = await warm(store, valkey.url, 1)
+    with valkey.full():
+        with pytest.raises(StoreUnavailable, match="OOM"):
+            await assign(store, "ada", rate_amount=0)
+        with pytest.raises(StoreUnavailable, match="OOM"):
+            await store.reserve([new_id("prewarm")], "n1")
+    assert (await assign(store, "ada", rate_amount=0)).agent_id == agent_id, "it was not spent"
 
 
 @pytest.mark.parametrize("hurt", ALL, ids=lambda hurt: hurt.__name__)

@@ -4,7 +4,7 @@
 local server, KEYLESS, MANY = redis, {TIME = true}, {DEL = true, EXISTS = true, SINTER = true, SUNION = true}
 local FIRST = {}
 for name in string.gmatch('EXPIRE GET HDEL HGET HGETALL HINCRBY HMGET HSET HSETNX INCR INCRBY LLEN LPOP LPUSH LRANGE '
-    .. 'LREM LTRIM PTTL RPUSH SADD SCARD SET SISMEMBER SMEMBERS SPOP SRANDMEMBER SREM XADD ZADD ZCARD '
+    .. 'LREM LTRIM PTTL RPUSH SADD SCARD SET SETRANGE SISMEMBER SMEMBERS SPOP SRANDMEMBER SREM XADD ZADD ZCARD '
     .. 'ZRANGE ZRANGEBYSCORE ZRANK ZREM ZSCORE', '%u+') do FIRST[name] = true end
 local redis = {call = function(name, key, ...)
   if FIRST[name] then return server.call(name, PREFIX .. key, ...) end

@@ -102,6 +102,10 @@ local function tell(kind, unique, data)
   expect('alert', id, 0)
 end
 
+-- Raise Redis's own error where it is full: once the first write of a script was let through, all of it is, and a SPOP
+-- always is. What takes on new work asks before it takes anything. This writes nothing.
+local function ask_for_memory() redis.call('SETRANGE', 'pool:refill', 0, '') end
+
 -- Have a node, or each, look what the pool lacks now. A list that nobody reads goes by itself.
 local function wake(node)
   for _, id in ipairs(node and {node} or redis.call('SMEMBERS', 'nodes')) do

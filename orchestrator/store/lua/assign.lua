@@ -96,6 +96,7 @@ if address ~= '' and per_address + waiting_per_address > 0 then
   end
 end
 
+ask_for_memory()
 local most = most_sessions()
 local crowded = live_sessions() >= most or redis.call('ZCARD', 'session:queued') > 0
 local agent, process

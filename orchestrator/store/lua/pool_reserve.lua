@@ -10,6 +10,7 @@
 -- pool:target string, pool:ready set, pool:starting set, pool:stale set, pool:breaker hash, pool:proven string, session:unbound zset
 -- agents set, agent:{id} hash, deadlines zset
 local UNPROVEN = 4
+ask_for_memory()
 redis.call('DEL', 'pool:refill')
 local me, most = ARGV[1], #ARGV - 2
 local next_at = tonumber(get('pool:breaker', 'nextAt'))
