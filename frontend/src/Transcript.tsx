@@ -24,7 +24,7 @@ export function Transcript({ said }: { said: readonly Said[] }) {
         {said.map(({ id, who, text, final }) => (
           <li key={id} data-who={who} data-final={final}>
             <span className="who">{who}</span>
-            <span>{text}</span>
+            <bdi>{text}</bdi>
           </li>
         ))}
       </ol>
