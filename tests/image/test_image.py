@@ -82,12 +82,16 @@ def api(container: Container, method: str, path: str, body: object = None) -> ht
     return httpx.request(method, container.url + path, json=body, headers=headers, timeout=10)
 
 
-def health(container: Container) -> dict[str, Any]:
+def operator(container: Container, path: str) -> dict[str, Any]:
     """Return what the operator is told: a caller hears only that something is wrong."""
     token = json.loads(container.run("cat", f"{RUN_DIR}/secrets.json"))["ADMIN_TOKEN"]
-    answer = httpx.get(f"{container.url}/api/health", headers={"Authorization": f"Bearer {token}"}, timeout=10)
+    answer = httpx.get(container.url + path, headers={"Authorization": f"Bearer {token}"}, timeout=10)
     found: dict[str, Any] = answer.json()
     return found
+
+
+def health(container: Container) -> dict[str, Any]:
+    return operator(container, "/api/health")
 
 
 def test_it_is_called_in_a_gigabyte_read_only_without_root_and_without_a_secret_in_its_logs(
@@ -128,7 +132,7 @@ def test_two_calls_at_once_fit_into_a_gigabyte(container: Container) -> None:
     assert all("sleep" in str(each["turns"]) or "fox" in str(each["turns"]) for each in made), made
     state = container.state()
     assert (state["Running"], state["OOMKilled"]) == (True, False)
-    found = [api(container, "GET", f"/api/session/{each['sessionId']}").json() for each in made]
+    found = [operator(container, f"/api/session/{each['sessionId']}") for each in made]
     print(f"{min(memory.values):.0f} MiB at first, {max(memory.values):.0f} MiB at most")  # noqa: T201
     assert [each["takeovers"] for each in found] == [0, 0], [each.get("cause") for each in found]
 
