@@ -1,6 +1,7 @@
 """Who an agent is: the process that the agent host has started, or one below it, whatever stands in between."""
 
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -119,7 +120,9 @@ async def test_what_counts_as_warm_can_be_handed_out(  # noqa: PLR0917 - fixture
     await store.set_target(1)
     (agent_id,) = await store.reserve([new_id("prewarm")], "n")
     assert await boot(store, host, agent_id, told_late=told_late) == "ready"
-    given = await assign(store, "ada")
+    # Whole, or the agent would fail at once.
+    payload = {"type": "assign", "room": "r", "token": "t", "userId": "ada", "metadata": {}}
+    given = await assign(store, "ada", payload=json.dumps(payload))
     assert (given.outcome, given.agent_id) == ("assigned", agent_id)
     assert live_here(given.node, given.pid, given.start_ticks)
     process = await host.living(agent_id)
@@ -128,7 +131,7 @@ async def test_what_counts_as_warm_can_be_handed_out(  # noqa: PLR0917 - fixture
     await pass_over_the_dead(store, given.session_id, live_here)
     session = await store.session(given.session_id)
     assert session is not None
-    assert (session.agent_id, session.agent_pid) == (agent_id, process.pid)
+    assert (session.agent_id, session.agent_pid) == (agent_id, process.pid), await store.events(session.id)
     assert raw.get(f"agent:{agent_id}:pid") == str(process.pid)
     assert not raw.hexists(f"agent:{agent_id}", "lineage")
 
