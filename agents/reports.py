@@ -5,7 +5,6 @@ session is over, or another agent's) → nothing is said again.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -75,19 +74,10 @@ class Reports:
         """Tell how the session ended, or that another agent is to go on with it."""
         if outcome == "replaced":
             return
-        with contextlib.suppress(TimeoutError):
+        link, session_id = self._link, self._context.session_id
+        told = {"lost": link.failed, "stopped": link.stopped}.get(outcome)
+        try:
             async with asyncio.timeout(END_SECONDS):
-                while True:
-                    try:
-                        if outcome == "lost":
-                            await self._link.failed(reason)
-                        elif outcome == "stopped":
-                            await self._link.stopped(reason)
-                        else:
-                            await self._link.ended(self._context.session_id, outcome, reason)
-                    except OrchestratorError as failure:
-                        log.warning("the end is not recorded yet: %r", failure)
-                        await asyncio.sleep(self._pause)
-                    else:
-                        return
-        log.warning("the end is not recorded by the agent")
+                await self.say(lambda: told(reason) if told else link.ended(session_id, outcome, reason))
+        except TimeoutError:
+            log.warning("the end is not recorded by the agent")

@@ -6,13 +6,15 @@ from urllib.parse import urlsplit
 
 def is_loopback(url: str) -> bool:
     """Return whether a URL's host is this machine, as far as its name says so."""
-    host = (urlsplit(url).hostname or "").rstrip(".")
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
+    return is_loopback_host((urlsplit(url).hostname or "").rstrip(".").partition("%")[0])
+
+
+def is_loopback_host(host: str) -> bool:
+    """Return the same of a name, or of an address without brackets and zone."""
     try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False
+        return host.lower() == "localhost" or host.lower().endswith(".localhost")
 
 
 def bracketed(host: str) -> str:

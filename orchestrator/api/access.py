@@ -12,16 +12,15 @@ after `may_see`. Every other route asks `starter`, for whom such a secret is no 
 import base64
 import hashlib
 import hmac
-import ipaddress
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
-from typing import NamedTuple
 
 from fastapi import Request
 
+from orchestrator.api.addresses import client_address
 from orchestrator.api.attempts import Attempts
 from orchestrator.errors import InvalidHost, TooManyAttempts, Unauthorized
+from orchestrator.loopback import is_loopback_host
 from orchestrator.settings import Settings
 
 #: Seconds for which a client secret is good after its session's end: for its reason to be read.
@@ -116,7 +115,7 @@ class Access:
 
     def _count(self, request: Request, *, good: bool) -> None:
         address = client_address(request, self._trusted_proxy)
-        if good and _is_loopback(address.narrow):
+        if good and is_loopback_host(address.narrow):
             return  # the node's own drain and command line are never locked out
         wait = self._attempts.shown(address.wide, good=good)
         if wait:
@@ -126,7 +125,7 @@ class Access:
         if not (self._loopback_only or self._hosts):
             return
         name = _host_name(request)
-        if _is_loopback(name) or _named(name, self._hosts):
+        if is_loopback_host(name.strip("[]")) or _named(name, self._hosts):
             return
         told = f"This api does not serve the name {name[:100]!r}: add it to ALLOWED_HOSTS"
         raise InvalidHost(told + (", or set API_KEYS." if self._loopback_only else "."))
@@ -141,74 +140,6 @@ class Access:
         return self._is_secret_of(caller.shown, session_id)
 
 
-class Address(NamedTuple):
-    """What limits count a client by.
-
-    Whoever has one IPv6 address has the 2^64 of its network, and often a whole /48: one home, office or machine for
-    hire. `wide` is that network, of which limits allow four times as much; for IPv4 both are the address.
-    """
-
-    narrow: str
-    wide: str
-
-
-def client_address(request: Request, trusted: str) -> Address:
-    """Return where a request comes from.
-
-    A header's word counts only from a proxy that TRUSTED_PROXY names: whoever else sends it would choose the address.
-    """
-    peer = request.client.host if request.client else ""
-    found = _told_by_proxy(request, peer, trusted) if trusted else _parsed(peer)
-    found = found or _parsed(peer)
-    if isinstance(found, ipaddress.IPv6Address):
-        narrow, wide = (ipaddress.ip_network((found, bits), strict=False) for bits in (64, 48))
-        return Address(str(narrow), str(wide))
-    return Address(*[str(found or "unknown")] * 2)
-
-
-_Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def _told_by_proxy(request: Request, peer: str, trusted: str) -> _Ip | None:
-    real = _parsed(request.headers.get("x-real-ip", ""))
-    if trusted == "railway":
-        # Its edge overwrites this header; its X-Forwarded-For ends with an address that changes with each request.
-        return real
-    networks = _networks(trusted)
-
-    def known(text: str) -> bool:
-        found = _parsed(text)
-        return found is not None and any(found in network for network in networks)
-
-    if not known(peer):
-        return None
-    hops = [hop for value in request.headers.getlist("x-forwarded-for") for hop in value.split(",")]
-    # From the nearest on: what stands left of the first stranger is that stranger's own word.
-    for hop in reversed(hops):
-        if not known(hop):
-            return _parsed(hop)
-    return real
-
-
-def _parsed(text: str) -> _Ip | None:
-    """Return an address as proxies write it: some with a port, in brackets, quoted. IPv4 within IPv6 is IPv4."""
-    text = text.strip().strip('"')
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        found = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return (found.ipv4_mapped or found.sixtofour or found) if isinstance(found, ipaddress.IPv6Address) else found
-
-
-@cache
-def _networks(trusted: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    return tuple(ipaddress.ip_network(text.strip()) for text in trusted.split(",") if text.strip())
-
-
 def _host_name(request: Request) -> str:
     host = request.headers.get("host", "")
     return host.rpartition(":")[0] if host.rpartition("]")[2].count(":") else host
@@ -217,13 +148,6 @@ def _host_name(request: Request) -> str:
 def _named(name: str, hosts: tuple[str, ...]) -> bool:
     name = name.lower().rstrip(".")
     return any(name == host or (host.startswith("*.") and name.endswith(host[1:])) for host in hosts)
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return name.lower() == "localhost" or name.lower().endswith(".localhost")
 
 
 def _digest(text: str) -> bytes:

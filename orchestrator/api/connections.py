@@ -29,7 +29,8 @@ SAY_SECONDS = 60.0
 class Connection(Protocol):
     """What is known of one connection."""
 
-    peer: str  #: the address it is counted by
+    host: str  #: where it comes from
+    peer: str  #: what that is counted by
 
     def look(self, now: float) -> None:
         """Do what is due by the event loop's clock."""
@@ -90,7 +91,7 @@ class Connections:
     def admit(self, new: Connection) -> bool:
         """Take a new connection; False when there is no room for it."""
         mine = self._of.get(new.peer, {})
-        if len(mine) >= self._per_address > 0 and not (self._exempt and self._exempt(new.peer)):
+        if len(mine) >= self._per_address > 0 and not (self._exempt and self._exempt(new.host)):
             self.refusals.say("address", f"{new.peer} has {len(mine)} connections (CONNECTIONS_PER_ADDRESS)")
             if not self._make_room(next((each for each in mine if each in self._waiting), None)):
                 return False

@@ -19,7 +19,8 @@ from fastapi.routing import APIRoute
 from limits import RateLimitItem
 from starlette.requests import ClientDisconnect
 
-from orchestrator.api.access import Address, Caller, Role, client_address
+from orchestrator.api.access import Caller, Role
+from orchestrator.api.addresses import Address, client_address
 from orchestrator.errors import InvalidRequest, RateLimited, StoreUnavailable
 from orchestrator.settings import Settings
 

@@ -7,7 +7,6 @@ Who breaks a bound is told so where nothing was answered yet (400, 408, 413, 414
 """
 
 import asyncio
-import ipaddress
 import json
 from enum import Enum
 from http import HTTPStatus
@@ -15,6 +14,7 @@ from http import HTTPStatus
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from orchestrator.api.addresses import counted
 from orchestrator.api.connections import Connections
 
 #: Largest header of a request, in bytes and in lines; and of it the longest address.
@@ -62,7 +62,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     bounds: Connections
 
-    peer = ""
+    host = peer = ""
     _expects = _Expects.REQUEST
     _due = _NEVER  #: when the caller is late
     _came = 0  #: bytes since this began to be expected
@@ -77,7 +77,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, if there is room for it."""
         super().connection_made(transport)
-        self.peer = counted_as(self.client[0] if self.client else "")
+        self.host = self.client[0] if self.client else ""
+        self.peer = counted(self.host).narrow
         self._due = self.loop.time() + HEADER_SECONDS
         if not self.bounds.admit(self):
             self._deaf = True
@@ -233,14 +234,3 @@ class BoundedProtocol(HttpToolsProtocol):
 def bounded_by(connections: Connections) -> type[BoundedProtocol]:
     """Return the protocol of one server."""
     return type("ServedProtocol", (BoundedProtocol,), {"bounds": connections})
-
-
-def counted_as(peer: str) -> str:
-    """Return what a peer's connections are counted by: its address, of IPv6 its /64."""
-    try:
-        address = ipaddress.ip_address(peer.partition("%")[0])
-    except ValueError:
-        return peer
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
-    return str(address)

@@ -1,11 +1,11 @@
 """How the app is served: uvicorn with bounds."""
 
-import ipaddress
-from collections.abc import Callable
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
 
+from orchestrator.api.addresses import is_proxy
 from orchestrator.api.connections import Connections, raise_file_limit
 from orchestrator.api.protocol import bounded_by
 from orchestrator.settings import Settings
@@ -19,26 +19,12 @@ GRACEFUL_SECONDS = 3
 
 def configuration(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
     """Return what uvicorn serves an app by: one that is made, or the name of a factory."""
-    connections = Connections(raise_file_limit(), settings.connections_per_address, _proxies(settings.trusted_proxy))
+    # Behind a proxy there are many callers.
+    exempt = partial(is_proxy, trusted=settings.trusted_proxy)
+    connections = Connections(raise_file_limit(), settings.connections_per_address, exempt)
     # Forwarded headers are not believed: whoever sends them would choose the address that is rate-limited.
     return uvicorn.Config(
         app, factory=isinstance(app, str), proxy_headers=False, server_header=False, access_log=False, log_config=None,
         timeout_graceful_shutdown=GRACEFUL_SECONDS, timeout_keep_alive=KEEP_ALIVE_SECONDS,
         http=bounded_by(connections), ws="none",
     )  # fmt: skip
-
-
-def _proxies(trusted: str) -> Callable[[str], bool]:
-    """Return what says whether an address is a proxy's, behind which there are many callers."""
-    if trusted == "railway":
-        return lambda _: True  # nothing but its edge reaches a container from outside
-    networks = [ipaddress.ip_network(text.strip()) for text in trusted.split(",") if text.strip()]
-
-    def proxy(address: str) -> bool:
-        try:
-            found = ipaddress.ip_network(address)
-        except ValueError:
-            return False
-        return any(found.version == network.version and found.overlaps(network) for network in networks)
-
-    return proxy

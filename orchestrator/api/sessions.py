@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
 
 from orchestrator.api import caller_view
-from orchestrator.api.access import Caller, Role, client_address
+from orchestrator.api.access import Caller, Role
+from orchestrator.api.addresses import client_address
 from orchestrator.api.gate import Limit, gated, idempotency_key
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import (

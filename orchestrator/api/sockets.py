@@ -9,8 +9,8 @@ from orchestrator.settings import Settings
 
 #: Connections that wait to be accepted, while the app loads and while it has much to do.
 BACKLOG = 2048
-#: Of a name's addresses the machine may lack some, IPv6 most often.
 _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+#: Of a name's addresses the machine may lack some, IPv6 most often.
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 

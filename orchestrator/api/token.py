@@ -8,7 +8,8 @@ agent. Rooms, identities and the room's configuration are chosen here; who asks 
 from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 
-from orchestrator.api.access import Address, Caller, Role, client_address
+from orchestrator.api.access import Caller, Role
+from orchestrator.api.addresses import Address, client_address
 from orchestrator.api.gate import Limit, gated
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import RoomConfig, TokenReply, TokenRequest

@@ -125,7 +125,7 @@ GUARDS = (
         "starts are counted by the peer's address",
         "chaos/test_capacity.py::test_a_flood_from_one_address_leaves_the_others_alone",
         (
-            "orchestrator/api/access.py",
+            "orchestrator/api/addresses.py",
             'peer = request.client.host if request.client else ""',
             'peer = request.headers.get("x-real-ip", "")',
         ),

@@ -3,7 +3,7 @@
 import pytest
 from starlette.requests import Request
 
-from orchestrator.api.access import Address, client_address
+from orchestrator.api.addresses import Address, client_address
 from orchestrator.errors import Preflight
 from orchestrator.settings import Settings
 

@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 
 from orchestrator.api import protocol
+from orchestrator.api.addresses import counted
 from orchestrator.api.connections import Connections
 from orchestrator.api.protocol import bounded_by
 
@@ -129,5 +130,5 @@ async def test_one_address_has_so_many_connections_and_a_proxy_any_number() -> N
 
 
 def test_of_ipv6_a_network_counts_as_one() -> None:
-    assert protocol.counted_as("2001:db8:1:2::1") == protocol.counted_as("2001:db8:1:2:ffff::9")
-    assert protocol.counted_as("::ffff:192.0.2.1") == protocol.counted_as("192.0.2.1") == "192.0.2.1"
+    assert counted("2001:db8:1:2::1").narrow == counted("2001:db8:1:2:ffff::9").narrow
+    assert counted("::ffff:192.0.2.1") == counted("192.0.2.1") == ("192.0.2.1", "192.0.2.1")
