@@ -160,8 +160,5 @@ class BodyLimit:
 CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Problem, "description": "The request is refused; `detail` says why and what to do."},
-    "5XX": {
-        "model": Problem,
-        "description": "The node cannot serve it now; see `Retry-After`.",
-    },
+    "5XX": {"model": Problem, "description": "The node cannot serve it now; see `Retry-After`."},
 }

@@ -2,10 +2,13 @@
 
 import asyncio
 import base64
+import contextlib
 import json
+import resource
 import secrets
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,31 @@ CANARIES = {
 ALERTS = "http://127.0.0.1:9/canary-alerts"
 #: What agents are given.
 AGENTS = {"OPENAI_API_KEY", "OWN_KEY"}
-SLOW_CLIENTS = 200
+#: More than one address may have (CONNECTIONS_PER_ADDRESS), and than the usual limit of open files.
+SLOW_CLIENTS = 1500
+#: Seconds that Kubernetes' liveness probe gives an answer (deploy/kubernetes/orchestrator.yaml).
+PROBE_SECONDS = 5
+
+
+def _post(body: bytes, more: bytes = b"") -> bytes:
+    head = b"POST /api/session/start HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    return head + more + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+_FIELDS = json.dumps(dict.fromkeys(map(str, range(6000)), 0)).encode()
+_DEEP = b'{"userId": "u", "metadata": {"a": ' + b"[" * 15_000 + b"]" * 15_000 + b"}}"
+_KEY = f"Authorization: Bearer {CANARIES['API_KEYS']}\r\n".encode()
+_CHUNKED = b"POST /api/session/start HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n"
+#: What a request could cost, as the pieces that each of so many clients sends.
+COSTLY = {
+    "errors": ([_post(_FIELDS)], 40),
+    "errors, with a key": ([_post(_FIELDS, _KEY)], 40),
+    "depth, with a key": ([_post(_DEEP, _KEY)], 40),
+    "one header": ([b"GET /livez HTTP/1.1\r\nHost: a\r\nX-A: ", *[b"a" * 65_536] * 400], 4),
+    "many headers": ([b"GET /livez HTTP/1.1\r\nHost: a\r\n", *[b"X-A: a\r\n" * 8_000] * 50], 4),
+    "a URL": ([b"GET /", *[b"a" * 65_536] * 400], 4),
+    "chunks": ([_CHUNKED + _KEY + b"\r\n", *[b"1\r\na\r\n" * 10_000] * 50], 4),
+}
 
 
 @pytest.fixture(scope="module")
@@ -128,16 +155,51 @@ def refused_requests(node: Node, session: str) -> None:
     node.http.post("/api/session/start", json={"userId": "", "metadata": {"token": CANARIES["ADMIN_TOKEN"]}})
 
 
+@contextlib.contextmanager
+def many_files() -> Iterator[None]:
+    """Let this process have as many open files as the machine gives."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def sent_to(node: Node, pieces: list[bytes]) -> bytes:
+    """Send a request, and return the beginning of the answer; empty when the connection was cut off instead."""
+    with socket.create_connection(("127.0.0.1", int(node.environment["PORT"])), timeout=30) as client:
+        try:
+            for piece in pieces:
+                client.sendall(piece)
+            return client.recv(64)
+        except ConnectionError:
+            return b""
+
+
+@pytest.mark.parametrize("what", COSTLY)
+def test_no_request_costs_so_much_that_a_probe_is_not_answered(node: Node, what: str) -> None:
+    pieces, clients = COSTLY[what]
+    with ThreadPoolExecutor(clients) as threads:
+        flood = [threads.submit(sent_to, node, pieces) for _ in range(clients)]
+        while True:
+            assert node.http.get("/livez", timeout=PROBE_SECONDS).status_code == 200
+            if all(each.done() for each in flood):
+                break
+    refused = {each.result()[9:12] for each in flood} - {b""}
+    assert refused <= {b"400", b"401", b"413", b"414", b"422", b"429", b"431"}, refused
+
+
 def test_slow_and_idle_connections_keep_nobody_waiting(node: Node) -> None:
     """S18: many clients that never finish their request, and as many that send nothing."""
     address = ("127.0.0.1", int(node.environment["PORT"]))
-    with ExitStack() as stack:
+    with many_files(), ExitStack() as stack:
         for number in range(SLOW_CLIENTS):
             client = stack.enter_context(socket.create_connection(address, timeout=5))
             if number % 2:
                 client.sendall(b"POST /api/session/start HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 60000\r\n")
         for number in range(5):
-            assert node.http.get("/livez", timeout=5).status_code == 200
+            assert node.http.get("/livez", timeout=PROBE_SECONDS).status_code == 200
             answer = node.http.post("/api/session/start", json={"userId": f"brisk-{number}"}, timeout=10)
             assert answer.status_code in {200, 202}
             node.end(answer.json()["sessionId"])

@@ -68,6 +68,67 @@ REFUSALS = "orchestrator/store/refusals.py"
 GUARDS = (
     # Deadlines, assignment, the line
     guard(
+        "credentials are looked at before bodies",
+        "integration/test_gate.py::test_credentials_are_looked_at_before_a_byte_of_the_body",
+        (
+            "orchestrator/api/gate.py",
+            "            caller = request.state.caller = await check(request)\n",
+            "            await request.body()\n            caller = request.state.caller = await check(request)\n",
+        ),
+    ),
+    guard(
+        "a body's depth is bounded before anything recurses",
+        "integration/test_gate.py::test_depth_is_refused_before_anything_recurses",
+        (
+            "orchestrator/api/gate.py",
+            "                    bound(await _body(request))\n",
+            "                    await _body(request)\n",
+        ),
+    ),
+    guard(
+        "few errors are told",
+        "integration/test_gate.py::test_errors_are_few_and_short",
+        ("orchestrator/api/problems.py", "for row in found[:ERRORS]]", "for row in found]"),
+    ),
+    guard(
+        "no header forges a key of ours",
+        "integration/test_gate.py::test_no_header_forges_a_key_of_ours",
+        (
+            "orchestrator/api/gate.py",
+            '    return hashlib.sha256(f"{scope}\\n{key}".encode()).hexdigest()\n',
+            "    return key\n",
+        ),
+    ),
+    guard(
+        "a header is bounded in bytes",
+        "unit/test_protocol.py::test_what_is_too_large_is_refused_before_it_is_kept",
+        ("orchestrator/api/protocol.py", "        elif self._came > HEADER_BYTES:\n", "        elif False:\n"),
+    ),
+    guard(
+        "a request is bounded in seconds",
+        "unit/test_protocol.py::test_who_never_comes_to_an_end_is_cut_off",
+        ("orchestrator/api/protocol.py", "        elif now > self._due:\n", "        elif False:\n"),
+    ),
+    guard(
+        "connections are bounded in all",
+        "unit/test_protocol.py::test_the_silent_make_room_for_who_asks",
+        ("orchestrator/api/connections.py", "        if len(self._everyone) >= self._most:\n", "        if False:\n"),
+    ),
+    guard(
+        "connections of one address are bounded",
+        "unit/test_protocol.py::test_one_address_has_so_many_connections_and_a_proxy_any_number",
+        (
+            "orchestrator/api/connections.py",
+            "        if len(mine) >= self._per_address > 0 and",
+            "        if False and",
+        ),
+    ),
+    guard(
+        "a port listens before the app is loaded",
+        "unit/test_sockets.py::test_it_listens_before_the_app_is_loaded",
+        ("orchestrator/api/sockets.py", "        sock.listen(BACKLOG)\n", ""),
+    ),
+    guard(
         "a full Redis takes no new work",
         "integration/test_refusing_redis.py::test_a_full_redis_takes_no_new_work_though_a_warm_agent_is_there",
         (ASSIGN, "ask_for_memory()\n", ""),
