@@ -46,15 +46,8 @@ def main() -> None:
         while time.monotonic() - started < PATIENCE:
             if os.getppid() != supervisor:
                 return  # stopped before it was up
-            health = _health(client)
-            if (
-                health
-                and "sessions" in health
-                and health["sessions"]["pool"] >= health["sessions"]["target"]
-                and _node_up(health, settings.node_id, since)
-                and _ready(client)
-                and _let_in(console, settings, said)
-            ):
+            up, health = look(client, settings.node_id, since)
+            if up and health and _let_in(console, settings, said):
                 _show_up(console, settings, health, time.monotonic() - started)
                 return
             if time.monotonic() - started > EARLY:
@@ -63,6 +56,16 @@ def main() -> None:
     _warn(console, health, said)
     late = f"Not all up after {PATIENCE:.0f} s."
     console.print(styled((late, "bold red"), f" Logs: {settings.run_dir}/logs, or orchestrator doctor"))
+
+
+def look(client: httpx.Client, node_id: str, since: float) -> tuple[bool, dict[str, Any] | None]:
+    """Return whether the pool is full and this start of the node serves, and what its health route answers."""
+    ready = _ready(client)  # asked first: until the store is set up, health tells a target of 0
+    health = _health(client)
+    if not ready or not health or "sessions" not in health:
+        return False, health
+    full = health["sessions"]["pool"] >= health["sessions"]["target"]
+    return full and _node_up(health, node_id, since), health
 
 
 def _warn(console: Terminal, health: dict[str, Any] | None, said: set[str]) -> None:

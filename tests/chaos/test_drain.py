@@ -27,7 +27,6 @@ SETTINGS: dict[str, Any] = {
 def node_in(folder: Path, **settings: Any) -> Node:
     """Return a node that finds what an earlier one has left in the folder."""
     folder.mkdir(exist_ok=True)
-    (folder / "up.log").unlink(missing_ok=True)
     return Node(folder, NODE_ID=f"drains-{folder.name}", **SETTINGS | settings)
 
 

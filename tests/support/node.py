@@ -44,6 +44,8 @@ class Node:
         }
         self.url = f"http://127.0.0.1:{self.environment['PORT']}"
         self.output = folder / "up.log"
+        #: Where this start's own lines begin in it: an earlier node in the same folder has said that it is up too.
+        self._printed = 0
         self.process: subprocess.Popen[bytes] | None = None
         # The api closes what has been idle for 5 s: a connection that is reused just then is reset.
         self.http = httpx.Client(base_url=self.url, timeout=30, limits=httpx.Limits(keepalive_expiry=2))
@@ -53,6 +55,7 @@ class Node:
     def start(self, *, wait: bool = True) -> "Node":
         """Start it; by default wait until its pool is full."""
         with self.output.open("ab") as output:
+            self._printed = output.tell()
             self.process = subprocess.Popen(
                 [str(Path(sys.executable).parent / "orchestrator"), "up"],
                 env=self.environment, cwd=self.run_dir, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
@@ -82,10 +85,10 @@ class Node:
             self.stop()
 
     def said(self) -> str:
-        """Return what it has printed."""
+        """Return what it has printed since its start."""
         if self.process is not None and self.process.poll() is not None:
             raise AssertionError(f"the node ended: {self.output.read_text()}")
-        return self.output.read_text()
+        return self.output.read_bytes()[self._printed :].decode()
 
     def clean(self) -> None:
         """Assert that Redis, the agent host and the machine agree: nothing that must hold is broken."""

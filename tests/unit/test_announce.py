@@ -1,0 +1,36 @@
+"""What the first lines of `orchestrator up` take for a node that is up."""
+
+import httpx
+
+from orchestrator.cli.announce import look
+
+
+def test_a_target_from_before_the_store_was_set_up_is_not_a_full_pool() -> None:
+    """A node that may start no agent is ready at once: the api sets the store up between two requests."""
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        set_up = len(asked) > 1
+        if request.url.path == "/readyz":
+            return httpx.Response(200 if set_up else 503)
+        nodes = {"n1": {"host": "1", "lastBeat": 100}}
+        sessions = {"pool": 0, "target": 2 if set_up else 0}
+        return httpx.Response(200, json={"sessions": sessions, "nodes": nodes, "livekit": {"ok": True}})
+
+    with httpx.Client(base_url="http://node", transport=httpx.MockTransport(answer)) as client:
+        for _ in range(3):
+            up, health = look(client, "n1", 99)
+            assert not up, (asked, health)
+    assert set(asked) == {"/readyz", "/api/health"}
+
+
+def test_a_full_pool_of_a_node_that_serves_is_up() -> None:
+    nodes = {"n1": {"host": "1", "lastBeat": 100}}
+    told = {"sessions": {"pool": 2, "target": 2}, "nodes": nodes, "livekit": {"ok": True}}
+    with httpx.Client(
+        base_url="http://node", transport=httpx.MockTransport(lambda _: httpx.Response(200, json=told))
+    ) as client:
+        assert look(client, "n1", 99) == (True, told)
+        assert look(client, "n1", 101)[0] is False, "its record is from before this start"
+        assert look(client, "n2", 99)[0] is False
