@@ -11,7 +11,7 @@ from railway_sdk import define_railway, image, preserve, project, service, volum
 PORT = 8080
 #: Calls are kept for so long when a deploy replaces the container.
 DRAIN_SECONDS = 120
-#: Between SIGTERM and SIGKILL: the drain, its margin, and what the programs need to stop (orchestrator/kill_window.py).
+#: Between SIGTERM and SIGKILL: the drain, its margin, and what the programs need to stop (operations/kill_window.py).
 DRAINING_SECONDS = 150
 #: Railway calls /readyz, which is 200 once the new container has had a warm agent of its own, and sends SIGTERM to the
 #: old one so long after: by then the new one's share of the pool is full.

@@ -17,9 +17,9 @@ from rich.table import Table
 
 from agents.microphone import FRAME, LOUD, RATE, Microphone
 from agents.offline import speech
-from orchestrator.cli.http import admin_token
-from orchestrator.cli.output import FAILED, UNREACHABLE, Json, console, print_json, say_error, styled
-from orchestrator.loopback import is_loopback
+from orchestrator.machine.loopback import is_loopback
+from orchestrator.node.api_client import admin_token
+from orchestrator.node.output import FAILED, UNREACHABLE, Json, console, print_json, say_error, styled
 from orchestrator.settings import Settings
 
 #: A pause this long ends an utterance; between two sentences of one answer it is shorter.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from livekit import rtc
 
-from orchestrator import presence
+from orchestrator.livekit import presence
 
 STATE_ATTRIBUTE = "lk.agent.state"
 

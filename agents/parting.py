@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agents.context import AgentContext
-from orchestrator import parting
+from orchestrator.node import parting
 
 #: Seconds between two looks.
 LOOK_SECONDS = 0.5

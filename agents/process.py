@@ -10,8 +10,8 @@ from typing import NoReturn
 
 import psutil
 
+from orchestrator.livekit.refusals import WithoutTokens
 from orchestrator.logs import lose_what_is_refused
-from orchestrator.refusals import WithoutTokens
 
 log = logging.getLogger("agent.runtime")
 

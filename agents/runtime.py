@@ -39,7 +39,7 @@ from agents.reports import Reports
 from agents.watched import Watched
 from orchestrator import faults
 from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
-from orchestrator.refusals import Refusal
+from orchestrator.livekit.refusals import Refusal
 from orchestrator.settings import NodeSettings, load
 from orchestrator.store.agent_link import TURNS, AgentLink
 

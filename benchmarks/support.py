@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import redis
 
-from orchestrator.node.process import ProcessId
+from orchestrator.machine.process import ProcessId
 from orchestrator.settings import Settings
 from tests.support.node import REPOSITORY, Node
 from tests.support.pool import fill

@@ -22,12 +22,12 @@ from limits import RateLimitItem, parse
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from orchestrator import address
-from orchestrator.address import Address
+from orchestrator.config import redis_url
+from orchestrator.config.redis_url import Address
+from orchestrator.config.root_path import parse_root_path
 from orchestrator.errors import Preflight
-from orchestrator.loopback import bracketed
-from orchestrator.private import kept
-from orchestrator.root_path import parse_root_path
+from orchestrator.machine.loopback import bracketed
+from orchestrator.machine.private import kept
 
 
 def _node_id(value: str) -> str:
@@ -72,7 +72,7 @@ def plain_path(value: Path) -> Path:
 
 def _redis(value: str | None) -> str | None:
     if value is not None:
-        address.parse(value)
+        redis_url.parse(value)
     return value
 
 
@@ -202,7 +202,7 @@ class NodeSettings(BaseSettings):
     def redis(self) -> Address:
         """Where Redis is: without REDIS_URL the embedded one's socket, whose password is one of the node's secrets."""
         if self.redis_url:
-            return address.parse(self.redis_url, ca_file=self.redis_ca_file, prefix=self.redis_prefix)
+            return redis_url.parse(self.redis_url, ca_file=self.redis_ca_file, prefix=self.redis_prefix)
         found = kept(self.secrets_file)  # not started yet: there is nobody to be let in by
         return Address(path=str(self.valkey_socket), password=found.get("VALKEY_PASSWORD"), prefix=self.redis_prefix)
 

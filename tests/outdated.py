@@ -19,7 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from orchestrator.cli import livekit_server
+from orchestrator.node import livekit_server
 from tests.support import pins
 
 UV = Path(sys.executable).with_name("uv")

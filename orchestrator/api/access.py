@@ -20,7 +20,7 @@ from fastapi import Request
 from orchestrator.api.addresses import client_address
 from orchestrator.api.attempts import Attempts
 from orchestrator.errors import InvalidHost, TooManyAttempts, Unauthorized
-from orchestrator.loopback import is_loopback_host
+from orchestrator.machine.loopback import is_loopback_host
 from orchestrator.settings import Settings
 
 #: Seconds for which a client secret is good after its session's end: for its reason to be read.

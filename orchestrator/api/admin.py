@@ -5,7 +5,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from orchestrator import celery_app
 from orchestrator.api.gate import gated
 from orchestrator.api.health import describe_breaker
 from orchestrator.api.problems import PROBLEM_RESPONSES
@@ -23,6 +22,7 @@ from orchestrator.api.services import Services, ServicesDep, administrator
 from orchestrator.api.sessions import describe, moment
 from orchestrator.errors import HostUnavailable, NotFound
 from orchestrator.store.keys import node_queue
+from orchestrator.task_queue import app as celery_app
 
 router = APIRouter(prefix="/api", tags=["admin"], route_class=gated(administrator), responses=PROBLEM_RESPONSES)
 

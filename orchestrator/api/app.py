@@ -24,7 +24,7 @@ from orchestrator.api import (
     webhook,
 )
 from orchestrator.api.below import Below
-from orchestrator.api.door import dispatching
+from orchestrator.api.dispatch import dispatching
 from orchestrator.api.request_log import RequestLog
 from orchestrator.api.services import serving
 from orchestrator.logs import configure_logging

@@ -17,8 +17,8 @@ from orchestrator.api.admin import living_agents
 from orchestrator.api.health import describe_health
 from orchestrator.api.services import Services
 from orchestrator.api.sessions import describe, moment
-from orchestrator.celery_app import PERIODIC
 from orchestrator.models import Session
+from orchestrator.task_queue.app import PERIODIC
 
 #: Newest sessions that are shown; those that are not over are, however old they are.
 NEWEST = 200

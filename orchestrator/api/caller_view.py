@@ -6,7 +6,7 @@ What callers get is named here, field by field, so that a new field stays the op
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from orchestrator import caller_words
+from orchestrator.api import caller_words
 from orchestrator.api.schemas import BreakerReply, Event, HealthReply, SessionReply
 
 #: What belongs to an event, its reason and its cause aside.

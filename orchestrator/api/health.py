@@ -5,21 +5,20 @@ from collections.abc import AsyncIterator, Iterator
 
 from fastapi import APIRouter, Request
 
-from orchestrator import __version__, kill_window, reach, restarts, sharing, sizing
+from orchestrator import __version__
 from orchestrator.api import caller_view, redis_memory
 from orchestrator.api.access import Role
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
 from orchestrator.api.services import Services, ServicesDep
 from orchestrator.errors import Draining, HostUnavailable, NotSetUp, NotWarm, StoreUnavailable
-from orchestrator.node.memory import limit_bytes
-from orchestrator.node_rounds import WEDGED_SECONDS
+from orchestrator.machine.memory import limit_bytes
+from orchestrator.operations import kill_window, reach, restarts, sharing, sizing
+from orchestrator.task_queue.app import WEDGED_SECONDS
 
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
 
-#: A canary that is this old has not come through: the node takes its Celery worker for wedged too.
-STALE_CANARY_SECONDS = WEDGED_SECONDS
 #: A door is opened again within seconds of LiveKit's return.
 DOOR_SECONDS = 10
 #: Calls in a row that lost a living agent, after which it is no accident; the store tells its alert then too.
@@ -179,7 +178,7 @@ def _node_troubles(name: str, fields: dict[str, str], draining: bool) -> Iterato
         yield f"node {name} drains"
     if restarted := fields.get("restarted"):
         yield f"node {name}: {restarted}"
-    if int(fields.get("canaryAge", 0)) > STALE_CANARY_SECONDS:
+    if int(fields.get("canaryAge", 0)) > WEDGED_SECONDS:
         yield f"the Celery worker of node {name} has consumed nothing for {fields['canaryAge']} s"
 
 

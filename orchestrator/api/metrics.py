@@ -7,7 +7,7 @@ from prometheus_client.exposition import choose_encoder
 
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.services import ServicesDep
-from orchestrator.metrics import Exposition
+from orchestrator.operations.metrics import Exposition
 
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 

@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator import caller_words
+from orchestrator.api import caller_words
 from orchestrator.api.access import Role
 from orchestrator.api.below import below_root
 from orchestrator.api.schemas import Problem

@@ -15,22 +15,23 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Path, Request
 from starlette.convertors import Convertor, register_url_convertor
 
-from orchestrator import celery_app, faults
+from orchestrator import faults
 from orchestrator.api.access import AFTERWARDS_SECONDS, Access, Caller, Role
 from orchestrator.api.feed import Feed
-from orchestrator.celery_app import Publisher
 from orchestrator.errors import Forbidden, NotFound, Preflight, StoreUnavailable, Unauthorized
 from orchestrator.livekit.making import RoomMaker
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.livekit.tokens import TokenMinter
 from orchestrator.livekit.webhooks import Webhooks
 from orchestrator.logs import request_id
+from orchestrator.machine.process import may_live
 from orchestrator.models import ID_PATTERN, Session
-from orchestrator.node.process import may_live
 from orchestrator.pool.assignment import Assigner, Started
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
 from orchestrator.store import Store
+from orchestrator.task_queue import app as celery_app
+from orchestrator.task_queue.app import Publisher
 
 log = logging.getLogger("orchestrator.api")
 

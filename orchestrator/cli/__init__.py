@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from orchestrator.sealed import seal
+from orchestrator.machine.sealed import seal
 
 
 def main() -> None:

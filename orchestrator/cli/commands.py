@@ -10,14 +10,14 @@ from rich.table import Table
 from orchestrator.cli import doctor as checks
 from orchestrator.cli.explain import story
 from orchestrator.cli.flower import flower
-from orchestrator.cli.http import Api
-from orchestrator.cli.output import FAILED, Json, console, print_json, styled, wide
 from orchestrator.cli.printed import logs
 from orchestrator.cli.redis_command import redis
-from orchestrator.cli.restart import restart
-from orchestrator.cli.up import up as start_node
 from orchestrator.errors import NotFound, OrchestratorError
 from orchestrator.models import ID_PATTERN
+from orchestrator.node.api_client import Api
+from orchestrator.node.output import FAILED, Json, console, print_json, styled, wide
+from orchestrator.node.restart import restart
+from orchestrator.node.up import up as start_node
 from orchestrator.settings import Settings
 
 #: Seconds between two looks of `drain --wait`.

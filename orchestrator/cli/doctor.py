@@ -10,15 +10,16 @@ from typing import Any
 
 import httpx
 
-from orchestrator import clients, invariants, private, sizing
-from orchestrator.cli import livekit_server, ports
-from orchestrator.cli.secrets import generated
-from orchestrator.cli.up import needed_ports
 from orchestrator.errors import HostUnavailable, OrchestratorError, Preflight
+from orchestrator.host.client import HostClient
+from orchestrator.host.protocol import Death
 from orchestrator.livekit.rooms import Rooms
-from orchestrator.node.client import HostClient
-from orchestrator.node.memory import limit_bytes
-from orchestrator.node.protocol import Death
+from orchestrator.machine import private
+from orchestrator.machine.memory import limit_bytes
+from orchestrator.node import clients, livekit_server, ports
+from orchestrator.node.secrets import generated
+from orchestrator.node.up import needed_ports
+from orchestrator.operations import invariants, sizing
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 

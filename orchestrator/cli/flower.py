@@ -7,10 +7,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from orchestrator.cli import ports, programs
-from orchestrator.cli.http import admin_token
-from orchestrator.cli.output import console
 from orchestrator.errors import Preflight
+from orchestrator.node import ports, programs
+from orchestrator.node.api_client import admin_token
+from orchestrator.node.output import console
 from orchestrator.settings import CHECKED, Settings
 
 ADDRESS = "127.0.0.1"
@@ -45,5 +45,5 @@ def flower(
         }
     )
     console.print(f"Flower on http://{address}:{port} (user admin, password: the admin token). Ctrl-C ends it.")
-    command = [sys.executable, "-m", "orchestrator.sealed", "orchestrator.celery_command", "--quiet"]
-    os.execve(sys.executable, [*command, "-A", "orchestrator.tasks", "flower"], environment)
+    command = [sys.executable, "-m", "orchestrator.machine.sealed", "orchestrator.task_queue.command", "--quiet"]
+    os.execve(sys.executable, [*command, "-A", "orchestrator.worker.tasks", "flower"], environment)

@@ -8,8 +8,8 @@ from importlib.metadata import entry_points
 import typer
 
 from orchestrator.cli import commands
-from orchestrator.cli.output import FAILED, fail, say_error
 from orchestrator.errors import OrchestratorError
+from orchestrator.node.output import FAILED, fail, say_error
 from orchestrator.settings import CHECKED
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)

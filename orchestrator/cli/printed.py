@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.http import Api
-from orchestrator.cli.output import Json, console, errors, print_json, print_json_line, styled
 from orchestrator.errors import NotFound
 from orchestrator.models import ID_PATTERN
+from orchestrator.node.api_client import Api
+from orchestrator.node.output import Json, console, errors, print_json, print_json_line, styled
 from orchestrator.settings import Settings
 
 #: Seconds between two looks of `logs -f`.

@@ -11,8 +11,8 @@ from google.protobuf.message import DecodeError
 from livekit import api
 from livekit.protocol.models import ParticipantInfo
 
-from orchestrator import presence, refusals
 from orchestrator.errors import LiveKitUnavailable
+from orchestrator.livekit import presence, refusals
 from orchestrator.livekit.tokens import TOKEN_LIFETIME, agent_identity
 
 #: Whether the user is in a room; `coming`: connected, and media cannot flow yet, or a phone that nobody has answered.

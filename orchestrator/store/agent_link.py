@@ -6,7 +6,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from orchestrator.address import Address
+from orchestrator.config.redis_url import Address
 from orchestrator.errors import NotTheAgent
 from orchestrator.store import keys
 from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking

@@ -7,7 +7,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from redis.exceptions import RedisError
 
-from orchestrator.address import Address
+from orchestrator.config.redis_url import Address
 from orchestrator.errors import StoreUnavailable
 from orchestrator.models import Agent, Session
 from orchestrator.store import keys

@@ -12,8 +12,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from orchestrator import address
-from orchestrator.address import Address
+from orchestrator.config import redis_url
+from orchestrator.config.redis_url import Address
 from orchestrator.store import moving
 from orchestrator.store.prefixed import PrefixedRedis
 
@@ -51,7 +51,7 @@ def connect_blocking(place: Address | str, *, name: str, max_connections: int = 
 
 
 def _client(place: Address | str, *, name: str, **bounds: Any) -> Redis:
-    where = address.parse(place) if isinstance(place, str) else place
+    where = redis_url.parse(place) if isinstance(place, str) else place
     kind = moving.Unix if where.path else moving.Tls if where.tls else moving.Tcp
     pool = BlockingConnectionPool(
         connection_class=kind,

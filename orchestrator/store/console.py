@@ -6,7 +6,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from orchestrator.address import Address
+from orchestrator.config.redis_url import Address
 from orchestrator.store.connection import connect_sync
 from orchestrator.store.refusals import translate
 

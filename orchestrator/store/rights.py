@@ -15,7 +15,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from orchestrator.address import Address
+from orchestrator.config.redis_url import Address
 from orchestrator.errors import StoreUnavailable
 from orchestrator.store import keys
 from orchestrator.store.connection import connect_sync

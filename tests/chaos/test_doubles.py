@@ -128,7 +128,7 @@ async def test_an_agent_whose_session_redis_forgot_says_so_again(echo: Node, age
 def second_beat(node: Node) -> Iterator[subprocess.Popen[bytes]]:
     """Run one more beat with the environment of the node's own; its log is `beat2.log`."""
     environment = node.environment | {"REDIS_URL": node.redis_url}
-    command = [sys.executable, "-m", "celery", "--quiet", "-A", "orchestrator.tasks", "beat", "--pidfile="]
+    command = [sys.executable, "-m", "celery", "--quiet", "-A", "orchestrator.worker.tasks", "beat", "--pidfile="]
     with (node.run_dir / "logs" / "beat2.log").open("wb") as output:
         process = subprocess.Popen(
             [*command, "--loglevel=INFO"], env=environment, cwd=REPOSITORY, stdout=output, stderr=output

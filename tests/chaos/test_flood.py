@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from agents.caller import Call
-from orchestrator.celery_app import SPAWN_AGENT, Publisher
+from orchestrator.host.protocol import Process, encode
+from orchestrator.machine.process import ProcessId, machine_boot_id
 from orchestrator.models import new_id
-from orchestrator.node.process import ProcessId, machine_boot_id
-from orchestrator.node.protocol import Process, encode
+from orchestrator.task_queue.app import SPAWN_AGENT, Publisher
 from tests.support.chaos import busy, cpu_seconds, descendants, zombies
 from tests.support.ear import Ear
 from tests.support.hurt import connected, talking

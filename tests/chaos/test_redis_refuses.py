@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agents.caller import Call
-from orchestrator import restarts
+from orchestrator.operations import restarts
 from tests.chaos.conftest import LONG
 from tests.support.agreement import agrees
 from tests.support.ear import Ear

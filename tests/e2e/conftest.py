@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import livekit_server
+from orchestrator.node import livekit_server
 from tests.support.node import Node
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orchestrator.cli.livekit_server import cached, obtain
+from orchestrator.node.livekit_server import cached, obtain
 from tests.support.chaos import busy
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import poll

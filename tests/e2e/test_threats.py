@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from agents.caller import Call
-from orchestrator.cli.programs import NEEDS, PROXIES
+from orchestrator.node.programs import NEEDS, PROXIES
 from tests.support.hurt import connected
 from tests.support.node import Node
 from tests.support.processes import poll

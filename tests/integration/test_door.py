@@ -10,10 +10,10 @@ import redis
 
 from orchestrator.api import health
 from orchestrator.api.app import create
-from orchestrator.api.door import Dispatch
+from orchestrator.api.dispatch import Dispatch
 from orchestrator.api.services import Services
 from orchestrator.errors import StoreUnavailable
-from orchestrator.livekit.door import Answer, Job, Outcome
+from orchestrator.livekit.agent_worker import Answer, Job, Outcome
 from orchestrator.models import Session
 from orchestrator.pool.assignment import Request
 from orchestrator.store import Store

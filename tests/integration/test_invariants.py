@@ -15,12 +15,12 @@ import redis
 
 from orchestrator.cli.doctor import violations
 from orchestrator.errors import HostUnavailable, IllegalMove
-from orchestrator.invariants import check
+from orchestrator.host.client import HostClient
+from orchestrator.host.protocol import Death, Process
+from orchestrator.host.state_dir import AgentFolder
+from orchestrator.machine.process import ProcessId, machine_boot_id
 from orchestrator.models import new_id
-from orchestrator.node.client import HostClient
-from orchestrator.node.folder import AgentFolder
-from orchestrator.node.process import ProcessId, machine_boot_id
-from orchestrator.node.protocol import Death, Process
+from orchestrator.operations.invariants import check
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink

@@ -16,9 +16,9 @@ from orchestrator.livekit.making import RoomMaker
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.livekit.tokens import TokenMinter
 from orchestrator.models import Session, new_id
-from orchestrator.reconciler import Reconciler
 from orchestrator.settings import NodeSettings
 from orchestrator.store import Store
+from orchestrator.worker.reconciler import Reconciler
 from tests.support import livekit
 from tests.support.livekit import KEY, SECRET
 from tests.support.pool import assign

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.node.logs import CHUNK, LINE, LogShipper
 from orchestrator.store import Store
+from orchestrator.worker.log_shipper import CHUNK, LINE, LogShipper
 
 
 @pytest.fixture

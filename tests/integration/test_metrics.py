@@ -12,8 +12,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from orchestrator.api.app import create
-from orchestrator.metrics import DEFINITIONS, HISTOGRAMS, PREFIX
 from orchestrator.models import new_id
+from orchestrator.operations.metrics import DEFINITIONS, HISTOGRAMS, PREFIX
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.histograms import BOUNDS, RECENT

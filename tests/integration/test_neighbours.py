@@ -13,8 +13,8 @@ import pytest
 import redis
 from celery import Celery
 
-from orchestrator.celery_app import CANARY, Publisher
-from orchestrator.strangers import Sightings
+from orchestrator.task_queue.app import CANARY, Publisher
+from orchestrator.task_queue.foreign_tasks import Sightings
 from tests.support.node import REPOSITORY
 from tests.support.processes import poll, stop
 
@@ -45,7 +45,9 @@ def program(folder: Path, *arguments: str, **environment: str) -> Iterator["subp
 
 @contextmanager
 def our_worker(folder: Path, url: str, **settings: str) -> Iterator[None]:
-    command = "orchestrator.celery_command --quiet -A orchestrator.tasks worker --pool=threads --concurrency=4"
+    command = (
+        "orchestrator.task_queue.command --quiet -A orchestrator.worker.tasks worker --pool=threads --concurrency=4"
+    )
     settings |= {"REDIS_URL": url, "NODE_ID": "n1", "RUN_DIR": str(folder)}
     with program(folder, *command.split(), "--hostname=node@n1", **settings):
         yield
@@ -66,7 +68,7 @@ def shop(tmp_path: Path, raw: redis.Redis, valkey_url: str) -> Iterator[Celery]:
 
 
 def log_of_ours(folder: Path) -> str:
-    return "".join(path.read_text() for path in folder.glob("orchestrator.celery_command-*.log"))
+    return "".join(path.read_text() for path in folder.glob("orchestrator.task_queue.command-*.log"))
 
 
 def test_every_task_of_a_neighbour_is_done_by_the_neighbour(
@@ -160,5 +162,5 @@ def test_old_news_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
     seen.note("task shop.add")
     assert seen.news() == "task shop.add"
     later = time.monotonic() + 301
-    monkeypatch.setattr("orchestrator.strangers.time.monotonic", lambda: later)
+    monkeypatch.setattr("orchestrator.task_queue.foreign_tasks.time.monotonic", lambda: later)
     assert seen.news() == ""

@@ -11,12 +11,12 @@ import pytest
 import redis
 
 from orchestrator.api.app import create
-from orchestrator.celery_app import Publisher
-from orchestrator.cli.http import Api
 from orchestrator.errors import OrchestratorError, StoreUnavailable
 from orchestrator.models import new_id
+from orchestrator.node.api_client import Api
 from orchestrator.settings import Settings
 from orchestrator.store import Store
+from orchestrator.task_queue.app import Publisher
 from tests.integration.test_api import agent_link
 from tests.integration.test_strangers import every_route
 from tests.support.api import ADMIN, is_problem, on_a_port, serve, settings, start

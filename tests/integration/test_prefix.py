@@ -14,11 +14,11 @@ import pytest
 import redis
 
 import orchestrator.store
-from orchestrator import address
-from orchestrator.celery_app import CANARY, Publisher
+from orchestrator.config import redis_url
 from orchestrator.store import Store, keys, prefixed
 from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.scripts import LUA, sources
+from orchestrator.task_queue.app import CANARY, Publisher
 from tests.support.node import REPOSITORY
 from tests.support.pool import POLICY, assign, warm
 from tests.support.processes import poll, stop
@@ -33,14 +33,14 @@ def stray(raw: redis.Redis) -> list[str]:
 
 @pytest.fixture
 async def ours(raw: redis.Redis, valkey_url: str) -> AsyncIterator[Store]:
-    place = replace(address.parse(valkey_url), prefix=PREFIX)
+    place = replace(redis_url.parse(valkey_url), prefix=PREFIX)
     async with Store(place, name="test", keep_seconds=3600) as store:
         await store.configure(POLICY, 0)
         yield store
 
 
 async def test_a_session_leaves_no_key_without_the_prefix(ours: Store, raw: redis.Redis, valkey_url: str) -> None:
-    place = replace(address.parse(valkey_url), prefix=PREFIX)
+    place = replace(redis_url.parse(valkey_url), prefix=PREFIX)
     (agent,) = await warm(ours, place, 1)
     began = await assign(ours, "ada")
     assert began.session_id == agent
@@ -70,7 +70,7 @@ async def test_a_session_leaves_no_key_without_the_prefix(ours: Store, raw: redi
 
 
 async def test_a_neighbour_without_a_prefix_sees_nothing_of_it(ours: Store, store: Store, valkey_url: str) -> None:
-    await warm(ours, replace(address.parse(valkey_url), prefix=PREFIX), 2)
+    await warm(ours, replace(redis_url.parse(valkey_url), prefix=PREFIX), 2)
     assert (await store.counts())["pool"] == 0
     assert (await ours.counts())["pool"] == 2
     await store.set_target(7)
@@ -83,7 +83,7 @@ def worker(raw: redis.Redis, valkey_url: str, tmp_path: Path) -> Iterator[None]:
         "REDIS_URL": valkey_url, "REDIS_PREFIX": PREFIX, "NODE_ID": "n1", "RUN_DIR": str(tmp_path), "MAX_SESSIONS": "7",
         "PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY),
     }  # fmt: skip
-    command = [sys.executable, "-m", "orchestrator.celery_command", "--quiet", "-A", "orchestrator.tasks"]
+    command = [sys.executable, "-m", "orchestrator.task_queue.command", "--quiet", "-A", "orchestrator.worker.tasks"]
     programs = []
     try:
         for name, *options in (("worker", "--pool=threads", "--hostname=node@n1"), ("beat", "--pidfile=")):
@@ -100,7 +100,7 @@ def worker(raw: redis.Redis, valkey_url: str, tmp_path: Path) -> Iterator[None]:
 def test_the_celery_worker_beat_and_publisher_leave_none_either(
     worker: None, raw: redis.Redis, valkey_url: str
 ) -> None:
-    publisher = Publisher(replace(address.parse(valkey_url), prefix=PREFIX))
+    publisher = Publisher(replace(redis_url.parse(valkey_url), prefix=PREFIX))
     try:
         publisher.send("orchestrator.cleanup_stale", task_id="mine")
         publisher.send(CANARY, queue="node.n1")

@@ -10,16 +10,16 @@ import httpx
 import pytest
 import redis
 
-from orchestrator import restarts
 from orchestrator.api.app import create
-from orchestrator.beat import Scheduler
-from orchestrator.celery_app import REFILL, Publisher, make_worker_app
-from orchestrator.consuming import wait_for_redis
 from orchestrator.errors import StoreUnavailable
 from orchestrator.models import new_id
+from orchestrator.operations import restarts
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
+from orchestrator.task_queue.app import REFILL, Publisher, make_worker_app
+from orchestrator.task_queue.consuming import wait_for_redis
+from orchestrator.worker.beat import Scheduler
 from tests.support.api import ADMIN, is_problem, serve, settings, start
 from tests.support.disk import full_disk
 from tests.support.pool import POLICY, assign, warm

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from orchestrator.api.app import create
-from orchestrator.root_path import OWN
+from orchestrator.config.root_path import OWN
 from orchestrator.settings import WEBHOOK_PATH
 from orchestrator.store import Store
 from tests.integration.test_slashes import paths

@@ -15,8 +15,8 @@ from orchestrator.api.access import AFTERWARDS_SECONDS
 from orchestrator.api.app import create
 from orchestrator.api.attempts import MOST
 from orchestrator.models import new_id
-from orchestrator.reconciler import UNSERVED_SECONDS, Reconciler
 from orchestrator.store import Job, Store
+from orchestrator.worker.reconciler import UNSERVED_SECONDS, Reconciler
 from tests.support.api import ADMIN, is_problem, serve, settings, start
 from tests.support.pool import assign, warm
 
@@ -132,7 +132,7 @@ async def test_with_keys_the_backends_word_is_enough(store: Store, valkey_url: s
 
 @pytest.mark.parametrize("keys", [KEY, ""])
 async def test_no_caller_names_a_user_for_whom_a_room_stands(store: Store, valkey_url: str, keys: str) -> None:
-    from orchestrator.api.door import user_of
+    from orchestrator.api.dispatch import user_of
 
     room = new_id("room")
     async with serve(create(settings(valkey_url, api_keys=keys))) as http:

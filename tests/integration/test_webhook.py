@@ -18,10 +18,10 @@ from livekit import api
 from orchestrator.api.app import create
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.models import new_id
-from orchestrator.reconciler import Reconciler
 from orchestrator.settings import WEBHOOK_PATH, Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
+from orchestrator.worker.reconciler import Reconciler
 from tests.integration.test_api import serve
 from tests.support.model import WAITS, Bench, Dump
 from tests.support.pool import assign, warm

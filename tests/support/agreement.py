@@ -10,7 +10,7 @@ import redis
 from tests.support.chaos import zombies
 from tests.support.node import Node
 
-_AGENT_COMMANDS = (b"orchestrator.node.host", b"agents.runtime")
+_AGENT_COMMANDS = (b"orchestrator.host.host", b"agents.runtime")
 
 
 def os_agents(node: Node) -> list[int]:

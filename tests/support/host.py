@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from orchestrator.errors import HostUnavailable
-from orchestrator.node.client import HostClient
-from orchestrator.node.protocol import Death, Process
+from orchestrator.host.client import HostClient
+from orchestrator.host.protocol import Death, Process
 from tests.support.node import REPOSITORY
 from tests.support.processes import alive, marked, poll, stop
 
@@ -27,7 +27,7 @@ class Host:
             "PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "RUN_DIR": str(run_dir), "NODE_ID": "n",
             "PYTHONPATH": str(REPOSITORY), "STOP_GRACE_SECONDS": "1", **settings,
         }  # fmt: skip
-        self.command = [sys.executable, "-m", "orchestrator.node.host"]
+        self.command = [sys.executable, "-m", "orchestrator.host.host"]
         HOSTS.append(self)
         self.process = self.start()
         self.deaths: asyncio.Queue[Death] = asyncio.Queue()

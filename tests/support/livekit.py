@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from orchestrator.cli import livekit_server
-from orchestrator.cli.up import _LIVEKIT_YAML
+from orchestrator.node import livekit_server
+from orchestrator.node.up import _LIVEKIT_YAML
 from tests.support.processes import free_ports, poll, start_valkey, stop
 
 KEY, SECRET = "testkey", "a-secret-of-the-tests-that-is-long-enough"

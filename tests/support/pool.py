@@ -5,7 +5,7 @@ from typing import Any
 
 import redis
 
-from orchestrator.address import Address
+from orchestrator.config.redis_url import Address
 from orchestrator.models import new_id
 from orchestrator.settings import Settings
 from orchestrator.store import Assignment, Store

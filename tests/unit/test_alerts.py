@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from orchestrator import alerts
 from orchestrator.errors import NotDelivered, Preflight
 from orchestrator.settings import Settings
+from orchestrator.worker import alerts
 from tests.support.receiver import Receiver
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

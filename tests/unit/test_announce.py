@@ -2,7 +2,7 @@
 
 import httpx
 
-from orchestrator.cli.announce import look
+from orchestrator.node.announce import look
 
 
 def test_a_target_from_before_the_store_was_set_up_is_not_a_full_pool() -> None:

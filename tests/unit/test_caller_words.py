@@ -12,8 +12,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from orchestrator import caller_words, errors
-from orchestrator.api import problems
+from orchestrator import errors
+from orchestrator.api import caller_words, problems
 from orchestrator.api.access import Access
 from orchestrator.cli import explain
 from tests.support.api import ADMIN, is_problem, settings

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.cli import commands, printed
 from orchestrator.cli.main import main
-from orchestrator.cli.output import console
+from orchestrator.node.output import console
 
 REPLY = {"reloadId": "7f3a9d8b7e6f5a4b", "nodes": {"n1": "running"}, "stale": 0, "done": False, "message": "loading"}
 OPEN = {"state": "open", "failures": 6, "cause": "boot_error: no [such] model", "retryIn": 31.4}

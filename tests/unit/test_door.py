@@ -11,10 +11,10 @@ import pytest
 from aiohttp import WSMsgType, web
 from livekit.protocol import agent as wire
 
-from orchestrator.api.door import metadata_of, user_of
+from orchestrator.api.dispatch import metadata_of, user_of
 from orchestrator.errors import InvalidRequest
-from orchestrator.livekit import door as protocol
-from orchestrator.livekit.door import Answer, Door, Job, Outcome, Standing
+from orchestrator.livekit import agent_worker as protocol
+from orchestrator.livekit.agent_worker import Answer, Door, Job, Outcome, Standing
 
 SECRET = "s" * 40
 ROOM = wire.Job(id="AJ_1", dispatch_id="AD_1", metadata="hello")

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import kill_window, parting
-from orchestrator.cli import drain as program
-from orchestrator.node.birth import process_of
-from orchestrator.node.folder import AgentFolder
-from orchestrator.node.protocol import Death
+from orchestrator.host.protocol import Death
+from orchestrator.host.spawn import process_of
+from orchestrator.host.state_dir import AgentFolder
+from orchestrator.node import drain as program
+from orchestrator.node import parting
+from orchestrator.operations import kill_window
 from orchestrator.settings import Settings
 from tests.support.disk import full_disk
 from tests.support.drain_api import DrainApi, asleep
@@ -150,7 +151,7 @@ def test_the_agents_are_told_while_the_api_cannot(tmp_path: Path, agent: subproc
 def test_what_a_killed_node_has_left_says_nothing(tmp_path: Path) -> None:
     code = """if True:
         import sys, time, pathlib
-        from orchestrator import parting
+        from orchestrator.node import parting
         speaker = parting.Speaker(pathlib.Path(sys.argv[1]))
         speaker.say(parting.Word(1.0, 2.0))
         print("said", flush=True)
@@ -199,7 +200,7 @@ def process(api: DrainApi, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         "http_proxy": "http://127.0.0.1:9",
     }
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", **settings}
-    command = [sys.executable, "-m", "orchestrator.cli.drain"]
+    command = [sys.executable, "-m", "orchestrator.node.drain"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as it:
         poll(lambda: asleep(it.pid), "it waits for its signal")
         yield it

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import SpawnFailed
-from orchestrator.node_rounds import Rounds
 from orchestrator.settings import Settings
+from orchestrator.worker.node_rounds import Rounds
 from tests.support.disk import full_disk
 from tests.support.host import Host
 from tests.support.processes import alive

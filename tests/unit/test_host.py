@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from orchestrator.errors import HostUnavailable, SpawnFailed
+from orchestrator.host.state_dir import AgentFolder
+from orchestrator.machine.process import ProcessId, machine_boot_id
 from orchestrator.models import new_id
-from orchestrator.node.folder import AgentFolder
-from orchestrator.node.process import ProcessId, machine_boot_id
 from tests.support.host import GOOD, Host, code_host
 from tests.support.processes import alive, on_disk, poll, sleeper, stop
 
@@ -460,5 +460,5 @@ async def test_a_module_with_threads_is_never_forked_and_ends_no_node(short_fold
     assert len(os.listdir(f"/proc/{host.process.pid}/task")) == 1, "the host has one thread again"
     process = await host.client.spawn("agent")
     poll(lambda: "one" in host.log("agent"), "it works")
-    assert b"orchestrator.node.host" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    assert b"orchestrator.host.host" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
     await host.end()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import HostUnavailable, SpawnFailed
-from orchestrator.node.preload import TRIAL, Deaths
+from orchestrator.host.preload import TRIAL, Deaths
 from tests.support.host import GOOD, Host, code_host
 from tests.support.processes import alive, marked, on_disk, poll
 
@@ -64,7 +64,7 @@ async def said(host: Host, agent_id: str) -> str:
 
 
 def is_forked(pid: int) -> bool:
-    return b"orchestrator.node.host" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b"orchestrator.host.host" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def trials(host: Host) -> list[int]:
@@ -175,7 +175,7 @@ def impatient_host(folder: Path) -> Host:
     host = code_host(folder)
     host.process.kill()
     host.process.wait()
-    code = "import orchestrator.node.preload as p, orchestrator.node.host as h; p.TRIAL_SECONDS = 1; h.main()"
+    code = "import orchestrator.host.preload as p, orchestrator.host.host as h; p.TRIAL_SECONDS = 1; h.main()"
     host.command = [host.command[0], "-c", code]
     host.process = host.start()
     return host

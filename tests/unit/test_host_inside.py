@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 import pytest
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.node.folder import AgentFolder
-from orchestrator.node.host import AgentHost, Child
-from orchestrator.node.process import ProcessId, machine_boot_id
-from orchestrator.node.protocol import Death, Process
+from orchestrator.host.host import AgentHost, Child
+from orchestrator.host.protocol import Death, Process
+from orchestrator.host.state_dir import AgentFolder
+from orchestrator.machine.process import ProcessId, machine_boot_id
 from orchestrator.settings import NodeSettings
 from tests.support.processes import sleeper
 
@@ -46,7 +46,7 @@ def test_a_start_that_fails_does_not_forget_the_process_that_was_first(
         folder.claim(stranger)
         raise subprocess.SubprocessError("Exception occurred in preexec_fn.")
 
-    monkeypatch.setattr("orchestrator.node.host.start_by_exec", lose)
+    monkeypatch.setattr("orchestrator.host.host.start_by_exec", lose)
     with pytest.raises(OrchestratorError, match="cannot start"):
         host.spawn("one")
     assert folder.read("one") == stranger

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator import kill_window
-from orchestrator.cli import livekit_server, up
+from orchestrator.node import livekit_server, up
+from orchestrator.operations import kill_window
 from orchestrator.settings import Settings
 
 RAILWAY = {"RAILWAY_PROJECT_ID": "p"}

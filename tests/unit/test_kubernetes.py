@@ -8,8 +8,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from orchestrator import kill_window, metrics
 from orchestrator.errors import Preflight
+from orchestrator.operations import kill_window, metrics
 from orchestrator.settings import Settings
 from tests.unit.test_settings import PROVIDERS
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from orchestrator import refusals
 from orchestrator.errors import LiveKitUnavailable
-from orchestrator.livekit.door import Door
+from orchestrator.livekit import refusals
+from orchestrator.livekit.agent_worker import Door
+from orchestrator.livekit.refusals import Refusal
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.livekit.tokens import agent_identity, user_identity
-from orchestrator.refusals import Refusal
 from tests.support.processes import free_ports
 from tests.support.tls import certificates, tls_before
 

@@ -9,9 +9,9 @@ from typing import cast
 import pytest
 
 from orchestrator.errors import StoreUnavailable
-from orchestrator.node import logs
-from orchestrator.node.logs import CHUNK, LINE, LINES_PER_SECOND, LogShipper
 from orchestrator.store import Store
+from orchestrator.worker import log_shipper as logs
+from orchestrator.worker.log_shipper import CHUNK, LINE, LINES_PER_SECOND, LogShipper
 
 
 class Memory:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.log_stream import LogStream
+from orchestrator.node.log_stream import LogStream
 
 
 def event(name: str, data: bytes) -> Any:

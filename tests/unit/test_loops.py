@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.api import feed
 from orchestrator.livekit import making
-from orchestrator.node_watch import Celery, NodeWatch
 from orchestrator.settings import Settings
+from orchestrator.worker.node_watch import Celery, NodeWatch
 
 
 class Broken:
@@ -67,7 +67,7 @@ async def test_a_loop_of_the_node(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, name: str
 ) -> None:
     for pause in ("RECONNECT_SECONDS", "NODE_BEAT_SECONDS"):
-        monkeypatch.setattr(f"orchestrator.node_watch.{pause}", 0.01)
+        monkeypatch.setattr(f"orchestrator.worker.node_watch.{pause}", 0.01)
     nothing = Celery(lambda *_: None, lambda: None, lambda _: None, lambda *_: None)
     watch = NodeWatch(Settings(node_id="n1", run_dir=tmp_path), nothing)
     store = Agreeing()
@@ -77,7 +77,7 @@ async def test_a_loop_of_the_node(
     async def connect(*_: object) -> None:
         await store.connect()
 
-    monkeypatch.setattr("orchestrator.node.client.HostClient.connect", connect)
+    monkeypatch.setattr("orchestrator.host.client.HostClient.connect", connect)
     with caplog.at_level(logging.ERROR):
         await goes_on(getattr(watch, name)(), store)
     assert "is broken" in caplog.text

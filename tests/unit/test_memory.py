@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from orchestrator.node.memory import headroom_bytes, limit_bytes
+from orchestrator.machine.memory import headroom_bytes, limit_bytes
 
 MACHINE = 1_000_000
 

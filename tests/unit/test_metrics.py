@@ -6,15 +6,15 @@ from pathlib import Path
 
 import yaml
 
-from orchestrator.metrics import table
+from orchestrator.operations.metrics import table
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "metrics.md").read_text()
 
 
 def test_the_table_of_metrics_is_the_codes() -> None:
-    shown = DOCUMENT.partition("<!-- python -m orchestrator.metrics -->\n")[2].partition("\n<!-- end -->")[0]
-    assert shown == table(), "run: python -m orchestrator.metrics, and put it into docs/metrics.md"
+    shown = DOCUMENT.partition("<!-- python -m orchestrator.operations.metrics -->\n")[2].partition("\n<!-- end -->")[0]
+    assert shown == table(), "run: python -m orchestrator.operations.metrics, and put it into docs/metrics.md"
 
 
 def test_every_alert_is_documented() -> None:

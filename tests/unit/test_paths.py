@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.supervise import Options
-from orchestrator.cli.up import CONFIGURATION
+from orchestrator.node.supervise import Options
+from orchestrator.node.up import CONFIGURATION
 from tests.support.processes import marked, poll
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -68,7 +68,7 @@ def _environment(folder: Path, **more: str) -> dict[str, str]:
 
 
 def _command(folder: Path) -> list[str]:
-    return [sys.executable, "-m", "orchestrator.cli.supervise", "-c", str(folder / "own.conf")]
+    return [sys.executable, "-m", "orchestrator.node.supervise", "-c", str(folder / "own.conf")]
 
 
 @pytest.mark.parametrize("name", NASTY)

@@ -3,7 +3,7 @@
 import os
 import socket
 
-from orchestrator.cli.ports import holder
+from orchestrator.node.ports import holder
 from tests.support.processes import free_ports
 
 

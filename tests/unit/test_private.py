@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import private
-from orchestrator.cli import doctor, livekit_server
-from orchestrator.cli.http import admin_token
-from orchestrator.cli.secrets import generated
+from orchestrator.cli import doctor
 from orchestrator.errors import Preflight
+from orchestrator.machine import private
+from orchestrator.node import livekit_server
+from orchestrator.node.api_client import admin_token
+from orchestrator.node.secrets import generated
 from orchestrator.settings import Settings
 from tests.support.processes import free_ports
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.node import process
-from orchestrator.node.process import Look, ProcessId
+from orchestrator.machine import process
+from orchestrator.machine.process import Look, ProcessId
 from tests.support.processes import alive, poll
 
 

@@ -11,10 +11,10 @@ import pytest
 from pydantic import SecretStr
 
 from orchestrator.api.app import create
-from orchestrator.cli import programs
-from orchestrator.cli.supervise import Options
-from orchestrator.cli.up import CONFIGURATION
 from orchestrator.errors import Preflight
+from orchestrator.node import programs
+from orchestrator.node.supervise import Options
+from orchestrator.node.up import CONFIGURATION
 from orchestrator.settings import CHECKED, NodeSettings, Settings
 from tests.support.api import serve
 
@@ -71,7 +71,7 @@ def test_a_program_sees_its_own_secrets_and_no_other(program: str, everything: d
 
 @pytest.mark.parametrize("program", _sections())
 def test_whoever_has_a_secret_that_is_not_for_agents_is_sealed(program: str) -> None:
-    sealed = " -m orchestrator.sealed " in _sections()[program]
+    sealed = " -m orchestrator.machine.sealed " in _sections()[program]
     assert sealed == (program not in {"valkey", "livekit", "host"}), "the first two are no Python; agents are forked"
     assert sealed or not programs.NEEDS[program] - {"REDIS_URL"}
 

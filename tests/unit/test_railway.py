@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import kill_window
+from orchestrator.operations import kill_window
 from orchestrator.settings import Settings
 from tests.unit.test_settings import PROVIDERS
 

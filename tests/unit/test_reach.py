@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator import reach
 from orchestrator.errors import Preflight
+from orchestrator.operations import reach
 from orchestrator.settings import Settings
 
 #: From another machine, as these are written.

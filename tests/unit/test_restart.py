@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import restart
 from orchestrator.cli.main import main
+from orchestrator.node import restart
 from tests.support.processes import poll
 from tests.unit.test_supervise import GOOD, Supervised
 

@@ -16,7 +16,7 @@ from agents import contract, parting
 from agents.context import AgentContext
 from agents.runtime import Runtime
 from orchestrator.errors import OrchestratorError, StoreUnavailable
-from orchestrator.parting import Speaker, Word
+from orchestrator.node.parting import Speaker, Word
 from orchestrator.settings import NodeSettings
 from tests.support.node import REPOSITORY
 

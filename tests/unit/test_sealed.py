@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's")
 #: Becomes somebody who is not root, to whom everything would be open. Setting a uid seals, so that is undone.
 _NOBODY = """\
 import ctypes, os, sys
-from orchestrator.sealed import seal
+from orchestrator.machine.sealed import seal
 if os.getuid() == 0:
     os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
     ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
@@ -54,7 +54,7 @@ def test_it_is_the_program_that_was_asked_for(tmp_path: Path) -> None:
         "print(json.dumps([__name__, sys.argv, sys.path[0], ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)]))\n"
         "sys.exit(7)\n"
     )
-    command = [sys.executable, "-m", "orchestrator.sealed", "shown", "--quiet", "two words"]
+    command = [sys.executable, "-m", "orchestrator.machine.sealed", "shown", "--quiet", "two words"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30, check=False

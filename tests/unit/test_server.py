@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.node.protocol import MAX_LINE
-from orchestrator.node.server import LineServer
+from orchestrator.host.protocol import MAX_LINE
+from orchestrator.host.server import LineServer
 from tests.support.processes import poll
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import sharing
+from orchestrator.operations import sharing
 from orchestrator.settings import Settings
 
 

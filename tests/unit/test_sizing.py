@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator import sizing
 from orchestrator.cli import doctor
+from orchestrator.operations import sizing
 from orchestrator.settings import Settings
 
 REDIS: dict[str, Any] = {"redis_url": "redis://far"}

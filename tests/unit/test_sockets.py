@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from orchestrator.api.sockets import listening
-from orchestrator.cli.http import Api
 from orchestrator.errors import Preflight
-from orchestrator.loopback import is_loopback
+from orchestrator.machine.loopback import is_loopback
+from orchestrator.node.api_client import Api
 from orchestrator.settings import Settings
 from tests.support.processes import free_ports
 

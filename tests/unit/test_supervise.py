@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from supervisor.xmlrpc import SupervisorTransport
 
-from orchestrator import restarts
-from orchestrator.cli.supervise import LONGEST_PAUSE
 from orchestrator.errors import CANNOT_RUN
+from orchestrator.node.supervise import LONGEST_PAUSE
+from orchestrator.operations import restarts
 from tests.support.disk import full_disk
 from tests.support.drain_api import DrainApi, asleep
 from tests.support.processes import alive, marked, poll
@@ -47,7 +47,7 @@ stdout_logfile={folder}/{name}.log
 
 
 class Supervised:
-    """`orchestrator.cli.supervise` with some programs; `more` stands at the end of the last one's section."""
+    """`orchestrator.node.supervise` with some programs; `more` stands at the end of the last one's section."""
 
     def __init__(self, folder: Path, **programs: str) -> None:
         self.folder = folder
@@ -66,7 +66,7 @@ class Supervised:
         configuration = self.folder / "own.conf"
         configuration.write_text(text + self.more)
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "RUN_DIR": str(self.folder)}
-        command = [*self.before, "-m", "orchestrator.cli.supervise", "-c", str(configuration)]
+        command = [*self.before, "-m", "orchestrator.node.supervise", "-c", str(configuration)]
         self.errors = self.output.open("w+")
         streams = {"stdin": subprocess.DEVNULL, "stdout": self.errors, "stderr": self.errors} | self.more_popen
         self.process = subprocess.Popen(
@@ -270,7 +270,7 @@ import os, runpy, sys, time
 real = os.setpgrp  # the first thing that a child does
 os.setpgrp = lambda: (time.sleep(1.5), real())
 del sys.argv[1:3]
-runpy.run_module("orchestrator.cli.supervise", run_name="__main__")
+runpy.run_module("orchestrator.node.supervise", run_name="__main__")
 """
     supervised.before = [sys.executable, "-c", script]
     supervised.programs = {"good": GOOD}
@@ -340,7 +340,7 @@ def test_no_orphan_is_left_at_its_end(supervised: Supervised) -> None:
 def draining(supervised: Supervised) -> Iterator[tuple[Supervised, DrainApi]]:
     """A node with two calls."""
     with DrainApi(2) as api:
-        supervised.programs = {"good": GOOD, "drain": f"{sys.executable} -u -m orchestrator.cli.drain"}
+        supervised.programs = {"good": GOOD, "drain": f"{sys.executable} -u -m orchestrator.node.drain"}
         supervised.more = "stopwaitsecs=40\n"
         supervised.settings = {"PORT": str(api.port), "NODE_ID": "n1", "ADMIN_TOKEN": "a-token-for-tests"}
         yield supervised, api

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.terminal import Patient
+from orchestrator.node.terminal import Patient
 from tests.support.drain_api import DrainApi
 from tests.support.processes import poll
 from tests.support.terminal import Terminal
@@ -32,7 +32,7 @@ def terminal() -> Iterator[Terminal]:
 def draining(supervised: Supervised) -> Iterator[DrainApi]:
     """A node with a call."""
     with DrainApi(1) as api:
-        supervised.programs = {"good": GOOD, "drain": f"{sys.executable} -u -m orchestrator.cli.drain"}
+        supervised.programs = {"good": GOOD, "drain": f"{sys.executable} -u -m orchestrator.node.drain"}
         supervised.more = "stopwaitsecs=40\n"
         supervised.settings = {"PORT": str(api.port), "NODE_ID": "n1", "ADMIN_TOKEN": "a-token-for-tests"}
         yield api

@@ -1,0 +1,104 @@
+"""Finds a LiveKit server on this machine, or builds one once, with Go, into the user's cache folder."""
+
+import collections
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from orchestrator.errors import Preflight
+from orchestrator.machine import private
+from orchestrator.node import programs
+
+#: The newest that `go install` takes: from 1.13.6 on there are `replace` lines in its go.mod.
+VERSION = "1.13.5"
+MODULE = f"github.com/livekit/livekit-server/cmd/server@v{VERSION}"
+#: How the variables begin that Go, git and a C compiler read.
+_GO = ("GO", "CGO_", "GIT_", "CC", "CXX", "SSH_")
+_MENDS = "set LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET, or put a livekit-server on PATH"
+
+
+def cached() -> Path:
+    """Return where the built server is kept."""
+    given = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    cache = given if given.is_absolute() else Path.home() / ".cache"  # a relative one is invalid, and none to Go
+    return cache / "voice-agent-orchestrator" / f"livekit-server-{VERSION}"
+
+
+def find() -> Path | None:
+    """Return the server on PATH, else the one built before, else None. Raises `Preflight`."""
+    if found := shutil.which("livekit-server"):
+        return Path(found)
+    if not os.access(cached(), os.X_OK):
+        return None
+    private.check_program(cached())
+    return cached()
+
+
+def obtain() -> Path:
+    """Return a LiveKit server, built if need be; says what it does while it takes minutes.
+
+    Raises:
+        Preflight: there is none, and it cannot be built here.
+    """
+    if found := find():
+        return found
+    go = shutil.which("go")
+    if go is None:
+        raise Preflight(f"no LiveKit server: {_MENDS}, or install Go (https://go.dev/dl) to have one built.")
+    target = cached()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / "build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second `make up` waits for the first one's build
+        if found := find():
+            return found
+        _build(go, target)
+    return target
+
+
+def _build(go: str, target: Path) -> None:
+    _say(f"No livekit-server on PATH: building v{VERSION} once, with Go, into {target.parent}. This takes minutes.")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        environment = _for_go() | {"GOBIN": folder, "CGO_ENABLED": os.environ.get("CGO_ENABLED", "0")}
+        with subprocess.Popen(
+            [go, "install", "-v", MODULE], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as build:
+            assert build.stdout is not None
+            last: collections.deque[str] = collections.deque(maxlen=8)
+            done = threading.Event()
+            packages = [0]
+
+            def report() -> None:
+                while not done.wait(10):
+                    at = last[-1] if last else "starting"
+                    _say(f"  {time.monotonic() - started:4.0f} s, {packages[0]} packages, now {at[:70]}")
+
+            reporter = threading.Thread(target=report, daemon=True)
+            reporter.start()
+            for line in build.stdout:
+                last.append(line.strip())
+                packages[0] += 1
+            done.set()
+            reporter.join()
+        if build.returncode != 0:
+            told = "\n  ".join(last)
+            raise Preflight(f"building livekit-server failed:\n  {told}\nMend the cause, {_MENDS}.")
+        (Path(folder) / "server").rename(target)
+    _say(f"livekit-server v{VERSION} is built ({time.monotonic() - started:.0f} s); it is kept for the next time.")
+
+
+def _for_go() -> dict[str, str]:
+    """Return what Go and its compilers read; the node's secrets are not for them."""
+    found = {name: value for name, value in os.environ.items() if name in programs.PROXIES or name.startswith(_GO)}
+    return programs.shared(os.environ) | found
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,39 @@
+"""Generated secrets of a node: made once, kept with mode 0600, so that the node finds its state again."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+from orchestrator.errors import Preflight
+from orchestrator.machine import private
+
+
+def generated(path: Path) -> dict[str, str]:
+    """Return ADMIN_TOKEN, LIVEKIT_API_KEY, LIVEKIT_API_SECRET and VALKEY_PASSWORD of this node, made at the first call.
+
+    Raises:
+        Preflight: the file cannot be read or written.
+    """
+    try:
+        found = private.load(path) if path.exists() or path.is_symlink() else {}
+        fresh = {
+            "ADMIN_TOKEN": secrets.token_urlsafe(24),
+            "LIVEKIT_API_KEY": "API" + secrets.token_hex(8),
+            "LIVEKIT_API_SECRET": secrets.token_urlsafe(48),
+            "VALKEY_PASSWORD": secrets.token_urlsafe(32),
+        } | found
+        if fresh != found:  # one of an earlier release lacks some
+            write_private(path, json.dumps(fresh))
+    except (OSError, ValueError, TypeError) as failure:
+        raise Preflight(f"{path} cannot be used: {failure}. Remove it; new secrets are made then.") from None
+    return fresh
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, at once or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    draft.replace(path)

@@ -1,0 +1,74 @@
+"""Who really runs on this machine for a node, by what the operating system says and not by what anybody recorded."""
+
+from dataclasses import dataclass, field
+
+import psutil
+
+from orchestrator.host.protocol import Process
+from orchestrator.host.state_dir import AgentFolder
+from orchestrator.machine.process import ProcessId, machine_boot_id
+from orchestrator.settings import NodeSettings
+
+
+@dataclass(slots=True)
+class Census:
+    """The processes of one node."""
+
+    agents: dict[int, str] = field(default_factory=dict)  #: agent id by pid; also of what an agent has started itself
+    zombies: dict[int, str] = field(default_factory=dict)  #: the parent in words by pid of its dead, unreaped children
+
+
+def take(settings: NodeSettings) -> Census:
+    """Look at every process of this machine. Blocks for some ten milliseconds.
+
+    An agent that was started by exec is known by AGENT_ID in its environment; a forked one still shows its host's
+    there, and is known by its record in the state folder. What a sealed program was started with only root can read: it
+    is a child of this node's supervisord.
+    """
+    found = Census()
+    folder = settings.agents_dir
+    for record in AgentFolder(folder).records() if folder.is_dir() else ():
+        here = isinstance(record, Process) and record.boot_id == machine_boot_id()
+        if here and ProcessId(record.pid, record.start_ticks).alive:
+            found.agents[record.pid] = record.agent_id
+    programs: dict[int, psutil.Process] = {}
+    dead: list[psutil.Process] = []
+    supervised = _supervised(settings)
+    for process in psutil.process_iter():
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                dead.append(process)
+                continue
+            environment = _started_with(process, settings.node_id if process.pid in supervised else "")
+        except (psutil.Error, OSError):
+            continue  # gone, or somebody else's
+        if environment.get("NODE_ID") != settings.node_id:
+            continue
+        if agent_id := environment.get("AGENT_ID"):
+            found.agents[process.pid] = agent_id
+        elif process.pid not in found.agents:
+            programs[process.pid] = process
+    for process in dead:
+        try:
+            if parent := programs.get(process.ppid()):
+                found.zombies[process.pid] = f"{parent.name()} (pid {parent.pid})"
+        except psutil.Error:
+            continue
+    return found
+
+
+def _started_with(process: psutil.Process, node_id: str) -> dict[str, str]:
+    """Return a process's environment; of a sealed one of a node as much as is known. Raises `psutil.Error`."""
+    try:
+        return process.environ()
+    except psutil.AccessDenied:
+        return {"NODE_ID": node_id}
+
+
+def _supervised(settings: NodeSettings) -> set[int]:
+    """Return the pids of this node's supervisord and of what it has started."""
+    try:
+        supervisord = psutil.Process(int((settings.run_dir / "supervisord.pid").read_text()))
+        return {supervisord.pid, *(child.pid for child in supervisord.children())}
+    except (psutil.Error, OSError, ValueError):
+        return set()

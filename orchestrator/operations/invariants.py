@@ -1,0 +1,258 @@
+"""What must hold whatever has happened: compares Redis, the agent host and the operating system."""
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+from orchestrator.errors import HostUnavailable
+from orchestrator.host.client import HostClient
+from orchestrator.host.protocol import Process
+from orchestrator.machine.process import ProcessId
+from orchestrator.models import Agent, Session
+from orchestrator.operations import census
+from orchestrator.settings import Settings
+from orchestrator.states import AgentState, SessionState
+from orchestrator.store import Snapshot, Store, keys
+
+#: Seconds between two looks.
+LOOK_SECONDS = 0.5
+
+_LIVING = frozenset(AgentState) - {AgentState.EXITED}
+_SERVING = frozenset({AgentState.ASSIGNED, AgentState.RUNNING})
+_BOUND = frozenset({SessionState.READY, SessionState.ACTIVE})
+
+#: In which states those stand whom a list names; and whether it names all of them.
+_LISTS: dict[str, tuple[str, frozenset[str], bool]] = {
+    keys.SESSION_QUEUED: ("session", frozenset({SessionState.QUEUED}), True),
+    keys.SESSION_STARTING: ("session", frozenset({SessionState.STARTING}), True),
+    keys.SESSION_UNBOUND: ("session", frozenset({SessionState.STARTING}), True),
+    keys.SESSION_READY: ("session", frozenset({SessionState.READY}), True),
+    keys.SESSION_ACTIVE: ("session", frozenset({SessionState.ACTIVE}), True),
+    keys.AGENTS: ("agent", _LIVING, True),
+    keys.POOL_STARTING: ("agent", frozenset({AgentState.STARTING}), True),
+    # A silent one is left out until it is heard again.
+    keys.POOL_READY: ("agent", frozenset({AgentState.READY}), False),
+    keys.POOL_STALE: ("agent", frozenset({AgentState.STARTING, AgentState.READY}), False),
+}
+
+#: What a live session, or a living agent, waits for: one of these must be among its deadlines.
+_SESSION_WAITS = {
+    SessionState.QUEUED: ("queue",),
+    SessionState.STARTING: ("start",),
+    SessionState.READY: ("join", "user", "gone"),
+    SessionState.ACTIVE: ("max",),
+}
+_AGENT_WAITS = {
+    AgentState.STARTING: ("boot",),
+    AgentState.READY: ("beat",),
+    AgentState.ASSIGNED: ("beat",),
+    AgentState.RUNNING: ("beat",),
+    AgentState.STOPPING: ("stop",),
+}
+_SESSION_DEADLINES = frozenset({"queue", "start", "join", "user", "gone", "max", "goodbye", "job", "room"})
+_AGENT_DEADLINES = frozenset({"boot", "beat", "stop"})
+
+
+async def check(store: Store, settings: Settings, host: HostClient | None, *, settle_seconds: float = 10) -> list[str]:
+    """Return what does not hold, in words; [] when all is well.
+
+    Things move while one looks: only what every look until `settle_seconds` are over has found counts.
+
+    Args:
+        settings: of the node whose processes are looked at; the records are those of all nodes.
+        host: the agent host of that node; None where there is none, then nobody is asked what lives.
+    """
+    deadline = time.monotonic() + settle_seconds
+    found = await _look(store, settings, host)
+    while found and (left := deadline - time.monotonic()) > 0:
+        await asyncio.sleep(min(LOOK_SECONDS, left))
+        again = set(await _look(store, settings, host))
+        found = [violation for violation in found if violation in again]
+    return found
+
+
+async def _look(store: Store, settings: Settings, host: HostClient | None) -> list[str]:
+    seen = await store.snapshot()
+    policy = settings.policy | dict(seen.policy)
+    mine = [agent for agent in seen.agents.values() if agent.node == settings.node_id and agent.state in _LIVING]
+    found = [
+        *(f"{key} is not a whole record" for key in sorted(seen.broken)),
+        *_lists(seen),
+        *_nodes(seen),
+        *_bindings(seen),
+        *_caps(seen, policy),
+        *_rooms(seen),
+        *_pool(seen, policy["silentMs"] / 1000),
+        *_waits(seen),
+        *_leftovers(seen),
+        *_processes(mine),
+    ]
+    present = await asyncio.to_thread(census.take, settings)
+    found += [f"process {pid} is dead, and {parent} does not reap it" for pid, parent in present.zombies.items()]
+    if host is not None:
+        try:
+            listed, _ = await host.hello()
+        except HostUnavailable as failure:
+            return [*found, f"the agent host cannot be asked: {failure.detail}"]
+        found += [*_known(seen, mine, listed), *_strangers(present, listed)]
+    return found
+
+
+# Each rule yields what breaks it. Its words are the same at the next look: nothing that changes by itself is in them.
+
+
+def _lists(seen: Snapshot) -> Iterator[str]:
+    states: dict[str, dict[str, str]] = {
+        "session": {session.id: session.status for session in seen.sessions.values()},
+        "agent": {agent.id: agent.state for agent in seen.agents.values()},
+    }
+    for name, (kind, right, complete) in _LISTS.items():
+        for each in sorted(seen.lists[name]):
+            if (state := states[kind].get(each)) not in right:
+                yield f"{name} names {kind} {each}, which {_is(state)}"
+        for each, state in states[kind].items():
+            if complete and state in right and each not in seen.lists[name]:
+                yield f"{kind} {each} is {state}, and {name} does not name it"
+
+
+def _nodes(seen: Snapshot) -> Iterator[str]:
+    for node in sorted(seen.nodes):
+        here = [agent for agent in seen.agents.values() if agent.node == node]
+        right = {
+            keys.node_warm(node): {agent.id for agent in here if agent.id in seen.lists[keys.POOL_READY]},
+            keys.node_busy(node): {agent.id for agent in here if agent.state in _SERVING},
+        }
+        for name, ids in right.items():
+            for each in sorted(seen.lists[name] ^ ids):
+                agent = seen.agents.get(each)
+                what = f"agent {each}, which {_is(agent.state if agent else None)}"
+                yield f"{name} does not name {what}" if each in ids else f"{name} names {what}"
+
+
+def _bindings(seen: Snapshot) -> Iterator[str]:
+    sessions_of, agents_of = defaultdict(list), defaultdict(list)
+    for session in seen.sessions.values():
+        if session.status not in _BOUND:
+            continue
+        sessions_of[session.agent_id].append(session.id)
+        agent = seen.agents.get(session.agent_id or "")
+        if agent is None or agent.state not in _SERVING:
+            yield f"session {session.id} is {session.status}, and its agent {session.agent_id} {_is(agent)}"
+        elif agent.session_id != session.id:
+            yield f"session {session.id} has agent {agent.id}, which serves {agent.session_id}"
+    for agent in seen.agents.values():
+        if not agent.session_id or agent.state not in _LIVING:
+            continue
+        agents_of[agent.session_id].append(agent.id)
+        served = seen.sessions.get(agent.session_id)
+        if agent.state in _SERVING and (served is None or served.status not in _BOUND or served.agent_id != agent.id):
+            what = f"has agent {served.agent_id}" if served and served.status in _BOUND else _is(served)
+            yield f"agent {agent.id} is {agent.state} for session {agent.session_id}, which {what}"
+    for agent_id, ids in sessions_of.items():
+        if agent_id and len(ids) > 1:
+            yield f"agent {agent_id} has more than one session: {', '.join(sorted(ids))}"
+    for session_id, ids in agents_of.items():
+        if len(ids) > 1:
+            yield f"session {session_id} has more than one living agent: {', '.join(sorted(ids))}"
+
+
+def _caps(seen: Snapshot, policy: Mapping[str, int]) -> Iterator[str]:
+    live = [session for session in seen.sessions.values() if session.live]
+    for user, count in Counter(session.user_id for session in live).items():
+        if count > policy["perUser"]:
+            yield f"user {user!r} has more live sessions than {policy['perUser']}"
+    if sum(session.status is not SessionState.QUEUED for session in live) > policy["maxSessions"]:
+        yield f"more sessions than {policy['maxSessions']} are served at once"
+    for session in live:
+        if session.id not in seen.counted:
+            yield f"session {session.id} does not count for its user {session.user_id!r}"
+
+
+def _rooms(seen: Snapshot) -> Iterator[str]:
+    for session in seen.sessions.values():
+        if session.live and seen.rooms[session.room_name] != session.id:
+            yield f"session {session.id} is {session.status}, and is not found by its room {session.room_name!r}"
+
+
+def _pool(seen: Snapshot, patience: float) -> Iterator[str]:
+    for agent in seen.agents.values():
+        if agent.state is not AgentState.READY:
+            continue
+        heard = agent.last_beat is not None and seen.now - agent.last_beat <= patience
+        pooled = agent.id in seen.lists[keys.POOL_READY]
+        if pooled and not heard:
+            yield f"{keys.POOL_READY} names agent {agent.id}, which is silent"
+        if heard and not pooled:
+            yield f"agent {agent.id} is ready, and {keys.POOL_READY} does not name it"
+
+
+def _waits(seen: Snapshot) -> Iterator[str]:
+    waiting = [("session", session.id, _SESSION_WAITS.get(session.status)) for session in seen.sessions.values()]
+    waiting += [("agent", agent.id, _AGENT_WAITS.get(agent.state)) for agent in seen.agents.values()]
+    for what, each, kinds in waiting:
+        if kinds and not any((kind, each) in seen.deadlines for kind in kinds):
+            yield f"{what} {each} has no deadline {' or '.join(f'{kind}|' for kind in kinds)}"
+    for kind, each in sorted(seen.deadlines):
+        if kind in _SESSION_DEADLINES:
+            session = seen.sessions.get(each)
+            over = (session is None or not session.live) and f"a session that {_is(session)}"
+        elif kind in _AGENT_DEADLINES:
+            agent = seen.agents.get(each)
+            over = (agent is None or agent.state not in _LIVING) and f"an agent that {_is(agent)}"
+        elif kind == "look":
+            over = each not in seen.sessions and "a session that has no record"
+        elif kind == "alert":
+            over = "a message to the operator's webhook that nobody queues"
+        elif kind == "close":
+            over = "a room that is not deleted, and its session is over"
+        elif kind == "drain":
+            over = each not in seen.lists[keys.NODES_DRAINING] and "a node that does not drain"
+        else:
+            over = kind not in {"refill", "reconcile"} and "something nobody knows"
+        if over:
+            yield f"deadline {kind}|{each} is for {over}"
+
+
+def _leftovers(seen: Snapshot) -> Iterator[str]:
+    for session_id, part in sorted(seen.private):
+        session = seen.sessions.get(session_id)
+        if session is None or not session.live:
+            yield f"session {session_id} {_is(session)}, and its {part} is still there"
+
+
+def _processes(mine: Iterable[Agent]) -> Iterator[str]:
+    for agent in mine:
+        if agent.pid is None:
+            if agent.state is not AgentState.STARTING:
+                yield f"agent {agent.id} is {agent.state} and has no pid"
+        elif agent.start_ticks is None:
+            yield f"agent {agent.id} is {agent.state}, and when its process {agent.pid} has started is not recorded"
+        elif not ProcessId(agent.pid, agent.start_ticks).alive:
+            yield f"agent {agent.id} is {agent.state}, and its process {agent.pid} is gone"
+
+
+def _known(seen: Snapshot, mine: Iterable[Agent], listed: Iterable[Process]) -> Iterator[str]:
+    pids = {process.agent_id: process.pid for process in listed}
+    for agent_id, pid in pids.items():
+        agent = seen.agents.get(agent_id)
+        if agent is None or agent.state is AgentState.EXITED:
+            yield f"process {pid} lives as agent {agent_id}, which {_is(agent)}"
+        elif agent.pid not in {None, pid}:
+            yield f"agent {agent_id} is process {agent.pid} by its record, and {pid} for the agent host"
+    for agent in mine:
+        if agent.pid is not None and agent.id not in pids:
+            yield f"agent {agent.id} is {agent.state}, and the agent host does not know it"
+
+
+def _strangers(present: census.Census, listed: Iterable[Process]) -> Iterator[str]:
+    known = {process.agent_id for process in listed}
+    for pid, agent_id in present.agents.items():
+        if agent_id not in known:
+            yield f"process {pid} belongs to agent {agent_id}, and the agent host does not know it"
+
+
+def _is(found: Session | Agent | str | None) -> str:
+    if found is None:
+        return "has no record"
+    return f"is {found.status if isinstance(found, Session) else found.state if isinstance(found, Agent) else found}"

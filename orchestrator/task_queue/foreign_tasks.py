@@ -1,0 +1,133 @@
+"""Other programs that use our queues: their tasks are given back, and the operator is told.
+
+Without REDIS_PREFIX our queue is called `celery`, as every Celery app's is. A Celery worker drops a task that it does
+not know; ours puts it back at the queue's end, later each time, so that the neighbour's worker finds it and neither
+turns hot. Nothing keeps a neighbour's worker from dropping tasks of ours: the loops that queue them do so again.
+"""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from typing import Any
+
+from celery import Celery
+
+from orchestrator.task_queue import consuming
+
+log = logging.getLogger("orchestrator.task_queue.foreign_tasks")
+
+#: What our Celery workers' names begin with.
+OUR_WORKERS = "node@"
+#: Seconds for which a task that is not ours is held, the first time and at most.
+FIRST_SECONDS, MOST_SECONDS = 0.3, 5.0
+#: So many are held at once. Beyond them each is given back at once, at this pace.
+HELD, PACE_SECONDS = 500, 0.02
+#: Of so many tasks it is known how often they have come.
+REMEMBERED = 5000
+#: Seconds between two looks for other apps' Celery workers, and for which what was seen counts.
+LOOK_SECONDS, NEWS_SECONDS = 15, 300
+
+
+class Sightings:
+    """What was seen of other programs, by this process. Safe in threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: dict[str, float] = {}
+
+    def note(self, what: str) -> None:
+        """Note what was seen; the first time it is logged."""
+        with self._lock:
+            fresh = what not in self._seen
+            self._seen[what] = time.monotonic()
+            while len(self._seen) > 20:
+                del self._seen[min(self._seen, key=lambda each: self._seen[each])]
+        if fresh:
+            log.warning("another program uses our queues: %s. Set REDIS_PREFIX, or use a database of its own", what)
+
+    def news(self) -> str:
+        """Return what was seen of late, in words; '' when nothing was."""
+        with self._lock:
+            late = time.monotonic() - NEWS_SECONDS
+            self._seen = {what: at for what, at in self._seen.items() if at > late}
+            return ", ".join(sorted(self._seen)[:3])
+
+
+sightings = Sightings()
+
+
+class Consumer(consuming.Consumer):
+    """Celery's consumer, which drops nobody's tasks."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._waits: OrderedDict[str, float] = OrderedDict()
+        self._held = 0
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Give back a task of another app, or of a newer release."""
+        self._give_back(message, f"task {self._name(message)}")
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """Give back what is no task."""
+        self._give_back(message, "a message that is no task")
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Give back what is written as we read nothing; what claims to be ours is dropped, as Celery does."""
+        if self._name(message) in self.strategies:
+            super().on_decode_error(message, exc)
+        else:
+            self._give_back(message, f"a message of type {message.content_type}")
+
+    def _name(self, message: Any) -> str:
+        try:
+            return str(message.headers["task"])[:100]
+        except (TypeError, KeyError):
+            pass
+        try:  # an older protocol has it inside
+            return str(message.payload["task"])[:100]
+        except Exception:  # a stranger's text: whatever its reading raises, it is no task of ours
+            return "?"
+
+    def _give_back(self, message: Any, what: str) -> None:
+        sightings.note(what)
+        if self._held >= HELD:
+            time.sleep(PACE_SECONDS)
+            self._requeue(message)
+            return
+        key = str(message.properties.get("correlation_id") or message.delivery_tag)
+        wait = self._waits.pop(key, FIRST_SECONDS)
+        self._waits[key] = min(MOST_SECONDS, wait * 1.5)
+        if len(self._waits) > REMEMBERED:
+            self._waits.popitem(last=False)
+        # As Celery holds one with a countdown: it takes no place from our own.
+        self._held += 1
+        self.qos.increment_eventually()
+        self.timer.call_after(wait, self._release, (message,))
+
+    def _release(self, message: Any) -> None:
+        self._held -= 1
+        self.qos.decrement_eventually()
+        self._requeue(message)
+
+    def _requeue(self, message: Any) -> None:
+        try:
+            message.requeue()
+        except self.connection_errors:
+            # It stays among the unacknowledged, from which the visibility time-out gives it back.
+            log.warning("a task of another program is given back when Redis is there again")
+
+
+def look_for_workers(app: Celery, stop: threading.Event) -> None:
+    """Note the Celery workers of other apps that hear our broadcasts, again and again, until told to stop."""
+    while True:
+        try:
+            for answer in app.control.ping(timeout=1.0) or []:
+                for name in answer:
+                    if not name.startswith(OUR_WORKERS):
+                        sightings.note(f"Celery worker {name}")
+        except Exception as failure:  # whatever Redis or kombu raise: the next look may go well
+            log.debug("no look for other workers: %r", failure)
+        if stop.wait(LOOK_SECONDS):
+            return

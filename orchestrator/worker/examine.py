@@ -1,0 +1,56 @@
+"""Looks at agent processes from outside: zombie, wrong start time, too large. Silence is a deadline in Redis.
+
+What is measured is the process that the agent host has started and all below it: it may be a wrapper of the agent's.
+"""
+
+import contextlib
+from dataclasses import dataclass, replace
+
+import psutil
+
+from orchestrator.machine.process import ProcessId
+from orchestrator.models import Agent
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one look at an agent showed. Memory in bytes; `fault` None when it is fit."""
+
+    fault: str | None
+    memory: int = 0
+    cpu_seconds: float = 0.0
+    threads: int = 0
+
+
+def examine(agent: Agent, *, memory_limit: int) -> Finding:
+    """Examine the process of an agent of this node; `memory_limit` in bytes."""
+    if agent.pid is None:
+        return Finding(None)
+    identity = ProcessId.of(agent.pid)
+    if identity is None:
+        return Finding("process gone or zombie")
+    if agent.start_ticks is not None and identity.start_ticks != agent.start_ticks:
+        return Finding("pid belongs to another process")
+    try:
+        process = psutil.Process(agent.pid)
+        finding = _measure(process)
+        for descendant in process.children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended, as it may
+                more = _measure(descendant)
+                finding = Finding(
+                    None, finding.memory + more.memory, finding.cpu_seconds + more.cpu_seconds,
+                    finding.threads + more.threads,
+                )  # fmt: skip
+    except psutil.NoSuchProcess:
+        return Finding("process gone or zombie")
+    if finding.memory <= memory_limit:
+        return finding
+    fault = f"private memory {finding.memory >> 20} MiB over the limit of {memory_limit >> 20} MiB"
+    return replace(finding, fault=fault)
+
+
+def _measure(process: psutil.Process) -> Finding:
+    with process.oneshot():
+        full = process.memory_full_info()
+        cpu = process.cpu_times()
+        return Finding(None, getattr(full, "uss", full.rss), cpu.user + cpu.system, process.num_threads())

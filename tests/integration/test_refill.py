@@ -1,0 +1,132 @@
+"""Records and reality are brought together again."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import redis
+
+from orchestrator.errors import SpawnFailed
+from orchestrator.machine.process import ProcessId
+from orchestrator.models import Agent, new_id
+from orchestrator.pool import refill
+from orchestrator.states import AgentState
+from orchestrator.store import Store
+from orchestrator.worker.examine import examine
+from tests.support.pool import assign, warm
+from tests.support.processes import poll
+
+
+async def test_a_refill_boots_what_is_missing_and_stops_what_is_too_much(store: Store, valkey_url: str) -> None:
+    booted: list[str] = []
+    stopped: list[str] = []
+
+    async def boot(agent_id: str) -> None:
+        booted.append(agent_id)
+        if len(booted) == 2:
+            raise SpawnFailed("no luck")
+
+    async def stop(agent_id: str) -> None:
+        stopped.append(agent_id)
+
+    await store.set_target(3)
+    assert await refill.refill(store, "n1", boot, stop) == 2
+    assert (len(booted), stopped) == (3, [])
+    await warm(store, valkey_url, 2)
+    await store.set_target(1)
+    assert await refill.refill(store, "n1", boot, stop) == 0
+    assert len(stopped) == 1
+
+
+async def test_a_failed_boot_does_not_spread(store: Store) -> None:
+    async def boot(agent_id: str) -> None:
+        raise KeyError(agent_id)
+
+    async def stop(agent_id: str) -> None: ...
+
+    await store.set_target(1)
+    with pytest.raises(KeyError):
+        await refill.refill(store, "n1", boot, stop)
+
+
+async def test_an_agent_that_is_heard_lives_whatever_is_known_of_its_node(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    """Redis has forgotten the nodes, or a node's Celery worker is being restarted: its agents go on."""
+    (agent_id,) = await warm(store, valkey_url, 1, node="away")
+    session_id = (await assign(store, "ada")).session_id
+    assert await store.nodes() == {}
+    assert await refill.end_stale(store, set()) == ([], set())
+    assert raw.hget(f"agent:{agent_id}", "state") == "assigned"
+    # One that is not heard is given up at its own deadline, and stopped by nobody: its node is gone.
+    raw.zadd("deadlines", {f"beat|{agent_id}": 1})
+    assert [(action.what, action.id, action.node) for action in await store.due()] == [("stop", agent_id, "away")]
+    found = await store.session(session_id)
+    assert found is not None
+    assert (found.status, found.replacements) == ("starting", 1)
+
+
+async def test_a_session_whose_agent_has_no_record_is_an_error_at_the_second_look(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    (agent_id,) = await warm(store, valkey_url, 1)
+    await assign(store, "ada")
+    raw.delete(f"agent:{agent_id}")
+    assert await refill.end_stale(store, set()) == ([], {agent_id}), "it may register yet"
+    assert await refill.end_stale(store, {agent_id}) == ([agent_id], set())
+
+
+async def test_a_session_whose_own_record_is_gone_counts_no_more(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    (agent_id,) = await warm(store, valkey_url, 1)
+    await assign(store, "ada")
+    raw.delete(f"session:{agent_id}")
+    await refill.end_stale(store, {agent_id})
+    assert await store.live_session_ids() == set()
+    assert (await assign(store, "ada")).outcome == "starting", "and its user can start again"
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "boot", "room", "target", "why"),
+    [
+        (0.0, 0.1, None, 2, "POOL_MIN=2 keeps 2"),
+        (1.0, 4.0, None, 9, "1.00 starts/s times 4.00 s to boot, with a margin, need 9"),
+        (10.0, 4.0, None, 12, "POOL_MAX=12 allows 12"),
+        (1.0, 4.0, 5, 5, "memory allows 5"),
+        (1.0, 4.0, 0, 0, "memory allows 0"),
+    ],
+)
+def test_the_pool_is_sized_by_what_arrives(
+    arrivals: float, boot: float, room: int | None, target: int, why: str
+) -> None:
+    found, told = refill.wanted(arrivals, boot, least=2, most=12, room=room)
+    assert found == target
+    assert why in told
+
+
+def _agent(pid: int, **changes: object) -> Agent:
+    identity = ProcessId.of(pid)
+    assert identity is not None
+    fields: dict[str, object] = {
+        "id": new_id("prewarm"), "state": AgentState.READY, "node": "n", "created_at": 0.0, "pid": pid,
+        "start_ticks": identity.start_ticks, "last_beat": 100.0,
+    }  # fmt: skip
+    return Agent(**fields | changes)  # type: ignore[arg-type]
+
+
+def test_examining_finds_each_fault() -> None:
+    limit = 1 << 40
+    # It has not been heard for years: that is for its deadline to judge, which knows for how long Redis was away.
+    fit = examine(_agent(os.getpid()), memory_limit=limit)
+    assert fit.fault is None
+    assert fit.memory > 1 << 20
+    assert "over the limit of 1 MiB" in str(examine(_agent(os.getpid()), memory_limit=1 << 20).fault)
+    stranger = _agent(os.getpid(), start_ticks=1)
+    assert examine(stranger, memory_limit=limit).fault == "pid belongs to another process"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        agent = _agent(process.pid)
+        process.kill()
+        poll(lambda: ProcessId.of(process.pid) is None, "it is a zombie")
+        assert examine(agent, memory_limit=limit).fault == "process gone or zombie"
