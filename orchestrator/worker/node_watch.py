@@ -41,6 +41,7 @@ from orchestrator.pool.assignment import pass_over_the_dead
 from orchestrator.settings import Settings
 from orchestrator.states import AgentState, SessionState
 from orchestrator.store import Action, Store
+from orchestrator.store.constants import NODE_BEAT_SECONDS, NODE_TTL_SECONDS
 from orchestrator.task_queue.foreign_tasks import sightings
 from orchestrator.worker import alerts
 from orchestrator.worker.examine import examine
@@ -54,12 +55,9 @@ T = TypeVar("T")
 #: Seconds between two rounds of each loop.
 SHIP_SECONDS = 0.25
 DEADLINE_SECONDS = 0.25
-NODE_BEAT_SECONDS = 1.0
 RECONCILE_SECONDS = 5.0
 RECONNECT_SECONDS = 0.5
 
-#: What a node says of itself counts this long: _prelude.lua's LATE_MS knows it.
-NODE_TTL_SECONDS = 10
 #: Somebody else's beats in a row after which two nodes have one name.
 TWIN_BEATS = 2
 #: A living process without a record has this long to register; then it is stopped.

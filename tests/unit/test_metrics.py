@@ -24,7 +24,7 @@ def test_every_alert_is_documented() -> None:
 
 
 def test_every_event_of_the_webhook_is_documented() -> None:
-    scripts = "".join(path.read_text() for path in (ROOT / "orchestrator" / "store" / "lua").glob("*.lua"))
+    scripts = "".join(path.read_text() for path in (ROOT / "orchestrator" / "store" / "lua").rglob("*.lua"))
     sent = set(re.findall(r"'((?:pool|breaker|agents|error_rate|takeover)\.[a-z]+)'", scripts))
     assert len(sent) == 11
     assert sent == set(re.findall(r"^\| `([a-z_]+\.[a-z]+)` \|", DOCUMENT, re.MULTILINE))
