@@ -444,7 +444,7 @@ GUARDS = (
     guard(
         "a program of a node reads no .env",
         "unit/test_programs.py::test_a_program_of_a_node_reads_no_dot_env",
-        ("orchestrator/settings.py", "            return kind(_env_file=None)\n", "            return kind()\n"),
+        ("orchestrator/config/load.py", "            return kind(_env_file=None)\n", "            return kind()\n"),
     ),
     guard(
         "an api that was given no keys opens to nobody by mistake",
