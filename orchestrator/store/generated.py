@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.settings import Settings
+from orchestrator.config.calls import CallSettings
 from orchestrator.states import AGENT_MOVES, LIVE_SESSION_STATES, SESSION_MOVES
 from orchestrator.store import constants, histograms
 
@@ -43,7 +43,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "live_session": lambda: _local(LIVE_SESSION=_members(LIVE_SESSION_STATES)),
     "histogram_bounds": lambda: _local(HISTOGRAM_BOUNDS=histograms.BOUNDS),
     "recent_samples": lambda: _local(RECENT_SAMPLES=histograms.RECENT),
-    "policy_defaults": lambda: _local(POLICY_DEFAULTS=Settings.model_construct().policy),
+    "policy_defaults": lambda: _local(POLICY_DEFAULTS=CallSettings.model_construct().policy | {"webhooks": 0}),
     "found_dead": lambda: _local(FOUND_DEAD=constants.FOUND_DEAD),
     "late_node": lambda: _local(LATE_NODE_MS=constants.LATE_NODE_MS),
     "wake_seconds": lambda: _local(WAKE_SECONDS=constants.WAKE_SECONDS),
