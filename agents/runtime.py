@@ -38,9 +38,10 @@ from agents.process import end_after, lineage, log_to_stderr
 from agents.reports import Reports
 from agents.watched import Watched
 from orchestrator import faults
+from orchestrator.config.load import load
+from orchestrator.config.node import NodeSettings
 from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
 from orchestrator.livekit.refusals import Refusal
-from orchestrator.settings import NodeSettings, load
 from orchestrator.store.agent_link import TURNS, AgentLink
 
 log = logging.getLogger("agent.runtime")
