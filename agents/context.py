@@ -10,6 +10,7 @@ from typing import Any, Literal
 from livekit import rtc
 
 from orchestrator.livekit import presence
+from orchestrator.reasons import Reason, because, words
 
 STATE_ATTRIBUTE = "lk.agent.state"
 
@@ -78,7 +79,7 @@ class AgentContext:
         self.conversation = list(conversation)
         self.log = logging.LoggerAdapter(logging.getLogger("agent"), {"session_id": session_id})
         #: Why the agent leaves, once that is decided.
-        self.leaving: asyncio.Future[tuple[Outcome, str]] = asyncio.get_running_loop().create_future()
+        self.leaving: asyncio.Future[tuple[Outcome, Reason]] = asyncio.get_running_loop().create_future()
         self.user_seen = asyncio.Event()
         self.user_present = asyncio.Event()
         #: Whether the user's connection was lost, when the user is not there: they did not leave.
@@ -125,25 +126,25 @@ class AgentContext:
         """Have `say` called when the node must stop: a few seconds are left to say so to the user."""
         self.goodbyes.append(say)
 
-    def leave(self, reason: str, *, failed: bool = False) -> None:
-        """End the session; the first reason counts."""
+    def leave(self, reason: str | Reason, *, failed: bool = False) -> None:
+        """End the session; the first reason counts. Words of your own are the operator's: callers do not read them."""
         self._leave("error" if failed else "ended", reason)
 
-    def hand_over(self, cause: str) -> None:
+    def hand_over(self, cause: str | Reason) -> None:
         """Leave the session to another agent: this one cannot go on."""
         self._leave("lost", cause)
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: Reason) -> None:
         """Leave because this process must go: an agent of another node goes on, or the session is over."""
         self._leave("stopped", reason)
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, reason: Reason) -> None:
         """Leave a session that is another agent's already."""
         self._leave("replaced", reason)
 
-    def _leave(self, outcome: Outcome, reason: str) -> None:
+    def _leave(self, outcome: Outcome, reason: str | Reason) -> None:
         if not self.leaving.done():
-            self.leaving.set_result((outcome, reason))
+            self.leaving.set_result((outcome, words(reason) if isinstance(reason, str) else reason))
 
     def look(self, *about: object) -> None:
         """Look whether the user is there; called when somebody comes, goes, answers or hangs up."""
@@ -166,11 +167,11 @@ class AgentContext:
     def _on_disconnected(self, reason: rtc.DisconnectReason.ValueType) -> None:
         name = rtc.DisconnectReason.Name(reason)
         if reason == rtc.DisconnectReason.DUPLICATE_IDENTITY:
-            self.give_up("another agent has taken over")
+            self.give_up(because("taken_over"))
         elif reason in _MEANT:
-            self.leave(f"room closed ({name})")
+            self.leave(because("room_closed", disconnect=name))
         else:
-            self.hand_over(f"room_lost: {name}")
+            self.hand_over(because("room_lost", disconnect=name))
 
 
 def _kind(who: rtc.RemoteParticipant) -> str | None:

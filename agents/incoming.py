@@ -14,6 +14,7 @@ from livekit import rtc
 from livekit.rtc._ffi_client import FfiClient
 
 from agents.context import AgentContext
+from orchestrator.reasons import because
 
 #: Bytes of one stream, unpacked.
 STREAM_BYTES = 5 * 2**20
@@ -21,7 +22,6 @@ STREAM_BYTES = 5 * 2**20
 MESSAGE_BYTES = 1024
 #: In so many seconds the caller may send as much again.
 REFILL_SECONDS = 600.0
-REASON = "the user sent more data than AGENT_DATA_MB allows"
 
 #: With what an agent joins its room.
 OPTIONS = rtc.RoomOptions(auto_subscribe=True, data_stream=rtc.DataStreamOptions(max_payload_byte_length=STREAM_BYTES))
@@ -82,5 +82,6 @@ def watch(context: AgentContext, megabytes: int) -> None:
 
 
 def _end(context: AgentContext) -> None:
-    context.log.warning("%s: the session ends", REASON)
-    context.leave(REASON)
+    reason = because("too_much_data")
+    context.log.warning("%s: the session ends", reason.text)
+    context.leave(reason)

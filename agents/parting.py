@@ -11,18 +11,18 @@ from pathlib import Path
 
 from agents.context import AgentContext
 from orchestrator.node import parting
+from orchestrator.reasons import Reason, because
 
 #: Seconds between two looks.
 LOOK_SECONDS = 0.5
 #: Seconds after which a user who has left does not come back: reloading a page takes less.
 GONE_SECONDS = 5.0
-REASON = "the node is stopping"
 
 
 async def follow(
     run_dir: Path,
     call: Callable[[], AgentContext | None],
-    leave_warm: Callable[[str], None],
+    leave_warm: Callable[[Reason], None],
     say_goodbye: Callable[[float], None],
 ) -> None:
     """Do what the node's word asks for, as often as it is said. `call`: the agent's session, None while it has none.
@@ -35,14 +35,14 @@ async def follow(
         if word is None:
             said, left_at = False, None
         elif context is None:
-            leave_warm(REASON)
+            leave_warm(because("node_stopping"))
         else:
             if now >= word.goodbye_at and not said:
                 said = True
                 say_goodbye(max(0.0, word.over_at - now))
             left_at = (left_at or now) if _has_left(context) else None
             if now >= word.over_at or (left_at and now - left_at >= GONE_SECONDS):
-                context.leave(REASON)
+                context.leave(because("node_stopping"))
         await asyncio.sleep(LOOK_SECONDS)
 
 

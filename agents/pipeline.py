@@ -15,6 +15,7 @@ from livekit.agents import AgentSession, APIConnectionError, APIError, APIStatus
 
 from agents import last_words
 from agents.context import AgentContext
+from orchestrator.reasons import because
 
 #: Seconds that the last sentence may take in all: the call is handed over or ended within ten.
 LAST_WORDS_SECONDS = 8.0
@@ -192,8 +193,8 @@ class Pipeline:
             self._ctx.log.warning("not said that a turn failed: %s", failure)
 
     async def _end(self, *, for_good: bool) -> None:
-        reason = f"pipeline_failed: {self._trouble}"
-        self._ctx.log.error("%s", reason)
+        reason = because("pipeline_failed", detail=self._trouble)
+        self._ctx.log.error("%s", reason.text)
         try:
             async with asyncio.timeout(LAST_WORDS_SECONDS):
                 await self._session.aclose()

@@ -37,13 +37,13 @@ from agents.contract import Entrypoint
 from agents.process import end_after, lineage, log_to_stderr
 from agents.reports import Reports
 from agents.watched import Watched
-from orchestrator import faults
+from orchestrator import faults, reasons
 from orchestrator.config.load import load
 from orchestrator.config.node import NodeSettings
 from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
 from orchestrator.livekit.refusals import Refusal
+from orchestrator.reasons import Reason, because
 from orchestrator.store.agent_link import TURNS, AgentLink
-from orchestrator.store.loader import sources
 
 log = logging.getLogger("agent.runtime")
 
@@ -61,7 +61,7 @@ def preload(module: str) -> None:
     """Import an agent module and run its `prewarm()`, before a fork. Raises whatever the module raises."""
     global _preloaded, _settings  # noqa: PLW0603 - the forked child finds here what its parent loaded
     _settings = load(NodeSettings)
-    sources(_settings.redis_prefix)  # assembled once, for all agents that are forked
+    reasons.table()  # read once, for every agent
     _preloaded = contract.load(module)
 
 
@@ -97,11 +97,11 @@ class Runtime:
         self._livekit_url = livekit_url
         self._entrypoint = entrypoint
         self._link = AgentLink(settings.redis, agent_id)
-        self._stop: asyncio.Future[str]
+        self._stop: asyncio.Future[Reason]
         self._assigned: asyncio.Future[dict[str, Any]]
         self._goodbyes: asyncio.Queue[float] = asyncio.Queue()
         self._tasks = Watched(self._broken)
-        self._fault = ""
+        self._fault: Reason | None = None
         self._deaf_since: float | None = None
         self._context: AgentContext | None = None
         self._reports: Reports | None = None
@@ -111,14 +111,14 @@ class Runtime:
         loop = asyncio.get_running_loop()
         self._stop, self._assigned = loop.create_future(), loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._request_stop, "the node is stopping")
+            loop.add_signal_handler(number, self._request_stop, because("node_stopping"))
         _ = FfiClient.instance  # LiveKit's native part starts its threads now, not in the call
         faults.hit("agent.before_ready")
-        self._tasks.start("agent_error: the node's word is not heard any more", self._hear_the_node())
+        self._tasks.start(_error("the node's word is not heard any more"), self._hear_the_node())
         await self._say_ready()
         # From the event loop: while it is blocked the agent is silent.
-        self._tasks.start("agent_error: the heartbeat has ended", self._beat())
-        self._tasks.start("agent_error: the inbox is not read any more", self._read_inbox())
+        self._tasks.start(_error("the heartbeat has ended"), self._beat())
+        self._tasks.start(_error("the inbox is not read any more"), self._read_inbox())
         try:
             decided: list[asyncio.Future[Any]] = [self._stop, self._assigned]
             await asyncio.wait(decided, return_when=asyncio.FIRST_COMPLETED)
@@ -152,25 +152,25 @@ class Runtime:
             else:
                 return
 
-    async def _retire(self, reason: str) -> None:
+    async def _retire(self, reason: Reason) -> None:
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._link.leave(reason)
         except (OrchestratorError, TimeoutError) as failure:
             log.warning("not said that it goes: %r", failure)
 
-    def _request_stop(self, reason: str) -> None:
+    def _request_stop(self, reason: Reason) -> None:
         if not self._stop.done():
             self._stop.set_result(reason)
 
     async def _hear_the_node(self) -> None:
-        def leave_warm(reason: str) -> None:
+        def leave_warm(reason: Reason) -> None:
             if not self._assigned.done():
                 self._request_stop(reason)
 
         await parting.follow(self._run_dir, lambda: self._context, leave_warm, self._goodbyes.put_nowait)
 
-    def _broken(self, cause: str) -> None:
+    def _broken(self, cause: Reason) -> None:
         """Go: this process lives, and serves no more."""
         self._fault = self._fault or cause
         if self._context:
@@ -188,7 +188,7 @@ class Runtime:
                     self._disowned()
                 deaf = self._deaf_since is not None and time.monotonic() - self._deaf_since > DEAF_SECONDS
                 if deaf and not self._assigned.done():
-                    self._broken("agent_error: the inbox cannot be read, though Redis answers")
+                    self._broken(_error("the inbox cannot be read, though Redis answers"))
             except OrchestratorError as failure:
                 self._deaf_since = None  # it is Redis that is away
                 log.warning("no heartbeat: %s", failure.detail)
@@ -213,9 +213,9 @@ class Runtime:
     def _disowned(self) -> None:
         """Go: the store has given up this agent, and its session, if any, is over or another agent's."""
         if self._context:
-            self._context.give_up("the store has given this agent up")
+            self._context.give_up(because("given_up"))
         else:
-            self._request_stop("the store has given this agent up")
+            self._request_stop(because("given_up"))
 
     async def _read_inbox(self) -> None:
         while True:
@@ -232,8 +232,8 @@ class Runtime:
 
     def _obey(self, message: dict[str, Any]) -> None:
         match message:
-            case {"type": "stop", "reason": str() as reason}:
-                self._request_stop(reason)
+            case {"type": "stop", "reason": str() as text}:
+                self._request_stop(Reason(message.get("code") or "", message.get("params") or {}, text))
             case {"type": "goodbye", "seconds": int() | float() as seconds}:
                 self._goodbyes.put_nowait(seconds)  # one for each drain: the node may be undrained in between
             case {"type": "assign"} if not self._assigned.done():
@@ -262,9 +262,9 @@ class Runtime:
         incoming.watch(context, self._settings.agent_data_mb)
         faults.hit("agent.before_join")
         tasks = Watched(context.hand_over)
-        tasks.start("join_failed", self._join(context, assignment, reports, tasks), ends=True)
+        tasks.start(because("join_failed"), self._join(context, assignment, reports, tasks), ends=True)
         outcome, reason = await context.leaving
-        context.log.info("leaves: %s", reason)
+        context.log.info("leaves: %s", reason.text)
         tasks.cancel()
         # Recorded first, or another agent would take the call over. Where Redis is away nobody does, and the user is
         # let go all the same.
@@ -280,12 +280,12 @@ class Runtime:
         await self._connect(context, assignment, reports)
         context.look()
         context.log.info("joined %s", assignment["room"])
-        tasks.start("agent_error: the user's presence is not told any more", reports.presence())
-        tasks.start("agent_error: the first sound is not told", reports.audio(), ends=True)
-        tasks.start("agent_error: turns are not kept any more", reports.turns())
-        tasks.start("agent_error: goodbye cannot be said", self._say_goodbye(context), ends=True)
+        tasks.start(_error("the user's presence is not told any more"), reports.presence())
+        tasks.start(_error("the first sound is not told"), reports.audio(), ends=True)
+        tasks.start(_error("turns are not kept any more"), reports.turns())
+        tasks.start(_error("goodbye cannot be said"), self._say_goodbye(context), ends=True)
         # It may end: the session goes on until somebody leaves it.
-        tasks.start("agent_error", self._enter(context), ends=True)
+        tasks.start(because("agent_error"), self._enter(context), ends=True)
 
     async def _connect(self, context: AgentContext, assignment: dict[str, Any], reports: Reports) -> None:
         """Join the room. LiveKit may be away for a while: tries until the store gives this agent up. What LiveKit would
@@ -312,7 +312,7 @@ class Runtime:
         if refusal.no_room:
             await reports.say(lambda: self._link.no_room(refusal.words))
         elif refusal.permanent:
-            context.leave(f"join_refused: LiveKit refuses the agent: {refusal.words}", failed=True)
+            context.leave(because("join_refused", detail=refusal.words), failed=True)
 
     async def _enter(self, context: AgentContext) -> None:
         await self._entrypoint(context)
@@ -326,7 +326,12 @@ class Runtime:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await asyncio.gather(*map(_say_one, context.goodbyes), return_exceptions=True)
-        context.leave("the node is stopping")
+        context.leave(because("node_stopping"))
+
+
+def _error(what: str) -> Reason:
+    """Return that a task of the agent has failed; what has ended it comes behind."""
+    return because("agent_error", detail=what)
 
 
 async def _say_one(say: Goodbye) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from orchestrator.reasons import Reason
+
 log = logging.getLogger("agent.runtime")
 
 
@@ -20,13 +22,13 @@ class _AskedToExit(Exception):
 class Watched:
     """Tasks that are watched until `cancel`. `failed` is called with the cause, once for each that ends."""
 
-    def __init__(self, failed: Callable[[str], None]) -> None:
+    def __init__(self, failed: Callable[[Reason], None]) -> None:
         self._failed = failed
         self._tasks: set[asyncio.Task[None]] = set()
         self._over = False
 
-    def start(self, cause: str, work: Coroutine[Any, Any, object], *, ends: bool = False) -> None:
-        """Start a task; `cause` stands in front of what has ended it. `ends`: it may come to its end."""
+    def start(self, cause: Reason, work: Coroutine[Any, Any, object], *, ends: bool = False) -> None:
+        """Start a task; when it fails, that is for `cause`, with what ended it as the detail. `ends`: it may end."""
         task = asyncio.create_task(_contained(work))
         self._tasks.add(task)
         task.add_done_callback(partial(self._look, cause, ends))
@@ -41,7 +43,7 @@ class Watched:
         """Wait until all have ended."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _look(self, cause: str, ends: bool, task: "asyncio.Task[None]") -> None:
+    def _look(self, cause: Reason, ends: bool, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         failure = None if task.cancelled() else task.exception()
         if self._over or (failure is None and ends and not task.cancelled()):
@@ -50,8 +52,10 @@ class Watched:
             what = describe(failure)
         else:
             what = "CancelledError: it was cancelled" if task.cancelled() else "it came to its end"
-        log.error("%s: %s", cause, what, exc_info=failure)
-        self._failed(f"{cause}: {what}")
+        before = cause.params.get("detail")
+        found = cause.of(detail=f"{before}: {what}" if before else what)
+        log.error("%s", found.text, exc_info=failure)
+        self._failed(found)
 
 
 def describe(failure: BaseException) -> str:

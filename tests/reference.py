@@ -4,11 +4,13 @@ A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator import reasons
 from orchestrator.operations import metrics
+from orchestrator.reasons import because
 from tests.guards.table import GUARDS
 from tests.support import printed
 from tests.support.documents import REPOSITORY
@@ -122,9 +124,54 @@ def guards() -> str:
     return "\n".join(["| guard | where | test |", "|---|---|---|", *(guard.row for guard in GUARDS)])
 
 
+def _remedies(rows: Iterable[reasons.Row | reasons.Problem]) -> str:
+    """Return a table of codes and what to do about each."""
+    return "\n".join(["| code | what to do |", "|---|---|", *(f"| `{row.code}` | {_remedy(row)} |" for row in rows)])
+
+
+def _remedy(row: reasons.Row | reasons.Problem) -> str:
+    text = re.sub(r"\b[A-Z]+(?:_[A-Z]+)+\b", r"`\g<0>`", row.remedy).replace(
+        "`orchestrator ", "`.venv/bin/orchestrator "
+    )
+    return f"{text} ({row.see})" if row.see else text
+
+
+def _reasons(*kinds: str) -> list[reasons.Row]:
+    return [row for row in reasons.table().reasons.values() if row.kind in kinds]
+
+
+def problems() -> list[reasons.Problem]:
+    """Return the problems that a caller can be answered."""
+    inside = {"not_the_agent", "spawn_failed", "given_up", "not_delivered", "preflight"}
+    return [row for row in reasons.table().problems.values() if row.code not in inside]
+
+
+def _told(row: reasons.Row) -> str:
+    """Return what callers read of a reason, or the code that they are told instead."""
+    return f"`{row.told_as}`" if row.told_as else reasons.for_callers(because(row.code, seconds="N")).text
+
+
+def _told_of(*kinds: str) -> str:
+    """Return a table of reasons, what callers read of each and what its record says."""
+    lines = ["| code | callers read | the operator reads |", "|---|---|---|"]
+    for row in _reasons(*kinds):
+        facts = ": ".join(
+            filter(None, (row.text_prefix, row.text, "…" if "{cause}" in row.text or not row.text else ""))
+        )
+        lines.append(f"| `{row.code}` | {_told(row)} | {facts.replace('{cause}: ', '')} |")
+    return "\n".join(lines)
+
+
 #: By document and name of the part: what writes it.
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/api.md", "routes"): routes,
+    ("docs/errors.md", "failures"): lambda: _told_of("failure"),
+    ("docs/errors.md", "ends"): lambda: _told_of("end"),
+    ("docs/errors.md", "agents"): lambda: _told_of("boot", "death", "leave"),
+    ("docs/troubleshooting.md", "failures"): lambda: _remedies(_reasons("failure")),
+    ("docs/troubleshooting.md", "ends"): lambda: _remedies(_reasons("end")),
+    ("docs/troubleshooting.md", "agents"): lambda: _remedies(_reasons("boot", "death", "leave")),
+    ("docs/troubleshooting.md", "problems"): lambda: _remedies(problems()),
     ("docs/metrics.md", "metrics"): metrics.table,
     ("docs/testing.md", "guards"): guards,
 }

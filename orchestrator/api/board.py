@@ -6,18 +6,21 @@ follows is told so; Redis back empty → the next read shows that; many listener
 
 import asyncio
 import itertools
-import re
 import time
 from collections import deque
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from orchestrator.api.admin import living_agents
 from orchestrator.api.health import describe_health
+from orchestrator.api.schemas import why
 from orchestrator.api.services import Services
 from orchestrator.api.sessions import describe, moment
 from orchestrator.models import Session
+from orchestrator.reasons import Reason
 from orchestrator.task_queue.app import PERIODIC
 
 #: Newest sessions that are shown; those that are not over are, however old they are.
@@ -27,12 +30,6 @@ FAILURES, LOOKED_THROUGH = 50, 2000
 
 #: Beat turns every 5 s at least.
 BEAT_SECONDS = 20.0
-
-#: How an agent's process ends when nobody has told it to.
-_UNEXPECTED = re.compile(
-    r"killed by signal|exited with code [1-9]|no heartbeat|process gone|private memory|pid belongs|found dead"
-)
-_NOT_BOOTED = re.compile(r"boot_\w+:|unclaimed:|not spawned")
 
 Sections = dict[str, Any]
 
@@ -157,7 +154,8 @@ class Happenings:
     def _note(self, failure: dict[str, Any]) -> None:
         last = self._failures[-1] if self._failures else None
         # What the death of an agent did to its session is recorded with it, and says more.
-        same = last and last["kind"] == "agent" and failure["cause"].endswith(last["cause"])
+        lost = failure.get("agentId") or (failure.get("causeParams") or {}).get("agentId")
+        same = last and last["kind"] == "agent" and last["agentId"] == lost
         if last and same and "sessionId" in failure and last["at"] == failure["at"]:
             self._failures.pop()
         self._failures.append(failure)
@@ -171,16 +169,27 @@ def _record(failure: Mapping[str, Any]) -> tuple[str, str]:
 
 def _failure(fields: Mapping[str, str]) -> dict[str, Any] | None:
     """Return what went wrong with a state change: kind, cause and whom it concerns; None when nothing did."""
-    state, cause = fields.get("state"), fields.get("cause", "")
-    if session_id := fields.get("session"):
-        if state == "error":
-            return {"kind": "session", "cause": fields.get("reason", ""), "sessionId": session_id}
-        if state in {"takeover", "replacement"}:
-            return {"kind": state, "cause": cause, "sessionId": session_id, "agentId": fields.get("agentId", "")}
-        return None
-    if agent_id := fields.get("agent"):
-        if state == "exited" and _NOT_BOOTED.match(cause):
-            return {"kind": "boot", "cause": cause, "agentId": agent_id}
-        if state == "exited" and _UNEXPECTED.match(cause):
-            return {"kind": "agent", "cause": cause, "agentId": agent_id}
+    state, session_id, agent_id = fields.get("state"), fields.get("session"), fields.get("agent")
+    cause = Reason.recorded_as(fields, "cause")
+    if session_id and state == "error":
+        return {"kind": "session", **_cause(Reason.recorded_as(fields, "reason")), "sessionId": session_id}
+    if session_id and state in {"takeover", "replacement"}:
+        return {"kind": state, **_cause(cause), "sessionId": session_id, "agentId": fields.get("agentId", "")}
+    if agent_id and state == "exited" and (kind := _kind(cause, fields)):
+        return {"kind": kind, **_cause(cause), "agentId": agent_id}
     return None
+
+
+def _cause(reason: Reason | None) -> dict[str, Any]:
+    told = why("cause", reason) or {"cause": ""}
+    return {to_camel(name): value for name, value in told.items() if value is not None}
+
+
+def _kind(cause: Reason | None, fields: Mapping[str, str]) -> str:
+    """Return `boot` of an agent that did not boot, `agent` of one that ended unbidden, '' of any other."""
+    if cause is None or cause.row is None:
+        # The release before wrote no code.
+        return "agent" if fields.get("signal") or fields.get("exitCode", "0") not in {"", "0"} else ""
+    if cause.row.booting:
+        return "boot"
+    return "agent" if cause.row.kind == "death" else ""

@@ -32,6 +32,7 @@ from orchestrator.errors import InvalidRequest, OrchestratorError, RoomTaken, St
 from orchestrator.livekit.agent_worker import Answer, Door, Job, Outcome, Standing
 from orchestrator.models import ROOM_PATTERN, Session, UserId
 from orchestrator.pool.assignment import Request, Started
+from orchestrator.reasons import because
 from orchestrator.states import LIVE_SESSION_STATES, SessionState
 from orchestrator.store import Job as StoredJob
 
@@ -122,7 +123,7 @@ class Dispatch:
         if session_id := self._sessions.get(job_id):
             async for attempt in _patiently():
                 with attempt:
-                    await self._store.end_session(session_id, SessionState.ENDED, "LiveKit has ended its dispatch")
+                    await self._store.end_session(session_id, SessionState.ENDED, because("call_withdrawn"))
 
     def running(self) -> list[str]:
         """Return the jobs that are not over."""
@@ -216,7 +217,7 @@ class Dispatch:
                 self._said_running.add(job_id)
             return
         failed = session is None or session.status is SessionState.ERROR
-        reason = (session and session.reason) or "its record is gone"
+        reason = session.reason.text if session and session.reason else "its record is gone"
         # Said again when LiveKit is back.
         if await self.door.report(job_id, Outcome.FAILED if failed else Outcome.SUCCESS, reason if failed else ""):
             self._sessions.pop(job_id, None)

@@ -9,7 +9,7 @@ from orchestrator import __version__
 from orchestrator.api import caller_view, redis_memory
 from orchestrator.api.access import Role
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
+from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example, why
 from orchestrator.api.services import Services, ServicesDep
 from orchestrator.errors import Draining, HostUnavailable, NotSetUp, NotWarm, StoreUnavailable
 from orchestrator.machine.memory import limit_bytes
@@ -150,9 +150,9 @@ async def _agents_troubles(parts: Services, breaker: BreakerReply) -> AsyncItera
             f"the breaker is {breaker.state} after {breaker.failures} failed boots; the next attempt is in "
             f"{breaker.retry_in:.0f} s, or at once by: orchestrator breaker --close"
         )
-    failing, cause = await parts.store.failing_calls()
+    failing, lost = await parts.store.failing_calls()
     if failing >= FAILING_CALLS:
-        yield f"agents live and serve no more, in the last {failing} calls in a row: {cause}"
+        yield f"agents live and serve no more, in the last {failing} calls in a row: {lost.text if lost else ''}"
 
 
 def _settings_troubles(parts: Services) -> Iterator[str]:
@@ -199,7 +199,7 @@ async def describe_breaker(parts: Services) -> BreakerReply:
     return BreakerReply(
         state=breaker.state,
         failures=breaker.failures,
-        cause=breaker.cause,
         agent_id=breaker.agent,
         retry_in=round(breaker.retry_seconds, 1),
+        **why("cause", breaker.cause),
     )

@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from orchestrator.models import JOB_USERS, SessionId, UserId
+from orchestrator.reasons import Param, Reason
 
 SESSION = "prewarm_4f0c2a9d8b7e6f5a4b3c2d1e0f9a8b7c"
 ROOM = "room_0d1c2b3a49586776859403a2b1c0d9e8"
@@ -24,6 +25,18 @@ WAITING = "session_9e8d7c6b5a4f3e2d1c0b9a8f7e6d5c4b"
 
 #: Largest metadata of a start, as JSON, in bytes.
 METADATA_BYTES = 4096
+
+
+#: The code and the parameters of the reason that stands beside them as text.
+Code = Annotated[str | None, Field(description="`GET /api/reasons` has words for it.")]
+Params = Annotated[dict[str, Param] | None, Field(description="What belongs to the code: seconds, a signal, a detail.")]
+
+
+def why(name: str, reason: Reason | None) -> dict[str, Any]:
+    """Return the fields of an answer that tell of a reason: its text, its code and its parameters."""
+    if reason is None:
+        return {}
+    return {name: reason.text, f"{name}_code": reason.code or None, f"{name}_params": dict(reason.params) or None}
 
 
 def in_words(seconds: float | None) -> str | None:
@@ -135,9 +148,12 @@ class StartReply(Reply):
 class Event(BaseModel):
     """Something that happened to a session. Further fields say what belongs to it."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{"at": 0.0, "state": "ready"}]})
+    model_config = ConfigDict(
+        extra="allow", populate_by_name=True, json_schema_extra={"examples": [{"at": 0.0, "state": "ready"}]}
+    )
     at: float = Field(description="Seconds since the session's start.")
     state: str
+    told_next: bool | None = Field(default=None, alias="toldNext", description="True: the next event tells of it too.")
 
 
 class AgentRecord(BaseModel):
@@ -152,6 +168,12 @@ class AgentRecord(BaseModel):
     node: str | None = None
     status: str
     cause: str | None = None
+    cause_code: str | None = Field(
+        default=None, description="The code of `cause`: `GET /api/reasons` has words for it."
+    )
+    cause_params: dict[str, Param] | None = Field(
+        default=None, description="What belongs to the code: seconds, signal."
+    )
     exit_code: int | None = None
     signal: int | None = None
     peak_memory: int | None = Field(default=None, description="Bytes.")
@@ -181,7 +203,19 @@ class SessionReply(Reply):
     reason: str | None = Field(
         default=None, description="Why it ended or failed. For who shows no admin token `code: a fixed sentence`."
     )
+    reason_code: str | None = Field(
+        default=None, description="The code of `reason`: `GET /api/reasons` has words for it."
+    )
+    reason_params: dict[str, Param] | None = Field(
+        default=None, description="What belongs to the code: seconds, signal."
+    )
     cause: str | None = Field(default=None, description="Why its last agent was replaced; told as `reason` is.")
+    cause_code: str | None = Field(
+        default=None, description="The code of `cause`: `GET /api/reasons` has words for it."
+    )
+    cause_params: dict[str, Param] | None = Field(
+        default=None, description="What belongs to the code: seconds, signal."
+    )
     position: int | None = Field(default=None, description="While queued or starting: 1 is next.")
     estimated_wait: str | None = None
     task_id: str | None = None
@@ -395,6 +429,12 @@ class BreakerReply(Reply):
     state: str = Field(description="closed; open: agents do not boot, starts on an empty pool are refused; half-open.")
     failures: int = Field(default=0, description="Boots that failed in a row.")
     cause: str | None = None
+    cause_code: str | None = Field(
+        default=None, description="The code of `cause`: `GET /api/reasons` has words for it."
+    )
+    cause_params: dict[str, Param] | None = Field(
+        default=None, description="What belongs to the code: seconds, signal."
+    )
     agent_id: str | None = Field(default=None, description="Whose boot failed last: `GET /api/agents/{id}/logs`.")
     retry_in: float = Field(default=0, description="Seconds until the next attempt.")
 
@@ -457,6 +497,12 @@ class Failure(BaseModel):
         description="session (it ended in error), takeover, replacement, boot (of an agent), agent (it died unbidden)."
     )
     cause: str
+    cause_code: str | None = Field(
+        default=None, description="The code of `cause`: `GET /api/reasons` has words for it."
+    )
+    cause_params: dict[str, Param] | None = Field(
+        default=None, description="What belongs to the code: seconds, signal."
+    )
     session_id: str | None = None
     agent_id: str | None = None
 

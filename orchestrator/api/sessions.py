@@ -12,6 +12,7 @@ from orchestrator.api import caller_view
 from orchestrator.api.access import Caller, Role
 from orchestrator.api.addresses import client_address
 from orchestrator.api.gate import Limit, gated, idempotency_key
+from orchestrator.api.history import marked
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas import (
     WAITING,
@@ -24,12 +25,14 @@ from orchestrator.api.schemas import (
     StopReply,
     StopRequest,
     in_words,
+    why,
 )
 from orchestrator.api.services import CallerDep, Services, ServicesDep, SessionDep, services, shown, starter, visible
 from orchestrator.errors import Forbidden, NotFound, Unauthorized, UserHasSession
 from orchestrator.logs import note
 from orchestrator.models import Agent, Session
 from orchestrator.pool.assignment import Request, Started
+from orchestrator.reasons import because
 from orchestrator.states import SessionState
 from orchestrator.store import Store
 
@@ -151,7 +154,7 @@ async def look(session: SessionDep, parts: ServicesDep, caller: CallerDep) -> Se
         reply.estimated_wait = in_words(await parts.assigner.estimated_wait(session.status, reply.position))
     reply.events = [
         Event.model_validate(event | {"at": round(event["at"] - session.created_at, 3)})
-        for event in await parts.store.events(session.id)
+        for event in marked(await parts.store.events(session.id))
     ]
     if caller.role is Role.CLIENT:
         reply.client = None
@@ -178,19 +181,19 @@ def agent_record(agent: Agent) -> AgentRecord:
         pid=agent.pid,
         node=agent.node,
         status=agent.state,
-        cause=agent.cause or agent.reason,
         exit_code=agent.exit_code,
         signal=agent.signal,
         peak_memory=agent.peak_memory,
+        **why("cause", agent.cause or agent.reason),
     )
 
 
-#: Who has stopped a session, as its reason tells it. On an open api nobody knows who shows nothing.
+#: Who has stopped a session. On an open api nobody knows who shows nothing.
 _STOPPED = {
-    Role.CLIENT: "stopped by request of the caller",
-    Role.KEY: "stopped by request of the backend",
-    Role.ADMIN: "stopped by request of an operator",
-    Role.ANYBODY: "stopped by request",
+    Role.CLIENT: because("stopped_by_caller"),
+    Role.KEY: because("stopped_by_backend"),
+    Role.ADMIN: because("stopped_by_operator"),
+    Role.ANYBODY: because("stopped"),
 }
 
 
@@ -235,8 +238,6 @@ def describe(session: Session) -> SessionReply:
         created_at=moment(session.created_at),
         startup_time=session.startup_time,
         timings={name: round(at - session.created_at, 3) for name, at in marks.items() if at is not None},
-        reason=session.reason,
-        cause=session.cause,
         task_id=session.task_id,
         client=session.client,
         via=session.via,
@@ -244,6 +245,8 @@ def describe(session: Session) -> SessionReply:
         job_id=session.job_id,
         replacements=session.replacements,
         takeovers=session.takeovers,
+        **why("reason", session.reason),
+        **why("cause", session.cause),
     )
 
 

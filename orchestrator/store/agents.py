@@ -4,13 +4,12 @@ import time
 from collections.abc import Mapping, Sequence
 
 from orchestrator.models import Agent
+from orchestrator.reasons import Reason
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
 from orchestrator.store.records import Exit
 
-#: Longest text of a cause that is kept, in characters.
-CAUSE = 1000
 #: Most bytes of one agent's log that are kept: lines may be long.
 LOG_BYTES = 262_144
 
@@ -41,7 +40,7 @@ class Agents(Base):
 
     @translated
     async def wait_boot(self, agent_id: str, seconds: float) -> str | None:
-        """Wait until a boot is decided: `ready`, the cause of its failure, or None at the deadline."""
+        """Wait until a boot is decided: `ready`, anything else when it failed, or None at the deadline."""
         deadline, decided = time.monotonic() + seconds, keys.agent_boot(agent_id)
         while (left := deadline - time.monotonic()) > 0:
             # Onto itself: a task that is delivered twice waits twice, and both are to be told.
@@ -53,19 +52,20 @@ class Agents(Base):
     async def exited(
         self,
         agent_id: str,
-        cause: str,
+        reason: Reason,
         exit_code: int | None = None,
         signal: int | None = None,
         peak_memory_kib: int | None = None,
     ) -> Exit:
         """Record that an agent's process is gone; its session is given another agent or ended. Idempotent."""
         seen = ("" if value is None else value for value in (exit_code, signal, peak_memory_kib))
-        session_id, outcome, before = await self._scripts.call("agent_exited", args=[agent_id, cause[:CAUSE], *seen])
+        session_id, outcome, before = await self._scripts.call("agent_exited", args=[agent_id, reason.record(), *seen])
         return Exit(session_id or None, outcome, before)
 
-    async def unfit(self, agent_id: str, reason: str) -> str:
+    async def unfit(self, agent_id: str, reason: Reason) -> str:
         """Take one agent out of service; returns its state before, '' when it is already leaving or gone."""
-        return str(await self._scripts.call("agent_stop", keys=[keys.agent(agent_id)], args=[agent_id, reason[:CAUSE]]))
+        args = [agent_id, reason.record()]
+        return str(await self._scripts.call("agent_stop", keys=[keys.agent(agent_id)], args=args))
 
     @translated
     async def agent(self, agent_id: str) -> Agent | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from orchestrator.reasons import Reason
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
@@ -87,13 +88,13 @@ class Pool(Base):
         state = "closed"
         if "openedAt" in fields:
             state = "open" if left > 0 and not await self._redis.scard(keys.POOL_STARTING) else "half-open"
-        return Breaker(state, failures, fields.get("cause"), max(0.0, left), fields.get("agent"))
+        return Breaker(state, failures, _last_boot(fields), max(0.0, left), fields.get("agent"))
 
     @translated
-    async def failing_calls(self) -> tuple[int, str]:
+    async def failing_calls(self) -> tuple[int, Reason | None]:
         """Return how many calls in a row have lost an agent that lived and served no more, and why the last one did."""
         fields = await self._redis.hgetall(keys.FAILING)
-        return int(fields.get("calls", 0)), fields.get("cause", "")
+        return int(fields.get("calls", 0)), Reason.recorded_as(fields, "cause")
 
     @translated
     async def close_breaker(self) -> None:
@@ -165,3 +166,11 @@ class Pool(Base):
         found = await self._redis.hmget(keys.POOL_STATS, "boot_ms_mean", "session_ms_mean")
         boot, session = (float(value) / 1000 if value else None for value in found)
         return boot, session
+
+
+def _last_boot(fields: Mapping[str, str]) -> Reason | None:
+    """Return why the boot before the breaker's pause failed. During a deploy the release before writes no code."""
+    cause = Reason.recorded_as(fields, "cause")
+    if cause is not None and cause.params.get("agentId") != fields.get("agent"):
+        return Reason("", {}, cause.recorded)
+    return cause

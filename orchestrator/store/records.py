@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.models import Agent, Session
+from orchestrator.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Breaker:
 
     state: str
     failures: int = 0
-    cause: str | None = None
+    cause: Reason | None = None
     retry_seconds: float = 0.0  #: until the next attempt
     agent: str | None = None  #: whose boot failed last
 

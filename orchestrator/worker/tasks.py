@@ -9,9 +9,10 @@ from celery import Task, signals
 from celery.exceptions import Ignore
 
 from orchestrator import logs
-from orchestrator.errors import BootElsewhere, NotDelivered, OrchestratorError
+from orchestrator.errors import BootElsewhere, NotDelivered, OrchestratorError, SpawnFailed
 from orchestrator.logs import configure_logging
 from orchestrator.models import new_id
+from orchestrator.reasons import because
 from orchestrator.settings import Settings
 from orchestrator.store.keys import CELERY_QUEUE, node_queue
 from orchestrator.task_queue import app as celery_app
@@ -121,7 +122,8 @@ def spawn_agent(self: Task, session_id: str) -> bool:
         raise Ignore from None
     except OrchestratorError as failure:
         if attempt >= SPAWN_RETRIES:
-            reason = f"{failure.detail} (after {attempt + 1} attempts)"
+            found = failure.reason if isinstance(failure, SpawnFailed) else None
+            reason = (found or because("not_spawned", detail=failure.detail)).of(attempts=attempt + 1)
             node.run(lambda node: node.boots.fail_session(session_id, reason), 10)
             return False
         log.warning("spawn failed, is tried again", extra={"session_id": session_id, "cause": failure.detail})

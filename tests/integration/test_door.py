@@ -16,6 +16,7 @@ from orchestrator.errors import StoreUnavailable
 from orchestrator.livekit.agent_worker import Answer, Job, Outcome
 from orchestrator.models import Session
 from orchestrator.pool.assignment import Request
+from orchestrator.reasons import because, words
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from tests.integration.test_api import serve, settings
@@ -100,7 +101,7 @@ async def test_an_agent_that_cannot_be_started_is_not_promised(
         patched.setattr(Services, "publish", fail)
         assert await dispatch.asked(job()) == NO
     (session,) = await store.sessions()
-    assert (session.status, session.reason) == ("error", "spawn_not_queued")
+    assert (session.status, session.reason and session.reason.text) == ("error", "spawn_not_queued")
     assert (await dispatch.asked(job())).available, "the next api may try the same job"
 
 
@@ -121,7 +122,7 @@ async def test_a_second_job_for_a_room_needs_nobody(dispatch: Dispatch, store: S
 
 async def test_a_job_whose_session_is_over_is_not_taken_again(dispatch: Dispatch, store: Store) -> None:
     session = await of(store, await dispatch.asked(job()))
-    await store.end_session(session.id, "ended", "over")
+    await store.end_session(session.id, "ended", words("over"))
     assert await dispatch.asked(job()) == NO
 
 
@@ -153,7 +154,7 @@ async def test_livekit_is_told_how_a_job_goes(dispatch: Dispatch, store: Store, 
     for _ in range(2):
         await dispatch._tell_jobs()
     assert said(dispatch) == [("AJ_1", Outcome.RUNNING, "")]
-    await store.end_session(session.id, "ended", "user was gone for 20 s")
+    await store.end_session(session.id, "ended", because("user_gone", seconds=20))
     dispatch.door.connected = False  # type: ignore[attr-defined]
     await dispatch._tell_jobs()
     dispatch.door.connected = True  # type: ignore[attr-defined]
@@ -165,7 +166,7 @@ async def test_livekit_is_told_how_a_job_goes(dispatch: Dispatch, store: Store, 
 
 async def test_a_failure_is_told_with_its_reason(dispatch: Dispatch, store: Store) -> None:
     session = await of(store, await dispatch.asked(job()))
-    await store.end_session(session.id, "error", "boot_error: no model")
+    await store.end_session(session.id, "error", because("boot_error", detail="no model"))
     await dispatch._tell_jobs()
     assert said(dispatch) == [("AJ_1", Outcome.FAILED, "boot_error: no model")]
 
@@ -188,7 +189,7 @@ async def test_a_deleted_dispatch_ends_the_session(dispatch: Dispatch, store: St
     await dispatch.terminated("AJ_1")
     ended = await store.session(session.id)
     assert ended is not None
-    assert (ended.status, ended.reason) == ("ended", "LiveKit has ended its dispatch")
+    assert (ended.status, ended.reason and ended.reason.text) == ("ended", "LiveKit has ended its dispatch")
 
 
 async def test_the_next_api_of_a_node_takes_its_jobs_over(
@@ -198,7 +199,7 @@ async def test_the_next_api_of_a_node_takes_its_jobs_over(
     elsewhere = await of(store, await dispatch.asked(job(2, "desk")))
     over = await of(store, await dispatch.asked(job(3, "hall")))
     raw.hset(f"session:{elsewhere.id}", "door", "another-node")
-    await store.end_session(over.id, "ended", "over")
+    await store.end_session(over.id, "ended", words("over"))
     await parts.assigner.start(Request("ada", {}))
     successor = Dispatch(parts)
     await successor._take_over()

@@ -182,7 +182,17 @@ def as_then(name: str, args: Sequence[str | int]) -> list[str | int]:
             return list(args[1:])
         case "agent_claim":
             return list(args[:2])
+        case "agent_exited" | "agent_failed" | "agent_stop":
+            return [args[0], _text(args[1]), *args[2:]]
+        case "session_end":
+            return [*args[:2], _text(args[2]), *args[3:]]
     return list(args)
+
+
+def _text(reason: str | int) -> str:
+    """Return a reason as the release before takes it: its text alone."""
+    found: str = json.loads(str(reason))["text"]
+    return found
 
 
 def as_now(name: str, answer: Any) -> Any:

@@ -13,7 +13,7 @@ import typer
 import yaml
 from typer.core import TyperGroup
 
-from orchestrator.api import caller_words
+from orchestrator import reasons
 from orchestrator.cli.main import app as command_line
 from orchestrator.errors import OrchestratorError
 from orchestrator.settings import Settings
@@ -299,10 +299,10 @@ def test_every_code_of_a_reason_or_an_error_is_explained() -> None:
     def below(error: type[OrchestratorError]) -> set[type[OrchestratorError]]:
         return {error}.union(*map(below, error.__subclasses__()))
 
-    errors = {each.code for each in below(OrchestratorError) if each.about_request} | caller_words.PROBLEMS.keys()
-    renamed = {each.partition(":")[0] for each in (*caller_words.RENAMED.values(), caller_words.OTHER)}
-    codes = errors | caller_words.REASONS.keys() | renamed | {"malformed_request", "body_too_large"}
-    assert _explained("code") == codes
+    answered = {row.code for row in reference.problems()}
+    assert answered >= {each.code for each in below(OrchestratorError) if each.about_request}
+    assert answered >= {row.code for row in reasons.table().problems.values() if row.caller}
+    assert _explained("code") == answered | reasons.table().reasons.keys()
 
 
 def test_the_glossary_defines_fifty_words_at_most() -> None:

@@ -17,6 +17,7 @@ from agents.context import AgentContext
 from agents.runtime import Runtime
 from orchestrator.errors import OrchestratorError, StoreUnavailable
 from orchestrator.node.parting import Speaker, Word
+from orchestrator.reasons import Reason, because
 from orchestrator.settings import NodeSettings
 from tests.support.node import REPOSITORY
 
@@ -48,7 +49,7 @@ class Link:
     def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
         async def say(*args: object) -> None:
             if name in {"failed", "ended", "stopped", "leave"}:
-                self.said.put_nowait((name, *args))
+                self.said.put_nowait((name, *(arg.text if isinstance(arg, Reason) else arg for arg in args)))
 
         return say
 
@@ -198,7 +199,8 @@ async def in_call(link: Link, monkeypatch: pytest.MonkeyPatch, folder: Path) -> 
     return runtime._context
 
 
-ENDED = ("ended", "s", "ended", parting.REASON)
+STOPPING = because("node_stopping").text
+ENDED = ("ended", "s", "ended", STOPPING)
 
 
 async def test_without_redis_an_agent_parts_by_its_nodes_word(
@@ -248,7 +250,7 @@ async def test_a_call_whose_user_has_left_does_not_hold_up_its_node(
         if lost:
             await asyncio.sleep(0.4)
             assert not context.leaving.done(), "may be on the way back"
-            context.leave(parting.REASON)
+            context.leave(because("node_stopping"))
         assert await end(link) == ENDED
 
 
@@ -259,7 +261,7 @@ async def test_a_warm_agent_goes_by_its_nodes_word(link: Link, monkeypatch: pyte
         await asyncio.sleep(0.1)
         now = time.monotonic()
         speaker.say(Word(now + 1000, now + 1000))
-        assert await end(link) == ("leave", parting.REASON)
+        assert await end(link) == ("leave", STOPPING)
 
 
 async def test_the_user_is_let_go_though_the_end_cannot_be_recorded(

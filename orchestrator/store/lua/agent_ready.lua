@@ -9,7 +9,8 @@
 -- session:unbound zset, session:{id} hash, session:{id}:events stream, nodes set, nodes:draining set, node:{id} hash
 -- node:{id}:warm set, node:{id}:busy set, node:{id}:short string, pool:wake:{node} list
 -- include: agents, binding, boot_nodes, boot_phases, clock, count_by_node, exit, histograms, identity, illegal_move
--- include: nodes, placement, pool_shares, records, retire, wake
+-- include: nodes, placement, pool_shares, reason_drained, reason_newer_code, reason_pool_full
+-- include: reason_rebalanced, records, retire, wake
 local id = ARGV[1]
 local state = agent_state(id)
 if state ~= 'starting' then illegal_move('agent', id, state, 'ready') end
@@ -17,10 +18,10 @@ if state ~= 'starting' then illegal_move('agent', id, state, 'ready') end
 local lineage = table.concat(ARGV, ',', 2)
 local started = redis.call('HMGET', 'agent:' .. id, 'pid', 'startTicks')
 if started[1] and started[2] then
-  local wrong = contradiction(started[1], lineage)
+  local wrong, words = contradiction(started[1], lineage)
   if wrong then
-    exit_agent(id, 'boot_error: ' .. wrong)
-    return {'', wrong}
+    exit_agent(id, wrong)
+    return {'', words}
   end
 else
   -- The host's word is on its way: agent_spawned.lua compares.
@@ -57,7 +58,7 @@ if waiting and not (draining and any_node_in_service()) and may_serve_on(node) t
 end
 if draining then
   wake()
-  retire(id, 'node_draining')
+  retire(id, DRAINED)
   return {'', ''}
 end
 -- More are warm than wanted: the pool was made smaller, another agent served the session this one was for, or a node that
@@ -65,16 +66,16 @@ end
 local target = redis.call('EXISTS', 'pool:target') == 1 and warm_target(nodes) or math.huge
 local stale = redis.call('SMEMBERS', 'pool:stale')
 if redis.call('SCARD', 'pool:ready') >= target then
-  local old, why = nil, 'replaced by newer code'
+  local old, why = nil, NEWER_CODE
   for _, candidate in ipairs(stale) do
     if candidate ~= id and agent_state(candidate) == 'ready' then old = candidate end
   end
   local outdated = redis.call('SISMEMBER', 'pool:stale', id) == 1
   if not old and not outdated and (warm[node] or 0) < (want[node] or 0) then
-    old, why = agent_above_share(want), 'replaced by one of another node'
+    old, why = agent_above_share(want), REBALANCED
   end
   if not old or outdated then
-    retire(id, 'pool_full')
+    retire(id, POOL_FULL)
     return {'', ''}
   end
   retire(old, why)

@@ -1,6 +1,6 @@
 -- Ending sessions.
--- include: agents, alerts, clock, deadlines, failed_boot, failing_calls, forgetting, outcomes, policy, queue, records
--- include: retire, sessions
+-- include: agents, alerts, boot_codes, clock, deadlines, failing_calls, failure_codes, forgetting, outcomes, policy
+-- include: queue, reason_agent_lost, reasons, records, retire, sessions
 
 -- The agent's last words are still on their way to the user when a session ends; after this its room is deleted.
 local CLOSE_MS = 1500
@@ -23,10 +23,12 @@ local function close_session(id, to, reason)
   local keep = policy('keepSeconds')
   local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt', 'roomName', 'takeoverAt', 'client', 'network')
   if fields[5] then
-    enqueue_alert('takeover.failed', id .. '_' .. fields[5], {sessionId = id, reason = reason})
+    enqueue_alert('takeover.failed', id .. '_' .. fields[5], {sessionId = id, reason = reason.text, reasonCode = reason.code})
     redis.call('HDEL', key, 'takeoverAt')
   end
-  move_session(id, to, 'reason', reason, 'endedAt', NOW, unpack(failed_boot_fields(reason)))
+  -- The log of the agent that did not boot says more.
+  local failed = BOOT_CODES[reason.code] and reason.params.agentId
+  move_session(id, to, reason_fields('reason', reason, 'endedAt', NOW, unpack(failed and {'failedAgentId', failed} or {})))
   if to == 'error' then count_failing_call(id, reason)
   elseif not get(key, 'failing') and answered(id) then redis.call('DEL', 'pool:failing') end
   redis.call('DEL', key .. ':payload', key .. ':conversation')
@@ -61,7 +63,10 @@ local function end_session(id, to, reason)
   admit_from_queue()
 end
 
--- The cause of an agent's end as a session's reason: it starts with its kind.
-local function as_reason(cause)
-  return string.match(cause, '^%a+_%a+: ') and cause or ('agent_lost: ' .. cause)
+-- How an agent ended, as the reason of its session's failure.
+local function as_failure(cause)
+  if FAILURE_CODES[cause.code] then return cause end
+  local name, value = 'cause', cause.code
+  if value == '' then name, value = 'detail', cause.text end
+  return {code = AGENT_LOST.code, params = with_param(cause, name, value).params, text = AGENT_LOST.code .. ': ' .. cause.text}
 end
