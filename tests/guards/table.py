@@ -46,7 +46,8 @@ def guard(name: str, test: str, *changes: tuple[str, str, str], **environment: s
     return Guard(name, f"tests/{test}", tuple(Change(*change) for change in changes), environment)
 
 
-HOST, WATCH, RUNTIME = "orchestrator/host/host.py", "orchestrator/worker/node_watch.py", "agents/runtime.py"
+HOST, WORKER, RUNTIME = "orchestrator/host/host.py", "orchestrator/worker", "agents/runtime.py"
+PROCESSES = f"{WORKER}/processes.py"
 PROCESS, FOLDER, PRELOAD = (
     "orchestrator/machine/process.py",
     "orchestrator/host/state_dir.py",
@@ -57,10 +58,10 @@ PRELUDE, DUE, ASSIGN = f"{LUA}/_prelude.lua", f"{LUA}/deadlines_due.lua", f"{LUA
 ACCESS, PROGRAMS = "orchestrator/api/access.py", "orchestrator/node/programs.py"
 PRIVATE = "orchestrator/machine/private.py"
 ROOMS, CONF, SHIPPER = "orchestrator/livekit/rooms.py", "supervisord.conf", "orchestrator/worker/log_shipper.py"
-UNKNOWN_EXITED = (WATCH, "                await self._store.exited(agent.id, cause)\n", "                pass\n")
+UNKNOWN_EXITED = (PROCESSES, "                await self._store.exited(agent.id, cause)\n", "                pass\n")
 PROMOTE = (PRELUDE, "  close_session(id, to, reason)\n  promote()\n", "  close_session(id, to, reason)\n")
 NO_DEATHS = (HOST, '"deaths": [encode(death) for death in self._deaths.values()],', '"deaths": [],')
-NO_CHECK = (WATCH, "            if finding.fault is None:\n", "            if True:\n")
+NO_CHECK = (f"{WORKER}/checks.py", "            if finding.fault is not None:\n", "            if False:\n")
 NO_SILENCE = (DUE, "function miss.beat(id)\n", "function miss.beat(id)\n  if true then return end\n")
 NO_HANDOVER = (DUE, "fields[1] == node and policy('takeover') ~= 0 and could_serve() then", "false then")
 NO_RECORD = (
@@ -198,7 +199,7 @@ GUARDS = (
     guard(
         "no agent is started while memory is low",
         "chaos/test_capacity.py::test_no_agent_is_started_without_memory_and_the_reason_is_told",
-        ("orchestrator/worker/node_rounds.py", "if not floor or free is None or free >= floor << 20:", "if True:"),
+        (f"{WORKER}/headroom.py", "if not floor or free is None or free >= floor << 20:", "if True:"),
     ),
     guard(
         "who is not warm any more is out of the pool",
@@ -513,7 +514,7 @@ GUARDS = (
     guard(
         "a Celery worker that connects hears what lives",
         "chaos/test_survival.py::test_calls_outlive_many_celery_workers",
-        (WATCH, "known = {process.agent_id for process in living} |", "known = "),
+        (PROCESSES, "known = {process.agent_id for process in living} |", "known = "),
     ),
     guard(
         "a Redis that is away is said so, as a problem",
@@ -557,7 +558,7 @@ GUARDS = (
     guard(
         "starts wait until the living have registered",
         "chaos/test_survival.py::test_calls_outlive_the_loss_of_all_records[flush]",
-        (WATCH, "and not await self._all_registered():", "and False:"),
+        (f"{WORKER}/set_up.py", "and not await self._all_registered():", "and False:"),
     ),
     guard(
         "supervisord starts the Celery worker again",
@@ -627,7 +628,7 @@ GUARDS = (
     guard(
         "a host that does not answer is killed",
         "chaos/test_survival.py::test_a_host_that_hangs_is_replaced_and_no_call_notices",
-        (WATCH, "            host.kill()\n", "            pass\n"),
+        (f"{WORKER}/host_link.py", "            client.kill()\n", "            pass\n"),
     ),
     # Retries and doubles
     guard(
@@ -673,7 +674,7 @@ GUARDS = (
     guard(
         "who counts as gone and lives is stopped",
         "chaos/test_crash_points.py::test_a_worker_that_dies_before_it_does_what_a_missed_deadline_asks_for",
-        (WATCH, "            elif found.state is AgentState.EXITED:\n", "            elif False:\n"),
+        (PROCESSES, "        if agent.state is AgentState.EXITED:\n", "        if False:\n"),
     ),
     guard(
         "a death is told until it is acknowledged",
@@ -1398,17 +1399,17 @@ GUARDS = (
         "unit/test_livekit_refusals.py::test_the_operator_reads_livekits_own_words[200-<html>sign in</html>-0-expected10]",
         (
             "orchestrator/livekit/rooms.py",
-            'if status == HTTPStatus.OK and not said.lstrip().startswith("{"):',
+            'if status == HTTPStatus.OK and not text.lstrip().startswith("{"):',
             "if False:",
         ),
     ),
     guard(
         "the node's loops outlast what nobody has thought of",
-        "unit/test_loops.py::test_a_loop_of_the_node[_beat_node]",
+        "unit/test_loops.py::test_a_loop_of_the_node[heartbeat]",
         (
-            "orchestrator/worker/node_watch.py",
-            '            except Exception:\n                log.exception("the node has not said',
-            '            except HostUnavailable:\n                log.exception("the node has not said',
+            f"{WORKER}/heartbeat.py",
+            "            except Exception:\n                log.exception(\"the node's heartbeat failed",
+            "            except StoreUnavailable:\n                log.exception(\"the node's heartbeat failed",
         ),
     ),
     guard(
