@@ -87,8 +87,7 @@ def for_operators() -> ReasonsReply:
 
 
 def _words(row: reasons.Row | reasons.Problem) -> Words:
-    is_reason = isinstance(row, reasons.Row)
-    return Words(
-        kind=row.kind if is_reason else None, caller=row.caller or None, title=row.title or None, page=row.page or None,
-        retryable=row.retry, retry_after=row.retry_after if is_reason else None,
-    )  # fmt: skip
+    words = Words(caller=row.caller or None, title=row.title or None, page=row.page or None, retryable=row.retry)
+    if isinstance(row, reasons.Row):
+        words.kind, words.retry_after = row.kind, row.retry_after
+    return words
