@@ -47,3 +47,7 @@ class Scripts:
             return await self._scripts[name](keys=list(keys), args=list(args))
         except RedisError as failure:
             raise translate(failure) from failure
+
+    def queue(self, pipe: Any, name: str, args: Sequence[str | int | float] = ()) -> None:
+        """Add one script without KEYS to a pipeline; it answers NOSCRIPT until it was called once."""
+        pipe.evalsha(self._scripts[name].sha, 0, *args)

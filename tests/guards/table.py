@@ -987,7 +987,7 @@ GUARDS = (
     guard(
         "a failure is listed as long as its record and log are kept",
         "integration/test_agent_logs.py::test_a_log_is_kept_as_long_as_its_failure_is_listed",
-        ("orchestrator/api/board.py", "        await self._happenings.forget_lost(parts)\n", ""),
+        ("orchestrator/api/board.py", "        self._happenings.keep(kept)\n", ""),
     ),
     guard(
         "the cgroup's memory counts",
