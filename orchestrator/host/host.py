@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from orchestrator import faults
+from orchestrator.config.load import load
+from orchestrator.config.node import NodeSettings
 from orchestrator.errors import CANNOT_RUN, OrchestratorError, Preflight
 from orchestrator.host.preload import (
     RUNTIME,
@@ -58,7 +60,6 @@ from orchestrator.host.spawn import (
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.logs import configure_logging
 from orchestrator.machine.process import ProcessId, kill_strays, machine_boot_id
-from orchestrator.settings import NodeSettings, load
 
 log = logging.getLogger("orchestrator.host")
 

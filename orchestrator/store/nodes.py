@@ -53,11 +53,9 @@ class Nodes(Base):
         """Bring the lists of each node's warm and busy agents into line with the agents; returns how much was wrong."""
         return int(await self._scripts.call("nodes_recount"))
 
-    async def drain_node(self, node: str, seconds: float) -> tuple[int, int]:
-        """Take a node out of service; its calls are over after `seconds`. Returns how many sessions it serves, or
-        has served and not closed the room of, and its living agents."""
-        sessions, agents = await self._scripts.call("node_drain", args=[node, int(seconds * 1000)])
-        return int(sessions), int(agents)
+    async def drain_node(self, node: str, seconds: float) -> None:
+        """Take a node out of service; its calls are over after `seconds`."""
+        await self._scripts.call("node_drain", args=[node, int(seconds * 1000)])
 
     async def undrain_node(self, node: str) -> list[str]:
         """Put a node in service again. Returns the sessions that were told goodbye and go on."""

@@ -18,9 +18,9 @@ from orchestrator.models import Agent, Session
 from orchestrator.states import AgentState
 from orchestrator.store import histograms, keys
 from orchestrator.store.histograms import Histogram
+from orchestrator.store.loader import Scripts
 from orchestrator.store.records import Breaker, HealthCheck, MemoryUse, Node, Registration
 from orchestrator.store.refusals import translate
-from orchestrator.store.scripts import Scripts
 
 #: The sets of ids that are read whole, and the sorted sets.
 SETS = (

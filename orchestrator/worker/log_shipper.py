@@ -9,12 +9,13 @@ and a line that says what is missing; a line without an end → its beginning; a
 
 import asyncio
 import re
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.clock import SYSTEM_CLOCK, Clock
 from orchestrator.store import Store
 
+SHIP_SECONDS = 0.25
 #: Bytes taken from one file at a time, and the longest line kept.
 CHUNK = 262_144
 LINE = 4_000
@@ -46,8 +47,8 @@ class _File:
 class LogShipper:
     """Follows the log files of one node's agents."""
 
-    def __init__(self, store: Store, folder: Path, keep_lines: int) -> None:
-        self._store, self._folder, self._keep = store, folder, keep_lines
+    def __init__(self, store: Store, folder: Path, keep_lines: int, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._store, self._folder, self._keep, self._clock = store, folder, keep_lines, clock
         self._files: dict[str, _File] = {}
         self._last: dict[str, str] = {}
 
@@ -97,7 +98,7 @@ class LogShipper:
     async def _ship(self, agent_id: str, file: _File, *, final: bool) -> None:
         if file.offset < 0:
             file.offset = await self._store.log_offset(agent_id)
-        now = time.monotonic()
+        now = self._clock.monotonic()
         file.lines = min(LINES_PER_SECOND, file.lines + (now - file.refilled) * LINES_PER_SECOND)
         file.refilled = now
         room = LINES_PER_SECOND if final else int(file.lines)

@@ -19,7 +19,8 @@ from orchestrator.task_queue.app import make_worker_app, publishing
 from orchestrator.task_queue.consuming import wait_for_redis
 from orchestrator.task_queue.foreign_tasks import look_for_workers
 from orchestrator.worker import alerts
-from orchestrator.worker.node_watch import Celery, NodeWatch
+from orchestrator.worker.node_thread import NodeThread
+from orchestrator.worker.task_queue import TaskQueue
 
 log = logging.getLogger("orchestrator.worker.tasks")
 
@@ -28,9 +29,9 @@ app = make_worker_app(settings)
 stopping = threading.Event()
 
 
-def _stop_elsewhere(agent_id: str, node: str) -> None:
+def _stop_elsewhere(agent_id: str, where: str) -> None:
     with publishing():
-        app.send_task(celery_app.STOP_AGENT, args=[agent_id], queue=node_queue(node), expires=120)
+        app.send_task(celery_app.STOP_AGENT, args=[agent_id], queue=node_queue(where), expires=120)
 
 
 def _send_canary() -> None:
@@ -49,7 +50,7 @@ def _send_alert(alert_id: str, content: str) -> None:
         app.send_task(celery_app.SEND_ALERT, args=[alert_id, content], task_id=alert_id)
 
 
-watch = NodeWatch(settings, Celery(_stop_elsewhere, _send_canary, _consume, _send_alert))
+node = NodeThread(settings, TaskQueue(_stop_elsewhere, _send_canary, _consume, _send_alert))
 
 #: A boot waits this long at most; every task that boots agents is bounded by it.
 BOOT_SECONDS = settings.boot_timeout_seconds + 30
@@ -90,14 +91,14 @@ def _task_is_over(**_: Any) -> None:
 
 @signals.worker_ready.connect
 def _start(**_: Any) -> None:
-    watch.start()
+    node.start()
     threading.Thread(target=look_for_workers, args=(app, stopping), name="strangers", daemon=True).start()
 
 
 @signals.worker_shutdown.connect
 def _stop(**_: Any) -> None:
     stopping.set()
-    watch.stop()
+    node.stop()
 
 
 @app.task(name=celery_app.SPAWN_AGENT, bind=True, acks_late=True, max_retries=SPAWN_RETRIES)
@@ -109,8 +110,10 @@ def spawn_agent(self: Task, session_id: str) -> bool:
     # One that came by the node's own queue was sent here by another node.
     anywhere = attempt == 0 and self.request.delivery_info["routing_key"] == CELERY_QUEUE
     try:
-        work = watch.spawn_for(session_id, agent_id, announce=attempt > 0, anywhere=anywhere)
-        return watch.run(work, BOOT_SECONDS)
+        return node.run(
+            lambda node: node.boots.for_session(session_id, agent_id, announce=attempt > 0, anywhere=anywhere),
+            BOOT_SECONDS,
+        )
     except BootElsewhere as better:
         headers = {"request_id": self.request.get("request_id")}
         queue = node_queue(better.node)
@@ -119,7 +122,7 @@ def spawn_agent(self: Task, session_id: str) -> bool:
     except OrchestratorError as failure:
         if attempt >= SPAWN_RETRIES:
             reason = f"{failure.detail} (after {attempt + 1} attempts)"
-            watch.run(watch.fail_session(session_id, reason), 10)
+            node.run(lambda node: node.boots.fail_session(session_id, reason), 10)
             return False
         log.warning("spawn failed, is tried again", extra={"session_id": session_id, "cause": failure.detail})
         raise self.retry(countdown=2**attempt * random.uniform(0.5, 1.0), exc=failure) from failure
@@ -128,13 +131,13 @@ def spawn_agent(self: Task, session_id: str) -> bool:
 @app.task(name=celery_app.REFILL)
 def refill() -> int:
     """Bring the pool to its target: after every assignment and resize, every 30 s as a safety net."""
-    return watch.run(watch.refill(), BOOT_SECONDS)
+    return node.run(lambda node: node.pool.refill(), BOOT_SECONDS)
 
 
 @app.task(name=celery_app.CANARY, ignore_result=True)
 def canary() -> None:
     """Prove that this Celery worker consumes."""
-    watch.canary_seen()
+    node.canary_seen()
 
 
 @app.task(
@@ -153,30 +156,30 @@ def send_alert(alert_id: str, content: str) -> None:
 
 @app.task(name=celery_app.RELOAD)
 def reload(reload_id: str) -> None:
-    """Load the agents' code anew on this node."""
-    watch.run(watch.reload(reload_id), 120)
+    """Load the agents' code again on this node."""
+    node.run(lambda node: node.reload.reload(reload_id), 120)
 
 
 @app.task(name=celery_app.STOP_AGENT)
 def stop_agent(agent_id: str) -> bool:
     """Stop an agent process of this node."""
-    return watch.run(watch.stop_agent(agent_id), 20)
+    return node.run(lambda node: node.stops.here(agent_id), 20)
 
 
 @app.task(name=celery_app.HEALTH_CHECK)
 def health_check() -> None:
     """Have every node examine its own processes: pids mean something only there."""
-    for node in watch.run(watch.nodes(), 10):
-        app.send_task(celery_app.CHECK_NODE, queue=node_queue(node), expires=50)
+    for name in node.run(lambda node: node.nodes(), 10):
+        app.send_task(celery_app.CHECK_NODE, queue=node_queue(name), expires=50)
 
 
 @app.task(name=celery_app.CHECK_NODE)
 def check_node() -> int:
     """Examine the agent processes of this node."""
-    return watch.run(watch.check_node(), BOOT_SECONDS)
+    return node.run(lambda node: node.checks.check(), BOOT_SECONDS)
 
 
 @app.task(name=celery_app.CLEANUP_STALE)
 def cleanup_stale() -> int:
     """End sessions and agents that nobody serves any more."""
-    return len(watch.run(watch.cleanup_stale(), 60))
+    return len(node.run(lambda node: node.clean_up.run(), 60))

@@ -18,7 +18,9 @@ from orchestrator.store import Store
 from orchestrator.store.agent_link import CAUSE, AgentLink
 from orchestrator.store.agents import LOG_BYTES
 from orchestrator.store.records import MemoryUse
-from orchestrator.worker.node_rounds import EMBEDDED_REWRITE_SECONDS, Rounds
+from orchestrator.worker.duties import EMBEDDED_REWRITE_SECONDS, FileRewrite
+from orchestrator.worker.node import Machine, Node
+from orchestrator.worker.task_queue import TaskQueue
 from tests.support.pool import POLICY, assign, change, warm
 from tests.support.processes import free_ports, poll, stop
 
@@ -84,21 +86,26 @@ async def test_what_was_said_is_gone_from_the_disk(lasting: Store, durable: tupl
     assert modes == {0o600}
 
 
-def rounds(store: Store, **settings: float) -> Rounds:
+def seconds_between_rewrites(store: Store, **settings: float) -> float:
+    """Return how often a node rewrites the file, 0 for never; its node looks whether that is due at least as often."""
     found = Settings(_env_file=None, **settings)  # type: ignore[arg-type, call-arg]
-    return Rounds(found, store, None, lambda: None, lambda: None)
+    queue = TaskQueue(lambda *_: None, lambda: None, lambda _: None, lambda *_: None)
+    looks = Node(found, store, None, queue, Machine.real(found)).periodic.get("the rewrite of Redis's file")
+    every = FileRewrite(found, store).every_seconds
+    assert (looks is None) == (every == 0)
+    assert looks is None or looks <= every
+    return every
 
 
 def test_the_embedded_one_is_rewritten_and_others_only_when_asked(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("EMBEDDED_VALKEY", raising=False)
-    assert rounds(store).rewrite_seconds == 0
-    assert rounds(store, redis_rewrite_seconds=600).rewrite_seconds == 600
+    assert seconds_between_rewrites(store) == 0
+    assert seconds_between_rewrites(store, redis_rewrite_seconds=600) == 600
     monkeypatch.setenv("EMBEDDED_VALKEY", "true")
-    assert rounds(store).rewrite_seconds == EMBEDDED_REWRITE_SECONDS < 3000
-    assert "rewrite_log" in {work.__name__ for _, work in rounds(store).all()}
-    assert rounds(store, redis_rewrite_seconds=0).rewrite_seconds == 0
+    assert seconds_between_rewrites(store) == EMBEDDED_REWRITE_SECONDS < 3000
+    assert seconds_between_rewrites(store, redis_rewrite_seconds=0) == 0
 
 
 def test_the_files_of_the_embedded_one_are_its_owners() -> None:

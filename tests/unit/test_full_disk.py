@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.errors import SpawnFailed
 from orchestrator.settings import Settings
-from orchestrator.worker.node_rounds import Rounds
+from orchestrator.worker.headroom import Headroom
 from tests.support.disk import full_disk
 from tests.support.host import Host
 from tests.support.processes import alive
@@ -45,7 +45,7 @@ async def test_the_host_tells_who_died_and_refuses_with_the_cause(short_folder: 
 def test_a_node_whose_disk_is_full_boots_nothing(tmp_path: Path) -> None:
     def shortage() -> str:
         settings = Settings(run_dir=tmp_path, redis_url="redis://x", memory_headroom_mb=0)
-        return Rounds(settings, None, None, lambda: None, lambda: None).short_of_memory  # type: ignore[arg-type]
+        return Headroom(settings).shortage
 
     with full_disk(tmp_path, "4M") as fill:
         assert shortage() == ""

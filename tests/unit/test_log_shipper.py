@@ -3,14 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from orchestrator.clock import SystemClock
 from orchestrator.errors import StoreUnavailable
 from orchestrator.store import Store
-from orchestrator.worker import log_shipper as logs
 from orchestrator.worker.log_shipper import CHUNK, LINE, LINES_PER_SECOND, LogShipper
 
 
@@ -35,16 +34,18 @@ class Memory:
         return self.offset
 
 
-class Ship:
-    """A shipper of the file of one agent, and a clock that moves when it is told to."""
+class Ship(SystemClock):
+    """A shipper of the file of one agent, and its clock, which moves by `turn` only."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path) -> None:
         self.now = 0.0
-        monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.path = folder / "a.log"
         self.store = Memory()
-        self.shipper = LogShipper(cast(Store, self.store), folder, keep_lines=100_000)
+        self.shipper = LogShipper(cast(Store, self.store), folder, keep_lines=100_000, clock=self)
         self.shipper.follow("a")
+
+    def monotonic(self) -> float:
+        return self.now
 
     def write(self, data: bytes) -> None:
         with self.path.open("ab") as file:
@@ -59,8 +60,8 @@ class Ship:
 
 
 @pytest.fixture
-def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ship:
-    return Ship(tmp_path, monkeypatch)
+def ship(tmp_path: Path) -> Ship:
+    return Ship(tmp_path)
 
 
 def numbered(first: int, last: int) -> bytes:

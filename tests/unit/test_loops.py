@@ -9,9 +9,21 @@ from typing import Any
 import pytest
 
 from orchestrator.api import feed
-from orchestrator.livekit import making
+from orchestrator.clock import SystemClock
+from orchestrator.livekit import room_creation
 from orchestrator.settings import Settings
-from orchestrator.worker.node_watch import Celery, NodeWatch
+from orchestrator.worker.boots import Boots
+from orchestrator.worker.canary import Canary
+from orchestrator.worker.drain_watch import DrainWatch
+from orchestrator.worker.headroom import Headroom
+from orchestrator.worker.heartbeat import Heartbeat
+from orchestrator.worker.host_link import HostLink, HostWatch
+from orchestrator.worker.log_shipper import LogShipper
+from orchestrator.worker.pool_keeper import PoolKeeper
+from orchestrator.worker.service import Background, LoopService, Periodic
+from orchestrator.worker.set_up import SetUp
+from orchestrator.worker.stops import Stops
+from orchestrator.worker.task_queue import TaskQueue
 
 
 class Broken:
@@ -57,27 +69,46 @@ async def test_the_feed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
 
 
 async def test_the_look_at_how_livekit_makes_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(room_creation, "RETRY_SECONDS", 0.01)
     rooms = Broken()
-    await goes_on(making.RoomMaker(rooms).watch(), rooms)  # type: ignore[arg-type]
+    await goes_on(room_creation.RoomCreator(rooms).watch(), rooms)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["_beat_node", "_watch_pool", "_watch_host"])
-async def test_a_loop_of_the_node(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, name: str
-) -> None:
-    for pause in ("RECONNECT_SECONDS", "NODE_BEAT_SECONDS"):
-        monkeypatch.setattr(f"orchestrator.worker.node_watch.{pause}", 0.01)
-    nothing = Celery(lambda *_: None, lambda: None, lambda _: None, lambda *_: None)
-    watch = NodeWatch(Settings(node_id="n1", run_dir=tmp_path), nothing)
+class Hasty(SystemClock):
+    """A clock that does not wait."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0.001)
+
+
+def the_nodes_loops(broken: Any, folder: Path) -> dict[str, LoopService]:
+    """What a node runs until it stops, with `broken` for the store and the agent host."""
+    settings, clock = Settings(node_id="n1", run_dir=folder), Hasty()
+    link, background = HostLink(clock), Background()
+    nothing = TaskQueue(lambda *_: None, lambda: None, lambda _: None, lambda *_: None)
+    logs, stops = LogShipper(broken, folder, 1), Stops(settings, broken, link, nothing)
+    headroom, drain = Headroom(settings), DrainWatch("n1", broken, nothing, background)
+    pool = PoolKeeper(
+        settings, broken, clock, boots=Boots(settings, broken, link, logs), stops=stops, drain=drain,
+        headroom=headroom, background=background,
+    )  # fmt: skip
+    set_up = SetUp(settings, broken, clock, link=link, before_starts=broken.report, refill=pool.refill_soon)
+    return {
+        "heartbeat": Heartbeat(
+            settings, broken, clock, link=link, headroom=headroom, canary=Canary(broken, clock, lambda: None),
+            set_up=set_up,
+        ),
+        "pool": pool,
+        "host": HostWatch(
+            link, broken.connect, clock, on_death=broken.died, compare=broken.compare, on_connected=lambda: None
+        ),
+        "periodic": Periodic("broken work", 1, broken.work, clock),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["heartbeat", "pool", "host", "periodic"])
+async def test_a_loop_of_the_node(caplog: pytest.LogCaptureFixture, tmp_path: Path, name: str) -> None:
     store = Agreeing()
-    watch._store = store  # type: ignore[assignment]
-    watch._loop.close()
-
-    async def connect(*_: object) -> None:
-        await store.connect()
-
-    monkeypatch.setattr("orchestrator.host.client.HostClient.connect", connect)
     with caplog.at_level(logging.ERROR):
-        await goes_on(getattr(watch, name)(), store)
+        await goes_on(the_nodes_loops(store, tmp_path)[name].run(), store)
     assert "is broken" in caplog.text

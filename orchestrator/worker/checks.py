@@ -1,0 +1,52 @@
+"""The health check of this node's agents: each process is examined, and an unfit one is stopped."""
+
+import logging
+
+from orchestrator.machine.process import ProcessId
+from orchestrator.models import Agent
+from orchestrator.settings import Settings
+from orchestrator.states import AgentState
+from orchestrator.store import Store
+from orchestrator.worker.examine import Finding, examine
+from orchestrator.worker.pool_keeper import PoolKeeper
+from orchestrator.worker.stops import Stops
+
+log = logging.getLogger("orchestrator.worker.checks")
+
+
+class Checks:
+    """The health check of one node."""
+
+    def __init__(self, settings: Settings, store: Store, stops: Stops, pool: PoolKeeper) -> None:
+        self._settings, self._store, self._stops, self._pool = settings, store, stops, pool
+
+    async def check(self) -> int:
+        """Examine every agent process of this node; returns how many were unfit."""
+        now = await self._store.now()
+        unfit = 0
+        for agent in await self._store.agents():
+            if agent.node != self._settings.node_id or agent.state is AgentState.STOPPING:
+                continue
+            finding = examine(agent, memory_limit=self._settings.agent_memory_limit_mb << 20)
+            await self._store.record_health(agent.id, _record(finding, int(now)))
+            if finding.fault is not None:
+                unfit += 1
+                await self._end(agent, finding.fault)
+        await self._pool.refill()
+        return unfit
+
+    async def _end(self, agent: Agent, fault: str) -> None:
+        log.warning("unfit agent", extra={"agent_id": agent.id, "fault": fault})
+        await self._store.unfit(agent.id, fault)
+        if not await self._stops.here(agent.id) and agent.pid and not ProcessId.of(agent.pid):
+            await self._store.exited(agent.id, fault)
+
+
+def _record(finding: Finding, now: int) -> dict[str, str | int | float]:
+    return {
+        "last_check": now,
+        "status": finding.fault or "ok",
+        "memory_bytes": finding.memory,
+        "cpu_seconds": round(finding.cpu_seconds, 2),
+        "threads": finding.threads,
+    }

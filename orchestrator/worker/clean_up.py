@@ -1,0 +1,44 @@
+"""Ends what nobody serves any more: sessions without an agent, nodes that have vanished, wrong entries of lists."""
+
+import asyncio
+import logging
+
+from orchestrator.clock import Clock
+from orchestrator.pool import refill
+from orchestrator.store import Store
+
+log = logging.getLogger("orchestrator.worker.clean_up")
+
+CLEAN_UP_SECONDS = 5.0
+#: What looks lost is lost at the second look. Between the two an agent that lives has had its heartbeat and registered.
+LOOKS_APART_SECONDS = 4.0
+
+
+class CleanUp:
+    """The clean-up by one node: every few seconds, and when beat asks for it."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+        self._turn = asyncio.Lock()
+        self._looked_at = float("-inf")
+        self._suspects: set[str] = set()
+        self._missing: set[str] = set()
+
+    async def run(self) -> list[str]:
+        """Look once; returns the sessions that were ended. A look that follows another too closely finds nothing."""
+        async with self._turn:
+            if self._clock.monotonic() - self._looked_at < LOOKS_APART_SECONDS:
+                return []
+            ended, self._suspects = await refill.end_stale(self._store, self._suspects)
+            await self._forget_vanished_nodes()
+            if wrong := await self._store.recount():
+                log.info("%d entries of the nodes' lists were wrong", wrong)
+            self._looked_at = self._clock.monotonic()
+        return ended
+
+    async def _forget_vanished_nodes(self) -> None:
+        # At the second look: where Redis was away for a while, the living say so a moment later.
+        before, self._missing = self._missing, await self._store.vanished()
+        for node in sorted(before & self._missing):
+            if await self._store.forget_node(node, for_good=True, if_silent=True):
+                log.warning("node %s has vanished", node)

@@ -1,0 +1,77 @@
+"""Records how agents of this node ended, and has their sessions given another agent or ended.
+
+Failure cases: Redis gone → the death is not acknowledged and the connection is closed: the host reports the death
+again at the next hello; this process killed in between → the same.
+"""
+
+import logging
+from functools import partial
+
+from orchestrator import faults
+from orchestrator.errors import OrchestratorError
+from orchestrator.host.protocol import Death
+from orchestrator.machine.process import may_live
+from orchestrator.models import Agent
+from orchestrator.pool.assignment import MayLive, pass_over_the_dead
+from orchestrator.states import AgentState
+from orchestrator.store import Exit, Store
+from orchestrator.worker.host_link import HostLink
+from orchestrator.worker.log_shipper import LogShipper
+
+log = logging.getLogger("orchestrator.worker.deaths")
+
+
+class Deaths:
+    """The deaths of one node's agents."""
+
+    def __init__(self, node: str, store: Store, link: HostLink, logs: LogShipper, alive: MayLive | None = None) -> None:
+        self._store, self._link, self._logs = store, link, logs
+        self._may_live = alive or partial(may_live, node)
+
+    async def on_death(self, death: Death) -> None:
+        """Record a death that the host has just reported."""
+        try:
+            await self.record(death)
+        except OrchestratorError as failure:
+            # Not acknowledged: the host reports it again at the next hello.
+            log.error("a death is not recorded yet: %s", failure.detail)
+            if self._link.client:
+                await self._link.client.close()
+
+    async def record(self, death: Death) -> None:
+        """Record a death and acknowledge it to the host. Idempotent."""
+        faults.hit("watch.before_record_death")
+        agent = await self._store.agent(death.agent_id)
+        if agent is not None and agent.state is AgentState.STARTING:
+            cause, result = await self._failed_boot(death)
+        else:
+            cause, result = await self._died(death, agent)
+        log.info(
+            "agent exited", extra={"agent_id": death.agent_id, "cause": cause, "session": result.outcome or "none"}
+        )
+        faults.hit("watch.before_ack")
+        if self._link.client:
+            await self._link.client.acknowledge(death.agent_id)
+
+    async def _failed_boot(self, death: Death) -> tuple[str, Exit]:
+        # Its last line is the reason that a waiting session is given.
+        await self._ship_last_lines(death)
+        last = self._logs.last_line(death.agent_id)
+        reason = f"boot_error: {death.cause}" + (f": {last}" if last else "")
+        return death.cause, await self._store.exited(death.agent_id, reason, *_seen(death))
+
+    async def _died(self, death: Death, agent: Agent | None) -> tuple[str, Exit]:
+        # A user may be on the line: whatever can wait until another agent is on its way, does.
+        cause = (agent and agent.reason) or death.cause  # why it was stopped says more than the signal that did it
+        result = await self._store.exited(death.agent_id, cause, *_seen(death))
+        if result.outcome == "replaced" and result.session_id:
+            await pass_over_the_dead(self._store, result.session_id, self._may_live)
+        await self._ship_last_lines(death)
+        return cause, result
+
+    async def _ship_last_lines(self, death: Death) -> None:
+        await self._logs.finish(death.agent_id, f"[agent {death.cause}]")
+
+
+def _seen(death: Death) -> tuple[int | None, int | None, int | None]:
+    return death.exit_code, death.signal, death.peak_memory_kib

@@ -1,0 +1,27 @@
+"""Whether this node drains, and what follows for its Celery worker: it takes no task from the shared queue then."""
+
+import asyncio
+import logging
+
+from orchestrator.store import Store
+from orchestrator.worker.service import Background
+from orchestrator.worker.task_queue import TaskQueue
+
+log = logging.getLogger("orchestrator.worker.drain_watch")
+
+
+class DrainWatch:
+    """Follows whether one node drains."""
+
+    def __init__(self, node: str, store: Store, queue: TaskQueue, background: Background) -> None:
+        self._node, self._store, self._queue, self._background = node, store, queue, background
+        self.draining = False
+
+    async def look(self) -> None:
+        """Ask the store, and switch the shared queue off or on when that has changed."""
+        draining = self._node in await self._store.draining()
+        if draining is self.draining:
+            return
+        self.draining = draining
+        log.info("the node drains" if draining else "the node is in service")
+        self._background.begin(asyncio.to_thread(self._queue.consume, not draining))

@@ -1,0 +1,73 @@
+"""Small duties that every node does again and again: LiveKit's probe, the alerts, the rewrite of Redis's file."""
+
+import logging
+import os
+
+from orchestrator.errors import OrchestratorError, StoreUnavailable
+from orchestrator.livekit.rooms import Rooms
+from orchestrator.settings import Settings
+from orchestrator.store import Store
+
+log = logging.getLogger("orchestrator.worker.duties")
+
+#: Seconds between two rounds of each.
+PROBE_SECONDS = 3.0
+ALERT_SECONDS = 1.0
+REWRITE_SECONDS = 60.0
+#: The embedded Valkey's append-only file is rewritten so often, unless REDIS_REWRITE_SECONDS says otherwise: what is
+#: deleted is gone from the disk well within an hour.
+EMBEDDED_REWRITE_SECONDS = 1200.0
+
+
+class LiveKitProbe:
+    """Tells the store whether LiveKit answers: no session is started while it does not."""
+
+    def __init__(self, store: Store, rooms: Rooms | None) -> None:
+        self._store, self._rooms = store, rooms
+
+    async def probe(self) -> None:
+        """Ask LiveKit, if there is one."""
+        if self._rooms:
+            trouble = await self._rooms.reachable()
+            if trouble:
+                log.warning("%s", trouble)
+            await self._store.livekit_down(trouble)
+
+
+class AlertWatch:
+    """Has the operator's webhook told of what has begun to be wrong, and of what is well again."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._wrong: set[str] = set()
+
+    async def look(self) -> None:
+        """Look at every alert; one that has begun is logged."""
+        wrong = set(await self._store.look_at_alerts())
+        for name in wrong - self._wrong:
+            log.warning("alert: %s", name)
+        self._wrong = wrong
+
+
+class FileRewrite:
+    """Has Redis rewrite its append-only file, so that what is deleted leaves the disk."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings, self._store = settings, store
+
+    @property
+    def every_seconds(self) -> float:
+        """Seconds between two rewrites; 0: the file is not rewritten from here."""
+        if (given := self._settings.redis_rewrite_seconds) is not None:
+            return given
+        return EMBEDDED_REWRITE_SECONDS if os.environ.get("EMBEDDED_VALKEY") == "true" else 0.0
+
+    async def rewrite(self) -> None:
+        """Have the file rewritten when that is due."""
+        try:
+            if await self._store.rewrite_log(self.every_seconds):
+                log.info("the append-only file is rewritten without what is deleted")
+        except StoreUnavailable:
+            raise
+        except OrchestratorError as failure:
+            log.warning("the append-only file is not rewritten, so what is deleted stays in it: %s", failure.detail)

@@ -1,0 +1,61 @@
+"""Whether this node has the memory and the disk for one more agent."""
+
+import contextlib
+import os
+from collections.abc import Callable
+
+from orchestrator.machine.memory import headroom_bytes
+from orchestrator.settings import Settings
+from orchestrator.store import Store
+
+MEMORY_SECONDS = 2.0
+#: Bytes of RUN_DIR's disk that must be free for an agent's record and its log.
+DISK_BYTES = 1 << 20
+
+
+class Headroom:
+    """What one node has left."""
+
+    def __init__(self, settings: Settings, free_bytes: Callable[[], int | None] = headroom_bytes) -> None:
+        self._settings, self._free_bytes = settings, free_bytes
+        #: Why no agent can be started here, at the last look; '' when one can.
+        self.shortage = self.look()
+
+    def look(self) -> str:
+        """Look again, and return `shortage`."""
+        self.shortage = self._memory() or self._disk()
+        return self.shortage
+
+    def spare_bytes(self) -> int | None:
+        """Return the memory that further agents may take here; None where nobody knows."""
+        free = self._free_bytes()
+        return None if free is None else free - (self._settings.memory_headroom_mb << 20)
+
+    def _disk(self) -> str:
+        # An agent that cannot write its record is not found by the host that is started next.
+        with contextlib.suppress(OSError):
+            found = os.statvfs(self._settings.run_dir)
+            free = found.f_bavail * found.f_frsize
+            if found.f_blocks and free < DISK_BYTES:
+                return f"the disk of RUN_DIR={self._settings.run_dir} is full: {free >> 10} KiB are free"
+        return ""
+
+    def _memory(self) -> str:
+        floor, free = self._settings.memory_headroom_mb, self._free_bytes()
+        if not floor or free is None or free >= floor << 20:
+            return ""
+        return f"{free >> 20} MiB of memory are free, MEMORY_HEADROOM_MB is {floor}"
+
+
+class HeadroomReport:
+    """Tells the store whether this node can start an agent."""
+
+    def __init__(self, node: str, store: Store, headroom: Headroom, refill: Callable[[], None]) -> None:
+        self._node, self._store, self._headroom, self._refill = node, store, headroom, refill
+
+    async def report(self) -> None:
+        """Say whether there is room for one more agent; where there is, the waiting line is served."""
+        before, now = self._headroom.shortage, self._headroom.look()
+        await self._store.memory(self._node, now, hold_seconds=int(3 * MEMORY_SECONDS))
+        if before and not now:
+            self._refill()

@@ -1,0 +1,48 @@
+"""Sets the pool's target by how many starts arrive (POOL_AUTO)."""
+
+import logging
+from collections.abc import Callable
+
+from orchestrator.pool import refill
+from orchestrator.settings import Settings
+from orchestrator.states import AgentState
+from orchestrator.store import Store
+
+log = logging.getLogger("orchestrator.worker.pool_sizing")
+
+SIZING_SECONDS = 5.0
+
+
+class PoolSizing:
+    """The sizing by one node."""
+
+    def __init__(self, settings: Settings, store: Store, refill: Callable[[], None]) -> None:
+        self._settings, self._store, self._refill = settings, store, refill
+
+    async def size(self) -> None:
+        """Set the target, once a boot has been measured."""
+        settings = self._settings
+        boot, _ = await self._store.means()
+        if boot is None:
+            return
+        room, rate = await self._room(), await self._store.arrivals()
+        target, why = refill.wanted(rate, boot, least=settings.pool_min, most=settings.pool_max, room=room)
+        before = (await self._store.counts())["target"]
+        await self._store.set_sizing(target, why)
+        if target != before:
+            log.info("pool target %d → %d: %s", before, target, why)
+            self._refill()
+
+    async def _room(self) -> int | None:
+        """Return for how many warm agents all nodes have memory; None when nobody knows."""
+        agents = await self._store.agents()
+        health = await self._store.health([agent.id for agent in agents])
+        sizes = [int(record["memory_bytes"]) for record in health if "memory_bytes" in record]
+        # A node that is short takes nothing away from the others.
+        spare = [
+            max(0, int(node["spareBytes"])) for node in (await self._store.nodes()).values() if "spareBytes" in node
+        ]
+        if not spare or not any(sizes):
+            return None
+        warm = sum(agent.state is AgentState.READY for agent in agents)
+        return max(0, warm + int(sum(spare) / (sum(sizes) / len(sizes))))

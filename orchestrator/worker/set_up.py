@@ -1,0 +1,86 @@
+"""Sets the store up: the schema, the policy that the scripts decide by, the pool's target.
+
+Failure cases: Redis back empty → the living agents register first, then starts are answered again; a Redis that
+another release's schema is in → this program ends for good: it must not touch what it does not understand.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Awaitable, Callable
+
+from orchestrator.clock import Clock
+from orchestrator.errors import CANNOT_RUN, HostUnavailable, SchemaMismatch, StoreUnavailable
+from orchestrator.settings import Settings
+from orchestrator.store import Store
+from orchestrator.worker.host_link import HostLink
+
+log = logging.getLogger("orchestrator.worker.set_up")
+
+#: Where Redis has lost everything, the living have this long to register before starts are answered again.
+REGISTER_SECONDS = 12.0
+RETRY_SECONDS = 0.5
+_LOOK_SECONDS = 0.2
+
+
+class SetUp:
+    """The set-up by one node."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        clock: Clock,
+        *,
+        link: HostLink,
+        before_starts: Callable[[], Awaitable[object]],
+        refill: Callable[[], None],
+        end_process: Callable[[int], object] = os._exit,
+    ) -> None:
+        """`before_starts`: what must be known before the first start is answered."""
+        self._settings, self._store, self._clock, self._link = settings, store, clock, link
+        self._before_starts, self._refill, self._end_process = before_starts, refill, end_process
+        self._done = False
+
+    async def begin(self) -> None:
+        """Agree on the schema and put this node in service, as soon as Redis answers."""
+        await self._until_store_answers(self._agree)
+        await self._until_store_answers(lambda: self._store.undrain_node(self._settings.node_id))
+
+    async def keep(self) -> None:
+        """Set the store up when this node has not yet done so, or when Redis has lost it."""
+        if not self._done or not await self._store.configured():
+            await self._set_up()
+            self._done = True
+
+    async def _agree(self) -> None:
+        try:
+            await self._store.agree()
+        except SchemaMismatch as failure:
+            log.critical("this node cannot run: %s", failure.detail)
+            self._end_process(CANNOT_RUN)
+
+    async def _until_store_answers(self, work: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            try:
+                await work()
+            except StoreUnavailable:
+                await self._clock.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    async def _set_up(self) -> None:
+        await self._store.write_policy(self._settings.policy)
+        if not await self._store.configured():
+            # No start is answered until the living have registered, so the cap holds.
+            deadline = self._clock.monotonic() + REGISTER_SECONDS
+            with contextlib.suppress(HostUnavailable):
+                while self._clock.monotonic() < deadline and not await self._all_registered():
+                    await self._clock.sleep(_LOOK_SECONDS)
+        await self._before_starts()
+        await self._store.configure(self._settings.policy, self._settings.pool_target)
+        self._refill()
+
+    async def _all_registered(self) -> bool:
+        living, _ = await self._link.hello(await self._link.host())
+        return {process.agent_id for process in living} <= {agent.id for agent in await self._store.agents()}
