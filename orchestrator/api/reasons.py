@@ -87,7 +87,8 @@ def for_operators() -> ReasonsReply:
 
 
 def _words(row: reasons.Row | reasons.Problem) -> Words:
-    words = Words(caller=row.caller or None, title=row.title or None, page=row.page or None, retryable=row.retry)
-    if isinstance(row, reasons.Row):
-        words.kind, words.retry_after = row.kind, row.retry_after
-    return words
+    reason = row if isinstance(row, reasons.Row) else None
+    return Words(
+        kind=reason and reason.kind, caller=row.caller or None, title=row.title or None, page=row.page or None,
+        retryable=row.retry, retry_after=reason and reason.retry_after,
+    )  # fmt: skip

@@ -74,7 +74,7 @@ async def check(store: Store, settings: Settings, host: HostClient | None, *, se
 
 async def _look(store: Store, settings: Settings, host: HostClient | None) -> list[str]:
     seen = await store.snapshot()
-    policy = settings.policy | dict(seen.policy)
+    policy = settings.policy | dict(seen.reading.policy)
     mine = [agent for agent in seen.agents.values() if agent.node == settings.node_id and agent.state in _LIVING]
     found = [
         *(f"{key} is not a whole record" for key in sorted(seen.broken)),
@@ -117,7 +117,7 @@ def _lists(seen: Snapshot) -> Iterator[str]:
 
 
 def _nodes(seen: Snapshot) -> Iterator[str]:
-    for node in sorted(seen.nodes):
+    for node in sorted(seen.lists[keys.NODES]):
         here = [agent for agent in seen.agents.values() if agent.node == node]
         right = {
             keys.node_warm(node): {agent.id for agent in here if agent.id in seen.lists[keys.POOL_READY]},
@@ -179,7 +179,7 @@ def _pool(seen: Snapshot, patience: float) -> Iterator[str]:
     for agent in seen.agents.values():
         if agent.state is not AgentState.READY:
             continue
-        heard = agent.last_beat is not None and seen.now - agent.last_beat <= patience
+        heard = agent.last_beat is not None and seen.reading.now - agent.last_beat <= patience
         pooled = agent.id in seen.lists[keys.POOL_READY]
         if pooled and not heard:
             yield f"{keys.POOL_READY} names agent {agent.id}, which is silent"

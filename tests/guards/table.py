@@ -996,7 +996,7 @@ GUARDS = (
     guard(
         "a failure is listed as long as its record and log are kept",
         "integration/test_agent_logs.py::test_a_log_is_kept_as_long_as_its_failure_is_listed",
-        ("orchestrator/api/board.py", "        await self._happenings.forget_lost(parts)\n", ""),
+        ("orchestrator/api/board.py", "        self._happenings.keep(kept)\n", ""),
     ),
     guard(
         "the cgroup's memory counts",
@@ -1133,7 +1133,7 @@ GUARDS = (
     guard(
         "a drain waits for rooms that are to be deleted",
         "integration/test_api.py::test_a_node_drains",
-        (f"{LIB}/left_on_node.lua", "    ids[#ids + 1] = string.match(member, '^close|(.*)$')\n", ""),
+        ("orchestrator/store/reading.py", "            closing=left[node],\n", ""),
     ),
     guard(
         "the living register before starts are answered",
