@@ -1420,7 +1420,7 @@ GUARDS = (
         "unit/test_livekit_refusals.py::test_the_operator_reads_livekits_own_words[200-<html>sign in</html>-0-expected10]",
         (
             "orchestrator/livekit/rooms.py",
-            'if status == HTTPStatus.OK and not said.lstrip().startswith("{"):',
+            'if status == HTTPStatus.OK and not text.lstrip().startswith("{"):',
             "if False:",
         ),
     ),
