@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from orchestrator import faults
+from orchestrator.config.load import load
+from orchestrator.config.node import NodeSettings
 from orchestrator.errors import CANNOT_RUN, OrchestratorError, Preflight
 from orchestrator.host.children import Children
 from orchestrator.host.launcher import Launcher
@@ -33,7 +35,6 @@ from orchestrator.host.server import LineServer
 from orchestrator.host.spawn import SINGLE_THREADED, forget_the_rest
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.logs import configure_logging
-from orchestrator.settings import NodeSettings, load
 
 log = logging.getLogger("orchestrator.host")
 

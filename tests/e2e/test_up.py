@@ -131,7 +131,7 @@ def test_a_folder_that_cannot_be_told_in_a_line_is_refused(tmp_path: Path, name:
     for setting in ("RUN_DIR", "FRONTEND_DIR"):
         said = _fails(**({"RUN_DIR": tmp_path} | {setting: tmp_path / name}))
         assert said.startswith(f"orchestrator: {setting}=")
-        assert "it has a control character, or one that is no UTF-8, in it" in said
+        assert "the path contains a control character or invalid UTF-8" in said
 
 
 def test_a_line_of_dot_env_that_no_environment_takes_is_refused(

@@ -12,7 +12,7 @@ from orchestrator.models import new_id
 from orchestrator.states import AGENT_MOVES, SESSION_MOVES, AgentState, SessionState
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
-from orchestrator.store.scripts import Scripts
+from orchestrator.store.loader import Scripts, assemble
 from tests.support.pool import POLICY, assign, change, warm
 from tests.support.processes import free_ports
 
@@ -448,13 +448,10 @@ async def test_a_redelivered_spawn_finds_its_agent_claimed(store: Store) -> None
 async def test_the_store_refuses_what_the_table_forbids(
     store: Store, raw: redis.Redis, valkey_url: str, state: SessionState, target: SessionState
 ) -> None:
-    probe = "move_session(ARGV[1], ARGV[2]) return 1"
+    probe = "-- include: sessions\nmove_session(ARGV[1], ARGV[2]) return 1"
     raw.hset("session:s", mapping={"status": state})
     scripts = Scripts(store._redis)
-    from orchestrator.store.scripts import sources
-
-    prelude = sources()["session_note"].split("-- Note something")[0]
-    scripts._scripts["probe"] = store._redis.register_script(prelude + probe)
+    scripts._scripts["probe"] = store._redis.register_script(assemble(probe))
     if target in SESSION_MOVES[state]:
         assert await scripts.call("probe", args=["s", target]) == 1
         assert raw.hget("session:s", "status") == target
@@ -511,3 +508,18 @@ async def test_whoever_waits_for_a_boot_is_told_how_it_ended(store: Store, valke
     assert await both == ["ready", "ready"]
     assert await store.wait_boot(agent_id, 5) == "ready"
     assert time.monotonic() - began < 3
+
+
+async def test_an_agent_whose_record_is_lost_leaves_the_lists_of_its_node(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    await store.beat_node("n1", {"host": 1}, 60)
+    ids = await warm(store, valkey_url, 3)
+    busy = (await assign(store, "ada")).agent_id
+    lost = [busy, next(i for i in ids if i != busy)]
+    raw.delete(*(f"agent:{i}" for i in lost))
+    assert await store.recount() == 2
+    assert await store.placed("n1") == (1, 0)
+    raw.delete("node:n1:warm")
+    assert await store.recount() == 1, "what is missing there comes back"
+    assert await store.placed("n1") == (1, 0)

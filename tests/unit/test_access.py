@@ -79,7 +79,7 @@ def test_on_loopback_an_api_may_be_open(host: str, monkeypatch: pytest.MonkeyPat
 
 def test_a_short_key_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEYS", "a-key-of-sixteen-and-more,short-secret")
-    with pytest.raises(Preflight, match="API_KEYS holds a key of less than 16 characters") as refused:
+    with pytest.raises(Preflight, match="API_KEYS has a key of less than 16 characters") as refused:
         Settings.load()
     assert "short-secret" not in str(refused.value)
     monkeypatch.delenv("API_KEYS")
