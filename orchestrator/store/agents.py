@@ -1,6 +1,6 @@
 """Agents: their boots, their heartbeats, their ends, their logs."""
 
-import time
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from orchestrator.models import Agent
@@ -42,8 +42,9 @@ class Agents(Base):
     @translated
     async def wait_boot(self, agent_id: str, seconds: float) -> str | None:
         """Wait until a boot is decided: `ready`, the cause of its failure, or None at the deadline."""
-        deadline, decided = time.monotonic() + seconds, keys.agent_boot(agent_id)
-        while (left := deadline - time.monotonic()) > 0:
+        now, decided = asyncio.get_running_loop().time, keys.agent_boot(agent_id)
+        deadline = now() + seconds
+        while (left := deadline - now()) > 0:
             # Onto itself: a task that is delivered twice waits twice, and both are to be told.
             outcome = await self._blocking.blmove(decided, decided, min(left, BLOCK_SECONDS), "LEFT", "RIGHT")
             if outcome:

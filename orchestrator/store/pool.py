@@ -68,8 +68,7 @@ class Pool(Base):
     @translated
     async def wait_wake(self, node: str) -> bool:
         """Wait for the pool to need a look of this node, for at most `BLOCK_SECONDS`; False when it did not."""
-        wakes = [keys.pool_wake(node), keys.POOL_WAKE]
-        return await self._blocking.blpop(wakes, timeout=BLOCK_SECONDS) is not None
+        return await self._blocking.blpop([keys.pool_wake(node)], timeout=BLOCK_SECONDS) is not None
 
     @translated
     async def breaker(self) -> Breaker:

@@ -20,7 +20,7 @@ class Upkeep(Base):
     async def agree(self) -> None:
         """Say which schema this release writes. Raises `SchemaMismatch` when it cannot share this Redis."""
         found: dict[str, str] = await self._redis.hgetall(keys.SCHEMA)
-        if reason := schema.disagreement(found, in_use=bool(await self._redis.exists(keys.POLICY))):
+        if reason := schema.disagreement(found):
             raise SchemaMismatch(reason)
         if int(found.get("version", 0)) < schema.VERSION:
             written = {"version": str(schema.VERSION), "readableBy": str(schema.READABLE_BY)}
