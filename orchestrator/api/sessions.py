@@ -205,7 +205,11 @@ async def stop(body: StopRequest, parts: ServicesDep, caller: CallerDep) -> Stop
     return StopReply(session_id=body.session_id, status=ended.status, message=message)
 
 
-@router.get("/session/{session_id:session}/logs", summary="Read a session's logs")
+@router.get(
+    "/session/{session_id:session}/logs",
+    summary="Read a session's logs",
+    openapi_extra={"security": [{"admin": []}]},
+)
 async def logs(
     session: SessionDep, parts: ServicesDep, caller: CallerDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
 ) -> LogsReply:
