@@ -4,7 +4,7 @@ A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,26 +124,41 @@ def guards() -> str:
     return "\n".join(["| guard | where | test |", "|---|---|---|", *(guard.row for guard in GUARDS)])
 
 
-def _remedies(rows: Iterable[reasons.Row | reasons.Problem]) -> str:
-    """Return a table of codes and what to do about each."""
-    return "\n".join(["| code | what to do |", "|---|---|", *(f"| `{row.code}` | {_remedy(row)} |" for row in rows)])
+#: By kind of a reason, the heading of its table.
+KINDS = {
+    "failure": "Sessions that failed",
+    "boot": "Agents that did not boot",
+    "death": "Agents whose process ended",
+    "end": "Sessions that ended as they should",
+    "leave": "Agents that left, or were told to",
+}
 
 
-def _remedy(row: reasons.Row | reasons.Problem) -> str:
-    text = re.sub(r"\b[A-Z]+(?:_[A-Z]+)+\b", r"`\g<0>`", row.remedy).replace(
-        "`orchestrator ", "`.venv/bin/orchestrator "
-    )
-    return f"{text} ({row.see})" if row.see else text
+def remedies() -> str:
+    """Return every reason, what it says and what to do about it."""
+    lines: list[str] = []
+    for kind, heading in KINDS.items():
+        lines += ["", f"### {heading}", "", "| code | means | what to do |", "|---|---|---|"]
+        found = (row for row in reasons.table().reasons.values() if row.kind == kind)
+        lines += [f"| `{row.code}` | {_means(row)} | {_printed(row)} |" for row in found]
+    return "\n".join(lines[1:])
 
 
-def _reasons(*kinds: str) -> list[reasons.Row]:
-    return [row for row in reasons.table().reasons.values() if row.kind in kinds]
+def _means(row: reasons.Row) -> str:
+    return re.sub(r"\{\w+\}", "…", _cell(row.sentence or row.text or row.caller))
 
 
-def problems() -> list[reasons.Problem]:
-    """Return the problems that a caller can be answered."""
-    inside = {"not_the_agent", "spawn_failed", "given_up", "not_delivered", "preflight"}
-    return [row for row in reasons.table().problems.values() if row.code not in inside]
+def problems() -> str:
+    """Return every code of an error, and what to do about it."""
+    rows = [f"| `{code}` | {_printed(each)} |" for code, each in reasons.table().problems.items()]
+    return "\n".join(["| code | what to do |", "|---|---|", *rows])
+
+
+def _printed(row: reasons.Row | reasons.Problem) -> str:
+    """Return a remedy as a document prints it: a command works from the root of the repository."""
+    text = re.sub(r"(?<!`)\b[A-Z]+(?:_[A-Z]+)+\b(?!`)", r"`\g<0>`", row.remedy)
+    text = text.replace("`orchestrator ", "`.venv/bin/orchestrator ")
+    return _cell(f"{text} ({row.see})" if row.see else text)
 
 
 def _told(row: reasons.Row) -> str:
@@ -151,29 +166,26 @@ def _told(row: reasons.Row) -> str:
     return f"`{row.told_as}`" if row.told_as else reasons.for_callers(because(row.code, seconds="N")).text
 
 
-def _told_of(*kinds: str) -> str:
+def told(*kinds: str) -> str:
     """Return a table of reasons, what callers read of each and what its record says."""
     lines = ["| code | callers read | the operator reads |", "|---|---|---|"]
-    for row in _reasons(*kinds):
-        facts = ": ".join(
-            filter(None, (row.text_prefix, row.text, "…" if "{cause}" in row.text or not row.text else ""))
-        )
-        lines.append(f"| `{row.code}` | {_told(row)} | {facts.replace('{cause}: ', '')} |")
+    for row in reasons.table().reasons.values():
+        if row.kind in kinds:
+            facts = ": ".join(filter(None, (row.text_prefix, row.text.replace("{cause}", "") or "…")))
+            lines.append(f"| `{row.code}` | {_told(row)} | {facts} |")
     return "\n".join(lines)
 
 
 #: By document and name of the part: what writes it.
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/api.md", "routes"): routes,
-    ("docs/errors.md", "failures"): lambda: _told_of("failure"),
-    ("docs/errors.md", "ends"): lambda: _told_of("end"),
-    ("docs/errors.md", "agents"): lambda: _told_of("boot", "death", "leave"),
-    ("docs/troubleshooting.md", "failures"): lambda: _remedies(_reasons("failure")),
-    ("docs/troubleshooting.md", "ends"): lambda: _remedies(_reasons("end")),
-    ("docs/troubleshooting.md", "agents"): lambda: _remedies(_reasons("boot", "death", "leave")),
-    ("docs/troubleshooting.md", "problems"): lambda: _remedies(problems()),
+    ("docs/errors.md", "failures"): lambda: told("failure"),
+    ("docs/errors.md", "ends"): lambda: told("end"),
+    ("docs/errors.md", "agents"): lambda: told("boot", "death", "leave"),
     ("docs/metrics.md", "metrics"): metrics.table,
     ("docs/testing.md", "guards"): guards,
+    ("docs/troubleshooting.md", "reasons"): remedies,
+    ("docs/troubleshooting.md", "problems"): problems,
 }
 
 

@@ -8,7 +8,7 @@ docs/errors.md lists the sentences.
 from typing import Any
 
 from orchestrator import reasons
-from orchestrator.api.schemas import why
+from orchestrator.api.schemas.base import why
 from orchestrator.reasons import OTHER, Reason, because
 
 #: What /api/health tells callers of, when it is so.

@@ -1,7 +1,7 @@
 """The second door: LiveKit asks for an agent, and gets an ordinary session, at once or not at all.
 
 States of a job: asked → (assignment by assign.lua) taken → assigned → running, when the agent is in the room → over.
-Messages: see `livekit/door.py`. What LiveKit asks is decided while it waits, by the same script as a start by HTTP,
+Messages: see `livekit/agent_worker.py`. What LiveKit asks is decided while it waits, by the script of a start by HTTP,
 with the same cap, breaker and memory rules; a job is never put in line, for somebody is on the phone.
 
 Failure cases: full, draining, LiveKit or Redis away, agents that do not boot, metadata too large → not available, and
@@ -25,11 +25,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from orchestrator.api.feed import set_within
-from orchestrator.api.schemas import METADATA_BYTES
+from orchestrator.api.change_feed import wait_for_event
+from orchestrator.api.schemas.base import METADATA_BYTES
 from orchestrator.api.services import Services
 from orchestrator.errors import InvalidRequest, OrchestratorError, RoomTaken, StoreUnavailable
-from orchestrator.livekit.agent_worker import Answer, Door, Job, Outcome, Standing
+from orchestrator.livekit.agent_worker import WorkerConnection
+from orchestrator.livekit.jobs import Answer, JobOffer, Outcome, WorkerLoad
 from orchestrator.models import ROOM_PATTERN, Session, UserId
 from orchestrator.pool.assignment import Request, Started
 from orchestrator.reasons import because
@@ -51,9 +52,9 @@ _user_ids: TypeAdapter[str] = TypeAdapter(UserId)
 
 
 @contextlib.asynccontextmanager
-async def dispatching(parts: Services) -> AsyncIterator[None]:
+async def dispatching(services: Services) -> AsyncIterator[None]:
     """Keep the door open for as long as the api serves."""
-    dispatch = Dispatch(parts)
+    dispatch = DispatchService(services)
     tasks = [asyncio.create_task(work) for work in (dispatch.door.run(), dispatch.follow())]
     try:
         yield
@@ -63,18 +64,18 @@ async def dispatching(parts: Services) -> AsyncIterator[None]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(OrchestratorError):
-            await parts.store.forget_door(dispatch.id)
+            await services.store.forget_door(dispatch.id)
 
 
-class Dispatch:
+class DispatchService:
     """Decides on LiveKit's jobs, and tells LiveKit how they go."""
 
-    def __init__(self, parts: Services) -> None:
-        settings = parts.settings
+    def __init__(self, services: Services) -> None:
+        settings = services.settings
         assert settings.livekit_url
         assert settings.livekit_api_key
         assert settings.livekit_api_secret
-        self._parts, self._store = parts, parts.store
+        self._services, self._store = services, services.store
         self._sessions: dict[str, str] = {}  #: of each job that is not over
         self._said_running: set[str] = set()
         self._full = "it is starting"
@@ -82,11 +83,11 @@ class Dispatch:
         self._recorded_at = 0.0
         self.id = f"{settings.node_id}.{os.getpid()}"
         secret = settings.livekit_api_secret.get_secret_value()
-        self.door = Door(settings.livekit_url, settings.livekit_api_key, secret, settings.agent_name, self)
+        self.door = WorkerConnection(settings.livekit_url, settings.livekit_api_key, secret, settings.agent_name, self)
 
     # What LiveKit says
 
-    async def asked(self, job: Job) -> Answer:
+    async def on_availability(self, job: JobOffer) -> Answer:
         """Give a job its session, or say why there is none."""
         facts = {"job": job.id, "dispatch": job.dispatch_id, "room": job.room}
         try:
@@ -105,7 +106,7 @@ class Dispatch:
         # one hour and one identity, comes when the agent is on its way already, and a takeover needs another.
         return Answer(available=True, identity=started.session_id)
 
-    async def assigned(self, job: Job) -> None:
+    async def on_assignment(self, job: JobOffer) -> None:
         """Keep the session of a job: it is ours."""
         session_id = self._sessions.get(job.id)
         async for attempt in _patiently():
@@ -116,9 +117,9 @@ class Dispatch:
         if session_id:
             self._sessions[job.id] = session_id
         else:
-            await self.door.report(job.id, Outcome.FAILED, "there is no session for this job")
+            await self.door.report_job(job.id, Outcome.FAILED, "there is no session for this job")
 
-    async def terminated(self, job_id: str) -> None:
+    async def on_termination(self, job_id: str) -> None:
         """End the session of a job whose dispatch was deleted."""
         if session_id := self._sessions.get(job_id):
             async for attempt in _patiently():
@@ -131,22 +132,22 @@ class Dispatch:
 
     # Starting
 
-    async def _start(self, job: Job) -> Started:
-        if self._parts.feed.closed.is_set():
+    async def _start(self, job: JobOffer) -> Started:
+        if self._services.feed.closed.is_set():
             raise OrchestratorError("the api is stopping")
         request = Request(
             user_of(job.room),
             metadata_of(job.metadata),
             idempotency_key=_key(job),
             room=job.room,
-            job=StoredJob(job.id, job.dispatch_id, self._parts.settings.node_id),
+            job=StoredJob(job.id, job.dispatch_id, self._services.settings.node_id),
         )
-        started = await self._parts.assigner.start(request)
+        started = await self._services.assigner.start(request)
         if started.existing:
             raise OrchestratorError(f"the user {request.user_id} has a session in another room")
         if started.status not in LIVE_SESSION_STATES:
             raise OrchestratorError(f"its session {started.session_id} is over")
-        await self._parts.queue_for(started, request.idempotency_key)
+        await self._services.queue_for(started, request.idempotency_key)
         return started
 
     # Telling
@@ -158,7 +159,7 @@ class Dispatch:
             await self._take_over()
         except Exception:
             log.exception("the jobs of the api that was here before are not known")
-        with self._parts.feed.listen() as changed:
+        with self._services.feed.listen() as changed:
             while not self.over.is_set():
                 changed.clear()
                 try:
@@ -166,11 +167,11 @@ class Dispatch:
                     await self._tell_jobs()
                     await self._record()
                 except StoreUnavailable as failure:
-                    self._stand(Standing(jobs=len(self._sessions)), failure.detail)
+                    self._stand(WorkerLoad(jobs=len(self._sessions)), failure.detail)
                 except Exception:
                     log.exception("LiveKit is not told how it stands, and will be")
                 await asyncio.sleep(PAUSE_SECONDS)
-                await set_within(changed, LOOK_SECONDS)
+                await wait_for_event(changed, LOOK_SECONDS)
 
     async def _take_over(self) -> None:
         """Find the jobs of the api of this node that was here before."""
@@ -183,12 +184,12 @@ class Dispatch:
         ):
             with attempt:
                 found = await self._store.live_sessions()
-        mine = [session for session in found if session.door == self._parts.settings.node_id]
+        mine = [session for session in found if session.door == self._services.settings.node_id]
         self._sessions |= {session.job_id: session.id for session in mine if session.job_id}
 
     async def _tell_standing(self) -> None:
-        capacity = await self._store.capacity(self._parts.settings.node_id)
-        stopping = self._parts.feed.closed.is_set()
+        capacity = await self._store.capacity(self._services.settings.node_id)
+        stopping = self._services.feed.closed.is_set()
         full = (
             "the api is stopping"
             if stopping
@@ -196,13 +197,13 @@ class Dispatch:
         )
         load = min(1.0, capacity.live / capacity.most) if capacity.most else 1.0
         draining = stopping or capacity.refusal == "draining"
-        self._stand(Standing(bool(full), load, len(self._sessions), draining), full)
+        self._stand(WorkerLoad(bool(full), load, len(self._sessions), draining), full)
 
-    def _stand(self, standing: Standing, full: str) -> None:
+    def _stand(self, standing: WorkerLoad, full: str) -> None:
         if bool(full) is not bool(self._full):
             log.info("LiveKit is told that we are %s", f"full: {full}" if full else "free")
         self._full = full
-        self.door.tell(standing)
+        self.door.report_load(standing)
 
     async def _tell_jobs(self) -> None:
         held = dict(self._sessions)
@@ -213,13 +214,13 @@ class Dispatch:
     async def _tell_job(self, job_id: str, session: Session | None) -> None:
         if session is not None and session.live:
             unsaid = session.joined_at and job_id not in self._said_running
-            if unsaid and await self.door.report(job_id, Outcome.RUNNING):
+            if unsaid and await self.door.report_job(job_id, Outcome.RUNNING):
                 self._said_running.add(job_id)
             return
         failed = session is None or session.status is SessionState.ERROR
         reason = session.reason.text if session and session.reason else "its record is gone"
         # Said again when LiveKit is back.
-        if await self.door.report(job_id, Outcome.FAILED if failed else Outcome.SUCCESS, reason if failed else ""):
+        if await self.door.report_job(job_id, Outcome.FAILED if failed else Outcome.SUCCESS, reason if failed else ""):
             self._sessions.pop(job_id, None)
             self._said_running.discard(job_id)
 
@@ -231,8 +232,8 @@ class Dispatch:
             return
         self._recorded_at = time.monotonic()
         fields: dict[str, str | int] = {
-            "node": self._parts.settings.node_id,
-            "agentName": self._parts.settings.agent_name,
+            "node": self._services.settings.node_id,
+            "agentName": self._services.settings.agent_name,
             "registered": int(bool(registration.worker_id)),
             "since": int(await self._store.now() - (time.monotonic() - registration.since)),
             "workerId": registration.worker_id,
@@ -285,7 +286,7 @@ def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _key(job: Job) -> str:
+def _key(job: JobOffer) -> str:
     return f"dispatch:{job.id}"
 
 

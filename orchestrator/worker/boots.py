@@ -95,3 +95,9 @@ class Boots:
         if session is not None and session.status is SessionState.STARTING:
             await self._store.end_session(session_id, SessionState.ERROR, reason)
             log.error("session failed", extra={"session_id": session_id, "reason": reason.text})
+
+
+def given_up_after(attempts: int, failure: OrchestratorError) -> Reason:
+    """Return the reason of a session for which no agent was booted in so many attempts."""
+    found = failure.reason if isinstance(failure, SpawnFailed) else None
+    return (found or because("not_spawned", detail=failure.detail)).of(attempts=attempts)

@@ -9,10 +9,9 @@ from celery import Task, signals
 from celery.exceptions import Ignore
 
 from orchestrator import logs
-from orchestrator.errors import BootElsewhere, NotDelivered, OrchestratorError, SpawnFailed
+from orchestrator.errors import BootElsewhere, NotDelivered, OrchestratorError
 from orchestrator.logs import configure_logging
 from orchestrator.models import new_id
-from orchestrator.reasons import because
 from orchestrator.settings import Settings
 from orchestrator.store.keys import CELERY_QUEUE, node_queue
 from orchestrator.task_queue import app as celery_app
@@ -20,6 +19,7 @@ from orchestrator.task_queue.app import make_worker_app, publishing
 from orchestrator.task_queue.consuming import wait_for_redis
 from orchestrator.task_queue.foreign_tasks import look_for_workers
 from orchestrator.worker import alerts
+from orchestrator.worker.boots import given_up_after
 from orchestrator.worker.node_thread import NodeThread
 from orchestrator.worker.task_queue import TaskQueue
 
@@ -122,8 +122,7 @@ def spawn_agent(self: Task, session_id: str) -> bool:
         raise Ignore from None
     except OrchestratorError as failure:
         if attempt >= SPAWN_RETRIES:
-            found = failure.reason if isinstance(failure, SpawnFailed) else None
-            reason = (found or because("not_spawned", detail=failure.detail)).of(attempts=attempt + 1)
+            reason = given_up_after(attempt + 1, failure)
             node.run(lambda node: node.boots.fail_session(session_id, reason), 10)
             return False
         log.warning("spawn failed, is tried again", extra={"session_id": session_id, "cause": failure.detail})

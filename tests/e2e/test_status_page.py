@@ -13,9 +13,10 @@ from urllib.parse import unquote
 import pytest
 from playwright.sync_api import Locator, expect
 
+from orchestrator.machine.printable import one_line
 from orchestrator.models import new_id
+from orchestrator.reasons import because
 from orchestrator.store import Store
-from orchestrator.text import one_line
 from tests.support.browser import PHONE, Browser
 from tests.support.node import Node
 from tests.support.processes import alive, poll
@@ -233,7 +234,7 @@ def test_what_strangers_send_is_text(node: Node, session: Callable[[str], str]) 
             panel = page.locator("#detail")
             _print(node, started, f"hello {HOSTILE}")
             expect(panel.get_by_role("log")).to_contain_text(f"hello {HOSTILE}", timeout=WAIT)
-            aside(_fail(node, started, f"agent_error: {HOSTILE}"))
+            aside(_fail(node, started, HOSTILE))
             expect(panel.locator(".why-box")).to_contain_text(HOSTILE, timeout=WAIT)
             expect(page.locator("#failures")).to_contain_text(HOSTILE, timeout=WAIT)
             expect(panel.get_by_role("heading", name=HOSTILE)).to_be_visible()
@@ -263,7 +264,7 @@ def test_controls_and_directions_of_strangers_are_written_out(node: Node) -> Non
             expect(panel.get_by_role("heading", name=shown, exact=True)).to_be_visible()
             _print(node, started, f"hello {STRANGE}\tand \x1b[2Jmore")
             expect(panel.get_by_role("log")).to_contain_text(f"hello {shown}\\tand \\x1b[2Jmore", timeout=WAIT)
-            aside(_fail(node, started, f"agent_error: {STRANGE}"))
+            aside(_fail(node, started, STRANGE))
             expect(panel.locator(".why-box")).to_contain_text(shown, timeout=WAIT)
             expect(page.locator("#failures")).to_contain_text(shown, timeout=WAIT)
             # Whatever there is of it on the page, attributes too.
@@ -390,7 +391,7 @@ def test_streams_are_put_together_and_percentiles_taken(node: Node) -> None:
         stream = ': ping\n\nevent: a\nid: 7\ndata: {"x":\ndata: 1}\n\ndata: "two\\n"\r\n\r\n'
         told = browser.page.evaluate(
             """async (stream) => {
-                 const { parser } = await import("/web/stream.js");
+                 const { parser } = await import("/web/sse.js");
                  const parse = parser();
                  return [...stream].flatMap((piece) => parse(piece));
                }""",
@@ -430,9 +431,9 @@ def _print(node: Node, session_id: str, line: str) -> None:
     aside(append())
 
 
-async def _fail(node: Node, session_id: str, reason: str) -> None:
+async def _fail(node: Node, session_id: str, detail: str) -> None:
     async with _store(node) as store:
-        await store.end_session(session_id, "error", reason)
+        await store.end_session(session_id, "error", because("agent_error", detail=detail))
 
 
 async def _fail_to_boot(node: Node, lines: list[str], session_id: str) -> str:
@@ -444,7 +445,7 @@ async def _fail_to_boot(node: Node, lines: list[str], session_id: str) -> str:
         await store.set_target(before)
         (agent_id,) = reserved
         await store.append_logs(agent_id, [*lines, "[agent exited with code 1]"], 500)
-        cause = f"boot_error: exited with code 1: {lines[-1]}"
+        cause = because("boot_error", cause="crashed", exitCode=1, detail=lines[-1], agentId=agent_id)
         await store.exited(agent_id, cause, 1)
         await store.end_session(session_id, "error", cause)
         await store.close_breaker()

@@ -10,10 +10,10 @@ import redis
 
 from orchestrator.api import health
 from orchestrator.api.app import create
-from orchestrator.api.dispatch import Dispatch
+from orchestrator.api.dispatch import DispatchService
 from orchestrator.api.services import Services
 from orchestrator.errors import StoreUnavailable
-from orchestrator.livekit.agent_worker import Answer, Job, Outcome
+from orchestrator.livekit.jobs import Answer, JobOffer, Outcome
 from orchestrator.models import Session
 from orchestrator.pool.assignment import Request
 from orchestrator.reasons import because, words
@@ -34,7 +34,7 @@ class Reports:
         self.said: list[tuple[str, Outcome, str]] = []
         self.connected = True
 
-    async def report(self, job_id: str, outcome: Outcome, error: str = "") -> bool:
+    async def report_job(self, job_id: str, outcome: Outcome, error: str = "") -> bool:
         if self.connected:
             self.said.append((job_id, outcome, error))
         return self.connected
@@ -48,20 +48,20 @@ async def parts(store: Store, valkey_url: str) -> AsyncIterator[Services]:
 
 
 @pytest.fixture
-def dispatch(parts: Services) -> Dispatch:
-    found = Dispatch(parts)
+def dispatch(parts: Services) -> DispatchService:
+    found = DispatchService(parts)
     found.door = Reports()  # type: ignore[assignment]
     return found
 
 
-def said(dispatch: Dispatch) -> list[tuple[str, Outcome, str]]:
+def said(dispatch: DispatchService) -> list[tuple[str, Outcome, str]]:
     door: Any = dispatch.door
     found: list[tuple[str, Outcome, str]] = door.said
     return found
 
 
-def job(number: int = 1, room: str = "lobby", metadata: str = "") -> Job:
-    return Job(f"AJ_{number}", f"AD_{number}", room, metadata)
+def job(number: int = 1, room: str = "lobby", metadata: str = "") -> JobOffer:
+    return JobOffer(f"AJ_{number}", f"AD_{number}", room, metadata)
 
 
 async def of(store: Store, answer: Answer) -> Session:
@@ -72,9 +72,9 @@ async def of(store: Store, answer: Answer) -> Session:
     return session
 
 
-async def test_a_job_is_an_ordinary_session(dispatch: Dispatch, store: Store, valkey_url: str) -> None:
+async def test_a_job_is_an_ordinary_session(dispatch: DispatchService, store: Store, valkey_url: str) -> None:
     (agent,) = await warm(store, valkey_url, 1)
-    session = await of(store, await dispatch.asked(job(metadata='{"name": "Ada"}')))
+    session = await of(store, await dispatch.on_availability(job(metadata='{"name": "Ada"}')))
     assert (session.status, session.user_id, session.room_name) == ("ready", "room:lobby", "lobby")
     assert (session.via, session.job_id, session.dispatch_id, session.door) == ("dispatch", "AJ_1", "AD_1", "api-test")
     link = AgentLink(valkey_url, agent)
@@ -84,68 +84,70 @@ async def test_a_job_is_an_ordinary_session(dispatch: Dispatch, store: Store, va
     assert (told["room"], told["metadata"], told["userId"]) == ("lobby", {"name": "Ada"}, "room:lobby")
 
 
-async def test_a_job_on_an_empty_pool_has_an_agent_started(dispatch: Dispatch, store: Store, raw: redis.Redis) -> None:
-    session = await of(store, await dispatch.asked(job()))
+async def test_a_job_on_an_empty_pool_has_an_agent_started(
+    dispatch: DispatchService, store: Store, raw: redis.Redis
+) -> None:
+    session = await of(store, await dispatch.on_availability(job()))
     assert session.status == "starting"
     spawns = [text for text in raw.lrange("celery", 0, -1) if "spawn_agent" in text]
     assert [session.id in text for text in spawns] == [True]
 
 
 async def test_an_agent_that_cannot_be_started_is_not_promised(
-    dispatch: Dispatch, parts: Services, store: Store, monkeypatch: pytest.MonkeyPatch
+    dispatch: DispatchService, parts: Services, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object, **__: object) -> None:
         raise StoreUnavailable
 
     with monkeypatch.context() as patched:
         patched.setattr(Services, "publish", fail)
-        assert await dispatch.asked(job()) == NO
+        assert await dispatch.on_availability(job()) == NO
     (session,) = await store.sessions()
     assert (session.status, session.reason and session.reason.text) == ("error", "spawn_not_queued")
-    assert (await dispatch.asked(job())).available, "the next api may try the same job"
+    assert (await dispatch.on_availability(job())).available, "the next api may try the same job"
 
 
 async def test_the_same_job_by_another_door_is_the_same_session(
-    dispatch: Dispatch, parts: Services, store: Store, valkey_url: str
+    dispatch: DispatchService, parts: Services, store: Store, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 2)
-    answers = await asyncio.gather(dispatch.asked(job()), Dispatch(parts).asked(job()))
+    answers = await asyncio.gather(dispatch.on_availability(job()), DispatchService(parts).on_availability(job()))
     assert answers[0] == answers[1]
     assert len(await store.sessions()) == 1
 
 
-async def test_a_second_job_for_a_room_needs_nobody(dispatch: Dispatch, store: Store) -> None:
-    assert (await dispatch.asked(job(1))).available
-    assert await dispatch.asked(job(2)) == Answer(available=False, terminate=True)
+async def test_a_second_job_for_a_room_needs_nobody(dispatch: DispatchService, store: Store) -> None:
+    assert (await dispatch.on_availability(job(1))).available
+    assert await dispatch.on_availability(job(2)) == Answer(available=False, terminate=True)
     assert len(await store.sessions()) == 1
 
 
-async def test_a_job_whose_session_is_over_is_not_taken_again(dispatch: Dispatch, store: Store) -> None:
-    session = await of(store, await dispatch.asked(job()))
+async def test_a_job_whose_session_is_over_is_not_taken_again(dispatch: DispatchService, store: Store) -> None:
+    session = await of(store, await dispatch.on_availability(job()))
     await store.end_session(session.id, "ended", words("over"))
-    assert await dispatch.asked(job()) == NO
+    assert await dispatch.on_availability(job()) == NO
 
 
-async def test_what_is_refused(dispatch: Dispatch, parts: Services, store: Store, valkey_url: str) -> None:
-    assert await dispatch.asked(job(metadata="x" * 5000)) == NO
+async def test_what_is_refused(dispatch: DispatchService, parts: Services, store: Store, valkey_url: str) -> None:
+    assert await dispatch.on_availability(job(metadata="x" * 5000)) == NO
     await change(store, maxSessions=1)
-    assert (await dispatch.asked(job(1, "desk"))).available
-    assert await dispatch.asked(job(2)) == NO
+    assert (await dispatch.on_availability(job(1, "desk"))).available
+    assert await dispatch.on_availability(job(2)) == NO
     await change(store, maxSessions=5)
     await store.livekit_down("no answer")
-    assert await dispatch.asked(job(2)) == NO
+    assert await dispatch.on_availability(job(2)) == NO
     await store.livekit_down(None)
     # Somebody calls themselves what the room stands for: that session is not the room's.
     await parts.assigner.start(Request("room:lobby", {}))
-    assert await dispatch.asked(job(2)) == NO
+    assert await dispatch.on_availability(job(2)) == NO
     parts.feed.close()
-    assert await dispatch.asked(job(3, "hall")) == NO, "the api is stopping"
+    assert await dispatch.on_availability(job(3, "hall")) == NO, "the api is stopping"
     assert len(await store.sessions()) == 2
 
 
-async def test_livekit_is_told_how_a_job_goes(dispatch: Dispatch, store: Store, valkey_url: str) -> None:
+async def test_livekit_is_told_how_a_job_goes(dispatch: DispatchService, store: Store, valkey_url: str) -> None:
     (agent,) = await warm(store, valkey_url, 1)
-    session = await of(store, await dispatch.asked(job()))
+    session = await of(store, await dispatch.on_availability(job()))
     await dispatch._tell_jobs()
     assert said(dispatch) == []
     link = AgentLink(valkey_url, agent)
@@ -164,44 +166,44 @@ async def test_livekit_is_told_how_a_job_goes(dispatch: Dispatch, store: Store, 
     assert dispatch.running() == []
 
 
-async def test_a_failure_is_told_with_its_reason(dispatch: Dispatch, store: Store) -> None:
-    session = await of(store, await dispatch.asked(job()))
+async def test_a_failure_is_told_with_its_reason(dispatch: DispatchService, store: Store) -> None:
+    session = await of(store, await dispatch.on_availability(job()))
     await store.end_session(session.id, "error", because("boot_error", detail="no model"))
     await dispatch._tell_jobs()
     assert said(dispatch) == [("AJ_1", Outcome.FAILED, "boot_error: no model")]
 
 
 async def test_an_assignment_is_noted_and_one_of_nobody_is_failed(
-    dispatch: Dispatch, parts: Services, store: Store, raw: redis.Redis
+    dispatch: DispatchService, parts: Services, store: Store, raw: redis.Redis
 ) -> None:
-    session = await of(store, await Dispatch(parts).asked(job()))
+    session = await of(store, await DispatchService(parts).on_availability(job()))
     assert raw.zscore("deadlines", f"job|{session.id}") is not None
-    await dispatch.assigned(job())  # LiveKit had asked another door first
+    await dispatch.on_assignment(job())  # LiveKit had asked another door first
     assert raw.zscore("deadlines", f"job|{session.id}") is None
     assert dispatch.running() == ["AJ_1"]
-    await dispatch.assigned(job(2, "desk"))
+    await dispatch.on_assignment(job(2, "desk"))
     assert said(dispatch) == [("AJ_2", Outcome.FAILED, "there is no session for this job")]
 
 
-async def test_a_deleted_dispatch_ends_the_session(dispatch: Dispatch, store: Store) -> None:
-    session = await of(store, await dispatch.asked(job()))
-    await dispatch.terminated("AJ_9")
-    await dispatch.terminated("AJ_1")
+async def test_a_deleted_dispatch_ends_the_session(dispatch: DispatchService, store: Store) -> None:
+    session = await of(store, await dispatch.on_availability(job()))
+    await dispatch.on_termination("AJ_9")
+    await dispatch.on_termination("AJ_1")
     ended = await store.session(session.id)
     assert ended is not None
     assert (ended.status, ended.reason and ended.reason.text) == ("ended", "LiveKit has ended its dispatch")
 
 
 async def test_the_next_api_of_a_node_takes_its_jobs_over(
-    dispatch: Dispatch, parts: Services, store: Store, raw: redis.Redis
+    dispatch: DispatchService, parts: Services, store: Store, raw: redis.Redis
 ) -> None:
-    await dispatch.asked(job(1))
-    elsewhere = await of(store, await dispatch.asked(job(2, "desk")))
-    over = await of(store, await dispatch.asked(job(3, "hall")))
+    await dispatch.on_availability(job(1))
+    elsewhere = await of(store, await dispatch.on_availability(job(2, "desk")))
+    over = await of(store, await dispatch.on_availability(job(3, "hall")))
     raw.hset(f"session:{elsewhere.id}", "door", "another-node")
     await store.end_session(over.id, "ended", words("over"))
     await parts.assigner.start(Request("ada", {}))
-    successor = Dispatch(parts)
+    successor = DispatchService(parts)
     await successor._take_over()
     assert successor.running() == ["AJ_1"]
 
@@ -217,11 +219,11 @@ async def test_health_says_how_the_door_is(store: Store, valkey_url: str, monkey
         while (found := await door()) is None:
             assert time.monotonic() < deadline, "the door says why it is not open"
             await asyncio.sleep(0.05)
-        assert (found["registered"], found["agentName"], found["jobs"]) == ("0", "voice-agent", "0")
+        assert (found["registered"], found["agentName"], found["jobs"]) == (False, "voice-agent", 0)
         assert "127.0.0.1" in found["error"]
         warnings = (await http.get("/api/health", headers=ADMIN)).json()["warnings"]
         assert not [words for words in warnings if "registered" in words]
-        monkeypatch.setattr(health, "DOOR_SECONDS", -1)
+        monkeypatch.setattr(health, "REGISTRATION_SECONDS", -1)
         warnings = (await http.get("/api/health", headers=ADMIN)).json()["warnings"]
         (words,) = [words for words in warnings if "registered" in words]
         assert words.startswith("node api-test has not been registered with LiveKit for ")

@@ -48,7 +48,7 @@ BLIND_MS = 3_000
 CLOCK = "test:clock"
 #: Put in front of every script: the clock is a key, and each script runs a quarter of a millisecond after the one
 #: before (several share one, as in life); chance is the clock's too, so that a sequence always does the same.
-_BENCH = f"""
+BENCH = f"""
 local real, redis = redis, setmetatable({{}}, {{__index = redis}})
 function redis.call(command, key, ...)
   if command == 'TIME' then
@@ -164,40 +164,21 @@ class Dump:
         return {name: (ours, theirs) for name, (ours, theirs) in pairs.items() if ours != theirs}
 
 
-#: The scripts of the release before this one, as it had them: schema 1.
+#: The scripts of the release before this one, as it had them.
 RELEASES = Path(__file__).parents[1] / "releases"
 
 
 def previous_release() -> dict[str, str]:
     """Return every script of the release before by name, with its prelude in front."""
-    found: dict[str, str] = json.loads((RELEASES / "schema1.json").read_text())
+    found: dict[str, str] = json.loads((RELEASES / "previous.json").read_text())
     prelude = found.pop("_prelude")
     return {name: prelude + source for name, source in found.items()}
 
 
 def as_then(name: str, args: Sequence[str | int]) -> list[str | int]:
-    """Return a script's arguments as the release before takes them: without the node that asks."""
-    match name:
-        case "pool_reserve" | "pool_promote":
-            return list(args[1:])
-        case "agent_claim":
-            return list(args[:2])
-        case "agent_exited" | "agent_failed" | "agent_stop":
-            return [args[0], _text(args[1]), *args[2:]]
-        case "session_end":
-            return [*args[:2], _text(args[2]), *args[3:]]
-    return list(args)
-
-
-def _text(reason: str | int) -> str:
-    """Return a reason as the release before takes it: its text alone."""
-    found: str = json.loads(str(reason))["text"]
-    return found
-
-
-def as_now(name: str, answer: Any) -> Any:
-    """Return what a script of the release before answers as this one's does."""
-    return [answer, ""] if name == "agent_claim" else answer
+    """Return a script's arguments as the release before takes them: of a reason its text alone."""
+    at = {"agent_exited": 1, "agent_failed": 1, "agent_stop": 1, "session_end": 2}.get(name)
+    return [json.loads(str(arg))["text"] if index == at else arg for index, arg in enumerate(args)]
 
 
 #: Microseconds of the clock at the beginning of every sequence.
@@ -223,7 +204,7 @@ class Bench:
         self._seen = "-"
 
     def _registered(self, found: Mapping[str, str]) -> dict[str, Any]:
-        return {name: self.redis.register_script(_BENCH + source) for name, source in found.items()}
+        return {name: self.redis.register_script(BENCH + source) for name, source in found.items()}
 
     def clear(self, *, anew: bool = True) -> None:
         """Empty the database. `anew`: the clock starts anew too, so that the same sequence is the same run."""
@@ -242,7 +223,7 @@ class Bench:
         coin = int(self.redis.get(CLOCK)) // 250 * 2_654_435_761 % 2**32 >> 31
         try:
             if coin and name in self._previous:
-                return as_now(name, self._previous[name](keys=list(keys), args=as_then(name, args)))
+                return self._previous[name](keys=list(keys), args=as_then(name, args))
             return self._scripts[name](keys=list(keys), args=list(args))
         except redis.ResponseError as failure:
             if "ILLEGAL" in str(failure):
@@ -299,7 +280,6 @@ class Model:
     loss: bool = False  #: something was lost: neither cap nor counters are exact
     slack: bool = False  #: room was made behind the waiting line's back: the next look at memory serves it
     taken: dict[str, str] = field(default_factory=dict)  #: agent: the one user it was given to
-    mixed: bool = False  #: the release before runs too: it does not keep the lists by node
 
     # What a start must answer
 
@@ -419,7 +399,7 @@ class Model:
         assert after.members("agents") - self.lost_agents == after.agents.keys() - after.agents_of("exited")
         assert after.members("pool:stale") - self.lost_agents <= after.agents_of("starting", "ready")
         for name, ids in (("busy", after.agents_of("assigned", "running")), ("warm", after.members("pool:ready"))):
-            for node in () if self.mixed else after.members("nodes"):
+            for node in after.members("nodes"):
                 own = {i for i in ids if after.agents.get(i, {}).get("node") == node}
                 listed = after.members(f"node:{node}:{name}")
                 assert listed - self.lost_agents == own - self.lost_agents, f"{name} on {node}: {listed} is not {own}"

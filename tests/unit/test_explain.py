@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic.alias_generators import to_camel
 
-from orchestrator.api.schemas import why
+from orchestrator.api.schemas.base import why
 from orchestrator.cli.explain import story
 from orchestrator.reasons import Reason, because, words
 

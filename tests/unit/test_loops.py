@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.api import feed
+from orchestrator.api import change_feed
 from orchestrator.clock import SystemClock
-from orchestrator.livekit import making
+from orchestrator.livekit import room_creation
 from orchestrator.settings import Settings
 from orchestrator.worker.boots import Boots
 from orchestrator.worker.canary import Canary
@@ -61,17 +61,17 @@ async def goes_on(loop: Any, broken: Broken) -> None:
 
 
 async def test_the_feed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(feed, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(change_feed, "RETRY_SECONDS", 0.01)
     store = Broken()
     with caplog.at_level(logging.ERROR):
-        await goes_on(feed.Feed(store).run(), store)  # type: ignore[arg-type]
+        await goes_on(change_feed.ChangeFeed(store).run(), store)  # type: ignore[arg-type]
     assert "last_change is broken" in caplog.text
 
 
 async def test_the_look_at_how_livekit_makes_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(room_creation, "RETRY_SECONDS", 0.01)
     rooms = Broken()
-    await goes_on(making.RoomMaker(rooms).watch(), rooms)  # type: ignore[arg-type]
+    await goes_on(room_creation.RoomCreator(rooms).watch(), rooms)  # type: ignore[arg-type]
 
 
 class Hasty(SystemClock):
