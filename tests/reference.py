@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.operations import metrics
 from tests.guards.table import GUARDS
-from tests.support import printed
+from tests.support import printed, state_tables
 from tests.support.documents import REPOSITORY
 
 Schema = Mapping[str, Any]
@@ -126,6 +126,7 @@ def guards() -> str:
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/api.md", "routes"): routes,
     ("docs/metrics.md", "metrics"): metrics.table,
+    ("docs/states.md", "rows"): state_tables.tables,
     ("docs/testing.md", "guards"): guards,
 }
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.config.calls import CallSettings
-from orchestrator.states import AGENT_MOVES, LIVE_SESSION_STATES, SESSION_MOVES
+from orchestrator.states import AGENT_ROWS, BUSY_AGENT_STATES, LIVE_SESSION_STATES, SESSION_ROWS, Deadline, Row
 from orchestrator.store import constants, histograms
 
 Value = str | float | Sequence["Value"] | Mapping[str, "Value"]
@@ -32,14 +32,36 @@ def _members(names: Iterable[str]) -> dict[str, Value]:
     return {str(name): True for name in sorted(names)}
 
 
-def _moves(moves: Mapping[Any, Iterable[str]]) -> dict[str, Value]:
-    return {str(state): _members(targets) for state, targets in moves.items()}
+def _given(**fields: str | None) -> dict[str, Value]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _deadline(each: Deadline) -> dict[str, Value]:
+    fields: dict[str, Value] = {
+        "kind": each.kind, "policy": each.policy, "ms": each.more_ms, "keeps": each.keeps,
+    }  # fmt: skip
+    return fields | _given(after=each.after, before=each.before, since=each.since)
+
+
+def _row(row: Row) -> dict[str, Value]:
+    fields: dict[str, Value] = {
+        "moves": _members(row.moves), "begins": row.begins, "sets": row.sets, "leaves": row.leaves,
+        "deadlines": [_deadline(each) for each in row.deadlines], "clears": row.clears, "forgets": row.forgets,
+    }  # fmt: skip
+    return fields | _given(queue=row.queue, nodeSet=row.node_set, timestamp=row.timestamp, counts=row.counts)
+
+
+def _rows(function: str, rows: Mapping[Any, Row]) -> str:
+    """A function that returns one row: a run of a script builds those alone that it needs."""
+    cases = (f"if state=='{state}' then return {literal(_row(row))} end\n" for state, row in rows.items())
+    return f"local function {function}(state)\n{''.join(cases)}end\n"
 
 
 #: What scripts and libraries may include beside the files in lua/lib.
 GENERATED: dict[str, Callable[[], str]] = {
-    "session_moves": lambda: _local(SESSION_MOVES=_moves(SESSION_MOVES)),
-    "agent_moves": lambda: _local(AGENT_MOVES=_moves(AGENT_MOVES)),
+    "session_rows": lambda: _rows("session_row", SESSION_ROWS),
+    "agent_rows": lambda: _rows("agent_row", AGENT_ROWS),
+    "busy_agent": lambda: _local(BUSY=_members(BUSY_AGENT_STATES)),
     "live_session": lambda: _local(LIVE_SESSION=_members(LIVE_SESSION_STATES)),
     "histogram_bounds": lambda: _local(HISTOGRAM_BOUNDS=histograms.BOUNDS),
     "recent_samples": lambda: _local(RECENT_SAMPLES=histograms.RECENT),
