@@ -32,23 +32,31 @@ def _members(names: Iterable[str]) -> dict[str, Value]:
     return {str(name): True for name in sorted(names)}
 
 
-def _given(**fields: str | None) -> dict[str, Value]:
-    return {name: value for name, value in fields.items() if value is not None}
+def _given(**fields: Value | None) -> dict[str, Value]:
+    """Return the fields that say something: a run of a script builds the tables that it reads."""
+    return {name: value for name, value in fields.items() if value}
 
 
-def _deadline(each: Deadline) -> dict[str, Value]:
-    fields: dict[str, Value] = {
-        "kind": each.kind, "policy": each.policy, "ms": each.more_ms, "keeps": each.keeps,
-    }  # fmt: skip
-    return fields | _given(after=each.after, before=each.before, since=each.since)
+def _deadline(each: Deadline) -> Value:
+    return _given(
+        kind=each.kind, policy=each.policy, ms=each.more_ms, keeps=each.keeps, after=each.after, before=each.before,
+        since=each.since,
+    )  # fmt: skip
 
 
-def _row(row: Row) -> dict[str, Value]:
-    fields: dict[str, Value] = {
-        "moves": _members(row.moves), "begins": row.begins, "sets": row.sets, "leaves": row.leaves,
-        "deadlines": [_deadline(each) for each in row.deadlines], "clears": row.clears, "forgets": row.forgets,
-    }  # fmt: skip
-    return fields | _given(queue=row.queue, nodeSet=row.node_set, timestamp=row.timestamp, counts=row.counts)
+def _row(row: Row) -> Value:
+    return _given(
+        moves=_members(row.moves), begins=row.begins, sets=row.sets, leaves=row.leaves, queue=row.queue,
+        nodeSet=row.node_set, deadlines=[_deadline(each) for each in row.deadlines], clears=row.clears,
+        forgets=row.forgets, timestamp=row.timestamp, counts=row.counts,
+    )  # fmt: skip
+
+
+def _reads(rows: Mapping[Any, Row]) -> list[str]:
+    """Return the fields of a record on which the effects of a move depend."""
+    names = {name for row in rows.values() for d in row.deadlines for name in (d.after, d.before, d.since) if name}
+    names |= {"createdAt"} if any(row.queue for row in rows.values()) else set()
+    return sorted(names | ({"node"} if any(row.node_set for row in rows.values()) else set()))
 
 
 def _rows(function: str, rows: Mapping[Any, Row]) -> str:
@@ -61,6 +69,7 @@ def _rows(function: str, rows: Mapping[Any, Row]) -> str:
 GENERATED: dict[str, Callable[[], str]] = {
     "session_rows": lambda: _rows("session_row", SESSION_ROWS),
     "agent_rows": lambda: _rows("agent_row", AGENT_ROWS),
+    "reads": lambda: _local(READS={"session": _reads(SESSION_ROWS), "agent": _reads(AGENT_ROWS)}),
     "busy_agent": lambda: _local(BUSY=_members(BUSY_AGENT_STATES)),
     "live_session": lambda: _local(LIVE_SESSION=_members(LIVE_SESSION_STATES)),
     "histogram_bounds": lambda: _local(HISTOGRAM_BOUNDS=histograms.BOUNDS),

@@ -27,7 +27,7 @@ def test_every_state_can_be_reached() -> None:
 def test_lua_gets_the_same_tables() -> None:
     moves = "['moves']={['active']=true,['ended']=true,['error']=true,['starting']=true}"
     assert f"if state=='ready' then return {{{moves}," in GENERATED["session_rows"]()
-    assert "if state=='exited' then return {['moves']={}," in GENERATED["agent_rows"]()
+    assert "if state=='exited' then return {['leaves']={'pool:stale'}," in GENERATED["agent_rows"]()
 
 
 def test_every_deadline_that_a_state_sets_is_cleared_by_its_ends() -> None:
