@@ -1,8 +1,9 @@
 """Who shares our Redis: nodes that are no parts of one orchestrator, and other programs."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+
+from orchestrator.store import Node
 
 #: What nodes of one Redis may differ in without being of one kind, and what comes of it.
 _EFFECTS = {
@@ -19,12 +20,12 @@ UNVERIFIED = (
 MEND = "Give each orchestrator a REDIS_PREFIX or a database of its own"
 
 
-def troubles(nodes: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """Yield, in words, what is wrong with those that share a Redis: the hashes of its living nodes."""
-    for found in sorted({fields["strangers"] for fields in nodes.values() if fields.get("strangers")}):
+def troubles(nodes: Mapping[str, Node]) -> Iterator[str]:
+    """Yield, in words, what is wrong with those that share a Redis: its living nodes."""
+    for strangers in sorted({node.strangers for node in nodes.values() if node.strangers}):
         yield (
-            f"another program uses this Redis database's queues ({found}): its workers drop our tasks, and ours give "
-            "back its. Set REDIS_PREFIX, or give it a database of its own"
+            f"another program uses this Redis database's queues ({strangers}): its workers drop our tasks, and ours "
+            "give back its. Set REDIS_PREFIX, or give it a database of its own"
         )
     yield from _differences(nodes)
 
@@ -39,14 +40,13 @@ def traces(tasks: Iterable[str], workers: Iterable[str]) -> Iterator[str]:
         )
 
 
-def _differences(nodes: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+def _differences(nodes: Mapping[str, Node]) -> Iterator[str]:
     values: dict[str, dict[str, str]] = defaultdict(dict)
-    for node, fields in sorted(nodes.items()):
-        told: dict[str, str] = json.loads(fields.get("serves") or "{}")  # a node of an earlier release says nothing
-        for setting, value in told.items():
-            values[setting].setdefault(value, node)
-        if told:
-            values["AGENT_MODULE"].setdefault(told.get("AGENT_MODULE", ""), node)
+    for name, node in sorted(nodes.items()):
+        for setting, value in node.serves.items():
+            values[setting].setdefault(value, name)
+        if node.serves:
+            values["AGENT_MODULE"].setdefault(node.serves.get("AGENT_MODULE", ""), name)
     for setting, found in values.items():
         if len(found) < 2:
             continue

@@ -46,7 +46,8 @@ def guard(name: str, test: str, *changes: tuple[str, str, str], **environment: s
     return Guard(name, f"tests/{test}", tuple(Change(*change) for change in changes), environment)
 
 
-HOST, WORKER, RUNTIME = "orchestrator/host/host.py", "orchestrator/worker", "agents/runtime.py"
+HOST, CHILDREN = "orchestrator/host/host.py", "orchestrator/host/children.py"
+WORKER, RUNTIME = "orchestrator/worker", "agents/runtime.py"
 PROCESSES = f"{WORKER}/processes.py"
 PROCESS, FOLDER, PRELOAD = (
     "orchestrator/machine/process.py",
@@ -64,7 +65,7 @@ PROMOTE = (
     "  close_session(id, to, reason)\n  admit_from_queue()\n",
     "  close_session(id, to, reason)\n",
 )
-NO_DEATHS = (HOST, '"deaths": [encode(death) for death in self._deaths.values()],', '"deaths": [],')
+NO_DEATHS = (HOST, '"deaths": [encode(death) for death in self._children.deaths.values()],', '"deaths": [],')
 NO_CHECK = (f"{WORKER}/checks.py", "            if finding.fault is not None:\n", "            if False:\n")
 NO_SILENCE = (DUE, "function on_timeout.beat(id)\n", "function on_timeout.beat(id)\n  if true then return end\n")
 NO_HANDOVER = (DUE, "fields[1] == node and policy('takeover') ~= 0 and can_serve_one_more() then", "false then")
@@ -268,9 +269,9 @@ GUARDS = (
         "a client secret ends a little after its session",
         "integration/test_access.py::test_a_client_secret_is_good_until_a_little_after_the_end",
         (
-            "orchestrator/api/services.py",
-            "    if ended is not None and await parts.store.now() > ended",
-            "    if False and await parts.store.now() > ended",
+            "orchestrator/api/dependencies.py",
+            "    if ended is not None and await services.store.now() > ended",
+            "    if False and await services.store.now() > ended",
         ),
     ),
     guard(
@@ -287,8 +288,8 @@ GUARDS = (
         "integration/test_strangers.py::test_what_looks_like_a_client_secret_opens_nothing_on_any_route",
         (
             "orchestrator/api/health.py",
-            "    caller = parts.access.starter(request)\n",
-            "    caller = parts.access.caller(request)\n",
+            "    caller = services.access.starter(request)\n",
+            "    caller = services.access.caller(request)\n",
         ),
     ),
     guard(
@@ -368,7 +369,7 @@ GUARDS = (
     guard(
         "no caller names a user for whom a room stands",
         "integration/test_strangers.py::test_no_caller_names_a_user_for_whom_a_room_stands",
-        ("orchestrator/api/schemas.py", "    if re.match(JOB_USERS, user_id):\n", "    if False:\n"),
+        ("orchestrator/api/schemas/sessions.py", "    if re.match(JOB_USERS, user_id):\n", "    if False:\n"),
     ),
     guard(
         "one address takes few seats",
@@ -422,7 +423,7 @@ GUARDS = (
     guard(
         "callers that cannot reach LiveKit are told of",
         "integration/test_access.py::test_health_tells_of_callers_that_cannot_reach_livekit",
-        ("orchestrator/api/health.py", "    yield from reach.troubles(parts.settings, os.environ)\n", ""),
+        ("orchestrator/api/health.py", "    yield from reach.troubles(services.settings, os.environ)\n", ""),
     ),
     guard(
         "secrets that somebody else could have written are not read",
@@ -453,7 +454,7 @@ GUARDS = (
     guard(
         "an api that was given no keys opens to nobody by mistake",
         "unit/test_programs.py::test_programs_without_the_keys_start_and_the_api_does_not",
-        ("orchestrator/api/services.py", "    if settings.access_trouble:\n", "    if False:\n"),
+        ("orchestrator/api/lifecycle.py", "    if settings.access_trouble:\n", "    if False:\n"),
     ),
     guard(
         "no other process of its user reads a sealed one",
@@ -473,8 +474,8 @@ GUARDS = (
         "an api that stops ends its streams",
         "e2e/test_threats.py::test_a_stop_with_open_streams_waits_for_none",
         (
-            "orchestrator/api/services.py",
-            "            with _told_to_stop(feed.close):\n",
+            "orchestrator/api/lifecycle.py",
+            "            with _on_stop_signal(feed.close):\n",
             "            with contextlib.nullcontext():\n",
         ),
     ),
@@ -487,7 +488,7 @@ GUARDS = (
     guard(
         "a death is told at once",
         "chaos/test_takeover.py::test_a_killed_agent_is_heard_again_within_two_seconds",
-        (HOST, 'self._server.tell({"event": "died", "death": encode(death)})', "pass"),
+        (CHILDREN, "        self._on_death(death)\n", "        pass\n"),
     ),
     guard(
         "an agent that is silent is given up",
@@ -508,7 +509,7 @@ GUARDS = (
     guard(
         "the next host finds the agents of the one before",
         "chaos/test_survival.py::test_a_call_does_not_notice_that_a_program_is_killed[host]",
-        (HOST, "                self._adopt(record)\n", "                pass\n"),
+        (CHILDREN, "                self._adopt(record)\n", "                pass\n"),
     ),
     guard(
         "who restarts the host alone ends no call",
@@ -549,9 +550,9 @@ GUARDS = (
         "a full disk does not end the agent host",
         "unit/test_full_disk.py::test_the_host_tells_who_died_and_refuses_with_the_cause",
         (
-            "orchestrator/host/host.py",
-            "        except OSError as failure:\n            # Told all the same.",
-            "        except KeyError as failure:\n            # Told all the same.",
+            CHILDREN,
+            "        except OSError as failure:\n            # Reported all the same.",
+            "        except KeyError as failure:\n            # Reported all the same.",
         ),
     ),
     guard(
@@ -883,14 +884,14 @@ GUARDS = (
         "chaos/test_flood.py::test_a_flood_of_output_is_bounded_and_nobody_else_notices",
         (
             HOST,
-            "        limit = self._settings.agent_log_bytes\n",
-            "        limit = self._settings.agent_log_bytes * 1000\n",
+            "self._children.look(now, self._settings.agent_log_bytes)",
+            "self._children.look(now, self._settings.agent_log_bytes * 1000)",
         ),
     ),
     guard(
         "TERM, then KILL at the deadline",
         "chaos/test_flood.py::test_an_agent_that_will_not_go_is_gone_ten_seconds_after_its_end[deaf]",
-        (HOST, "                child.identity.signal_group(signal.SIGKILL)\n", "                pass\n"),
+        (CHILDREN, "                child.identity.signal_group(signal.SIGKILL)\n", "                pass\n"),
     ),
     guard(
         "a process is its pid and its start",
@@ -913,18 +914,18 @@ GUARDS = (
     guard(
         "the host looks for records it does not know",
         "unit/test_host.py::test_a_child_that_was_not_registered_is_found[fork]",
-        (HOST, "        if now >= self._next_scan:\n            self._scan()\n", ""),
+        (HOST, "        if now >= self._children.next_scan:\n            self._children.scan()\n", ""),
     ),
     guard(
         "what a dead leader left in its group, or elsewhere, is killed",
         "unit/test_host.py::test_adopted_agents_leave_no_children_behind[killed by a stranger]",
-        (HOST, "            child.identity.kill_left_behind()\n", "            pass\n"),
-        (HOST, "            kill_strays(self._buried_ids - self._children.keys())\n", "            pass\n"),
+        (CHILDREN, "            child.identity.kill_left_behind()\n", "            pass\n"),
+        (CHILDREN, "            kill_strays(self._strays_of - self.living.keys())\n", "            pass\n"),
     ),
     guard(
         "what was sent out of the group is killed too",
         "unit/test_host.py::test_who_sends_a_child_out_of_its_group_takes_it_along_all_the_same[False]",
-        (HOST, "            kill_strays(self._buried_ids - self._children.keys())\n", "            pass\n"),
+        (CHILDREN, "            kill_strays(self._strays_of - self.living.keys())\n", "            pass\n"),
     ),
     guard(
         "a flood's newest output stays",
@@ -938,12 +939,12 @@ GUARDS = (
     guard(
         "who floods is looked at more often",
         "unit/test_host.py::test_a_flood_is_watched_more_closely",
-        (HOST, "                self._next_look = now + FLOOD_LOOK\n", "                pass\n"),
+        (CHILDREN, "                self.next_look = now + FLOOD_LOOK\n", "                pass\n"),
     ),
     guard(
         "every child is reaped",
         "unit/test_host.py::test_a_thousand_agents_leave_nothing_behind",
-        (HOST, "        self._buried_ids.add(process.agent_id)\n", "        os.open(os.devnull, 0)\n"),
+        (CHILDREN, "        self._strays_of.add(process.agent_id)\n", "        os.open(os.devnull, 0)\n"),
     ),
     guard(
         "a host that goes alone leaves its agents",
@@ -964,8 +965,8 @@ GUARDS = (
         "a stop under way survives the new image",
         "unit/test_host_code.py::test_a_stop_that_is_under_way_is_brought_to_its_end",
         (
-            HOST,
-            '        if stop := self._handover.get("stops", {}).get(process.agent_id):\n',
+            CHILDREN,
+            "        if stop := self._stops.get(process.agent_id):\n",
             "        if stop := None:\n",
         ),
     ),
@@ -996,7 +997,7 @@ GUARDS = (
     guard(
         "a failure is listed as long as its record and log are kept",
         "integration/test_agent_logs.py::test_a_log_is_kept_as_long_as_its_failure_is_listed",
-        ("orchestrator/api/board.py", "        await self._happenings.forget_lost(parts)\n", ""),
+        ("orchestrator/api/status_view.py", "        self._failures.keep(kept)\n", ""),
     ),
     guard(
         "the cgroup's memory counts",
@@ -1104,7 +1105,7 @@ GUARDS = (
     guard(
         "the api answers while Redis is a black hole, a crowd too",
         "integration/test_api.py::test_a_black_hole_for_a_redis_is_503_in_two_seconds",
-        ("orchestrator/api/services.py", "PATIENCE = 0.9", "PATIENCE = 3.0"),
+        ("orchestrator/api/lifecycle.py", "PATIENCE = 0.9", "PATIENCE = 3.0"),
     ),
     guard(
         "a key stands for one start",
@@ -1133,7 +1134,7 @@ GUARDS = (
     guard(
         "a drain waits for rooms that are to be deleted",
         "integration/test_api.py::test_a_node_drains",
-        (f"{LIB}/left_on_node.lua", "    ids[#ids + 1] = string.match(member, '^close|(.*)$')\n", ""),
+        ("orchestrator/store/reading.py", "            closing=left[node],\n", ""),
     ),
     guard(
         "the living register before starts are answered",
@@ -1437,7 +1438,7 @@ GUARDS = (
         "the feed outlasts what nobody has thought of",
         "unit/test_loops.py::test_the_feed",
         (
-            "orchestrator/api/feed.py",
+            "orchestrator/api/change_feed.py",
             "except Exception as failure:  # whatever it is, somebody listens",
             "except StoreUnavailable as failure:",
         ),

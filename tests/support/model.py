@@ -48,7 +48,7 @@ BLIND_MS = 3_000
 CLOCK = "test:clock"
 #: Put in front of every script: the clock is a key, and each script runs a quarter of a millisecond after the one
 #: before (several share one, as in life); chance is the clock's too, so that a sequence always does the same.
-_BENCH = f"""
+BENCH = f"""
 local real, redis = redis, setmetatable({{}}, {{__index = redis}})
 function redis.call(command, key, ...)
   if command == 'TIME' then
@@ -198,7 +198,7 @@ class Bench:
         self._seen = "-"
 
     def _registered(self, found: Mapping[str, str]) -> dict[str, Any]:
-        return {name: self.redis.register_script(_BENCH + source) for name, source in found.items()}
+        return {name: self.redis.register_script(BENCH + source) for name, source in found.items()}
 
     def clear(self, *, anew: bool = True) -> None:
         """Empty the database. `anew`: the clock starts anew too, so that the same sequence is the same run."""
