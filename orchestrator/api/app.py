@@ -68,7 +68,8 @@ def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
             for path, methods in schema["paths"].items():
                 for route in methods.values():
                     if path not in PUBLIC:
-                        route["security"] = [{"admin" if "admin" in route.get("tags", ()) else "key": []}]
+                        secret = "admin" if "admin" in route.get("tags", ()) else "key"
+                        route.setdefault("security", [{secret: []}])
                     route["responses"].pop("422", None)  # FastAPI's own shape, which is never sent
                     for status, response in route["responses"].items():
                         if status in problems.PROBLEM_RESPONSES:

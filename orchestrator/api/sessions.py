@@ -214,7 +214,11 @@ async def stop(body: StopRequest, services: ServicesDep, caller: CallerDep) -> S
     return StopReply(session_id=body.session_id, status=ended.status, message=message)
 
 
-@router.get("/session/{session_id:session}/logs", summary="Read a session's logs")
+@router.get(
+    "/session/{session_id:session}/logs",
+    summary="Read a session's logs",
+    openapi_extra={"security": [{"admin": []}]},
+)
 async def logs(
     session: SessionDep, services: ServicesDep, caller: CallerDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
 ) -> LogsReply:
