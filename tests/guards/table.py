@@ -146,7 +146,7 @@ GUARDS = (
     guard(
         "the cap is looked at where the agent is taken",
         "chaos/test_capacity.py::test_the_cap_holds_at_every_moment_of_a_rush",
-        (ASSIGN, "local crowded = served_sessions() >= most or", "local crowded ="),
+        (f"{LIB}/admission.lua", "if served_sessions() >= max_sessions() then return", "if false then return"),
     ),
     guard(
         "the end of a session and the next one's turn are one step",
@@ -156,7 +156,7 @@ GUARDS = (
     guard(
         "who comes while others wait joins the line, room or not",
         "chaos/test_capacity.py::test_whoever_comes_later_stands_behind_even_when_a_place_is_free",
-        (ASSIGN, " or redis.call('ZCARD', 'session:queued') > 0\n", "\n"),
+        (f"{LIB}/admission.lua", "if redis.call('ZCARD', 'session:queued') > 0 then return", "if false then return"),
         PROMOTE,
     ),
     guard(
@@ -209,7 +209,7 @@ GUARDS = (
     guard(
         "who is not warm any more is out of the pool",
         "chaos/test_model.py::test_the_promises_hold_whatever_happens",
-        (f"{LIB}/agents.lua", "  if from == 'ready' then leave_pool(id, node) end\n", ""),
+        (f"{LIB}/lists.lua", "else redis.call('SREM', set, id) end\n", "else redis.call('EXISTS', set) end\n"),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
@@ -221,7 +221,7 @@ GUARDS = (
     guard(
         "every wait has its deadline",
         "chaos/test_model.py::test_the_promises_hold_whatever_happens",
-        (f"{LIB}/sessions.lua", "    set_deadline('start', id, policy('startMs'))\n", ""),
+        (f"{LIB}/enter.lua", "      set(deadline.kind, id, ms)\n", ""),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
@@ -261,7 +261,7 @@ GUARDS = (
         "integration/test_access.py::test_a_client_secret_is_good_for_its_own_session_alone",
         (
             ACCESS,
-            "        return hmac.compare_digest(_digest(shown), _digest(self.client_secret(session_id)))\n",
+            "        return hmac.compare_digest(_digest(secret), _digest(self.client_secret(session_id)))\n",
             "        return True\n",
         ),
     ),
@@ -269,9 +269,9 @@ GUARDS = (
         "a client secret ends a little after its session",
         "integration/test_access.py::test_a_client_secret_is_good_until_a_little_after_the_end",
         (
-            "orchestrator/api/services.py",
-            "    if ended is not None and await parts.store.now() > ended",
-            "    if False and await parts.store.now() > ended",
+            "orchestrator/api/dependencies.py",
+            "    if ended is not None and await services.store.now() > ended",
+            "    if False and await services.store.now() > ended",
         ),
     ),
     guard(
@@ -288,8 +288,8 @@ GUARDS = (
         "integration/test_strangers.py::test_what_looks_like_a_client_secret_opens_nothing_on_any_route",
         (
             "orchestrator/api/health.py",
-            "    caller = parts.access.starter(request)\n",
-            "    caller = parts.access.caller(request)\n",
+            "    caller = services.access.starter(request)\n",
+            "    caller = services.access.caller(request)\n",
         ),
     ),
     guard(
@@ -313,7 +313,7 @@ GUARDS = (
     guard(
         "where no credentials are needed, secrets cannot be guessed either",
         "integration/test_operators_words.py::test_a_route_without_credentials_is_no_place_to_guess_the_token",
-        (ACCESS, "        if shown and not shown.startswith(_SECRET_PREFIX):\n", "        if False:\n"),
+        (ACCESS, "        if secret and not secret.startswith(_SECRET_PREFIX):\n", "        if False:\n"),
     ),
     guard(
         "of reasons and causes callers read the code",
@@ -345,7 +345,7 @@ GUARDS = (
     guard(
         "health tells callers that something is wrong, not why",
         "integration/test_operators_words.py::test_a_boot_error_is_the_operators",
-        ("orchestrator/api/health.py", "found if caller.role is Role.ADMIN else caller_view.health(found)", "found"),
+        ("orchestrator/api/health.py", "reply if caller.role is Role.ADMIN else caller_view.health(reply)", "reply"),
     ),
     guard(
         "logs are the operator's",
@@ -369,7 +369,7 @@ GUARDS = (
     guard(
         "no caller names a user for whom a room stands",
         "integration/test_strangers.py::test_no_caller_names_a_user_for_whom_a_room_stands",
-        ("orchestrator/api/schemas.py", "    if re.match(JOB_USERS, user_id):\n", "    if False:\n"),
+        ("orchestrator/api/schemas/sessions.py", "    if re.match(JOB_USERS, user_id):\n", "    if False:\n"),
     ),
     guard(
         "one address takes few seats",
@@ -423,7 +423,7 @@ GUARDS = (
     guard(
         "callers that cannot reach LiveKit are told of",
         "integration/test_access.py::test_health_tells_of_callers_that_cannot_reach_livekit",
-        ("orchestrator/api/health.py", "    yield from reach.troubles(parts.settings, os.environ)\n", ""),
+        ("orchestrator/api/health.py", "    yield from reach.troubles(services.settings, os.environ)\n", ""),
     ),
     guard(
         "secrets that somebody else could have written are not read",
@@ -454,7 +454,7 @@ GUARDS = (
     guard(
         "an api that was given no keys opens to nobody by mistake",
         "unit/test_programs.py::test_programs_without_the_keys_start_and_the_api_does_not",
-        ("orchestrator/api/services.py", "    if settings.access_trouble:\n", "    if False:\n"),
+        ("orchestrator/api/lifecycle.py", "    if settings.access_trouble:\n", "    if False:\n"),
     ),
     guard(
         "no other process of its user reads a sealed one",
@@ -474,8 +474,8 @@ GUARDS = (
         "an api that stops ends its streams",
         "e2e/test_threats.py::test_a_stop_with_open_streams_waits_for_none",
         (
-            "orchestrator/api/services.py",
-            "            with _told_to_stop(feed.close):\n",
+            "orchestrator/api/lifecycle.py",
+            "            with _on_stop_signal(feed.close):\n",
             "            with contextlib.nullcontext():\n",
         ),
     ),
@@ -787,7 +787,7 @@ GUARDS = (
     guard(
         "starts are refused while LiveKit is away",
         "chaos/test_livekit.py::test_signalling_is_swallowed_and_the_call_goes_on",
-        (ASSIGN, "if down then return {'livekit', '', down, 0} end", ""),
+        (f"{LIB}/admission.lua", "if down then return 'livekit', down end", ""),
     ),
     guard(
         "an agent tries again to join",
@@ -997,7 +997,7 @@ GUARDS = (
     guard(
         "a failure is listed as long as its record and log are kept",
         "integration/test_agent_logs.py::test_a_log_is_kept_as_long_as_its_failure_is_listed",
-        ("orchestrator/api/board.py", "        self._happenings.keep(kept)\n", ""),
+        ("orchestrator/api/status_view.py", "        self._failures.keep(kept)\n", ""),
     ),
     guard(
         "the cgroup's memory counts",
@@ -1105,7 +1105,7 @@ GUARDS = (
     guard(
         "the api answers while Redis is a black hole, a crowd too",
         "integration/test_api.py::test_a_black_hole_for_a_redis_is_503_in_two_seconds",
-        ("orchestrator/api/services.py", "PATIENCE = 0.9", "PATIENCE = 3.0"),
+        ("orchestrator/api/lifecycle.py", "PATIENCE = 0.9", "PATIENCE = 3.0"),
     ),
     guard(
         "a key stands for one start",
@@ -1278,7 +1278,7 @@ GUARDS = (
     guard(
         "what this release writes the previous one reads",
         "chaos/test_model.py::test_two_releases_share_a_redis_for_the_length_of_a_deploy",
-        (f"{LIB}/pool_members.lua", "  if node then redis.call('SADD', 'node:' .. node .. ':warm', id) end\n", ""),
+        (f"{LIB}/lists.lua", "if node and to.nodeSet and before ~= to.nodeSet then", "if false then"),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
@@ -1309,7 +1309,7 @@ GUARDS = (
     guard(
         "a full node serves nobody with what it has booted",
         "integration/test_nodes.py::test_what_is_booted_on_a_full_node_joins_the_pool",
-        (f"{LUA}/agent_ready.lua", " and may_serve_on(node) then", " then"),
+        (f"{LIB}/returning.lua", " and may_serve_on(node) then", " then"),
     ),
     guard(
         "a node that is late is asked last",
@@ -1435,11 +1435,11 @@ GUARDS = (
         ),
     ),
     guard(
-        "the feed outlasts what nobody has thought of",
+        "the change feed outlasts any failure",
         "unit/test_loops.py::test_the_feed",
         (
-            "orchestrator/api/feed.py",
-            "except Exception as failure:  # whatever it is, somebody listens",
+            "orchestrator/api/change_feed.py",
+            "except Exception as failure:  # the feed must outlast any failure",
             "except StoreUnavailable as failure:",
         ),
     ),
