@@ -649,7 +649,7 @@ GUARDS = (
     guard(
         "the lock of a beat that was killed runs out",
         "chaos/test_doubles.py::test_two_beats_are_one_and_a_killed_one_is_replaced",
-        ("orchestrator/task_queue/app.py", "redbeat_lock_timeout=15,", "redbeat_lock_timeout=1500,"),
+        ("orchestrator/task_queue/app.py", '"redbeat_lock_timeout": 15,', '"redbeat_lock_timeout": 1500,'),
     ),
     guard(
         "who waits for a boot is told how it ended, however many wait",
@@ -1457,7 +1457,7 @@ GUARDS = (
         "integration/test_neighbours.py::test_every_task_of_a_neighbour_is_done_by_the_neighbour",
         (
             "orchestrator/task_queue/app.py",
-            '        worker_consumer="orchestrator.task_queue.foreign_tasks:Consumer",\n',
+            '        "worker_consumer": "orchestrator.task_queue.foreign_tasks:Consumer",\n',
             "",
         ),
     ),
