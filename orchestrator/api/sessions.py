@@ -5,8 +5,7 @@ import time
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
-from fastapi import Request as HttpRequest
+from fastapi import APIRouter, Query, Request, Response
 
 from orchestrator.api import caller_view
 from orchestrator.api.access import Caller, Role
@@ -29,7 +28,7 @@ from orchestrator.api.services import CallerDep, Services, ServicesDep, SessionD
 from orchestrator.errors import Forbidden, NotFound, Unauthorized, UserHasSession
 from orchestrator.logs import note
 from orchestrator.models import Agent, Session
-from orchestrator.pool.assignment import Request, Started
+from orchestrator.pool.assignment import SessionRequest, Started
 from orchestrator.states import SessionState
 from orchestrator.store import Store
 
@@ -66,7 +65,7 @@ _WAITING_EXAMPLE = {
         }
     },
 )
-async def start(body: StartRequest, request: HttpRequest) -> Response:
+async def start(body: StartRequest, request: Request) -> Response:
     """Take a warm agent for a user, or have one started, or wait in line. A user with a live session gets that again.
 
     With an `Idempotency-Key` header, the same request sent again gets the same answer.
@@ -82,7 +81,7 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
     trusted = caller.role is not Role.ANYBODY
     key = idempotency_key(request, trusted=trusted)
     started = await parts.assigner.start(
-        Request(
+        SessionRequest(
             body.user_id, body.metadata, address.narrow, address.wide, key, trusted, affinity=body.affinity == "node"
         )
     )

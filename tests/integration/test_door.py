@@ -15,7 +15,7 @@ from orchestrator.api.services import Services
 from orchestrator.errors import StoreUnavailable
 from orchestrator.livekit.jobs import Answer, JobOffer, Outcome
 from orchestrator.models import Session
-from orchestrator.pool.assignment import Request
+from orchestrator.pool.assignment import SessionRequest
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from tests.integration.test_api import serve, settings
@@ -135,7 +135,7 @@ async def test_what_is_refused(dispatch: Dispatch, parts: Services, store: Store
     assert await dispatch.on_availability(job(2)) == NO
     await store.livekit_down(None)
     # Somebody calls themselves what the room stands for: that session is not the room's.
-    await parts.assigner.start(Request("room:lobby", {}))
+    await parts.assigner.start(SessionRequest("room:lobby", {}))
     assert await dispatch.on_availability(job(2)) == NO
     parts.feed.close()
     assert await dispatch.on_availability(job(3, "hall")) == NO, "the api is stopping"
@@ -199,7 +199,7 @@ async def test_the_next_api_of_a_node_takes_its_jobs_over(
     over = await of(store, await dispatch.on_availability(job(3, "hall")))
     raw.hset(f"session:{elsewhere.id}", "door", "another-node")
     await store.end_session(over.id, "ended", "over")
-    await parts.assigner.start(Request("ada", {}))
+    await parts.assigner.start(SessionRequest("ada", {}))
     successor = Dispatch(parts)
     await successor._take_over()
     assert successor.running() == ["AJ_1"]
