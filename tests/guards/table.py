@@ -164,7 +164,7 @@ GUARDS = (
         "chaos/test_capacity.py::test_the_line_is_told_how_long_it_takes_once_that_is_known",
         (
             "orchestrator/pool/assignment.py",
-            "session * position / await self._most()",
+            "session * position / await self._max_sessions()",
             "position / self._settings.max_sessions",
         ),
     ),
