@@ -24,9 +24,8 @@ from orchestrator.models import new_id
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
 from orchestrator.store import Assignment, DispatchRef, Store
+from orchestrator.store.constants import FOUND_DEAD
 
-#: Cause of an agent that was dead before it was assigned (_prelude.lua knows it: it does not count as a takeover).
-FOUND_DEAD = "found dead at assignment"
 #: Returns whether the process (node, pid, start ticks) may be alive; False only if it is certainly dead.
 MayLive = Callable[[str, int, int], bool]
 #: Returns the agent's LiveKit token for a room.

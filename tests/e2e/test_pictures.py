@@ -1,0 +1,83 @@
+"""The two pictures of the README: `make pictures` takes them, and every run sees that what they show is there.
+
+They are written to the folder that PICTURES names, and else where other pictures for people are.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from tests.e2e.test_frontend import _page as _page  # noqa: PLC0414 - a fixture: the page is built
+from tests.support.browser import SCREENSHOTS, Browser, spoken
+from tests.support.documents import LARGEST_PICTURE, REPOSITORY
+from tests.support.node import Node
+from tests.support.processes import poll
+
+WAIT = 30_000
+#: Pixels; twice what a page of GitHub's shows.
+WIDTH = 1600
+
+
+def keep(browser: Browser, name: str) -> None:
+    """Write a picture of what is seen, small enough for a repository."""
+    folder = REPOSITORY / os.environ["PICTURES"] if "PICTURES" in os.environ else SCREENSHOTS
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.webp"
+    with Image.open(browser.screenshot(f"readme-{name}")) as picture:
+        picture.thumbnail((WIDTH, WIDTH))
+        picture.convert("RGB").save(path, quality=80, method=6)
+    assert path.stat().st_size < LARGEST_PICTURE
+
+
+@pytest.fixture
+def others(voice_node: Node) -> Iterator[list[str]]:
+    """Sessions of other users, so that there is something to see."""
+    begun = [str(voice_node.begin(user)["sessionId"]) for user in ("grace", "linus")]
+    yield begun
+    for session in begun:
+        voice_node.end(session)
+
+
+def talk(page: Page, node: Node) -> None:
+    """Press Talk, and wait for the agent's greeting."""
+    page.goto(f"{node.url}/")
+    page.get_by_role("button", name="Talk").click()
+    expect(page.locator("main")).to_contain_text("How can I help you?", timeout=WAIT)
+
+
+def test_the_page_in_a_call(voice_node: Node, tmp_path: Path) -> None:
+    with Browser(microphone=spoken(tmp_path, "What time is it?"), size=(900, 540)) as browser:
+        talk(browser.page, voice_node)
+        shown = lambda: " ".join(browser.page.inner_text("main").split())  # noqa: E731
+        poll(
+            lambda: re.search(r"help you.*[Tt]ime is it.* It is .*\bin the \w+\.", shown()),
+            "an answer is written",
+            60,
+            every=0.2,
+        )
+        keep(browser, "talk")
+        assert browser.errors == []
+        browser.page.get_by_role("button", name="Hang up").click()
+
+
+def test_the_status_page(voice_node: Node, others: list[str]) -> None:
+    with Browser(size=(1280, 860)) as browser:
+        page = browser.page
+        caller = page.context.new_page()
+        talk(caller, voice_node)
+        page.bring_to_front()
+        page.goto(f"{voice_node.url}/status")
+        page.get_by_label("Admin token").fill(voice_node.secrets["ADMIN_TOKEN"])
+        page.get_by_role("button", name="Open").click()
+        expect(page.locator("#link")).to_have_text("Live", timeout=WAIT)
+        for user in ("grace", "linus"):
+            expect(page.get_by_role("button", name=user, exact=True).first).to_be_visible(timeout=WAIT)
+        expect(page.locator("#tile-active .figure")).to_have_text("1", timeout=WAIT)
+        keep(browser, "status")
+        caller.get_by_role("button", name="Hang up").click()
+        assert browser.errors == []
