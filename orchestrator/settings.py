@@ -56,9 +56,9 @@ class Settings(AccessSettings, CallSettings):
     """Key that signs them: `whsec_` and base64. Needed when ALERT_WEBHOOK_URL is set."""
 
     @property
-    def policy(self) -> dict[str, int]:
-        """What the Lua scripts decide by, as the hash `policy` in Redis. Times are milliseconds."""
-        return super().policy | {"webhooks": int(self.alert_webhook_url is not None)}
+    def policy(self) -> dict[str, float]:
+        """The settings that the Lua scripts read, and whether they record alerts."""
+        return super().policy | {"alert_webhooks": float(self.alert_webhook_url is not None)}
 
     @property
     def serves(self) -> str:

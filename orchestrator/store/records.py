@@ -83,7 +83,7 @@ class Snapshot:
     """What Redis says of sessions and agents. Lists of ids are by the name of their key."""
 
     now: float
-    policy: Mapping[str, int]
+    policy: Mapping[str, float]
     nodes: frozenset[str]
     sessions: Mapping[str, Session]
     agents: Mapping[str, Agent]

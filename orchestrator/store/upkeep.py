@@ -113,7 +113,7 @@ class Upkeep(Base):
             found = await pipe.execute()
         return Snapshot(
             now=await self.now(),
-            policy={name: int(value) for name, value in policy.items()},
+            policy={name: float(value) for name, value in policy.items()},
             nodes=frozenset(nodes),
             sessions=sessions,
             agents=agents,

@@ -175,7 +175,7 @@ GUARDS = (
     guard(
         "the sessions of a user are counted",
         "chaos/test_capacity.py::test_one_user_never_has_more_than_their_share",
-        (ASSIGN, "if held >= policy('perUser') then", "if false then"),
+        (ASSIGN, "if held >= policy('sessions_per_user') then", "if false then"),
     ),
     guard(
         "the last look at the process before it is handed out",
@@ -214,13 +214,17 @@ GUARDS = (
     guard(
         "a silent agent is not handed out",
         "chaos/test_model.py::test_the_promises_hold_whatever_happens",
-        (f"{LIB}/take_warm.lua", "if fields[1] == 'ready' and NOW -", "if fields[1] == 'ready' and 0 * NOW -"),
+        (
+            f"{LIB}/take_warm.lua",
+            "if fields[1] == 'ready' and silence <=",
+            "if fields[1] == 'ready' and 0 * silence <=",
+        ),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
         "every wait has its deadline",
         "chaos/test_model.py::test_the_promises_hold_whatever_happens",
-        (f"{LIB}/sessions.lua", "    set_deadline('start', id, policy('startMs'))\n", ""),
+        (f"{LIB}/sessions.lua", "    set_deadline('start', id, policy_ms('start_timeout_seconds'))\n", ""),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
@@ -722,7 +726,7 @@ GUARDS = (
     guard(
         "records are bounded by their number",
         "integration/test_forgetting.py::test_records_are_bounded_by_their_number",
-        (f"{LIB}/closing.lua", "  keep_last('session:over', id, policy('keepCount'), drop_session)\n", ""),
+        (f"{LIB}/closing.lua", "  keep_last('session:over', id, policy('session_keep_count'), drop_session)\n", ""),
     ),
     guard(
         "a log is bounded in bytes",
@@ -1138,7 +1142,7 @@ GUARDS = (
     guard(
         "the living register before starts are answered",
         "integration/test_store.py::test_the_living_register_before_starts_are_answered",
-        (ASSIGN, "if redis.call('EXISTS', 'policy', 'pool:target') < 2 then", "if not policy('maxSessions') then"),
+        (ASSIGN, "if redis.call('EXISTS', 'policy', 'pool:target') < 2 then", "if not policy('max_sessions') then"),
     ),
     guard(
         "an agent's own heartbeat says whether it lives",

@@ -127,10 +127,10 @@ async def test_a_job_whose_session_is_over_is_not_taken_again(dispatch: Dispatch
 
 async def test_what_is_refused(dispatch: Dispatch, parts: Services, store: Store, valkey_url: str) -> None:
     assert await dispatch.on_availability(job(metadata="x" * 5000)) == NO
-    await change(store, maxSessions=1)
+    await change(store, max_sessions=1)
     assert (await dispatch.on_availability(job(1, "desk"))).available
     assert await dispatch.on_availability(job(2)) == NO
-    await change(store, maxSessions=5)
+    await change(store, max_sessions=5)
     await store.livekit_down("no answer")
     assert await dispatch.on_availability(job(2)) == NO
     await store.livekit_down(None)

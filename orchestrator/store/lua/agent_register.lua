@@ -20,7 +20,7 @@ local function revive(state, ...)
   redis.call('SET', 'agent:' .. id .. ':pid', pid)
   redis.call('SADD', 'agents', id)
   if BUSY[state] then redis.call('SADD', 'node:' .. node .. ':busy', id) end
-  set_deadline('beat', id, policy('silentMs'))
+  set_deadline('beat', id, policy_ms('heartbeat_timeout_seconds'))
   append_agent_event(id, state, 'registered', 1)
 end
 if ARGV[4] == '' then
@@ -42,9 +42,10 @@ else
   if active then
     redis.call('HSET', key, 'activeAt', told.activeAt)
     -- As every wait that is set while nobody looks: the time that is missed is added to it by the next look.
-    redis.call('ZADD', 'deadlines', told.activeAt + counted_from() - NOW + policy('maxMs'), 'max|' .. told.id)
+    local ends = told.activeAt + counted_from() - NOW + policy_ms('max_session_seconds')
+    redis.call('ZADD', 'deadlines', ends, 'max|' .. told.id)
   else
-    set_deadline('user', told.id, policy('userJoinMs'))
+    set_deadline('user', told.id, policy_ms('user_join_seconds'))
   end
   redis.call('SET', key .. ':payload', told.payload)
   if #told.conversation > 0 then

@@ -79,7 +79,7 @@ for _, session in ipairs(redis.call('SMEMBERS', 'user:sessions:' .. user)) do
     redis.call('SREM', 'user:sessions:' .. user, session)
   end
 end
-if held >= policy('perUser') then return {'existing', newest, '', 0} end
+if held >= policy('sessions_per_user') then return {'existing', newest, '', 0} end
 
 local down = redis.call('GET', 'livekit:down')
 if down then return {'livekit', '', down, 0} end
@@ -114,7 +114,7 @@ if not agent then
     return {'full', '', shortage or (served_sessions() >= most and 'sessions' or 'line'), 0}
   end
   crowded = crowded or shortage
-  if crowded and redis.call('ZCARD', 'session:queued') >= policy('queueLimit') then return {'full', '', '', 0} end
+  if crowded and redis.call('ZCARD', 'session:queued') >= policy('queue_limit') then return {'full', '', '', 0} end
   if crowded and not may_wait then return {'many', '', 'line', 0} end
 end
 
@@ -145,7 +145,7 @@ if job ~= '' then
 end
 if idempotency ~= '' then
   redis.call('HSET', 'idempotency:' .. idempotency, 'fingerprint', ARGV[9], 'session', id)
-  redis.call('EXPIRE', 'idempotency:' .. idempotency, policy('keepSeconds'))
+  redis.call('EXPIRE', 'idempotency:' .. idempotency, policy_expiry('session_keep_seconds'))
   redis.call('HSET', 'session:' .. id, 'request', idempotency)
 end
 if agent then
@@ -155,8 +155,8 @@ if agent then
     'agentId', agent, 'agentIds', agent, 'node', process[3] or '', 'agentPid', process[4] or '',
     'readyAt', NOW, 'prewarmed', 1, 'client', address)
   redis.call('SADD', 'session:ready', id)
-  set_deadline('join', id, policy('joinMs'))
-  set_deadline('user', id, policy('userJoinMs'))
+  set_deadline('join', id, policy_ms('join_timeout_seconds'))
+  set_deadline('user', id, policy_ms('user_join_seconds'))
   append_event(id, 'ready', 'agentId', agent, unpack(via))
   send_assignment(agent, id, payload)
   redis.call('HINCRBY', 'pool:stats', 'total_assigned', 1)
@@ -170,14 +170,14 @@ else
   if crowded then
     redis.call('ZADD', 'session:queued', NOW_US + held * FAIRNESS_US, id)
     append_event(id, 'queued', 'position', redis.call('ZRANK', 'session:queued', id) + 1)
-    set_deadline('queue', id, policy('queueMs'))
+    set_deadline('queue', id, policy_ms('queue_seconds'))
     admit_from_queue()
     return {'queued', id, '', 0}
   end
   append_event(id, 'starting', unpack(via))
   redis.call('SADD', 'session:starting', id)
   redis.call('ZADD', 'session:unbound', NOW_US, id)
-  set_deadline('start', id, policy('startMs'))
+  set_deadline('start', id, policy_ms('start_timeout_seconds'))
   announce_agent(id)
 end
 local refill = redis.call('SET', 'pool:refill', '1', 'NX', 'PX', 2000) and 1 or 0

@@ -23,11 +23,11 @@ local function move_agent(id, to, ...)
   append_agent_event(id, to, ...)
   clear_deadlines(id, 'boot')
   if to == 'ready' or to == 'assigned' then
-    set_deadline('beat', id, policy('silentMs'))
+    set_deadline('beat', id, policy_ms('heartbeat_timeout_seconds'))
   elseif to == 'stopping' then
     clear_deadlines(id, 'beat')
     redis.call('HSET', 'agent:' .. id, 'stoppingAt', NOW)
-    set_deadline('stop', id, policy('stopMs') + LEAVE_MS)
+    set_deadline('stop', id, policy_ms('stop_grace_seconds') + LEAVE_MS)
   elseif to == 'exited' then
     clear_deadlines(id, 'beat', 'stop')
   end

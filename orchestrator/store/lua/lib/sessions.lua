@@ -18,19 +18,19 @@ local function move_session(id, to, ...)
     -- The goodbye was for the lost agent, whose node stops; the next agent may be on another node.
     clear_deadlines(id, 'queue', 'join', 'goodbye', 'room')
     redis.call('HDEL', 'session:' .. id, 'refused')
-    set_deadline('start', id, policy('startMs'))
+    set_deadline('start', id, policy_ms('start_timeout_seconds'))
   elseif to == 'ready' then
     clear_deadlines(id, 'start')
-    set_deadline('join', id, policy('joinMs'))
+    set_deadline('join', id, policy_ms('join_timeout_seconds'))
     if get('session:' .. id, 'activeAt') then
-      set_deadline_if_none('gone', id, policy('joinMs') + policy('userGoneMs'))
+      set_deadline_if_none('gone', id, policy_ms('join_timeout_seconds') + policy_ms('user_gone_seconds'))
     else
-      set_deadline_if_none('user', id, policy('userJoinMs'))
+      set_deadline_if_none('user', id, policy_ms('user_join_seconds'))
     end
   elseif to == 'active' then
     -- A call that goes on does not end because LiveKit has not confirmed its job.
     clear_deadlines(id, 'join', 'user', 'gone', 'job')
-    set_deadline_if_none('max', id, policy('maxMs'))
+    set_deadline_if_none('max', id, policy_ms('max_session_seconds'))
   else
     clear_deadlines(id, 'queue', 'start', 'join', 'user', 'gone', 'max', 'goodbye', 'job', 'look', 'room')
   end
