@@ -62,16 +62,12 @@ class Settings(AccessSettings, CallSettings):
 
     @property
     def serves(self) -> str:
-        """What the nodes that share one Redis must have in common, as JSON. The LiveKit key as its digest."""
-
-        def digest(text: str) -> str:
-            return hashlib.sha256(text.encode()).hexdigest()[:12]
-
+        """The settings that all nodes of one Redis must have in common, as JSON; of the LiveKit key only a digest."""
         return json.dumps({
             "AGENT_COMMAND" if self.agent_command else "AGENT_MODULE": self.agent_command or self.agent_module,
             "AGENT_NAME": self.agent_name,
-            "LIVEKIT_API_KEY": digest(self.livekit_api_key or ""),
-            "limits": digest(json.dumps(self.policy)),
+            "LIVEKIT_API_KEY": hashlib.sha256((self.livekit_api_key or "").encode()).hexdigest()[:12],
+            "policy": self.policy,
         })  # fmt: skip
 
     @model_validator(mode="after")
