@@ -67,7 +67,7 @@ class Settings(AccessSettings, CallSettings):
             "AGENT_COMMAND" if self.agent_command else "AGENT_MODULE": self.agent_command or self.agent_module,
             "AGENT_NAME": self.agent_name,
             "LIVEKIT_API_KEY": hashlib.sha256((self.livekit_api_key or "").encode()).hexdigest()[:12],
-            "policy": self.policy,
+            **{name.upper(): f"{value:g}" for name, value in self.policy.items()},
         })  # fmt: skip
 
     @model_validator(mode="after")

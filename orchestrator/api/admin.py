@@ -21,6 +21,7 @@ from orchestrator.api.schemas import (
 from orchestrator.api.services import Services, ServicesDep, administrator
 from orchestrator.api.sessions import describe, moment
 from orchestrator.errors import HostUnavailable, NotFound
+from orchestrator.store import Node, Reading
 from orchestrator.store.keys import node_queue
 from orchestrator.task_queue import app as celery_app
 
@@ -30,16 +31,12 @@ router = APIRouter(prefix="/api", tags=["admin"], route_class=gated(administrato
 @router.get("/sessions", summary="List sessions and agents", response_model_exclude_none=True)
 async def sessions(parts: ServicesDep) -> SessionsReply:
     """Return the newest 200 kept sessions and every living agent."""
-    return SessionsReply(
-        sessions=[describe(session) for session in await parts.store.sessions()], agents=await living_agents(parts)
-    )
+    kept, reading = await parts.store.sessions(), await parts.store.reading()
+    return SessionsReply(sessions=[describe(session) for session in kept], agents=living_agents(reading))
 
 
-async def living_agents(parts: Services) -> list[AgentInfo]:
-    """Return every agent that has not exited."""
-    agents = await parts.store.agents()
-    health = await parts.store.health([agent.id for agent in agents])
-    now = await parts.store.now()
+def living_agents(reading: Reading) -> list[AgentInfo]:
+    """Return every agent that has not exited, as the API shows it."""
     return [
         AgentInfo(
             agent_id=agent.id,
@@ -47,12 +44,12 @@ async def living_agents(parts: Services) -> list[AgentInfo]:
             status=agent.state,
             node=agent.node,
             session_id=agent.session_id,
-            memory=int(found["memory_bytes"]) if found.get("memory_bytes") else None,
-            health=found.get("status"),
-            age=round(now - agent.created_at, 1),
+            memory=reading.health_checks[agent.id].memory_bytes,
+            health=reading.health_checks[agent.id].status,
+            age=round(reading.now - agent.created_at, 1),
             created_at=moment(agent.created_at),
         )
-        for agent, found in zip(agents, health, strict=True)
+        for agent in reading.agents
     ]
 
 
@@ -73,33 +70,31 @@ ReloadPath = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$", examples=["7f3a9d8b7
 @router.get("/nodes", summary="List the nodes")
 async def nodes(parts: ServicesDep) -> NodesReply:
     """Return every node that shares this Redis, and what runs on it."""
-    draining = await parts.store.draining()
-    living = await parts.store.nodes()
-    return NodesReply(nodes=[await _described(parts, node, living[node], node in draining) for node in living])
+    reading = await parts.store.reading()
+    return NodesReply(nodes=[_describe(node, reading.now) for node in reading.nodes.values()])
 
 
-async def describe_node(parts: Services, node: str) -> NodeReply:
+async def describe_node(parts: Services, node_id: str) -> NodeReply:
     """Return what is known of a node. Raises `NotFound`."""
-    fields, draining = (await parts.store.nodes()).get(node, {}), node in await parts.store.draining()
-    if not fields and not draining:
-        raise NotFound(f"There is no node {node}.")
-    return await _described(parts, node, fields, draining)
+    reading = await parts.store.reading()
+    node = reading.node(node_id)
+    if not node.alive and not node.draining:
+        raise NotFound(f"There is no node {node_id}.")
+    return _describe(node, reading.now)
 
 
-async def _described(parts: Services, node: str, fields: dict[str, str], draining: bool) -> NodeReply:
-    sessions, agents = await parts.store.node_left(node)
-    warm, _ = await parts.store.placed(node)
+def _describe(node: Node, now: float) -> NodeReply:
     return NodeReply(
-        node=node,
-        draining=draining,
-        sessions=sessions,
-        agents=agents,
-        warm=warm,
-        most=int(fields.get("sessions", 0)) or None,
-        host=fields.get("host") == "1",
-        short=await parts.store.shortage(node),
-        version=fields.get("version"),
-        heard=round(max(0.0, await parts.store.now() - float(fields["lastBeat"])), 1) if "lastBeat" in fields else None,
+        node=node.id,
+        draining=node.draining,
+        sessions=node.busy + node.closing,
+        agents=node.agents,
+        warm=node.warm,
+        most=node.max_sessions or None,
+        host=node.host,
+        short=node.short,
+        version=node.version,
+        heard=None if node.last_beat is None else round(max(0.0, now - node.last_beat), 1),
     )
 
 
@@ -171,4 +166,4 @@ async def reload_state(reload_id: ReloadPath, parts: ServicesDep) -> ReloadReply
 async def close_breaker(parts: ServicesDep) -> BreakerReply:
     """Try to boot agents again at once, after what kept them from booting is mended."""
     await parts.store.close_breaker()
-    return await describe_breaker(parts)
+    return describe_breaker(await parts.store.breaker())

@@ -49,7 +49,7 @@ def allowed_pages(settings: Settings) -> dict[str, Any]:
     }
 
 
-#: Routes without credentials: platforms probe the api, LiveKit signs its webhooks, pages need words before a key.
+#: What needs no credentials: platforms ask for its health, LiveKit signs what it sends, pages need words before a key.
 PUBLIC = frozenset({"/livez", "/readyz", "/api/reasons", WEBHOOK_PATH})
 
 

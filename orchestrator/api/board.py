@@ -9,7 +9,7 @@ import itertools
 import re
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -59,41 +59,40 @@ class Board:
             return self._last
 
     async def _all(self, parts: Services) -> Sections:
-        # First: a session that is read later is at least as new as its last entry says.
-        await self._happenings.read(parts)
-        await self._happenings.forget_lost(parts)
-        sessions = await self._sessions(parts)
-        ticks, now = await parts.store.beat_ticks(), await parts.store.now()
-        agents = await living_agents(parts)
+        reading = await parts.store.reading()
+        # Events before records: a session's record is then at least as new as its last event.
+        activity = await parts.store.activity(self._happenings.cursor, events=LOOKED_THROUGH, sessions=NEWEST)
+        self._happenings.take(activity.events)
+        sessions = await self._sessions(parts, activity.session_ids, reading.live_sessions)
         return {
-            "at": now,
+            "at": reading.now,
             "queueLimit": parts.settings.queue_limit,
-            "health": (await describe_health(parts)).model_dump(mode="json", by_alias=True, exclude_none=True),
+            "health": describe_health(parts, reading).model_dump(mode="json", by_alias=True, exclude_none=True),
             "sessions": sessions,
-            "agents": [agent.model_dump(by_alias=True, exclude={"success", "age"}) for agent in agents],
-            "charts": {
-                "start": (await parts.store.recent("start"))[-NEWEST:],
-                "firstAudio": _first_sounds(sessions),
-            },
+            "agents": [agent.model_dump(by_alias=True, exclude={"success", "age"}) for agent in living_agents(reading)],
+            "charts": {"start": activity.starts, "firstAudio": _first_sounds(sessions)},
             "beat": {
-                "lives": now - ticks.get("beat", 0) < BEAT_SECONDS,
-                "tasks": {name: {"every": every, "last": ticks.get(name)} for name, (_, every, _) in PERIODIC.items()},
+                "lives": reading.now - reading.ticks.get("beat", 0) < BEAT_SECONDS,
+                "tasks": {
+                    name: {"every": every, "last": reading.ticks.get(name)} for name, (_, every, _) in PERIODIC.items()
+                },
             },
             "failures": self._happenings.failures,
         }
 
-    async def _sessions(self, parts: Services) -> list[dict[str, Any]]:
-        ids = await parts.store.session_ids(NEWEST)
-        older = (await parts.store.live_session_ids()).difference(ids)
+    async def _sessions(self, parts: Services, newest: Sequence[str], live: frozenset[str]) -> list[dict[str, Any]]:
         shown: dict[str, dict[str, Any] | None] = {
-            session_id: self._over.get(session_id) for session_id in (*ids, *sorted(older))
+            session_id: self._over.get(session_id) for session_id in (*newest, *sorted(live.difference(newest)))
         }
-        for session in await parts.store.session_records([name for name, known in shown.items() if known is None]):
+        unknown = [session_id for session_id, brief in shown.items() if brief is None]
+        records, kept = await parts.store.kept_records(unknown, self._happenings.records)
+        self._happenings.keep(kept)
+        for session in records:
             shown[session.id] = _brief(session)
-        self._over = {name: found for name, found in shown.items() if found and found["status"] in {"ended", "error"}}
+        self._over = {name: brief for name, brief in shown.items() if brief and brief["status"] in {"ended", "error"}}
         self._happenings.forget(shown)
         last = self._happenings.last
-        return [found | {"lastEvent": last.get(name, "")} for name, found in shown.items() if found]
+        return [brief | {"lastEvent": last.get(name, "")} for name, brief in shown.items() if brief]
 
 
 def changes(before: Sections, after: Sections) -> Sections:
@@ -126,15 +125,15 @@ class Happenings:
     """Reads the stream of state changes as it grows: what went wrong, and which session something happened to."""
 
     def __init__(self) -> None:
-        self._cursor = ""
+        self.cursor = ""  #: the last entry that was read
         self._failures: deque[dict[str, Any]] = deque(maxlen=FAILURES)
         #: The last entry of each session of which one was seen.
         self.last: dict[str, str] = {}
 
-    async def read(self, parts: Services) -> None:
-        """Take note of what is new."""
-        for entry, fields in await parts.store.happenings(self._cursor, LOOKED_THROUGH):
-            self._cursor = entry
+    def take(self, events: Sequence[tuple[str, Mapping[str, str]]]) -> None:
+        """Take note of the events behind `cursor`."""
+        for entry, fields in events:
+            self.cursor = entry
             if session_id := fields.get("session"):
                 self.last[session_id] = entry
             if failure := _failure(fields):
@@ -144,9 +143,13 @@ class Happenings:
         """Forget the sessions that are not shown any more."""
         self.last = {name: entry for name, entry in self.last.items() if name in shown}
 
-    async def forget_lost(self, parts: Services) -> None:
-        """Forget the failures of which no record is left: whoever opens one finds its session, or its agent's log."""
-        kept = await parts.store.kept([_record(failure) for failure in self._failures])
+    @property
+    def records(self) -> list[tuple[str, str]]:
+        """Which record tells more of each failure: ('session' or 'agent', id)."""
+        return [_record(failure) for failure in self._failures]
+
+    def keep(self, kept: Sequence[bool]) -> None:
+        """Forget the failures whose record is gone: nothing would be found behind them. `kept`: of each `records`."""
         self._failures = deque(itertools.compress(self._failures, kept), maxlen=FAILURES)
 
     @property

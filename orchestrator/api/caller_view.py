@@ -7,12 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from orchestrator.api import caller_words
-from orchestrator.api.schemas import BreakerReply, Event, HealthReply, SessionReply
+from orchestrator.api.schemas import BreakerReply, Event, HealthReply, NodeBrief, SessionReply
 
 #: What belongs to an event, its reason and its cause aside.
 _EVENT = frozenset({"id", "at", "state", "phase", "position", "agentId", "event"})
-#: What is told of a node.
-_NODE = frozenset({"host", "draining", "lastBeat"})
 
 
 def event(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,8 +54,8 @@ def health(reply: HealthReply) -> HealthReply:
             state=reply.breaker.state, failures=reply.breaker.failures, retry_in=reply.breaker.retry_in
         ),
         nodes={
-            name: {field: value for field, value in fields.items() if field in _NODE}
-            for name, fields in reply.nodes.items()
+            name: NodeBrief(host=node.host, draining=node.draining, last_beat=node.last_beat)
+            for name, node in reply.nodes.items()
         },
         doors={},
         stats=reply.stats,
@@ -72,8 +70,8 @@ def _warnings(reply: HealthReply) -> Iterator[str]:
         "livekit_unavailable": not reply.livekit["ok"],
         "agents_do_not_boot": reply.breaker.state != "closed",
         "no_nodes": not reply.nodes,
-        "host_unavailable": any(fields.get("host") != "1" for fields in reply.nodes.values()),
-        "draining": any("draining" in fields for fields in reply.nodes.values()),
+        "host_unavailable": any(not node.host for node in reply.nodes.values()),
+        "draining": any(node.draining for node in reply.nodes.values()),
     }
     yield from (code for code, wrong in found.items() if wrong)
     if reply.warnings and not any(found.values()):

@@ -87,8 +87,8 @@ def for_operators() -> ReasonsReply:
 
 
 def _words(row: reasons.Row | reasons.Problem) -> Words:
-    is_reason = isinstance(row, reasons.Row)
+    reason = row if isinstance(row, reasons.Row) else None
     return Words(
-        kind=row.kind if is_reason else None, caller=row.caller or None, title=row.title or None, page=row.page or None,
-        retryable=row.retry, retry_after=row.retry_after if is_reason else None,
+        kind=reason and reason.kind, caller=row.caller or None, title=row.title or None, page=row.page or None,
+        retryable=row.retry, retry_after=reason and reason.retry_after,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from celery import Celery
 from orchestrator.errors import SchemaMismatch, StoreUnavailable
 from orchestrator.operations import sharing
 from orchestrator.settings import Settings
-from orchestrator.store import Store
+from orchestrator.store import Node, Store
 from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.rights import examine
 from orchestrator.task_queue.app import Publisher, make_worker_app
@@ -80,8 +80,9 @@ def company(settings: Settings) -> list[str]:
 
     async def look() -> list[str]:
         async with Store(settings.redis, name="up", keep_seconds=1) as store:
-            nodes = await store.nodes()
-            nodes.setdefault(settings.node_id, {})["serves"] = settings.serves
+            hashes = await store.nodes()
+            hashes.setdefault(settings.node_id, {})["serves"] = settings.serves
+            nodes = {name: Node.from_hash(name, fields) for name, fields in hashes.items()}
             return [*sharing.troubles(nodes), *sharing.traces(*await store.neighbours())]
 
     try:

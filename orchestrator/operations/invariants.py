@@ -74,20 +74,8 @@ async def check(store: Store, settings: Settings, host: HostClient | None, *, se
 
 async def _look(store: Store, settings: Settings, host: HostClient | None) -> list[str]:
     seen = await store.snapshot()
-    policy = settings.policy | dict(seen.policy)
     mine = [agent for agent in seen.agents.values() if agent.node == settings.node_id and agent.state in _LIVING]
-    found = [
-        *(f"{key} is not a whole record" for key in sorted(seen.broken)),
-        *_lists(seen),
-        *_nodes(seen),
-        *_bindings(seen),
-        *_caps(seen, policy),
-        *_rooms(seen),
-        *_pool(seen, policy["heartbeat_timeout_seconds"]),
-        *_waits(seen),
-        *_leftovers(seen),
-        *_processes(mine),
-    ]
+    found = [*in_records(seen, settings.policy), *_processes(mine)]
     present = await asyncio.to_thread(census.take, settings)
     found += [f"process {pid} is dead, and {parent} does not reap it" for pid, parent in present.zombies.items()]
     if host is not None:
@@ -97,6 +85,22 @@ async def _look(store: Store, settings: Settings, host: HostClient | None) -> li
             return [*found, f"the agent host cannot be asked: {failure.detail}"]
         found += [*_known(seen, mine, listed), *_strangers(present, listed)]
     return found
+
+
+def in_records(seen: Snapshot, policy: Mapping[str, float]) -> list[str]:
+    """Return what does not hold in the records alone, whatever processes there are. `policy`: where Redis has none."""
+    policy = dict(policy) | dict(seen.reading.policy)
+    return [
+        *(f"{key} is not a whole record" for key in sorted(seen.broken)),
+        *_lists(seen),
+        *_nodes(seen),
+        *_bindings(seen),
+        *_caps(seen, policy),
+        *_rooms(seen),
+        *_pool(seen, policy["heartbeat_timeout_seconds"]),
+        *_waits(seen),
+        *_leftovers(seen),
+    ]
 
 
 # Each rule yields what breaks it. Its words are the same at the next look: nothing that changes by itself is in them.
@@ -117,7 +121,7 @@ def _lists(seen: Snapshot) -> Iterator[str]:
 
 
 def _nodes(seen: Snapshot) -> Iterator[str]:
-    for node in sorted(seen.nodes):
+    for node in sorted(seen.lists[keys.NODES]):
         here = [agent for agent in seen.agents.values() if agent.node == node]
         right = {
             keys.node_warm(node): {agent.id for agent in here if agent.id in seen.lists[keys.POOL_READY]},
@@ -179,7 +183,7 @@ def _pool(seen: Snapshot, patience: float) -> Iterator[str]:
     for agent in seen.agents.values():
         if agent.state is not AgentState.READY:
             continue
-        heard = agent.last_beat is not None and seen.now - agent.last_beat <= patience
+        heard = agent.last_beat is not None and seen.reading.now - agent.last_beat <= patience
         pooled = agent.id in seen.lists[keys.POOL_READY]
         if pooled and not heard:
             yield f"{keys.POOL_READY} names agent {agent.id}, which is silent"

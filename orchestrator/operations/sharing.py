@@ -1,8 +1,10 @@
 """Detects who else uses our Redis: nodes with other settings, and other programs."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+
+from orchestrator.config.calls import POLICY
+from orchestrator.store import Node
 
 #: What follows if nodes that share a Redis differ in one of these settings.
 _EFFECTS = {
@@ -13,20 +15,23 @@ _EFFECTS = {
 }
 #: Settings of which a node tells only a digest.
 _HIDDEN = frozenset({"LIVEKIT_API_KEY"})
+#: Settings that each node writes to the hash `policy`, of which the last writer's values apply to all.
+_POLICY = tuple(name.upper() for name in POLICY)
 #: REDIS_URL says ssl_cert_reqs=none.
 UNVERIFIED = (
     "REDIS_URL has ssl_cert_reqs=none: whoever stands between can read and change everything. Set REDIS_CA_FILE instead"
 )
 
 
-def troubles(nodes: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """Yield a warning for each problem of sharing a Redis. `nodes`: the records of the live nodes."""
-    for programs in sorted({fields["strangers"] for fields in nodes.values() if fields.get("strangers")}):
+def troubles(nodes: Mapping[str, Node]) -> Iterator[str]:
+    """Yield a warning for each problem of sharing a Redis. `nodes`: the live ones."""
+    for programs in sorted({node.strangers for node in nodes.values() if node.strangers}):
         yield (
             f"another program uses this Redis database's queues ({programs}): its workers drop our tasks, and ours "
             "return its tasks to the queue. Set REDIS_PREFIX, or give it a database of its own"
         )
-    serves = {node: json.loads(fields.get("serves") or "{}") for node, fields in sorted(nodes.items())}
+    # A node of an earlier release may not tell its settings.
+    serves = {name: node.serves for name, node in sorted(nodes.items()) if node.serves}
     yield from _kind_differences(serves)
     yield from _policy_differences(serves)
 
@@ -42,41 +47,33 @@ def traces(tasks: Iterable[str], workers: Iterable[str]) -> Iterator[str]:
 
 
 def _kind_differences(serves: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    for setting, values in _values(serves).items():
-        (first, one), (second, other) = list(values.items())[:2]
+    nodes: dict[str, dict[str, str]] = defaultdict(dict)  # setting → value → the first node that has it
+    for node, settings in serves.items():
+        for setting in _EFFECTS:
+            # A node has either AGENT_MODULE or AGENT_COMMAND.
+            if setting in settings or setting == "AGENT_MODULE":
+                nodes[setting].setdefault(settings.get(setting, ""), node)
+    for setting, by_value in nodes.items():
+        if len(by_value) < 2:
+            continue
+        (first, one), (second, other) = list(by_value.items())[:2]
         shown = "" if setting in _HIDDEN else f" ({first or 'none'} and {second or 'none'})"
-        effect = _EFFECTS.get(setting, "they serve each other's callers")
         yield (
-            f"nodes {one} and {other} share this Redis and differ in {setting}{shown}: {effect}. "
+            f"nodes {one} and {other} share this Redis and differ in {setting}{shown}: {_EFFECTS[setting]}. "
             "Give each orchestrator a REDIS_PREFIX or a database of its own"
         )
 
 
-def _values(serves: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
-    """Return the settings with several values, and for each value the first node that has it."""
-    values: dict[str, dict[str, str]] = defaultdict(dict)
-    for node, settings in serves.items():
-        if not settings:
-            continue
-        for setting, value in settings.items():
-            if isinstance(value, str):
-                values[setting].setdefault(value, node)
-        # A node with AGENT_COMMAND has no AGENT_MODULE.
-        values["AGENT_MODULE"].setdefault(settings.get("AGENT_MODULE", ""), node)
-    return {setting: found for setting, found in values.items() if len(found) > 1}
-
-
-def _policy_differences(serves: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
-    """Compare what each node has written to the hash `policy`, of which the last writer's values apply to all."""
-    policies = {node: settings["policy"] for node, settings in serves.items() if settings.get("policy")}
-    if not policies:
+def _policy_differences(serves: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    told = {node: settings for node, settings in serves.items() if _POLICY[0] in settings}
+    if not told:
         return
-    (first, reference), *others = policies.items()
-    for node, policy in others:
+    (first, reference), *others = told.items()
+    for node, settings in others:
         differing = [
-            f"{name.upper()} ({reference[name]:g} and {policy[name]:g})"
-            for name in reference
-            if name in policy and reference[name] != policy[name]
+            f"{name} ({reference[name]} and {settings[name]})"
+            for name in _POLICY
+            if name in settings and name in reference and reference[name] != settings[name]
         ]
         if differing:
             yield (

@@ -58,7 +58,7 @@ def doors(node: Node) -> list[dict[str, str]]:
 
 def door_is_open(node: Node, count: int = 1) -> None:
     """Wait until LiveKit may ask."""
-    ready = lambda: sum(door["registered"] == "1" and not door["full"] for door in doors(node)) == count  # noqa: E731
+    ready = lambda: sum(door["registered"] and not door["full"] for door in doors(node)) == count  # noqa: E731
     poll(ready, f"{count} doors are open")
 
 
@@ -296,7 +296,7 @@ async def test_a_killed_api_costs_no_call(node: Node) -> None:
             session = await status(node, room, "active")
             await asyncio.to_thread(node.kill, "api")
             await asyncio.to_thread(poll, lambda: _answers(node), "the api is back")
-            await asyncio.to_thread(poll, lambda: [d for d in doors(node) if d["jobs"] == "1"], "it knows what runs")
+            await asyncio.to_thread(poll, lambda: [d for d in doors(node) if d["jobs"] == 1], "it knows what runs")
             await livekit.dispatch(after)
             await livekit.served(after)
             assert [who.sid for who in guest.agents()] == [agent.sid], "the same agent is still in the call"
@@ -359,7 +359,7 @@ async def test_a_draining_node_is_not_asked(node: Node) -> None:
 async def test_livekit_comes_back(node: Node) -> None:
     before = doors(node)[0]["workerId"]
     await asyncio.to_thread(node.kill, "livekit")
-    again = lambda: (door := doors(node)[0])["registered"] == "1" and door["workerId"] != before and not door["full"]  # noqa: E731
+    again = lambda: (door := doors(node)[0])["registered"] and door["workerId"] != before and not door["full"]  # noqa: E731
     await asyncio.to_thread(poll, again, "registered anew")
     async with LiveKit.of(node) as livekit:
         room = name()

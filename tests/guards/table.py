@@ -46,7 +46,8 @@ def guard(name: str, test: str, *changes: tuple[str, str, str], **environment: s
     return Guard(name, f"tests/{test}", tuple(Change(*change) for change in changes), environment)
 
 
-HOST, WORKER, RUNTIME = "orchestrator/host/host.py", "orchestrator/worker", "agents/runtime.py"
+HOST, CHILDREN = "orchestrator/host/host.py", "orchestrator/host/children.py"
+WORKER, RUNTIME = "orchestrator/worker", "agents/runtime.py"
 PROCESSES = f"{WORKER}/processes.py"
 PROCESS, FOLDER, PRELOAD = (
     "orchestrator/machine/process.py",
@@ -64,7 +65,7 @@ PROMOTE = (
     "  close_session(id, to, reason)\n  admit_from_queue()\n",
     "  close_session(id, to, reason)\n",
 )
-NO_DEATHS = (HOST, '"deaths": [encode(death) for death in self._deaths.values()],', '"deaths": [],')
+NO_DEATHS = (HOST, '"deaths": [encode(death) for death in self._children.deaths.values()],', '"deaths": [],')
 NO_CHECK = (f"{WORKER}/checks.py", "            if finding.fault is not None:\n", "            if False:\n")
 NO_SILENCE = (DUE, "function on_timeout.beat(id)\n", "function on_timeout.beat(id)\n  if true then return end\n")
 NO_HANDOVER = (DUE, "fields[1] == node and policy('takeover') ~= 0 and can_serve_one_more() then", "false then")
@@ -491,7 +492,7 @@ GUARDS = (
     guard(
         "a death is told at once",
         "chaos/test_takeover.py::test_a_killed_agent_is_heard_again_within_two_seconds",
-        (HOST, 'self._server.tell({"event": "died", "death": encode(death)})', "pass"),
+        (CHILDREN, "        self._on_death(death)\n", "        pass\n"),
     ),
     guard(
         "an agent that is silent is given up",
@@ -512,7 +513,7 @@ GUARDS = (
     guard(
         "the next host finds the agents of the one before",
         "chaos/test_survival.py::test_a_call_does_not_notice_that_a_program_is_killed[host]",
-        (HOST, "                self._adopt(record)\n", "                pass\n"),
+        (CHILDREN, "                self._adopt(record)\n", "                pass\n"),
     ),
     guard(
         "who restarts the host alone ends no call",
@@ -553,9 +554,9 @@ GUARDS = (
         "a full disk does not end the agent host",
         "unit/test_full_disk.py::test_the_host_tells_who_died_and_refuses_with_the_cause",
         (
-            "orchestrator/host/host.py",
-            "        except OSError as failure:\n            # Told all the same.",
-            "        except KeyError as failure:\n            # Told all the same.",
+            CHILDREN,
+            "        except OSError as failure:\n            # Reported all the same.",
+            "        except KeyError as failure:\n            # Reported all the same.",
         ),
     ),
     guard(
@@ -887,14 +888,14 @@ GUARDS = (
         "chaos/test_flood.py::test_a_flood_of_output_is_bounded_and_nobody_else_notices",
         (
             HOST,
-            "        limit = self._settings.agent_log_bytes\n",
-            "        limit = self._settings.agent_log_bytes * 1000\n",
+            "self._children.look(now, self._settings.agent_log_bytes)",
+            "self._children.look(now, self._settings.agent_log_bytes * 1000)",
         ),
     ),
     guard(
         "TERM, then KILL at the deadline",
         "chaos/test_flood.py::test_an_agent_that_will_not_go_is_gone_ten_seconds_after_its_end[deaf]",
-        (HOST, "                child.identity.signal_group(signal.SIGKILL)\n", "                pass\n"),
+        (CHILDREN, "                child.identity.signal_group(signal.SIGKILL)\n", "                pass\n"),
     ),
     guard(
         "a process is its pid and its start",
@@ -917,18 +918,18 @@ GUARDS = (
     guard(
         "the host looks for records it does not know",
         "unit/test_host.py::test_a_child_that_was_not_registered_is_found[fork]",
-        (HOST, "        if now >= self._next_scan:\n            self._scan()\n", ""),
+        (HOST, "        if now >= self._children.next_scan:\n            self._children.scan()\n", ""),
     ),
     guard(
         "what a dead leader left in its group, or elsewhere, is killed",
         "unit/test_host.py::test_adopted_agents_leave_no_children_behind[killed by a stranger]",
-        (HOST, "            child.identity.kill_left_behind()\n", "            pass\n"),
-        (HOST, "            kill_strays(self._buried_ids - self._children.keys())\n", "            pass\n"),
+        (CHILDREN, "            child.identity.kill_left_behind()\n", "            pass\n"),
+        (CHILDREN, "            kill_strays(self._strays_of - self.living.keys())\n", "            pass\n"),
     ),
     guard(
         "what was sent out of the group is killed too",
         "unit/test_host.py::test_who_sends_a_child_out_of_its_group_takes_it_along_all_the_same[False]",
-        (HOST, "            kill_strays(self._buried_ids - self._children.keys())\n", "            pass\n"),
+        (CHILDREN, "            kill_strays(self._strays_of - self.living.keys())\n", "            pass\n"),
     ),
     guard(
         "a flood's newest output stays",
@@ -942,12 +943,12 @@ GUARDS = (
     guard(
         "who floods is looked at more often",
         "unit/test_host.py::test_a_flood_is_watched_more_closely",
-        (HOST, "                self._next_look = now + FLOOD_LOOK\n", "                pass\n"),
+        (CHILDREN, "                self.next_look = now + FLOOD_LOOK\n", "                pass\n"),
     ),
     guard(
         "every child is reaped",
         "unit/test_host.py::test_a_thousand_agents_leave_nothing_behind",
-        (HOST, "        self._buried_ids.add(process.agent_id)\n", "        os.open(os.devnull, 0)\n"),
+        (CHILDREN, "        self._strays_of.add(process.agent_id)\n", "        os.open(os.devnull, 0)\n"),
     ),
     guard(
         "a host that goes alone leaves its agents",
@@ -968,8 +969,8 @@ GUARDS = (
         "a stop under way survives the new image",
         "unit/test_host_code.py::test_a_stop_that_is_under_way_is_brought_to_its_end",
         (
-            HOST,
-            '        if stop := self._handover.get("stops", {}).get(process.agent_id):\n',
+            CHILDREN,
+            "        if stop := self._stops.get(process.agent_id):\n",
             "        if stop := None:\n",
         ),
     ),
@@ -1000,7 +1001,7 @@ GUARDS = (
     guard(
         "a failure is listed as long as its record and log are kept",
         "integration/test_agent_logs.py::test_a_log_is_kept_as_long_as_its_failure_is_listed",
-        ("orchestrator/api/board.py", "        await self._happenings.forget_lost(parts)\n", ""),
+        ("orchestrator/api/board.py", "        self._happenings.keep(kept)\n", ""),
     ),
     guard(
         "the cgroup's memory counts",
@@ -1137,7 +1138,7 @@ GUARDS = (
     guard(
         "a drain waits for rooms that are to be deleted",
         "integration/test_api.py::test_a_node_drains",
-        (f"{LIB}/left_on_node.lua", "    ids[#ids + 1] = string.match(member, '^close|(.*)$')\n", ""),
+        ("orchestrator/store/reading.py", "            closing=left[node],\n", ""),
     ),
     guard(
         "the living register before starts are answered",
@@ -1279,10 +1280,15 @@ GUARDS = (
         NO_HANDOVER,
     ),
     guard(
-        "what the release before did not keep is written anew",
+        "what this release writes the previous one reads",
         "chaos/test_model.py::test_two_releases_share_a_redis_for_the_length_of_a_deploy",
-        (f"{LUA}/nodes_recount.lua", "if right[id] ~= node then", "if false then"),
+        (f"{LIB}/pool_members.lua", "  if node then redis.call('SADD', 'node:' .. node .. ':warm', id) end\n", ""),
         HYPOTHESIS_PROFILE="guard",
+    ),
+    guard(
+        "an agent whose record is lost leaves the lists of its node",
+        "integration/test_store.py::test_an_agent_whose_record_is_lost_leaves_the_lists_of_its_node",
+        (f"{LUA}/nodes_recount.lua", "if right[id] ~= node then", "if false then"),
     ),
     guard(
         "a node boots its own share",

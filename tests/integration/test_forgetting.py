@@ -270,13 +270,13 @@ def test_a_redis_that_is_nearly_full_or_evicts_is_named(use: MemoryUse, here: in
 
 
 async def test_redis_tells_what_it_uses(store: Store, raw: redis.Redis) -> None:
-    found = await store.memory_use()
+    found = (await store.reading()).server.memory
     assert found.used > 0
     assert found.machine > found.used
     before = raw.config_get("maxmemory-policy")["maxmemory-policy"]
     raw.config_set("maxmemory-policy", "allkeys-lru")
     try:
-        assert (await store.memory_use()).policy == "allkeys-lru"
+        assert (await store.reading()).server.memory.policy == "allkeys-lru"
     finally:
         raw.config_set("maxmemory-policy", before)
 
@@ -284,4 +284,4 @@ async def test_redis_tells_what_it_uses(store: Store, raw: redis.Redis) -> None:
 async def test_a_redis_that_is_away_is_another_matter(valkey_url: str) -> None:
     async with Store(f"redis://127.0.0.1:{free_ports()}/0", name="test", keep_seconds=1) as gone:
         with pytest.raises(StoreUnavailable):
-            await gone.memory_use()
+            await gone.reading()

@@ -556,5 +556,5 @@ async def test_a_busy_store_is_clean(store: Store, valkey_url: str, tmp_path: Pa
     finally:
         done.set()
         await asyncio.gather(*users)
-    assert int((await store.pool_stats())["total_ended"]) > 20
+    assert (await store.reading()).stats["total_ended"] > 20
     assert await check(store, settings, None, settle_seconds=0) == []

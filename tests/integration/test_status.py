@@ -267,7 +267,7 @@ async def test_a_redis_that_is_away_is_said(
             raise StoreUnavailable("Redis does not answer")
 
         with monkeypatch.context() as patched:
-            patched.setattr(type(store), "beat_ticks", lambda _self: away())
+            patched.setattr(type(store), "reading", lambda _self: away())
             _, told, _ = await events.next("trouble")
             assert told == {"detail": "Redis does not answer"}
         await events.next("snapshot")  # all anew: what was sent before may be long past

@@ -508,3 +508,18 @@ async def test_whoever_waits_for_a_boot_is_told_how_it_ended(store: Store, valke
     assert await both == ["ready", "ready"]
     assert await store.wait_boot(agent_id, 5) == "ready"
     assert time.monotonic() - began < 3
+
+
+async def test_an_agent_whose_record_is_lost_leaves_the_lists_of_its_node(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    await store.beat_node("n1", {"host": 1}, 60)
+    ids = await warm(store, valkey_url, 3)
+    busy = (await assign(store, "ada")).agent_id
+    lost = [busy, next(i for i in ids if i != busy)]
+    raw.delete(*(f"agent:{i}" for i in lost))
+    assert await store.recount() == 2
+    assert await store.placed("n1") == (1, 0)
+    raw.delete("node:n1:warm")
+    assert await store.recount() == 1, "what is missing there comes back"
+    assert await store.placed("n1") == (1, 0)

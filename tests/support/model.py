@@ -6,7 +6,7 @@ is a statement about what the keys say, checked against the hashes, which are th
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ BLIND_MS = 3_000
 CLOCK = "test:clock"
 #: Put in front of every script: the clock is a key, and each script runs a quarter of a millisecond after the one
 #: before (several share one, as in life); chance is the clock's too, so that a sequence always does the same.
-_BENCH = f"""
+BENCH = f"""
 local real, redis = redis, setmetatable({{}}, {{__index = redis}})
 function redis.call(command, key, ...)
   if command == 'TIME' then
@@ -172,25 +172,15 @@ class Dump:
         return {name: (ours, theirs) for name, (ours, theirs) in pairs.items() if ours != theirs}
 
 
-#: The scripts of the release before this one, as it had them: schema 1.
+#: The scripts of the release before this one, as it had them.
 RELEASES = Path(__file__).parents[1] / "releases"
 
 
 def previous_release() -> dict[str, str]:
     """Return every script of the release before by name, with its prelude in front."""
-    found: dict[str, str] = json.loads((RELEASES / "schema1.json").read_text())
+    found: dict[str, str] = json.loads((RELEASES / "previous.json").read_text())
     prelude = found.pop("_prelude")
     return {name: prelude + source for name, source in found.items()}
-
-
-def as_then(name: str, args: Sequence[str | int]) -> list[str | int]:
-    """Return a script's arguments as the release before takes them: without the node that asks."""
-    match name:
-        case "pool_reserve" | "pool_promote":
-            return list(args[1:])
-        case "agent_claim":
-            return list(args[:2])
-    return list(args)
 
 
 def policy_as_then(policy: Mapping[str, float]) -> dict[str, float]:
@@ -204,11 +194,6 @@ def policy_as_then(policy: Mapping[str, float]) -> dict[str, float]:
         "max_takeovers": "maxTakeovers", "reconcile_seconds": "reconcileMs", "alert_webhooks": "webhooks",
     }  # fmt: skip
     return {then: policy[now] * (1000 if then.endswith("Ms") else 1) for now, then in names.items() if now in policy}
-
-
-def as_now(name: str, answer: Any) -> Any:
-    """Return what a script of the release before answers as this one's does."""
-    return [answer, ""] if name == "agent_claim" else answer
 
 
 #: Microseconds of the clock at the beginning of every sequence.
@@ -234,7 +219,7 @@ class Bench:
         self._seen = "-"
 
     def _registered(self, found: Mapping[str, str]) -> dict[str, Any]:
-        return {name: self.redis.register_script(_BENCH + source) for name, source in found.items()}
+        return {name: self.redis.register_script(BENCH + source) for name, source in found.items()}
 
     def clear(self, *, anew: bool = True) -> None:
         """Empty the database. `anew`: the clock starts anew too, so that the same sequence is the same run."""
@@ -253,7 +238,7 @@ class Bench:
         coin = int(self.redis.get(CLOCK)) // 250 * 2_654_435_761 % 2**32 >> 31
         try:
             if coin and name in self._previous:
-                return as_now(name, self._previous[name](keys=list(keys), args=as_then(name, args)))
+                return self._previous[name](keys=list(keys), args=list(args))
             return self._scripts[name](keys=list(keys), args=list(args))
         except redis.ResponseError as failure:
             if "ILLEGAL" in str(failure):
@@ -310,7 +295,6 @@ class Model:
     loss: bool = False  #: something was lost: neither cap nor counters are exact
     slack: bool = False  #: room was made behind the waiting line's back: the next look at memory serves it
     taken: dict[str, str] = field(default_factory=dict)  #: agent: the one user it was given to
-    mixed: bool = False  #: the release before runs too: it does not keep the lists by node
 
     # What a start must answer
 
@@ -430,7 +414,7 @@ class Model:
         assert after.members("agents") - self.lost_agents == after.agents.keys() - after.agents_of("exited")
         assert after.members("pool:stale") - self.lost_agents <= after.agents_of("starting", "ready")
         for name, ids in (("busy", after.agents_of("assigned", "running")), ("warm", after.members("pool:ready"))):
-            for node in () if self.mixed else after.members("nodes"):
+            for node in after.members("nodes"):
                 own = {i for i in ids if after.agents.get(i, {}).get("node") == node}
                 listed = after.members(f"node:{node}:{name}")
                 assert listed - self.lost_agents == own - self.lost_agents, f"{name} on {node}: {listed} is not {own}"

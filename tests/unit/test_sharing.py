@@ -6,14 +6,19 @@ import pytest
 
 from orchestrator.operations import sharing
 from orchestrator.settings import Settings
+from orchestrator.store import Node
 
 
-def node(**settings: Any) -> dict[str, str]:
-    return {"serves": Settings(**settings).serves}
+def node(**settings: Any) -> Node:
+    return Node.from_hash("n", {"serves": Settings(**settings).serves})
 
 
 def test_nodes_of_one_orchestrator_are_no_trouble() -> None:
-    alike = {"n1": node(node_id="n1", port=1), "n2": node(node_id="n2", node_sessions=3), "old": {"pid": "1"}}
+    alike = {
+        "n1": node(node_id="n1", port=1),
+        "n2": node(node_id="n2", node_sessions=3),
+        "old": Node.from_hash("old", {"pid": "1"}),
+    }
     assert not list(sharing.troubles(alike))
 
 
@@ -40,12 +45,18 @@ def test_another_orchestrator_is_told_by_what_it_differs_in(differs: dict[str, A
 
 
 def test_each_node_that_differs_in_its_limits_is_named_once() -> None:
-    nodes = {"n1": node(), "n2": node(), "n3": node(max_sessions=7), "n4": node(queue_limit=1), "old": {"serves": "{}"}}
+    nodes = {
+        "n1": node(),
+        "n2": node(),
+        "n3": node(max_sessions=7),
+        "n4": node(queue_limit=1),
+        "old": Node.from_hash("old", {}),
+    }
     assert [found.partition(" share")[0] for found in sharing.troubles(nodes)] == ["nodes n1 and n3", "nodes n1 and n4"]
 
 
 def test_what_was_seen_of_other_programs_is_told_once() -> None:
-    seen = {"strangers": "Celery worker celery@shop, task shop.add"}
+    seen = Node.from_hash("n", {"strangers": "Celery worker celery@shop, task shop.add"})
     (found,) = sharing.troubles({"n1": seen, "n2": seen})
     assert "celery@shop, task shop.add" in found
     assert "REDIS_PREFIX" in found

@@ -1,5 +1,5 @@
--- Write anew which agents of each node are warm and which have a session: a release that does not know these lists may
--- have moved agents meanwhile, and records may have been lost.
+-- Bring the lists of each node's warm and busy agents into line with the agents: the records of some may be lost, and
+-- they would count as calls of their node for ever.
 --
 -- KEYS  none
 -- ARGV  none
