@@ -26,8 +26,8 @@ from orchestrator.api import (
 )
 from orchestrator.api.below import Below
 from orchestrator.api.dispatch import dispatching
+from orchestrator.api.lifecycle import serving
 from orchestrator.api.request_log import RequestLog
-from orchestrator.api.services import serving
 from orchestrator.logs import configure_logging
 from orchestrator.settings import WEBHOOK_PATH, Settings
 
@@ -68,7 +68,8 @@ def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
             for path, methods in schema["paths"].items():
                 for route in methods.values():
                     if path not in PUBLIC:
-                        route["security"] = [{"admin" if "admin" in route.get("tags", ()) else "key": []}]
+                        secret = "admin" if "admin" in route.get("tags", ()) else "key"
+                        route.setdefault("security", [{secret: []}])
                     route["responses"].pop("422", None)  # FastAPI's own shape of it, which is never sent
                     for status, response in route["responses"].items():
                         if status in problems.PROBLEM_RESPONSES:

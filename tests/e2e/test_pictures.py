@@ -12,15 +12,22 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.e2e.test_frontend import _page as _page  # noqa: PLC0414 - a fixture: the page is built
-from tests.support.browser import SCREENSHOTS, Browser, spoken
+from tests.support.browser import SCREENSHOTS, Browser, chromium, spoken
 from tests.support.documents import LARGEST_PICTURE, REPOSITORY
 from tests.support.node import Node
+from tests.support.page import build_page
 from tests.support.processes import poll
 
 WAIT = 30_000
 #: Pixels; twice what a page of GitHub's shows.
 WIDTH = 1600
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _page() -> None:
+    """Have the page built."""
+    chromium()
+    build_page()
 
 
 def keep(browser: Browser, name: str) -> None:

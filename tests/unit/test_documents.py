@@ -14,7 +14,7 @@ import yaml
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
-from orchestrator.api import caller_words
+from orchestrator import reasons
 from orchestrator.cli.main import app as command_line
 from orchestrator.errors import OrchestratorError
 from orchestrator.settings import Settings
@@ -302,10 +302,10 @@ def test_every_code_of_a_reason_or_an_error_is_explained() -> None:
     def below(error: type[OrchestratorError]) -> set[type[OrchestratorError]]:
         return {error}.union(*map(below, error.__subclasses__()))
 
-    errors = {each.code for each in below(OrchestratorError) if each.about_request} | caller_words.PROBLEMS.keys()
-    renamed = {each.partition(":")[0] for each in (*caller_words.RENAMED.values(), caller_words.OTHER)}
-    codes = errors | caller_words.REASONS.keys() | renamed | {"malformed_request", "body_too_large"}
-    assert _explained("code") == codes
+    table = reasons.table()
+    none({each.code for each in below(OrchestratorError)} - table.problems.keys())
+    none(code for code, each in (*table.problems.items(), *table.reasons.items()) if not each.remedy)
+    assert _explained("code") == table.problems.keys() | table.reasons.keys()
 
 
 def test_the_glossary_defines_fifty_words_at_most() -> None:
