@@ -5,12 +5,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
+from orchestrator.api.dependencies import ServicesDep, administrator
 from orchestrator.api.gate import gated
 from orchestrator.api.health import describe_breaker
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import (
+from orchestrator.api.schemas.admin import (
     AgentInfo,
-    BreakerReply,
     NodeReply,
     NodesReply,
     ReloadReply,
@@ -18,7 +18,8 @@ from orchestrator.api.schemas import (
     ResizeRequest,
     SessionsReply,
 )
-from orchestrator.api.services import Services, ServicesDep, administrator
+from orchestrator.api.schemas.health import BreakerReply
+from orchestrator.api.services import Services
 from orchestrator.api.sessions import describe, moment
 from orchestrator.errors import HostUnavailable, NotFound
 from orchestrator.store import Node, Reading
@@ -29,9 +30,9 @@ router = APIRouter(prefix="/api", tags=["admin"], route_class=gated(administrato
 
 
 @router.get("/sessions", summary="List sessions and agents", response_model_exclude_none=True)
-async def sessions(parts: ServicesDep) -> SessionsReply:
+async def sessions(services: ServicesDep) -> SessionsReply:
     """Return the newest 200 kept sessions and every living agent."""
-    kept, reading = await parts.store.sessions(), await parts.store.reading()
+    kept, reading = await services.store.sessions(), await services.store.reading()
     return SessionsReply(sessions=[describe(session) for session in kept], agents=living_agents(reading))
 
 
@@ -54,11 +55,11 @@ def living_agents(reading: Reading) -> list[AgentInfo]:
 
 
 @router.post("/pool/resize", summary="Resize the pool")
-async def resize(body: ResizeRequest, parts: ServicesDep) -> ResizeReply:
+async def resize(body: ResizeRequest, services: ServicesDep) -> ResizeReply:
     """Keep `size` warm agents from now on. Grows and shrinks at once; an agent in a session is never touched."""
-    before = await parts.store.counts()
-    await parts.store.set_target(body.size)
-    await parts.publish(celery_app.REFILL, expires=25)
+    before = await services.store.counts()
+    await services.store.set_target(body.size)
+    await services.publish(celery_app.REFILL, expires=25)
     message = f"The pool goes from {before['pool']} to {body.size}."
     return ResizeReply(target=body.size, pool=before["pool"], message=message)
 
@@ -68,15 +69,15 @@ ReloadPath = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$", examples=["7f3a9d8b7
 
 
 @router.get("/nodes", summary="List the nodes")
-async def nodes(parts: ServicesDep) -> NodesReply:
+async def nodes(services: ServicesDep) -> NodesReply:
     """Return every node that shares this Redis, and what runs on it."""
-    reading = await parts.store.reading()
+    reading = await services.store.reading()
     return NodesReply(nodes=[_describe(node, reading.now) for node in reading.nodes.values()])
 
 
-async def describe_node(parts: Services, node_id: str) -> NodeReply:
+async def describe_node(services: Services, node_id: str) -> NodeReply:
     """Return what is known of a node. Raises `NotFound`."""
-    reading = await parts.store.reading()
+    reading = await services.store.reading()
     node = reading.node(node_id)
     if not node.alive and not node.draining:
         raise NotFound(f"There is no node {node_id}.")
@@ -99,15 +100,15 @@ def _describe(node: Node, now: float) -> NodeReply:
 
 
 @router.get("/nodes/{node}", summary="Look at a node")
-async def look_at_node(node: NodePath, parts: ServicesDep) -> NodeReply:
+async def look_at_node(node: NodePath, services: ServicesDep) -> NodeReply:
     """Return how many sessions and agents are left on a node, and whether it drains."""
-    return await describe_node(parts, node)
+    return await describe_node(services, node)
 
 
 @router.post("/nodes/{node}/drain", summary="Drain a node")
 async def drain(
     node: NodePath,
-    parts: ServicesDep,
+    services: ServicesDep,
     seconds: Annotated[float | None, Query(ge=0, description="Fewer seconds than `DRAIN_SECONDS`.")] = None,
 ) -> NodeReply:
     """Take a node out of service: its warm agents leave at once. Calls that are not over after `DRAIN_SECONDS` go on
@@ -116,46 +117,46 @@ async def drain(
     Asked again with fewer `seconds`, it is over sooner. It takes sessions again by `undrain`, or when it is started
     anew.
     """
-    if node not in await parts.store.nodes():
+    if node not in await services.store.nodes():
         raise NotFound(f"There is no node {node}.")
-    longest = parts.settings.drain_seconds
-    await parts.store.drain_node(node, longest if seconds is None else min(seconds, longest))
-    return await describe_node(parts, node)
+    longest = services.settings.drain_seconds
+    await services.store.drain_node(node, longest if seconds is None else min(seconds, longest))
+    return await describe_node(services, node)
 
 
 @router.post("/nodes/{node}/undrain", summary="Put a node in service again")
-async def undrain(node: NodePath, parts: ServicesDep) -> NodeReply:
+async def undrain(node: NodePath, services: ServicesDep) -> NodeReply:
     """Let a node that was drained take sessions again. Its calls are no longer ended for the drain; an agent that has
     begun to say goodbye to its user still goes."""
-    if node not in await parts.store.nodes():
+    if node not in await services.store.nodes():
         raise NotFound(f"There is no node {node}.")
-    await parts.store.undrain_node(node)
-    await parts.publish(celery_app.REFILL, expires=25)
-    return await describe_node(parts, node)
+    await services.store.undrain_node(node)
+    await services.publish(celery_app.REFILL, expires=25)
+    return await describe_node(services, node)
 
 
 @router.post("/agents/reload", summary="Bring new agent code live")
-async def reload(parts: ServicesDep) -> ReloadReply:
+async def reload(services: ServicesDep) -> ReloadReply:
     """Have every node load the agents' code anew and replace its warm agents. Calls go on as they began."""
-    nodes = await parts.store.nodes()
+    nodes = await services.store.nodes()
     if not nodes:
         raise HostUnavailable("No node lives that could load agent code.", retry_after=5)
     reload_id = secrets.token_hex(8)
     for node in nodes:
-        await parts.store.note_reload(reload_id, node, "waiting")
-        await parts.publish(celery_app.RELOAD, reload_id, queue=node_queue(node), expires=120)
-    return await reload_state(reload_id, parts)
+        await services.store.note_reload(reload_id, node, "waiting")
+        await services.publish(celery_app.RELOAD, reload_id, queue=node_queue(node), expires=120)
+    return await reload_state(reload_id, services)
 
 
 @router.get("/agents/reload/{reload_id}", summary="How a reload goes")
-async def reload_state(reload_id: ReloadPath, parts: ServicesDep) -> ReloadReply:
+async def reload_state(reload_id: ReloadPath, services: ServicesDep) -> ReloadReply:
     """Return how far each node is. It is done when every node is and no warm agent runs older code."""
-    told = await parts.store.reload(reload_id)
+    told = await services.store.reload(reload_id)
     if not told:
         raise NotFound("There is no such reload, or it was begun more than an hour ago.")
     # A node that has gone meanwhile has nothing to load.
-    states = {node: told[node] for node in await parts.store.nodes() if node in told}
-    stale = (await parts.store.counts())["stale"]
+    states = {node: told[node] for node in await services.store.nodes() if node in told}
+    stale = (await services.store.counts())["stale"]
     failed = [f"{node}: {state}" for node, state in states.items() if state.startswith("failed")]
     done = bool(states) and not failed and not stale and all(state == "done" for state in states.values())
     message = "New agent code is live." if done else "; ".join(failed) or "The agents' code is being loaded."
@@ -163,7 +164,7 @@ async def reload_state(reload_id: ReloadPath, parts: ServicesDep) -> ReloadReply
 
 
 @router.post("/breaker/close", summary="Close the circuit breaker")
-async def close_breaker(parts: ServicesDep) -> BreakerReply:
+async def close_breaker(services: ServicesDep) -> BreakerReply:
     """Try to boot agents again at once, after what kept them from booting is mended."""
-    await parts.store.close_breaker()
-    return describe_breaker(await parts.store.breaker())
+    await services.store.close_breaker()
+    return describe_breaker(await services.store.breaker())

@@ -26,8 +26,8 @@ from orchestrator.api import (
 )
 from orchestrator.api.below import Below
 from orchestrator.api.dispatch import dispatching
+from orchestrator.api.lifecycle import serving
 from orchestrator.api.request_log import RequestLog
-from orchestrator.api.services import serving
 from orchestrator.logs import configure_logging
 from orchestrator.settings import WEBHOOK_PATH, Settings
 

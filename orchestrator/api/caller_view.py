@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from orchestrator.api import caller_words
-from orchestrator.api.schemas import BreakerReply, Event, HealthReply, NodeBrief, SessionReply
+from orchestrator.api.schemas.health import BreakerReply, HealthReply, NodeBrief
+from orchestrator.api.schemas.sessions import Event, SessionReply
 
 #: What belongs to an event, its reason and its cause aside.
 _EVENT = frozenset({"id", "at", "state", "phase", "position", "agentId", "event"})

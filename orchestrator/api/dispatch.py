@@ -25,8 +25,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from orchestrator.api.feed import set_within
-from orchestrator.api.schemas import METADATA_BYTES
+from orchestrator.api.change_feed import wait_for_event
+from orchestrator.api.schemas.base import METADATA_BYTES
 from orchestrator.api.services import Services
 from orchestrator.errors import InvalidRequest, OrchestratorError, RoomTaken, StoreUnavailable
 from orchestrator.livekit.agent_worker import WorkerConnection
@@ -51,9 +51,9 @@ _user_ids: TypeAdapter[str] = TypeAdapter(UserId)
 
 
 @contextlib.asynccontextmanager
-async def dispatching(parts: Services) -> AsyncIterator[None]:
+async def dispatching(services: Services) -> AsyncIterator[None]:
     """Keep the door open for as long as the api serves."""
-    dispatch = Dispatch(parts)
+    dispatch = DispatchService(services)
     tasks = [asyncio.create_task(work) for work in (dispatch.door.run(), dispatch.follow())]
     try:
         yield
@@ -63,18 +63,18 @@ async def dispatching(parts: Services) -> AsyncIterator[None]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(OrchestratorError):
-            await parts.store.forget_door(dispatch.id)
+            await services.store.forget_door(dispatch.id)
 
 
-class Dispatch:
+class DispatchService:
     """Decides on LiveKit's jobs, and tells LiveKit how they go."""
 
-    def __init__(self, parts: Services) -> None:
-        settings = parts.settings
+    def __init__(self, services: Services) -> None:
+        settings = services.settings
         assert settings.livekit_url
         assert settings.livekit_api_key
         assert settings.livekit_api_secret
-        self._parts, self._store = parts, parts.store
+        self._services, self._store = services, services.store
         self._sessions: dict[str, str] = {}  #: of each job that is not over
         self._said_running: set[str] = set()
         self._full = "it is starting"
@@ -132,21 +132,21 @@ class Dispatch:
     # Starting
 
     async def _start(self, job: JobOffer) -> Started:
-        if self._parts.feed.closed.is_set():
+        if self._services.feed.closed.is_set():
             raise OrchestratorError("the api is stopping")
         request = Request(
             user_of(job.room),
             metadata_of(job.metadata),
             idempotency_key=_key(job),
             room=job.room,
-            job=StoredJob(job.id, job.dispatch_id, self._parts.settings.node_id),
+            job=StoredJob(job.id, job.dispatch_id, self._services.settings.node_id),
         )
-        started = await self._parts.assigner.start(request)
+        started = await self._services.assigner.start(request)
         if started.existing:
             raise OrchestratorError(f"the user {request.user_id} has a session in another room")
         if started.status not in LIVE_SESSION_STATES:
             raise OrchestratorError(f"its session {started.session_id} is over")
-        await self._parts.queue_for(started, request.idempotency_key)
+        await self._services.queue_for(started, request.idempotency_key)
         return started
 
     # Telling
@@ -158,7 +158,7 @@ class Dispatch:
             await self._take_over()
         except Exception:
             log.exception("the jobs of the api that was here before are not known")
-        with self._parts.feed.listen() as changed:
+        with self._services.feed.listen() as changed:
             while not self.over.is_set():
                 changed.clear()
                 try:
@@ -170,7 +170,7 @@ class Dispatch:
                 except Exception:
                     log.exception("LiveKit is not told how it stands, and will be")
                 await asyncio.sleep(PAUSE_SECONDS)
-                await set_within(changed, LOOK_SECONDS)
+                await wait_for_event(changed, LOOK_SECONDS)
 
     async def _take_over(self) -> None:
         """Find the jobs of the api of this node that was here before."""
@@ -183,12 +183,12 @@ class Dispatch:
         ):
             with attempt:
                 found = await self._store.live_sessions()
-        mine = [session for session in found if session.door == self._parts.settings.node_id]
+        mine = [session for session in found if session.door == self._services.settings.node_id]
         self._sessions |= {session.job_id: session.id for session in mine if session.job_id}
 
     async def _tell_standing(self) -> None:
-        capacity = await self._store.capacity(self._parts.settings.node_id)
-        stopping = self._parts.feed.closed.is_set()
+        capacity = await self._store.capacity(self._services.settings.node_id)
+        stopping = self._services.feed.closed.is_set()
         full = (
             "the api is stopping"
             if stopping
@@ -231,8 +231,8 @@ class Dispatch:
             return
         self._recorded_at = time.monotonic()
         fields: dict[str, str | int] = {
-            "node": self._parts.settings.node_id,
-            "agentName": self._parts.settings.agent_name,
+            "node": self._services.settings.node_id,
+            "agentName": self._services.settings.agent_name,
             "registered": int(bool(registration.worker_id)),
             "since": int(await self._store.now() - (time.monotonic() - registration.since)),
             "workerId": registration.worker_id,

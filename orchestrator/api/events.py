@@ -13,11 +13,12 @@ from fastapi.sse import format_sse_event
 
 from orchestrator.api import caller_view
 from orchestrator.api.access import Role
-from orchestrator.api.feed import set_within
+from orchestrator.api.change_feed import wait_for_event
+from orchestrator.api.dependencies import CallerDep, ServicesDep, SessionDep, any_caller
 from orchestrator.api.gate import gated
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import in_words
-from orchestrator.api.services import CallerDep, Services, ServicesDep, SessionDep, shown
+from orchestrator.api.schemas.base import in_words
+from orchestrator.api.services import Services
 from orchestrator.errors import StoreUnavailable
 from orchestrator.models import Session
 from orchestrator.states import SessionState
@@ -31,7 +32,7 @@ RETRY_MS = 2000
 
 _EXAMPLE = 'event: state\ndata: {"at": 0.153, "state": "agent_joined"}\nid: 1767268800153-0\n\n'
 
-router = APIRouter(prefix="/api", tags=["sessions"], route_class=gated(shown), responses=PROBLEM_RESPONSES)
+router = APIRouter(prefix="/api", tags=["sessions"], route_class=gated(any_caller), responses=PROBLEM_RESPONSES)
 
 EventId = Annotated[str, Header(alias="Last-Event-ID", pattern=r"^(\d{1,15}-\d{1,9})?$")]
 _MESSAGE = {
@@ -40,8 +41,8 @@ _MESSAGE = {
 }
 
 
-async def _listening(session: SessionDep, parts: ServicesDep) -> AsyncIterator[asyncio.Event]:
-    with parts.feed.listen(session.id) as changed:
+async def _listening(session: SessionDep, services: ServicesDep) -> AsyncIterator[asyncio.Event]:
+    with services.feed.listen(session.id) as changed:
         yield changed
 
 
@@ -56,7 +57,7 @@ async def _listening(session: SessionDep, parts: ServicesDep) -> AsyncIterator[a
 )
 async def events(
     session: SessionDep,
-    parts: ServicesDep,
+    services: ServicesDep,
     caller: CallerDep,
     changed: Annotated[asyncio.Event, Depends(_listening)],
     last_event_id: EventId = "",
@@ -68,16 +69,16 @@ async def events(
     causes are told as `GET /api/session/{id}` tells them.
     """
     after = last_event_id or "0-0"
-    if not session.live and not await parts.store.events(session.id, after):
+    if not session.live and not await services.store.events(session.id, after):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     view = dict if caller.role is Role.ADMIN else caller_view.event
-    told = _told(parts, session, after, changed, view)
+    told = _told(services, session, after, changed, view)
     return StreamingResponse(told, headers=headers, media_type="text/event-stream")
 
 
 async def _told(
-    parts: Services,
+    services: Services,
     session: Session,
     after: str,
     changed: asyncio.Event,
@@ -86,20 +87,20 @@ async def _told(
     yield format_sse_event(retry=RETRY_MS)
     place: dict[str, Any] = {}
     spoken = time.monotonic()
-    while not parts.feed.closed.is_set():
+    while not services.feed.closed.is_set():
         changed.clear()
         new: list[bytes] = []
         over = waits = False
         with contextlib.suppress(StoreUnavailable):  # the feed wakes everybody when it is back
             # The session first: what ends it is written with its last event.
-            found = await parts.store.session(session.id)
-            for event in await parts.store.events(session.id, after):
+            found = await services.store.session(session.id)
+            for event in await services.store.events(session.id, after):
                 after = event.pop("id")
                 event["at"] = round(event["at"] - session.created_at, 3)
                 new.append(format_sse_event(event="state", id=after, data_str=json.dumps(view(event))))
             over = found is None or not found.live
             waits = found is not None and found.status is SessionState.QUEUED
-            if found and waits and (now := await _place(parts, found)) != place:
+            if found and waits and (now := await _place(services, found)) != place:
                 place = now
                 new.append(format_sse_event(event="position", data_str=json.dumps(place)))
         if not new and time.monotonic() - spoken >= PING_SECONDS:
@@ -110,10 +111,10 @@ async def _told(
         if over:
             return
         left = spoken + PING_SECONDS - time.monotonic()
-        await set_within(changed, min(left, LINE_SECONDS) if waits else left)
+        await wait_for_event(changed, min(left, LINE_SECONDS) if waits else left)
 
 
-async def _place(parts: Services, session: Session) -> dict[str, Any]:
-    position = await parts.store.position(session.id) or 1
-    wait = await parts.assigner.estimated_wait(session.status, position)
+async def _place(services: Services, session: Session) -> dict[str, Any]:
+    position = await services.store.position(session.id) or 1
+    wait = await services.assigner.estimated_wait(session.status, position)
     return {"position": position, "estimatedWait": in_words(wait)}

@@ -53,7 +53,7 @@ class Limit:
 
     async def refuse(self, request: Request) -> None:
         """Raise `RateLimited` when an address was refused a moment ago, unless its request was answered before."""
-        parts = request.app.state.services
+        services = request.app.state.services
         until, who = request.app.state.over_limit, (self._what, _address(request))
         end, words = until.get(who, (0.0, ""))
         left = end - time.monotonic()
@@ -61,16 +61,16 @@ class Limit:
             until.pop(who, None)
             return
         key = idempotency_key(request, trusted=False)
-        if key and await parts.store.session_of_job(key):
+        if key and await services.store.session_of_job(key):
             return
         raise self._over(left, words)
 
     async def count(self, request: Request) -> None:
         """Count a request that came to nothing for its body's sake. Raises `RateLimited`."""
-        parts = request.app.state.services
-        rate = self._rate(parts.settings)
+        services = request.app.state.services
+        rate = self._rate(services.settings)
         with contextlib.suppress(StoreUnavailable):
-            wait = await parts.store.limited(self._what, *_address(request), rate.amount, rate.get_expiry() * 1000)
+            wait = await services.store.limited(self._what, *_address(request), rate.amount, rate.get_expiry() * 1000)
             if wait:
                 failure = self._over(wait)
                 self.remember(request, failure)

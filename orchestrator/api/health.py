@@ -8,9 +8,11 @@ from fastapi import APIRouter, Request
 from orchestrator import __version__
 from orchestrator.api import caller_view, redis_memory
 from orchestrator.api.access import Role
+from orchestrator.api.dependencies import ServicesDep
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import BreakerReply, HealthReply, NodeHealth, RegistrationReply, Reply, example
-from orchestrator.api.services import Services, ServicesDep
+from orchestrator.api.schemas.base import Reply, example
+from orchestrator.api.schemas.health import BreakerReply, HealthReply, NodeHealth, RegistrationReply
+from orchestrator.api.services import Services
 from orchestrator.errors import Draining, HostUnavailable, NotSetUp, NotWarm, StoreUnavailable
 from orchestrator.machine.memory import limit_bytes
 from orchestrator.operations import kill_window, reach, restarts, sharing, sizing
@@ -41,48 +43,48 @@ async def livez() -> Alive:
 
 
 @router.get("/readyz", summary="Can this node serve a start?")
-async def readyz(parts: ServicesDep) -> Alive:
+async def readyz(services: ServicesDep) -> Alive:
     """Answer 200 when a start would be served: Redis takes writes, a node with a host lives and has set the store up,
     and this one does not drain and has had a warm agent of its own: agents that do not boot never replace those that
     do."""
-    reading = await parts.store.reading()
+    reading = await services.store.reading()
     if reading.server.refusal:
         raise StoreUnavailable(reading.server.refusal, retry_after=REFUSED_SECONDS)
-    node = reading.node(parts.settings.node_id)
+    node = reading.node(services.settings.node_id)
     if node.draining:
-        raise Draining(retry_after=parts.settings.drain_seconds + 5)
+        raise Draining(retry_after=services.settings.drain_seconds + 5)
     if not any(each.host for each in reading.nodes.values()):
         raise HostUnavailable("No node with an agent host and a Celery worker lives.", retry_after=5)
     if not reading.configured:
         raise NotSetUp(retry_after=2)
-    if not parts.proven and not (node.warm or node.busy) and reading.target and not node.short:
+    if not services.proven and not (node.warm or node.busy) and reading.target and not node.short:
         cause = f" ({reading.boot_error})" if reading.boot_error else ""
         raise NotWarm(f"No agent of node {node.id} is warm yet{cause}.", retry_after=2)
-    parts.proven = True
+    services.proven = True
     return Alive()
 
 
 @router.get("/api/health", summary="What the node knows of itself")
-async def health(request: Request, parts: ServicesDep) -> HealthReply:
+async def health(request: Request, services: ServicesDep) -> HealthReply:
     """Return counts, latencies and what is not as it should be: why, and where, is told to the operator."""
-    caller = parts.access.starter(request)
+    caller = services.access.starter(request)
     try:
-        found = describe_health(parts, await parts.store.reading())
+        found = describe_health(services, await services.store.reading())
         return found if caller.role is Role.ADMIN else caller_view.health(found)
     except StoreUnavailable as failure:
         # What is in Redis is unknown now; how this node's programs are doing is not.
-        detail = "; ".join([failure.detail, *restarts.troubles(parts.settings.run_dir)])
+        detail = "; ".join([failure.detail, *restarts.troubles(services.settings.run_dir)])
         raise StoreUnavailable(detail, retry_after=failure.retry_after) from failure
 
 
-def describe_health(parts: Services, reading: Reading) -> HealthReply:
+def describe_health(services: Services, reading: Reading) -> HealthReply:
     """Return the health of the node and of what it shares with others, as the operator may see it."""
-    warnings = list(_warnings(parts, reading))
+    warnings = list(_warnings(services, reading))
     refusal, trouble = reading.server.refusal, reading.livekit_trouble
     return HealthReply(
         status="degraded" if warnings else "ok",
         version=__version__,
-        access="open" if parts.access.open else "keys",
+        access="open" if services.access.open else "keys",
         sessions=reading.counts | {"max": reading.max_sessions or 0},
         redis={"ok": refusal is None, "latencyMs": round(reading.server.latency * 1000, 2)}
         | ({"trouble": refusal} if refusal else {}),
@@ -97,12 +99,12 @@ def describe_health(parts: Services, reading: Reading) -> HealthReply:
     )
 
 
-def _warnings(parts: Services, reading: Reading) -> Iterator[str]:
+def _warnings(services: Services, reading: Reading) -> Iterator[str]:
     """Yield everything that is not as it should be."""
     if reading.server.refusal:
         yield f"no call can start, and none is recorded: {reading.server.refusal}"
-    yield from restarts.troubles(parts.settings.run_dir)
-    yield from _nodes_troubles(reading, parts.settings.node_id)
+    yield from restarts.troubles(services.settings.run_dir)
+    yield from _nodes_troubles(reading, services.settings.node_id)
     if reading.target and not reading.counts["pool"] and not reading.counts["booting"]:
         yield "the pool is empty and nothing is booting"
     yield from _agents_troubles(reading)
@@ -113,7 +115,7 @@ def _warnings(parts: Services, reading: Reading) -> Iterator[str]:
             yield warning
     embedded = os.environ.get("EMBEDDED_VALKEY") == "true"
     yield from redis_memory.warnings(reading.server.memory, limit_bytes() if embedded else None)
-    yield from _settings_troubles(parts)
+    yield from _settings_troubles(services)
     if (queued := reading.queues[CELERY_QUEUE]) > 20:
         yield f"{queued} Celery tasks are waiting"
 
@@ -147,14 +149,14 @@ def _agents_troubles(reading: Reading) -> Iterator[str]:
         )
 
 
-def _settings_troubles(parts: Services) -> Iterator[str]:
+def _settings_troubles(services: Services) -> Iterator[str]:
     """Yield where this node's settings do not fit its machine or its surroundings."""
-    if not parts.settings.redis.verify:
+    if not services.settings.redis.verify:
         yield sharing.UNVERIFIED
-    yield from reach.troubles(parts.settings, os.environ)
-    if kill := kill_window.warning(parts.settings, os.environ):
+    yield from reach.troubles(services.settings, os.environ)
+    if kill := kill_window.warning(services.settings, os.environ):
         yield kill
-    if tight := sizing.warning(parts.settings, limit_bytes()):
+    if tight := sizing.warning(services.settings, limit_bytes()):
         yield tight
 
 

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from orchestrator.api import caller_words
 from orchestrator.api.access import Role
 from orchestrator.api.below import below_root
-from orchestrator.api.schemas import Problem
+from orchestrator.api.schemas.problem import Problem
 from orchestrator.errors import OrchestratorError, RateLimited
 from orchestrator.logs import request_id
 

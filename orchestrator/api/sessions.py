@@ -11,10 +11,19 @@ from fastapi import Request as HttpRequest
 from orchestrator.api import caller_view
 from orchestrator.api.access import Caller, Role
 from orchestrator.api.addresses import client_address
+from orchestrator.api.dependencies import (
+    CallerDep,
+    ServicesDep,
+    SessionDep,
+    any_caller,
+    services_of,
+    start_caller,
+    visible_session,
+)
 from orchestrator.api.gate import Limit, gated, idempotency_key
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import (
-    WAITING,
+from orchestrator.api.schemas.base import WAITING, in_words
+from orchestrator.api.schemas.sessions import (
     AgentRecord,
     Event,
     LogsReply,
@@ -23,9 +32,8 @@ from orchestrator.api.schemas import (
     StartRequest,
     StopReply,
     StopRequest,
-    in_words,
 )
-from orchestrator.api.services import CallerDep, Services, ServicesDep, SessionDep, services, shown, starter, visible
+from orchestrator.api.services import Services
 from orchestrator.errors import Forbidden, NotFound, Unauthorized, UserHasSession
 from orchestrator.logs import note
 from orchestrator.models import Agent, Session
@@ -38,12 +46,12 @@ FIRST_ANSWER_SECONDS = 2.0
 #: Log lines that stand in a session's record.
 LAST_LINES = 20
 
-router = APIRouter(prefix="/api", tags=["sessions"], route_class=gated(shown), responses=PROBLEM_RESPONSES)
+router = APIRouter(prefix="/api", tags=["sessions"], route_class=gated(any_caller), responses=PROBLEM_RESPONSES)
 #: A start is about no session: a client secret opens it no more than nothing does.
 starting = APIRouter(
     prefix="/api",
     tags=["sessions"],
-    route_class=gated(starter, Limit("rate", lambda settings: settings.rate)),
+    route_class=gated(start_caller, Limit("rate", lambda settings: settings.rate)),
     responses=PROBLEM_RESPONSES,
 )
 
@@ -75,24 +83,24 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
     `clientSecret` as `Authorization: Bearer`, or is answered 409 `user_has_session`.
     """
     # Called and not declared, and answered ready-made: a caller waits here, and each costs FastAPI 30 µs or more.
-    begun, parts = time.perf_counter(), services(request)
+    begun, services = time.perf_counter(), services_of(request)
     caller: Caller = request.state.caller
-    address = client_address(request, parts.settings.trusted_proxy)
+    address = client_address(request, services.settings.trusted_proxy)
     # A backend starts calls for many users from one address; how many, it decides.
     trusted = caller.role is not Role.ANYBODY
     key = idempotency_key(request, trusted=trusted)
-    started = await parts.assigner.start(
+    started = await services.assigner.start(
         Request(
             body.user_id, body.metadata, address.narrow, address.wide, key, trusted, affinity=body.affinity == "node"
         )
     )
     if started.existing:  # and anybody could have named its user
-        started = await _theirs(parts, caller, body.user_id, started)
+        started = await _theirs(services, caller, body.user_id, started)
     note(session_id=started.session_id)
-    secret = parts.access.client_secret(started.session_id)
-    if started.repeated and (answer := await _first_answer(parts, key, secret)):
+    secret = services.access.client_secret(started.session_id)
+    if started.repeated and (answer := await _first_answer(services, key, secret)):
         return answer
-    await parts.queue_for(started, key)
+    await services.queue_for(started, key)
     reply = StartReply(
         session_id=started.session_id,
         status=started.status,
@@ -107,17 +115,17 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
     content = reply.model_dump_json(by_alias=True, exclude_none=True, exclude={"client_secret"})
     status = 202 if started.status in {SessionState.STARTING, SessionState.QUEUED} else 200
     if key and not started.repeated:
-        await parts.store.keep_answer(key, f"{status} {content}")
+        await services.store.keep_answer(key, f"{status} {content}")
     return _answer(content, status, secret)
 
 
-async def _theirs(parts: Services, caller: Caller, user_id: str, newest: Started) -> Started:
+async def _theirs(services: Services, caller: Caller, user_id: str, newest: Started) -> Started:
     """Return the live session of a user that the caller may have. Raises `UserHasSession` when there is none."""
-    if parts.access.began(caller, newest.session_id):
+    if services.access.began(caller, newest.session_id):
         return newest
-    for session_id in await parts.store.sessions_of(user_id):
-        if parts.access.began(caller, session_id):
-            return await parts.assigner.existing(session_id)
+    for session_id in await services.store.sessions_of(user_id):
+        if services.access.began(caller, session_id):
+            return await services.assigner.existing(session_id)
     raise UserHasSession
 
 
@@ -127,10 +135,10 @@ def _answer(content: str, status: int, secret: str) -> Response:
     return Response(content, status, media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
-async def _first_answer(parts: Services, key: str, secret: str) -> Response | None:
+async def _first_answer(services: Services, key: str, secret: str) -> Response | None:
     """Return what the first request with this key was answered, once it is; None when it never was."""
     deadline = time.monotonic() + FIRST_ANSWER_SECONDS
-    while (kept := await parts.store.kept_answer(key)) is None:
+    while (kept := await services.store.kept_answer(key)) is None:
         if time.monotonic() > deadline:
             return None
         await asyncio.sleep(FIRST_ANSWER_SECONDS / 100)
@@ -139,7 +147,7 @@ async def _first_answer(parts: Services, key: str, secret: str) -> Response | No
 
 
 @router.get("/session/{session_id:session}", summary="Look at a session", response_model_exclude_none=True)
-async def look(session: SessionDep, parts: ServicesDep, caller: CallerDep) -> SessionReply:
+async def look(session: SessionDep, services: ServicesDep, caller: CallerDep) -> SessionReply:
     """Return a session's status, its agents, its history and, when it is over, the reason and the last log lines.
 
     The operator alone gets the log lines, and reasons and causes as they were written; others a code and a fixed
@@ -147,20 +155,20 @@ async def look(session: SessionDep, parts: ServicesDep, caller: CallerDep) -> Se
     """
     reply = describe(session)
     if session.status in {SessionState.QUEUED, SessionState.STARTING}:
-        reply.position = await parts.store.position(session.id) or 1
-        reply.estimated_wait = in_words(await parts.assigner.estimated_wait(session.status, reply.position))
+        reply.position = await services.store.position(session.id) or 1
+        reply.estimated_wait = in_words(await services.assigner.estimated_wait(session.status, reply.position))
     reply.events = [
         Event.model_validate(event | {"at": round(event["at"] - session.created_at, 3)})
-        for event in await parts.store.events(session.id)
+        for event in await services.store.events(session.id)
     ]
     if caller.role is Role.CLIENT:
         reply.client = None
         return caller_view.session(reply)
-    reply.agents = [agent_record(agent) for agent in await parts.store.agent_records(session.printed_by)]
+    reply.agents = [agent_record(agent) for agent in await services.store.agent_records(session.printed_by)]
     if caller.role is not Role.ADMIN:
         return caller_view.session(reply)
     if not session.live:
-        reply.last_log_lines = await _logs(parts.store, session, LAST_LINES)
+        reply.last_log_lines = await _logs(services.store, session, LAST_LINES)
     return reply
 
 
@@ -195,10 +203,10 @@ _STOPPED = {
 
 
 @router.post("/session/stop", summary="Stop a session")
-async def stop(body: StopRequest, parts: ServicesDep, caller: CallerDep) -> StopReply:
+async def stop(body: StopRequest, services: ServicesDep, caller: CallerDep) -> StopReply:
     """End a session: its agent leaves, its room is deleted. Its reason says who stopped it; again changes nothing."""
-    await visible(parts, caller, body.session_id)
-    ended = await parts.store.end_session(body.session_id, SessionState.ENDED, _STOPPED[caller.role])
+    await visible_session(services, caller, body.session_id)
+    ended = await services.store.end_session(body.session_id, SessionState.ENDED, _STOPPED[caller.role])
     if ended is None:
         raise NotFound
     message = "The session is stopped." if ended.first else f"The session was over already ({ended.status})."
@@ -211,7 +219,7 @@ async def stop(body: StopRequest, parts: ServicesDep, caller: CallerDep) -> Stop
     openapi_extra={"security": [{"admin": []}]},
 )
 async def logs(
-    session: SessionDep, parts: ServicesDep, caller: CallerDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
+    session: SessionDep, services: ServicesDep, caller: CallerDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
 ) -> LogsReply:
     """Return what the session's agents printed, oldest first; also after their death. For the operator: exceptions,
     addresses and commands stand in it."""
@@ -219,7 +227,7 @@ async def logs(
         raise Unauthorized("Logs are the operator's: send `Authorization: Bearer <ADMIN_TOKEN>`.")
     if caller.role is not Role.ADMIN:
         raise Forbidden
-    return LogsReply(session_id=session.id, logs=await _logs(parts.store, session, limit))
+    return LogsReply(session_id=session.id, logs=await _logs(services.store, session, limit))
 
 
 def describe(session: Session) -> SessionReply:

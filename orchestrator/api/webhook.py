@@ -8,9 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.security import APIKeyHeader
 
+from orchestrator.api.dependencies import ServicesDep
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import WebhookReply
-from orchestrator.api.services import ServicesDep
+from orchestrator.api.schemas.webhook import WebhookReply
 from orchestrator.errors import StoreUnavailable, WebhookRefused
 from orchestrator.settings import WEBHOOK_PATH
 
@@ -47,7 +47,7 @@ _BODY = {
 
 @router.post(WEBHOOK_PATH, summary="Take a webhook from LiveKit", openapi_extra={"requestBody": _BODY})
 async def webhook(
-    request: Request, parts: ServicesDep, authorization: Annotated[str | None, Depends(_signature)]
+    request: Request, services: ServicesDep, authorization: Annotated[str | None, Depends(_signature)]
 ) -> WebhookReply:
     """Record one event, once. It is answered 200 only then: LiveKit sends it again after a 5xx, never after a 4xx."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -55,14 +55,14 @@ async def webhook(
         detail = f"A webhook is {_MEDIA_TYPES[0]}, not {media_type[:64] or 'of no content type'}."
         raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail)
     try:
-        parts.webhooks.check(authorization or "")
+        services.webhooks.check(authorization or "")
         body = await request.body()
-        told = parts.webhooks.read(body, authorization or "")
+        told = services.webhooks.read(body, authorization or "")
     except WebhookRefused as failure:
         _say_refused(request, failure)
         raise
     try:
-        result = await parts.store.webhook(told.id, told.event, told.room, told.created_at, told.dropped)
+        result = await services.store.webhook(told.id, told.event, told.room, told.created_at, told.dropped)
     except StoreUnavailable as failure:
         raise StoreUnavailable(failure.detail, retry_after=RETRY_SECONDS) from failure
     log.debug("webhook", extra={"event": told.event, "room": told.room, "result": result})

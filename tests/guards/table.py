@@ -269,9 +269,9 @@ GUARDS = (
         "a client secret ends a little after its session",
         "integration/test_access.py::test_a_client_secret_is_good_until_a_little_after_the_end",
         (
-            "orchestrator/api/services.py",
-            "    if ended is not None and await parts.store.now() > ended",
-            "    if False and await parts.store.now() > ended",
+            "orchestrator/api/dependencies.py",
+            "    if ended is not None and await services.store.now() > ended",
+            "    if False and await services.store.now() > ended",
         ),
     ),
     guard(
@@ -288,8 +288,8 @@ GUARDS = (
         "integration/test_strangers.py::test_what_looks_like_a_client_secret_opens_nothing_on_any_route",
         (
             "orchestrator/api/health.py",
-            "    caller = parts.access.starter(request)\n",
-            "    caller = parts.access.caller(request)\n",
+            "    caller = services.access.starter(request)\n",
+            "    caller = services.access.caller(request)\n",
         ),
     ),
     guard(
@@ -369,7 +369,7 @@ GUARDS = (
     guard(
         "no caller names a user for whom a room stands",
         "integration/test_strangers.py::test_no_caller_names_a_user_for_whom_a_room_stands",
-        ("orchestrator/api/schemas.py", "    if re.match(JOB_USERS, user_id):\n", "    if False:\n"),
+        ("orchestrator/api/schemas/sessions.py", "    if re.match(JOB_USERS, user_id):\n", "    if False:\n"),
     ),
     guard(
         "one address takes few seats",
@@ -423,7 +423,7 @@ GUARDS = (
     guard(
         "callers that cannot reach LiveKit are told of",
         "integration/test_access.py::test_health_tells_of_callers_that_cannot_reach_livekit",
-        ("orchestrator/api/health.py", "    yield from reach.troubles(parts.settings, os.environ)\n", ""),
+        ("orchestrator/api/health.py", "    yield from reach.troubles(services.settings, os.environ)\n", ""),
     ),
     guard(
         "secrets that somebody else could have written are not read",
@@ -454,7 +454,7 @@ GUARDS = (
     guard(
         "an api that was given no keys opens to nobody by mistake",
         "unit/test_programs.py::test_programs_without_the_keys_start_and_the_api_does_not",
-        ("orchestrator/api/services.py", "    if settings.access_trouble:\n", "    if False:\n"),
+        ("orchestrator/api/lifecycle.py", "    if settings.access_trouble:\n", "    if False:\n"),
     ),
     guard(
         "no other process of its user reads a sealed one",
@@ -474,8 +474,8 @@ GUARDS = (
         "an api that stops ends its streams",
         "e2e/test_threats.py::test_a_stop_with_open_streams_waits_for_none",
         (
-            "orchestrator/api/services.py",
-            "            with _told_to_stop(feed.close):\n",
+            "orchestrator/api/lifecycle.py",
+            "            with _on_stop_signal(feed.close):\n",
             "            with contextlib.nullcontext():\n",
         ),
     ),
@@ -997,7 +997,7 @@ GUARDS = (
     guard(
         "a failure is listed as long as its record and log are kept",
         "integration/test_agent_logs.py::test_a_log_is_kept_as_long_as_its_failure_is_listed",
-        ("orchestrator/api/board.py", "        self._happenings.keep(kept)\n", ""),
+        ("orchestrator/api/status_view.py", "        self._failures.keep(kept)\n", ""),
     ),
     guard(
         "the cgroup's memory counts",
@@ -1105,7 +1105,7 @@ GUARDS = (
     guard(
         "the api answers while Redis is a black hole, a crowd too",
         "integration/test_api.py::test_a_black_hole_for_a_redis_is_503_in_two_seconds",
-        ("orchestrator/api/services.py", "PATIENCE = 0.9", "PATIENCE = 3.0"),
+        ("orchestrator/api/lifecycle.py", "PATIENCE = 0.9", "PATIENCE = 3.0"),
     ),
     guard(
         "a key stands for one start",
@@ -1438,7 +1438,7 @@ GUARDS = (
         "the feed outlasts what nobody has thought of",
         "unit/test_loops.py::test_the_feed",
         (
-            "orchestrator/api/feed.py",
+            "orchestrator/api/change_feed.py",
             "except Exception as failure:  # whatever it is, somebody listens",
             "except StoreUnavailable as failure:",
         ),

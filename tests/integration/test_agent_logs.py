@@ -8,7 +8,7 @@ import pytest
 import redis
 from fastapi import FastAPI
 
-from orchestrator.api import following
+from orchestrator.api import log_stream
 from orchestrator.api.app import create
 from orchestrator.models import new_id
 from orchestrator.store import Store
@@ -125,7 +125,7 @@ async def test_only_the_admin_reads_it(store: Store, valkey_url: str, suffix: st
 async def test_it_is_pushed_as_it_is_written(
     app: FastAPI, store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "LAST_WORDS_SECONDS", 0.2)
+    monkeypatch.setattr(log_stream, "LAST_WORDS_SECONDS", 0.2)
     async with on_a_port(app) as http:
         http.headers.update(ADMIN)
         await store.set_target(1)

@@ -10,7 +10,7 @@ import redis
 
 from orchestrator.api import health
 from orchestrator.api.app import create
-from orchestrator.api.dispatch import Dispatch
+from orchestrator.api.dispatch import DispatchService
 from orchestrator.api.services import Services
 from orchestrator.errors import StoreUnavailable
 from orchestrator.livekit.jobs import Answer, JobOffer, Outcome
@@ -47,13 +47,13 @@ async def parts(store: Store, valkey_url: str) -> AsyncIterator[Services]:
 
 
 @pytest.fixture
-def dispatch(parts: Services) -> Dispatch:
-    found = Dispatch(parts)
+def dispatch(parts: Services) -> DispatchService:
+    found = DispatchService(parts)
     found.door = Reports()  # type: ignore[assignment]
     return found
 
 
-def said(dispatch: Dispatch) -> list[tuple[str, Outcome, str]]:
+def said(dispatch: DispatchService) -> list[tuple[str, Outcome, str]]:
     door: Any = dispatch.door
     found: list[tuple[str, Outcome, str]] = door.said
     return found
@@ -71,7 +71,7 @@ async def of(store: Store, answer: Answer) -> Session:
     return session
 
 
-async def test_a_job_is_an_ordinary_session(dispatch: Dispatch, store: Store, valkey_url: str) -> None:
+async def test_a_job_is_an_ordinary_session(dispatch: DispatchService, store: Store, valkey_url: str) -> None:
     (agent,) = await warm(store, valkey_url, 1)
     session = await of(store, await dispatch.on_availability(job(metadata='{"name": "Ada"}')))
     assert (session.status, session.user_id, session.room_name) == ("ready", "room:lobby", "lobby")
@@ -83,7 +83,9 @@ async def test_a_job_is_an_ordinary_session(dispatch: Dispatch, store: Store, va
     assert (told["room"], told["metadata"], told["userId"]) == ("lobby", {"name": "Ada"}, "room:lobby")
 
 
-async def test_a_job_on_an_empty_pool_has_an_agent_started(dispatch: Dispatch, store: Store, raw: redis.Redis) -> None:
+async def test_a_job_on_an_empty_pool_has_an_agent_started(
+    dispatch: DispatchService, store: Store, raw: redis.Redis
+) -> None:
     session = await of(store, await dispatch.on_availability(job()))
     assert session.status == "starting"
     spawns = [text for text in raw.lrange("celery", 0, -1) if "spawn_agent" in text]
@@ -91,7 +93,7 @@ async def test_a_job_on_an_empty_pool_has_an_agent_started(dispatch: Dispatch, s
 
 
 async def test_an_agent_that_cannot_be_started_is_not_promised(
-    dispatch: Dispatch, parts: Services, store: Store, monkeypatch: pytest.MonkeyPatch
+    dispatch: DispatchService, parts: Services, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object, **__: object) -> None:
         raise StoreUnavailable
@@ -105,27 +107,27 @@ async def test_an_agent_that_cannot_be_started_is_not_promised(
 
 
 async def test_the_same_job_by_another_door_is_the_same_session(
-    dispatch: Dispatch, parts: Services, store: Store, valkey_url: str
+    dispatch: DispatchService, parts: Services, store: Store, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 2)
-    answers = await asyncio.gather(dispatch.on_availability(job()), Dispatch(parts).on_availability(job()))
+    answers = await asyncio.gather(dispatch.on_availability(job()), DispatchService(parts).on_availability(job()))
     assert answers[0] == answers[1]
     assert len(await store.sessions()) == 1
 
 
-async def test_a_second_job_for_a_room_needs_nobody(dispatch: Dispatch, store: Store) -> None:
+async def test_a_second_job_for_a_room_needs_nobody(dispatch: DispatchService, store: Store) -> None:
     assert (await dispatch.on_availability(job(1))).available
     assert await dispatch.on_availability(job(2)) == Answer(available=False, terminate=True)
     assert len(await store.sessions()) == 1
 
 
-async def test_a_job_whose_session_is_over_is_not_taken_again(dispatch: Dispatch, store: Store) -> None:
+async def test_a_job_whose_session_is_over_is_not_taken_again(dispatch: DispatchService, store: Store) -> None:
     session = await of(store, await dispatch.on_availability(job()))
     await store.end_session(session.id, "ended", "over")
     assert await dispatch.on_availability(job()) == NO
 
 
-async def test_what_is_refused(dispatch: Dispatch, parts: Services, store: Store, valkey_url: str) -> None:
+async def test_what_is_refused(dispatch: DispatchService, parts: Services, store: Store, valkey_url: str) -> None:
     assert await dispatch.on_availability(job(metadata="x" * 5000)) == NO
     await change(store, maxSessions=1)
     assert (await dispatch.on_availability(job(1, "desk"))).available
@@ -142,7 +144,7 @@ async def test_what_is_refused(dispatch: Dispatch, parts: Services, store: Store
     assert len(await store.sessions()) == 2
 
 
-async def test_livekit_is_told_how_a_job_goes(dispatch: Dispatch, store: Store, valkey_url: str) -> None:
+async def test_livekit_is_told_how_a_job_goes(dispatch: DispatchService, store: Store, valkey_url: str) -> None:
     (agent,) = await warm(store, valkey_url, 1)
     session = await of(store, await dispatch.on_availability(job()))
     await dispatch._tell_jobs()
@@ -163,7 +165,7 @@ async def test_livekit_is_told_how_a_job_goes(dispatch: Dispatch, store: Store, 
     assert dispatch.running() == []
 
 
-async def test_a_failure_is_told_with_its_reason(dispatch: Dispatch, store: Store) -> None:
+async def test_a_failure_is_told_with_its_reason(dispatch: DispatchService, store: Store) -> None:
     session = await of(store, await dispatch.on_availability(job()))
     await store.end_session(session.id, "error", "boot_error: no model")
     await dispatch._tell_jobs()
@@ -171,9 +173,9 @@ async def test_a_failure_is_told_with_its_reason(dispatch: Dispatch, store: Stor
 
 
 async def test_an_assignment_is_noted_and_one_of_nobody_is_failed(
-    dispatch: Dispatch, parts: Services, store: Store, raw: redis.Redis
+    dispatch: DispatchService, parts: Services, store: Store, raw: redis.Redis
 ) -> None:
-    session = await of(store, await Dispatch(parts).on_availability(job()))
+    session = await of(store, await DispatchService(parts).on_availability(job()))
     assert raw.zscore("deadlines", f"job|{session.id}") is not None
     await dispatch.on_assignment(job())  # LiveKit had asked another door first
     assert raw.zscore("deadlines", f"job|{session.id}") is None
@@ -182,7 +184,7 @@ async def test_an_assignment_is_noted_and_one_of_nobody_is_failed(
     assert said(dispatch) == [("AJ_2", Outcome.FAILED, "there is no session for this job")]
 
 
-async def test_a_deleted_dispatch_ends_the_session(dispatch: Dispatch, store: Store) -> None:
+async def test_a_deleted_dispatch_ends_the_session(dispatch: DispatchService, store: Store) -> None:
     session = await of(store, await dispatch.on_availability(job()))
     await dispatch.on_termination("AJ_9")
     await dispatch.on_termination("AJ_1")
@@ -192,7 +194,7 @@ async def test_a_deleted_dispatch_ends_the_session(dispatch: Dispatch, store: St
 
 
 async def test_the_next_api_of_a_node_takes_its_jobs_over(
-    dispatch: Dispatch, parts: Services, store: Store, raw: redis.Redis
+    dispatch: DispatchService, parts: Services, store: Store, raw: redis.Redis
 ) -> None:
     await dispatch.on_availability(job(1))
     elsewhere = await of(store, await dispatch.on_availability(job(2, "desk")))
@@ -200,7 +202,7 @@ async def test_the_next_api_of_a_node_takes_its_jobs_over(
     raw.hset(f"session:{elsewhere.id}", "door", "another-node")
     await store.end_session(over.id, "ended", "over")
     await parts.assigner.start(Request("ada", {}))
-    successor = Dispatch(parts)
+    successor = DispatchService(parts)
     await successor._take_over()
     assert successor.running() == ["AJ_1"]
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 from fastapi import FastAPI
 
-from orchestrator.api import following, status
+from orchestrator.api import log_stream, status
 from orchestrator.api.app import create
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
@@ -322,7 +322,7 @@ async def test_a_log_that_redis_has_lost_begins_anew(
 async def test_logs_end_after_the_last_words(
     http: httpx.AsyncClient, store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "LAST_WORDS_SECONDS", 0.5)
+    monkeypatch.setattr(log_stream, "LAST_WORDS_SECONDS", 0.5)
     await warm(store, valkey_url, 1)
     session_id = await begin(http, "ada")
     async with follow(http, f"/api/session/{session_id}/logs/events") as events:

@@ -22,14 +22,14 @@ LISTENERS = 1000
 RETRY_SECONDS = 0.5
 
 
-async def set_within(event: asyncio.Event, seconds: float) -> None:
+async def wait_for_event(event: asyncio.Event, seconds: float) -> None:
     """Wait for an event, and no longer than so many seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(max(0.0, seconds)):
             await event.wait()
 
 
-class Feed:
+class ChangeFeed:
     """One per api process. `run` is its background task."""
 
     def __init__(self, store: Store) -> None:
@@ -76,7 +76,7 @@ class Feed:
                 if not isinstance(failure, StoreUnavailable):
                     log.exception("what has happened is not told, and is tried again")
                 last = None
-                await set_within(self.closed, RETRY_SECONDS)
+                await wait_for_event(self.closed, RETRY_SECONDS)
 
     def _wake(self, *names: str | None) -> None:
         for name in names:

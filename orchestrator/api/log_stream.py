@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fastapi.sse import ServerSentEvent
 
-from orchestrator.api.feed import set_within
+from orchestrator.api.change_feed import wait_for_event
 from orchestrator.store import Store
 
 #: Seconds between two looks: lines are shipped four times a second.
@@ -83,7 +83,7 @@ async def follow(
                 yield event
         if over:
             break
-        await set_within(closed, LOOK_SECONDS)
+        await wait_for_event(closed, LOOK_SECONDS)
         if closed.is_set():
             return
     yield ServerSentEvent(event="end", data={})
