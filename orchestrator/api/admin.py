@@ -99,7 +99,7 @@ def _describe(node: Node, now: float) -> NodeReply:
     )
 
 
-@router.get("/nodes/{node}", summary="Look at a node")
+@router.get("/nodes/{node}", summary="Get a node")
 async def look_at_node(node: NodePath, services: ServicesDep) -> NodeReply:
     """Return how many sessions and agents are left on a node, and whether it drains."""
     return await describe_node(services, node)
@@ -114,8 +114,8 @@ async def drain(
     """Take a node out of service: its warm agents leave at once. Calls that are not over after `DRAIN_SECONDS` go on
     with agents of another node; where there is none, they end.
 
-    Asked again with fewer `seconds`, it is over sooner. It takes sessions again by `undrain`, or when it is started
-    anew.
+    A second request with fewer `seconds` shortens the drain. The node takes sessions again after `undrain`, or after
+    a restart.
     """
     if node not in await services.store.nodes():
         raise NotFound(f"There is no node {node}.")
@@ -137,7 +137,7 @@ async def undrain(node: NodePath, services: ServicesDep) -> NodeReply:
 
 @router.post("/agents/reload", summary="Bring new agent code live")
 async def reload(services: ServicesDep) -> ReloadReply:
-    """Have every node load the agents' code anew and replace its warm agents. Calls go on as they began."""
+    """Have every node load the agents' code again and replace its warm agents. Calls keep the code they began with."""
     nodes = await services.store.nodes()
     if not nodes:
         raise HostUnavailable("No node lives that could load agent code.", retry_after=5)
@@ -148,9 +148,9 @@ async def reload(services: ServicesDep) -> ReloadReply:
     return await reload_state(reload_id, services)
 
 
-@router.get("/agents/reload/{reload_id}", summary="How a reload goes")
+@router.get("/agents/reload/{reload_id}", summary="Get the progress of a reload")
 async def reload_state(reload_id: ReloadPath, services: ServicesDep) -> ReloadReply:
-    """Return how far each node is. It is done when every node is and no warm agent runs older code."""
+    """Return how far each node is. The reload is done when every node is done and no warm agent runs older code."""
     told = await services.store.reload(reload_id)
     if not told:
         raise NotFound("There is no such reload, or it was begun more than an hour ago.")
@@ -165,6 +165,6 @@ async def reload_state(reload_id: ReloadPath, services: ServicesDep) -> ReloadRe
 
 @router.post("/breaker/close", summary="Close the circuit breaker")
 async def close_breaker(services: ServicesDep) -> BreakerReply:
-    """Try to boot agents again at once, after what kept them from booting is mended."""
+    """Try to boot agents again at once, after the cause of the failed boots is fixed."""
     await services.store.close_breaker()
     return describe_breaker(await services.store.breaker())

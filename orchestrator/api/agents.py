@@ -53,7 +53,8 @@ AgentDep = Annotated[Agent | None, Depends(_agent)]
 async def logs(
     agent_id: SessionPath, agent: AgentDep, services: ServicesDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
 ) -> AgentLogsReply:
-    """Return what one agent process printed, oldest first; also when it did not boot, for `SESSION_KEEP_SECONDS`."""
+    """Return what one agent process printed, oldest first, even when it did not boot. Kept for
+    `SESSION_KEEP_SECONDS`."""
     return AgentLogsReply(
         agent_id=agent_id, agent=agent and agent_record(agent), logs=await services.store.logs(agent_id, limit)
     )
@@ -61,7 +62,7 @@ async def logs(
 
 @router.get(
     "/agents/{agent_id:session}/logs/events",
-    summary="An agent's logs, pushed",
+    summary="Follow an agent's logs",
     response_class=EventSourceResponse,
     dependencies=[Depends(_agent), *SEATED],
     responses=streaming(f"event: lines\ndata: {LINES}\nid: {SESSION}:1\n\n"),
@@ -69,7 +70,7 @@ async def logs(
 async def log_events(
     agent_id: SessionPath, services: ServicesDep, last_event_id: Place = ""
 ) -> AsyncIterator[ServerSentEvent]:
-    """Push what one agent process prints, as it does: as a session's logs are pushed."""
+    """Push what one agent process prints, in the same events as a session's logs."""
     seen = log_stream.place(last_event_id)
     with contextlib.suppress(StoreUnavailable):  # the listener comes back
         async for event in log_stream.follow(services.store, log_stream.of_agent(agent_id), seen, services.feed.closed):

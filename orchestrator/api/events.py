@@ -52,7 +52,7 @@ async def _listening(session: SessionDep, services: ServicesDep) -> AsyncIterato
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {"itemSchema": _MESSAGE, "example": _EXAMPLE}}},
-        204: {"description": "The session is over, and everything was told: do not connect again."},
+        204: {"description": "The session is over and everything was sent: do not reconnect."},
     },
 )
 async def events(
@@ -65,8 +65,8 @@ async def events(
     """Return the session's history and what happens next, as server-sent events; the stream ends with the session.
 
     `event: state` carries `{"at": seconds since the start, "state": …}` and what belongs to it, with an id for
-    `Last-Event-ID`; `event: position` carries the place in line and the estimated wait, at every change. Reasons and
-    causes are told as `GET /api/session/{id}` tells them.
+    `Last-Event-ID`. `event: position` carries the place in line and the estimated wait, at every change. Reasons and
+    causes are those of `GET /api/session/{id}`.
     """
     after = last_event_id or "0-0"
     if not session.live and not await services.store.events(session.id, after):

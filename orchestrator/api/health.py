@@ -38,7 +38,7 @@ class Alive(Reply):
 
 @router.get("/livez", summary="Is the api alive?")
 async def livez() -> Alive:
-    """Answer as long as the api's event loop turns."""
+    """Answer 200 as long as the api's event loop runs."""
     return Alive()
 
 
@@ -64,9 +64,9 @@ async def readyz(services: ServicesDep) -> Alive:
     return Alive()
 
 
-@router.get("/api/health", summary="What the node knows of itself")
+@router.get("/api/health", summary="Get the node's health")
 async def health(request: Request, services: ServicesDep) -> HealthReply:
-    """Return counts, latencies and what is not as it should be: why, and where, is told to the operator."""
+    """Return counts, latencies and warnings. Only the operator gets the causes and addresses."""
     caller = services.access.starter(request)
     try:
         found = describe_health(services, await services.store.reading())

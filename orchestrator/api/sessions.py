@@ -75,12 +75,12 @@ _WAITING_EXAMPLE = {
     },
 )
 async def start(body: StartRequest, request: HttpRequest) -> Response:
-    """Take a warm agent for a user, or have one started, or wait in line. A user with a live session gets that again.
+    """Take a warm agent for a user, or start one, or wait in line. A user who has a live session gets that one again.
 
-    With an `Idempotency-Key` header, the same request sent again gets the same answer.
+    With an `Idempotency-Key` header, a repeated request gets the same answer.
 
-    Without API_KEYS anybody may name any user: whoever asks for a session that is live already must show its
-    `clientSecret` as `Authorization: Bearer`, or is answered 409 `user_has_session`.
+    Without API_KEYS anyone may name any user. A start for a user who has a live session then needs that session's
+    `clientSecret` as `Authorization: Bearer`; otherwise the answer is 409 `user_has_session`.
     """
     # Called and not declared, and answered ready-made: a caller waits here, and each costs FastAPI 30 µs or more.
     begun, services = time.perf_counter(), services_of(request)
@@ -146,12 +146,12 @@ async def _first_answer(services: Services, key: str, secret: str) -> Response |
     return _answer(content, int(status), secret)
 
 
-@router.get("/session/{session_id:session}", summary="Look at a session", response_model_exclude_none=True)
+@router.get("/session/{session_id:session}", summary="Get a session", response_model_exclude_none=True)
 async def look(session: SessionDep, services: ServicesDep, caller: CallerDep) -> SessionReply:
     """Return a session's status, its agents, its history and, when it is over, the reason and the last log lines.
 
-    The operator alone gets the log lines, and reasons and causes as they were written; others a code and a fixed
-    sentence. Not for the browser are the agents and the address that asked for it.
+    Only the operator gets the log lines, and reasons and causes as they were written; others get a code and a fixed
+    sentence. A browser does not get the agents and the client's address.
     """
     reply = describe(session)
     if session.status in {SessionState.QUEUED, SessionState.STARTING}:
@@ -204,7 +204,7 @@ _STOPPED = {
 
 @router.post("/session/stop", summary="Stop a session")
 async def stop(body: StopRequest, services: ServicesDep, caller: CallerDep) -> StopReply:
-    """End a session: its agent leaves, its room is deleted. Its reason says who stopped it; again changes nothing."""
+    """End a session: its agent leaves, its room is deleted. Its reason says who stopped it. Idempotent."""
     await visible_session(services, caller, body.session_id)
     ended = await services.store.end_session(body.session_id, SessionState.ENDED, _STOPPED[caller.role])
     if ended is None:
@@ -221,8 +221,8 @@ async def stop(body: StopRequest, services: ServicesDep, caller: CallerDep) -> S
 async def logs(
     session: SessionDep, services: ServicesDep, caller: CallerDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
 ) -> LogsReply:
-    """Return what the session's agents printed, oldest first; also after their death. For the operator: exceptions,
-    addresses and commands stand in it."""
+    """Return what the session's agents printed, oldest first, also after they have ended. For the operator only: logs
+    contain exceptions, addresses and commands."""
     if caller.role is Role.ANYBODY:
         raise Unauthorized("Logs are the operator's: send `Authorization: Bearer <ADMIN_TOKEN>`.")
     if caller.role is not Role.ADMIN:

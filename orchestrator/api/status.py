@@ -63,7 +63,7 @@ def streaming(example: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {"text/event-stream": {"example": example}}}}
 
 
-@router.get("/status", summary="Everything at once", response_model_exclude_none=True)
+@router.get("/status", summary="Get the status", response_model_exclude_none=True)
 async def status(services: ServicesDep, view: StatusViewDep) -> StatusReply:
     """Return what the status page shows: health, sessions, agents, measured times, beat, the last failures."""
     return StatusReply.model_validate(await view.read(services))
@@ -71,7 +71,7 @@ async def status(services: ServicesDep, view: StatusViewDep) -> StatusReply:
 
 @router.get(
     "/status/events",
-    summary="Everything, pushed",
+    summary="Follow the status",
     response_class=EventSourceResponse,
     dependencies=SEATED,
     responses=streaming('event: change\ndata: {"at": 1767268800.5, "gone": ["' + SESSION + '"]}\n\n'),
@@ -79,7 +79,7 @@ async def status(services: ServicesDep, view: StatusViewDep) -> StatusReply:
 async def status_events(
     services: ServicesDep, view: StatusViewDep, changed: Annotated[asyncio.Event, Depends(_changed)]
 ) -> AsyncIterator[ServerSentEvent]:
-    """Push what `GET /api/status` returns, then what has changed of it, at most twice a second.
+    """Push what `GET /api/status` returns, then its changes, at most twice a second.
 
     `snapshot`: everything. `change`: the sections that differ; of `sessions` those that do, and which are `gone`.
     `trouble`: why nothing can be read now. Something is sent at least every two seconds.
@@ -107,7 +107,7 @@ Place = Annotated[str, Header(alias="Last-Event-ID", pattern=log_stream.PLACE, m
 
 @router.get(
     "/session/{session_id}/logs/events",
-    summary="A session's logs, pushed",
+    summary="Follow a session's logs",
     response_class=EventSourceResponse,
     dependencies=SEATED,
     responses=streaming(f"event: lines\ndata: {LINES}\nid: {SESSION}:1\n\n"),
@@ -115,7 +115,7 @@ Place = Annotated[str, Header(alias="Last-Event-ID", pattern=log_stream.PLACE, m
 async def log_events(
     session: SessionDep, services: ServicesDep, last_event_id: Place = ""
 ) -> AsyncIterator[ServerSentEvent]:
-    """Push what the session's agents print, as they do; `Last-Event-ID` goes on where a listener stopped.
+    """Push what the session's agents print, as they print it; `Last-Event-ID` resumes where a listener stopped.
 
     `lines`: `agentId`, `lines`, and how many were `missed` before them. `end`: nothing more will come.
     """

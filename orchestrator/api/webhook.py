@@ -45,11 +45,11 @@ _BODY = {
 }
 
 
-@router.post(WEBHOOK_PATH, summary="Take a webhook from LiveKit", openapi_extra={"requestBody": _BODY})
+@router.post(WEBHOOK_PATH, summary="Receive a webhook from LiveKit", openapi_extra={"requestBody": _BODY})
 async def webhook(
     request: Request, services: ServicesDep, authorization: Annotated[str | None, Depends(_signature)]
 ) -> WebhookReply:
-    """Record one event, once. It is answered 200 only then: LiveKit sends it again after a 5xx, never after a 4xx."""
+    """Record one event, once, and answer 200 after that: LiveKit resends an event after a 5xx, never after a 4xx."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in _MEDIA_TYPES:
         detail = f"A webhook is {_MEDIA_TYPES[0]}, not {media_type[:64] or 'of no content type'}."

@@ -61,7 +61,7 @@ class RegistrationReply(BaseModel):
 
 
 class HealthReply(Reply):
-    """What the node knows of itself."""
+    """Get the node's health."""
 
     model_config = example(
         success=True, status="ok", version="0.1.0", access="open",
@@ -94,5 +94,5 @@ class HealthReply(Reply):
     )
     stats: dict[str, float]
     warnings: list[str] = Field(
-        description="What is not as it should be, in words: why, where the admin token is shown; fixed sentences else."
+        description="Warnings: with their causes for the operator, as fixed sentences for others."
     )

@@ -47,7 +47,7 @@ class StartReply(Reply):
     prewarmed: bool
     latency: str = Field(description="Time the server took for this answer.")
     existing: bool | None = Field(
-        default=None, description="True: the user had it already: an earlier start began it, and somebody may be in it."
+        default=None, description="True: an earlier start began this session, and somebody may be in the call."
     )
     task_id: str | None = Field(default=None, description="The Celery task that starts the agent.")
     client_secret: str | None = Field(
@@ -108,9 +108,9 @@ class SessionReply(Reply):
         default_factory=dict, description="Seconds from the start: ready, agentJoined, active, firstAudio, ended."
     )
     reason: str | None = Field(
-        default=None, description="Why it ended or failed. For who shows no admin token `code: a fixed sentence`."
+        default=None, description="Why it ended or failed. Without the admin token: `code: a fixed sentence`."
     )
-    cause: str | None = Field(default=None, description="Why its last agent was replaced; told as `reason` is.")
+    cause: str | None = Field(default=None, description="Why its last agent was replaced; in the form of `reason`.")
     position: int | None = Field(default=None, description="While queued or starting: 1 is next.")
     estimated_wait: str | None = None
     task_id: str | None = None
@@ -123,7 +123,7 @@ class SessionReply(Reply):
     events: list[Event] | None = Field(default=None, description="Its history, oldest first.")
     agents: list[AgentRecord] | None = Field(default=None, description="Every agent that served it.")
     last_log_lines: list[str] | None = Field(
-        default=None, description="For the operator, when it is over: the last its agents printed."
+        default=None, description="For the operator, when it is over: the last lines that its agents printed."
     )
 
 

@@ -21,7 +21,7 @@ Bounded = Annotated[str, StringConstraints(max_length=512)]
 
 
 class Dispatch(Given):
-    """The agent that LiveKit is to ask for."""
+    """The agent that LiveKit dispatches."""
 
     model_config = ConfigDict(extra="forbid")
     agent_name: Annotated[str, StringConstraints(max_length=64)] | None = Field(
@@ -39,7 +39,7 @@ class Dispatch(Given):
 
 
 class RoomConfig(Given):
-    """All that a client may say of its room: everything else is chosen by the server."""
+    """What a client may say about its room; the server chooses everything else."""
 
     model_config = ConfigDict(extra="forbid")
     agents: Annotated[list[Dispatch], Field(max_length=1)] | None = None
