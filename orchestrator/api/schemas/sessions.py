@@ -12,7 +12,7 @@ from orchestrator.models import JOB_USERS, SessionId, UserId
 
 def _not_a_job(user_id: str) -> str:
     if re.match(JOB_USERS, user_id):
-        raise ValueError("ids that begin as this one does stand for LiveKit's rooms: put a word of your own in front")
+        raise ValueError("ids with this prefix are reserved for LiveKit's rooms; add a prefix of your own")
     return user_id
 
 
@@ -47,12 +47,12 @@ class StartReply(Reply):
     prewarmed: bool
     latency: str = Field(description="Time the server took for this answer.")
     existing: bool | None = Field(
-        default=None, description="True: an earlier start began this session, and somebody may be in the call."
+        default=None, description="True: an earlier start began this session, and the user may be in it."
     )
     task_id: str | None = Field(default=None, description="The Celery task that starts the agent.")
     client_secret: str | None = Field(
         default=None,
-        description="For the user's browser: as `Authorization: Bearer` good for this session alone, until 10 minutes "
+        description="For the user's browser: as `Authorization: Bearer` valid for this session alone, until 10 minutes "
         "after its end.",
     )
     position: int | None = Field(default=None, description="While queued or starting: 1 is next.")
@@ -62,7 +62,7 @@ class StartReply(Reply):
 
 
 class Event(BaseModel):
-    """Something that happened to a session. Further fields say what belongs to it."""
+    """Something that happened to a session. Further fields depend on the state."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{"at": 0.0, "state": "ready"}]})
     at: float = Field(description="Seconds since the session's start.")
@@ -108,9 +108,9 @@ class SessionReply(Reply):
         default_factory=dict, description="Seconds from the start: ready, agentJoined, active, firstAudio, ended."
     )
     reason: str | None = Field(
-        default=None, description="Why it ended or failed. Without the admin token: `code: a fixed sentence`."
+        default=None, description="Why it ended or failed. For who shows no admin token `code: a fixed sentence`."
     )
-    cause: str | None = Field(default=None, description="Why its last agent was replaced; in the form of `reason`.")
+    cause: str | None = Field(default=None, description="Why its last agent was replaced; told as `reason` is.")
     position: int | None = Field(default=None, description="While queued or starting: 1 is next.")
     estimated_wait: str | None = None
     task_id: str | None = None
@@ -123,7 +123,7 @@ class SessionReply(Reply):
     events: list[Event] | None = Field(default=None, description="Its history, oldest first.")
     agents: list[AgentRecord] | None = Field(default=None, description="Every agent that served it.")
     last_log_lines: list[str] | None = Field(
-        default=None, description="For the operator, when it is over: the last lines that its agents printed."
+        default=None, description="For the operator, when it is over: the last its agents printed."
     )
 
 
@@ -144,7 +144,7 @@ class StopReply(Reply):
 
 
 class LogsReply(Reply):
-    """What the session's agents printed, oldest first."""
+    """The log lines of the session's agents, oldest first."""
 
     model_config = example(
         success=True, sessionId=SESSION,
