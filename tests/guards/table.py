@@ -169,14 +169,14 @@ GUARDS = (
         "chaos/test_capacity.py::test_the_line_is_told_how_long_it_takes_once_that_is_known",
         (
             "orchestrator/pool/assignment.py",
-            "session * position / await self._most()",
+            "session * position / await self._max_sessions()",
             "position / self._settings.max_sessions",
         ),
     ),
     guard(
         "the sessions of a user are counted",
         "chaos/test_capacity.py::test_one_user_never_has_more_than_their_share",
-        (ASSIGN, "if held >= policy('perUser') then", "if false then"),
+        (ASSIGN, "if held >= policy('sessions_per_user') then", "if false then"),
     ),
     guard(
         "the last look at the process before it is handed out",
@@ -215,7 +215,11 @@ GUARDS = (
     guard(
         "a silent agent is not handed out",
         "chaos/test_model.py::test_the_promises_hold_whatever_happens",
-        (f"{LIB}/take_warm.lua", "if fields[1] == 'ready' and NOW -", "if fields[1] == 'ready' and 0 * NOW -"),
+        (
+            f"{LIB}/take_warm.lua",
+            "if fields[1] == 'ready' and silence <=",
+            "if fields[1] == 'ready' and 0 * silence <=",
+        ),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
@@ -434,7 +438,7 @@ GUARDS = (
     guard(
         "a folder that somebody else could have filled is no node's",
         "unit/test_private.py::test_up_refuses_it_before_anything_is_written",
-        ("orchestrator/node/up.py", "        private.check_folder(settings.run_dir)\n", ""),
+        ("orchestrator/node/preflight.py", "        private.check_folder(settings.run_dir)\n", ""),
     ),
     guard(
         "each program of a node has its own secrets and no other",
@@ -541,7 +545,7 @@ GUARDS = (
         "what has run is started again without end",
         "unit/test_supervise.py::test_what_has_run_is_started_again_without_end",
         (
-            "orchestrator/node/supervise.py",
+            "orchestrator/node/supervisor.py",
             "process.backoff = min(process.backoff, LONGEST_PAUSE, process.config.startretries)",
             "pass",
         ),
@@ -723,7 +727,7 @@ GUARDS = (
     guard(
         "records are bounded by their number",
         "integration/test_forgetting.py::test_records_are_bounded_by_their_number",
-        (f"{LIB}/closing.lua", "  keep_last('session:over', id, policy('keepCount'), drop_session)\n", ""),
+        (f"{LIB}/closing.lua", "  keep_last('session:over', id, policy('session_keep_count'), drop_session)\n", ""),
     ),
     guard(
         "a log is bounded in bytes",
@@ -1013,7 +1017,7 @@ GUARDS = (
         "a program that is given up ends the node",
         "unit/test_supervise.py::test_a_program_that_does_not_start_ends_the_node",
         (
-            "orchestrator/node/supervise.py",
+            "orchestrator/node/supervisor.py",
             "        events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)\n",
             "",
         ),
@@ -1022,7 +1026,7 @@ GUARDS = (
         "with its node the host is told to stop its agents",
         "unit/test_supervise.py::test_the_host_hears_another_signal_when_it_is_stopped_with_its_node",
         (
-            "orchestrator/node/supervise.py",
+            "orchestrator/node/supervisor.py",
             "        events.subscribe(events.SupervisorStoppingEvent, self._on_stopping)\n",
             "",
         ),
@@ -1031,7 +1035,7 @@ GUARDS = (
         "a stop signal between fork and exec is heard",
         "unit/test_supervise.py::test_a_program_that_is_just_being_started_hears_the_signal",
         (
-            "orchestrator/node/supervise.py",
+            "orchestrator/node/configuration.py",
             "                    signal.signal(number, signal.SIG_DFL)\n",
             "                    pass\n",
         ),
@@ -1040,7 +1044,7 @@ GUARDS = (
         "programs go when their supervisor is killed",
         "unit/test_supervise.py::test_its_programs_go_with_it_when_it_is_killed",
         (
-            "orchestrator/node/supervise.py",
+            "orchestrator/node/configuration.py",
             "                    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)\n",
             "                    pass\n",
         ),
@@ -1072,14 +1076,18 @@ GUARDS = (
     guard(
         "a SIGHUP without a terminal is nothing",
         "unit/test_terminal.py::test_without_a_terminal_a_hangup_is_nothing",
-        ("orchestrator/node/supervise.py", "        if told or not self.hangup_stops:\n", "        if told:\n"),
+        (
+            "orchestrator/node/supervisor.py",
+            "        if stopping or not self.hangup_stops:\n",
+            "        if stopping:\n",
+        ),
     ),
     guard(
         "a terminal that is closed cuts no drain short",
         "unit/test_terminal.py::test_a_terminal_that_is_closed_cuts_no_drain_short",
         (
-            "orchestrator/node/supervise.py",
-            "        elif self._hung_up and number in _STOP_SIGNALS:\n            self._hung_up = False\n",
+            "orchestrator/node/supervisor.py",
+            "        elif self._hung_up and number in STOP_SIGNALS:\n            self._hung_up = False\n",
             "",
         ),
     ),
@@ -1088,14 +1096,14 @@ GUARDS = (
         "unit/test_terminal.py::test_a_terminal_that_takes_nothing_holds_up_nothing",
         (
             "orchestrator/node/supervise.py",
-            "    sys.stdout, sys.stderr = Patient(sys.stdout), Patient(sys.stderr)\n",
+            "    sys.stdout, sys.stderr = NonBlockingText(sys.stdout), NonBlockingText(sys.stderr)\n",
             "",
         ),
     ),
     guard(
         "a second signal skips the drain",
         "unit/test_supervise.py::test_a_second_signal_does_not_wait_for_the_calls[15]",
-        ("orchestrator/node/supervise.py", "            self._skip_drain()\n", "            pass\n"),
+        ("orchestrator/node/supervisor.py", "            self._skip_drain()\n", "            pass\n"),
     ),
     guard(
         "what does not fit into the kill window is said",
@@ -1139,7 +1147,7 @@ GUARDS = (
     guard(
         "the living register before starts are answered",
         "integration/test_store.py::test_the_living_register_before_starts_are_answered",
-        (ASSIGN, "if redis.call('EXISTS', 'policy', 'pool:target') < 2 then", "if not policy('maxSessions') then"),
+        (ASSIGN, "if redis.call('EXISTS', 'policy', 'pool:target') < 2 then", "if not policy('max_sessions') then"),
     ),
     guard(
         "an agent's own heartbeat says whether it lives",
@@ -1481,7 +1489,7 @@ GUARDS = (
     guard(
         "the embedded Valkey asks for a password",
         "integration/test_clients.py::test_the_embedded_valkey_lets_nobody_in_without_its_password",
-        ("orchestrator/node/up.py", "requirepass {password}\n", ""),
+        ("orchestrator/node/environment.py", "requirepass {password}\n", ""),
     ),
     guard(
         "what goes into the image has one of the hashes that we know",

@@ -14,7 +14,7 @@ import pytest
 from orchestrator import faults
 from orchestrator.errors import OrchestratorError, StoreUnavailable
 from orchestrator.models import Session
-from orchestrator.pool.assignment import Assigner, Request, Started
+from orchestrator.pool.assignment import Assigner, SessionRequest, Started
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
 from orchestrator.store import keys
@@ -59,7 +59,7 @@ class Api(Process):
         self._assigner = Assigner(self.store, self._settings, lambda room: f"token of {room}", first.may_live)
         self.ready.set()
 
-    async def begin(self, request: Request) -> Started:
+    async def begin(self, request: SessionRequest) -> Started:
         """Start a session."""
         started = await self._assigner.start(request)
         if started.spawn:
@@ -209,7 +209,7 @@ class Cluster:
         """Start a session as a client does that tries again while nobody answers; returns what came of it."""
         call = Call(user, self.world.now)
         self.calls.append(call)
-        request = Request(user, {}, idempotency_key=f"{user}-{self.world.token(4)}", affinity=affinity)
+        request = SessionRequest(user, {}, idempotency_key=f"{user}-{self.world.token(4)}", affinity=affinity)
         while True:
             api = self.api
             asking = api.start(api.begin(request))
