@@ -12,8 +12,6 @@ MOST = {"class": 250, "module": 350, "function": 50}
 #: What is larger still, with its lines. The list may only shrink: one that is split leaves it, and none may grow.
 LARGER: dict[str, int] = {
     "orchestrator/api/sessions.py start": 56,
-    "orchestrator/node/up.py node_environment": 60,
-    "orchestrator/pool/assignment.py start": 53,
     "orchestrator/store/sessions.py Sessions": 260,
 }
 
