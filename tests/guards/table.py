@@ -977,12 +977,12 @@ GUARDS = (
     guard(
         "lines are shipped at a bounded rate",
         "unit/test_log_shipper.py::test_a_second_of_flood_is_a_second_of_lines",
-        (SHIPPER, "        file.lines = max(0.0, file.lines - len(lines))\n", ""),
+        (SHIPPER, "        file.lines = max(0.0, file.lines - chunk.counted)\n", ""),
     ),
     guard(
         "a shipped line is one line wherever it is shown",
         "unit/test_log_shipper.py::test_rubbish_is_text_of_one_line_each",
-        (SHIPPER, 'return _CONTROL.sub("", _ESCAPE', 'return re.sub("-x-", "", _ESCAPE'),
+        (f"{WORKER}/log_chunks.py", 'return _CONTROL.sub("", _ESCAPE', 'return re.sub("-x-", "", _ESCAPE'),
     ),
     guard(
         "the status page writes out what a browser would obey in a text",
