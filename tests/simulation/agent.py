@@ -150,7 +150,7 @@ class AgentProcess(Process):
             match message:
                 case {"type": "stop", "reason": str() as reason}:
                     self._request_stop(reason)
-                case {"type": "goodbye"}:
+                case {"type": "goodbye"} if self.computer.polite:
                     self._goodbye.set()
                 case {"type": "assign"} if not self._assigned.done():
                     self._assigned.set_result(message)

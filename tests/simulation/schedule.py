@@ -163,6 +163,8 @@ async def schedule(world: World) -> None:
     cluster = Cluster(
         world, dice.choice([1, 2, 2, 3]), max_sessions=dice.choice([2, 4, 6]), pool_target=dice.randrange(4)
     )
+    for computer in cluster.computers:
+        computer.polite = dice.random() < 0.5
     await cluster.start()
     trouble = Trouble(cluster)
     watching = cluster.outside.start(promises.watch(cluster))
