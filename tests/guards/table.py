@@ -417,7 +417,7 @@ GUARDS = (
         "no agent is given what is not for agents",
         "e2e/test_threats.py::test_secrets_are_where_they_are_needed_and_nowhere_else",
         ("orchestrator/host/host.py", "        forget_the_rest(settings)\n", ""),
-        (PROGRAMS, "    wanted = set(NEEDS[program])\n", "    wanted = set(environment)\n"),
+        (PROGRAMS, "    names = set(NEEDS[program])\n", "    names = set(environment)\n"),
     ),
     guard(
         "Compose has no secret that everybody knows",
@@ -443,7 +443,7 @@ GUARDS = (
     guard(
         "each program of a node has its own secrets and no other",
         "e2e/test_threats.py::test_each_program_was_started_with_its_own_secrets_and_no_other",
-        (PROGRAMS, "    wanted = set(NEEDS[program])\n", "    wanted = set(environment)\n"),
+        (PROGRAMS, "    names = set(NEEDS[program])\n", "    names = set(environment)\n"),
     ),
     guard(
         "supervisord's environment has no secret",
@@ -835,12 +835,12 @@ GUARDS = (
     guard(
         "agents hear that their node stops though Redis is away",
         "unit/test_runtime.py::test_without_redis_an_agent_parts_by_its_nodes_word",
-        ("agents/parting.py", "                say_goodbye(max(0.0, word.over_at - now))\n", ""),
+        ("agents/node_shutdown.py", "                say_goodbye(max(0.0, notice.over_at - now))\n", ""),
     ),
     guard(
         "what a killed node has left says nothing to agents",
         "unit/test_drain.py::test_what_a_killed_node_has_left_says_nothing",
-        ("orchestrator/node/parting.py", "if text and not _nobodys(file) else", "if text else"),
+        ("orchestrator/node/shutdown_notice.py", "if text and _has_writer(file) else", "if text else"),
     ),
     guard(
         "a caller does not read or drive the agent's session",
