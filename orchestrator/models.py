@@ -100,7 +100,7 @@ class Session:
             task_id=fields.get("taskId"),
             replacements=int(fields.get("replacements", 0)),
             takeovers=int(fields.get("takeovers", 0)),
-            cause=Reason.recorded_as(fields, "cause"),
+            cause=_last_loss(fields),
             first_audio_at=_seconds(fields.get("firstAudioAt")),
             client=fields.get("client") or None,
             via=fields.get("via"),
@@ -108,6 +108,18 @@ class Session:
             dispatch_id=fields.get("dispatchId"),
             door=fields.get("door"),
         )
+
+
+def _last_loss(fields: Mapping[str, str]) -> Reason | None:
+    """Return why the last agent of a session was replaced.
+
+    During a deploy the release before may have replaced a later agent than the code is about: it writes the text alone.
+    """
+    cause = Reason.recorded_as(fields, "cause")
+    last = fields.get("agentIds", "").split(",")[-2:]  # the lost one, and the next where there is one already
+    if cause is not None and cause.params.get("agentId") not in last:
+        return Reason("", {}, cause.recorded)
+    return cause
 
 
 @dataclass(frozen=True, slots=True)

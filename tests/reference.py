@@ -12,7 +12,7 @@ from orchestrator import reasons
 from orchestrator.operations import metrics
 from orchestrator.reasons import because
 from tests.guards.table import GUARDS
-from tests.support import printed
+from tests.support import printed, state_tables
 from tests.support.documents import REPOSITORY
 
 Schema = Mapping[str, Any]
@@ -183,6 +183,7 @@ PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/errors.md", "ends"): lambda: told("end"),
     ("docs/errors.md", "agents"): lambda: told("boot", "death", "leave"),
     ("docs/metrics.md", "metrics"): metrics.table,
+    ("docs/states.md", "rows"): state_tables.tables,
     ("docs/testing.md", "guards"): guards,
     ("docs/troubleshooting.md", "reasons"): remedies,
     ("docs/troubleshooting.md", "problems"): problems,

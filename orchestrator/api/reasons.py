@@ -38,6 +38,7 @@ class Words(BaseModel):
         description="For the operator: the facts, `{signal}` and the like standing for `reasonParams`, `{cause}` for "
         "the text of that code.",
     )
+    prefix: str | None = Field(default=None, description="For the operator: what stands before that in `reason`.")
     told_as: str | None = Field(default=None, description="For the operator: the code that callers are told instead.")
     remedy: str | None = Field(default=None, description="For the operator: what to do.")
 
@@ -80,7 +81,13 @@ def for_operators() -> ReasonsReply:
     """Return the whole table."""
     found = for_callers()
     for code, row in reasons.table().reasons.items():
-        told = {"operator": row.sentence, "text": row.text, "told_as": row.told_as, "remedy": row.remedy}
+        told = {
+            "operator": row.sentence,
+            "text": row.text,
+            "prefix": row.text_prefix,
+            "told_as": row.told_as,
+            "remedy": row.remedy,
+        }
         more = {name: text or None for name, text in told.items()}
         found.reasons[code] = _words(row).model_copy(update=more)
     for code, problem in reasons.table().problems.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agents.caller import Call
-from tests.e2e.test_voice import words
+from tests.e2e.test_voice import ask, words
 from tests.support import documents, fenced
 from tests.support.documents import REPOSITORY
 from tests.support.fenced import Block
@@ -98,6 +98,7 @@ def test_every_command_works_as_it_is_printed(block: Block, here: Node, checkout
     assert done.returncode == 0, f"{block.runs}: {done.stdout}{done.stderr}"
 
 
-async def test_the_agent_of_the_readme_is_heard(node: Node) -> None:
+async def test_the_agent_of_the_readme_talks(node: Node) -> None:
     async with Call(node.url, "grace") as call:
-        assert "nice to hear you" in words((await call.heard()).text())
+        assert "help you" in words((await call.heard()).text())
+        await ask(call, "What time is it?", "said.* time is it")

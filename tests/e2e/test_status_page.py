@@ -146,7 +146,7 @@ def test_a_session_opens_with_its_history_and_its_logs_live(node: Node, session:
         expect(panel.get_by_role("log")).to_contain_text("the newest line", timeout=WAIT)
         agent = node.session(started)["agentPid"]
         os.kill(agent, signal.SIGKILL)
-        expect(panel.locator(".events")).to_contain_text("killed by signal 9, SIGKILL", timeout=WAIT)
+        expect(panel.locator(".events")).to_contain_text("killed by signal 9 (SIGKILL)", timeout=WAIT)
         expect(panel.locator(".agent-list li")).to_have_count(2, timeout=WAIT)
         browser.screenshot("status-session")
         page.keyboard.press("Escape")

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from orchestrator.errors import Preflight
-from orchestrator.node.up import in_dot_env
+from orchestrator.node.environment import in_dot_env
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import alive, free_ports, poll
 

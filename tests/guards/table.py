@@ -146,7 +146,7 @@ GUARDS = (
     guard(
         "the cap is looked at where the agent is taken",
         "chaos/test_capacity.py::test_the_cap_holds_at_every_moment_of_a_rush",
-        (ASSIGN, "local crowded = served_sessions() >= most or", "local crowded ="),
+        (f"{LIB}/admission.lua", "if served_sessions() >= max_sessions() then return", "if false then return"),
     ),
     guard(
         "the end of a session and the next one's turn are one step",
@@ -156,7 +156,7 @@ GUARDS = (
     guard(
         "who comes while others wait joins the line, room or not",
         "chaos/test_capacity.py::test_whoever_comes_later_stands_behind_even_when_a_place_is_free",
-        (ASSIGN, " or redis.call('ZCARD', 'session:queued') > 0\n", "\n"),
+        (f"{LIB}/admission.lua", "if redis.call('ZCARD', 'session:queued') > 0 then return", "if false then return"),
         PROMOTE,
     ),
     guard(
@@ -169,14 +169,14 @@ GUARDS = (
         "chaos/test_capacity.py::test_the_line_is_told_how_long_it_takes_once_that_is_known",
         (
             "orchestrator/pool/assignment.py",
-            "session * position / await self._most()",
+            "session * position / await self._max_sessions()",
             "position / self._settings.max_sessions",
         ),
     ),
     guard(
         "the sessions of a user are counted",
         "chaos/test_capacity.py::test_one_user_never_has_more_than_their_share",
-        (ASSIGN, "if held >= policy('perUser') then", "if false then"),
+        (ASSIGN, "if held >= policy('sessions_per_user') then", "if false then"),
     ),
     guard(
         "the last look at the process before it is handed out",
@@ -209,19 +209,23 @@ GUARDS = (
     guard(
         "who is not warm any more is out of the pool",
         "chaos/test_model.py::test_the_promises_hold_whatever_happens",
-        (f"{LIB}/agents.lua", "  if from == 'ready' then leave_pool(id, node) end\n", ""),
+        (f"{LIB}/lists.lua", "else redis.call('SREM', set, id) end\n", "else redis.call('EXISTS', set) end\n"),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
         "a silent agent is not handed out",
         "chaos/test_model.py::test_the_promises_hold_whatever_happens",
-        (f"{LIB}/take_warm.lua", "if fields[1] == 'ready' and NOW -", "if fields[1] == 'ready' and 0 * NOW -"),
+        (
+            f"{LIB}/take_warm.lua",
+            "if fields[1] == 'ready' and silence <=",
+            "if fields[1] == 'ready' and 0 * silence <=",
+        ),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
         "every wait has its deadline",
         "chaos/test_model.py::test_the_promises_hold_whatever_happens",
-        (f"{LIB}/sessions.lua", "    set_deadline('start', id, policy('startMs'))\n", ""),
+        (f"{LIB}/enter.lua", "      set(deadline.kind, id, ms)\n", ""),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
@@ -261,7 +265,7 @@ GUARDS = (
         "integration/test_access.py::test_a_client_secret_is_good_for_its_own_session_alone",
         (
             ACCESS,
-            "        return hmac.compare_digest(_digest(shown), _digest(self.client_secret(session_id)))\n",
+            "        return hmac.compare_digest(_digest(secret), _digest(self.client_secret(session_id)))\n",
             "        return True\n",
         ),
     ),
@@ -313,7 +317,7 @@ GUARDS = (
     guard(
         "where no credentials are needed, secrets cannot be guessed either",
         "integration/test_operators_words.py::test_a_route_without_credentials_is_no_place_to_guess_the_token",
-        (ACCESS, "        if shown and not shown.startswith(_SECRET_PREFIX):\n", "        if False:\n"),
+        (ACCESS, "        if secret and not secret.startswith(_SECRET_PREFIX):\n", "        if False:\n"),
     ),
     guard(
         "of reasons and causes callers read the code",
@@ -345,7 +349,7 @@ GUARDS = (
     guard(
         "health tells callers that something is wrong, not why",
         "integration/test_operators_words.py::test_a_boot_error_is_the_operators",
-        ("orchestrator/api/health.py", "found if caller.role is Role.ADMIN else caller_view.health(found)", "found"),
+        ("orchestrator/api/health.py", "reply if caller.role is Role.ADMIN else caller_view.health(reply)", "reply"),
     ),
     guard(
         "logs are the operator's",
@@ -413,7 +417,7 @@ GUARDS = (
         "no agent is given what is not for agents",
         "e2e/test_threats.py::test_secrets_are_where_they_are_needed_and_nowhere_else",
         ("orchestrator/host/host.py", "        forget_the_rest(settings)\n", ""),
-        (PROGRAMS, "    wanted = set(NEEDS[program])\n", "    wanted = set(environment)\n"),
+        (PROGRAMS, "    names = set(NEEDS[program])\n", "    names = set(environment)\n"),
     ),
     guard(
         "Compose has no secret that everybody knows",
@@ -434,12 +438,12 @@ GUARDS = (
     guard(
         "a folder that somebody else could have filled is no node's",
         "unit/test_private.py::test_up_refuses_it_before_anything_is_written",
-        ("orchestrator/node/up.py", "        private.check_folder(settings.run_dir)\n", ""),
+        ("orchestrator/node/preflight.py", "        private.check_folder(settings.run_dir)\n", ""),
     ),
     guard(
         "each program of a node has its own secrets and no other",
         "e2e/test_threats.py::test_each_program_was_started_with_its_own_secrets_and_no_other",
-        (PROGRAMS, "    wanted = set(NEEDS[program])\n", "    wanted = set(environment)\n"),
+        (PROGRAMS, "    names = set(NEEDS[program])\n", "    names = set(environment)\n"),
     ),
     guard(
         "supervisord's environment has no secret",
@@ -541,7 +545,7 @@ GUARDS = (
         "what has run is started again without end",
         "unit/test_supervise.py::test_what_has_run_is_started_again_without_end",
         (
-            "orchestrator/node/supervise.py",
+            "orchestrator/node/supervisor.py",
             "process.backoff = min(process.backoff, LONGEST_PAUSE, process.config.startretries)",
             "pass",
         ),
@@ -649,7 +653,7 @@ GUARDS = (
     guard(
         "the lock of a beat that was killed runs out",
         "chaos/test_doubles.py::test_two_beats_are_one_and_a_killed_one_is_replaced",
-        ("orchestrator/task_queue/app.py", "redbeat_lock_timeout=15,", "redbeat_lock_timeout=1500,"),
+        ("orchestrator/task_queue/app.py", '"redbeat_lock_timeout": 15,', '"redbeat_lock_timeout": 1500,'),
     ),
     guard(
         "who waits for a boot is told how it ended, however many wait",
@@ -723,7 +727,7 @@ GUARDS = (
     guard(
         "records are bounded by their number",
         "integration/test_forgetting.py::test_records_are_bounded_by_their_number",
-        (f"{LIB}/closing.lua", "  keep_last('session:over', id, policy('keepCount'), drop_session)\n", ""),
+        (f"{LIB}/closing.lua", "  keep_last('session:over', id, policy('session_keep_count'), drop_session)\n", ""),
     ),
     guard(
         "a log is bounded in bytes",
@@ -787,7 +791,7 @@ GUARDS = (
     guard(
         "starts are refused while LiveKit is away",
         "chaos/test_livekit.py::test_signalling_is_swallowed_and_the_call_goes_on",
-        (ASSIGN, "if down then return {'livekit', '', down, 0} end", ""),
+        (f"{LIB}/admission.lua", "if down then return 'livekit', down end", ""),
     ),
     guard(
         "an agent tries again to join",
@@ -831,12 +835,12 @@ GUARDS = (
     guard(
         "agents hear that their node stops though Redis is away",
         "unit/test_runtime.py::test_without_redis_an_agent_parts_by_its_nodes_word",
-        ("agents/parting.py", "                say_goodbye(max(0.0, word.over_at - now))\n", ""),
+        ("agents/node_shutdown.py", "                say_goodbye(max(0.0, notice.over_at - now))\n", ""),
     ),
     guard(
         "what a killed node has left says nothing to agents",
         "unit/test_drain.py::test_what_a_killed_node_has_left_says_nothing",
-        ("orchestrator/node/parting.py", "if text and not _nobodys(file) else", "if text else"),
+        ("orchestrator/node/shutdown_notice.py", "if text and _has_writer(file) else", "if text else"),
     ),
     guard(
         "a caller does not read or drive the agent's session",
@@ -973,12 +977,12 @@ GUARDS = (
     guard(
         "lines are shipped at a bounded rate",
         "unit/test_log_shipper.py::test_a_second_of_flood_is_a_second_of_lines",
-        (SHIPPER, "        file.lines = max(0.0, file.lines - len(lines))\n", ""),
+        (SHIPPER, "        file.lines = max(0.0, file.lines - chunk.counted)\n", ""),
     ),
     guard(
         "a shipped line is one line wherever it is shown",
         "unit/test_log_shipper.py::test_rubbish_is_text_of_one_line_each",
-        (SHIPPER, 'return _CONTROL.sub("", _ESCAPE', 'return re.sub("-x-", "", _ESCAPE'),
+        (f"{WORKER}/log_chunks.py", 'return _CONTROL.sub("", _ESCAPE', 'return re.sub("-x-", "", _ESCAPE'),
     ),
     guard(
         "the status page writes out what a browser would obey in a text",
@@ -1013,7 +1017,7 @@ GUARDS = (
         "a program that is given up ends the node",
         "unit/test_supervise.py::test_a_program_that_does_not_start_ends_the_node",
         (
-            "orchestrator/node/supervise.py",
+            "orchestrator/node/supervisor.py",
             "        events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)\n",
             "",
         ),
@@ -1022,7 +1026,7 @@ GUARDS = (
         "with its node the host is told to stop its agents",
         "unit/test_supervise.py::test_the_host_hears_another_signal_when_it_is_stopped_with_its_node",
         (
-            "orchestrator/node/supervise.py",
+            "orchestrator/node/supervisor.py",
             "        events.subscribe(events.SupervisorStoppingEvent, self._on_stopping)\n",
             "",
         ),
@@ -1031,7 +1035,7 @@ GUARDS = (
         "a stop signal between fork and exec is heard",
         "unit/test_supervise.py::test_a_program_that_is_just_being_started_hears_the_signal",
         (
-            "orchestrator/node/supervise.py",
+            "orchestrator/node/configuration.py",
             "                    signal.signal(number, signal.SIG_DFL)\n",
             "                    pass\n",
         ),
@@ -1040,7 +1044,7 @@ GUARDS = (
         "programs go when their supervisor is killed",
         "unit/test_supervise.py::test_its_programs_go_with_it_when_it_is_killed",
         (
-            "orchestrator/node/supervise.py",
+            "orchestrator/node/configuration.py",
             "                    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)\n",
             "                    pass\n",
         ),
@@ -1072,14 +1076,18 @@ GUARDS = (
     guard(
         "a SIGHUP without a terminal is nothing",
         "unit/test_terminal.py::test_without_a_terminal_a_hangup_is_nothing",
-        ("orchestrator/node/supervise.py", "        if told or not self.hangup_stops:\n", "        if told:\n"),
+        (
+            "orchestrator/node/supervisor.py",
+            "        if stopping or not self.hangup_stops:\n",
+            "        if stopping:\n",
+        ),
     ),
     guard(
         "a terminal that is closed cuts no drain short",
         "unit/test_terminal.py::test_a_terminal_that_is_closed_cuts_no_drain_short",
         (
-            "orchestrator/node/supervise.py",
-            "        elif self._hung_up and number in _STOP_SIGNALS:\n            self._hung_up = False\n",
+            "orchestrator/node/supervisor.py",
+            "        elif self._hung_up and number in STOP_SIGNALS:\n            self._hung_up = False\n",
             "",
         ),
     ),
@@ -1088,14 +1096,14 @@ GUARDS = (
         "unit/test_terminal.py::test_a_terminal_that_takes_nothing_holds_up_nothing",
         (
             "orchestrator/node/supervise.py",
-            "    sys.stdout, sys.stderr = Patient(sys.stdout), Patient(sys.stderr)\n",
+            "    sys.stdout, sys.stderr = NonBlockingText(sys.stdout), NonBlockingText(sys.stderr)\n",
             "",
         ),
     ),
     guard(
         "a second signal skips the drain",
         "unit/test_supervise.py::test_a_second_signal_does_not_wait_for_the_calls[15]",
-        ("orchestrator/node/supervise.py", "            self._skip_drain()\n", "            pass\n"),
+        ("orchestrator/node/supervisor.py", "            self._skip_drain()\n", "            pass\n"),
     ),
     guard(
         "what does not fit into the kill window is said",
@@ -1139,7 +1147,7 @@ GUARDS = (
     guard(
         "the living register before starts are answered",
         "integration/test_store.py::test_the_living_register_before_starts_are_answered",
-        (ASSIGN, "if redis.call('EXISTS', 'policy', 'pool:target') < 2 then", "if not policy('maxSessions') then"),
+        (ASSIGN, "if redis.call('EXISTS', 'policy', 'pool:target') < 2 then", "if not policy('max_sessions') then"),
     ),
     guard(
         "an agent's own heartbeat says whether it lives",
@@ -1278,7 +1286,7 @@ GUARDS = (
     guard(
         "what this release writes the previous one reads",
         "chaos/test_model.py::test_two_releases_share_a_redis_for_the_length_of_a_deploy",
-        (f"{LIB}/pool_members.lua", "  if node then redis.call('SADD', 'node:' .. node .. ':warm', id) end\n", ""),
+        (f"{LIB}/lists.lua", "if node and to.nodeSet and before ~= to.nodeSet then", "if false then"),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
@@ -1309,7 +1317,7 @@ GUARDS = (
     guard(
         "a full node serves nobody with what it has booted",
         "integration/test_nodes.py::test_what_is_booted_on_a_full_node_joins_the_pool",
-        (f"{LUA}/agent_ready.lua", " and may_serve_on(node) then", " then"),
+        (f"{LIB}/returning.lua", " and may_serve_on(node) then", " then"),
     ),
     guard(
         "a node that is late is asked last",
@@ -1435,11 +1443,11 @@ GUARDS = (
         ),
     ),
     guard(
-        "the feed outlasts what nobody has thought of",
+        "the change feed outlasts any failure",
         "unit/test_loops.py::test_the_feed",
         (
             "orchestrator/api/change_feed.py",
-            "except Exception as failure:  # whatever it is, somebody listens",
+            "except Exception as failure:  # the feed must outlast any failure",
             "except StoreUnavailable as failure:",
         ),
     ),
@@ -1457,7 +1465,7 @@ GUARDS = (
         "integration/test_neighbours.py::test_every_task_of_a_neighbour_is_done_by_the_neighbour",
         (
             "orchestrator/task_queue/app.py",
-            '        worker_consumer="orchestrator.task_queue.foreign_tasks:Consumer",\n',
+            '        "worker_consumer": "orchestrator.task_queue.foreign_tasks:Consumer",\n',
             "",
         ),
     ),
@@ -1481,7 +1489,7 @@ GUARDS = (
     guard(
         "the embedded Valkey asks for a password",
         "integration/test_clients.py::test_the_embedded_valkey_lets_nobody_in_without_its_password",
-        ("orchestrator/node/up.py", "requirepass {password}\n", ""),
+        ("orchestrator/node/environment.py", "requirepass {password}\n", ""),
     ),
     guard(
         "what goes into the image has one of the hashes that we know",

@@ -15,7 +15,7 @@ from orchestrator.api.services import Services
 from orchestrator.errors import StoreUnavailable
 from orchestrator.livekit.jobs import Answer, JobOffer, Outcome
 from orchestrator.models import Session
-from orchestrator.pool.assignment import Request
+from orchestrator.pool.assignment import SessionRequest
 from orchestrator.reasons import because, words
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
@@ -50,13 +50,13 @@ async def parts(store: Store, valkey_url: str) -> AsyncIterator[Services]:
 @pytest.fixture
 def dispatch(parts: Services) -> DispatchService:
     found = DispatchService(parts)
-    found.door = Reports()  # type: ignore[assignment]
+    found.worker = Reports()  # type: ignore[assignment]
     return found
 
 
 def said(dispatch: DispatchService) -> list[tuple[str, Outcome, str]]:
-    door: Any = dispatch.door
-    found: list[tuple[str, Outcome, str]] = door.said
+    worker: Any = dispatch.worker
+    found: list[tuple[str, Outcome, str]] = worker.said
     return found
 
 
@@ -130,15 +130,15 @@ async def test_a_job_whose_session_is_over_is_not_taken_again(dispatch: Dispatch
 
 async def test_what_is_refused(dispatch: DispatchService, parts: Services, store: Store, valkey_url: str) -> None:
     assert await dispatch.on_availability(job(metadata="x" * 5000)) == NO
-    await change(store, maxSessions=1)
+    await change(store, max_sessions=1)
     assert (await dispatch.on_availability(job(1, "desk"))).available
     assert await dispatch.on_availability(job(2)) == NO
-    await change(store, maxSessions=5)
+    await change(store, max_sessions=5)
     await store.livekit_down("no answer")
     assert await dispatch.on_availability(job(2)) == NO
     await store.livekit_down(None)
     # Somebody calls themselves what the room stands for: that session is not the room's.
-    await parts.assigner.start(Request("room:lobby", {}))
+    await parts.assigner.start(SessionRequest("room:lobby", {}))
     assert await dispatch.on_availability(job(2)) == NO
     parts.feed.close()
     assert await dispatch.on_availability(job(3, "hall")) == NO, "the api is stopping"
@@ -148,20 +148,20 @@ async def test_what_is_refused(dispatch: DispatchService, parts: Services, store
 async def test_livekit_is_told_how_a_job_goes(dispatch: DispatchService, store: Store, valkey_url: str) -> None:
     (agent,) = await warm(store, valkey_url, 1)
     session = await of(store, await dispatch.on_availability(job()))
-    await dispatch._tell_jobs()
+    await dispatch._report_jobs()
     assert said(dispatch) == []
     link = AgentLink(valkey_url, agent)
     await link.joined()
     await link.close()
     for _ in range(2):
-        await dispatch._tell_jobs()
+        await dispatch._report_jobs()
     assert said(dispatch) == [("AJ_1", Outcome.RUNNING, "")]
     await store.end_session(session.id, "ended", because("user_gone", seconds=20))
-    dispatch.door.connected = False  # type: ignore[attr-defined]
-    await dispatch._tell_jobs()
-    dispatch.door.connected = True  # type: ignore[attr-defined]
+    dispatch.worker.connected = False  # type: ignore[attr-defined]
+    await dispatch._report_jobs()
+    dispatch.worker.connected = True  # type: ignore[attr-defined]
     for _ in range(2):
-        await dispatch._tell_jobs()
+        await dispatch._report_jobs()
     assert said(dispatch)[1:] == [("AJ_1", Outcome.SUCCESS, "")], "once, and as soon as it can be told"
     assert dispatch.running() == []
 
@@ -169,7 +169,7 @@ async def test_livekit_is_told_how_a_job_goes(dispatch: DispatchService, store: 
 async def test_a_failure_is_told_with_its_reason(dispatch: DispatchService, store: Store) -> None:
     session = await of(store, await dispatch.on_availability(job()))
     await store.end_session(session.id, "error", because("boot_error", detail="no model"))
-    await dispatch._tell_jobs()
+    await dispatch._report_jobs()
     assert said(dispatch) == [("AJ_1", Outcome.FAILED, "boot_error: no model")]
 
 
@@ -202,7 +202,7 @@ async def test_the_next_api_of_a_node_takes_its_jobs_over(
     over = await of(store, await dispatch.on_availability(job(3, "hall")))
     raw.hset(f"session:{elsewhere.id}", "door", "another-node")
     await store.end_session(over.id, "ended", words("over"))
-    await parts.assigner.start(Request("ada", {}))
+    await parts.assigner.start(SessionRequest("ada", {}))
     successor = DispatchService(parts)
     await successor._take_over()
     assert successor.running() == ["AJ_1"]

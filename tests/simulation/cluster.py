@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ import pytest
 from orchestrator import faults
 from orchestrator.errors import OrchestratorError, StoreUnavailable
 from orchestrator.models import Session
-from orchestrator.pool.assignment import Assigner, Request, Started
+from orchestrator.pool.assignment import Assigner, SessionRequest, Started
 from orchestrator.reasons import because
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
+from orchestrator.store import keys
 from orchestrator.task_queue import app as tasks
 from orchestrator.task_queue.app import PERIODIC
 from tests.simulation.agent import AgentProcess
@@ -37,6 +39,11 @@ SETTINGS: dict[str, Any] = {
 OVER = frozenset({SessionState.ENDED, SessionState.ERROR})
 
 
+@cache
+def _settings() -> Settings:
+    return Settings(_env_file=None, run_dir="/nowhere", **SETTINGS)  # type: ignore[call-arg]
+
+
 class Api(Process):
     """One life of the api process: what `POST /api/session/start` does, without HTTP."""
 
@@ -53,7 +60,7 @@ class Api(Process):
         self._assigner = Assigner(self.store, self._settings, lambda room: f"token of {room}", first.may_live)
         self.ready.set()
 
-    async def begin(self, request: Request) -> Started:
+    async def begin(self, request: SessionRequest) -> Started:
         """Start a session."""
         started = await self._assigner.start(request)
         if started.spawn:
@@ -79,6 +86,8 @@ class Call:
     answered_at: float | None = None
     refused: str = ""
     session_id: str = ""
+    state: str = ""  #: when it was answered
+    position: int | None = None
     states: list[str] = field(default_factory=list)
 
 
@@ -88,21 +97,19 @@ class Cluster:
     def __init__(self, world: World, nodes: int = 2, **settings: Any) -> None:
         self.world = world
         self.broker, self.livekit = Broker(world), LiveKit(world)
-        given = SETTINGS | settings
         self.computers = [
-            Computer(
-                world, Settings(_env_file=None, node_id=name, run_dir="/nowhere", **given),  # type: ignore[call-arg]
-                self.broker, self.livekit,
-            )
+            Computer(world, _settings().model_copy(update={"node_id": name} | settings), self.broker, self.livekit)
             for name in "abcd"[:nodes]
-        ]  # fmt: skip
+        ]
         self.settings = self.computers[0].settings
         self.calls: list[Call] = []
+        #: Redis has lost everything: who waited is forgotten, and the cap may be exceeded.
+        self.lost = False
         self.api: Api
         self.outside = Process(world, "test")
 
-    async def start(self) -> None:
-        """Start everything, and wait until the pool is at its target."""
+    async def start(self, *, full: bool = True) -> None:
+        """Start everything, and wait until the pool is at its target, or at least until starts are answered."""
         for computer in self.computers:
             computer.start()
         self._run_api()
@@ -110,7 +117,7 @@ class Cluster:
             self.outside.start(self._beat(name, task, every, expires))
         self.outside.start(self._make_store())
         await asyncio.sleep(0)
-        await self.until(self.full, "the pool is full", 30)
+        await self.until(self.full if full else self.store.configured, "the pool is full", 30)
 
     async def _make_store(self) -> None:
         self.store = self.world.store("test")
@@ -142,13 +149,23 @@ class Cluster:
 
     async def full(self) -> bool:
         """Whether the pool is at its target."""
-        counts = await self.store.counts()
-        full = counts["pool"] == self.wanted(counts["target"]) and not counts["booting"]
-        return full and await self.store.configured()
+        warm, booting, target = self.pool()
+        return bool(warm == self.wanted(target) and not booting and await self.store.configured())
+
+    def pool(self) -> tuple[int, int, int]:
+        """Return how many agents are warm, how many boot, and the target. Takes no virtual time."""
+        names = [("SCARD", keys.POOL_READY), ("SCARD", keys.POOL_STARTING), ("GET", keys.POOL_TARGET)]
+        warm, booting, target = self.world.valkey.peek(names)
+        return int(warm), int(booting), int(target or 0)
 
     def wanted(self, target: int) -> int:
         """Return how many warm agents there are to be: the target, and one on each node at least."""
         return max(target, len(self.computers)) if target else 0
+
+    @property
+    def boots(self) -> int:
+        """How many agent processes were ever started."""
+        return sum(computer.boots for computer in self.computers)
 
     @property
     def agents(self) -> list[AgentProcess]:
@@ -159,13 +176,41 @@ class Cluster:
         """Return the running process of a session's agent."""
         return next((each for each in self.agents if each.id == session.agent_id), None)
 
+    async def session(self, call: "Call") -> Session:
+        """Return the session of a call."""
+        found = await self.do(self.store.session(call.session_id))
+        assert isinstance(found, Session)
+        return found
+
+    async def served(self, call: "Call", seconds: float, *, but: str = "") -> Session:
+        """Wait until a call has a living agent in its room, another one than `but`."""
+
+        async def good() -> bool:
+            found = await self.session(call)
+            agent = self.process_of(found)
+            room = self.livekit.rooms.get(found.room_name)
+            return bool(
+                found.status in {SessionState.READY, SessionState.ACTIVE}
+                and agent is not None
+                and agent.id != but
+                and room is not None
+                and list(room.agents) == [agent.id]
+            )
+
+        await self.until(good, f"{call.user} has a living agent in the room", seconds)
+        return await self.session(call)
+
+    async def end(self, call: "Call") -> None:
+        """Hang up for a user."""
+        await self.do(self.store.end_session(call.session_id, SessionState.ENDED, because("stopped_by_caller")))
+
     # Users
 
-    async def begin(self, user: str) -> Call:
+    async def begin(self, user: str, *, affinity: bool = False) -> Call:
         """Start a session as a client does that tries again while nobody answers; returns what came of it."""
         call = Call(user, self.world.now)
         self.calls.append(call)
-        request = Request(user, {}, idempotency_key=f"{user}-{self.world.token(4)}")
+        request = SessionRequest(user, {}, idempotency_key=f"{user}-{self.world.token(4)}", affinity=affinity)
         while True:
             api = self.api
             asking = api.start(api.begin(request))
@@ -177,10 +222,13 @@ class Cluster:
             except StoreUnavailable:
                 pass
             except OrchestratorError as refusal:
+                if type(refusal) is OrchestratorError:  # 500: whether it was done is not known, so it is asked again
+                    await asyncio.sleep(0.5)
+                    continue
                 call.refused = f"{type(refusal).__name__}: {refusal.detail}"
                 break
             else:
-                call.session_id = started.session_id
+                call.session_id, call.state, call.position = started.session_id, started.status, started.position
                 break
             await asyncio.sleep(0.5)
         call.answered_at = self.world.now
@@ -210,7 +258,7 @@ class Cluster:
                         await self.store.end_session(call.session_id, SessionState.ENDED, because("stopped_by_caller"))
                     self.livekit.part(name)
                     comes = False
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.5)
         if name:
             self.livekit.part(name)
 
@@ -224,6 +272,8 @@ def patched(world: World) -> Iterator[None]:
         for name in ("connect", "connect_blocking"):
             patch.setattr(f"orchestrator.store.base.{name}", world.connect)
             patch.setattr(f"orchestrator.store.agent_link.{name}", world.connect)
+        # Half as often as in life: what a schedule costs is mostly what nodes ask again and again.
+        patch.setattr("orchestrator.worker.node.DEADLINE_SECONDS", 0.5)
         logged, log = Logged(world), logging.getLogger("orchestrator")
         patch.setattr(log, "handlers", [logged])
         patch.setattr(log, "propagate", False)

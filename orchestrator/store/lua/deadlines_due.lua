@@ -30,11 +30,11 @@
 --       alert (alert id, '': queue its delivery, and take the deadline away)
 --
 -- deadlines zset, deadlines:looked string, livekit:down string, alert:{id} string, and what the moves touch
--- include: agents, clock, closing, deadlines, dispatch, events, exit, failed_boot, failing_calls, handover, late_node
--- include: live_session, policy, reason_boot_timeout, reason_handed_over, reason_job_lost, reason_join_refused
--- include: reason_join_timeout, reason_max_duration, reason_no_heartbeat, reason_node_stopping, reason_queue_timeout
--- include: reason_start_timeout, reason_unclaimed, reason_user_gone, reason_user_lost, reason_user_never_joined
--- include: reasons, records, retire, takeover
+-- include: agents, busy_agent, clock, closing, deadlines, dispatch, events, exit, failed_boot, failing_calls, handover
+-- include: late_node, live_session, policy, reason_boot_timeout, reason_handed_over, reason_job_lost
+-- include: reason_join_refused, reason_join_timeout, reason_max_duration, reason_no_heartbeat, reason_node_stopping
+-- include: reason_queue_timeout, reason_start_timeout, reason_unclaimed, reason_user_gone, reason_user_lost
+-- include: reason_user_never_joined, reasons, records, retire, takeover
 local looked = tonumber(redis.call('GET', 'deadlines:looked') or NOW)
 redis.call('SET', 'deadlines:looked', NOW)
 -- Nobody has looked for a while: Redis or every node was away, and with them those who could have met a deadline. Or the
@@ -55,7 +55,7 @@ local on_timeout = {}
 function on_timeout.boot(id)
   if agent_state(id) ~= 'starting' then return end
   if get('agent:' .. id, 'spawnedAt') then
-    exit_agent(id, reason(BOOT_TIMEOUT, {seconds = policy('bootMs') / 1000}))
+    exit_agent(id, reason(BOOT_TIMEOUT, {seconds = policy('boot_timeout_seconds')}))
     stop(id)
   else
     exit_agent(id, UNCLAIMED)
@@ -83,14 +83,15 @@ function on_timeout.stop(id)
 end
 function on_timeout.start(id)
   if session_state(id) ~= 'starting' then return end
-  end_session(id, 'error', last_failed_boot() or reason(START_TIMEOUT, {seconds = policy('startMs') / 1000}))
+  end_session(id, 'error', last_failed_boot() or reason(START_TIMEOUT, {seconds = policy('start_timeout_seconds')}))
 end
 function on_timeout.join(id)
   local agent = get('session:' .. id, 'agentId')
   if session_state(id) ~= 'ready' or not agent then return end
   -- It is LiveKit that is away: another agent could not join either.
-  if redis.call('EXISTS', 'livekit:down') == 1 then return set_deadline('join', id, policy('joinMs')) end
-  local cause = reason(JOIN_TIMEOUT, {seconds = policy('joinMs') / 1000})
+  local patience = policy_ms('join_timeout_seconds')
+  if redis.call('EXISTS', 'livekit:down') == 1 then return set_deadline('join', id, patience) end
+  local cause = reason(JOIN_TIMEOUT, {seconds = patience / 1000})
   local state = agent_state(agent)
   local refused = get('session:' .. id, 'refused')
   if refused then
@@ -103,12 +104,12 @@ function on_timeout.join(id)
 end
 function on_timeout.user(id)
   if session_state(id) == 'ready' then
-    end_session(id, 'ended', reason(USER_NEVER_JOINED, {seconds = policy('userJoinMs') / 1000}))
+    end_session(id, 'ended', reason(USER_NEVER_JOINED, {seconds = policy('user_join_seconds')}))
   end
 end
 function on_timeout.gone(id)
   if not live(id) then return end
-  local patience = policy('userGoneMs')
+  local patience = policy_ms('user_gone_seconds')
   -- Nobody can come back while LiveKit is away; how long a call may last at most is another wait.
   if get('session:' .. id, 'activeAt') and redis.call('EXISTS', 'livekit:down') == 1 then
     return set_deadline('gone', id, patience)
@@ -118,7 +119,7 @@ function on_timeout.gone(id)
 end
 function on_timeout.max(id)
   if live(id) then
-    end_session(id, 'ended', reason(MAX_DURATION, {seconds = policy('maxMs') / 1000}))
+    end_session(id, 'ended', reason(MAX_DURATION, {seconds = policy('max_session_seconds')}))
   end
 end
 function on_timeout.queue(id)
@@ -142,7 +143,7 @@ function on_timeout.drain(node)
         if BUSY[agent_state(fields[2])] then retire(fields[2], HANDED_OVER) end
         replace_agent(id, fields[2], HANDED_OVER)
       elseif fields[1] == node then
-        local left = tonumber(get('node:' .. node, 'goodbyeMs') or policy('goodbyeMs'))
+        local left = tonumber(get('node:' .. node, 'goodbyeMs') or policy_ms('goodbye_seconds'))
         redis.call('RPUSH', 'agent:' .. fields[2] .. ':inbox', cjson.encode({type = 'goodbye', seconds = left / 1000}))
         set_deadline('goodbye', id, left)
         append_event(id, 'goodbye')
@@ -180,5 +181,5 @@ for _, member in ipairs(due) do
   if on_timeout[kind] then on_timeout[kind](id) end
 end
 -- Whoever looks first has the next round: one node at a time, and not all houses of one LiveKit at once.
-set_deadline_if_none('reconcile', '', math.floor(policy('reconcileMs') * (2 / 3 + NOW_US % 1000 / 1500)))
+set_deadline_if_none('reconcile', '', math.floor(policy_ms('reconcile_seconds') * (2 / 3 + NOW_US % 1000 / 1500)))
 return actions
