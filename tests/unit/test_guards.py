@@ -19,6 +19,9 @@ def test_a_guard_can_be_taken_away(guard: Guard, tmp_path: Path) -> None:
         change.make(tmp_path)
     file, _, name = guard.test.partition("::")
     assert not name or f"def {name.partition('[')[0]}(" in (REPOSITORY / file).read_text()
+    if step := guard.environment.get("STEP"):
+        steps = [path.read_text() for path in (REPOSITORY / "tests/e2e").glob("*.py")]
+        assert sum(f"def {step}(" in text for text in steps) == 1
 
 
 def test_every_chaos_test_has_its_guard() -> None:
