@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscop
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help up flower frontend image image-test test chaos fuzz guards check lint types format imports bench lock outdated clean
+.PHONY: help up flower frontend image image-test test chaos fuzz guards check lint types format imports bench docs pictures lock outdated clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,12 @@ format: $(VENV)/.installed-dev ## Format the code
 
 bench: $(VENV)/.installed-dev ## Measure, each figure beside its reference in the same run
 	@$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.installed-dev ## Write those parts of the documents that repeat the code
+	@$(BIN)/python -m tests.reference
+
+pictures: $(VENV)/.installed-dev ## Take the README's pictures, in Chromium on a real node
+	@PICTURES=docs/pictures STEP=the_picture $(BIN)/python -m pytest -n0 --quiet tests/e2e/test_frontend.py -k talk
 
 # What is resolved is the same for every system and every Python from 3.11 on. setuptools builds the project itself.
 COMPILE = echo setuptools | $(BIN)/uv pip compile --quiet pyproject.toml - --universal --python-version 3.11 --no-header \

@@ -19,7 +19,7 @@ from agents.microphone import FRAME, LOUD, RATE, Microphone
 from agents.offline import speech
 from orchestrator.machine.loopback import is_loopback
 from orchestrator.node.api_client import admin_token
-from orchestrator.node.output import FAILED, UNREACHABLE, Json, console, print_json, say_error, styled
+from orchestrator.node.output import FAILED, UNREACHABLE, Json, console, print_error, print_json, styled
 from orchestrator.settings import Settings
 
 #: A pause this long ends an utterance; between two sentences of one answer it is shorter.
@@ -291,10 +291,10 @@ def call(
         key = admin_token(settings) or next(iter(settings.keys), "")
         result = asyncio.run(_converse(url or settings.base_url, user or f"caller-{token_hex(3)}", say, key))
     except (CallError, rtc.ConnectError) as failure:
-        say_error(str(failure))
+        print_error(str(failure))
         raise typer.Exit(FAILED) from None
     except httpx.HTTPError as failure:
-        say_error(f"no api answers ({failure}). Is it up? Start it with: make up")
+        print_error(f"no api answers ({failure}). Is it up? Start it with: make up")
         raise typer.Exit(UNREACHABLE) from None
     if json:
         print_json(result)
@@ -302,7 +302,7 @@ def call(
         _show(result)
     if "error" in result:
         if not json:
-            say_error(result["error"])
+            print_error(result["error"])
         raise typer.Exit(FAILED)
 
 

@@ -43,6 +43,7 @@ from orchestrator.config.node import NodeSettings
 from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
 from orchestrator.livekit.refusals import Refusal
 from orchestrator.store.agent_link import TURNS, AgentLink
+from orchestrator.store.loader import sources
 
 log = logging.getLogger("agent.runtime")
 
@@ -60,6 +61,7 @@ def preload(module: str) -> None:
     """Import an agent module and run its `prewarm()`, before a fork. Raises whatever the module raises."""
     global _preloaded, _settings  # noqa: PLW0603 - the forked child finds here what its parent loaded
     _settings = load(NodeSettings)
+    sources(_settings.redis_prefix)  # assembled once, for all agents that are forked
     _preloaded = contract.load(module)
 
 

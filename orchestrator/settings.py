@@ -58,23 +58,7 @@ class Settings(AccessSettings, CallSettings):
     @property
     def policy(self) -> dict[str, int]:
         """What the Lua scripts decide by, as the hash `policy` in Redis. Times are milliseconds."""
-
-        def ms(seconds: float) -> int:
-            return int(seconds * 1000)
-
-        return {
-            "maxSessions": self.max_sessions, "perUser": self.sessions_per_user,
-            "queueLimit": self.queue_limit, "queueMs": ms(self.queue_seconds),
-            "bootMs": ms(self.boot_timeout_seconds), "startMs": ms(self.start_timeout_seconds),
-            "joinMs": ms(self.join_timeout_seconds), "userJoinMs": ms(self.user_join_seconds),
-            "userGoneMs": ms(self.user_gone_seconds), "maxMs": ms(self.max_session_seconds),
-            "silentMs": ms(self.heartbeat_timeout_seconds), "stopMs": ms(self.stop_grace_seconds),
-            "goodbyeMs": ms(self.goodbye_seconds), "keepSeconds": max(1, int(self.session_keep_seconds)),
-            "keepCount": self.session_keep_count,
-            "takeover": int(self.takeover), "maxTakeovers": self.max_takeovers,
-            "reconcileMs": ms(self.reconcile_seconds),
-            "webhooks": int(self.alert_webhook_url is not None),
-        }  # fmt: skip
+        return super().policy | {"webhooks": int(self.alert_webhook_url is not None)}
 
     @property
     def serves(self) -> str:

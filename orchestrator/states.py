@@ -1,7 +1,7 @@
 """The legal states of sessions and agents and the moves between them.
 
-This module imports the standard library only: everything else may depend on it. The Lua scripts get
-these tables at load time (`lua_tables`), so that the store refuses the same moves that are refused here.
+This module imports the standard library only: everything else may depend on it. The Lua scripts get these tables
+when they are loaded (store/generated.py), so that the store refuses the same moves that are refused here.
 Edges are explained in docs/states.md.
 """
 
@@ -52,16 +52,3 @@ AGENT_MOVES: dict[AgentState, frozenset[AgentState]] = {
 }
 
 LIVE_SESSION_STATES = frozenset(state for state, moves in SESSION_MOVES.items() if moves)
-
-
-def lua_tables() -> str:
-    """Return the two move tables as Lua source, to be put in front of every script that changes a state."""
-
-    def table(moves: dict[SessionState, frozenset[SessionState]] | dict[AgentState, frozenset[AgentState]]) -> str:
-        rows = (
-            f"{state.value}={{{','.join(f'{target.value}=true' for target in sorted(targets))}}}"
-            for state, targets in moves.items()
-        )
-        return "{" + ",".join(rows) + "}"
-
-    return f"local SESSION_MOVES={table(SESSION_MOVES)}\nlocal AGENT_MOVES={table(AGENT_MOVES)}\n"

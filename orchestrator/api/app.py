@@ -17,6 +17,7 @@ from orchestrator.api import (
     health,
     metrics,
     problems,
+    reasons,
     sessions,
     status,
     status_page,
@@ -48,8 +49,8 @@ def allowed_pages(settings: Settings) -> dict[str, Any]:
     }
 
 
-#: What needs no credentials: platforms ask whether it lives, and LiveKit signs what it sends.
-PUBLIC = frozenset({"/livez", "/readyz", WEBHOOK_PATH})
+#: What needs no credentials: platforms ask whether it lives, LiveKit signs what it sends, pages need words before a key.
+PUBLIC = frozenset({"/livez", "/readyz", "/api/reasons", WEBHOOK_PATH})
 
 
 def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
@@ -109,7 +110,7 @@ def create(settings: Settings | None = None) -> FastAPI:
         app.add_middleware(Below, root=found.root_path)
     app.add_middleware(RequestLog)
     app.include_router(sessions.starting)
-    for part in (sessions, events, token, admin, agents, health, webhook, metrics):
+    for part in (sessions, events, token, admin, agents, health, reasons, webhook, metrics):
         app.include_router(part.router)
     status.install(app)
     status_page.install(app)

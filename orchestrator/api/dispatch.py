@@ -1,7 +1,7 @@
 """The second door: LiveKit asks for an agent, and gets an ordinary session, at once or not at all.
 
 States of a job: asked → (assignment by assign.lua) taken → assigned → running, when the agent is in the room → over.
-Messages: see `livekit/door.py`. What LiveKit asks is decided while it waits, by the same script as a start by HTTP,
+Messages: see `livekit/agent_worker.py`. What LiveKit asks is decided while it waits, by the script of a start by HTTP,
 with the same cap, breaker and memory rules; a job is never put in line, for somebody is on the phone.
 
 Failure cases: full, draining, LiveKit or Redis away, agents that do not boot, metadata too large → not available, and
@@ -29,7 +29,8 @@ from orchestrator.api.feed import set_within
 from orchestrator.api.schemas import METADATA_BYTES
 from orchestrator.api.services import Services
 from orchestrator.errors import InvalidRequest, OrchestratorError, RoomTaken, StoreUnavailable
-from orchestrator.livekit.agent_worker import Answer, Door, Job, Outcome, Standing
+from orchestrator.livekit.agent_worker import WorkerConnection
+from orchestrator.livekit.jobs import Answer, JobOffer, Outcome, WorkerLoad
 from orchestrator.models import ROOM_PATTERN, Session, UserId
 from orchestrator.pool.assignment import Request, Started
 from orchestrator.states import LIVE_SESSION_STATES, SessionState
@@ -81,11 +82,11 @@ class Dispatch:
         self._recorded_at = 0.0
         self.id = f"{settings.node_id}.{os.getpid()}"
         secret = settings.livekit_api_secret.get_secret_value()
-        self.door = Door(settings.livekit_url, settings.livekit_api_key, secret, settings.agent_name, self)
+        self.door = WorkerConnection(settings.livekit_url, settings.livekit_api_key, secret, settings.agent_name, self)
 
     # What LiveKit says
 
-    async def asked(self, job: Job) -> Answer:
+    async def on_availability(self, job: JobOffer) -> Answer:
         """Give a job its session, or say why there is none."""
         facts = {"job": job.id, "dispatch": job.dispatch_id, "room": job.room}
         try:
@@ -104,7 +105,7 @@ class Dispatch:
         # one hour and one identity, comes when the agent is on its way already, and a takeover needs another.
         return Answer(available=True, identity=started.session_id)
 
-    async def assigned(self, job: Job) -> None:
+    async def on_assignment(self, job: JobOffer) -> None:
         """Keep the session of a job: it is ours."""
         session_id = self._sessions.get(job.id)
         async for attempt in _patiently():
@@ -115,9 +116,9 @@ class Dispatch:
         if session_id:
             self._sessions[job.id] = session_id
         else:
-            await self.door.report(job.id, Outcome.FAILED, "there is no session for this job")
+            await self.door.report_job(job.id, Outcome.FAILED, "there is no session for this job")
 
-    async def terminated(self, job_id: str) -> None:
+    async def on_termination(self, job_id: str) -> None:
         """End the session of a job whose dispatch was deleted."""
         if session_id := self._sessions.get(job_id):
             async for attempt in _patiently():
@@ -130,7 +131,7 @@ class Dispatch:
 
     # Starting
 
-    async def _start(self, job: Job) -> Started:
+    async def _start(self, job: JobOffer) -> Started:
         if self._parts.feed.closed.is_set():
             raise OrchestratorError("the api is stopping")
         request = Request(
@@ -165,7 +166,7 @@ class Dispatch:
                     await self._tell_jobs()
                     await self._record()
                 except StoreUnavailable as failure:
-                    self._stand(Standing(jobs=len(self._sessions)), failure.detail)
+                    self._stand(WorkerLoad(jobs=len(self._sessions)), failure.detail)
                 except Exception:
                     log.exception("LiveKit is not told how it stands, and will be")
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -195,13 +196,13 @@ class Dispatch:
         )
         load = min(1.0, capacity.live / capacity.most) if capacity.most else 1.0
         draining = stopping or capacity.refusal == "draining"
-        self._stand(Standing(bool(full), load, len(self._sessions), draining), full)
+        self._stand(WorkerLoad(bool(full), load, len(self._sessions), draining), full)
 
-    def _stand(self, standing: Standing, full: str) -> None:
+    def _stand(self, standing: WorkerLoad, full: str) -> None:
         if bool(full) is not bool(self._full):
             log.info("LiveKit is told that we are %s", f"full: {full}" if full else "free")
         self._full = full
-        self.door.tell(standing)
+        self.door.report_load(standing)
 
     async def _tell_jobs(self) -> None:
         held = dict(self._sessions)
@@ -212,13 +213,13 @@ class Dispatch:
     async def _tell_job(self, job_id: str, session: Session | None) -> None:
         if session is not None and session.live:
             unsaid = session.joined_at and job_id not in self._said_running
-            if unsaid and await self.door.report(job_id, Outcome.RUNNING):
+            if unsaid and await self.door.report_job(job_id, Outcome.RUNNING):
                 self._said_running.add(job_id)
             return
         failed = session is None or session.status is SessionState.ERROR
         reason = (session and session.reason) or "its record is gone"
         # Said again when LiveKit is back.
-        if await self.door.report(job_id, Outcome.FAILED if failed else Outcome.SUCCESS, reason if failed else ""):
+        if await self.door.report_job(job_id, Outcome.FAILED if failed else Outcome.SUCCESS, reason if failed else ""):
             self._sessions.pop(job_id, None)
             self._said_running.discard(job_id)
 
@@ -284,7 +285,7 @@ def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _key(job: Job) -> str:
+def _key(job: JobOffer) -> str:
     return f"dispatch:{job.id}"
 
 

@@ -19,7 +19,7 @@ from orchestrator import faults
 from orchestrator.api.access import AFTERWARDS_SECONDS, Access, Caller, Role
 from orchestrator.api.feed import Feed
 from orchestrator.errors import Forbidden, NotFound, Preflight, StoreUnavailable, Unauthorized
-from orchestrator.livekit.making import RoomMaker
+from orchestrator.livekit.room_creation import RoomCreator
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.livekit.tokens import TokenMinter
 from orchestrator.livekit.webhooks import Webhooks
@@ -50,7 +50,7 @@ class Services:
     feed: Feed
     assigner: Assigner
     minter: TokenMinter
-    rooms: RoomMaker
+    rooms: RoomCreator
     webhooks: Webhooks
     publisher: Publisher
     threads: ThreadPoolExecutor
@@ -120,7 +120,7 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     assigner = Assigner(store, settings, minter.for_agent, partial(may_live, settings.node_id))
     publisher = Publisher(settings.redis)
     with ThreadPoolExecutor(4, "publish") as threads:
-        async with store, _room_maker(settings) as rooms:
+        async with store, _room_creator(settings) as rooms:
             feed = Feed(store)
             app.state.services = Services(
                 settings, access, store, feed, assigner, minter, rooms, webhooks, publisher, threads, set()
@@ -135,7 +135,7 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _room_maker(settings: Settings) -> AsyncIterator[RoomMaker]:
+async def _room_creator(settings: Settings) -> AsyncIterator[RoomCreator]:
     assert settings.livekit_url and settings.livekit_api_key and settings.livekit_api_secret  # noqa: PT018 - one thing
     async with Rooms(
         settings.livekit_url,
@@ -144,7 +144,7 @@ async def _room_maker(settings: Settings) -> AsyncIterator[RoomMaker]:
         empty_seconds=settings.room_empty_seconds,
         departure_seconds=settings.room_departure_seconds,
     ) as rooms:
-        maker = RoomMaker(rooms)
+        maker = RoomCreator(rooms)
         watching = asyncio.create_task(maker.watch())
         try:
             yield maker

@@ -42,7 +42,7 @@ async def token(
     dispatch: tuple[str, str] | None = _dispatch(body.room_config, parts.settings.agent_name)
     if body.session_id is None:
         address = await _may_have_a_room(request, parts)
-        if not parts.rooms.by_itself:
+        if not parts.rooms.auto_create:
             raise InvalidRequest(
                 "sessionId: LiveKit makes no room by itself here (room.auto_create is off), and would dispatch no "
                 "agent: start a session (POST /api/session/start) and send its sessionId."

@@ -7,23 +7,10 @@ from datetime import datetime, timedelta
 from itertools import zip_longest
 from typing import Any
 
+from orchestrator import reasons
+
 #: What the kinds of a reason (`kind: words`) mean to whoever wants to know why there was no agent.
-_KINDS = {
-    "boot_error": "the agent that was started for it did not boot",
-    "boot_timeout": "no agent was warm in time",
-    "unclaimed": "no node took on the start of an agent",
-    "queue_timeout": "it waited in line too long",
-    "join_timeout": "its agent did not come into the room",
-    "join_failed": "its agent could not join the room",
-    "room_lost": "its agent lost the room",
-    "agent_lost": "its agent was lost",
-    "agent_error": "its agent's own code failed",
-    "pipeline_failed": "its agent could not hear, think or speak any more",
-    "join_refused": "LiveKit refused its agent, as it would any",
-    "job_lost": "LiveKit asked for it, and then did not give us the job",
-    "node_draining": "the node was stopping",
-    "spawn_not_queued": "the start of an agent could not be queued",
-}
+_KINDS = {code: row.sentence for code, row in reasons.table().reasons.items() if row.kind == "failure" and row.caller}
 _LIVE = {
     "queued": "It waits in line.",
     "starting": "It waits for an agent.",

@@ -1,4 +1,4 @@
-"""`orchestrator flower`: Celery's own monitor beside a running node, on loopback by default, behind the admin token."""
+"""`orchestrator flower`: Celery's monitor for a running node, on loopback by default, protected by the admin token."""
 
 import importlib.util
 import os
@@ -20,7 +20,7 @@ def flower(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 5555,
     address: Annotated[str, typer.Option(help="Address to listen on.")] = ADDRESS,
 ) -> NoReturn:
-    """Start Flower on this node's Redis: Celery workers, tasks, queues. Needs the extra `flower`."""
+    """Start Flower, Celery's monitor, on this node's Redis. Needs the extra `flower`."""
     settings = Settings.load()
     if importlib.util.find_spec("flower") is None:
         raise Preflight("Flower is not installed: make flower.")
@@ -28,14 +28,14 @@ def flower(
     if not token:
         raise Preflight(f"No admin token: set ADMIN_TOKEN, or start the node first ({settings.secrets_file} holds it).")
     if "," in token:
-        raise Preflight("ADMIN_TOKEN has a comma in it, at which Flower would cut it: set one without.")
+        raise Preflight("ADMIN_TOKEN contains a comma, at which Flower would cut it off: set one without.")
     if who := ports.holder(address, port):
         raise Preflight(f"port {port} is held by {who}: choose another with --port.")
-    # In its environment, where a list of processes does not show them, and nothing that it does not need.
-    given = {name: value for name, value in os.environ.items() if name.startswith("FLOWER_")}
+    # Secrets go into the environment, which a list of processes does not show; Flower gets only those it needs.
+    options = {name: value for name, value in os.environ.items() if name.startswith("FLOWER_")}
     environment = (
         programs.shared(os.environ)
-        | given
+        | options
         | {
             "REDIS_URL": settings.redis.url,
             CHECKED: "1",

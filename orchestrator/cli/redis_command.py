@@ -1,4 +1,4 @@
-"""`orchestrator redis`: one command on the node's Redis, whatever its address and its password are."""
+"""`orchestrator redis`: runs one command on the node's Redis, with the node's own address and password."""
 
 import sys
 from typing import Annotated

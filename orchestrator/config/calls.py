@@ -74,6 +74,26 @@ class CallSettings(NodeSettings):
     """Log lines kept per agent."""
 
     @property
+    def policy(self) -> dict[str, int]:
+        """What the Lua scripts decide by, as the hash `policy` in Redis. Times are milliseconds."""
+
+        def ms(seconds: float) -> int:
+            return int(seconds * 1000)
+
+        return {
+            "maxSessions": self.max_sessions, "perUser": self.sessions_per_user,
+            "queueLimit": self.queue_limit, "queueMs": ms(self.queue_seconds),
+            "bootMs": ms(self.boot_timeout_seconds), "startMs": ms(self.start_timeout_seconds),
+            "joinMs": ms(self.join_timeout_seconds), "userJoinMs": ms(self.user_join_seconds),
+            "userGoneMs": ms(self.user_gone_seconds), "maxMs": ms(self.max_session_seconds),
+            "silentMs": ms(self.heartbeat_timeout_seconds), "stopMs": ms(self.stop_grace_seconds),
+            "goodbyeMs": ms(self.goodbye_seconds), "keepSeconds": max(1, int(self.session_keep_seconds)),
+            "keepCount": self.session_keep_count,
+            "takeover": int(self.takeover), "maxTakeovers": self.max_takeovers,
+            "reconcileMs": ms(self.reconcile_seconds),
+        }  # fmt: skip
+
+    @property
     def agent_token_seconds(self) -> int:
         """Lifetime of an agent's room token: a takeover near the end of the longest call must still connect."""
         waits = self.queue_seconds + self.start_timeout_seconds + self.user_join_seconds

@@ -1,8 +1,8 @@
-"""Who counts as the user of a call, and from when. Standard library only: agents and the orchestrator ask one table.
+"""Which participants count as the user of a call, and from when on.
 
-The kinds of participants are LiveKit's, by name: its SDK and its API number them differently. Others are machinery
-(agents, recorders, ingress, bridges).
-A phone is in the room from the moment it is dialed; its call status says when somebody has answered.
+Agents and the orchestrator share these rules; the module imports the standard library only. Participants have LiveKit's
+kinds, by name: its SDK and its API number them differently. All other kinds are machines (agents, recorders, ingress,
+bridges). A phone is in the room from the moment it is dialed; its call status says whether somebody has answered.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,9 @@ CALL_STATUS = "sip.callStatus"
 
 
 def answered(kind: str, attributes: Mapping[str, str]) -> bool:
-    """Return whether a participant of this kind (its name) is on the line: a phone only once it is answered, and until
-    it hangs up. A service that tells no status has answered calls only."""
+    """Return whether a participant of this kind (its name) is on the line.
+
+    A phone is on the line after it was answered and until it hangs up. A service that sends no call status connects
+    answered calls only.
+    """
     return kind in USER_KINDS and (kind != "SIP" or attributes.get(CALL_STATUS, "").lower() in {"", "active"})

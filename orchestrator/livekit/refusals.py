@@ -1,6 +1,6 @@
-"""What LiveKit says when it refuses: in its own words, without the token that it repeats, and what they mean.
+"""LiveKit's refusals: its own message without the token that it quotes, and what that message means.
 
-Standard library only: agents and the orchestrator read LiveKit's refusals by the same rule.
+Agents and the orchestrator share these rules; the module imports the standard library only.
 """
 
 import logging
@@ -9,13 +9,13 @@ import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-#: Longest text of LiveKit's that is passed on, in characters.
-LONGEST = 300
-#: A clock that is this far from LiveKit's, in seconds: LiveKit tolerates a minute.
+#: Characters of LiveKit's message that are passed on.
+MAX_CHARACTERS = 300
+#: Largest difference between two clocks that LiveKit tolerates.
 TOLERATED_SECONDS = 60.0
 
 _TOKEN = re.compile(r"\beyJ[\w-]*\.[\w-]+(?:\.[\w-]*)?")
-#: How LiveKit's SDK tells that the server answered the join with a status.
+#: LiveKit's SDK reports the status with which the server answered a join in these words.
 _ANSWERED = re.compile(r"client error: (\d{3})\b[^-]*(?:- (.*))?$", re.DOTALL)
 _MEANINGS = {
     "token is not valid yet": "this machine's clock is ahead of LiveKit's (clock skew): set both by NTP",
@@ -25,19 +25,19 @@ _MEANINGS = {
 }
 
 
-def told(text: str) -> str:
-    """Return LiveKit's words for people: no token, one line, not too long."""
-    return " ".join(_TOKEN.sub("(token)", text).split())[:LONGEST]
+def readable(text: str) -> str:
+    """Return LiveKit's message as one short line without a token."""
+    return " ".join(_TOKEN.sub("(token)", text).split())[:MAX_CHARACTERS]
 
 
 def explained(text: str, ahead: float = 0.0) -> str:
-    """Return LiveKit's words, with what they mean where that is known. `ahead`: seconds that our clock is ahead."""
-    meaning = skewed(ahead) or next((meaning for words, meaning in _MEANINGS.items() if words in text), "")
-    return ": ".join(filter(None, (told(text), meaning)))
+    """Return LiveKit's message, with its meaning if known. `ahead`: seconds that our clock is ahead of LiveKit's."""
+    meaning = describe_skew(ahead) or next((meaning for words, meaning in _MEANINGS.items() if words in text), "")
+    return ": ".join(filter(None, (readable(text), meaning)))
 
 
 def skew(date: str | None, now: float | None = None) -> float:
-    """Return the seconds that our clock is ahead of the server that sent this Date header; 0 when it sent none."""
+    """Return the seconds that our clock is ahead of the server that sent this Date header; 0 without a header."""
     try:
         theirs = parsedate_to_datetime(date or "").timestamp()
     except ValueError:
@@ -45,8 +45,8 @@ def skew(date: str | None, now: float | None = None) -> float:
     return (time.time() if now is None else now) - theirs
 
 
-def skewed(seconds: float) -> str:
-    """Say how far our clock is from LiveKit's; '' when that is tolerated."""
+def describe_skew(seconds: float) -> str:
+    """Return how far our clock is from LiveKit's, in words; '' if LiveKit tolerates the difference."""
     if abs(seconds) <= TOLERATED_SECONDS:
         return ""
     side = "ahead of" if seconds > 0 else "behind"
@@ -63,25 +63,26 @@ class Refusal:
     @classmethod
     def read(cls, failure: BaseException) -> "Refusal | None":
         """Return what LiveKit answered; None when it did not answer."""
-        found = _ANSWERED.search(str(failure))
-        return cls(int(found[1]), explained(found[2] or "")) if found else None
+        match = _ANSWERED.search(str(failure))
+        return cls(int(match[1]), explained(match[2] or "")) if match else None
 
     @property
     def no_room(self) -> bool:
-        """Whether the room must be made first: LiveKit makes none by itself (`room.auto_create: false`)."""
+        """Whether the room must be created first: LiveKit does not do it (`room.auto_create: false`)."""
         return self.status == 404 and "room does not exist" in self.words
 
     @property
     def permanent(self) -> bool:
-        """Whether another try, or another agent, would be refused as well. A page of a proxy between says nothing."""
+        """Whether another attempt, or another agent, would be refused too. An HTML page comes from a proxy and says
+        nothing about LiveKit."""
         return self.status in {400, 401, 403} and not self.words.startswith("<")
 
 
 class WithoutTokens(logging.Filter):
-    """Keeps tokens out of a log: LiveKit's SDK logs refusals as they come."""
+    """Removes tokens from a log: LiveKit's SDK logs refusals with the token in them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Take tokens out of a record."""
+        """Remove tokens from a record."""
         if "eyJ" in (text := record.getMessage()):
             record.msg, record.args = _TOKEN.sub("(token)", text), None
         return True

@@ -1,4 +1,4 @@
-"""Mints LiveKit tokens with the least that a call needs."""
+"""Signs LiveKit tokens with the fewest rights that a call needs."""
 
 import hashlib
 import time
@@ -9,10 +9,9 @@ from typing import Any
 import jwt
 from livekit import api
 
-#: Only the first connect must happen within this time; LiveKit renews the token of whoever is connected.
+#: Time limit for the first connect only; LiveKit renews the token of a connected participant.
 TOKEN_LIFETIME = timedelta(minutes=15)
-#: Longest identity that LiveKit takes, in bytes (its `limit.max_participant_identity_length`); a room's name may be as
-#: long, and names are made from it.
+#: LiveKit's `limit.max_participant_identity_length`. Room names may have the same length, and identities contain them.
 IDENTITY_BYTES = 256
 
 
@@ -20,10 +19,10 @@ class TokenMinter:
     """Signs tokens with one LiveKit key pair.
 
     Args:
-        agent_name: what LiveKit knows our agents by; they carry it, as in a token that LiveKit makes for a job.
-        agent_seconds: how long an agent's is good: a call may be taken over late.
-        empty_seconds, departure_seconds: how long LiveKit keeps a room to which no user has come, or which they have
-            left. Whoever joins first makes the room, so every token says it.
+        agent_name: our agents' name with LiveKit; they carry it as in a token that LiveKit makes for a job.
+        agent_seconds: lifetime of an agent's token; a call may be taken over late.
+        empty_seconds, departure_seconds: how long LiveKit keeps a room that no user has joined, or that all have left.
+            The first participant creates the room, so every token contains both.
     """
 
     def __init__(
@@ -39,14 +38,14 @@ class TokenMinter:
         self._key, self._secret, self._agent_seconds = api_key, api_secret, agent_seconds
         self._agent_name = agent_name
         self._room = api.RoomConfiguration(empty_timeout=empty_seconds, departure_timeout=departure_seconds)
-        # One is signed in every start: LiveKit's own builder makes the claims once, here, and takes 0.1 ms for it.
+        # Every start signs a token: LiveKit's builder, which takes 0.1 ms, makes the claims only once.
         self._agent_claims: dict[str, Any] = jwt.decode(self._agent_token("-"), options={"verify_signature": False})
 
     def for_agent(self, room: str) -> str:
-        """Return a token of kind `agent` for one room; it may set its own attributes (`lk.agent.state`)."""
+        """Return a token of kind `agent` for one room. The agent may set its own attributes (`lk.agent.state`)."""
         now = int(time.time())
         claims = self._agent_claims | {
-            # One identity a room: an agent that takes over makes LiveKit drop the ghost of the one before.
+            # One identity per room: when an agent takes over, LiveKit disconnects the dead one.
             "sub": agent_identity(room),
             "nbf": now,
             "exp": now + self._agent_seconds,
@@ -59,7 +58,7 @@ class TokenMinter:
             room_join=True, room=room, can_publish=True, can_subscribe=True, can_publish_data=True,
             can_update_own_metadata=True,
         )  # fmt: skip
-        # It has a state from its first moment in the room; LiveKit's clients wait for one, and for its first change.
+        # LiveKit's clients wait for an agent's state and for its first change, so the token already contains one.
         token = self._token(agent_identity(room), room, grants).with_kind("agent")
         return token.with_attributes({"lk.agent.state": "initializing", "lk.agent_name": self._agent_name}).to_jwt()
 
@@ -73,9 +72,9 @@ class TokenMinter:
         attributes: Mapping[str, str] | None = None,
         dispatch: tuple[str, str] | None = None,
     ) -> str:
-        """Return a token for the user of one room: speak, listen, send data; no admin right of any kind.
+        """Return a token for the user of one room, who may speak, listen and send data, and has no admin right.
 
-        `dispatch`: agent name and metadata of the agent that LiveKit is to ask for when the user makes the room.
+        `dispatch`: name and metadata of the agent that LiveKit requests when the user creates the room.
         """
         grants = api.VideoGrants(
             room_join=True, room=room, can_publish=True, can_subscribe=True, can_publish_data=True,
@@ -95,7 +94,7 @@ class TokenMinter:
 
 
 def agent_identity(room: str) -> str:
-    """Return the identity of a room's agent: one a room, whichever process it is."""
+    """Return the identity of a room's agent, the same for every process that serves the room."""
     return _bounded(f"agent-{room}")
 
 
@@ -105,7 +104,7 @@ def user_identity(room: str) -> str:
 
 
 def _bounded(identity: str) -> str:
-    """Keep an identity within LiveKit's limit: the end of a longer one is replaced by its hash."""
+    """Keep an identity within LiveKit's limit; a hash replaces the end of a longer one."""
     raw = identity.encode()
     if len(raw) <= IDENTITY_BYTES:
         return identity

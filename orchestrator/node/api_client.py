@@ -1,4 +1,4 @@
-"""The command line's way to the api."""
+"""The command line's client of the api."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from orchestrator.settings import Settings
 
 
 class Api:
-    """A client of one node's api. Raises the error that the api's problem names."""
+    """A client of one node's api. It raises the error that an answer names."""
 
     def __init__(self, settings: Settings, url: str | None = None) -> None:
         headers = {}
@@ -26,8 +26,8 @@ class Api:
         """GET a JSON document."""
         return self._request("GET", path, params=params)
 
-    def look(self, path: str) -> dict[str, Any] | None:
-        """GET what is waited for; None while Redis is away, which ends nothing that goes on."""
+    def poll(self, path: str) -> dict[str, Any] | None:
+        """GET a JSON document; None while Redis is unavailable, which does not stop the work that is waited for."""
         try:
             return self.get(path)
         except StoreUnavailable:
@@ -58,7 +58,7 @@ class Api:
 
 
 def admin_token(settings: Settings) -> str | None:
-    """Return the admin token that is set, or the one `orchestrator up` has generated here. Raises `Preflight`."""
+    """Return ADMIN_TOKEN, or the token that `orchestrator up` has generated here. Raises `Preflight`."""
     if settings.admin_token:
         return settings.admin_token.get_secret_value()
     return private.kept(settings.secrets_file).get("ADMIN_TOKEN")

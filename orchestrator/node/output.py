@@ -1,4 +1,4 @@
-"""How the command line talks: tables for people, `--json` for programs, exit codes for scripts."""
+"""Output of the command line: tables for people, `--json` for programs, exit codes for scripts."""
 
 import json
 import sys
@@ -6,43 +6,49 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from orchestrator.errors import HostUnavailable, NotFound, OrchestratorError
-from orchestrator.text import json_safe, one_line
+from orchestrator.machine.printable import json_safe, one_line
 
 FAILED, UNREACHABLE, NOT_FOUND = 1, 3, 4
 
 
 class Terminal(Console):
-    """A console on which text is text: each string, in tables too, is one line, has no markup and moves no cursor.
+    """A console that prints each string, in tables too, as one line of plain text, its control characters escaped.
 
-    What is to have a style is `styled`.
+    `styled` makes text with a style.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return a string as rich's text, after what a terminal would obey is written out."""
+        """Return a string as rich's text, with its control characters escaped."""
         return super().render_str(one_line(text), **options)
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
-    """Return one line of a text, of parts or (part, style)."""
-    found = Text(end="\n")
+    """Return one line of text, made of parts or (part, style)."""
+    line = Text(end="\n")
     for part in parts:
         text, style = (part, "") if isinstance(part, str) else part
-        found.append(one_line(text), style)
-    return found
+        line.append(one_line(text), style)
+    return line
+
+
+def list_table(*columns: str) -> Table:
+    """Return a table without borders, from which cells can be copied."""
+    return Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="bold")
 
 
 console = Terminal()
-#: For lists: ids are there to be copied, so a line may be longer than a narrow terminal, and wraps there.
+#: For lists: ids must stay whole so that they can be copied. A narrow terminal wraps the longer lines.
 wide = Terminal(width=max(160, console.width))
 errors = Terminal(stderr=True, soft_wrap=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def print_json(data: Any) -> None:
@@ -51,18 +57,18 @@ def print_json(data: Any) -> None:
 
 
 def print_json_line(data: Any) -> None:
-    """Print one JSON document in one line, at once: more will follow."""
+    """Print one JSON document on one line, without buffering."""
     sys.stdout.write(json_safe(json.dumps(data, ensure_ascii=False)) + "\n")
     sys.stdout.flush()
 
 
-def say_error(text: str) -> None:
-    """Say what went wrong, in one line on standard error."""
+def print_error(text: str) -> None:
+    """Print one line on standard error."""
     errors.print(styled(("orchestrator:", "bold red"), f" {text}"))
 
 
 def fail(failure: OrchestratorError) -> NoReturn:
-    """Say what went wrong in one line and exit with the code that names its kind."""
-    say_error(failure.detail)
+    """Print a failure in one line and exit with the code of its kind."""
+    print_error(failure.detail)
     code = UNREACHABLE if isinstance(failure, HostUnavailable) else FAILED
     sys.exit(NOT_FOUND if isinstance(failure, NotFound) else code)

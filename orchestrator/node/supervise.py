@@ -28,7 +28,7 @@ from orchestrator.machine.memory import limit_bytes
 from orchestrator.node import full_disk, programs
 from orchestrator.node.configuration import Configuration
 from orchestrator.node.log_stream import LogStream
-from orchestrator.node.output import FAILED, errors, fail, say_error, styled
+from orchestrator.node.output import FAILED, errors, fail, print_error, styled
 from orchestrator.node.terminal import Patient, hangup_stops
 from orchestrator.operations import kill_window, reach, restarts, sizing
 from orchestrator.settings import Settings
@@ -205,7 +205,7 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
         self.failed = True
         self.options.mood = SupervisorStates.SHUTDOWN
         name, log = process.config.name, process.config.stdout_logfile
-        say_error(f"{name} does not start: {_last_words(process)} (its log: {log}). The node stops.")
+        print_error(f"{name} does not start: {_last_words(process)} (its log: {log}). The node stops.")
 
 
 class _Woken:

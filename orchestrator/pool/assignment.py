@@ -24,9 +24,8 @@ from orchestrator.models import new_id
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
 from orchestrator.store import Assignment, Job, Store
+from orchestrator.store.constants import FOUND_DEAD
 
-#: How an agent ended that was dead before it was handed out (_prelude.lua knows it: that is no fault of the session).
-FOUND_DEAD = "found dead at assignment"
 #: Returns whether the process (node, pid, start ticks) may be alive: False only where it is surely not.
 MayLive = Callable[[str, int, int], bool]
 #: Returns the agent's LiveKit token for a room.

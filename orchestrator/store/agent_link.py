@@ -10,8 +10,8 @@ from orchestrator.config.redis_url import Address
 from orchestrator.errors import NotTheAgent
 from orchestrator.store import keys
 from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking
+from orchestrator.store.loader import Scripts
 from orchestrator.store.refusals import translate
-from orchestrator.store.scripts import Scripts
 
 #: Longest text of a cause that is kept, in characters: an exception's may be of any size, and is kept several times.
 CAUSE = 1000

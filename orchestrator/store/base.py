@@ -12,9 +12,9 @@ from orchestrator.errors import StoreUnavailable
 from orchestrator.models import Agent, Session
 from orchestrator.store import keys
 from orchestrator.store.connection import connect, connect_blocking
+from orchestrator.store.loader import Scripts
 from orchestrator.store.refusals import translate
 from orchestrator.store.samples import Samples
-from orchestrator.store.scripts import Scripts
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,8 +1,8 @@
 """The histograms that are kept in Redis: which there are, their buckets, and how one is read.
 
-The Lua scripts count into them where the fact is written (`observe` in _prelude.lua), so every api process tells the
-same, and a restart loses nothing. A bucket is a field that is named by its upper bound in milliseconds and counts
-what lies in it alone; `us` is the sum in microseconds.
+The Lua scripts count into them where the fact is written (`observe` in lua/lib/histograms.lua), so every api process
+gives the same figures, and a restart loses nothing. A bucket is a field that is named by its upper bound in
+milliseconds and counts what lies in it alone; `us` is the sum in microseconds.
 """
 
 import bisect
@@ -51,9 +51,3 @@ def read(name: str, fields: Mapping[str, str]) -> Histogram:
         total += inside
         buckets.append((bound / 1000, total))
     return Histogram(buckets, int(fields.get("us", 0)) / 1e6)
-
-
-def lua_table() -> str:
-    """Return the bounds as Lua source, to be put in front of every script."""
-    rows = (f"['{name}']={{{','.join(map(str, bounds))}}}" for name, bounds in BOUNDS.items())
-    return f"local BOUNDS={{{','.join(rows)}}}\nlocal RECENT={RECENT}\n"

@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
+from orchestrator.store.constants import WAKE_SECONDS
 from orchestrator.store.records import Action, Breaker
-
-#: What wakes a node that does not listen any more goes by itself.
-WAKE_SECONDS = 60
 
 
 class Pool(Base):

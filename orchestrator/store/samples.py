@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 
 from orchestrator.errors import StoreUnavailable
-from orchestrator.store.scripts import Scripts
+from orchestrator.store.loader import Scripts
 
 #: Seconds for which durations are collected before they are written: nobody who waits pays for the writing.
 COLLECT_SECONDS = 0.25

@@ -12,6 +12,7 @@ from orchestrator.machine.process import machine_boot_id
 from orchestrator.operations import restarts
 from orchestrator.settings import Settings
 from orchestrator.store import Store
+from orchestrator.store.constants import NODE_BEAT_SECONDS, NODE_TTL_SECONDS
 from orchestrator.task_queue.foreign_tasks import sightings
 from orchestrator.worker.canary import Canary
 from orchestrator.worker.headroom import Headroom
@@ -21,9 +22,6 @@ from orchestrator.worker.set_up import SetUp
 
 log = logging.getLogger("orchestrator.worker.heartbeat")
 
-BEAT_SECONDS = 1.0
-#: What a node says of itself counts this long: _prelude.lua's LATE_MS knows it.
-NODE_TTL_SECONDS = 10
 #: Beats by another life in a row after which two nodes have one name.
 TWIN_BEATS = 2
 
@@ -59,7 +57,7 @@ class Heartbeat(LoopService):
                 pass  # the api reports it
             except Exception:
                 log.exception("the node's heartbeat failed and will be tried again")
-            await self._clock.sleep(BEAT_SECONDS)
+            await self._clock.sleep(NODE_BEAT_SECONDS)
 
     async def beat(self) -> None:
         """Beat once."""

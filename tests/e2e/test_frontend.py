@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e import starter
+from tests.e2e import pictures, starter
 from tests.support.browser import PHONE, Browser, chromium, shown, spoken
 from tests.support.node import REPOSITORY, Node
 from tests.support.path_proxy import PathProxy
@@ -225,6 +225,7 @@ STEPS = [
     press_talk_and_the_agent_answers,
     an_agent_that_is_killed_in_the_call_is_replaced_and_the_user_is_told,
     a_refused_microphone_costs_no_agent_and_the_page_says_what_to_do,
+    *pictures.STEPS,
 ]
 NARROW_STEPS = [
     who_waits_in_line_sees_it_and_is_served_when_another_hangs_up,

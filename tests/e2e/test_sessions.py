@@ -20,7 +20,7 @@ from tests.e2e import command_line
 from tests.support import hurt
 from tests.support.node import Node
 from tests.support.processes import alive, poll
-from tests.support.walk import walk, walk_plainly
+from tests.support.walk import walk
 
 
 @pytest.fixture(scope="module")
@@ -321,6 +321,7 @@ def the_health_check_sees_every_process(node: Node) -> None:
 
 _END = the_end_of_an_agent_is_told_with_its_cause_and_its_last_words
 STEPS = [
+    *command_line.STEPS,
     what_is_said_comes_back_and_a_stop_clears_up,
     a_closed_tab_frees_the_agent,
     the_same_user_gets_the_same_session,
@@ -346,13 +347,7 @@ STEPS = [
     agents_that_serve_no_more_are_replaced_and_heard_again,
     the_third_death_ends_the_call_with_the_last_cause,
     the_health_check_sees_every_process,
-    *command_line.STEPS,
 ]  # fmt: skip
-
-
-@pytest.mark.timeout(400)
-async def test_sessions_from_their_start_to_their_end(node: Node, subtests: pytest.Subtests) -> None:
-    await walk(subtests, STEPS, node)
 
 
 # A command in place of a module
@@ -390,13 +385,17 @@ def agent(node: Node) -> Path:
     return node.run_dir / "agent.sh"
 
 
-@pytest.mark.timeout(240)
-def test_a_command_line_can_be_the_agent(short_folder: Path, subtests: pytest.Subtests) -> None:
+COMMAND_STEPS = [one_that_cannot_boot_is_an_error_with_its_reason, one_that_was_mended_serves_its_user]
+
+
+@pytest.mark.timeout(500)
+async def test_sessions_from_their_start_to_their_end(
+    node: Node, short_folder: Path, subtests: pytest.Subtests
+) -> None:
+    await walk(subtests, STEPS, node)
     folder = short_folder / "command"
     folder.mkdir()
-    node = Node(folder, POOL_TARGET=0, AGENT_COMMAND=f"sh {folder}/agent.sh")
-    agent(node).write_text("""python3 -c 'import sys; print("no model found"); sys.exit(3)'\n""")
-    with node:
-        walk_plainly(
-            subtests, [one_that_cannot_boot_is_an_error_with_its_reason, one_that_was_mended_serves_its_user], node
-        )
+    command = Node(folder, POOL_TARGET=0, AGENT_COMMAND=f"sh {folder}/agent.sh")
+    agent(command).write_text("""python3 -c 'import sys; print("no model found"); sys.exit(3)'\n""")
+    with command:
+        await walk(subtests, COMMAND_STEPS, command)

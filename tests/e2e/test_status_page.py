@@ -14,9 +14,9 @@ from urllib.parse import unquote
 import pytest
 from playwright.sync_api import Locator, expect
 
+from orchestrator.machine.printable import one_line
 from orchestrator.models import new_id
 from orchestrator.store import Store
-from orchestrator.text import one_line
 from tests.support.browser import PHONE, Browser
 from tests.support.node import Node
 from tests.support.processes import alive, poll

@@ -55,16 +55,20 @@ PROCESS, FOLDER, PRELOAD = (
     "orchestrator/host/preload.py",
 )
 LUA = "orchestrator/store/lua"
-PRELUDE, DUE, ASSIGN = f"{LUA}/_prelude.lua", f"{LUA}/deadlines_due.lua", f"{LUA}/assign.lua"
+LIB, DUE, ASSIGN = f"{LUA}/lib", f"{LUA}/deadlines_due.lua", f"{LUA}/assign.lua"
 ACCESS, PROGRAMS = "orchestrator/api/access.py", "orchestrator/node/programs.py"
 PRIVATE = "orchestrator/machine/private.py"
 ROOMS, CONF, SHIPPER = "orchestrator/livekit/rooms.py", "supervisord.conf", "orchestrator/worker/log_shipper.py"
 UNKNOWN_EXITED = (PROCESSES, "                await self._store.exited(agent.id, cause)\n", "                pass\n")
-PROMOTE = (PRELUDE, "  close_session(id, to, reason)\n  promote()\n", "  close_session(id, to, reason)\n")
+PROMOTE = (
+    f"{LIB}/closing.lua",
+    "  close_session(id, to, reason)\n  admit_from_queue()\n",
+    "  close_session(id, to, reason)\n",
+)
 NO_DEATHS = (HOST, '"deaths": [encode(death) for death in self._deaths.values()],', '"deaths": [],')
 NO_CHECK = (f"{WORKER}/checks.py", "            if finding.fault is not None:\n", "            if False:\n")
-NO_SILENCE = (DUE, "function miss.beat(id)\n", "function miss.beat(id)\n  if true then return end\n")
-NO_HANDOVER = (DUE, "fields[1] == node and policy('takeover') ~= 0 and could_serve() then", "false then")
+NO_SILENCE = (DUE, "function on_timeout.beat(id)\n", "function on_timeout.beat(id)\n  if true then return end\n")
+NO_HANDOVER = (DUE, "fields[1] == node and policy('takeover') ~= 0 and can_serve_one_more() then", "false then")
 NO_RECORD = (
     "orchestrator/host/spawn.py", "        _record_self(agent_id, folder)\n        signal.set_wakeup_fd(-1)",
     "        signal.set_wakeup_fd(-1)",
@@ -137,12 +141,12 @@ GUARDS = (
     guard(
         "a full Redis takes no new work",
         "integration/test_refusing_redis.py::test_a_full_redis_takes_no_new_work_though_a_warm_agent_is_there",
-        (ASSIGN, "ask_for_memory()\n", ""),
+        (ASSIGN, "require_redis_memory()\n", ""),
     ),
     guard(
         "the cap is looked at where the agent is taken",
         "chaos/test_capacity.py::test_the_cap_holds_at_every_moment_of_a_rush",
-        (ASSIGN, "local crowded = live_sessions() >= most or", "local crowded ="),
+        (ASSIGN, "local crowded = served_sessions() >= most or", "local crowded ="),
     ),
     guard(
         "the end of a session and the next one's turn are one step",
@@ -184,7 +188,7 @@ GUARDS = (
         "chaos/test_capacity.py::test_a_storm_of_starts_while_the_pool_is_resized",
         (
             f"{LUA}/pool_surplus.lua",
-            "redis.call('SINTER', 'pool:ready', 'pool:stale')[1] or above_share(want)",
+            "redis.call('SINTER', 'pool:ready', 'pool:stale')[1] or agent_above_share(want)",
             "redis.call('SRANDMEMBER', 'agents')",
         ),
     ),
@@ -205,25 +209,25 @@ GUARDS = (
     guard(
         "who is not warm any more is out of the pool",
         "integration/test_model.py::test_the_promises_hold_whatever_happens",
-        (PRELUDE, "  if from == 'ready' then leave_pool(id, node) end\n", ""),
+        (f"{LIB}/agents.lua", "  if from == 'ready' then leave_pool(id, node) end\n", ""),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
         "a silent agent is not handed out",
         "integration/test_model.py::test_the_promises_hold_whatever_happens",
-        (PRELUDE, "if fields[1] == 'ready' and NOW -", "if fields[1] == 'ready' and 0 * NOW -"),
+        (f"{LIB}/take_warm.lua", "if fields[1] == 'ready' and NOW -", "if fields[1] == 'ready' and 0 * NOW -"),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
         "every wait has its deadline",
         "integration/test_model.py::test_the_promises_hold_whatever_happens",
-        (PRELUDE, "    expect('start', id, policy('startMs') or 30000)\n", ""),
+        (f"{LIB}/sessions.lua", "    set_deadline('start', id, policy('startMs'))\n", ""),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
         "a session has one agent at a time",
         "integration/test_model.py::test_the_promises_hold_whatever_happens",
-        (PRELUDE, "  if fields[1] ~= agent or (fields[2]", "  if (fields[2]"),
+        (f"{LIB}/takeover.lua", "  if fields[1] ~= agent or (fields[2]", "  if (fields[2]"),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
@@ -241,7 +245,7 @@ GUARDS = (
     guard(
         "who lost the connection is waited for less long",
         "chaos/test_users.py::test_a_client_that_dies_frees_its_agent_within_thirty_seconds",
-        (PRELUDE, "(lost and 4 or 1)", "1"),
+        (f"{LIB}/presence.lua", "(lost and 4 or 1)", "1"),
     ),
     guard(
         "a user has one identity in the room, from whatever tab",
@@ -377,7 +381,7 @@ GUARDS = (
         "integration/test_strangers.py::test_a_network_of_ipv6_is_a_few_addresses_and_no_more",
         (
             f"{LUA}/assign.lua",
-            "network ~= address and {{address, 1}, {network, WIDER}} or {{address, 1}}",
+            "network ~= address and {{address, 1}, {network, NETWORK_SHARE}} or {{address, 1}}",
             "{{address, 1}}",
         ),
     ),
@@ -499,13 +503,13 @@ GUARDS = (
     guard(
         "takeovers have an end",
         "e2e/test_sessions.py::test_sessions_from_their_start_to_their_end",
-        (PRELUDE, "  elseif count > most then\n", "  elseif false then\n"),
+        (f"{LIB}/takeover.lua", "  elseif count > max then\n", "  elseif false then\n"),
         STEP="the_third_death_ends_the_call_with_the_last_cause",
     ),
     guard(
         "the conversation is handed over",
         "e2e/test_voice.py::test_people_talk_with_agents",
-        (PRELUDE, "table.concat(turns, ',')", "''"),
+        (f"{LIB}/inbox.lua", "table.concat(turns, ',')", "''"),
         STEP="the_next_voice_knows_the_users_name_and_what_was_said",
     ),
     # Survival
@@ -581,7 +585,7 @@ GUARDS = (
     guard(
         "what is over is taken out of the user's record",
         "chaos/test_soak.py::test_nothing_grows_while_sessions_come_and_go",
-        (PRELUDE, "else redis.call('DEL', 'session:user:' .. user) end", "end"),
+        (f"{LIB}/closing.lua", "else redis.call('DEL', 'session:user:' .. user) end", "end"),
         SOAK_SECONDS="60",
     ),
     guard(
@@ -673,7 +677,7 @@ GUARDS = (
     guard(
         "a boot that takes too long is given up",
         "chaos/test_crash_points.py::test_a_session_gets_one_agent_whoever_fails_at[agent.before_ready-hang]",
-        (DUE, "function miss.boot(id)\n", "function miss.boot(id)\n  if true then return end\n"),
+        (DUE, "function on_timeout.boot(id)\n", "function on_timeout.boot(id)\n  if true then return end\n"),
     ),
     guard(
         "a forked child records itself before anything else",
@@ -708,12 +712,16 @@ GUARDS = (
     guard(
         "the breaker opens",
         "chaos/test_poison.py::test_a_module_that_kills_its_agents[exit]",
-        (PRELUDE, "  if failures < BREAKER_FAILURES then return end\n", "  if true then return end\n"),
+        (
+            f"{LIB}/boot_failure.lua",
+            "  if failures < BREAKER_FAILURES then return end\n",
+            "  if true then return end\n",
+        ),
     ),
     guard(
         "a session that has no agent ends",
         "chaos/test_poison.py::test_a_boot_that_is_too_slow_is_an_error_in_time_and_no_process_is_left",
-        (DUE, "function miss.start(id)\n", "function miss.start(id)\n  if true then return end\n"),
+        (DUE, "function on_timeout.start(id)\n", "function on_timeout.start(id)\n  if true then return end\n"),
     ),
     guard(
         "what was said is gone from the disk",
@@ -723,7 +731,7 @@ GUARDS = (
     guard(
         "records are bounded by their number",
         "integration/test_forgetting.py::test_records_are_bounded_by_their_number",
-        (PRELUDE, "  keep_last('session:over', id, policy('keepCount'), drop_session)\n", ""),
+        (f"{LIB}/closing.lua", "  keep_last('session:over', id, policy('keepCount'), drop_session)\n", ""),
     ),
     guard(
         "a log is bounded in bytes",
@@ -749,7 +757,7 @@ GUARDS = (
     guard(
         "a room that LiveKit does not make is made",
         "integration/test_joining.py::test_the_room_is_made_for_the_agent_though_no_user_asks",
-        (f"{LUA}/agent_no_room.lua", "expect('room', session, 0)\n", ""),
+        (f"{LUA}/agent_no_room.lua", "set_deadline('room', session, 0)\n", ""),
     ),
     guard(
         "LiveKit's words carry no token",
@@ -799,8 +807,8 @@ GUARDS = (
         "chaos/test_livekit.py::test_an_agent_that_cannot_join_yet_tries_until_it_can",
         (
             DUE,
-            "  if redis.call('EXISTS', 'livekit:down') == 1 then return expect('join',",
-            "  if false then return expect('join',",
+            "  if redis.call('EXISTS', 'livekit:down') == 1 then return set_deadline('join',",
+            "  if false then return set_deadline('join',",
         ),
     ),
     guard(
@@ -863,7 +871,7 @@ GUARDS = (
         "the end of a call is recorded by the drain, or by the agent that is told to stop",
         "chaos/test_drain.py::test_without_a_drain_the_state_is_consistent_all_the_same",
         (RUNTIME, "create_task(reports.end(outcome, reason))", "create_task(asyncio.sleep(0))"),
-        (DUE, "function miss.goodbye(id)\n", "function miss.goodbye(id)\n  if true then return end\n"),
+        (DUE, "function on_timeout.goodbye(id)\n", "function on_timeout.goodbye(id)\n  if true then return end\n"),
     ),
     guard(
         "agents are told that the drain is nearly over",
@@ -1119,22 +1127,26 @@ GUARDS = (
     guard(
         "the room of a session that is over is deleted",
         "integration/test_store.py::test_the_room_of_a_session_that_is_over_is_deleted_until_that_has_worked",
-        (DUE, "  expect('close', id, 5000)\n", ""),
+        (DUE, "  set_deadline('close', id, 5000)\n", ""),
     ),
     guard(
         "time in which nobody could look at the deadlines does not count",
         "integration/test_store.py::test_time_in_which_nobody_could_look_does_not_count",
-        (DUE, "if math.abs(missed) > BLIND_MS then", "if false then"),
+        (DUE, "if math.abs(missed) > PAUSE_MS then", "if false then"),
     ),
     guard(
         "an agent that was dead when it was handed out has failed nobody",
         "integration/test_store.py::test_who_was_dead_when_it_was_handed_out_has_failed_nobody",
-        (PRELUDE, "replace_agent(session, id, unread and FOUND_DEAD or cause)", "replace_agent(session, id, cause)"),
+        (
+            f"{LIB}/exit.lua",
+            "replace_agent(session, id, unread and FOUND_DEAD or cause)",
+            "replace_agent(session, id, cause)",
+        ),
     ),
     guard(
         "a drain waits for rooms that are to be deleted",
         "integration/test_api.py::test_a_node_drains",
-        (PRELUDE, "    ids[#ids + 1] = string.match(member, '^close|(.*)$')\n", ""),
+        (f"{LIB}/left_on_node.lua", "    ids[#ids + 1] = string.match(member, '^close|(.*)$')\n", ""),
     ),
     guard(
         "the living register before starts are answered",
@@ -1217,12 +1229,16 @@ GUARDS = (
     guard(
         "one look at LiveKit decides nothing",
         "integration/test_webhook.py::test_no_webhook_ends_a_call",
-        (f"{LUA}/session_look.lua", "local first = since(finding)", "local first = since(finding) or NOW - 99999"),
+        (
+            f"{LUA}/session_look.lua",
+            "local first = contradicted_since(finding)",
+            "local first = contradicted_since(finding) or NOW - 99999",
+        ),
     ),
     guard(
         "what only LiveKit has said it may take back",
         "integration/test_webhook.py::test_a_user_whom_livekit_misses_twice_has_left",
-        (f"{LUA}/session_look.lua", "if not waits or since('user_gone') then", "if not waits then"),
+        (f"{LUA}/session_look.lua", "if not waits or contradicted_since('user_gone') then", "if not waits then"),
     ),
     guard(
         "a takeover is left alone",
@@ -1233,7 +1249,7 @@ GUARDS = (
     guard(
         "whoever looks has the next round, told or not",
         "chaos/test_untold.py::test_a_call_goes_its_way_though_nobody_tells",
-        (DUE, "expect_once('reconcile', '',", "local _ = math.max(0, 0,"),
+        (DUE, "set_deadline_if_none('reconcile', '',", "local _ = math.max(0, 0,"),
     ),
     guard(
         "only rooms that we name are deleted",
@@ -1249,13 +1265,13 @@ GUARDS = (
     guard(
         "a start goes to the node with the smallest load",
         "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
-        (PRELUDE, "and 0 or 2) + load_of(node)", "and 0 or 2) - load_of(node)"),
+        (f"{LIB}/take_warm.lua", "and 0 or 2) + load_of(node)", "and 0 or 2) - load_of(node)"),
         STEP="each_has_its_share_and_starts_go_where_there_is_most_room",
     ),
     guard(
         "a user comes back to the node of the last time",
         "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
-        (PRELUDE, "node.id == prefer and 0 or 2", "2"),
+        (f"{LIB}/take_warm.lua", "node.id == prefer and 0 or 2", "2"),
         STEP="a_user_comes_back_to_the_same_node",
     ),
     guard(
@@ -1294,27 +1310,27 @@ GUARDS = (
     guard(
         "a node whose agents do not boot is left alone",
         "integration/test_nodes.py::test_a_node_whose_agents_do_not_boot_is_left_alone",
-        (PRELUDE, "return #sound > 0 and sound or found", "return found"),
+        (f"{LIB}/boot_nodes.lua", "return #sound > 0 and sound or able", "return able"),
     ),
     guard(
         "a call is handed over only where it fits",
         "integration/test_nodes.py::test_a_call_is_not_handed_over_to_where_no_room_is",
-        (DUE, "and could_serve() then", "and in_service() then"),
+        (DUE, "and can_serve_one_more() then", "and any_node_in_service() then"),
     ),
     guard(
         "a full node serves nobody with what it has booted",
         "integration/test_nodes.py::test_what_is_booted_on_a_full_node_joins_the_pool",
-        (f"{LUA}/agent_ready.lua", " and may_serve(node) then", " then"),
+        (f"{LUA}/agent_ready.lua", " and may_serve_on(node) then", " then"),
     ),
     guard(
         "a node that is late is asked last",
         "integration/test_nodes.py::test_a_node_that_is_late_is_asked_last",
-        (PRELUDE, "(node.late and 4 or", "("),
+        (f"{LIB}/take_warm.lua", "(node.late and 4 or", "("),
     ),
     guard(
         "a node has no more calls than it has room for",
         "integration/test_nodes.py::test_warm_agents_of_a_full_node_are_not_handed_out",
-        (PRELUDE, "return not node.most or load_of(node) < 1 end", "return true end"),
+        (f"{LIB}/nodes.lua", "return not node.max or load_of(node) < 1 end", "return true end"),
     ),
     guard(
         "a miss is booted where there is most room",
@@ -1372,7 +1388,7 @@ GUARDS = (
     guard(
         "an agent that is silent and lives counts as one that serves no more",
         "integration/test_alerts.py::test_calls_whose_agents_are_silent_and_live_count_too",
-        (DUE, "then count_failing(session, cause, true) end", "then end"),
+        (DUE, "then count_failing_call(session, cause, true) end", "then end"),
     ),
     guard(
         "a warm agent that does not hear leaves the pool",
@@ -1382,7 +1398,7 @@ GUARDS = (
     guard(
         "an agent whose event loop is blocked is silent",
         "e2e/test_sessions.py::test_sessions_from_their_start_to_their_end",
-        (DUE, "function miss.beat(id)\n", "function miss.beat(id)\n  if true then return end\n"),
+        (DUE, "function on_timeout.beat(id)\n", "function on_timeout.beat(id)\n  if true then return end\n"),
         STEP="agents_that_serve_no_more_are_replaced_and_heard_again",
     ),
     guard(
@@ -1417,7 +1433,7 @@ GUARDS = (
         "unit/test_livekit_refusals.py::test_the_operator_reads_livekits_own_words[200-<html>sign in</html>-0-expected10]",
         (
             "orchestrator/livekit/rooms.py",
-            'if status == HTTPStatus.OK and not said.lstrip().startswith("{"):',
+            'if status == HTTPStatus.OK and not text.lstrip().startswith("{"):',
             "if False:",
         ),
     ),
@@ -1443,7 +1459,7 @@ GUARDS = (
         "calls whose agents live and serve no more are counted once each",
         "integration/test_alerts.py::test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_answered",
         (
-            PRELUDE,
+            f"{LIB}/failing_calls.lua",
             "  if redis.call('HSETNX', 'session:' .. session, 'failing', 1) == 0 then return end\n",
             "  redis.call('HSET', 'session:' .. session, 'failing', 1)\n",
         ),
@@ -1466,7 +1482,7 @@ GUARDS = (
     guard(
         "every script's keys have the prefix",
         "integration/test_prefix.py::test_a_session_leaves_no_key_without_the_prefix",
-        (f"{LUA}/_prefix.lua", "server.call(name, PREFIX .. key, ...)", "server.call(name, key, ...)"),
+        (f"{LUA}/lib/prefix.lua", "server.call(name, PREFIX .. key, ...)", "server.call(name, key, ...)"),
     ),
     guard(
         "certificates are checked by every client alike",

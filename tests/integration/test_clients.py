@@ -18,7 +18,7 @@ from orchestrator.node import clients
 from orchestrator.node.up import check_redis, embedded_valkey
 from orchestrator.settings import Settings
 from orchestrator.store import prefixed, rights
-from orchestrator.store.scripts import sources
+from orchestrator.store.loader import sources
 from tests.support.processes import free_ports, poll, start_valkey, stop
 from tests.support.tls import certificates, tls_before
 

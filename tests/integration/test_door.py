@@ -13,7 +13,7 @@ from orchestrator.api.app import create
 from orchestrator.api.dispatch import Dispatch
 from orchestrator.api.services import Services
 from orchestrator.errors import StoreUnavailable
-from orchestrator.livekit.agent_worker import Answer, Job, Outcome
+from orchestrator.livekit.jobs import Answer, JobOffer, Outcome
 from orchestrator.models import Session
 from orchestrator.pool.assignment import Request
 from orchestrator.store import Store
@@ -33,7 +33,7 @@ class Reports:
         self.said: list[tuple[str, Outcome, str]] = []
         self.connected = True
 
-    async def report(self, job_id: str, outcome: Outcome, error: str = "") -> bool:
+    async def report_job(self, job_id: str, outcome: Outcome, error: str = "") -> bool:
         if self.connected:
             self.said.append((job_id, outcome, error))
         return self.connected
@@ -59,8 +59,8 @@ def said(dispatch: Dispatch) -> list[tuple[str, Outcome, str]]:
     return found
 
 
-def job(number: int = 1, room: str = "lobby", metadata: str = "") -> Job:
-    return Job(f"AJ_{number}", f"AD_{number}", room, metadata)
+def job(number: int = 1, room: str = "lobby", metadata: str = "") -> JobOffer:
+    return JobOffer(f"AJ_{number}", f"AD_{number}", room, metadata)
 
 
 async def of(store: Store, answer: Answer) -> Session:
@@ -73,7 +73,7 @@ async def of(store: Store, answer: Answer) -> Session:
 
 async def test_a_job_is_an_ordinary_session(dispatch: Dispatch, store: Store, valkey_url: str) -> None:
     (agent,) = await warm(store, valkey_url, 1)
-    session = await of(store, await dispatch.asked(job(metadata='{"name": "Ada"}')))
+    session = await of(store, await dispatch.on_availability(job(metadata='{"name": "Ada"}')))
     assert (session.status, session.user_id, session.room_name) == ("ready", "room:lobby", "lobby")
     assert (session.via, session.job_id, session.dispatch_id, session.door) == ("dispatch", "AJ_1", "AD_1", "api-test")
     link = AgentLink(valkey_url, agent)
@@ -84,7 +84,7 @@ async def test_a_job_is_an_ordinary_session(dispatch: Dispatch, store: Store, va
 
 
 async def test_a_job_on_an_empty_pool_has_an_agent_started(dispatch: Dispatch, store: Store, raw: redis.Redis) -> None:
-    session = await of(store, await dispatch.asked(job()))
+    session = await of(store, await dispatch.on_availability(job()))
     assert session.status == "starting"
     spawns = [text for text in raw.lrange("celery", 0, -1) if "spawn_agent" in text]
     assert [session.id in text for text in spawns] == [True]
@@ -98,53 +98,53 @@ async def test_an_agent_that_cannot_be_started_is_not_promised(
 
     with monkeypatch.context() as patched:
         patched.setattr(Services, "publish", fail)
-        assert await dispatch.asked(job()) == NO
+        assert await dispatch.on_availability(job()) == NO
     (session,) = await store.sessions()
     assert (session.status, session.reason) == ("error", "spawn_not_queued")
-    assert (await dispatch.asked(job())).available, "the next api may try the same job"
+    assert (await dispatch.on_availability(job())).available, "the next api may try the same job"
 
 
 async def test_the_same_job_by_another_door_is_the_same_session(
     dispatch: Dispatch, parts: Services, store: Store, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 2)
-    answers = await asyncio.gather(dispatch.asked(job()), Dispatch(parts).asked(job()))
+    answers = await asyncio.gather(dispatch.on_availability(job()), Dispatch(parts).on_availability(job()))
     assert answers[0] == answers[1]
     assert len(await store.sessions()) == 1
 
 
 async def test_a_second_job_for_a_room_needs_nobody(dispatch: Dispatch, store: Store) -> None:
-    assert (await dispatch.asked(job(1))).available
-    assert await dispatch.asked(job(2)) == Answer(available=False, terminate=True)
+    assert (await dispatch.on_availability(job(1))).available
+    assert await dispatch.on_availability(job(2)) == Answer(available=False, terminate=True)
     assert len(await store.sessions()) == 1
 
 
 async def test_a_job_whose_session_is_over_is_not_taken_again(dispatch: Dispatch, store: Store) -> None:
-    session = await of(store, await dispatch.asked(job()))
+    session = await of(store, await dispatch.on_availability(job()))
     await store.end_session(session.id, "ended", "over")
-    assert await dispatch.asked(job()) == NO
+    assert await dispatch.on_availability(job()) == NO
 
 
 async def test_what_is_refused(dispatch: Dispatch, parts: Services, store: Store, valkey_url: str) -> None:
-    assert await dispatch.asked(job(metadata="x" * 5000)) == NO
+    assert await dispatch.on_availability(job(metadata="x" * 5000)) == NO
     await change(store, maxSessions=1)
-    assert (await dispatch.asked(job(1, "desk"))).available
-    assert await dispatch.asked(job(2)) == NO
+    assert (await dispatch.on_availability(job(1, "desk"))).available
+    assert await dispatch.on_availability(job(2)) == NO
     await change(store, maxSessions=5)
     await store.livekit_down("no answer")
-    assert await dispatch.asked(job(2)) == NO
+    assert await dispatch.on_availability(job(2)) == NO
     await store.livekit_down(None)
     # Somebody calls themselves what the room stands for: that session is not the room's.
     await parts.assigner.start(Request("room:lobby", {}))
-    assert await dispatch.asked(job(2)) == NO
+    assert await dispatch.on_availability(job(2)) == NO
     parts.feed.close()
-    assert await dispatch.asked(job(3, "hall")) == NO, "the api is stopping"
+    assert await dispatch.on_availability(job(3, "hall")) == NO, "the api is stopping"
     assert len(await store.sessions()) == 2
 
 
 async def test_livekit_is_told_how_a_job_goes(dispatch: Dispatch, store: Store, valkey_url: str) -> None:
     (agent,) = await warm(store, valkey_url, 1)
-    session = await of(store, await dispatch.asked(job()))
+    session = await of(store, await dispatch.on_availability(job()))
     await dispatch._tell_jobs()
     assert said(dispatch) == []
     link = AgentLink(valkey_url, agent)
@@ -164,7 +164,7 @@ async def test_livekit_is_told_how_a_job_goes(dispatch: Dispatch, store: Store, 
 
 
 async def test_a_failure_is_told_with_its_reason(dispatch: Dispatch, store: Store) -> None:
-    session = await of(store, await dispatch.asked(job()))
+    session = await of(store, await dispatch.on_availability(job()))
     await store.end_session(session.id, "error", "boot_error: no model")
     await dispatch._tell_jobs()
     assert said(dispatch) == [("AJ_1", Outcome.FAILED, "boot_error: no model")]
@@ -173,19 +173,19 @@ async def test_a_failure_is_told_with_its_reason(dispatch: Dispatch, store: Stor
 async def test_an_assignment_is_noted_and_one_of_nobody_is_failed(
     dispatch: Dispatch, parts: Services, store: Store, raw: redis.Redis
 ) -> None:
-    session = await of(store, await Dispatch(parts).asked(job()))
+    session = await of(store, await Dispatch(parts).on_availability(job()))
     assert raw.zscore("deadlines", f"job|{session.id}") is not None
-    await dispatch.assigned(job())  # LiveKit had asked another door first
+    await dispatch.on_assignment(job())  # LiveKit had asked another door first
     assert raw.zscore("deadlines", f"job|{session.id}") is None
     assert dispatch.running() == ["AJ_1"]
-    await dispatch.assigned(job(2, "desk"))
+    await dispatch.on_assignment(job(2, "desk"))
     assert said(dispatch) == [("AJ_2", Outcome.FAILED, "there is no session for this job")]
 
 
 async def test_a_deleted_dispatch_ends_the_session(dispatch: Dispatch, store: Store) -> None:
-    session = await of(store, await dispatch.asked(job()))
-    await dispatch.terminated("AJ_9")
-    await dispatch.terminated("AJ_1")
+    session = await of(store, await dispatch.on_availability(job()))
+    await dispatch.on_termination("AJ_9")
+    await dispatch.on_termination("AJ_1")
     ended = await store.session(session.id)
     assert ended is not None
     assert (ended.status, ended.reason) == ("ended", "LiveKit has ended its dispatch")
@@ -194,9 +194,9 @@ async def test_a_deleted_dispatch_ends_the_session(dispatch: Dispatch, store: St
 async def test_the_next_api_of_a_node_takes_its_jobs_over(
     dispatch: Dispatch, parts: Services, store: Store, raw: redis.Redis
 ) -> None:
-    await dispatch.asked(job(1))
-    elsewhere = await of(store, await dispatch.asked(job(2, "desk")))
-    over = await of(store, await dispatch.asked(job(3, "hall")))
+    await dispatch.on_availability(job(1))
+    elsewhere = await of(store, await dispatch.on_availability(job(2, "desk")))
+    over = await of(store, await dispatch.on_availability(job(3, "hall")))
     raw.hset(f"session:{elsewhere.id}", "door", "another-node")
     await store.end_session(over.id, "ended", "over")
     await parts.assigner.start(Request("ada", {}))

@@ -11,7 +11,7 @@ import redis
 from orchestrator.models import new_id
 from orchestrator.store import Store
 from orchestrator.store.connection import connect
-from orchestrator.store.scripts import Scripts, sources
+from orchestrator.store.loader import Scripts, sources
 from tests.support.pool import POLICY, assign, fill
 
 PROCESSES, STARTS, CONNECTIONS = 8, 1000, 32
@@ -21,8 +21,8 @@ def look_then_take(source: str) -> str:
     """Return the assignment as it must not be: it looks at the pool, and takes what it saw in a second call."""
     body = source.replace("local id = redis.call('SPOP', 'pool:ready')", "local id = ARGV[17]")
     body = body.replace(
-        "if found then return found, fields end\n  end\nend",
-        "if found then return found, fields end\n  return nil end end",
+        "if agent then return agent, fields end\n  end\nend",
+        "if agent then return agent, fields end\n  return nil end end",
     )
     # What would be refused as an illegal move is what a non-atomic take never notices.
     body = body.replace("if not from or not AGENT_MOVES[from] or not AGENT_MOVES[from][to] then", "if false then")

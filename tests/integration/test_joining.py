@@ -12,7 +12,7 @@ from livekit import api, rtc
 
 from agents.context import AgentContext
 from agents.runtime import Runtime
-from orchestrator.livekit.making import RoomMaker
+from orchestrator.livekit.room_creation import RoomCreator
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.livekit.tokens import TokenMinter
 from orchestrator.models import Session, new_id
@@ -121,13 +121,13 @@ async def user(url: str, token: str) -> AsyncIterator[rtc.Room]:
 async def test_a_room_that_livekit_does_not_make_is_made_and_no_agent_is_lost(
     store: Store, raw: redis.Redis, valkey_url: str, url: str, rooms: Rooms
 ) -> None:
-    assert not await rooms.makes_rooms()
+    assert not await rooms.creates_rooms()
     async with agents(store, valkey_url, url) as ids:
         room = new_id("room")
         begun = await assign(store, "ada", **payload(room, minter().for_agent(room)))
         assert begun.outcome == "assigned"
-        maker = RoomMaker(rooms)
-        await maker.look()
+        maker = RoomCreator(rooms)
+        await maker.check()
         reconciling = asyncio.create_task(act(store, rooms, begun.session_id, "active", "error", "ended"))
         await maker.ensure(room)  # as the token endpoint does before its user joins
         async with user(url, minter().for_user(room, "user-1")):

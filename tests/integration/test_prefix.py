@@ -17,7 +17,7 @@ import orchestrator.store
 from orchestrator.config import redis_url
 from orchestrator.store import Store, keys, prefixed
 from orchestrator.store.agent_link import AgentLink
-from orchestrator.store.scripts import LUA, sources
+from orchestrator.store.loader import LUA, sources
 from orchestrator.task_queue.app import CANARY, Publisher
 from tests.support.node import REPOSITORY
 from tests.support.pool import POLICY, assign, warm
@@ -114,7 +114,7 @@ def test_the_celery_worker_beat_and_publisher_leave_none_either(
 
 
 def test_every_command_of_a_script_is_known_to_the_prefix() -> None:
-    told = set(re.findall(r"[A-Z]{3,}", (LUA / "_prefix.lua").read_text()))
+    told = set(re.findall(r"[A-Z]{3,}", (LUA / "lib" / "prefix.lua").read_text()))
     used = set(re.findall(r"redis\.call\('([A-Z]+)'", "".join(sources().values())))
     assert used - told == set()
     assert not re.search(r"redis\.call\((?!')", "".join(sources().values())), "a command is named where it is called"

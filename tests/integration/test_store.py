@@ -12,7 +12,7 @@ from orchestrator.models import new_id
 from orchestrator.states import AGENT_MOVES, SESSION_MOVES, AgentState, SessionState
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
-from orchestrator.store.scripts import Scripts
+from orchestrator.store.loader import Scripts, assemble
 from tests.support.pool import POLICY, assign, change, warm
 from tests.support.processes import free_ports
 
@@ -448,13 +448,10 @@ async def test_a_redelivered_spawn_finds_its_agent_claimed(store: Store) -> None
 async def test_the_store_refuses_what_the_table_forbids(
     store: Store, raw: redis.Redis, valkey_url: str, state: SessionState, target: SessionState
 ) -> None:
-    probe = "move_session(ARGV[1], ARGV[2]) return 1"
+    probe = "-- include: sessions\nmove_session(ARGV[1], ARGV[2]) return 1"
     raw.hset("session:s", mapping={"status": state})
     scripts = Scripts(store._redis)
-    from orchestrator.store.scripts import sources
-
-    prelude = sources()["session_note"].split("-- Note something")[0]
-    scripts._scripts["probe"] = store._redis.register_script(prelude + probe)
+    scripts._scripts["probe"] = store._redis.register_script(assemble(probe))
     if target in SESSION_MOVES[state]:
         assert await scripts.call("probe", args=["s", target]) == 1
         assert raw.hget("session:s", "status") == target

@@ -13,6 +13,9 @@ DOCUMENTS = sorted(
     for path in REPOSITORY.glob(pattern)
 )
 
+#: Bytes of a picture in docs/pictures at most.
+LARGEST_PICTURE = 100_000
+
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`]+)`")
 _ASSIGNED = re.compile(r"^([A-Z][A-Z0-9_]*)=(.*)$", re.DOTALL)

@@ -14,7 +14,7 @@ from typing import Any
 import redis
 
 from orchestrator.states import AGENT_MOVES, LIVE_SESSION_STATES, SESSION_MOVES, AgentState, SessionState
-from orchestrator.store.scripts import sources
+from orchestrator.store.loader import sources
 
 #: Every wait, in ms: short, and no two alike.
 WAITS = {

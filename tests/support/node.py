@@ -46,6 +46,9 @@ class Node:
         #: Where this start's own lines begin in it: an earlier node in the same folder has said that it is up too.
         self._printed = 0
         self.process: subprocess.Popen[bytes] | None = None
+        #: How it is started, and in which folder.
+        self.launch = [str(Path(sys.executable).parent / "orchestrator"), "up"]
+        self.folder = folder
         # The api closes what has been idle for 5 s: a connection that is reused just then is reset.
         self.http = httpx.Client(base_url=self.url, timeout=30, limits=httpx.Limits(keepalive_expiry=2))
 
@@ -56,9 +59,8 @@ class Node:
         with self.output.open("ab") as output:
             self._printed = output.tell()
             self.process = subprocess.Popen(
-                [str(Path(sys.executable).parent / "orchestrator"), "up"],
-                env=self.environment, cwd=self.run_dir, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
-                start_new_session=True,
+                self.launch, env=self.environment, cwd=self.folder,
+                stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         if wait:
             # Its last line: what stands above is all there then.

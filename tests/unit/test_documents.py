@@ -12,16 +12,21 @@ import pytest
 import typer
 import yaml
 from typer.core import TyperGroup
+from typer.testing import CliRunner
 
+from orchestrator.api import caller_words
 from orchestrator.cli.main import app as command_line
+from orchestrator.errors import OrchestratorError
 from orchestrator.settings import Settings
 from orchestrator.store import keys
-from orchestrator.store.scripts import sources
-from tests.support import documents, printed
-from tests.support.documents import DOCUMENTS, REPOSITORY, Command
+from orchestrator.store.loader import sources
+from tests import reference
+from tests.support import documents, fenced, health_warnings, printed
+from tests.support.documents import DOCUMENTS, LARGEST_PICTURE, REPOSITORY, Command
 from tests.support.printed import BIN, FOREIGN_VARIABLES, MADE, wrong
 
 README = REPOSITORY / "README.md"
+DOCS = REPOSITORY / "docs"
 
 
 def none(found: Iterable[str]) -> None:
@@ -77,11 +82,28 @@ def test_a_command_that_does_not_work_is_found(text: str, told: str) -> None:
     assert told in "; ".join(problem for each in documents.parsed("here", text) if (problem := wrong(each)))
 
 
-def test_each_promise_of_the_readme_names_tests_that_are_there() -> None:
-    table = README.read_text().partition("\n## What we promise")[2].partition("\n## ")[0]
-    found = [cells[1].strip("`").split() for cells in documents.rows(table) if cells[1]]
+def test_every_fenced_command_is_run_or_has_a_reason_why_not() -> None:
+    """tests/e2e/test_documents.py runs those that have none: what is new in a document is among them."""
+    lines = [line for block in fenced.blocks() for line in block.lines]
+    assert len([line for line in lines if fenced.reason(line) is None]) > 15
+    assert fenced.START in lines
+    none(
+        f"no document prints {each} any more"
+        for each in fenced.NOT_RUN
+        if not any(fenced.begins(line, each) for line in lines)
+    )
+
+
+def test_each_reason_why_a_command_is_not_run_names_tests_that_are_there() -> None:
+    named = {file for why in fenced.NOT_RUN.values() for file in re.findall(r"tests/[\w/]+\.py", why)}
+    none(file for file in named if not (REPOSITORY / file).exists())
+
+
+def test_each_promise_names_tests_that_are_there() -> None:
+    table = (DOCS / "testing.md").read_text().partition("\n## What is promised")[2].partition("\n## ")[0]
+    found = [cells[1].strip("`").split() for cells in documents.rows(table) if "tests/" in cells[1]]
     assert len(found) > 10
-    commands = [Command("README.md", (f"{BIN}python", "-m", "pytest", *words)) for words in found]
+    commands = [Command("docs/testing.md", (f"{BIN}python", "-m", "pytest", *words)) for words in found]
     none(f"{each}: {problem}" for each in commands if (problem := wrong(each)))
 
 
@@ -115,10 +137,9 @@ def test_every_value_that_is_written_of_a_setting_can_be_one() -> None:
     none(problem for _, name, value in written if (problem := printed.setting(name, value)))
 
 
-def test_the_readmes_table_of_settings_shows_the_defaults() -> None:
-    table = README.read_text().partition("\n## Settings\n")[2].partition("\n## ")[0]
+def test_the_table_of_settings_shows_the_defaults() -> None:
     shown = 0
-    for names, text in documents.rows(table):
+    for names, text in documents.rows((DOCS / "settings.md").read_text()):
         for name in re.findall(r"`([A-Z_]+)`", names):
             field = Settings.model_fields.get(name.lower())
             default = field.default if field else None
@@ -140,28 +161,14 @@ def test_every_request_that_is_named_is_answered() -> None:
     none(f"{where}: {problem}" for where, *what in named if (problem := printed.request(*what)))
 
 
-def test_the_readme_lists_every_route() -> None:
-    table = README.read_text().partition("\n## The API\n")[2].partition("\n### ")[0]
-    listed, method = set(), "GET"
-    for cells in documents.rows(table):
-        for text in re.findall(r"`([^`]+)`", cells[0]):
-            verb, _, path = text.rpartition(" ")
-            method = verb or method
-            listed.add((method, re.sub(r"\{\w+\}", "{}", path)))
-    paths = printed.application().openapi()["paths"]
-    routes = {(verb.upper(), re.sub(r"\{\w+\}", "{}", path)) for path, verbs in paths.items() for verb in verbs}
-    assert listed == routes
-
-
 # The command line
 
 
-def test_the_readme_lists_every_command() -> None:
-    text = README.read_text().partition("\n## The command line\n")[2].partition("\n## ")[0]
-    sentence = text.partition("each but")[0]
+def test_the_documents_list_every_command() -> None:
     listed = [
-        Command("README.md", (f"{BIN}orchestrator", *re.sub(r"[\[\]]", "", each).split()))
-        for each in re.findall(r"`([a-z]+[^`]*)`", sentence)
+        Command("docs/cli.md", (f"{BIN}orchestrator", *re.sub(r"[`\[\]]", "", cells[0]).split()))
+        for cells in documents.rows((DOCS / "cli.md").read_text())
+        if cells[0].startswith("`")
     ]
     none(f"{each}: {problem}" for each in listed if (problem := wrong(each)))
     group = typer.main.get_command(command_line)
@@ -175,9 +182,9 @@ def test_the_readme_lists_every_command() -> None:
     none({command for command in every if not any(f"{each} ".startswith(f"{command} ") for each in named)})
 
 
-def test_the_readme_says_which_commands_have_no_json() -> None:
-    text = " ".join(README.read_text().split())
-    told = set(re.findall(r"`(\w+)`", text.partition("; each but ")[2].partition(" with `--json`")[0]))
+def test_the_documents_say_which_commands_have_no_json() -> None:
+    text = " ".join((DOCS / "cli.md").read_text().split())
+    told = set(re.findall(r"`(\w+)`", text.partition("Every command but ")[2].partition(" takes `--json`")[0]))
     group = typer.main.get_command(command_line)
     assert isinstance(group, TyperGroup)
     leaves = {name: command for name, command in group.commands.items() if not isinstance(command, TyperGroup)}
@@ -188,7 +195,9 @@ def test_the_readme_says_which_commands_have_no_json() -> None:
 def test_the_help_of_the_command_line_names_every_command() -> None:
     group = typer.main.get_command(command_line)
     assert isinstance(group, TyperGroup)
-    none(name for name in group.commands if not re.search(rf"\b{name}\b", group.help or ""))
+    shown = CliRunner().invoke(command_line, ["--help"]).stdout
+    none(name for name in group.commands if not re.search(rf"│ {name} +[A-Z]", shown))
+    none(name for name, command in group.commands.items() if not command.help)
 
 
 #: What is read by whoever runs a node, beside the documents and what the programs say.
@@ -263,11 +272,66 @@ def test_each_key_of_docs_redis_is_one() -> None:
 # What else is listed
 
 
+@pytest.mark.parametrize(("document", "name"), reference.PARTS)
+def test_what_is_generated_is_up_to_date(document: str, name: str) -> None:
+    path = REPOSITORY / document
+    assert path.read_text() == reference.renewed(path, name, reference.PARTS[document, name]()), "run: make docs"
+
+
+def _explained(*headings: str) -> set[str]:
+    """Return what stands first in the rows of docs/troubleshooting.md, below headings of its tables."""
+    rows = documents.rows((DOCS / "troubleshooting.md").read_text())
+    found: set[str] = set()
+    heading = ""
+    for cells in rows:
+        heading = heading if cells[0].startswith("`") else cells[0]
+        if cells[0].startswith("`") and heading in headings:
+            found.add(cells[0].strip("`"))
+    return found
+
+
+def test_every_warning_of_health_is_explained() -> None:
+    found = health_warnings.templates()
+    assert len(found) > 25
+    explained = {health_warnings.tidy(each) for each in _explained("warning")}
+    none([f"docs/troubleshooting.md lacks: {each}" for each in found - explained])
+    none([f"no warning any more: {each}" for each in explained - found])
+
+
+def test_every_code_of_a_reason_or_an_error_is_explained() -> None:
+    def below(error: type[OrchestratorError]) -> set[type[OrchestratorError]]:
+        return {error}.union(*map(below, error.__subclasses__()))
+
+    errors = {each.code for each in below(OrchestratorError) if each.about_request} | caller_words.PROBLEMS.keys()
+    renamed = {each.partition(":")[0] for each in (*caller_words.RENAMED.values(), caller_words.OTHER)}
+    codes = errors | caller_words.REASONS.keys() | renamed | {"malformed_request", "body_too_large"}
+    assert _explained("code") == codes
+
+
+def test_the_glossary_defines_fifty_words_at_most() -> None:
+    words = re.findall(r"^\| \*\*(.+?)\*\* \|", (DOCS / "glossary.md").read_text(), re.MULTILINE)
+    assert 30 < len(words) <= 50
+    assert words == sorted(words)
+
+
+def test_the_index_names_every_document() -> None:
+    linked = {target for _, target in documents.links(DOCS / "README.md")}
+    none(path.name for path in DOCS.glob("*.md") if path.name not in linked | {"README.md"})
+
+
+def test_the_pictures_of_the_readme_are_there_and_small() -> None:
+    """`make pictures` takes them."""
+    pictures = re.findall(r"^!\[.+\]\((docs/pictures/.+)\)$", README.read_text(), re.MULTILINE)
+    assert len(pictures) == 2
+    assert {REPOSITORY / each for each in pictures} == set((DOCS / "pictures").iterdir())
+    assert all((REPOSITORY / each).stat().st_size < LARGEST_PICTURE for each in pictures)
+
+
 def test_docs_states_names_every_wait() -> None:
     """Each of them, and none that is no more: what a miss does is a function of its name."""
     table = (REPOSITORY / "docs/states.md").read_text().partition("\n## Deadlines")[2].partition("\n## ")[0]
     named = {name for cells in documents.rows(table) for name in re.findall("`(\\w+)`", cells[0])}
-    assert named == set(re.findall(r"^function miss\.(\w+)", sources()["deadlines_due"], re.MULTILINE))
+    assert named == set(re.findall(r"^function on_timeout\.(\w+)", sources()["deadlines_due"], re.MULTILINE))
 
 
 def test_each_part_of_ctx_that_is_named_is_there() -> None:

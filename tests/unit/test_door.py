@@ -14,7 +14,8 @@ from livekit.protocol import agent as wire
 from orchestrator.api.dispatch import metadata_of, user_of
 from orchestrator.errors import InvalidRequest
 from orchestrator.livekit import agent_worker as protocol
-from orchestrator.livekit.agent_worker import Answer, Door, Job, Outcome, Standing
+from orchestrator.livekit.agent_worker import WorkerConnection
+from orchestrator.livekit.jobs import Answer, JobOffer, Outcome, WorkerLoad
 
 SECRET = "s" * 40
 ROOM = wire.Job(id="AJ_1", dispatch_id="AD_1", metadata="hello")
@@ -30,7 +31,7 @@ class Desk:
         self.heard: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         self.wait: asyncio.Event | None = None
 
-    async def asked(self, job: Job) -> Answer:
+    async def on_availability(self, job: JobOffer) -> Answer:
         await self.heard.put(("asked", job))
         if self.wait:
             await self.wait.wait()
@@ -39,10 +40,10 @@ class Desk:
         found: Answer = self.answer
         return found
 
-    async def assigned(self, job: Job) -> None:
+    async def on_assignment(self, job: JobOffer) -> None:
         await self.heard.put(("assigned", job))
 
-    async def terminated(self, job_id: str) -> None:
+    async def on_termination(self, job_id: str) -> None:
         await self.heard.put(("terminated", job_id))
 
     def running(self) -> list[str]:
@@ -121,8 +122,8 @@ async def livekit() -> AsyncIterator[Fake]:
 
 
 @asynccontextmanager
-async def opened(livekit: Fake, desk: Desk | None = None) -> AsyncIterator[Door]:
-    door = Door(livekit.url, "key", SECRET, "voice-agent", desk or Desk())
+async def opened(livekit: Fake, desk: Desk | None = None) -> AsyncIterator[WorkerConnection]:
+    door = WorkerConnection(livekit.url, "key", SECRET, "voice-agent", desk or Desk())
     running = asyncio.create_task(door.run())
     try:
         yield door
@@ -134,7 +135,7 @@ async def opened(livekit: Fake, desk: Desk | None = None) -> AsyncIterator[Door]
 
 async def test_it_registers_and_says_how_full_it_is_before_anything_is_asked(livekit: Fake) -> None:
     async with opened(livekit) as door:
-        door.tell(Standing(full=False, load=0.5, jobs=2))
+        door.report_load(WorkerLoad(full=False, load=0.5, jobs=2))
         connection = await livekit.connection()
         asked = await connection.register()
         assert (asked.type, asked.agent_name) == (wire.JobType.JT_ROOM, "voice-agent")
@@ -163,15 +164,15 @@ async def test_it_is_full_until_it_knows_better(livekit: Fake) -> None:
 async def test_a_change_is_told_at_once_and_the_rest_again_and_again(
     livekit: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "TELL_SECONDS", 1000)
+    monkeypatch.setattr(protocol, "REPORT_SECONDS", 1000)
     async with opened(livekit) as door:
         connection = await livekit.connection()
         await connection.register()
         assert (await connection.next("update_worker")).status == wire.WorkerStatus.WS_FULL
-        door.tell(Standing(full=False, load=0))
+        door.report_load(WorkerLoad(full=False, load=0))
         assert (await connection.next("update_worker")).status == wire.WorkerStatus.WS_AVAILABLE
-        monkeypatch.setattr(protocol, "TELL_SECONDS", 0.01)
-        door.tell(Standing(full=True, load=1, draining=True))
+        monkeypatch.setattr(protocol, "REPORT_SECONDS", 0.01)
+        door.report_load(WorkerLoad(full=True, load=1, draining=True))
         for _ in range(3):
             told = await connection.next("update_worker")
             assert (told.status, told.draining) == (wire.WorkerStatus.WS_FULL, True)
@@ -185,12 +186,12 @@ async def test_a_job_from_the_question_to_its_end(livekit: Fake) -> None:
         await connection.say(availability=wire.AvailabilityRequest(job=ROOM))
         answer = await connection.next("availability")
         assert (answer.job_id, answer.available, answer.participant_identity) == ("AJ_1", True, "session_1")
-        job = Job("AJ_1", "AD_1", "lobby", "hello")
+        job = JobOffer("AJ_1", "AD_1", "lobby", "hello")
         assert await desk.heard.get() == ("asked", job)
         await connection.say(assignment=wire.JobAssignment(job=ROOM, token="not used"))
         assert await desk.heard.get() == ("assigned", job)
-        assert await door.report("AJ_1", Outcome.RUNNING)
-        assert await door.report("AJ_1", Outcome.FAILED, "agent_lost: killed")
+        assert await door.report_job("AJ_1", Outcome.RUNNING)
+        assert await door.report_job("AJ_1", Outcome.FAILED, "agent_lost: killed")
         running, failed = await connection.next("update_job"), await connection.next("update_job")
         assert (running.job_id, running.status) == ("AJ_1", wire.JobStatus.JS_RUNNING)
         assert (failed.status, failed.error) == (wire.JobStatus.JS_FAILED, "agent_lost: killed")
@@ -247,7 +248,7 @@ async def test_a_lost_connection_is_made_again_and_says_what_still_runs(livekit:
         second = await livekit.connection()
         assert "closed" in door.registration.error
         assert not door.registration.worker_id
-        assert not await door.report("AJ_1", Outcome.RUNNING) or door.registration.worker_id
+        assert not await door.report_job("AJ_1", Outcome.RUNNING) or door.registration.worker_id
         await second.register()
         assert list((await second.next("migrate_job")).job_ids) == ["AJ_1", "AJ_2"]
         assert door.registration.worker_id == "AW_1"

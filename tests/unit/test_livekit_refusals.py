@@ -14,7 +14,7 @@ from aiohttp import web
 
 from orchestrator.errors import LiveKitUnavailable
 from orchestrator.livekit import refusals
-from orchestrator.livekit.agent_worker import Door
+from orchestrator.livekit.agent_worker import WorkerConnection
 from orchestrator.livekit.refusals import Refusal
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.livekit.tokens import agent_identity, user_identity
@@ -65,8 +65,8 @@ def test_words_are_livekits_own_without_its_token() -> None:
     assert refusal.words.startswith("invalid token: (token), error: token signature is invalid")
     assert "LIVEKIT_API_SECRET" in refusal.words
     assert "eyJ" not in refusal.words
-    assert len(refusals.told("x" * 5000)) == refusals.LONGEST
-    assert refusals.told("a\nb\r\n c") == "a b c"
+    assert len(refusals.readable("x" * 5000)) == refusals.MAX_CHARACTERS
+    assert refusals.readable("a\nb\r\n c") == "a b c"
 
 
 def test_no_token_reaches_a_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -88,9 +88,9 @@ def test_a_date_says_how_far_the_clocks_are_apart() -> None:
     assert refusals.skew(formatdate(now - 90, usegmt=True), now) == pytest.approx(90, abs=1)
     assert refusals.skew(formatdate(now + 90, usegmt=True), now) == pytest.approx(-90, abs=1)
     assert refusals.skew(None, now) == refusals.skew("yesterday", now) == 0
-    assert refusals.skewed(50) == refusals.skewed(-50) == ""
-    assert "90 s ahead of LiveKit's (clock skew)" in refusals.skewed(90)
-    assert "90 s behind LiveKit's (clock skew)" in refusals.skewed(-90)
+    assert refusals.describe_skew(50) == refusals.describe_skew(-50) == ""
+    assert "90 s ahead of LiveKit's (clock skew)" in refusals.describe_skew(90)
+    assert "90 s behind LiveKit's (clock skew)" in refusals.describe_skew(-90)
 
 
 Answer = Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
@@ -202,7 +202,7 @@ async def test_a_livekit_whose_certificate_nobody_trusts_is_one_that_does_not_an
 )
 async def test_a_refused_registration_says_why(status: int, body: str, ahead: float, expected: list[str]) -> None:
     async with answering(status, body, ahead) as url:
-        door = Door(url, "key", "s" * 40, "voice-agent", handler=None)  # type: ignore[arg-type]
+        door = WorkerConnection(url, "key", "s" * 40, "voice-agent", handler=None)  # type: ignore[arg-type]
         running = asyncio.create_task(door.run())
         async with asyncio.timeout(10):
             while not door.registration.error:  # noqa: ASYNC110 - the door tells nobody

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.api import feed
 from orchestrator.clock import SystemClock
-from orchestrator.livekit import making
+from orchestrator.livekit import room_creation
 from orchestrator.settings import Settings
 from orchestrator.worker.boots import Boots
 from orchestrator.worker.canary import Canary
@@ -69,9 +69,9 @@ async def test_the_feed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
 
 
 async def test_the_look_at_how_livekit_makes_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(room_creation, "RETRY_SECONDS", 0.01)
     rooms = Broken()
-    await goes_on(making.RoomMaker(rooms).watch(), rooms)  # type: ignore[arg-type]
+    await goes_on(room_creation.RoomCreator(rooms).watch(), rooms)  # type: ignore[arg-type]
 
 
 class Hasty(SystemClock):

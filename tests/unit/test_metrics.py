@@ -13,8 +13,8 @@ DOCUMENT = (ROOT / "docs" / "metrics.md").read_text()
 
 
 def test_the_table_of_metrics_is_the_codes() -> None:
-    shown = DOCUMENT.partition("<!-- python -m orchestrator.operations.metrics -->\n")[2].partition("\n<!-- end -->")[0]
-    assert shown == table(), "run: python -m orchestrator.operations.metrics, and put it into docs/metrics.md"
+    shown = DOCUMENT.partition("<!-- generated: metrics -->\n")[2].partition("\n<!-- end -->")[0]
+    assert shown == table(), "run: make docs"
 
 
 def test_every_alert_is_documented() -> None:
@@ -24,7 +24,7 @@ def test_every_alert_is_documented() -> None:
 
 
 def test_every_event_of_the_webhook_is_documented() -> None:
-    scripts = "".join(path.read_text() for path in (ROOT / "orchestrator" / "store" / "lua").glob("*.lua"))
+    scripts = "".join(path.read_text() for path in (ROOT / "orchestrator" / "store" / "lua").rglob("*.lua"))
     sent = set(re.findall(r"'((?:pool|breaker|agents|error_rate|takeover)\.[a-z]+)'", scripts))
     assert len(sent) == 11
     assert sent == set(re.findall(r"^\| `([a-z_]+\.[a-z]+)` \|", DOCUMENT, re.MULTILINE))

@@ -2,6 +2,7 @@
 
 from orchestrator import states
 from orchestrator.states import AGENT_MOVES, SESSION_MOVES, AgentState, SessionState
+from orchestrator.store.generated import GENERATED
 
 
 def test_an_end_is_an_end() -> None:
@@ -22,6 +23,5 @@ def test_every_state_can_be_reached() -> None:
 
 
 def test_lua_gets_the_same_tables() -> None:
-    source = states.lua_tables()
-    assert "ready={active=true,ended=true,error=true,starting=true}" in source
-    assert "exited={}" in source
+    assert "['ready']={['active']=true,['ended']=true,['error']=true,['starting']=true}" in GENERATED["session_moves"]()
+    assert "['exited']={}" in GENERATED["agent_moves"]()

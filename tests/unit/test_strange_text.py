@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.logs import JsonFormatter, TextFormatter
-from orchestrator.text import json_safe, one_line
+from orchestrator.machine.printable import json_safe, one_line
 from tests.unit.test_commands import HEALTH, Api, Run, api, run
 
 __all__ = ["api", "run"]
@@ -85,7 +85,7 @@ def strings(document: Any) -> list[str]:
 
 @pytest.mark.parametrize("text", NASTY, ids=ascii)
 def test_no_command_obeys_what_a_stranger_wrote(api: Api, run: Run, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.cli.printed.LAST_WORDS_SECONDS", 0)
+    monkeypatch.setattr("orchestrator.cli.logs.LAST_LINES_SECONDS", 0)
     for command in told(api, text):
         code, out, err = run(*command)
         assert code == (1 if "reload" in command else 0), (command, out, err)

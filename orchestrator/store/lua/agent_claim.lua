@@ -7,29 +7,30 @@
 -- agent:{id}  hash  gets node and spawnedAt       deadlines  zset       pool:breaker  hash
 -- session:unbound  zset       session:{id}:events  stream       nodes, nodes:draining  set       node:{id}  hash
 -- node:{id}:busy  set       node:{id}:short  string       pool:starting  set
+-- include: boot_nodes, boot_phases, breaker, clock, count_by_node, deadlines, exit, nodes, placement, policy, records
 local id, me = ARGV[1], ARGV[2]
 local fields = redis.call('HMGET', KEYS[1], 'state', 'node', 'spawnedAt')
 if fields[1] ~= 'starting' then return {'gone', ''} end
 if fields[3] or (fields[2] and fields[2] ~= me) then return {'taken', ''} end
 -- Only the breaker's own probe boots while it is open.
-if circuit_open() and string.sub(id, 1, 8) == 'session_' then
+if breaker_open() and string.sub(id, 1, 8) == 'session_' then
   exit_agent(id, 'not spawned: agents do not boot (' .. get('pool:breaker', 'cause') .. ')')
   return {'gone', ''}
 end
 if ARGV[3] == '1' then
-  local booting, best, least = by_node('pool:starting'), nil, math.huge
-  for _, node in ipairs(builders()) do
-    local load = load_of(node) + (booting[node.id] or 0) / (node.most or policy('maxSessions') or 1)
+  local booting, best, least = count_by_node('pool:starting'), nil, math.huge
+  for _, node in ipairs(nodes_able_to_boot()) do
+    local load = load_of(node) + (booting[node.id] or 0) / (node.max or policy('maxSessions'))
     -- Whoever has the task keeps it when others are no better off.
     if load < least or (load == least and node.id == me) then best, least = node.id, load end
   end
   if best and best ~= me then return {'elsewhere', best} end
-  if not best and not may_serve(me) then
+  if not best and not may_serve_on(me) then
     exit_agent(id, 'not spawned: no node that can boot an agent has room')
     return {'gone', ''}
   end
 end
 redis.call('HSET', KEYS[1], 'node', me, 'spawnedAt', NOW)
-expect('boot', id, policy('bootMs') or 20000)
-boot_phase(id, 'claimed')
+set_deadline('boot', id, policy('bootMs'))
+append_boot_phase(id, 'claimed')
 return {'claimed', ''}

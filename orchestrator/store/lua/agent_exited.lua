@@ -8,6 +8,7 @@
 -- agent:{id} hash, agent:{id}:pid string, agent:{id}:inbox list, agent:{id}:boot list, agents set
 -- pool:boot_error string, pool:breaker hash, pool:ready set, pool:starting set, session:{id} hash
 -- session:unbound zset, session:queued zset, deadlines zset
+-- include: exit, records
 local id = ARGV[1]
 if agent_state(id) == 'exited' and (ARGV[3] ~= '' or ARGV[4] ~= '') then
   -- It counted as gone before it was: what its parent saw of it is known only now.

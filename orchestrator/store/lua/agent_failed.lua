@@ -6,14 +6,15 @@
 -- Returns what became of the session: '' (not its own any more) | replaced | waiting | error | ended
 --
 -- agent:{id} hash, session:{id} hash, session:unbound zset, pool:ready set, deadlines zset
+-- include: agents, closing, handover, live_session, policy, records, takeover
 local id, cause, told_to_go = ARGV[1], ARGV[2], ARGV[3] == '1'
 local state = agent_state(id)
 if state ~= 'assigned' and state ~= 'running' then return '' end
 local session = get('agent:' .. id, 'sessionId')
 move_agent(id, 'stopping', 'reason', cause)
 if told_to_go then
-  if policy('takeover') == 0 or not could_serve(get('agent:' .. id, 'node')) then
-    if get('session:' .. session, 'agentId') ~= id or not next(SESSION_MOVES[session_state(session)]) then return '' end
+  if policy('takeover') == 0 or not can_serve_one_more(get('agent:' .. id, 'node')) then
+    if get('session:' .. session, 'agentId') ~= id or not LIVE_SESSION[session_state(session)] then return '' end
     end_session(session, 'ended', cause)
     return 'ended'
   end

@@ -8,9 +8,11 @@
 -- pool:boot_error string, pool:breaker hash, pool:ready set, pool:starting set, pool:stale set, pool:stats hash
 -- session:unbound zset, session:{id} hash, session:{id}:events stream, nodes set, nodes:draining set, node:{id} hash
 -- node:{id}:warm set, node:{id}:busy set, node:{id}:short string, pool:wake:{node} list
+-- include: agents, binding, boot_nodes, boot_phases, clock, count_by_node, exit, histograms, identity, illegal_move
+-- include: nodes, placement, pool_shares, records, retire, wake
 local id = ARGV[1]
 local state = agent_state(id)
-if state ~= 'starting' then refuse('agent', id, state, 'ready') end
+if state ~= 'starting' then illegal_move('agent', id, state, 'ready') end
 -- Who the agent is says the agent host: its process is what is looked at, stopped and measured, with all below it.
 local lineage = table.concat(ARGV, ',', 2)
 local started = redis.call('HMGET', 'agent:' .. id, 'pid', 'startTicks')
@@ -40,22 +42,22 @@ local spawned = NOW - (since_spawn or 0)
 local mean = tonumber(get('pool:stats', 'boot_ms_mean') or (NOW - spawned))
 redis.call('HSET', 'pool:stats', 'boot_ms_mean', string.format('%.1f', mean * 0.9 + (NOW - spawned) * 0.1))
 redis.call('HINCRBY', 'pool:stats', 'total_spawned', 1)
-local nodes = builders(node)
-local want, warm = shares(nodes), by_node('pool:ready')
+local nodes = nodes_able_to_boot(node)
+local want, warm = pool_shares(nodes), count_by_node('pool:ready')
 -- Others were held back while boots failed.
 if missing_agents(nodes) > 0 or (warm[node] or 0) + 1 < (want[node] or 0) then wake() end
 
-boot_phase(id, 'warm')
+append_boot_phase(id, 'warm')
 local draining = node and redis.call('SISMEMBER', 'nodes:draining', node) == 1
 local waiting = redis.call('ZRANGE', 'session:unbound', 0, 0)[1]
 -- A call on a draining node soon ends: it begins there only when no other node is left.
-if waiting and not (draining and in_service()) and may_serve(node) then
+if waiting and not (draining and any_node_in_service()) and may_serve_on(node) then
   bind(waiting, id, 0)
   return {waiting, ''}
 end
 if draining then
   wake()
-  dismiss(id, 'node_draining')
+  retire(id, 'node_draining')
   return {'', ''}
 end
 -- More are warm than wanted: the pool was made smaller, another agent served the session this one was for, or a node that
@@ -69,13 +71,13 @@ if redis.call('SCARD', 'pool:ready') >= target then
   end
   local outdated = redis.call('SISMEMBER', 'pool:stale', id) == 1
   if not old and not outdated and (warm[node] or 0) < (want[node] or 0) then
-    old, why = above_share(want), 'replaced by one of another node'
+    old, why = agent_above_share(want), 'replaced by one of another node'
   end
   if not old or outdated then
-    dismiss(id, 'pool_full')
+    retire(id, 'pool_full')
     return {'', ''}
   end
-  dismiss(old, why)
+  retire(old, why)
 end
 local was_stale = redis.call('SISMEMBER', 'pool:stale', id)
 move_agent(id, 'ready')

@@ -10,7 +10,8 @@
 --
 -- agent:{id} hash, agent:{id}:pid string, agents set, pool:ready set, session:{id} hash, session:{id}:payload string
 -- session:{id}:conversation list, session:room:{room} string, session:user:{user} string, user:sessions:{user} set, sessions zset, deadlines zset
-if not policy('silentMs') then return 'unset' end
+-- include: agents, clock, deadlines, events, live_session, policy, records, returning, rooms
+if not policy_written() then return 'unset' end
 local id, pid, node = ARGV[1], ARGV[2], ARGV[3]
 local lineage = table.concat({pid, unpack(ARGV, 5)}, ',')
 local function revive(state, ...)
@@ -19,19 +20,19 @@ local function revive(state, ...)
   redis.call('SET', 'agent:' .. id .. ':pid', pid)
   redis.call('SADD', 'agents', id)
   if BUSY[state] then redis.call('SADD', 'node:' .. node .. ':busy', id) end
-  expect('beat', id, policy('silentMs') or 8000)
-  redis.call('XADD', 'events', 'MAXLEN', '~', EVENTS_KEPT, '*', 'agent', id, 'state', state, 'registered', 1)
+  set_deadline('beat', id, policy('silentMs'))
+  append_agent_event(id, state, 'registered', 1)
 end
 if ARGV[4] == '' then
   if agent_state(id) then return agent_state(id) end
   revive('ready')
-  return offer(id)
+  return return_to_pool(id)
 end
 local told = cjson.decode(ARGV[4])
 local key = 'session:' .. told.id
 local status = session_state(told.id)
 if status then
-  if not next(SESSION_MOVES[status]) or get(key, 'agentId') ~= id then return '' end
+  if not LIVE_SESSION[status] or get(key, 'agentId') ~= id then return '' end
 else
   local active = type(told.activeAt) == 'number'
   redis.call('HSET', key, 'status', active and 'active' or 'ready', 'userId', told.userId, 'roomName', told.roomName,
@@ -41,9 +42,9 @@ else
   if active then
     redis.call('HSET', key, 'activeAt', told.activeAt)
     -- As every wait that is set while nobody looks: the time that is missed is added to it by the next look.
-    redis.call('ZADD', 'deadlines', told.activeAt + since() - NOW + (policy('maxMs') or 1800000), 'max|' .. told.id)
+    redis.call('ZADD', 'deadlines', told.activeAt + counted_from() - NOW + policy('maxMs'), 'max|' .. told.id)
   else
-    expect('user', told.id, policy('userJoinMs') or 60000)
+    set_deadline('user', told.id, policy('userJoinMs'))
   end
   redis.call('SET', key .. ':payload', told.payload)
   if #told.conversation > 0 then
@@ -53,8 +54,8 @@ else
   redis.call('SET', 'session:user:' .. told.userId, told.id)
   redis.call('SADD', 'user:sessions:' .. told.userId, told.id)
   redis.call('ZADD', 'sessions', told.createdAt, told.id)
-  name_room(told.roomName, told.id)
-  record(told.id, 'registered', 'agentId', id)
+  set_session_of_room(told.roomName, told.id)
+  append_event(told.id, 'registered', 'agentId', id)
 end
 if not agent_state(id) then revive('running', 'sessionId', told.id) end
 return agent_state(id)

@@ -9,11 +9,12 @@
 -- agent:{id}:pid  string  the pid
 -- session:unbound  zset      session:{id}:events  stream      session:{id}  hash  agentPid
 -- pool:boot_error  string      pool:breaker  hash      pool:ready  set      deadlines  zset
+-- include: agent_moves, agents, boot_failure, boot_phases, identity, records, takeover
 local fields = redis.call('HMGET', KEYS[1], 'state', 'lineage', 'sessionId')
 local state, lineage, session = fields[1], fields[2], fields[3]
 if not state then return 0 end
 redis.call('HSET', KEYS[1], 'pid', ARGV[1], 'startTicks', ARGV[2], 'bootId', ARGV[3], 'node', ARGV[4])
-if state == 'starting' then boot_phase(ARGV[5], 'process') end
+if state == 'starting' then append_boot_phase(ARGV[5], 'process') end
 if state ~= 'exited' then redis.call('SET', KEYS[2], ARGV[1]) end
 if not lineage then return 1 end
 redis.call('HDEL', KEYS[1], 'lineage')
@@ -22,7 +23,7 @@ if session and get('session:' .. session, 'agentId') == ARGV[5] then
 end
 local wrong = contradiction(ARGV[1], lineage)
 if wrong and AGENT_MOVES[state].stopping and state ~= 'starting' then
-  boot_failed(ARGV[5], 'boot_error: ' .. wrong, ARGV[4])
+  record_boot_failure(ARGV[5], 'boot_error: ' .. wrong, ARGV[4])
   move_agent(ARGV[5], 'stopping', 'reason', 'boot_error: ' .. wrong)
   if session then replace_agent(session, ARGV[5], 'boot_error: ' .. wrong) end
 end

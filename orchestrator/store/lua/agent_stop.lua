@@ -5,6 +5,7 @@
 -- Returns its state before, or '' when it is gone
 --
 -- agent:{id}  hash       pool:ready, pool:starting  set       session:{id}  hash       deadlines  zset
+-- include: agents, records, takeover
 local state = agent_state(ARGV[1])
 if not state or state == 'exited' or state == 'stopping' then return '' end
 local session = get(KEYS[1], 'sessionId')

@@ -8,6 +8,7 @@
 -- alerts  hash  {name}: since when it is told as wrong (ms); {name}:since: since when it differs from what was told
 -- pool:target string, pool:ready set, pool:breaker hash, pool:failing hash, outcomes:{n} hash, nodes set, nodes:draining set
 -- alert:{id} string, deadlines zset
+-- include: alerts, breaker, clock, failing_calls, nodes, outcomes, records
 local EMPTY_MS, FILLED_MS = 15000, 5000
 local MOST_ERRORS, LEAST_SESSIONS, NORMAL_MS = 0.1, 10, 60000
 local wrong = {}
@@ -26,29 +27,29 @@ local function watch(name, holds, bad, wait, good, calm, data)
   if holds then
     redis.call('HSET', 'alerts', name, NOW)
     wrong[#wrong + 1] = name
-    tell(bad, NOW, data)
+    enqueue_alert(bad, NOW, data)
   else
     redis.call('HDEL', 'alerts', name)
     wrong[#wrong] = nil
     data.lasted = (NOW - told) / 1000
-    tell(good, told, data)
+    enqueue_alert(good, told, data)
   end
 end
 
 local target, warm = tonumber(redis.call('GET', 'pool:target') or 0), redis.call('SCARD', 'pool:ready')
-watch('pool', target > 0 and warm == 0 and in_service(), 'pool.empty', EMPTY_MS, 'pool.filled', FILLED_MS,
+watch('pool', target > 0 and warm == 0 and any_node_in_service(), 'pool.empty', EMPTY_MS, 'pool.filled', FILLED_MS,
   {target = target, warm = warm, booting = redis.call('SCARD', 'pool:starting')})
 
-watch('breaker', circuit_open(), 'breaker.opened', 0, 'breaker.closed', 0, {
+watch('breaker', breaker_open(), 'breaker.opened', 0, 'breaker.closed', 0, {
   cause = get('pool:breaker', 'cause'), failures = tonumber(get('pool:breaker', 'failures') or 0)})
 
 local calls = tonumber(get('pool:failing', 'calls') or 0)
 watch('agents', calls >= FAILING_CALLS, 'agents.failing', 0, 'agents.serving', 0, {
   calls = calls, cause = get('pool:failing', 'cause')})
 
-local ended, errors, minute = 0, 0, math.floor(NOW / 60000)
+local ended, errors = 0, 0
 for back = 0, OUTCOME_MINUTES - 1 do
-  local fields = redis.call('HMGET', 'outcomes:' .. (minute - back), 'ended', 'error')
+  local fields = redis.call('HMGET', outcomes_key(back), 'ended', 'error')
   ended, errors = ended + tonumber(fields[1] or 0), errors + tonumber(fields[2] or 0)
 end
 local sessions = ended + errors

@@ -1,6 +1,6 @@
 -- Start a session: take a warm agent for it, or have one spawned, or put it into the waiting line.
 --
--- KEYS  none (see _prelude.lua)
+-- KEYS  none
 -- ARGV  1 user id  2 id of the session unless it gets its agent's  3 room name
 --       4 payload for the agent (JSON, holds its token)
 --       5 client address  6 starts per window (0 = no rate limit)  7 window in ms
@@ -45,6 +45,11 @@
 -- node:{id}               hash   what a node says of itself
 -- node:{id}:warm          set    its warm agents                       node:{id}:busy  set  its agents that have a session
 -- user:node:{user}        string the node that served the user last
+-- include: addresses, affinity, agents, breaker, clock, deadlines, dispatch, events, inbox, live_session, memory
+-- include: network_share, nodes, policy, queue, rate_limit, records, rooms, session_limit, take_warm
+-- A further session of one user is queued as if it had come this much later.
+local FAIRNESS_US = 60 * 1000000
+
 local user, waiting_id, room, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local address, amount, window, idempotency = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local job, dispatch, door, affinity = ARGV[10], ARGV[11], ARGV[12], ARGV[13] == '1'
@@ -57,17 +62,17 @@ if idempotency ~= '' then
 end
 
 if address ~= '' and amount > 0 then
-  local wait = limited_from('rate', address, network, amount, window)
+  local wait = rate_limited_with_network('rate', address, network, amount, window)
   if wait then return {'limited', '', wait, 0} end
 end
 
-local occupant = job ~= '' and session_in(room)
+local occupant = job ~= '' and live_session_of_room(room)
 if occupant then return {'occupied', occupant, '', 0} end
 
 local held, newest, newest_at = 0, nil, -1
 for _, session in ipairs(redis.call('SMEMBERS', 'user:sessions:' .. user)) do
   local fields = redis.call('HMGET', 'session:' .. session, 'status', 'createdAt')
-  if fields[1] and next(SESSION_MOVES[fields[1]]) then
+  if LIVE_SESSION[fields[1]] then
     held = held + 1
     if tonumber(fields[2]) > newest_at then newest, newest_at = session, tonumber(fields[2]) end
   else
@@ -79,7 +84,7 @@ if held >= policy('perUser') then return {'existing', newest, '', 0} end
 local down = redis.call('GET', 'livekit:down')
 if down then return {'livekit', '', down, 0} end
 
-if redis.call('SCARD', 'nodes:draining') > 0 and not in_service() then return {'draining', '', '', 0} end
+if redis.call('SCARD', 'nodes:draining') > 0 and not any_node_in_service() then return {'draining', '', '', 0} end
 
 if job ~= '' then
   -- Whoever calls by LiveKit got the token for the room from us.
@@ -88,25 +93,25 @@ if job ~= '' then
 end
 local counted, may_wait = {}, true
 if address ~= '' and per_address + waiting_per_address > 0 then
-  counted = network ~= address and {{address, 1}, {network, WIDER}} or {{address, 1}}
+  counted = network ~= address and {{address, 1}, {network, NETWORK_SHARE}} or {{address, 1}}
   for _, each in ipairs(counted) do
-    local live, waiting = sessions_from(each[1])
+    local live, waiting = sessions_of_address(each[1])
     if per_address > 0 and live >= per_address * each[2] then return {'many', '', 'sessions', 0} end
     if waiting_per_address > 0 and waiting >= waiting_per_address * each[2] then may_wait = false end
   end
 end
 
-ask_for_memory()
-local most = most_sessions()
-local crowded = live_sessions() >= most or redis.call('ZCARD', 'session:queued') > 0
+require_redis_memory()
+local most = max_sessions()
+local crowded = served_sessions() >= most or redis.call('ZCARD', 'session:queued') > 0
 local agent, process
 if not crowded then agent, process = take_warm(affinity and remembered_node(user)) end
 if not agent then
-  if circuit_open() then return {'broken', '', get('pool:breaker', 'cause'), 0} end
+  if breaker_open() then return {'broken', '', get('pool:breaker', 'cause'), 0} end
   local shortage = not crowded and redis.call('GET', 'pool:memory_low')
   if job ~= '' and (crowded or shortage) then
     -- Somebody is on the line, and would wait in silence.
-    return {'full', '', shortage or (live_sessions() >= most and 'sessions' or 'line'), 0}
+    return {'full', '', shortage or (served_sessions() >= most and 'sessions' or 'line'), 0}
   end
   crowded = crowded or shortage
   if crowded and redis.call('ZCARD', 'session:queued') >= policy('queueLimit') then return {'full', '', '', 0} end
@@ -126,7 +131,7 @@ redis.call('SADD', 'user:sessions:' .. user, id)
 redis.call('ZADD', 'sessions', NOW, id)
 for _, each in ipairs(counted) do redis.call('SADD', 'address:sessions:' .. each[1], id) end
 if #counted > 1 then redis.call('HSET', 'session:' .. id, 'network', network) end
-name_room(room, id)
+set_session_of_room(room, id)
 if affinity then
   redis.call('HSET', 'session:' .. id, 'affinity', 1)
   if agent then remember_node(user, process[3]) end
@@ -136,7 +141,7 @@ if job ~= '' then
   via = {'via', 'dispatch', 'jobId', job, 'dispatchId', dispatch}
   redis.call('HSET', 'session:' .. id, 'door', door, unpack(via))
   via[7], via[8] = 'roomName', room
-  expect('job', id, JOB_MS)
+  set_deadline('job', id, JOB_MS)
 end
 if idempotency ~= '' then
   redis.call('HSET', 'idempotency:' .. idempotency, 'fingerprint', ARGV[9], 'session', id)
@@ -150,10 +155,10 @@ if agent then
     'agentId', agent, 'agentIds', agent, 'node', process[3] or '', 'agentPid', process[4] or '',
     'readyAt', NOW, 'prewarmed', 1, 'client', address)
   redis.call('SADD', 'session:ready', id)
-  expect('join', id, policy('joinMs'))
-  expect('user', id, policy('userJoinMs'))
-  record(id, 'ready', 'agentId', agent, unpack(via))
-  tell_agent(agent, id, payload)
+  set_deadline('join', id, policy('joinMs'))
+  set_deadline('user', id, policy('userJoinMs'))
+  append_event(id, 'ready', 'agentId', agent, unpack(via))
+  send_assignment(agent, id, payload)
   redis.call('HINCRBY', 'pool:stats', 'total_assigned', 1)
   redis.call('HINCRBY', 'pool:stats', 'total_hits', 1)
 else
@@ -164,15 +169,15 @@ else
   redis.call('HINCRBY', 'pool:stats', 'total_misses', 1)
   if crowded then
     redis.call('ZADD', 'session:queued', NOW_US + held * FAIRNESS_US, id)
-    record(id, 'queued', 'position', redis.call('ZRANK', 'session:queued', id) + 1)
-    expect('queue', id, policy('queueMs'))
-    promote()
+    append_event(id, 'queued', 'position', redis.call('ZRANK', 'session:queued', id) + 1)
+    set_deadline('queue', id, policy('queueMs'))
+    admit_from_queue()
     return {'queued', id, '', 0}
   end
-  record(id, 'starting', unpack(via))
+  append_event(id, 'starting', unpack(via))
   redis.call('SADD', 'session:starting', id)
   redis.call('ZADD', 'session:unbound', NOW_US, id)
-  expect('start', id, policy('startMs'))
+  set_deadline('start', id, policy('startMs'))
   announce_agent(id)
 end
 local refill = redis.call('SET', 'pool:refill', '1', 'NX', 'PX', 2000) and 1 or 0

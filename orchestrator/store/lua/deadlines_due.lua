@@ -29,13 +29,15 @@
 --       look (session id, '') | reconcile: tell session_look.lua what LiveKit says of it, or of all
 --       alert (alert id, '': queue its delivery, and take the deadline away)
 --
--- deadlines zset, deadlines:looked string, livekit:down string, alert:{id} string, and what the moves touch (see _prelude.lua)
+-- deadlines zset, deadlines:looked string, livekit:down string, alert:{id} string, and what the moves touch
+-- include: agents, clock, closing, deadlines, dispatch, events, exit, failing_calls, handover, late_node
+-- include: live_session, policy, records, retire, seconds, takeover
 local looked = tonumber(redis.call('GET', 'deadlines:looked') or NOW)
 redis.call('SET', 'deadlines:looked', NOW)
 -- Nobody has looked for a while: Redis or every node was away, and with them those who could have met a deadline. Or the
 -- clock was set. Either way that time does not count, or every wait would be over at once, or too long.
 local missed = NOW - looked
-if math.abs(missed) > BLIND_MS then
+if math.abs(missed) > PAUSE_MS then
   local flat = redis.call('ZRANGE', 'deadlines', 0, -1, 'WITHSCORES')
   for i = 1, #flat, 2 do redis.call('ZADD', 'deadlines', tonumber(flat[i + 1]) + missed, flat[i]) end
 end
@@ -43,21 +45,20 @@ local actions = {}
 local function act(what, id, node) actions[#actions + 1] = {what, id, node or ''} end
 local function stop(id) act('stop', id, get('agent:' .. id, 'node')) end
 local function live(id)
-  local state = session_state(id)
-  return state and next(SESSION_MOVES[state])
+  return LIVE_SESSION[session_state(id)]
 end
 
-local miss = {}
-function miss.boot(id)
+local on_timeout = {}
+function on_timeout.boot(id)
   if agent_state(id) ~= 'starting' then return end
   if get('agent:' .. id, 'spawnedAt') then
-    exit_agent(id, 'boot_timeout: not warm after ' .. seconds(policy('bootMs') or 20000) .. ' s')
+    exit_agent(id, 'boot_timeout: not warm after ' .. seconds(policy('bootMs')) .. ' s')
     stop(id)
   else
     exit_agent(id, 'unclaimed: no Celery worker took its spawn task')
   end
 end
-function miss.beat(id)
+function on_timeout.beat(id)
   local state = agent_state(id)
   if state ~= 'ready' and state ~= 'assigned' and state ~= 'running' then return end
   local cause = 'no heartbeat for ' .. seconds(NOW - tonumber(get('agent:' .. id, 'lastBeat') or NOW)) .. ' s'
@@ -67,27 +68,27 @@ function miss.beat(id)
     -- Its node would have told of its death: it lives, and its event loop or its way to Redis is blocked. A node that is
     -- late itself may have vanished, and its agents with it.
     local node = get('agent:' .. id, 'node')
-    if node and redis.call('PTTL', 'node:' .. node) >= LATE_MS then count_failing(session, cause, true) end
+    if node and redis.call('PTTL', 'node:' .. node) >= LATE_NODE_MS then count_failing_call(session, cause, true) end
     replace_agent(session, id, cause)
   end
   stop(id)
 end
-function miss.stop(id)
+function on_timeout.stop(id)
   if agent_state(id) ~= 'stopping' then return end
-  expect('stop', id, 5000)
+  set_deadline('stop', id, 5000)
   stop(id)
 end
-function miss.start(id)
+function on_timeout.start(id)
   if session_state(id) ~= 'starting' then return end
   local cause = redis.call('GET', 'pool:boot_error')
-  end_session(id, 'error', cause or ('boot_timeout: no agent within ' .. seconds(policy('startMs') or 30000) .. ' s'))
+  end_session(id, 'error', cause or ('boot_timeout: no agent within ' .. seconds(policy('startMs')) .. ' s'))
 end
-function miss.join(id)
+function on_timeout.join(id)
   local agent = get('session:' .. id, 'agentId')
   if session_state(id) ~= 'ready' or not agent then return end
   -- It is LiveKit that is away: another agent could not join either.
-  if redis.call('EXISTS', 'livekit:down') == 1 then return expect('join', id, policy('joinMs') or 10000) end
-  local cause = 'join_timeout: not in the room after ' .. seconds(policy('joinMs') or 10000) .. ' s'
+  if redis.call('EXISTS', 'livekit:down') == 1 then return set_deadline('join', id, policy('joinMs')) end
+  local cause = 'join_timeout: not in the room after ' .. seconds(policy('joinMs')) .. ' s'
   local state = agent_state(agent)
   local refused = get('session:' .. id, 'refused')
   if refused then
@@ -98,73 +99,73 @@ function miss.join(id)
   replace_agent(id, agent, cause)
   stop(agent)
 end
-function miss.user(id)
+function on_timeout.user(id)
   if session_state(id) == 'ready' then
-    end_session(id, 'ended', 'user did not join within ' .. seconds(policy('userJoinMs') or 60000) .. ' s')
+    end_session(id, 'ended', 'user did not join within ' .. seconds(policy('userJoinMs')) .. ' s')
   end
 end
-function miss.gone(id)
+function on_timeout.gone(id)
   if not live(id) then return end
-  local patience = policy('userGoneMs') or 20000
+  local patience = policy('userGoneMs')
   -- Nobody can come back while LiveKit is away; how long a call may last at most is another wait.
   if get('session:' .. id, 'activeAt') and redis.call('EXISTS', 'livekit:down') == 1 then
-    return expect('gone', id, patience)
+    return set_deadline('gone', id, patience)
   end
   local lost = get('session:' .. id, 'userLost') == '1'
   end_session(id, 'ended', lost and 'the connection of the user was lost' or 'user was gone for ' .. seconds(patience) .. ' s')
 end
-function miss.max(id)
+function on_timeout.max(id)
   if live(id) then
-    end_session(id, 'ended', 'maximum length of ' .. seconds(policy('maxMs') or 1800000) .. ' s reached')
+    end_session(id, 'ended', 'maximum length of ' .. seconds(policy('maxMs')) .. ' s reached')
   end
 end
-function miss.queue(id)
+function on_timeout.queue(id)
   if session_state(id) == 'queued' then
-    end_session(id, 'error', 'queue_timeout: no room within ' .. seconds(policy('queueMs') or 300000) .. ' s')
+    end_session(id, 'error', 'queue_timeout: no room within ' .. seconds(policy('queueMs')) .. ' s')
   end
 end
-function miss.job(id)
+function on_timeout.job(id)
   if live(id) then
     end_session(id, 'error', 'job_lost: LiveKit did not assign its job within ' .. seconds(JOB_MS) .. ' s')
   end
 end
-function miss.drain(node)
+function on_timeout.drain(node)
   if redis.call('SISMEMBER', 'nodes:draining', node) == 0 then return end
   for _, name in ipairs({'session:ready', 'session:active'}) do
     for _, id in ipairs(redis.call('SMEMBERS', name)) do
       local fields = redis.call('HMGET', 'session:' .. id, 'node', 'agentId')
-      if fields[1] == node and policy('takeover') ~= 0 and could_serve() then
-        if BUSY[agent_state(fields[2])] then dismiss(fields[2], HANDED_OVER) end
+      if fields[1] == node and policy('takeover') ~= 0 and can_serve_one_more() then
+        if BUSY[agent_state(fields[2])] then retire(fields[2], HANDED_OVER) end
         replace_agent(id, fields[2], HANDED_OVER)
       elseif fields[1] == node then
-        local left = tonumber(get('node:' .. node, 'goodbyeMs') or policy('goodbyeMs') or 0)
+        local left = tonumber(get('node:' .. node, 'goodbyeMs') or policy('goodbyeMs'))
         redis.call('RPUSH', 'agent:' .. fields[2] .. ':inbox', cjson.encode({type = 'goodbye', seconds = left / 1000}))
-        expect('goodbye', id, left)
-        record(id, 'goodbye')
+        set_deadline('goodbye', id, left)
+        append_event(id, 'goodbye')
       end
     end
   end
 end
-function miss.goodbye(id)
+function on_timeout.goodbye(id)
   if live(id) then end_session(id, 'ended', 'the node is stopping') end
 end
-function miss.refill() act('refill', '') end
-function miss.close(id)
+function on_timeout.refill() act('refill', '') end
+function on_timeout.close(id)
   if not session_state(id) then return end
-  expect('close', id, 5000)
+  set_deadline('close', id, 5000)
   act('close', id)
 end
-function miss.room(id)
+function on_timeout.room(id)
   if session_state(id) == 'ready' then act('room', id) end
 end
-function miss.look(id)
+function on_timeout.look(id)
   if session_state(id) then act('look', id) end
 end
-function miss.reconcile() act('reconcile', '') end
+function on_timeout.reconcile() act('reconcile', '') end
 
-function miss.alert(id)
+function on_timeout.alert(id)
   if redis.call('EXISTS', 'alert:' .. id) == 0 then return end
-  expect('alert', id, 30000)
+  set_deadline('alert', id, 30000)
   act('alert', id)
 end
 
@@ -172,8 +173,8 @@ local due = redis.call('ZRANGEBYSCORE', 'deadlines', '-inf', NOW, 'LIMIT', 0, AR
 for _, member in ipairs(due) do
   local kind, id = string.match(member, '^(%a+)|(.*)$')
   redis.call('ZREM', 'deadlines', member)
-  if miss[kind] then miss[kind](id) end
+  if on_timeout[kind] then on_timeout[kind](id) end
 end
 -- Whoever looks first has the next round: one node at a time, and not all houses of one LiveKit at once.
-expect_once('reconcile', '', math.floor((policy('reconcileMs') or 45000) * (2 / 3 + NOW_US % 1000 / 1500)))
+set_deadline_if_none('reconcile', '', math.floor(policy('reconcileMs') * (2 / 3 + NOW_US % 1000 / 1500)))
 return actions

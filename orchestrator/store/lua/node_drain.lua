@@ -7,12 +7,13 @@
 --
 -- nodes set, nodes:draining set, node:{id} hash, pool:ready set, session:{state} set, session:{id} hash
 -- session:unbound zset, session:queued zset, agents set, agent:{id} hash, deadlines zset
+-- include: closing, deadlines, left_on_node, nodes, policy, records, retire, wake
 local node, window = ARGV[1], tonumber(ARGV[2])
 local first = redis.call('SADD', 'nodes:draining', node)
 for _, id in ipairs(redis.call('SMEMBERS', 'pool:ready')) do
-  if get('agent:' .. id, 'node') == node then dismiss(id, 'node_draining') end
+  if get('agent:' .. id, 'node') == node then retire(id, 'node_draining') end
 end
-if in_service() then
+if any_node_in_service() then
   wake()
 else
   -- Nobody is left to serve those who wait; a call that waits for its takeover is lost with them.
@@ -22,10 +23,10 @@ else
     end
   end
 end
-local goodbye = math.min(window, policy('goodbyeMs') or 0)
-if first == 1 or redis.call('ZADD', 'deadlines', 'XX', 'LT', 'CH', since() + window - goodbye, 'drain|' .. node) == 1 then
+local goodbye = math.min(window, policy('goodbyeMs'))
+if first == 1 or redis.call('ZADD', 'deadlines', 'XX', 'LT', 'CH', counted_from() + window - goodbye, 'drain|' .. node) == 1 then
   -- A record that it made would never run out.
   if redis.call('EXISTS', 'node:' .. node) == 1 then redis.call('HSET', 'node:' .. node, 'goodbyeMs', goodbye) end
-  expect('drain', node, window - goodbye)
+  set_deadline('drain', node, window - goodbye)
 end
-return left_on(node)
+return left_on_node(node)

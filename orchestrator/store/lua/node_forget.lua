@@ -6,12 +6,13 @@
 --
 -- nodes set, nodes:draining set, node:{id} hash, node:{id}:short, node:{id}:failures string, pool:wake:{node} list
 -- deadlines zset
+-- include: deadlines
 local node, key = ARGV[1], 'node:' .. ARGV[1]
 -- It may have come back since somebody saw that it was silent: its queue has tasks then.
 if ARGV[3] == '1' and redis.call('EXISTS', key) == 1 then return 0 end
 redis.call('SREM', 'nodes', node)
 redis.call('SREM', 'nodes:draining', node)
-met(node, 'drain')
+clear_deadlines(node, 'drain')
 redis.call('DEL', key, key .. ':short', key .. ':failures', 'pool:wake:' .. node)
 if ARGV[2] == '1' then redis.call('DEL', KEYS[1], KEYS[2]) end
 return 1

@@ -5,4 +5,5 @@
 -- Returns {sessions that it serves or whose room is still open, living agents on it}
 --
 -- session:{state} set, session:{id} hash, agents set, agent:{id} hash, deadlines zset
-return left_on(ARGV[1])
+-- include: left_on_node
+return left_on_node(ARGV[1])

@@ -8,9 +8,10 @@
 --
 -- nodes:draining set, node:{id} hash (goodbyeMs), session:{state} set, session:{id} hash, session:{id}:events stream
 -- agent:{id}:inbox list, session:queued zset, session:unbound zset, pool:wake:{node} list, deadlines zset
+-- include: deadlines, events, queue, wake
 local node, spared = ARGV[1], {}
 redis.call('SREM', 'nodes:draining', node)
-met(node, 'drain')
+clear_deadlines(node, 'drain')
 redis.call('HDEL', 'node:' .. node, 'goodbyeMs')
 for _, name in ipairs({'session:ready', 'session:active'}) do
   for _, id in ipairs(redis.call('SMEMBERS', name)) do
@@ -20,12 +21,12 @@ for _, name in ipairs({'session:ready', 'session:active'}) do
       for _, text in ipairs(redis.call('LRANGE', inbox, 0, -1)) do
         if cjson.decode(text).type == 'goodbye' then redis.call('LREM', inbox, 1, text) end
       end
-      record(id, 'goodbye_off')
+      append_event(id, 'goodbye_off')
       spared[#spared + 1] = id
     end
   end
 end
 wake(node)
 -- Its room is the waiting line's again.
-promote()
+admit_from_queue()
 return spared

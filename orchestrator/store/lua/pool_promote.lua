@@ -6,17 +6,18 @@
 -- Returns how many sessions are in line
 --
 -- node:{id}:short string, pool:memory_low string, nodes set, nodes:draining set, session:queued zset, session:{id} hash
+-- include: nodes, queue
 local me, shortage, hold = ARGV[1], ARGV[2], ARGV[3]
 if shortage ~= '' then redis.call('SET', 'node:' .. me .. ':short', shortage, 'EX', hold) else redis.call('DEL', 'node:' .. me .. ':short') end
 -- While a node with room can boot agents, nobody waits for another's memory. Where none serves it is this
 -- one's that counts.
-local low = #serving() == 0 and shortage or ''
-for _, node in ipairs(serving()) do
-  if has_room(node) then
+local low = #nodes_in_service() == 0 and shortage or ''
+for _, node in ipairs(nodes_in_service()) do
+  if has_capacity(node) then
     low = redis.call('GET', 'node:' .. node.id .. ':short') or ''
     if low == '' then break end
   end
 end
 if low ~= '' then redis.call('SET', 'pool:memory_low', low, 'EX', hold) else redis.call('DEL', 'pool:memory_low') end
-promote()
+admit_from_queue()
 return redis.call('ZCARD', 'session:queued')

@@ -9,22 +9,23 @@
 -- nodes set, nodes:draining set, node:{id} hash, node:{id}:short string, node:{id}:busy set, pool:wake:{node} list
 -- pool:target string, pool:ready set, pool:starting set, pool:stale set, pool:breaker hash, pool:proven string, session:unbound zset
 -- agents set, agent:{id} hash, deadlines zset
+-- include: agents, boot_nodes, clock, count_by_node, deadlines, memory, policy, pool_shares, records, wake
 local UNPROVEN = 4
-ask_for_memory()
+require_redis_memory()
 redis.call('DEL', 'pool:refill')
 local me, most = ARGV[1], #ARGV - 2
 local next_at = tonumber(get('pool:breaker', 'nextAt'))
 local booting = redis.call('SCARD', 'pool:starting')
 -- Held back: whoever is woken would be too, and would wake this one.
 if next_at and NOW < next_at then
-  expect('refill', '', next_at - NOW + 1)
+  set_deadline('refill', '', next_at - NOW + 1)
   return {}
 end
 if next_at and booting > 0 then return {} end
 if redis.call('EXISTS', 'pool:proven') == 0 then most = math.min(most, UNPROVEN - booting) end
 if most <= 0 then return {} end
-local nodes = builders(ARGV[2] == '' and me or nil)
-local want, ready, starting, stale = shares(nodes), by_node('pool:ready'), by_node('pool:starting'), by_node('pool:stale')
+local nodes = nodes_able_to_boot(ARGV[2] == '' and me or nil)
+local want, ready, starting, stale = pool_shares(nodes), count_by_node('pool:ready'), count_by_node('pool:starting'), count_by_node('pool:stale')
 local own, others = nil, 0
 for _, node in ipairs(nodes) do
   local id = node.id
@@ -43,8 +44,8 @@ if not next_at and boot_failures(me) > 0 then most = math.min(most, 1 - (startin
 local missing = math.min(math.max(own, missing_agents(nodes) - others), most)
 if missing <= 0 then return {} end
 if next_at then
-  redis.call('HSET', 'pool:breaker', 'nextAt', NOW + (policy('bootMs') or 20000))
-  expect('refill', '', (policy('bootMs') or 20000) + 1)
+  redis.call('HSET', 'pool:breaker', 'nextAt', NOW + policy('bootMs'))
+  set_deadline('refill', '', policy('bootMs') + 1)
   missing = 1
 end
 local announced = {}

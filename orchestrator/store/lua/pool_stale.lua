@@ -5,6 +5,7 @@
 -- Returns how many were marked
 --
 -- pool:stale set, agent:{id} hash, pool:wake list
+-- include: records, wake
 local marked = 0
 for _, id in ipairs(ARGV) do
   local state = agent_state(id)

@@ -8,17 +8,18 @@
 -- pool:target string, pool:ready set, pool:stale set, agent:{id} hash, agent:{id}:inbox list
 -- nodes set, nodes:draining set, node:{id} hash, node:{id}:warm set
 -- Whoever has lost its record comes back by itself, when it lives.
+-- include: boot_nodes, pool_shares, records, retire
 for _, id in ipairs(redis.call('SMEMBERS', 'pool:ready')) do
   if not agent_state(id) then redis.call('SREM', 'pool:ready', id) end
 end
 local stopped = {}
 if redis.call('EXISTS', 'pool:target') == 0 then return stopped end  -- Redis has lost it, and the living still register
-local nodes = builders()
-local want = shares(nodes)
+local nodes = nodes_able_to_boot()
+local want = pool_shares(nodes)
 local surplus = redis.call('SCARD', 'pool:ready') - warm_target(nodes)
 for i = 1, surplus do
-  local id = redis.call('SINTER', 'pool:ready', 'pool:stale')[1] or above_share(want)
-  dismiss(id, 'pool_shrunk')
+  local id = redis.call('SINTER', 'pool:ready', 'pool:stale')[1] or agent_above_share(want)
+  retire(id, 'pool_shrunk')
   stopped[i] = id
 end
 return stopped

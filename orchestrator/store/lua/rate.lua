@@ -5,4 +5,5 @@
 -- Returns 0, or ms after which to try again
 --
 -- {what}:{address}:{n}  string  requests of this address, or network, in the n-th window
-return limited_from(ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])) or 0
+-- include: rate_limit
+return rate_limited_with_network(ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])) or 0

@@ -7,12 +7,13 @@
 -- session:{id} hash, session:{id}:payload string, session:{id}:events stream, session:user:{user} string
 -- session:{state} set, session:queued zset, session:unbound zset, agent:{id} hash, agent:{id}:inbox list
 -- pool:stats hash, deadlines zset
+-- include: closing, live_session, records
 local id = ARGV[1]
 local state = session_state(id)
 if not state then return false end
 local ended = 0
 local own = ARGV[4] == '' or get('session:' .. id, 'agentId') == ARGV[4]
-if own and next(SESSION_MOVES[state]) then
+if own and LIVE_SESSION[state] then
   end_session(id, ARGV[2], ARGV[3])
   ended = 1
 end

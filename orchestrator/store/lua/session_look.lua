@@ -9,6 +9,7 @@
 --
 -- session:{id} hash (doubt), agent:{id} hash, session:room:{room} string, session:{id}:events stream, deadlines zset
 -- pool:stats hash
+-- include: clock, deadlines, live_session, presence, records, retire, takeover
 local id, agent, user = ARGV[1], ARGV[2], ARGV[4]
 local key = 'session:' .. id
 -- From one look to the next; and how long after a look another one still goes on from it.
@@ -23,21 +24,21 @@ local function done(what)
   redis.call('HINCRBY', 'pool:stats', 'look:' .. what, 1)
   return what
 end
-if not next(SESSION_MOVES[state]) then
+if not LIVE_SESSION[state] then
   local ours = ARGV[3] == '1' and redis.call('GET', 'session:room:' .. get(key, 'roomName')) == id
   if not ours or redis.call('ZSCORE', 'deadlines', 'close|' .. id) then return '' end
-  expect('close', id, 0)
+  set_deadline('close', id, 0)
   return done('room_open')
 end
 
 -- Since when LiveKit has contradicted the record in this, look after look. Nil: it does so for the first time.
-local function since(what)
+local function contradicted_since(what)
   local said, about, first, last = string.match(get(key, 'doubt') or '', '^(%S+) (%S+) (%d+) (%d+)$')
   if said == what and about == agent and NOW - tonumber(last) <= FRESH_MS then return tonumber(first) end
 end
-local function doubt(what, first)
+local function keep_mismatch(what, first)
   redis.call('HSET', key, 'doubt', what .. ' ' .. agent .. ' ' .. first .. ' ' .. NOW)
-  look_by(id, AGAIN_MS)
+  set_deadline_at_most('look', id, AGAIN_MS)
 end
 
 local finding
@@ -46,7 +47,7 @@ local served = (state == 'ready' or state == 'active') and get(key, 'agentId') =
 local waits = redis.call('ZSCORE', 'deadlines', 'gone|' .. id)
 if served and user == 'gone' and state == 'active' then
   -- A wait that LiveKit's word alone has begun is looked at until its end: it may take that word back.
-  if not waits or since('user_gone') then finding = 'user_gone' end
+  if not waits or contradicted_since('user_gone') then finding = 'user_gone' end
 elseif served and user == 'there' then
   local joined = tonumber(get('agent:' .. agent, 'joinedAt') or get('agent:' .. agent, 'readyAt') or NOW)
   if ARGV[5] == '0' then finding = NOW - joined > ENTERING_MS and 'agent_lost' or nil
@@ -57,23 +58,23 @@ if not finding then
   return ''
 end
 
-local first = since(finding)
+local first = contradicted_since(finding)
 -- LiveKit takes back what only it has said: that needs no second look.
-local withdrawn = finding == 'user_there' and waits and since('user_gone')
+local withdrawn = finding == 'user_there' and waits and contradicted_since('user_gone')
 if not withdrawn and (not first or NOW - first < PATIENCE_MS[finding]) then
-  doubt(finding, first or NOW)
+  keep_mismatch(finding, first or NOW)
   return 'doubt'
 end
 if finding == 'user_gone' then
-  doubt(finding, first)
+  keep_mismatch(finding, first)
   if waits then return '' end
-  user_went(id, false, 'by', 'livekit')
+  user_left(id, false, 'by', 'livekit')
 elseif finding == 'user_there' then
-  user_came(id, 'by', 'livekit')
+  user_joined(id, 'by', 'livekit')
   redis.call('HDEL', key, 'doubt')
 else
   local cause = 'LiveKit does not find it in the room'
-  dismiss(agent, cause)
+  retire(agent, cause)
   replace_agent(id, agent, cause)
 end
 return done(finding)

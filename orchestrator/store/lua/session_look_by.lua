@@ -5,6 +5,7 @@
 -- Returns 1, or 0 for an unknown session
 --
 -- session:{id} hash, deadlines zset
+-- include: deadlines, records
 if not session_state(ARGV[1]) then return 0 end
-look_by(ARGV[1], tonumber(ARGV[2]))
+set_deadline_at_most('look', ARGV[1], tonumber(ARGV[2]))
 return 1

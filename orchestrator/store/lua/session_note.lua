@@ -5,10 +5,11 @@
 -- Returns 1 when it was noted now
 --
 -- session:{id}  hash       session:{id}:events  stream       histogram:{name} hash, recent:{name} list
+-- include: clock, events, histograms, records
 if not session_state(ARGV[1]) then return 0 end
 local first = redis.call('HSETNX', KEYS[1], ARGV[2], NOW)
 if first == 1 then
-  record(ARGV[1], ARGV[3])
+  append_event(ARGV[1], ARGV[3])
   if ARGV[3] == 'first_audio' then
     -- Since somebody was there to hear it.
     local moments = redis.call('HMGET', KEYS[1], 'activeAt', 'readyAt')

@@ -6,11 +6,12 @@
 -- Returns 1
 --
 -- session:{id} hash (activeAt, userLost, doubt), session:{state} set, session:{id}:events stream, deadlines zset
+-- include: illegal_move, presence, records
 local id = ARGV[1]
-if get('session:' .. id, 'agentId') ~= ARGV[2] then refuse('session', id, 'other agent', 'active') end
+if get('session:' .. id, 'agentId') ~= ARGV[2] then illegal_move('session', id, 'other agent', 'active') end
 local state = session_state(id)
-if ARGV[3] == '1' then user_came(id)
-elseif state == 'ready' or state == 'active' then user_went(id, ARGV[4] == '1') end
+if ARGV[3] == '1' then user_joined(id)
+elseif state == 'ready' or state == 'active' then user_left(id, ARGV[4] == '1') end
 -- The agent has spoken: LiveKit has to contradict it anew (session_look.lua).
 redis.call('HDEL', 'session:' .. id, 'doubt')
 return 1

@@ -5,7 +5,8 @@
 -- Returns 1, or 0 when the session is not that agent's (any more)
 --
 -- session:{id}:conversation  list  the newest turns, oldest first; gone at the end of the session
-if get('session:' .. ARGV[1], 'agentId') ~= ARGV[2] or not next(SESSION_MOVES[session_state(ARGV[1])]) then return 0 end
+-- include: live_session, records
+if get('session:' .. ARGV[1], 'agentId') ~= ARGV[2] or not LIVE_SESSION[session_state(ARGV[1])] then return 0 end
 redis.call('RPUSH', KEYS[1], ARGV[3])
 redis.call('LTRIM', KEYS[1], -ARGV[4], -1)
 return 1

@@ -7,6 +7,7 @@
 -- Returns recorded | foreign (a room that is not ours, or none) | replayed | stale
 --
 -- webhook:{id} string, session:room:{room} string, session:{id}:events stream, deadlines zset, pool:stats hash
+-- include: clock, deadlines, events, live_session, records
 local id, event, room = ARGV[1], ARGV[2], ARGV[3]
 -- LiveKit sends an event again for less than a minute; one that is as old as this comes from somebody else, or from a
 -- server with another clock. Its id is remembered for longer than it is accepted.
@@ -30,13 +31,13 @@ else
   if not state then
     result = 'foreign'
   else
-    if event == 'participant_connection_aborted' then record(session, 'webhook', 'event', event) end
-    local telling = next(SESSION_MOVES[state]) and MOVED or ENTERED
-    if telling[event] then expect('look', session, 0) end
+    if event == 'participant_connection_aborted' then append_event(session, 'webhook', 'event', event) end
+    local telling = LIVE_SESSION[state] and MOVED or ENTERED
+    if telling[event] then set_deadline('look', session, 0) end
   end
   if tonumber(ARGV[5]) > 0 then
     local planned = tonumber(redis.call('ZSCORE', 'deadlines', 'reconcile|'))
-    if not planned or planned > since() + ROUND_MS then expect('reconcile', '', ROUND_MS) end
+    if not planned or planned > counted_from() + ROUND_MS then set_deadline('reconcile', '', ROUND_MS) end
   end
 end
 redis.call('HINCRBY', 'pool:stats', 'webhook:' .. event .. ':' .. result, 1)

@@ -1,4 +1,4 @@
-"""`orchestrator restart`: one program of this node, by its supervisord."""
+"""`orchestrator restart`: restarts one program of this node, through its supervisord."""
 
 import enum
 import http.client
@@ -12,16 +12,17 @@ import typer
 from supervisor.states import RUNNING_STATES
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
+from orchestrator.cli.answer import shown_by
 from orchestrator.errors import HostUnavailable, OrchestratorError
-from orchestrator.node.output import Json, console, print_json
+from orchestrator.node.output import console
 from orchestrator.settings import Settings
 
-#: Seconds for one answer: longer than any program is given to stop, or to be up.
+#: Seconds to wait for one answer: longer than any program may take to stop or to start.
 PATIENCE_SECONDS = 30.0
 
 
 class Program(enum.StrEnum):
-    """What can be restarted alone."""
+    """The programs that can be restarted one by one."""
 
     API = "api"
     WORKER = "worker"
@@ -31,20 +32,26 @@ class Program(enum.StrEnum):
     LIVEKIT = "livekit"
 
 
-#: What another one's address is set by: then the node has none of its own.
-_ELSEWHERE = {Program.VALKEY: "REDIS_URL", Program.LIVEKIT: "LIVEKIT_URL"}
-ProgramArgument = Annotated[Program, typer.Argument(help="worker is the Celery worker, host the agent host.")]
+#: With these settings the node uses a server elsewhere and does not run its own.
+_EXTERNAL = {Program.VALKEY: "REDIS_URL", Program.LIVEKIT: "LIVEKIT_URL"}
+_PROGRAMS = "api, worker (the Celery worker), beat, host (the agent host), valkey or livekit."
+ProgramArgument = Annotated[Program, typer.Argument(metavar="PROGRAM", help=_PROGRAMS)]
 
 
-def restart(program: ProgramArgument, json: Json = False) -> None:
-    """Restart one program of this node: no call ends; while livekit is away calls have no sound."""
+def _show_restarted(answer: dict[str, Any]) -> None:
+    console.print(f"{answer['program']} is up again (pid {answer['pid']}).")
+
+
+@shown_by(_show_restarted)
+def restart(program: ProgramArgument) -> dict[str, Any]:
+    """Restart one program of this node. Calls go on; while livekit restarts they have no sound."""
     run_dir = Settings.load().run_dir.resolve()
     transport = _Transport(run_dir / "supervisor.sock")
     with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as proxy:
         node = proxy.supervisor
         before = _ask(node.getProcessInfo, program, run_dir)
         if not before["start"]:
-            setting = _ELSEWHERE.get(program)
+            setting = _EXTERNAL.get(program)
             raise OrchestratorError(
                 f"this node has no {program} of its own: {setting} is set" if setting else f"{program} never ran"
             )
@@ -52,14 +59,11 @@ def restart(program: ProgramArgument, json: Json = False) -> None:
             _ask(node.stopProcess, program, run_dir)
         _ask(node.startProcess, program, run_dir)
         pid = _ask(node.getProcessInfo, program, run_dir)["pid"]
-    if json:
-        print_json({"success": True, "program": program, "pid": pid, "pidBefore": before["pid"] or None})
-    else:
-        console.print(f"{program} is up again (pid {pid}).")
+    return {"success": True, "program": program, "pid": pid, "pidBefore": before["pid"] or None}
 
 
 class _Connection(http.client.HTTPConnection):
-    """To a Unix socket, with an end to its patience."""
+    """An HTTP connection over a Unix socket, with a time limit."""
 
     def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=PATIENCE_SECONDS)
@@ -81,18 +85,18 @@ def _ask(method: Callable[[str], Any], program: Program, run_dir: Path) -> Any:
     try:
         return method(program.value)
     except xmlrpc.client.Fault as fault:
-        raise OrchestratorError(_told(fault, program, run_dir)) from None
+        raise OrchestratorError(_explained(fault, program, run_dir)) from None
     except TimeoutError:
-        raise HostUnavailable(f"supervisord in {run_dir} has not answered for {PATIENCE_SECONDS:.0f} s") from None
+        raise HostUnavailable(f"supervisord in {run_dir} did not answer within {PATIENCE_SECONDS:.0f} s") from None
     except (FileNotFoundError, ConnectionRefusedError):
         raise HostUnavailable(f"no node runs in RUN_DIR={run_dir}. Start it with: make up") from None
     except (OSError, xmlrpc.client.ProtocolError, http.client.HTTPException) as failure:
-        raise HostUnavailable(f"supervisord in {run_dir} cannot be asked: {failure}") from None
+        raise HostUnavailable(f"cannot talk to supervisord in {run_dir}: {failure}") from None
 
 
-def _told(fault: xmlrpc.client.Fault, program: Program, run_dir: Path) -> str:
+def _explained(fault: xmlrpc.client.Fault, program: Program, run_dir: Path) -> str:
     if fault.faultCode == Faults.SHUTDOWN_STATE:
         return "the node is stopping"
     if fault.faultCode in {Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION}:
-        return f"{program} has not stayed up; it is tried again. Its log: {run_dir}/logs/{program}.log"
+        return f"{program} did not stay up; supervisord tries again. Its log: {run_dir}/logs/{program}.log"
     return f"{program}: {fault.faultString}"

@@ -1,0 +1,231 @@
+"""Why something happened: a code and its parameters. Words are made of them at the edge, from reasons.toml.
+
+A record holds the code, the parameters and the text that a program without this table reads. A record of the release
+before holds the text alone: it is shown as it is, and has no code.
+
+A row of the table:
+
+- `kind`: `end` (the session ended as it should), `failure` (it failed), `boot` (an agent did not boot), `death` (an
+  agent's process ended unbidden), `leave` (an agent was told to leave, or left as it should);
+- `booting`: an agent that exits with it did not boot;
+- `text`: what the record says, `{signal}` and the like being parameters, `{cause}` the text of another code;
+- `prefix`: what stands before the text; the code itself in a failure;
+- `sentence`: what the operator reads of a session that ended with it;
+- `told_as`: the code that callers are told instead; their sentence and page are that code's;
+- `caller`: the sentence for callers; `title` and `page`: the words of the page with the Talk button;
+- `retry`: false where the same request cannot succeed later; `retry_after`: after so many seconds it may;
+- `remedy`: what the operator can do. docs/troubleshooting.md is made of these.
+
+This module imports the standard library only: everything else may depend on it.
+"""
+
+import json
+import signal
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any, Self
+
+Param = str | int | float
+
+#: Longest text that a record keeps, in characters: an exception's may be of any size, and is kept several times.
+LONGEST = 1000
+#: What callers are told of a session of which nothing else may be told.
+OTHER = "other"
+#: Parameters in which nothing is the operator's.
+PUBLIC_PARAMS = frozenset({"seconds"})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One reason of the table."""
+
+    code: str
+    kind: str
+    text: str
+    sentence: str
+    remedy: str
+    prefix: str = ""
+    booting: bool = False
+    told_as: str = ""
+    caller: str = ""
+    prefixed_for_callers: bool = False
+    title: str = ""
+    page: str = ""
+    retry: bool = True
+    retry_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is told of a request that was refused. `caller` is '' where the detail of the error is for everybody."""
+
+    code: str
+    title: str
+    page: str
+    remedy: str
+    caller: str = ""
+    retry: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The whole table, by code."""
+
+    reasons: Mapping[str, Row]
+    problems: Mapping[str, Problem]
+    warnings: Mapping[str, str]  #: the sentences for callers
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why something happened. `code` is '' in a record of the release before, and may be unknown in one of the next."""
+
+    code: str
+    params: Mapping[str, Param] = field(default_factory=dict)
+    recorded: str = ""  #: the text of its record; '' before it has one
+
+    @property
+    def text(self) -> str:
+        """What a program without the table reads."""
+        if self.recorded or self.row is None:
+            return self.recorded or self.code
+        prefix = self.row.prefix or (self.code if self.row.kind == "failure" else "")
+        return ": ".join(filter(None, (prefix, _facts(self.row, self.params)))) or self.code
+
+    @property
+    def row(self) -> Row | None:
+        """What the table says of it; None where it does not know the code."""
+        return table().reasons.get(self.code)
+
+    @property
+    def facts(self) -> str:
+        """What is known beside the code, for people: `killed by signal 9 (SIGKILL)`."""
+        if self.row is None:
+            return self.recorded
+        number = self.params.get("signal")
+        name = signals().get(number) if isinstance(number, int) else None
+        return _facts(self.row, {**self.params, "signal": f"{number} ({name})"} if name else self.params)
+
+    def of(self, **params: Param) -> "Reason":
+        """Return the same reason with further parameters."""
+        return Reason(self.code, {**self.params, **params})
+
+    def within(self, code: str) -> "Reason":
+        """Return the reason `code` that this one is the cause of."""
+        if not self.code:
+            return Reason(code, {"detail": self.text})
+        return Reason(code, {**self.params, "cause": self.code})
+
+    def record(self) -> str:
+        """Return it as the Lua scripts take it."""
+        params = {name: value[:LONGEST] if isinstance(value, str) else value for name, value in self.params.items()}
+        return json.dumps({"code": self.code, "params": params, "text": self.text[:LONGEST]}, ensure_ascii=False)
+
+    @classmethod
+    def recorded_as(cls, fields: Mapping[str, str], name: str) -> Self | None:
+        """Return the reason that a hash or an event holds as `name`, `{name}Code` and `{name}Params`."""
+        text = fields.get(name)
+        return None if not text else cls(fields.get(f"{name}Code", ""), params(fields.get(f"{name}Params")), text)
+
+
+def because(code: str, **parameters: Param) -> Reason:
+    """Return a reason of the table. Raises `KeyError` where there is no such code."""
+    return Reason(table().reasons[code].code, parameters)
+
+
+def words(text: str) -> Reason:
+    """Return what an agent's own code gives as the reason of its leaving."""
+    return because(OTHER, detail=text)
+
+
+def exit_of(exit_code: int | None, number: int | None) -> Reason:
+    """Return how a process ended, by what its parent saw of it."""
+    if number is not None:
+        return because("killed", signal=number)
+    if exit_code is None:
+        return because("process_gone")
+    return because("crashed" if exit_code else "finished", exitCode=exit_code)
+
+
+def params(encoded: str | None) -> dict[str, Param]:
+    """Return the parameters that a record holds as JSON; {} where they cannot be read."""
+    try:
+        found = json.loads(encoded or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def for_callers(reason: Reason) -> Reason:
+    """Return what a caller is told: a code and parameters that are no secret, with a fixed sentence."""
+    row = table().reasons.get(reason.code) or table().reasons[OTHER]
+    if row.told_as:
+        row = table().reasons[row.told_as]
+    seen = {name: value for name, value in reason.params.items() if name in PUBLIC_PARAMS}
+    prefixed = row.kind == "failure" or row.prefixed_for_callers
+    sentence = filled(row.caller, seen)
+    return Reason(row.code, seen, f"{row.code}: {sentence}" if prefixed else sentence)
+
+
+@cache
+def table() -> Table:
+    """Return the table."""
+    found = tomllib.loads((resources.files("orchestrator") / "reasons.toml").read_text())
+    again = found["again"]
+
+    def spelled(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: value.replace("{again}", again) if name == "page" else value for name, value in row.items()}
+
+    problems = found["problem"]
+    for row in problems.values():
+        like = problems[row.pop("like")] if "like" in row else {}
+        for name in ("title", "page", "retry"):
+            if name in like:
+                row.setdefault(name, like[name])
+    return Table(
+        {code: Row(code=code, **spelled(row)) for code, row in found["reason"].items()},
+        {code: Problem(code=code, **spelled(row)) for code, row in problems.items()},
+        {code: row["caller"] for code, row in found["warning"].items()},
+    )
+
+
+class _Shown(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        return "?"
+
+
+def filled(template: str, parameters: Mapping[str, Param]) -> str:
+    """Return a text of the table with its parameters; one that is not there is a question mark."""
+    return template.format_map(_Shown((name, _shown(value)) for name, value in parameters.items()))
+
+
+def _shown(value: Param) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _facts(row: Row, parameters: Mapping[str, Param]) -> str:
+    cause = table().reasons.get(str(parameters.get("cause")))
+    inner = filled(cause.text, parameters) if cause else ""
+    said = [filled(row.text, {**parameters, "cause": inner}), _shown(parameters.get("detail", ""))]
+    attempts = f" (after {parameters['attempts']} attempts)" if "attempts" in parameters else ""
+    return ": ".join(filter(None, said)) + attempts
+
+
+def signals() -> dict[int, str]:
+    """Return the names of this system's signals by number."""
+    return {number.value: number.name for number in signal.Signals}
+
+
+def lua_table() -> str:
+    """Return the texts as Lua source: the scripts write them into records for programs without the table."""
+    rows = []
+    for row in table().reasons.values():
+        prefix = row.prefix or (row.code if row.kind == "failure" else "")
+        rows.append(
+            f"{row.code}={{kind='{row.kind}',prefix={json.dumps(prefix)},text={json.dumps(row.text)}"
+            f"{',booting=true' if row.booting else ''}}}"
+        )
+    return f"local REASONS={{{','.join(rows)}}}\n"

@@ -1,0 +1,105 @@
+"""Assembles the Lua scripts, each with the parts that it needs, and calls them.
+
+A script, or a file of lua/lib, says in its header which parts it uses: `-- include: clock, deadlines`. In front of a
+script stand the parts that it includes, and those that they include, each once and before what uses it. Comments are
+left out: what a script costs grows with its text.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+from redis.exceptions import RedisError
+
+from orchestrator.store.generated import GENERATED
+from orchestrator.store.refusals import translate
+
+LUA = resources.files("orchestrator.store") / "lua"
+
+_INCLUDE = re.compile(r"^-- include: (.+)$", re.MULTILINE)
+_COMMENT = re.compile(r"(^|\s)--.*$", re.MULTILINE)
+_BLANK = re.compile(r"^\s*\n", re.MULTILINE)
+
+
+def includes(text: str) -> list[str]:
+    """Return the parts that the header of a Lua file names."""
+    return [name.strip() for line in _INCLUDE.findall(text) for name in line.split(",")]
+
+
+def without_comments(text: str) -> str:
+    """Return Lua code without its comments. No string of ours holds two hyphens after a space."""
+    return _BLANK.sub("", _COMMENT.sub("", text))
+
+
+@cache
+def library() -> Mapping[str, str]:
+    """Return all parts that can be included, by name, with their headers."""
+    files = {
+        path.name.removesuffix(".lua"): path.read_text()
+        for path in (LUA / "lib").iterdir()
+        if path.name.endswith(".lua")
+    }
+    return files | {name: generate() for name, generate in GENERATED.items()}
+
+
+def assemble(text: str, prefix: str = "") -> str:
+    """Return a script with its parts in front; `prefix` is put before the names of its keys.
+
+    Raises:
+        ValueError: a part includes itself, at some remove.
+        KeyError: there is no such part.
+    """
+    placed: dict[str, str] = {}
+    if prefix:
+        placed["prefix"] = f"local PREFIX='{prefix}'\n" + without_comments(library()["prefix"])
+
+    def place(name: str, within: tuple[str, ...]) -> None:
+        if name in within:
+            raise ValueError(f"the Lua part {name} includes itself: {' -> '.join((*within, name))}")
+        if name not in placed:
+            for each in includes(library()[name]):
+                place(each, (*within, name))
+            placed[name] = without_comments(library()[name])
+
+    for each in includes(text):
+        place(each, ())
+    return "".join(placed.values()) + without_comments(text)
+
+
+@cache
+def sources(prefix: str = "") -> Mapping[str, str]:
+    """Return every script by name, assembled. A process that forks calls this first: its children share the text."""
+    return {
+        path.name.removesuffix(".lua"): assemble(path.read_text(), prefix)
+        for path in LUA.iterdir()
+        if path.name.endswith(".lua")
+    }
+
+
+class Scripts:
+    """The Lua scripts of one Redis client, called by name."""
+
+    def __init__(self, redis: Redis, prefix: str = "") -> None:
+        self._redis, self._prefix = redis, prefix
+        self._scripts: dict[str, AsyncScript] = {}
+
+    def _script(self, name: str) -> AsyncScript:
+        if name not in self._scripts:
+            self._scripts[name] = self._redis.register_script(sources(self._prefix)[name])
+        return self._scripts[name]
+
+    async def call(self, name: str, keys: Sequence[str] = (), args: Sequence[str | int | float] = ()) -> Any:
+        """Run one script.
+
+        Raises:
+            IllegalMove: a state table forbids it; nothing was changed.
+            StoreUnavailable: Redis did not answer, so whether the script ran is unknown; or it does not serve now.
+        """
+        try:
+            return await self._script(name)(keys=list(keys), args=list(args))
+        except RedisError as failure:
+            raise translate(failure) from failure

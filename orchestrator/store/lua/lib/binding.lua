@@ -1,0 +1,15 @@
+-- Bind an agent that is warm, or has just booted, to a session that waits for one (starting).
+-- include: affinity, agents, clock, histograms, inbox, sessions
+local function bind(session, agent, prewarmed)
+  local fields = redis.call('HMGET', 'agent:' .. agent, 'pid', 'node')
+  local before = redis.call('HMGET', 'session:' .. session, 'agentIds', 'readyAt', 'createdAt', 'affinity', 'userId')
+  if before[4] then remember_node(before[5], fields[2]) end
+  local agents = before[1] and (before[1] .. ',' .. agent) or agent
+  if not before[2] then observe('start:wait', ms_since(before[3])) end
+  move_agent(agent, 'assigned', 'sessionId', session, 'assignedAt', NOW)
+  move_session(session, 'ready', 'agentId', agent, 'agentPid', fields[1] or '', 'node', fields[2] or '',
+    'agentIds', agents, 'readyAt', before[2] or NOW, 'prewarmed', prewarmed)
+  local payload = redis.call('GET', 'session:' .. session .. ':payload')
+  if payload then send_assignment(agent, session, payload) end
+  redis.call('HINCRBY', 'pool:stats', 'total_assigned', 1)
+end

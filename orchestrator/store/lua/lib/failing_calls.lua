@@ -1,0 +1,24 @@
+-- Calls in a row that lost an agent whose process lives but no longer serves: the next agents may fail for the same reason.
+-- include: records
+
+-- After this many the operator is warned; the count is forgotten this long after the last one.
+local FAILING_CALLS, FAILING_SECONDS = 3, 3600
+-- The reasons that an agent gives itself for that.
+local SERVES_NO_MORE = {pipeline_failed = true, agent_error = true}
+
+-- Count a call once. `lives`: the agent has given no reason itself, and its process is known to live.
+local function count_failing_call(session, cause, lives)
+  if not lives and not SERVES_NO_MORE[string.match(cause, '^(%a+_%a+): ')] then return end
+  if redis.call('HSETNX', 'session:' .. session, 'failing', 1) == 0 then return end
+  redis.call('HINCRBY', 'pool:failing', 'calls', 1)
+  redis.call('HSET', 'pool:failing', 'cause', cause)
+  redis.call('EXPIRE', 'pool:failing', FAILING_SECONDS)
+end
+
+-- Whether the agent of a session has answered: the last turn is the agent's, and the one before it the user's. An agent
+-- that keeps no turns has served by being in the call.
+local function answered(id)
+  local turns = redis.call('LRANGE', 'session:' .. id .. ':conversation', -2, -1)
+  if #turns == 0 then return get('session:' .. id, 'activeAt') end
+  return #turns == 2 and cjson.decode(turns[1]).role == 'user' and cjson.decode(turns[2]).role == 'agent'
+end

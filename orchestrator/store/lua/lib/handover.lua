@@ -1,0 +1,17 @@
+-- A call leaves a node that stops: nothing has failed, so it does not count against the session.
+-- include: boot_nodes, nodes
+local HANDED_OVER = 'node_draining: the node stops, the call goes on elsewhere'
+
+-- Whether one more waiting session would get an agent: from a node with capacity that has a warm one or can boot one.
+-- `but`: a node that does not count.
+local function can_serve_one_more(but)
+  local places = 0
+  for _, node in ipairs(nodes_in_service()) do
+    local able = redis.call('SCARD', 'node:' .. node.id .. ':warm') > 0 or (node.host and not low_on_memory(node))
+    if able and node.id ~= but then
+      if not node.max then return true end
+      places = places + math.max(0, node.max - redis.call('SCARD', 'node:' .. node.id .. ':busy'))
+    end
+  end
+  return places > redis.call('ZCARD', 'session:unbound')
+end

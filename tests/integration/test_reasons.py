@@ -1,0 +1,34 @@
+"""GET /api/reasons: the words for every code, callers' for everybody and the operator's for the admin token."""
+
+import pytest
+
+from orchestrator import reasons
+from orchestrator.api.app import create
+from orchestrator.store import Store
+from tests.support.api import ADMIN, is_problem, serve, settings
+
+KEY = "first-key-of-16-and-more"
+
+
+@pytest.mark.parametrize("keys", ["", KEY])
+async def test_words_are_for_everybody_and_remedies_for_the_operator(store: Store, valkey_url: str, keys: str) -> None:
+    async with serve(create(settings(valkey_url, api_keys=keys))) as http:
+        for headers in ({}, {"Authorization": f"Bearer {KEY}"}, {"Authorization": "Bearer cs_x"}):
+            told = (await http.get("/api/reasons", headers=headers)).json()
+            assert told["reasons"]["agent_lost"] == {
+                "kind": "failure", "caller": "The agent was lost.", "title": "The agent was lost",
+                "page": reasons.table().reasons["agent_lost"].page, "retryable": True,
+            }  # fmt: skip
+            assert told["problems"]["draining"]["caller"].startswith("The service is about to restart")
+            assert "killed" not in told["reasons"]
+            assert "signals" not in told
+        whole = (await http.get("/api/reasons", headers=ADMIN)).json()
+        assert whole["reasons"]["killed"]["text"] == "killed by signal {signal}"
+        assert whole["reasons"]["killed"]["toldAs"] == "agent_lost"
+        assert whole["reasons"]["agent_lost"]["remedy"]
+        assert whole["signals"]["9"] == "SIGKILL"
+
+
+async def test_an_open_api_tells_them_by_its_own_name_alone(store: Store, valkey_url: str) -> None:
+    async with serve(create(settings(valkey_url))) as http:
+        is_problem(await http.get("/api/reasons", headers={"Host": "evil.example"}), 403, "invalid_host")

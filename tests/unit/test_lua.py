@@ -1,0 +1,140 @@
+"""The Lua scripts are made of small parts: each says what it includes, and holds no more than one idea."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import orchestrator.store
+from orchestrator.settings import Settings
+from orchestrator.store.generated import GENERATED, literal
+from orchestrator.store.loader import assemble, includes, library, sources, without_comments
+
+LUA = Path(orchestrator.store.__file__).parent / "lua"
+LIBRARY = sorted((LUA / "lib").glob("*.lua"))
+SCRIPTS = sorted(LUA.glob("*.lua"))
+MAX_LINES = 120
+
+
+def words(text: str) -> set[str]:
+    """Return the names that code uses: not those in comments and strings, nor fields of tables."""
+    code = re.sub(r"'(?:\\.|[^'\\])*'", "''", without_comments(text))
+    return set(re.findall(r"(?<![.\w:])[A-Za-z_]\w*", code))
+
+
+def defined(text: str) -> set[str]:
+    """Return the names that are local to a whole file."""
+    names = set()
+    for function, variables in re.findall(r"^local (?:function (\w+)|([\w, ]+))", without_comments(text), re.MULTILINE):
+        names |= {function} if function else {name.strip() for name in variables.split(",")}
+    return names
+
+
+@cache
+def owners() -> dict[str, str]:
+    """Return the part that defines each name."""
+    return {name: part for part, text in library().items() if part != "prefix" for name in defined(text)}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(LUA))
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *LIBRARY], ids=name_of)
+def test_a_file_includes_what_it_uses_and_nothing_else(path: Path) -> None:
+    text = path.read_text()
+    if path.stem == "prefix" and path in LIBRARY:
+        assert not includes(text), "it stands in front of everything"
+        return
+    used = {owners()[name] for name in words(text) - defined(text) if name in owners()}
+    assert includes(text) == sorted(used)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+def test_a_library_file_is_short(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len(lines) <= MAX_LINES
+    assert lines[0].startswith("-- "), "its first line says what it is about"
+
+
+def test_each_name_is_defined_once() -> None:
+    names = [name for part, text in library().items() if part != "prefix" for name in defined(text)]
+    assert sorted(names) == sorted(set(names))
+    assert set(GENERATED).isdisjoint(path.stem for path in LIBRARY)
+
+
+def test_a_script_hides_no_name_of_its_parts() -> None:
+    hidden = {}
+    for path in SCRIPTS:
+        inner = set(re.findall(r"\blocal (?:function )?(\w+)", without_comments(path.read_text())))
+        if names := inner & owners().keys():
+            hidden[path.stem] = names
+    assert hidden == {}
+
+
+def test_no_script_uses_a_name_that_is_not_defined() -> None:
+    """Redis finds that out only when the line runs."""
+    language = set(
+        "and break do else elseif end false for function if in local nil not or repeat return then true until while "
+        "cjson error ipairs math next pairs redis string table tonumber tostring type unpack KEYS ARGV".split()
+    )
+    undefined = {}
+    for name, source in sources().items():
+        declared = set(re.findall(r"\w+", " ".join(re.findall(r"\blocal (?:function )?([\w, ]+)", source))))
+        declared |= set(re.findall(r"\w+", " ".join(re.findall(r"\bfunction[^(]*\(([\w, ]*)", source))))
+        declared |= set(re.findall(r"\w+", " ".join(re.findall(r"\bfor ([\w, ]+?) (?:=|in) ", source))))
+        fields = set(re.findall(r"(\w+) = ", source))
+        if names := words(source) - declared - fields - language:
+            undefined[name] = names
+    assert undefined == {}
+
+
+def test_nothing_is_in_the_library_that_no_script_needs() -> None:
+    carried = {name for source in sources().values() for name in words(source)}
+    assert [name for name in owners() if name not in carried] == []
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_a_script_says_what_it_takes_and_returns(path: Path) -> None:
+    header = re.match(r"(?:--.*\n)+", path.read_text())
+    assert header, "its header is missing"
+    for part in (r"^-- KEYS  \S", r"^-- ARGV  \S", r"^-- Returns \S"):
+        assert re.search(part, header[0], re.MULTILINE), part
+
+
+def test_what_is_sent_has_no_comments_and_one_byte_a_character() -> None:
+    for name, source in sources("shop:").items():
+        assert source.isascii(), name
+        assert "--" not in source, name
+
+
+def test_no_line_repeats_a_default_of_the_settings() -> None:
+    again = re.compile(r"policy\('\w+'\)\)? or \d")
+    assert [path.stem for path in [*SCRIPTS, *LIBRARY] if again.search(path.read_text())] == []
+    used = {name for source in sources().values() for name in re.findall(r"policy\('(\w+)'\)", source)}
+    assert used <= Settings.model_construct().policy.keys()
+
+
+def test_a_part_stands_in_front_of_what_uses_it_and_once() -> None:
+    source = assemble("-- include: breaker, takeover\nreturn breaker_open()\n")
+    assert source.endswith("return breaker_open()\n")
+    assert source.count("local function get(") == 1
+    assert source.index("local function get(") < source.index("local function breaker_open(")
+
+
+def test_an_unknown_part_is_an_error() -> None:
+    with pytest.raises(KeyError, match="clocks"):
+        assemble("-- include: clocks\n")
+
+
+def test_a_circle_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"one": "-- include: two\n", "two": "-- include: one\n"}
+    monkeypatch.setattr("orchestrator.store.loader.library", lambda: parts)
+    with pytest.raises(ValueError, match="one -> two -> one"):
+        assemble("-- include: one\n")
+
+
+def test_a_literal_is_lua() -> None:
+    value = {"a b": [1, 2.5, True], "it's": "\\"}
+    assert literal(value) == "{['a b']={1,2.5,true},['it\\'s']='\\\\'}"
