@@ -62,7 +62,8 @@ class Feed:
         self._wake(*list(self._listeners))
 
     async def run(self) -> None:
-        """Listen to Redis until `close`. Cancelling alone may not do: redis-py takes it for a lost connection."""
+        """Listen to Redis until `close`, or until the task is cancelled."""
+        task = asyncio.current_task()
         last: str | None = None
         while not self.closed.is_set():
             try:
@@ -73,6 +74,8 @@ class Feed:
                 if sessions is not None:
                     self._wake(None, *sessions)
             except Exception as failure:  # whatever it is, somebody listens
+                if task and task.cancelling():  # redis-py takes a cancellation for a lost connection
+                    raise asyncio.CancelledError from failure
                 if not isinstance(failure, StoreUnavailable):
                     log.exception("what has happened is not told, and is tried again")
                 last = None

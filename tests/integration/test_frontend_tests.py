@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.node import REPOSITORY
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.mark.skipif(shutil.which("npm") is None and not os.environ.get("CI"), reason="no npm on PATH")
 def test_they_pass() -> None:

@@ -28,6 +28,8 @@ from hypothesis.stateful import (
 
 from tests.support.model import NODE_FAILURES, UNPROVEN, WAITS, Bench, Dump, Model, Process, Refused, previous_release
 
+pytestmark = pytest.mark.thorough
+
 _COMMON = settings(deadline=None, stateful_step_count=50, suppress_health_check=list(HealthCheck))
 PROFILES = {
     "ci": settings(_COMMON, max_examples=500, derandomize=True, database=None),

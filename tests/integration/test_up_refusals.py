@@ -14,6 +14,8 @@ from orchestrator.node.up import in_dot_env
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import free_ports
 
+pytestmark = pytest.mark.thorough
+
 
 def _fails(**settings: object) -> str:
     """Return what a node that cannot start says."""

@@ -5,9 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.support.promtool import DEPLOY, run_promtool
+
+pytestmark = pytest.mark.thorough
 
 
 def test_promtool_takes_the_rules_and_their_tests_pass() -> None:
