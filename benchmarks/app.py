@@ -3,8 +3,8 @@
 from fastapi import FastAPI
 
 from orchestrator.api import app
+from orchestrator.api.dependencies import ServicesDep
 from orchestrator.api.health import Alive
-from orchestrator.api.services import ServicesDep
 
 
 def create() -> FastAPI:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator import reasons
 from orchestrator.operations import metrics
 from tests.guards.table import GUARDS
-from tests.support import printed
+from tests.support import printed, state_tables
 from tests.support.documents import REPOSITORY
 
 Schema = Mapping[str, Any]
@@ -122,11 +123,49 @@ def guards() -> str:
     return "\n".join(["| guard | where | test |", "|---|---|---|", *(guard.row for guard in GUARDS)])
 
 
+#: By kind of a reason, the heading of its table.
+KINDS = {
+    "failure": "Sessions that failed",
+    "boot": "Agents that did not boot",
+    "death": "Agents whose process ended",
+    "end": "Sessions that ended as they should",
+    "leave": "Agents that left, or were told to",
+}
+
+
+def remedies() -> str:
+    """Return every reason, what it says and what to do about it."""
+    lines: list[str] = []
+    for kind, heading in KINDS.items():
+        lines += ["", f"### {heading}", "", "| code | means | what to do |", "|---|---|---|"]
+        found = (row for row in reasons.table().reasons.values() if row.kind == kind)
+        lines += [f"| `{row.code}` | {_means(row)} | {_printed(row.remedy)} |" for row in found]
+    return "\n".join(lines[1:])
+
+
+def _means(row: reasons.Row) -> str:
+    return re.sub(r"\{\w+\}", "…", _cell(row.sentence or row.text or row.caller))
+
+
+def problems() -> str:
+    """Return every code of an error, and what to do about it."""
+    rows = [f"| `{code}` | {_printed(each.remedy)} |" for code, each in reasons.table().problems.items()]
+    return "\n".join(["| code | what to do |", "|---|---|", *rows])
+
+
+def _printed(remedy: str) -> str:
+    """Return a remedy as a document prints it: a command works from the root of the repository."""
+    return _cell(remedy.replace("`orchestrator ", "`.venv/bin/orchestrator "))
+
+
 #: By document and name of the part: what writes it.
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/api.md", "routes"): routes,
     ("docs/metrics.md", "metrics"): metrics.table,
+    ("docs/states.md", "rows"): state_tables.tables,
     ("docs/testing.md", "guards"): guards,
+    ("docs/troubleshooting.md", "reasons"): remedies,
+    ("docs/troubleshooting.md", "problems"): problems,
 }
 
 

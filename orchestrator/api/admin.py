@@ -1,16 +1,16 @@
-"""The admin routes: everything that is going on, the size of the pool, drain, reload, the breaker."""
+"""The admin routes: sessions and agents, the size of the pool, drain, reload, the breaker."""
 
 import secrets
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
+from orchestrator.api.dependencies import ServicesDep, administrator
 from orchestrator.api.gate import gated
 from orchestrator.api.health import describe_breaker
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import (
+from orchestrator.api.schemas.admin import (
     AgentInfo,
-    BreakerReply,
     NodeReply,
     NodesReply,
     ReloadReply,
@@ -18,9 +18,11 @@ from orchestrator.api.schemas import (
     ResizeRequest,
     SessionsReply,
 )
-from orchestrator.api.services import Services, ServicesDep, administrator
+from orchestrator.api.schemas.health import BreakerReply
+from orchestrator.api.services import Services
 from orchestrator.api.sessions import describe, moment
 from orchestrator.errors import HostUnavailable, NotFound
+from orchestrator.store import Node, Reading
 from orchestrator.store.keys import node_queue
 from orchestrator.task_queue import app as celery_app
 
@@ -28,18 +30,14 @@ router = APIRouter(prefix="/api", tags=["admin"], route_class=gated(administrato
 
 
 @router.get("/sessions", summary="List sessions and agents", response_model_exclude_none=True)
-async def sessions(parts: ServicesDep) -> SessionsReply:
+async def sessions(services: ServicesDep) -> SessionsReply:
     """Return the newest 200 kept sessions and every living agent."""
-    return SessionsReply(
-        sessions=[describe(session) for session in await parts.store.sessions()], agents=await living_agents(parts)
-    )
+    kept, reading = await services.store.sessions(), await services.store.reading()
+    return SessionsReply(sessions=[describe(session) for session in kept], agents=living_agents(reading))
 
 
-async def living_agents(parts: Services) -> list[AgentInfo]:
-    """Return every agent that has not exited."""
-    agents = await parts.store.agents()
-    health = await parts.store.health([agent.id for agent in agents])
-    now = await parts.store.now()
+def living_agents(reading: Reading) -> list[AgentInfo]:
+    """Return every agent that has not exited, as the API shows it."""
     return [
         AgentInfo(
             agent_id=agent.id,
@@ -47,21 +45,21 @@ async def living_agents(parts: Services) -> list[AgentInfo]:
             status=agent.state,
             node=agent.node,
             session_id=agent.session_id,
-            memory=int(found["memory_bytes"]) if found.get("memory_bytes") else None,
-            health=found.get("status"),
-            age=round(now - agent.created_at, 1),
+            memory=reading.health_checks[agent.id].memory_bytes,
+            health=reading.health_checks[agent.id].status,
+            age=round(reading.now - agent.created_at, 1),
             created_at=moment(agent.created_at),
         )
-        for agent, found in zip(agents, health, strict=True)
+        for agent in reading.agents
     ]
 
 
 @router.post("/pool/resize", summary="Resize the pool")
-async def resize(body: ResizeRequest, parts: ServicesDep) -> ResizeReply:
-    """Keep `size` warm agents from now on. Grows and shrinks at once; an agent in a session is never touched."""
-    before = await parts.store.counts()
-    await parts.store.set_target(body.size)
-    await parts.publish(celery_app.REFILL, expires=25)
+async def resize(body: ResizeRequest, services: ServicesDep) -> ResizeReply:
+    """Keep `size` warm agents from now on. The pool grows or shrinks at once; no agent in a session is stopped."""
+    before = await services.store.counts()
+    await services.store.set_target(body.size)
+    await services.publish(celery_app.REFILL, expires=25)
     message = f"The pool goes from {before['pool']} to {body.size}."
     return ResizeReply(target=body.size, pool=before["pool"], message=message)
 
@@ -71,96 +69,94 @@ ReloadPath = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$", examples=["7f3a9d8b7
 
 
 @router.get("/nodes", summary="List the nodes")
-async def nodes(parts: ServicesDep) -> NodesReply:
+async def nodes(services: ServicesDep) -> NodesReply:
     """Return every node that shares this Redis, and what runs on it."""
-    draining = await parts.store.draining()
-    living = await parts.store.nodes()
-    return NodesReply(nodes=[await _described(parts, node, living[node], node in draining) for node in living])
+    reading = await services.store.reading()
+    return NodesReply(nodes=[_describe(node, reading.now) for node in reading.nodes.values()])
 
 
-async def describe_node(parts: Services, node: str) -> NodeReply:
+async def describe_node(services: Services, node_id: str) -> NodeReply:
     """Return what is known of a node. Raises `NotFound`."""
-    fields, draining = (await parts.store.nodes()).get(node, {}), node in await parts.store.draining()
-    if not fields and not draining:
-        raise NotFound(f"There is no node {node}.")
-    return await _described(parts, node, fields, draining)
+    reading = await services.store.reading()
+    node = reading.node(node_id)
+    if not node.alive and not node.draining:
+        raise NotFound(f"There is no node {node_id}.")
+    return _describe(node, reading.now)
 
 
-async def _described(parts: Services, node: str, fields: dict[str, str], draining: bool) -> NodeReply:
-    sessions, agents = await parts.store.node_left(node)
-    warm, _ = await parts.store.placed(node)
+def _describe(node: Node, now: float) -> NodeReply:
     return NodeReply(
-        node=node,
-        draining=draining,
-        sessions=sessions,
-        agents=agents,
-        warm=warm,
-        most=int(fields.get("sessions", 0)) or None,
-        host=fields.get("host") == "1",
-        short=await parts.store.shortage(node),
-        version=fields.get("version"),
-        heard=round(max(0.0, await parts.store.now() - float(fields["lastBeat"])), 1) if "lastBeat" in fields else None,
+        node=node.id,
+        draining=node.draining,
+        sessions=node.busy + node.closing,
+        agents=node.agents,
+        warm=node.warm,
+        most=node.max_sessions or None,
+        host=node.host,
+        short=node.short,
+        version=node.version,
+        heard=None if node.last_beat is None else round(max(0.0, now - node.last_beat), 1),
     )
 
 
-@router.get("/nodes/{node}", summary="Look at a node")
-async def look_at_node(node: NodePath, parts: ServicesDep) -> NodeReply:
+@router.get("/nodes/{node}", summary="Get a node")
+async def get_node(node: NodePath, services: ServicesDep) -> NodeReply:
     """Return how many sessions and agents are left on a node, and whether it drains."""
-    return await describe_node(parts, node)
+    return await describe_node(services, node)
 
 
 @router.post("/nodes/{node}/drain", summary="Drain a node")
 async def drain(
     node: NodePath,
-    parts: ServicesDep,
+    services: ServicesDep,
     seconds: Annotated[float | None, Query(ge=0, description="Fewer seconds than `DRAIN_SECONDS`.")] = None,
 ) -> NodeReply:
     """Take a node out of service: its warm agents leave at once. Calls that are not over after `DRAIN_SECONDS` go on
     with agents of another node; where there is none, they end.
 
-    Asked again with fewer `seconds`, it is over sooner. It takes sessions again by `undrain`, or when it is started
-    anew.
+    A second request with fewer `seconds` shortens the drain. `undrain` or a restart puts the node in service again.
     """
-    if node not in await parts.store.nodes():
+    if node not in await services.store.nodes():
         raise NotFound(f"There is no node {node}.")
-    longest = parts.settings.drain_seconds
-    await parts.store.drain_node(node, longest if seconds is None else min(seconds, longest))
-    return await describe_node(parts, node)
+    longest = services.settings.drain_seconds
+    await services.store.drain_node(node, longest if seconds is None else min(seconds, longest))
+    return await describe_node(services, node)
 
 
 @router.post("/nodes/{node}/undrain", summary="Put a node in service again")
-async def undrain(node: NodePath, parts: ServicesDep) -> NodeReply:
-    """Let a node that was drained take sessions again. Its calls are no longer ended for the drain; an agent that has
-    begun to say goodbye to its user still goes."""
-    if node not in await parts.store.nodes():
+async def undrain(node: NodePath, services: ServicesDep) -> NodeReply:
+    """Let a node that was drained take sessions again. Its calls are no longer ended because of the drain; an agent
+    that has begun its goodbye still leaves."""
+    if node not in await services.store.nodes():
         raise NotFound(f"There is no node {node}.")
-    await parts.store.undrain_node(node)
-    await parts.publish(celery_app.REFILL, expires=25)
-    return await describe_node(parts, node)
+    await services.store.undrain_node(node)
+    await services.publish(celery_app.REFILL, expires=25)
+    return await describe_node(services, node)
 
 
 @router.post("/agents/reload", summary="Bring new agent code live")
-async def reload(parts: ServicesDep) -> ReloadReply:
-    """Have every node load the agents' code anew and replace its warm agents. Calls go on as they began."""
-    nodes = await parts.store.nodes()
+async def reload(services: ServicesDep) -> ReloadReply:
+    """Have every node reload the agents' code and replace its warm agents. Calls go on with the code that they began
+    with."""
+    nodes = await services.store.nodes()
     if not nodes:
-        raise HostUnavailable("No node lives that could load agent code.", retry_after=5)
+        raise HostUnavailable("No live node could load agent code.", retry_after=5)
     reload_id = secrets.token_hex(8)
     for node in nodes:
-        await parts.store.note_reload(reload_id, node, "waiting")
-        await parts.publish(celery_app.RELOAD, reload_id, queue=node_queue(node), expires=120)
-    return await reload_state(reload_id, parts)
+        await services.store.note_reload(reload_id, node, "waiting")
+        await services.publish(celery_app.RELOAD, reload_id, queue=node_queue(node), expires=120)
+    return await reload_state(reload_id, services)
 
 
-@router.get("/agents/reload/{reload_id}", summary="How a reload goes")
-async def reload_state(reload_id: ReloadPath, parts: ServicesDep) -> ReloadReply:
-    """Return how far each node is. It is done when every node is and no warm agent runs older code."""
-    told = await parts.store.reload(reload_id)
-    if not told:
+@router.get("/agents/reload/{reload_id}", summary="Get the progress of a reload")
+async def reload_state(reload_id: ReloadPath, services: ServicesDep) -> ReloadReply:
+    """Return the progress of each node. A reload is done when every node is and no warm agent runs older code."""
+    progress = await services.store.reload(reload_id)
+    if not progress:
         raise NotFound("There is no such reload, or it was begun more than an hour ago.")
     # A node that has gone meanwhile has nothing to load.
-    states = {node: told[node] for node in await parts.store.nodes() if node in told}
-    stale = (await parts.store.counts())["stale"]
+    states = {node: progress[node] for node in await services.store.nodes() if node in progress}
+    stale = (await services.store.counts())["stale"]
     failed = [f"{node}: {state}" for node, state in states.items() if state.startswith("failed")]
     done = bool(states) and not failed and not stale and all(state == "done" for state in states.values())
     message = "New agent code is live." if done else "; ".join(failed) or "The agents' code is being loaded."
@@ -168,7 +164,7 @@ async def reload_state(reload_id: ReloadPath, parts: ServicesDep) -> ReloadReply
 
 
 @router.post("/breaker/close", summary="Close the circuit breaker")
-async def close_breaker(parts: ServicesDep) -> BreakerReply:
-    """Try to boot agents again at once, after what kept them from booting is mended."""
-    await parts.store.close_breaker()
-    return await describe_breaker(parts)
+async def close_breaker(services: ServicesDep) -> BreakerReply:
+    """Try to boot agents again at once, after the cause of the failures is fixed."""
+    await services.store.close_breaker()
+    return describe_breaker(await services.store.breaker())

@@ -26,8 +26,8 @@ from orchestrator.api import (
 )
 from orchestrator.api.below import Below
 from orchestrator.api.dispatch import dispatching
+from orchestrator.api.lifecycle import serving
 from orchestrator.api.request_log import RequestLog
-from orchestrator.api.services import serving
 from orchestrator.logs import configure_logging
 from orchestrator.settings import WEBHOOK_PATH, Settings
 
@@ -37,24 +37,24 @@ BODY_BYTES = 65_536
 
 
 def allowed_pages(settings: Settings) -> dict[str, Any]:
-    """Return which pages of other origins may call the api. They send a header and no cookie, so * is safe too."""
+    """Return which pages of other origins may call the api. Even * is safe: callers send a header, not a cookie."""
     local = None if settings.origins or settings.keys or settings.open_access else _LOOPBACK_PAGES
     return {
         "allow_origins": settings.origins,
         "allow_origin_regex": local,
         "allow_methods": ["GET", "POST"],
-        # The starters of LiveKit send x-sandbox-id; a preflight that does not allow it makes the call impossible.
+        # LiveKit's starters send x-sandbox-id; without it in the preflight's answer they cannot call.
         "allow_headers": ["*"],
         "expose_headers": ["Retry-After", "RateLimit", "RateLimit-Policy", "X-Request-Id"],
     }
 
 
-#: What needs no credentials: platforms ask whether it lives, LiveKit signs what it sends, pages need words before a key.
+#: What needs no credentials: platforms ask for its health, LiveKit signs what it sends, pages need words before a key.
 PUBLIC = frozenset({"/livez", "/readyz", "/api/reasons", WEBHOOK_PATH})
 
 
 def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """Return FastAPI's own `openapi`, which in addition says which routes need which secret."""
+    """Return FastAPI's own `openapi` with the secret that each route needs."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -68,8 +68,9 @@ def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
             for path, methods in schema["paths"].items():
                 for route in methods.values():
                     if path not in PUBLIC:
-                        route["security"] = [{"admin" if "admin" in route.get("tags", ()) else "key": []}]
-                    route["responses"].pop("422", None)  # FastAPI's own shape of it, which is never sent
+                        secret = "admin" if "admin" in route.get("tags", ()) else "key"
+                        route.setdefault("security", [{secret: []}])
+                    route["responses"].pop("422", None)  # FastAPI's own shape, which is never sent
                     for status, response in route["responses"].items():
                         if status in problems.PROBLEM_RESPONSES:
                             response["content"] = problems.CONTENT
@@ -94,17 +95,17 @@ def create(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="Voice-agent orchestrator",
         version=__version__,
-        description="Press Talk, and an agent that is already running answers.",
+        description="A user presses Talk, and an agent that is already running answers.",
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's own load foreign scripts, and what is of this origin can read the admin token
+        docs_url=None,  # FastAPI's pages load foreign scripts, which could read the admin token of this origin
         redoc_url=None,
-        # A redirect would name the host by the caller's word for it, and http where a proxy has TLS.
+        # A redirect would use the Host header as it was sent, and http where a proxy has TLS.
         redirect_slashes=False,
     )
     app.state.over_limit = {}
     problems.install(app)
     app.add_middleware(problems.BodyLimit, limit=BODY_BYTES, larger={WEBHOOK_PATH: webhook.BODY_BYTES})
-    # Around everything that may refuse: a page must be able to read what went wrong.
+    # Outside everything that may refuse a request, so that a page can read the error.
     app.add_middleware(CORSMiddleware, **allowed_pages(found))
     if found.root_path:
         app.add_middleware(Below, root=found.root_path)

@@ -1,18 +1,17 @@
-"""Answers as callers get them: what is the operator's is left out, or told in fixed sentences (caller_words.py).
+"""Answers as callers get them: without what only the operator may see, or with fixed sentences (caller_words.py).
 
-What callers get is named here, field by field, so that a new field stays the operator's until somebody decides.
+The fields that callers get are listed here one by one, so that a new field is the operator's until it is added.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from orchestrator.api import caller_words
-from orchestrator.api.schemas import BreakerReply, Event, HealthReply, SessionReply
+from orchestrator.api.schemas.health import BreakerReply, HealthReply, NodeBrief
+from orchestrator.api.schemas.sessions import Event, SessionReply
 
 #: What belongs to an event, its reason and its cause aside.
 _EVENT = frozenset({"id", "at", "state", "phase", "position", "agentId", "event"})
-#: What is told of a node.
-_NODE = frozenset({"host", "draining", "lastBeat"})
 
 
 def event(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def session(reply: SessionReply) -> SessionReply:
 
 
 def health(reply: HealthReply) -> HealthReply:
-    """Return what callers get of a node's health: counts, and that something is wrong, not why."""
+    """Return a node's health as callers get it: counts, and that something is wrong, but not why."""
     return HealthReply(
         status=reply.status,
         version=reply.version,
@@ -56,8 +55,8 @@ def health(reply: HealthReply) -> HealthReply:
             state=reply.breaker.state, failures=reply.breaker.failures, retry_in=reply.breaker.retry_in
         ),
         nodes={
-            name: {field: value for field, value in fields.items() if field in _NODE}
-            for name, fields in reply.nodes.items()
+            name: NodeBrief(host=node.host, draining=node.draining, last_beat=node.last_beat)
+            for name, node in reply.nodes.items()
         },
         doors={},
         stats=reply.stats,
@@ -66,14 +65,14 @@ def health(reply: HealthReply) -> HealthReply:
 
 
 def _warnings(reply: HealthReply) -> Iterator[str]:
-    """Yield the codes of what is wrong, by what is told of it: the operator's own words are not looked at."""
+    """Yield the codes of what is wrong, from the typed fields; the operator's warnings are not parsed."""
     found = {
         "store_unavailable": not reply.redis["ok"],
         "livekit_unavailable": not reply.livekit["ok"],
         "agents_do_not_boot": reply.breaker.state != "closed",
         "no_nodes": not reply.nodes,
-        "host_unavailable": any(fields.get("host") != "1" for fields in reply.nodes.values()),
-        "draining": any("draining" in fields for fields in reply.nodes.values()),
+        "host_unavailable": any(not node.host for node in reply.nodes.values()),
+        "draining": any(node.draining for node in reply.nodes.values()),
     }
     yield from (code for code, wrong in found.items() if wrong)
     if reply.warnings and not any(found.values()):

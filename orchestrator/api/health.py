@@ -1,27 +1,32 @@
 """Health: for people (`/api/health`), for restarts (`/livez`), for load balancers (`/readyz`)."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 from fastapi import APIRouter, Request
 
 from orchestrator import __version__
 from orchestrator.api import caller_view, redis_memory
 from orchestrator.api.access import Role
+from orchestrator.api.dependencies import ServicesDep
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import BreakerReply, HealthReply, Reply, example
-from orchestrator.api.services import Services, ServicesDep
+from orchestrator.api.schemas.base import Reply, example
+from orchestrator.api.schemas.health import BreakerReply, HealthReply, NodeHealth, RegistrationReply
+from orchestrator.api.services import Services
 from orchestrator.errors import Draining, HostUnavailable, NotSetUp, NotWarm, StoreUnavailable
 from orchestrator.machine.memory import limit_bytes
 from orchestrator.operations import kill_window, reach, restarts, sharing, sizing
+from orchestrator.store import Breaker, Node, Reading, Registration
+from orchestrator.store.keys import CELERY_QUEUE
+from orchestrator.store.refusals import RETRY_SECONDS as REFUSED_SECONDS
 from orchestrator.task_queue.app import WEDGED_SECONDS
 
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
 
-#: A door is opened again within seconds of LiveKit's return.
-DOOR_SECONDS = 10
-#: Calls in a row that lost a living agent, after which it is no accident; the store tells its alert then too.
+#: Seconds for which a lost registration with LiveKit is no trouble: it is made again soon after LiveKit's return.
+REGISTRATION_SECONDS = 10
+#: Calls in a row that lost a living agent, from which on it is a warning; the store sends its alert then too.
 FAILING_CALLS = 3
 
 
@@ -33,169 +38,158 @@ class Alive(Reply):
 
 @router.get("/livez", summary="Is the api alive?")
 async def livez() -> Alive:
-    """Answer as long as the api's event loop turns."""
+    """Answer as long as the api's event loop runs."""
     return Alive()
 
 
 @router.get("/readyz", summary="Can this node serve a start?")
-async def readyz(parts: ServicesDep) -> Alive:
+async def readyz(services: ServicesDep) -> Alive:
     """Answer 200 when a start would be served: Redis takes writes, a node with a host lives and has set the store up,
     and this one does not drain and has had a warm agent of its own: agents that do not boot never replace those that
     do."""
-    await parts.store.take_write()
-    if parts.settings.node_id in await parts.store.draining():
-        raise Draining(retry_after=parts.settings.drain_seconds + 5)
-    if not any(node.get("host") == "1" for node in (await parts.store.nodes()).values()):
+    reading = await services.store.reading()
+    if reading.server.refusal:
+        raise StoreUnavailable(reading.server.refusal, retry_after=REFUSED_SECONDS)
+    node = reading.node(services.settings.node_id)
+    if node.draining:
+        raise Draining(retry_after=services.settings.drain_seconds + 5)
+    if not any(each.host for each in reading.nodes.values()):
         raise HostUnavailable("No node with an agent host and a Celery worker lives.", retry_after=5)
-    if not await parts.store.configured():
+    if not reading.configured:
         raise NotSetUp(retry_after=2)
-    if not parts.proven:
-        await _prove(parts)
+    if not services.proven and not (node.warm or node.busy) and reading.target and not node.short:
+        cause = f" ({reading.boot_error})" if reading.boot_error else ""
+        raise NotWarm(f"No agent of node {node.id} is warm yet{cause}.", retry_after=2)
+    services.proven = True
     return Alive()
 
 
-async def _prove(parts: Services) -> None:
-    """Raise `NotWarm` until this node's agents have shown that they boot, or cannot be asked to."""
-    node = parts.settings.node_id
-    if not any(await parts.store.placed(node)):
-        target = (await parts.store.counts())["target"]
-        short = await parts.store.shortage(node)
-        if target and not short:
-            cause = await parts.store.boot_error()
-            raise NotWarm(f"No agent of node {node} is warm yet{f' ({cause})' if cause else ''}.", retry_after=2)
-    parts.proven = True
-
-
-@router.get("/api/health", summary="What the node knows of itself")
-async def health(request: Request, parts: ServicesDep) -> HealthReply:
-    """Return counts, latencies and what is not as it should be: why, and where, is told to the operator."""
-    caller = parts.access.starter(request)
+@router.get("/api/health", summary="Get the health of the node")
+async def health(request: Request, services: ServicesDep) -> HealthReply:
+    """Return counts, latencies and warnings. Only the operator gets the reasons and the nodes concerned."""
+    caller = services.access.starter(request)
     try:
-        found = await describe_health(parts)
-        return found if caller.role is Role.ADMIN else caller_view.health(found)
+        reply = describe_health(services, await services.store.reading())
+        return reply if caller.role is Role.ADMIN else caller_view.health(reply)
     except StoreUnavailable as failure:
-        # Of what stands in Redis nothing can be told; of this node's programs it can.
-        told = "; ".join([failure.detail, *restarts.troubles(parts.settings.run_dir)])
-        raise StoreUnavailable(told, retry_after=failure.retry_after) from failure
+        # What is in Redis is unknown now; how this node's programs are doing is not.
+        detail = "; ".join([failure.detail, *restarts.troubles(services.settings.run_dir)])
+        raise StoreUnavailable(detail, retry_after=failure.retry_after) from failure
 
 
-async def describe_health(parts: Services) -> HealthReply:
-    """Return what the node knows of itself, for whoever may know it."""
-    latency = await parts.store.ping()
-    refusal = await parts.store.refusal()
-    counts = await parts.store.counts()
-    nodes = await parts.store.nodes()
-    stats = {name: float(value) for name, value in (await parts.store.pool_stats()).items()}
-    queued = counts.pop("celery")
-    draining = await parts.store.draining()
-    trouble = await parts.store.livekit_trouble()
-    doors = await parts.store.doors()
-    breaker = await describe_breaker(parts)
-    warnings = [f"no call can start, and none is recorded: {refusal}"] if refusal else []
-    warnings += restarts.troubles(parts.settings.run_dir)
-    warnings += _nodes_troubles(nodes, draining, parts.settings.node_id)
-    if counts["target"] and not counts["pool"] and not counts["booting"]:
-        warnings.append("the pool is empty and nothing is booting")
-    warnings += [warning async for warning in _agents_troubles(parts, breaker)]
-    if trouble:
-        warnings.append(f"starts are refused: {trouble}")
-    now = await parts.store.now()
-    warnings += [warning for door in doors.values() if (warning := _door_trouble(door, now))]
-    warnings += redis_memory.warnings(
-        await parts.store.memory_use(), limit_bytes() if os.environ.get("EMBEDDED_VALKEY") == "true" else None
-    )
-    warnings += _settings_troubles(parts)
-    if queued > 20:
-        warnings.append(f"{queued} Celery tasks are waiting")
-    for name in draining & nodes.keys():
-        nodes[name]["draining"] = "1"
+def describe_health(services: Services, reading: Reading) -> HealthReply:
+    """Return the health of the node and of what it shares with others, as the operator may see it."""
+    warnings = list(_warnings(services, reading))
+    refusal, trouble = reading.server.refusal, reading.livekit_trouble
     return HealthReply(
         status="degraded" if warnings else "ok",
         version=__version__,
-        access="open" if parts.access.open else "keys",
-        sessions=counts | {"max": (await parts.store.capacity(parts.settings.node_id)).most},
-        redis={"ok": refusal is None, "latencyMs": round(latency * 1000, 2)}
+        access="open" if services.access.open else "keys",
+        sessions=reading.counts | {"max": reading.max_sessions or 0},
+        redis={"ok": refusal is None, "latencyMs": round(reading.server.latency * 1000, 2)}
         | ({"trouble": refusal} if refusal else {}),
-        celery={"queue": queued},
+        celery={"queue": reading.queues[CELERY_QUEUE]},
         livekit={"ok": trouble is None} | ({"trouble": trouble} if trouble else {}),
-        breaker=breaker,
-        sizing=await parts.store.sizing(),
-        nodes=nodes,
-        doors=doors,
-        stats=stats,
+        breaker=describe_breaker(reading.breaker),
+        sizing=reading.sizing,
+        nodes={name: NodeHealth.model_validate(node) for name, node in reading.nodes.items()},
+        doors={name: RegistrationReply.model_validate(each) for name, each in reading.registrations.items()},
+        stats=dict(reading.stats),
         warnings=warnings,
     )
 
 
-def _nodes_troubles(nodes: dict[str, dict[str, str]], draining: set[str], own_id: str) -> Iterator[str]:
-    """Yield what is not as it should be with the nodes, and between those that share the Redis."""
-    if not nodes:
-        yield "no Celery worker has reported within 10 s: misses and refills wait"
-    if own := nodes.get(own_id):
-        own.pop("restarted", None)  # this node tells it itself, also while its Celery worker is what is restarted
-    for name, fields in nodes.items():
-        yield from _node_troubles(name, fields, name in draining)
-    yield from sharing.troubles(nodes)
+def _warnings(services: Services, reading: Reading) -> Iterator[str]:
+    """Yield all warnings."""
+    if reading.server.refusal:
+        yield f"no call can start, and none is recorded: {reading.server.refusal}"
+    yield from restarts.troubles(services.settings.run_dir)
+    yield from _nodes_troubles(reading, services.settings.node_id)
+    if reading.target and not reading.counts["pool"] and not reading.counts["booting"]:
+        yield "the pool is empty and nothing is booting"
+    yield from _agents_troubles(reading)
+    if reading.livekit_trouble:
+        yield f"starts are refused: {reading.livekit_trouble}"
+    for registration in reading.registrations.values():
+        if warning := _registration_trouble(registration, reading.now):
+            yield warning
+    embedded = os.environ.get("EMBEDDED_VALKEY") == "true"
+    yield from redis_memory.warnings(reading.server.memory, limit_bytes() if embedded else None)
+    yield from _settings_troubles(services)
+    if (queued := reading.queues[CELERY_QUEUE]) > 20:
+        yield f"{queued} Celery tasks are waiting"
 
 
-async def _agents_troubles(parts: Services, breaker: BreakerReply) -> AsyncIterator[str]:
-    """Yield why agents are not started, do not boot, or do not serve."""
-    if shortage := await parts.store.memory_shortage():
-        yield f"no agent is started, and a start that finds no warm one waits in line: {shortage}"
-    cause, agent_id = await parts.store.failed_boot()
-    if cause:
-        yield f"the last agent did not boot: {cause}" + (f"; see: orchestrator logs {agent_id}" if agent_id else "")
+def _nodes_troubles(reading: Reading, own_id: str) -> Iterator[str]:
+    """Yield the warnings about each node, and about the differences between them."""
+    if not reading.nodes:
+        yield "no Celery worker has reported for 10 s: cold starts and pool refills are stalled"
+    for node in reading.nodes.values():
+        yield from _node_troubles(node, own=node.id == own_id)
+    yield from sharing.troubles(reading.nodes)
+
+
+def _agents_troubles(reading: Reading) -> Iterator[str]:
+    """Yield the warnings about agents that are not started, do not boot, or fail in calls."""
+    breaker = reading.breaker
+    if reading.memory_shortage:
+        yield f"no agent is started, and a start that finds no warm one waits in line: {reading.memory_shortage}"
+    if reading.boot_error:
+        log = f"; see: orchestrator logs {reading.boot_error_agent}" if reading.boot_error_agent else ""
+        yield f"the last agent did not boot: {reading.boot_error}{log}"
     if breaker.state != "closed":
         yield (
             f"the breaker is {breaker.state} after {breaker.failures} failed boots; the next attempt is in "
-            f"{breaker.retry_in:.0f} s, or at once by: orchestrator breaker --close"
+            f"{breaker.retry_seconds:.0f} s, or at once by: orchestrator breaker --close"
         )
-    failing, cause = await parts.store.failing_calls()
-    if failing >= FAILING_CALLS:
-        yield f"agents live and serve no more, in the last {failing} calls in a row: {cause}"
+    if reading.failing_calls >= FAILING_CALLS:
+        yield (
+            f"agents live and serve no more, in the last {reading.failing_calls} calls in a row: "
+            f"{reading.failing_cause}"
+        )
 
 
-def _settings_troubles(parts: Services) -> Iterator[str]:
-    """Yield where this node's settings do not fit its machine or its surroundings."""
-    if not parts.settings.redis.verify:
+def _settings_troubles(services: Services) -> Iterator[str]:
+    """Yield the warnings about settings that do not fit this node's machine or its environment."""
+    if not services.settings.redis.verify:
         yield sharing.UNVERIFIED
-    yield from reach.troubles(parts.settings, os.environ)
-    if kill := kill_window.warning(parts.settings, os.environ):
+    yield from reach.troubles(services.settings, os.environ)
+    if kill := kill_window.warning(services.settings, os.environ):
         yield kill
-    if tight := sizing.warning(parts.settings, limit_bytes()):
+    if tight := sizing.warning(services.settings, limit_bytes()):
         yield tight
 
 
-def _node_troubles(name: str, fields: dict[str, str], draining: bool) -> Iterator[str]:
-    """Yield what is not as it should be with a node."""
-    if fields.get("twin") == "1":
-        yield f"two nodes call themselves {name}: give each a NODE_ID of its own"
-    if fields.get("host") != "1":
-        yield f"node {name} has no agent host"
-    if warning := fields.get("hostWarning"):
-        yield f"the agent host of node {name}: {warning}"
-    if draining:
-        yield f"node {name} drains"
-    if restarted := fields.get("restarted"):
-        yield f"node {name}: {restarted}"
-    if int(fields.get("canaryAge", 0)) > WEDGED_SECONDS:
-        yield f"the Celery worker of node {name} has consumed nothing for {fields['canaryAge']} s"
+def _node_troubles(node: Node, *, own: bool) -> Iterator[str]:
+    """Yield the warnings about one node."""
+    if node.twin:
+        yield f"two nodes call themselves {node.id}: give each a NODE_ID of its own"
+    if not node.host:
+        yield f"node {node.id} has no agent host"
+    if node.host_warning:
+        yield f"the agent host of node {node.id}: {node.host_warning}"
+    if node.draining:
+        yield f"node {node.id} drains"
+    # This node reads its own restarts from its disk, also while its Celery worker is what is restarted.
+    if node.restarted and not own:
+        yield f"node {node.id}: {node.restarted}"
+    if node.canary_age > WEDGED_SECONDS:
+        yield f"the Celery worker of node {node.id} has consumed nothing for {node.canary_age} s"
 
 
-def _door_trouble(door: dict[str, str], now: float) -> str | None:
-    """Return why LiveKit cannot ask a node for an agent, when that has lasted; None when it can."""
-    away = now - int(door["since"])
-    if door["registered"] == "1" or away <= DOOR_SECONDS:
+def _registration_trouble(registration: Registration, now: float) -> str | None:
+    """Return why LiveKit cannot dispatch to a node, once that has lasted; None when it can."""
+    away = now - registration.since
+    if registration.registered or away <= REGISTRATION_SECONDS:
         return None
     return (
-        f"node {door['node']} has not been registered with LiveKit for {away:.0f} s, and gets no dispatch of "
-        f"{door['agentName']}: {door['error'] or 'it has not tried yet'}"
+        f"node {registration.node} has not been registered with LiveKit for {away:.0f} s, and gets no dispatch of "
+        f"{registration.agent_name}: {registration.error or 'it has not tried yet'}"
     )
 
 
-async def describe_breaker(parts: Services) -> BreakerReply:
+def describe_breaker(breaker: Breaker) -> BreakerReply:
     """Return how boots go, as the API shows it."""
-    breaker = await parts.store.breaker()
     return BreakerReply(
         state=breaker.state,
         failures=breaker.failures,

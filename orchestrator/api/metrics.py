@@ -5,8 +5,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 
+from orchestrator.api.dependencies import ServicesDep
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.services import ServicesDep
 from orchestrator.operations.metrics import Exposition
 
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
@@ -23,11 +23,11 @@ _TEXT: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response, responses=_TEXT)
-async def metrics(request: Request, parts: ServicesDep) -> Response:
-    """Return everything that is measured, in Prometheus's text format or in OpenMetrics'.
+async def metrics(request: Request, services: ServicesDep) -> Response:
+    """Return all metrics, in Prometheus's text format or in OpenMetrics.
 
     Unless the api is open, it needs an api key or the admin token.
     """
-    parts.access.starter(request)
+    services.access.starter(request)
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(Exposition(await parts.store.reading())), headers={"Content-Type": content_type})
+    return Response(encode(Exposition(await services.store.reading())), headers={"Content-Type": content_type})

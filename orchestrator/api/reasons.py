@@ -6,9 +6,9 @@ from pydantic.alias_generators import to_camel
 
 from orchestrator import reasons
 from orchestrator.api.access import Role
+from orchestrator.api.dependencies import ServicesDep
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import Reply, example
-from orchestrator.api.services import ServicesDep
+from orchestrator.api.schemas.base import Reply, example
 from orchestrator.errors import Unauthorized
 
 router = APIRouter(prefix="/api", tags=["reasons"], responses=PROBLEM_RESPONSES)
@@ -53,13 +53,13 @@ class ReasonsReply(Reply):
 
 
 @router.get("/reasons", summary="Words for every code", response_model_exclude_none=True)
-async def words(request: Request, parts: ServicesDep) -> ReasonsReply:
+async def words(request: Request, services: ServicesDep) -> ReasonsReply:
     """Return the words for each code that is answered: callers' words for everybody, all of them for the operator.
 
     It needs no key, and changes with the release alone.
     """
     try:
-        role = parts.access.caller(request).role
+        role = services.access.caller(request).role
     except Unauthorized:
         role = Role.ANYBODY
     return for_operators() if role is Role.ADMIN else for_callers()
@@ -87,8 +87,8 @@ def for_operators() -> ReasonsReply:
 
 
 def _words(row: reasons.Row | reasons.Problem) -> Words:
-    is_reason = isinstance(row, reasons.Row)
+    reason = row if isinstance(row, reasons.Row) else None
     return Words(
-        kind=row.kind if is_reason else None, caller=row.caller or None, title=row.title or None, page=row.page or None,
-        retryable=row.retry, retry_after=row.retry_after if is_reason else None,
+        kind=reason and reason.kind, caller=row.caller or None, title=row.title or None, page=row.page or None,
+        retryable=row.retry, retry_after=reason and reason.retry_after,
     )  # fmt: skip

@@ -1,20 +1,28 @@
-"""The session routes: start, look, stop, logs, token."""
+"""The session routes: start, get, stop, logs."""
 
 import asyncio
 import time
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
-from fastapi import Request as HttpRequest
+from fastapi import APIRouter, Query, Request, Response
 
 from orchestrator.api import caller_view
 from orchestrator.api.access import Caller, Role
 from orchestrator.api.addresses import client_address
+from orchestrator.api.dependencies import (
+    CallerDep,
+    ServicesDep,
+    SessionDep,
+    any_caller,
+    services_of,
+    start_caller,
+    visible_session,
+)
 from orchestrator.api.gate import Limit, gated, idempotency_key
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import (
-    WAITING,
+from orchestrator.api.schemas.base import WAITING, in_words
+from orchestrator.api.schemas.sessions import (
     AgentRecord,
     Event,
     LogsReply,
@@ -23,27 +31,26 @@ from orchestrator.api.schemas import (
     StartRequest,
     StopReply,
     StopRequest,
-    in_words,
 )
-from orchestrator.api.services import CallerDep, Services, ServicesDep, SessionDep, services, shown, starter, visible
+from orchestrator.api.services import Services
 from orchestrator.errors import Forbidden, NotFound, Unauthorized, UserHasSession
 from orchestrator.logs import note
 from orchestrator.models import Agent, Session
-from orchestrator.pool.assignment import Request, Started
+from orchestrator.pool.assignment import SessionRequest, Started
 from orchestrator.states import SessionState
 from orchestrator.store import Store
 
-#: Seconds for which the repetition of a request waits for the answer to the first one.
+#: Seconds for which a repeated request waits for the answer to the first one.
 FIRST_ANSWER_SECONDS = 2.0
-#: Log lines that stand in a session's record.
+#: Log lines in the answer about a session that is over.
 LAST_LINES = 20
 
-router = APIRouter(prefix="/api", tags=["sessions"], route_class=gated(shown), responses=PROBLEM_RESPONSES)
-#: A start is about no session: a client secret opens it no more than nothing does.
+router = APIRouter(prefix="/api", tags=["sessions"], route_class=gated(any_caller), responses=PROBLEM_RESPONSES)
+#: A start is about no existing session, so a client secret does not authorize it.
 starting = APIRouter(
     prefix="/api",
     tags=["sessions"],
-    route_class=gated(starter, Limit("rate", lambda settings: settings.rate)),
+    route_class=gated(start_caller, Limit("rate", lambda settings: settings.rate)),
     responses=PROBLEM_RESPONSES,
 )
 
@@ -66,33 +73,34 @@ _WAITING_EXAMPLE = {
         }
     },
 )
-async def start(body: StartRequest, request: HttpRequest) -> Response:
-    """Take a warm agent for a user, or have one started, or wait in line. A user with a live session gets that again.
+async def start(body: StartRequest, request: Request) -> Response:
+    """Take a warm agent for a user, or have one started, or queue the session. A user's live session is returned
+    again.
 
-    With an `Idempotency-Key` header, the same request sent again gets the same answer.
+    With an `Idempotency-Key` header, a repeated request gets the same answer.
 
-    Without API_KEYS anybody may name any user: whoever asks for a session that is live already must show its
-    `clientSecret` as `Authorization: Bearer`, or is answered 409 `user_has_session`.
+    Without API_KEYS any caller may name any user. So a caller who asks for a session that is already live must send its
+    `clientSecret` as `Authorization: Bearer`, or gets 409 `user_has_session`.
     """
-    # Called and not declared, and answered ready-made: a caller waits here, and each costs FastAPI 30 µs or more.
-    begun, parts = time.perf_counter(), services(request)
+    # No dependencies and a finished response: a caller waits here, and each costs FastAPI 30 µs or more.
+    begun, services = time.perf_counter(), services_of(request)
     caller: Caller = request.state.caller
-    address = client_address(request, parts.settings.trusted_proxy)
-    # A backend starts calls for many users from one address; how many, it decides.
+    address = client_address(request, services.settings.trusted_proxy)
+    # A backend starts calls for many users from one address, so it has no limit by address.
     trusted = caller.role is not Role.ANYBODY
     key = idempotency_key(request, trusted=trusted)
-    started = await parts.assigner.start(
-        Request(
+    started = await services.assigner.start(
+        SessionRequest(
             body.user_id, body.metadata, address.narrow, address.wide, key, trusted, affinity=body.affinity == "node"
         )
     )
-    if started.existing:  # and anybody could have named its user
-        started = await _theirs(parts, caller, body.user_id, started)
+    if started.existing:  # and any caller could have named its user
+        started = await _own_session(services, caller, body.user_id, started)
     note(session_id=started.session_id)
-    secret = parts.access.client_secret(started.session_id)
-    if started.repeated and (answer := await _first_answer(parts, key, secret)):
+    secret = services.access.client_secret(started.session_id)
+    if started.repeated and (answer := await _first_answer(services, key, secret)):
         return answer
-    await parts.queue_for(started, key)
+    await services.queue_for(started, key)
     reply = StartReply(
         session_id=started.session_id,
         status=started.status,
@@ -107,30 +115,30 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
     content = reply.model_dump_json(by_alias=True, exclude_none=True, exclude={"client_secret"})
     status = 202 if started.status in {SessionState.STARTING, SessionState.QUEUED} else 200
     if key and not started.repeated:
-        await parts.store.keep_answer(key, f"{status} {content}")
+        await services.store.keep_answer(key, f"{status} {content}")
     return _answer(content, status, secret)
 
 
-async def _theirs(parts: Services, caller: Caller, user_id: str, newest: Started) -> Started:
-    """Return the live session of a user that the caller may have. Raises `UserHasSession` when there is none."""
-    if parts.access.began(caller, newest.session_id):
+async def _own_session(services: Services, caller: Caller, user_id: str, newest: Started) -> Started:
+    """Return the live session of a user that the caller has begun. Raises `UserHasSession` when there is none."""
+    if services.access.began(caller, newest.session_id):
         return newest
-    for session_id in await parts.store.sessions_of(user_id):
-        if parts.access.began(caller, session_id):
-            return await parts.assigner.existing(session_id)
+    for session_id in await services.store.sessions_of(user_id):
+        if services.access.began(caller, session_id):
+            return await services.assigner.existing(session_id)
     raise UserHasSession
 
 
 def _answer(content: str, status: int, secret: str) -> Response:
-    """Return a start's answer. The secret is no part of what is kept of it."""
+    """Return the answer to a start. The secret is added here, so that it is never stored."""
     content = f'{content[:-1]},"clientSecret":"{secret}"}}'
     return Response(content, status, media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
-async def _first_answer(parts: Services, key: str, secret: str) -> Response | None:
-    """Return what the first request with this key was answered, once it is; None when it never was."""
+async def _first_answer(services: Services, key: str, secret: str) -> Response | None:
+    """Wait for the answer to the first request with this key; None when there is none in time."""
     deadline = time.monotonic() + FIRST_ANSWER_SECONDS
-    while (kept := await parts.store.kept_answer(key)) is None:
+    while (kept := await services.store.kept_answer(key)) is None:
         if time.monotonic() > deadline:
             return None
         await asyncio.sleep(FIRST_ANSWER_SECONDS / 100)
@@ -138,29 +146,29 @@ async def _first_answer(parts: Services, key: str, secret: str) -> Response | No
     return _answer(content, int(status), secret)
 
 
-@router.get("/session/{session_id:session}", summary="Look at a session", response_model_exclude_none=True)
-async def look(session: SessionDep, parts: ServicesDep, caller: CallerDep) -> SessionReply:
+@router.get("/session/{session_id:session}", summary="Get a session", response_model_exclude_none=True)
+async def get_session(session: SessionDep, services: ServicesDep, caller: CallerDep) -> SessionReply:
     """Return a session's status, its agents, its history and, when it is over, the reason and the last log lines.
 
-    The operator alone gets the log lines, and reasons and causes as they were written; others a code and a fixed
-    sentence. Not for the browser are the agents and the address that asked for it.
+    Only the operator gets the log lines, and reasons and causes with their details; others get a code and a fixed
+    sentence. The session's browser does not get the agents and the address that asked for it.
     """
     reply = describe(session)
     if session.status in {SessionState.QUEUED, SessionState.STARTING}:
-        reply.position = await parts.store.position(session.id) or 1
-        reply.estimated_wait = in_words(await parts.assigner.estimated_wait(session.status, reply.position))
+        reply.position = await services.store.position(session.id) or 1
+        reply.estimated_wait = in_words(await services.assigner.estimated_wait(session.status, reply.position))
     reply.events = [
         Event.model_validate(event | {"at": round(event["at"] - session.created_at, 3)})
-        for event in await parts.store.events(session.id)
+        for event in await services.store.events(session.id)
     ]
     if caller.role is Role.CLIENT:
         reply.client = None
         return caller_view.session(reply)
-    reply.agents = [agent_record(agent) for agent in await parts.store.agent_records(session.printed_by)]
+    reply.agents = [agent_record(agent) for agent in await services.store.agent_records(session.printed_by)]
     if caller.role is not Role.ADMIN:
         return caller_view.session(reply)
     if not session.live:
-        reply.last_log_lines = await _logs(parts.store, session, LAST_LINES)
+        reply.last_log_lines = await _logs(services.store, session, LAST_LINES)
     return reply
 
 
@@ -185,7 +193,7 @@ def agent_record(agent: Agent) -> AgentRecord:
     )
 
 
-#: Who has stopped a session, as its reason tells it. On an open api nobody knows who shows nothing.
+#: The reason of a stop, by the caller's role. On an open api a caller without credentials is unknown.
 _STOPPED = {
     Role.CLIENT: "stopped by request of the caller",
     Role.KEY: "stopped by request of the backend",
@@ -195,27 +203,31 @@ _STOPPED = {
 
 
 @router.post("/session/stop", summary="Stop a session")
-async def stop(body: StopRequest, parts: ServicesDep, caller: CallerDep) -> StopReply:
-    """End a session: its agent leaves, its room is deleted. Its reason says who stopped it; again changes nothing."""
-    await visible(parts, caller, body.session_id)
-    ended = await parts.store.end_session(body.session_id, SessionState.ENDED, _STOPPED[caller.role])
+async def stop(body: StopRequest, services: ServicesDep, caller: CallerDep) -> StopReply:
+    """End a session: its agent leaves, its room is deleted. The reason says who stopped it. Idempotent."""
+    await visible_session(services, caller, body.session_id)
+    ended = await services.store.end_session(body.session_id, SessionState.ENDED, _STOPPED[caller.role])
     if ended is None:
         raise NotFound
     message = "The session is stopped." if ended.first else f"The session was over already ({ended.status})."
     return StopReply(session_id=body.session_id, status=ended.status, message=message)
 
 
-@router.get("/session/{session_id:session}/logs", summary="Read a session's logs")
+@router.get(
+    "/session/{session_id:session}/logs",
+    summary="Read a session's logs",
+    openapi_extra={"security": [{"admin": []}]},
+)
 async def logs(
-    session: SessionDep, parts: ServicesDep, caller: CallerDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
+    session: SessionDep, services: ServicesDep, caller: CallerDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
 ) -> LogsReply:
-    """Return what the session's agents printed, oldest first; also after their death. For the operator: exceptions,
-    addresses and commands stand in it."""
+    """Return the log lines of the session's agents, oldest first, also after their end. Only for the operator: they
+    have exceptions, addresses and commands in them."""
     if caller.role is Role.ANYBODY:
         raise Unauthorized("Logs are the operator's: send `Authorization: Bearer <ADMIN_TOKEN>`.")
     if caller.role is not Role.ADMIN:
         raise Forbidden
-    return LogsReply(session_id=session.id, logs=await _logs(parts.store, session, limit))
+    return LogsReply(session_id=session.id, logs=await _logs(services.store, session, limit))
 
 
 def describe(session: Session) -> SessionReply:

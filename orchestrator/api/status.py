@@ -1,4 +1,4 @@
-"""What the status page reads: all at once, what changes as it does, and logs as they are written."""
+"""The routes of the status page: everything at once, changes as they happen, and logs as they are written."""
 
 import asyncio
 import contextlib
@@ -10,13 +10,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from orchestrator.api import following
-from orchestrator.api.board import Board, Sections, changes
-from orchestrator.api.feed import set_within
+from orchestrator.api import log_stream
+from orchestrator.api.change_feed import wait_for_event
+from orchestrator.api.dependencies import ServicesDep, SessionDep, administrator
 from orchestrator.api.gate import gated
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import SESSION, StatusReply
-from orchestrator.api.services import ServicesDep, SessionDep, administrator
+from orchestrator.api.schemas.base import SESSION
+from orchestrator.api.schemas.status import StatusReply
+from orchestrator.api.status_view import Sections, StatusView, changes
 from orchestrator.errors import StoreUnavailable, TooManyListeners
 
 #: Streams of these two kinds that one api keeps open.
@@ -28,13 +29,13 @@ router = APIRouter(prefix="/api", tags=["admin"], route_class=gated(administrato
 
 
 def install(app: FastAPI) -> None:
-    """Serve the routes; what they share is the app's."""
-    app.state.board, app.state.seats = Board(), asyncio.Semaphore(SEATS)
+    """Serve the routes; their shared state is the app's."""
+    app.state.status_view, app.state.seats = StatusView(), asyncio.Semaphore(SEATS)
     app.include_router(router)
 
 
-async def _board(request: Request) -> Board:
-    found: Board = request.app.state.board
+async def _status_view(request: Request) -> StatusView:
+    found: StatusView = request.app.state.status_view
     return found
 
 
@@ -46,12 +47,12 @@ async def _seat(request: Request) -> AsyncIterator[None]:
         yield
 
 
-async def _changed(parts: ServicesDep) -> AsyncIterator[asyncio.Event]:
-    with parts.feed.listen() as changed:
+async def _changed(services: ServicesDep) -> AsyncIterator[asyncio.Event]:
+    with services.feed.listen() as changed:
         yield changed
 
 
-BoardDep = Annotated[Board, Depends(_board)]
+StatusViewDep = Annotated[StatusView, Depends(_status_view)]
 #: Of a route that streams.
 SEATED = [Depends(_seat)]
 LINES = json.dumps({"agentId": SESSION, "lines": ["INFO agent joined room_0d1c2b3a"], "missed": 0})
@@ -63,9 +64,9 @@ def streaming(example: str) -> dict[int | str, dict[str, Any]]:
 
 
 @router.get("/status", summary="Everything at once", response_model_exclude_none=True)
-async def status(parts: ServicesDep, board: BoardDep) -> StatusReply:
+async def status(services: ServicesDep, view: StatusViewDep) -> StatusReply:
     """Return what the status page shows: health, sessions, agents, measured times, beat, the last failures."""
-    return StatusReply.model_validate(await board.read(parts))
+    return StatusReply.model_validate(await view.read(services))
 
 
 @router.get(
@@ -76,19 +77,19 @@ async def status(parts: ServicesDep, board: BoardDep) -> StatusReply:
     responses=streaming('event: change\ndata: {"at": 1767268800.5, "gone": ["' + SESSION + '"]}\n\n'),
 )
 async def status_events(
-    parts: ServicesDep, board: BoardDep, changed: Annotated[asyncio.Event, Depends(_changed)]
+    services: ServicesDep, view: StatusViewDep, changed: Annotated[asyncio.Event, Depends(_changed)]
 ) -> AsyncIterator[ServerSentEvent]:
     """Push what `GET /api/status` returns, then what has changed of it, at most twice a second.
 
     `snapshot`: everything. `change`: the sections that differ; of `sessions` those that do, and which are `gone`.
-    `trouble`: why nothing can be read now. Something is sent at least every two seconds.
+    `trouble`: why nothing can be read now. A message is sent at least every two seconds.
     """
     before: Sections = {}
-    while not parts.feed.closed.is_set():
+    while not services.feed.closed.is_set():
         changed.clear()
         sent = time.monotonic()
         try:
-            now = await board.read(parts)
+            now = await view.read(services)
         except StoreUnavailable as failure:
             before = {}
             yield ServerSentEvent(event="trouble", data={"detail": failure.detail})
@@ -96,12 +97,12 @@ async def status_events(
             data: dict[str, Any] = changes(before, now) if before else now
             yield ServerSentEvent(event="change" if before else "snapshot", data=data)
             before = now
-        await set_within(changed, MOST_SECONDS)
-        # What comes in a burst is told at once.
-        await set_within(parts.feed.closed, LEAST_SECONDS - (time.monotonic() - sent))
+        await wait_for_event(changed, MOST_SECONDS)
+        # A burst of changes is sent as one message.
+        await wait_for_event(services.feed.closed, LEAST_SECONDS - (time.monotonic() - sent))
 
 
-Place = Annotated[str, Header(alias="Last-Event-ID", pattern=following.PLACE, max_length=4096)]
+Place = Annotated[str, Header(alias="Last-Event-ID", pattern=log_stream.PLACE, max_length=4096)]
 
 
 @router.get(
@@ -112,13 +113,15 @@ Place = Annotated[str, Header(alias="Last-Event-ID", pattern=following.PLACE, ma
     responses=streaming(f"event: lines\ndata: {LINES}\nid: {SESSION}:1\n\n"),
 )
 async def log_events(
-    session: SessionDep, parts: ServicesDep, last_event_id: Place = ""
+    session: SessionDep, services: ServicesDep, last_event_id: Place = ""
 ) -> AsyncIterator[ServerSentEvent]:
-    """Push what the session's agents print, as they do; `Last-Event-ID` goes on where a listener stopped.
+    """Push the log lines of the session's agents as they come; `Last-Event-ID` resumes where a listener stopped.
 
-    `lines`: `agentId`, `lines`, and how many were `missed` before them. `end`: nothing more will come.
+    `lines`: `agentId`, `lines`, and how many were `missed` before them. `end`: no more lines will come.
     """
-    seen = following.place(last_event_id)
-    with contextlib.suppress(StoreUnavailable):  # the listener comes back
-        async for event in following.follow(parts.store, following.of_session(session.id), seen, parts.feed.closed):
+    seen = log_stream.place(last_event_id)
+    with contextlib.suppress(StoreUnavailable):  # the client reconnects
+        async for event in log_stream.follow(
+            services.store, log_stream.of_session(session.id), seen, services.feed.closed
+        ):
             yield event

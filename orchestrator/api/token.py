@@ -1,8 +1,8 @@
 """LiveKit's standard token endpoint: its own clients (`TokenSource.endpoint`, the starter apps) work with it unchanged.
 
-It takes no agent: those apps fetch a token when their page mounts, again on the click, and again after a call. A token
-for a fresh room carries LiveKit's dispatch instead: when its user really joins, LiveKit asks this orchestrator for an
-agent. Rooms, identities and the room's configuration are chosen here; who asks for others is refused.
+A token takes no agent: those apps fetch one when their page mounts, again on the click, and again after a call. A token
+for a fresh room carries LiveKit's dispatch instead: once its user joins, LiveKit requests an agent from this
+orchestrator. Rooms, identities and the room's configuration are chosen here; requests for others are refused.
 """
 
 from fastapi import APIRouter, Response
@@ -10,10 +10,11 @@ from fastapi import Request as HttpRequest
 
 from orchestrator.api.access import Caller, Role
 from orchestrator.api.addresses import Address, client_address
+from orchestrator.api.dependencies import CallerDep, ServicesDep, any_caller, visible_session
 from orchestrator.api.gate import Limit, gated
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas import RoomConfig, TokenReply, TokenRequest
-from orchestrator.api.services import CallerDep, Services, ServicesDep, shown, visible
+from orchestrator.api.schemas.token import RoomConfig, TokenReply, TokenRequest
+from orchestrator.api.services import Services
 from orchestrator.errors import InvalidRequest, RateLimited, SessionOver
 from orchestrator.livekit.tokens import user_identity
 from orchestrator.models import new_id
@@ -24,43 +25,43 @@ ATTRIBUTES_BYTES = 4096
 router = APIRouter(
     prefix="/api",
     tags=["sessions"],
-    route_class=gated(shown, Limit("tokens", lambda settings: settings.token_rate)),
+    route_class=gated(any_caller, Limit("tokens", lambda settings: settings.token_rate)),
     responses=PROBLEM_RESPONSES,
 )
 
 
 @router.post("/token", status_code=201, summary="Get a LiveKit token")
 async def token(
-    body: TokenRequest, request: HttpRequest, parts: ServicesDep, caller: CallerDep, response: Response
+    body: TokenRequest, request: HttpRequest, services: ServicesDep, caller: CallerDep, response: Response
 ) -> TokenReply:
     """Return a token by LiveKit's token-endpoint contract: for a session's room, or for a fresh one. It takes no agent.
 
     The token is good for one room and for 15 minutes, which bounds the first connect only. In a fresh room LiveKit
-    dispatches `AGENT_NAME` as soon as the user joins. While no agent could come, there is none for a fresh room.
+    dispatches `AGENT_NAME` as soon as the user joins. While no agent is available, no token for a fresh room is given.
     """
     response.headers["Cache-Control"] = "no-store"
-    dispatch: tuple[str, str] | None = _dispatch(body.room_config, parts.settings.agent_name)
+    dispatch: tuple[str, str] | None = _dispatch(body.room_config, services.settings.agent_name)
     if body.session_id is None:
-        address = await _may_have_a_room(request, parts)
-        if not parts.rooms.auto_create:
+        address = await _may_get_room(request, services)
+        if not services.rooms.auto_create:
             raise InvalidRequest(
-                "sessionId: LiveKit makes no room by itself here (room.auto_create is off), and would dispatch no "
-                "agent: start a session (POST /api/session/start) and send its sessionId."
+                "sessionId: LiveKit does not create rooms by itself here (room.auto_create is off) and would dispatch "
+                "no agent: start a session (POST /api/session/start) and send its sessionId."
             )
         room = new_id("room")
-        await parts.store.room_asked_for(room, *(address or ()))
+        await services.store.room_asked_for(room, *(address or ()))
     else:
-        session = await visible(parts, caller, body.session_id)
+        session = await visible_session(services, caller, body.session_id)
         if not session.live:
             raise SessionOver(f"The session is over ({session.reason}); start a new one.")
         room, dispatch = session.room_name, None
-        await parts.rooms.ensure(room)
+        await services.rooms.ensure(room)
     identity = user_identity(room)
     if body.room_name not in {None, "", room}:
         raise InvalidRequest("room_name: rooms are chosen by the server; leave it out.")
     if body.participant_identity not in {None, "", identity}:
         raise InvalidRequest("participant_identity: identities are chosen by the server; leave it out.")
-    jwt = parts.minter.for_user(
+    jwt = services.minter.for_user(
         room,
         identity,
         name=body.participant_name or "",
@@ -69,7 +70,7 @@ async def token(
         dispatch=dispatch,
     )
     return TokenReply(
-        server_url=parts.settings.livekit_public_url or parts.settings.livekit_url or "",
+        server_url=services.settings.livekit_public_url or services.settings.livekit_url or "",
         participant_token=jwt,
         room_name=room,
         participant_name=body.participant_name,
@@ -77,19 +78,19 @@ async def token(
     )
 
 
-async def _may_have_a_room(request: HttpRequest, parts: Services) -> Address | None:
-    """Return whom the call that may come of it counts for, None for a backend's."""
-    caller: Caller = parts.access.starter(request)
-    # LiveKit asks nobody for an agent while we are full: who joined then would sit alone in the room.
-    if refusal := await parts.assigner.refusal():
+async def _may_get_room(request: HttpRequest, services: Services) -> Address | None:
+    """Return the address that limits count the call by; None for a backend, which has no such limits."""
+    caller: Caller = services.access.starter(request)
+    # LiveKit dispatches nothing to us while we are full: the user would be alone in the room.
+    if refusal := await services.assigner.refusal():
         raise refusal
     if caller.role is not Role.ANYBODY:
         return None
-    rate, address = parts.settings.token_rate, client_address(request, parts.settings.trusted_proxy)
-    wait = await parts.store.limited("tokens", *address, rate.amount, rate.get_expiry() * 1000)
+    rate, address = services.settings.token_rate, client_address(request, services.settings.trusted_proxy)
+    wait = await services.store.limited("tokens", *address, rate.amount, rate.get_expiry() * 1000)
     if wait:
-        told = parts.settings.token_rate_limit.replace("/", " tokens a ")
-        raise RateLimited(f"More than {told} from this address; try again in {wait:.0f} s.", retry_after=wait)
+        limit = services.settings.token_rate_limit.replace("/", " tokens a ")
+        raise RateLimited(f"More than {limit} from this address; try again in {wait:.0f} s.", retry_after=wait)
     return address
 
 

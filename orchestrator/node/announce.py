@@ -109,8 +109,8 @@ def _let_in(console: Terminal, settings: Settings, said: set[str]) -> bool:
 def _node_up(health: dict[str, Any], node_id: str, since: float) -> bool:
     # A record from before this start may still be there, when the last one was cut off.
     node = health["nodes"].get(node_id, {})
-    up = node.get("host") == "1" and int(node["lastBeat"]) >= int(since)
-    return up and bool(health["livekit"]["ok"])
+    up = node.get("host") and node["lastBeat"] >= int(since)
+    return bool(up and health["livekit"]["ok"])
 
 
 def _show_up(console: Terminal, settings: Settings, health: dict[str, Any], seconds: float) -> None:

@@ -12,46 +12,36 @@ from orchestrator.machine.process import ProcessId
 from orchestrator.models import Agent, Session
 from orchestrator.operations import census
 from orchestrator.settings import Settings
-from orchestrator.states import AgentState, SessionState
+from orchestrator.states import AGENT_ROWS, BUSY_AGENT_STATES, SESSION_ROWS, AgentState, SessionState
 from orchestrator.store import Snapshot, Store, keys
 
 #: Seconds between two looks.
 LOOK_SECONDS = 0.5
 
 _LIVING = frozenset(AgentState) - {AgentState.EXITED}
-_SERVING = frozenset({AgentState.ASSIGNED, AgentState.RUNNING})
+_SERVING = BUSY_AGENT_STATES
 _BOUND = frozenset({SessionState.READY, SessionState.ACTIVE})
 
-#: In which states those stand whom a list names; and whether it names all of them.
-_LISTS: dict[str, tuple[str, frozenset[str], bool]] = {
-    keys.SESSION_QUEUED: ("session", frozenset({SessionState.QUEUED}), True),
-    keys.SESSION_STARTING: ("session", frozenset({SessionState.STARTING}), True),
-    keys.SESSION_UNBOUND: ("session", frozenset({SessionState.STARTING}), True),
-    keys.SESSION_READY: ("session", frozenset({SessionState.READY}), True),
-    keys.SESSION_ACTIVE: ("session", frozenset({SessionState.ACTIVE}), True),
-    keys.AGENTS: ("agent", _LIVING, True),
-    keys.POOL_STARTING: ("agent", frozenset({AgentState.STARTING}), True),
-    # A silent one is left out until it is heard again.
-    keys.POOL_READY: ("agent", frozenset({AgentState.READY}), False),
-    keys.POOL_STALE: ("agent", frozenset({AgentState.STARTING, AgentState.READY}), False),
-}
 
+def _states_by_list() -> dict[str, tuple[str, frozenset[str], bool]]:
+    """For each list: whether it names sessions or agents, in which states, and whether it names all of those."""
+    states: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for kind, rows in (("session", SESSION_ROWS), ("agent", AGENT_ROWS)):
+        for state, row in rows.items():
+            for name in (*row.sets, *((row.queue,) if row.queue else ())):
+                states[name, kind].add(state)
+    # A silent agent is left out of the pool until its next heartbeat.
+    found = {name: (kind, frozenset(right), name != keys.POOL_READY) for (name, kind), right in states.items()}
+    return found | {keys.POOL_STALE: ("agent", frozenset({AgentState.STARTING, AgentState.READY}), False)}
+
+
+_LISTS = _states_by_list()
 #: What a live session, or a living agent, waits for: one of these must be among its deadlines.
-_SESSION_WAITS = {
-    SessionState.QUEUED: ("queue",),
-    SessionState.STARTING: ("start",),
-    SessionState.READY: ("join", "user", "gone"),
-    SessionState.ACTIVE: ("max",),
-}
-_AGENT_WAITS = {
-    AgentState.STARTING: ("boot",),
-    AgentState.READY: ("beat",),
-    AgentState.ASSIGNED: ("beat",),
-    AgentState.RUNNING: ("beat",),
-    AgentState.STOPPING: ("stop",),
-}
-_SESSION_DEADLINES = frozenset({"queue", "start", "join", "user", "gone", "max", "goodbye", "job", "room"})
-_AGENT_DEADLINES = frozenset({"boot", "beat", "stop"})
+_SESSION_WAITS = {state: tuple(d.kind for d in row.deadlines) for state, row in SESSION_ROWS.items() if row.moves}
+_AGENT_WAITS = {state: tuple(d.kind for d in row.deadlines) for state, row in AGENT_ROWS.items() if row.moves}
+#: What no session that is over, and no agent that has exited, waits for any more.
+_SESSION_DEADLINES = frozenset(SESSION_ROWS[SessionState.ENDED].clears) - {"look"}
+_AGENT_DEADLINES = frozenset(AGENT_ROWS[AgentState.EXITED].clears)
 
 
 async def check(store: Store, settings: Settings, host: HostClient | None, *, settle_seconds: float = 10) -> list[str]:
@@ -74,20 +64,8 @@ async def check(store: Store, settings: Settings, host: HostClient | None, *, se
 
 async def _look(store: Store, settings: Settings, host: HostClient | None) -> list[str]:
     seen = await store.snapshot()
-    policy = settings.policy | dict(seen.policy)
     mine = [agent for agent in seen.agents.values() if agent.node == settings.node_id and agent.state in _LIVING]
-    found = [
-        *(f"{key} is not a whole record" for key in sorted(seen.broken)),
-        *_lists(seen),
-        *_nodes(seen),
-        *_bindings(seen),
-        *_caps(seen, policy),
-        *_rooms(seen),
-        *_pool(seen, policy["silentMs"] / 1000),
-        *_waits(seen),
-        *_leftovers(seen),
-        *_processes(mine),
-    ]
+    found = [*in_records(seen, settings.policy), *_processes(mine)]
     present = await asyncio.to_thread(census.take, settings)
     found += [f"process {pid} is dead, and {parent} does not reap it" for pid, parent in present.zombies.items()]
     if host is not None:
@@ -97,6 +75,22 @@ async def _look(store: Store, settings: Settings, host: HostClient | None) -> li
             return [*found, f"the agent host cannot be asked: {failure.detail}"]
         found += [*_known(seen, mine, listed), *_strangers(present, listed)]
     return found
+
+
+def in_records(seen: Snapshot, policy: Mapping[str, float]) -> list[str]:
+    """Return what does not hold in the records alone, whatever processes there are. `policy`: where Redis has none."""
+    policy = dict(policy) | dict(seen.reading.policy)
+    return [
+        *(f"{key} is not a whole record" for key in sorted(seen.broken)),
+        *_lists(seen),
+        *_nodes(seen),
+        *_bindings(seen),
+        *_caps(seen, policy),
+        *_rooms(seen),
+        *_pool(seen, policy["heartbeat_timeout_seconds"]),
+        *_waits(seen),
+        *_leftovers(seen),
+    ]
 
 
 # Each rule yields what breaks it. Its words are the same at the next look: nothing that changes by itself is in them.
@@ -117,7 +111,7 @@ def _lists(seen: Snapshot) -> Iterator[str]:
 
 
 def _nodes(seen: Snapshot) -> Iterator[str]:
-    for node in sorted(seen.nodes):
+    for node in sorted(seen.lists[keys.NODES]):
         here = [agent for agent in seen.agents.values() if agent.node == node]
         right = {
             keys.node_warm(node): {agent.id for agent in here if agent.id in seen.lists[keys.POOL_READY]},
@@ -157,13 +151,13 @@ def _bindings(seen: Snapshot) -> Iterator[str]:
             yield f"session {session_id} has more than one living agent: {', '.join(sorted(ids))}"
 
 
-def _caps(seen: Snapshot, policy: Mapping[str, int]) -> Iterator[str]:
+def _caps(seen: Snapshot, policy: Mapping[str, float]) -> Iterator[str]:
     live = [session for session in seen.sessions.values() if session.live]
     for user, count in Counter(session.user_id for session in live).items():
-        if count > policy["perUser"]:
-            yield f"user {user!r} has more live sessions than {policy['perUser']}"
-    if sum(session.status is not SessionState.QUEUED for session in live) > policy["maxSessions"]:
-        yield f"more sessions than {policy['maxSessions']} are served at once"
+        if count > policy["sessions_per_user"]:
+            yield f"user {user!r} has more live sessions than {policy['sessions_per_user']:g}"
+    if sum(session.status is not SessionState.QUEUED for session in live) > policy["max_sessions"]:
+        yield f"more sessions than {policy['max_sessions']:g} are served at once"
     for session in live:
         if session.id not in seen.counted:
             yield f"session {session.id} does not count for its user {session.user_id!r}"
@@ -179,7 +173,7 @@ def _pool(seen: Snapshot, patience: float) -> Iterator[str]:
     for agent in seen.agents.values():
         if agent.state is not AgentState.READY:
             continue
-        heard = agent.last_beat is not None and seen.now - agent.last_beat <= patience
+        heard = agent.last_beat is not None and seen.reading.now - agent.last_beat <= patience
         pooled = agent.id in seen.lists[keys.POOL_READY]
         if pooled and not heard:
             yield f"{keys.POOL_READY} names agent {agent.id}, which is silent"

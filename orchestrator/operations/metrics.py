@@ -11,7 +11,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from orchestrator import __version__
-from orchestrator.store import Reading
+from orchestrator.store import Node, Reading
 from orchestrator.store.histograms import BOUNDS
 
 #: (values of the labels, value) of each series.
@@ -63,15 +63,15 @@ def _counted(prefix: str) -> Callable[[Reading], Series]:
     ]
 
 
-def _of_nodes(read: Callable[[Reading, str, Mapping[str, str]], float]) -> Callable[[Reading], Series]:
-    return lambda reading: [((node,), read(reading, node, fields)) for node, fields in reading.nodes.items()]
+def _of_nodes(read: Callable[[Reading, Node], float]) -> Callable[[Reading], Series]:
+    return lambda reading: [((node.id,), float(read(reading, node))) for node in reading.nodes.values()]
 
 
 PREFIX = "orchestrator_"
 DEFINITIONS = (
     Definition("build_info", "The version that answers; always 1.", lambda _: [((__version__,), 1)], ("version",)),
-    Definition("agents", "Living agent processes by state.", _each(lambda r: r.agents), ("state",)),
-    Definition("pool_agents", "Warm agents that wait for a session.", _one(lambda r: r.pool)),
+    Definition("agents", "Living agent processes by state.", _each(lambda r: r.agents_by_state), ("state",)),
+    Definition("pool_agents", "Warm agents that wait for a session.", _one(lambda r: r.counts["pool"])),
     Definition("pool_target", "Warm agents to keep.", _one(lambda r: r.target)),
     Definition(
         "sessions", "Live sessions by state; queued is the waiting line.", _each(lambda r: r.sessions), ("state",)
@@ -88,33 +88,39 @@ DEFINITIONS = (
     ),
     Definition(
         "node_heartbeat_age_seconds", "Since the node's Celery worker last reported.",
-        _of_nodes(lambda r, _, fields: max(0.0, r.now - float(fields.get("lastBeat", 0)))), ("node",),
+        _of_nodes(lambda r, node: max(0.0, r.now - (node.last_beat or 0))), ("node",),
     ),
     Definition(
         "node_canary_age_seconds", "Since a task last came through the node's own queue.",
-        _of_nodes(lambda _, __, fields: float(fields.get("canaryAge", 0))), ("node",),
+        _of_nodes(lambda _, node: node.canary_age), ("node",),
     ),
     Definition(
         "node_host_up", "Whether the node's agent host is connected.",
-        _of_nodes(lambda _, __, fields: float(fields.get("host") == "1")), ("node",),
+        _of_nodes(lambda _, node: node.host), ("node",),
     ),
     Definition(
         "node_draining", "Whether the node takes no more sessions.",
-        _of_nodes(lambda r, node, _: float(node in r.draining)), ("node",),
+        _of_nodes(lambda _, node: node.draining), ("node",),
     ),
     Definition(
         "node_sessions", "Sessions that the node's agents serve.",
-        _of_nodes(lambda r, node, _: float(r.placed[node][1])), ("node",),
+        _of_nodes(lambda _, node: node.busy), ("node",),
     ),
     Definition(
         "node_warm_agents", "Warm agents of the node.",
-        _of_nodes(lambda r, node, _: float(r.placed[node][0])), ("node",),
+        _of_nodes(lambda _, node: node.warm), ("node",),
     ),
-    Definition("breaker_open", "Whether agents do not boot, and starts are refused.", _one(lambda r: r.breaker_open)),
-    Definition("breaker_boot_failures", "Boots that have failed in a row.", _one(lambda r: r.boot_failures)),
-    Definition("livekit_up", "Whether LiveKit answers.", _one(lambda r: r.livekit_up)),
-    Definition("redis_latency_seconds", "Round trip to Redis at this scrape.", _one(lambda r: r.latency)),
-    Definition("memory_low", "Whether no node has memory for one more agent.", _one(lambda r: r.memory_low)),
+    Definition(
+        "breaker_open", "Whether agents do not boot, and starts are refused.",
+        _one(lambda r: r.breaker.state != "closed"),
+    ),
+    Definition("breaker_boot_failures", "Boots that have failed in a row.", _one(lambda r: r.breaker.failures)),
+    Definition("livekit_up", "Whether LiveKit answers.", _one(lambda r: r.livekit_trouble is None)),
+    Definition("redis_latency_seconds", "Round trip to Redis at this scrape.", _one(lambda r: r.server.latency)),
+    Definition(
+        "memory_low", "Whether no node has memory for one more agent.",
+        _one(lambda r: r.memory_shortage is not None),
+    ),
     Definition(
         "starts_total", "Sessions begun: with a warm agent at once (hit), or without (miss).",
         _stat(hit="total_hits", miss="total_misses"), ("result",),

@@ -1,6 +1,6 @@
 """Agents: their boots, their heartbeats, their ends, their logs."""
 
-import time
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from orchestrator.models import Agent
@@ -42,8 +42,9 @@ class Agents(Base):
     @translated
     async def wait_boot(self, agent_id: str, seconds: float) -> str | None:
         """Wait until a boot is decided: `ready`, the cause of its failure, or None at the deadline."""
-        deadline, decided = time.monotonic() + seconds, keys.agent_boot(agent_id)
-        while (left := deadline - time.monotonic()) > 0:
+        now, decided = asyncio.get_running_loop().time, keys.agent_boot(agent_id)
+        deadline = now() + seconds
+        while (left := deadline - now()) > 0:
             # Onto itself: a task that is delivered twice waits twice, and both are to be told.
             outcome = await self._blocking.blmove(decided, decided, min(left, BLOCK_SECONDS), "LEFT", "RIGHT")
             if outcome:
@@ -72,15 +73,6 @@ class Agents(Base):
         """Return one agent, None when it is unknown."""
         fields = await self._redis.hgetall(keys.agent(agent_id))
         return Agent.from_hash(agent_id, fields) if fields.get("state") else None
-
-    @translated
-    async def kept(self, records: Sequence[tuple[str, str]]) -> list[bool]:
-        """Return which of these records, ('session' or 'agent', id) each, are there still."""
-        key = {"session": keys.session, "agent": keys.agent}
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for kind, name in records:
-                pipe.exists(key[kind](name))
-            return [bool(found) for found in await pipe.execute()]
 
     @translated
     async def agents(self) -> list[Agent]:

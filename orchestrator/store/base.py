@@ -8,7 +8,6 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from redis.exceptions import RedisError
 
 from orchestrator.config.redis_url import Address
-from orchestrator.errors import StoreUnavailable
 from orchestrator.models import Agent, Session
 from orchestrator.store import keys
 from orchestrator.store.connection import connect, connect_blocking
@@ -71,14 +70,6 @@ class Base:
     async def take_write(self) -> None:
         """Raise `StoreUnavailable` when Redis answers, and takes no writes: read-only, full, failing over."""
         await self._redis.set(keys.PROBE, 1, ex=60)
-
-    async def refusal(self) -> str | None:
-        """Return why Redis takes no writes, or does not answer; None when it does."""
-        try:
-            await self.take_write()
-        except StoreUnavailable as failure:
-            return failure.detail
-        return None
 
     @translated
     async def now(self) -> float:

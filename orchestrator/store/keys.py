@@ -15,7 +15,6 @@ POOL_TARGET = "pool:target"
 POOL_STATS = "pool:stats"
 POOL_PROVEN = "pool:proven"  #: set while the current agents have booted at least once
 POOL_STALE = "pool:stale"  #: set of warm and booting agents that run older code
-POOL_WAKE = "pool:wake"  #: what nodes of schema 1 listen to, and fill: this release listens only
 SCHEMA = "schema"  #: hash: version of what is written here, and of the oldest that may read it
 MEMORY_LOW = "pool:memory_low"  #: why no agent is started, while memory is low
 POOL_SIZING = "pool:sizing"  #: hash: the target that POOL_AUTO chose, and why

@@ -103,3 +103,7 @@ class Scripts:
             return await self._script(name)(keys=list(keys), args=list(args))
         except RedisError as failure:
             raise translate(failure) from failure
+
+    def queue(self, pipe: Any, name: str, args: Sequence[str | int | float] = ()) -> None:
+        """Add one script without KEYS to a pipeline; its answer is NOSCRIPT until `call` has loaded it."""
+        pipe.evalsha(self._script(name).sha, 0, *args)

@@ -1,14 +1,14 @@
-"""What is measured, and what the operator's webhook is told of it."""
+"""How everything stands, what happened lately, and the alerts of the operator's webhook."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from redis.exceptions import ResponseError
-
+from orchestrator.models import Session
 from orchestrator.store import keys, reading
 from orchestrator.store.base import Base, translated
 from orchestrator.store.reading import Reading
-from orchestrator.store.records import MemoryUse
+from orchestrator.store.records import Activity
 
 
 class Measured(Base):
@@ -22,28 +22,47 @@ class Measured(Base):
     async def recent(self, name: str) -> list[tuple[float, float]]:
         """Return the newest samples of a histogram (`start`, `boot`, `join`, `first_audio`, `takeover`), oldest first,
         each as (unix time, seconds); about the last 500 are kept."""
-        rows = (row.split() for row in await self._redis.lrange(keys.recent(name), 0, -1))
-        return [(int(at) / 1000, float(ms) / 1000) for ms, at in rows][::-1]
+        return _samples(await self._redis.lrange(keys.recent(name), 0, -1))
 
     @translated
     async def reading(self) -> Reading:
-        """Return everything that is measured."""
-        _, most, *_ = await self._scripts.call("capacity", args=[""])
-        return await reading.take(self._redis, int(most) or None)
+        """Return how everything stands. Three round trips."""
+        return await reading.take(self._redis, self._scripts)
+
+    async def counts(self) -> dict[str, int]:
+        """Return how many sessions and agents there are, by what they do, and the pool's target."""
+        return (await self.reading()).counts
 
     @translated
-    async def memory_use(self) -> MemoryUse:
-        """Return how much memory Redis has and may have, as far as it tells."""
-        try:
-            found = await self._redis.info("memory")
-        except ResponseError:  # not everybody may ask
-            return MemoryUse()
-        return MemoryUse(
-            int(found.get("used_memory", 0)),
-            int(found.get("maxmemory", 0)),
-            str(found.get("maxmemory_policy", "")),
-            int(found.get("total_system_memory", 0)),
+    async def activity(self, after: str, *, events: int, sessions: int) -> Activity:
+        """Return what happened behind an entry of the stream of events, and which sessions are the newest."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.xrevrange(keys.EVENTS, "+", f"({after}" if after else "-", count=events)
+            pipe.zrevrange(keys.SESSIONS, 0, sessions - 1)
+            pipe.lrange(keys.recent("start"), 0, sessions - 1)
+            rows, session_ids, starts = await pipe.execute()
+        return Activity(
+            events=[(str(entry), dict(fields)) for entry, fields in reversed(rows)],
+            session_ids=session_ids,
+            starts=_samples(starts),
         )
+
+    @translated
+    async def kept_records(
+        self, session_ids: Sequence[str], others: Sequence[tuple[str, str]]
+    ) -> tuple[list[Session], list[bool]]:
+        """Return these sessions, as far as their records are kept; and which of some other records, ('session' or
+        'agent', id) each, are kept."""
+        key = {"session": keys.session, "agent": keys.agent}
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for session_id in session_ids:
+                pipe.hgetall(keys.session(session_id))
+            for kind, name in others:
+                pipe.exists(key[kind](name))
+            replies = await pipe.execute()
+        hashes, kept = replies[: len(session_ids)], replies[len(session_ids) :]
+        records = zip(session_ids, hashes, strict=True)
+        return [Session.from_hash(name, fields) for name, fields in records if fields.get("status")], [*map(bool, kept)]
 
     async def look_at_alerts(self) -> list[str]:
         """Tell what has begun or is over; returns the names of what is wrong."""
@@ -62,3 +81,8 @@ class Measured(Base):
             pipe.zrem(keys.DEADLINES, f"alert|{alert_id}")
             pipe.delete(keys.alert(alert_id))
             await pipe.execute()
+
+
+def _samples(rows: Sequence[str]) -> list[tuple[float, float]]:
+    """Return samples, oldest first, each as (unix time, seconds)."""
+    return [(int(at) / 1000, float(ms) / 1000) for ms, at in (row.split() for row in reversed(rows))]

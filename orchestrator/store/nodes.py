@@ -1,9 +1,6 @@
 """Nodes, the doors of their apis, their reloads, and beat."""
 
-import contextlib
 from collections.abc import Callable, Mapping
-
-from redis.exceptions import ResponseError
 
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
@@ -56,15 +53,9 @@ class Nodes(Base):
         """Bring the lists of each node's warm and busy agents into line with the agents; returns how much was wrong."""
         return int(await self._scripts.call("nodes_recount"))
 
-    async def drain_node(self, node: str, seconds: float) -> tuple[int, int]:
-        """Take a node out of service; its calls are over after `seconds`. Returns what `node_left` does."""
-        sessions, agents = await self._scripts.call("node_drain", args=[node, int(seconds * 1000)])
-        return int(sessions), int(agents)
-
-    async def node_left(self, node: str) -> tuple[int, int]:
-        """Return how many sessions a node serves, or has served and not closed the room of, and its living agents."""
-        sessions, agents = await self._scripts.call("node_left", args=[node])
-        return int(sessions), int(agents)
+    async def drain_node(self, node: str, seconds: float) -> None:
+        """Take a node out of service; its calls are over after `seconds`."""
+        await self._scripts.call("node_drain", args=[node, int(seconds * 1000)])
 
     async def undrain_node(self, node: str) -> list[str]:
         """Put a node in service again. Returns the sessions that were told goodbye and go on."""
@@ -81,21 +72,6 @@ class Nodes(Base):
         return await self._living(keys.NODES, keys.node)
 
     @translated
-    async def placed(self, node: str) -> tuple[int, int]:
-        """Return how many of a node's agents are warm, and how many have a session."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.scard(keys.node_warm(node))
-            pipe.scard(keys.node_busy(node))
-            warm, busy = await pipe.execute()
-        return int(warm), int(busy)
-
-    @translated
-    async def shortage(self, node: str) -> str | None:
-        """Return what a node is short of to start agents; None when it is not."""
-        short: str | None = await self._redis.get(keys.node_short(node))
-        return short
-
-    @translated
     async def record_door(self, door: str, fields: Mapping[str, str | int], ttl_seconds: int) -> None:
         """Say how an api process's registration with LiveKit stands, for `ttl_seconds`."""
         await self._say_living(keys.DOORS, door, keys.door(door), fields, ttl_seconds)
@@ -107,21 +83,6 @@ class Nodes(Base):
             pipe.srem(keys.DOORS, door)
             pipe.delete(keys.door(door))
             await pipe.execute()
-
-    @translated
-    async def doors(self) -> dict[str, dict[str, str]]:
-        """Return the doors of all living api processes, by id; those of the dead are forgotten."""
-        found = await self._living(keys.DOORS, keys.door)
-        if gone := set(await self._redis.smembers(keys.DOORS)) - found.keys():
-            with contextlib.suppress(ResponseError):  # Redis takes no writes now; who asks only reads
-                await self._redis.srem(keys.DOORS, *gone)
-        return found
-
-    @translated
-    async def beat_ticks(self) -> dict[str, float]:
-        """Return when beat last turned (`beat`), and when it last sent each periodic task, in Unix seconds."""
-        ticks = await self._redis.hgetall(keys.BEAT_TICKS)
-        return {name: float(at) for name, at in ticks.items()}
 
     # Whoever beats: its id is in a set, its record runs out when it does not beat any more
 

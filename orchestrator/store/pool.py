@@ -13,11 +13,11 @@ class Pool(Base):
     """The store of the pool."""
 
     @translated
-    async def write_policy(self, policy: Mapping[str, int]) -> None:
+    async def write_policy(self, policy: Mapping[str, float]) -> None:
         """Write what the scripts decide by. From now on agents that Redis has lost may register."""
-        await self._redis.hset(keys.POLICY, mapping={name: str(value) for name, value in policy.items()})
+        await self._redis.hset(keys.POLICY, mapping={name: f"{value:.15g}" for name, value in policy.items()})
 
-    async def configure(self, policy: Mapping[str, int], pool_target: int) -> None:
+    async def configure(self, policy: Mapping[str, float], pool_target: int) -> None:
         """Set the store up: write the policy, and the pool's target when that is new or was changed; a resize made
         since then stays otherwise. From now on starts are answered."""
         await self.write_policy(policy)
@@ -66,34 +66,20 @@ class Pool(Base):
         return int(await self._scripts.call("pool_promote", args=[node, shortage, hold_seconds]))
 
     @translated
-    async def memory_shortage(self) -> str | None:
-        """Return why no agent is started for lack of memory; None when there is enough."""
-        shortage: str | None = await self._redis.get(keys.MEMORY_LOW)
-        return shortage
-
-    @translated
     async def wait_wake(self, node: str) -> bool:
         """Wait for the pool to need a look of this node, for at most `BLOCK_SECONDS`; False when it did not."""
-        wakes = [keys.pool_wake(node), keys.POOL_WAKE]
-        return await self._blocking.blpop(wakes, timeout=BLOCK_SECONDS) is not None
+        return await self._blocking.blpop([keys.pool_wake(node)], timeout=BLOCK_SECONDS) is not None
 
     @translated
     async def breaker(self) -> Breaker:
         """Return how boots go."""
-        fields = await self._redis.hgetall(keys.BREAKER)
-        if not fields.get("failures"):
-            return Breaker("closed")
-        failures, left = int(fields["failures"]), int(fields.get("nextAt", 0)) / 1000 - await self.now()
-        state = "closed"
-        if "openedAt" in fields:
-            state = "open" if left > 0 and not await self._redis.scard(keys.POOL_STARTING) else "half-open"
-        return Breaker(state, failures, fields.get("cause"), max(0.0, left), fields.get("agent"))
-
-    @translated
-    async def failing_calls(self) -> tuple[int, str]:
-        """Return how many calls in a row have lost an agent that lived and served no more, and why the last one did."""
-        fields = await self._redis.hgetall(keys.FAILING)
-        return int(fields.get("calls", 0)), fields.get("cause", "")
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hgetall(keys.BREAKER)
+            pipe.scard(keys.POOL_STARTING)
+            pipe.time()
+            fields, booting, (seconds, microseconds) = await pipe.execute()
+        now = int(seconds) + int(microseconds) / 1e6
+        return Breaker.from_hash(fields, now=now, booting=bool(booting))
 
     @translated
     async def close_breaker(self) -> None:
@@ -123,41 +109,12 @@ class Pool(Base):
             await pipe.execute()
 
     @translated
-    async def sizing(self) -> str | None:
-        """Return why the target is what POOL_AUTO chose; None when it did not choose."""
-        why: str | None = await self._redis.hget(keys.POOL_SIZING, "why")
-        return why
-
-    @translated
-    async def livekit_trouble(self) -> str | None:
-        """Return why LiveKit does not answer; None when it does."""
-        trouble: str | None = await self._redis.get(keys.LIVEKIT_DOWN)
-        return trouble
-
-    @translated
     async def livekit_down(self, trouble: str | None, hold_seconds: int = 15) -> None:
         """Say that LiveKit does not answer, and why; or that it does."""
         if trouble:
             await self._redis.set(keys.LIVEKIT_DOWN, trouble, ex=hold_seconds)
         else:
             await self._redis.delete(keys.LIVEKIT_DOWN)
-
-    @translated
-    async def pool_stats(self) -> dict[str, str]:
-        """Return the counters of `pool:stats`."""
-        return dict(await self._redis.hgetall(keys.POOL_STATS))
-
-    @translated
-    async def boot_error(self) -> str | None:
-        """Return why the last boot failed, within the last 5 minutes; None when the last one worked."""
-        cause: str | None = await self._redis.get(keys.BOOT_ERROR)
-        return cause
-
-    @translated
-    async def failed_boot(self) -> tuple[str | None, str | None]:
-        """Return `boot_error`, and the agent whose boot that was."""
-        cause, agent = await self._redis.mget(keys.BOOT_ERROR, keys.BOOT_ERROR_AGENT)
-        return cause, agent
 
     @translated
     async def means(self) -> tuple[float | None, float | None]:

@@ -1,9 +1,10 @@
-"""What the store returns, where it is no session and no agent."""
+"""The store's other records and results: everything but sessions and agents."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-from orchestrator.models import Agent, Session
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +22,8 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A job of LiveKit's, which asks for an agent in its room, and the node whose door it came by."""
+class DispatchRef:
+    """A LiveKit job, its dispatch, and the node whose worker connection took it."""
 
     id: str
     dispatch_id: str
@@ -68,8 +69,8 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """How boots go: `closed` when the last one worked, `open` after five failures in a row, `half-open` while one is
-    tried."""
+    """The circuit breaker of agent boots: `closed` after a boot that worked, `open` after five failures in a row,
+    `half-open` while one boot is tried."""
 
     state: str
     failures: int = 0
@@ -77,22 +78,121 @@ class Breaker:
     retry_seconds: float = 0.0  #: until the next attempt
     agent: str | None = None  #: whose boot failed last
 
+    @classmethod
+    def from_hash(cls, fields: Mapping[str, str], *, now: float, booting: bool) -> Self:
+        """Build from the fields of `pool:breaker`; `booting`: an agent is being started."""
+        if not fields.get("failures"):
+            return cls("closed")
+        left = int(fields.get("nextAt", 0)) / 1000 - now
+        state = "closed"
+        if "openedAt" in fields:
+            state = "open" if left > 0 and not booting else "half-open"
+        return cls(state, int(fields["failures"]), fields.get("cause"), max(0.0, left), fields.get("agent"))
+
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What Redis says of sessions and agents. Lists of ids are by the name of their key."""
+class Node:
+    """One node: its `node:{id}` hash, what runs on it, and whether it drains. Times are Unix seconds."""
 
-    now: float
-    policy: Mapping[str, int]
-    nodes: frozenset[str]
-    sessions: Mapping[str, Session]
-    agents: Mapping[str, Agent]
-    lists: Mapping[str, frozenset[str]]
-    deadlines: frozenset[tuple[str, str]]  #: (kind, id)
-    broken: frozenset[str]  #: keys of records that cannot be read
-    private: frozenset[tuple[str, str]]  #: (session id, `payload` or `conversation`) of each that is kept
-    counted: frozenset[str]  #: live sessions that count against their user's cap
-    rooms: Mapping[str, str | None]  #: the session that is found by the room, for each live session's room
+    id: str
+    last_beat: int | None = None  #: None: its record has expired, the node is gone
+    pid: int | None = None  #: of its Celery worker
+    boot_id: str = ""
+    host: bool = False  #: its agent host is connected
+    host_warning: str = ""
+    canary_age: int = 0  #: seconds since its Celery worker last took a task
+    version: str | None = None
+    incarnation: str = ""  #: of its Celery worker
+    twin: bool = False  #: another node has the same id
+    max_sessions: int = 0  #: NODE_SESSIONS; 0: no bound of its own
+    spare_bytes: int | None = None
+    goodbye_ms: int | None = None  #: while it drains
+    restarted: str = ""  #: which of its programs were restarted often
+    serves: Mapping[str, str] = field(default_factory=dict)  #: settings that nodes of one orchestrator share
+    strangers: str = ""  #: other programs that were seen in its queues
+    draining: bool = False
+    short: str | None = None  #: why it starts no agent
+    warm: int = 0  #: its warm agents
+    busy: int = 0  #: its agents that have a session
+    agents: int = 0  #: its living agents
+    closing: int = 0  #: sessions that it served and whose room is still to be deleted
+
+    @property
+    def alive(self) -> bool:
+        """Whether its record is there."""
+        return self.last_beat is not None
+
+    @classmethod
+    def from_hash(cls, node_id: str, fields: Mapping[str, str]) -> Self:
+        """Build from the fields of a `node:{id}` hash, {} when there is none."""
+        return cls(
+            id=node_id,
+            last_beat=(_number(fields.get("lastBeat")) or 0) if fields else None,
+            pid=_number(fields.get("pid")),
+            boot_id=fields.get("bootId", ""),
+            host=fields.get("host") == "1",
+            host_warning=fields.get("hostWarning", ""),
+            canary_age=_number(fields.get("canaryAge")) or 0,
+            version=fields.get("version"),
+            incarnation=fields.get("life", ""),
+            twin=fields.get("twin") == "1",
+            max_sessions=_number(fields.get("sessions")) or 0,
+            spare_bytes=_number(fields.get("spareBytes")),
+            goodbye_ms=_number(fields.get("goodbyeMs")),
+            restarted=fields.get("restarted", ""),
+            serves=_object(fields.get("serves")),
+            strangers=fields.get("strangers", ""),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """One `door:{id}` hash: how an api process is registered with LiveKit as a worker."""
+
+    node: str
+    agent_name: str
+    registered: bool
+    since: int  #: Unix seconds
+    worker_id: str
+    jobs: int  #: that it follows
+    full: str  #: why it takes no job now; '' when it does
+    error: str
+
+    @classmethod
+    def from_hash(cls, fields: Mapping[str, str]) -> Self:
+        """Build from the fields of a `door:{id}` hash."""
+        return cls(
+            node=fields.get("node", ""),
+            agent_name=fields.get("agentName", ""),
+            registered=fields.get("registered") == "1",
+            since=_number(fields.get("since")) or 0,
+            worker_id=fields.get("workerId", ""),
+            jobs=_number(fields.get("jobs")) or 0,
+            full=fields.get("full", ""),
+            error=fields.get("error", ""),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """One `agent:{id}:health` hash: what the last health check of an agent found."""
+
+    status: str | None = None
+    memory_bytes: int | None = None
+
+    @classmethod
+    def from_hash(cls, fields: Mapping[str, str]) -> Self:
+        """Build from the fields of an `agent:{id}:health` hash, {} when there is none."""
+        return cls(fields.get("status"), _number(fields.get("memory_bytes")))
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What happened lately."""
+
+    events: Sequence[tuple[str, Mapping[str, str]]]  #: entries of the stream of all events, oldest first
+    session_ids: Sequence[str]  #: of the newest sessions, newest first
+    starts: Sequence[tuple[float, float]]  #: (Unix time, seconds that it took) of the newest starts, oldest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +203,15 @@ class MemoryUse:
     most: int = 0  #: its `maxmemory`; 0: none is set
     policy: str = ""  #: what it does when that is reached
     machine: int = 0  #: what its machine has
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None
+
+
+def _object(text: str | None) -> dict[str, str]:
+    with contextlib.suppress(ValueError):
+        value = json.loads(text or "{}")
+        if isinstance(value, dict):
+            return {str(name): str(each) for name, each in value.items()}
+    return {}

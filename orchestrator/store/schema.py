@@ -6,25 +6,23 @@ A release is compatible when it understands what is there (`OLDEST` and later), 
 
 from collections.abc import Mapping
 
-#: What this release writes. 1: before node:{id}:warm, node:{id}:busy and pool:wake:{node}, which only repeat or add to
-#: what a release of schema 1 reads and writes, so that it may go on beside this one.
+#: What this release writes.
 VERSION = 2
 #: The oldest schema whose code may go on in a Redis that this release writes to.
-READABLE_BY = 1
+READABLE_BY = 2
 #: The oldest schema that this release understands.
-OLDEST = 1
+OLDEST = 2
 
 
-def disagreement(found: Mapping[str, str], *, in_use: bool) -> str | None:
+def disagreement(found: Mapping[str, str]) -> str | None:
     """Return why this release cannot share a Redis, and what to do; None when it can.
 
     Args:
-        found: the hash `schema`; {} before a release has written one: then it is schema 1, or nothing at all.
-        in_use: whether an orchestrator has written anything.
+        found: the hash `schema`; {} before a release has written it.
     """
-    if not in_use and not found:
+    if not found:
         return None
-    version, readable_by = int(found.get("version", 1)), int(found.get("readableBy", 1))
+    version, readable_by = int(found["version"]), int(found["readableBy"])
     if readable_by > VERSION:
         return (
             f"Redis holds schema {version} of a newer release, and this one knows {VERSION}: start the newer release, "

@@ -7,7 +7,7 @@ from orchestrator.models import Session
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
-from orchestrator.store.records import Assignment, Capacity, Ended, Job
+from orchestrator.store.records import Assignment, Capacity, DispatchRef, Ended
 
 #: A token is good for a quarter of an hour, and whoever joined with it at the end is looked for a while longer.
 ROOM_SECONDS = 1800
@@ -28,7 +28,7 @@ class Sessions(Base):
         rate_window_ms: int,
         idempotency_key: str = "",
         fingerprint: str = "",
-        job: Job | None = None,
+        job: DispatchRef | None = None,
         affinity: bool = False,
         network: str = "",
         per_address: int = 0,
@@ -148,12 +148,7 @@ class Sessions(Base):
     @translated
     async def sessions(self, limit: int = 200) -> list[Session]:
         """Return the kept sessions, newest first."""
-        return await self.session_records(await self.session_ids(limit))
-
-    @translated
-    async def session_ids(self, limit: int) -> list[str]:
-        """Return the ids of the kept sessions, newest first."""
-        return list(await self._redis.zrevrange(keys.SESSIONS, 0, limit - 1))
+        return await self.session_records(await self._redis.zrevrange(keys.SESSIONS, 0, limit - 1))
 
     @translated
     async def session_records(self, ids: Sequence[str]) -> list[Session]:
@@ -261,12 +256,6 @@ class Sessions(Base):
         return entries[-1][0], {fields["session"] for _, fields in entries if "session" in fields}
 
     @translated
-    async def happenings(self, after: str, limit: int) -> list[tuple[str, dict[str, str]]]:
-        """Return the newest state changes of all sessions and agents after an entry of the stream, oldest first."""
-        rows = await self._redis.xrevrange(keys.EVENTS, "+", f"({after}" if after else "-", count=limit)
-        return [(str(entry), dict(fields)) for entry, fields in reversed(rows)]
-
-    @translated
     async def forget_session(self, session_id: str) -> None:
         """Take a session whose record is gone out of every list of live ones."""
         async with self._redis.pipeline(transaction=True) as pipe:
@@ -284,21 +273,3 @@ class Sessions(Base):
             pipe.zrange(keys.SESSION_QUEUED, 0, -1)
             bound, queued = await pipe.execute()
         return set(bound) | set(queued)
-
-    @translated
-    async def counts(self) -> dict[str, int]:
-        """Return how many sessions and pool agents are in each state, and the pool's target."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            for name in (keys.POOL_READY, keys.POOL_STARTING):
-                pipe.scard(name)
-            for name in (keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE, keys.AGENTS):
-                pipe.scard(name)
-            pipe.get(keys.POOL_TARGET)
-            pipe.zcard(keys.SESSION_QUEUED)
-            pipe.scard(keys.POOL_STALE)
-            pipe.llen(keys.CELERY_QUEUE)
-            pool, booting, starting, ready, active, agents, target, queued, stale, celery = await pipe.execute()
-        return {
-            "pool": pool, "booting": booting, "queued": queued, "starting": starting, "ready": ready,
-            "active": active, "agents": agents, "target": int(target or 0), "stale": stale, "celery": celery,
-        }  # fmt: skip

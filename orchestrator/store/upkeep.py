@@ -10,12 +10,7 @@ from orchestrator.errors import SchemaMismatch
 from orchestrator.models import ID_PATTERN, Agent, Session
 from orchestrator.store import keys, schema
 from orchestrator.store.base import Base, translated
-from orchestrator.store.records import Snapshot
-
-_SETS = (
-    keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE, keys.AGENTS, keys.POOL_READY, keys.POOL_STARTING,
-    keys.POOL_STALE, keys.NODES_DRAINING,
-)  # fmt: skip
+from orchestrator.store.reading import Snapshot, take
 
 
 class Upkeep(Base):
@@ -25,7 +20,7 @@ class Upkeep(Base):
     async def agree(self) -> None:
         """Say which schema this release writes. Raises `SchemaMismatch` when it cannot share this Redis."""
         found: dict[str, str] = await self._redis.hgetall(keys.SCHEMA)
-        if reason := schema.disagreement(found, in_use=bool(await self._redis.exists(keys.POLICY))):
+        if reason := schema.disagreement(found):
             raise SchemaMismatch(reason)
         if int(found.get("version", 0)) < schema.VERSION:
             written = {"version": str(schema.VERSION), "readableBy": str(schema.READABLE_BY)}
@@ -52,7 +47,11 @@ class Upkeep(Base):
 
     @translated
     async def trim(self) -> int:
-        """Drop the ids of sessions whose record has expired from the list of sessions; returns how many."""
+        """Drop the ids whose records have expired from the lists; returns how many sessions were dropped."""
+        api_processes = sorted(await self._redis.smembers(keys.DOORS))
+        records = await self._hashes([keys.door(each) for each in api_processes])
+        if gone := [each for each, fields in zip(api_processes, records, strict=True) if not fields]:
+            await self._redis.srem(keys.DOORS, *gone)
         oldest = ((await self.now()) - self._keep) * 1000 - 3_600_000
         for name in (keys.SESSION_OVER, keys.AGENT_OVER):
             await self._redis.zremrangebyscore(name, "-inf", oldest)
@@ -73,35 +72,21 @@ class Upkeep(Base):
 
     @translated
     async def snapshot(self) -> Snapshot:
-        """Return all records and lists of sessions and agents, found by their keys and not by what lists name.
+        """Return a reading, and all records of sessions and agents, found by their keys and not by what lists name.
 
-        It is read in many steps: what moves meanwhile may be seen half before and half after.
+        It takes many round trips: a change meanwhile may be seen in one place and not in another.
         """
         ids: dict[str, list[str]] = {"session": [], "agent": []}
         private = set()
         async for key in self._redis.scan_iter(count=1000):
             kind, _, rest = key.partition(":")
-            found, _, part = rest.partition(":")
-            if kind in ids and re.match(ID_PATTERN, found):
+            name, _, part = rest.partition(":")
+            if kind in ids and re.match(ID_PATTERN, name):
                 if not part:
-                    ids[kind].append(found)
+                    ids[kind].append(name)
                 elif part in {"payload", "conversation"}:
-                    private.add((found, part))
-        async with self._redis.pipeline(transaction=True) as pipe:
-            for name in _SETS:
-                pipe.smembers(name)
-            for name in (keys.SESSION_QUEUED, keys.SESSION_UNBOUND, keys.DEADLINES):
-                pipe.zrange(name, 0, -1)
-            pipe.hgetall(keys.POLICY)
-            pipe.smembers(keys.NODES)
-            *sets, queued, unbound, deadlines, policy, nodes = await pipe.execute()
-        by_node = [name(node) for node in sorted(nodes) for name in (keys.node_warm, keys.node_busy)]
-        async with self._redis.pipeline(transaction=True) as pipe:
-            for name in by_node:
-                pipe.smembers(name)
-            sets += await pipe.execute()
-        lists = dict(zip((*_SETS, *by_node), sets, strict=True))
-        lists |= {keys.SESSION_QUEUED: queued, keys.SESSION_UNBOUND: unbound}
+                    private.add((name, part))
+        reading = await take(self._redis, self._scripts)
         broken: set[str] = set()
         sessions = await self._records(Session.from_hash, ids["session"], keys.session, broken)
         agents = await self._records(Agent.from_hash, ids["agent"], keys.agent, broken)
@@ -110,17 +95,13 @@ class Upkeep(Base):
             for session in live:
                 pipe.sismember(keys.user_sessions(session.user_id), session.id)
                 pipe.get(keys.room(session.room_name))
-            found = await pipe.execute()
+            replies = await pipe.execute()
         return Snapshot(
-            now=await self.now(),
-            policy={name: int(value) for name, value in policy.items()},
-            nodes=frozenset(nodes),
+            reading=reading,
             sessions=sessions,
             agents=agents,
-            lists={name: frozenset(members) for name, members in lists.items()},
-            deadlines=frozenset((kind, found) for kind, _, found in (member.partition("|") for member in deadlines)),
             broken=frozenset(broken),
             private=frozenset(private),
-            counted=frozenset(session.id for session, yes in zip(live, found[::2], strict=True) if yes),
-            rooms={session.room_name: there for session, there in zip(live, found[1::2], strict=True)},
+            counted=frozenset(session.id for session, member in zip(live, replies[::2], strict=True) if member),
+            rooms={session.room_name: newest for session, newest in zip(live, replies[1::2], strict=True)},
         )

@@ -42,12 +42,11 @@ function services({ health, beat }) {
 
 /** An api's registration with LiveKit, by which LiveKit's own clients reach the pool. */
 function doorPart(id, { node, agentName, registered, error }) {
-  const open = registered === "1";
   return {
     id,
     name: `Dispatch to ${node}`,
-    value: open ? `LiveKit knows it as ${agentName}` : error || "not registered with LiveKit yet",
-    level: open ? "fine" : "odd",
+    value: registered ? `LiveKit knows it as ${agentName}` : error || "not registered with LiveKit yet",
+    level: registered ? "fine" : "odd",
   };
 }
 
@@ -81,11 +80,10 @@ function nodeLine({ name }) {
   return {
     node: shown.node,
     update(node) {
-      const age = Number(node.canaryAge ?? 0);
-      const host = node.host === "1";
+      const { canaryAge: age, host } = node;
       const worker = age > LATE_CANARY ? `Celery worker silent for ${age} s` : `Celery worker took a task ${age} s ago`;
       const load = `${node.warm} warm, ${node.serving} serving`;
-      draining = node.draining === "1";
+      draining = node.draining;
       const level = host ? (age > LATE_CANARY || draining ? "odd" : "fine") : "bad";
       shown.update({ name, value: [draining && "drains", !host && "no agent host", load, worker].filter(Boolean).join(", "), level });
       text(button, draining ? "Undrain" : "Drain");

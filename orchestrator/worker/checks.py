@@ -1,24 +1,38 @@
 """The health check of this node's agents: each process is examined, and an unfit one is stopped."""
 
 import logging
+from collections.abc import Callable
 
-from orchestrator.machine.process import ProcessId
 from orchestrator.models import Agent
+from orchestrator.pool.assignment import MayLive
 from orchestrator.settings import Settings
 from orchestrator.states import AgentState
 from orchestrator.store import Store
-from orchestrator.worker.examine import Finding, examine
+from orchestrator.worker.examine import Finding
 from orchestrator.worker.pool_keeper import PoolKeeper
 from orchestrator.worker.stops import Stops
 
 log = logging.getLogger("orchestrator.worker.checks")
 
+#: Examines one agent's process; its private memory may have so many bytes.
+Examine = Callable[[Agent, int], Finding]
+
 
 class Checks:
     """The health check of one node."""
 
-    def __init__(self, settings: Settings, store: Store, stops: Stops, pool: PoolKeeper) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        *,
+        stops: Stops,
+        pool: PoolKeeper,
+        examine: Examine,
+        may_live: MayLive,
+    ) -> None:
         self._settings, self._store, self._stops, self._pool = settings, store, stops, pool
+        self._examine, self._may_live = examine, may_live
 
     async def check(self) -> int:
         """Examine every agent process of this node; returns how many were unfit."""
@@ -27,7 +41,7 @@ class Checks:
         for agent in await self._store.agents():
             if agent.node != self._settings.node_id or agent.state is AgentState.STOPPING:
                 continue
-            finding = examine(agent, memory_limit=self._settings.agent_memory_limit_mb << 20)
+            finding = self._examine(agent, self._settings.agent_memory_limit_mb << 20)
             await self._store.record_health(agent.id, _record(finding, int(now)))
             if finding.fault is not None:
                 unfit += 1
@@ -38,7 +52,9 @@ class Checks:
     async def _end(self, agent: Agent, fault: str) -> None:
         log.warning("unfit agent", extra={"agent_id": agent.id, "fault": fault})
         await self._store.unfit(agent.id, fault)
-        if not await self._stops.here(agent.id) and agent.pid and not ProcessId.of(agent.pid):
+        if await self._stops.here(agent.id) or not agent.pid:
+            return
+        if not self._may_live(self._settings.node_id, agent.pid, 0):
             await self._store.exited(agent.id, fault)
 
 

@@ -5,12 +5,10 @@ again at the next hello; this process killed in between → the same.
 """
 
 import logging
-from functools import partial
 
 from orchestrator import faults
 from orchestrator.errors import OrchestratorError
 from orchestrator.host.protocol import Death
-from orchestrator.machine.process import may_live
 from orchestrator.models import Agent
 from orchestrator.pool.assignment import MayLive, pass_over_the_dead
 from orchestrator.states import AgentState
@@ -24,9 +22,9 @@ log = logging.getLogger("orchestrator.worker.deaths")
 class Deaths:
     """The deaths of one node's agents."""
 
-    def __init__(self, node: str, store: Store, link: HostLink, logs: LogShipper, alive: MayLive | None = None) -> None:
+    def __init__(self, store: Store, link: HostLink, logs: LogShipper, may_live: MayLive) -> None:
         self._store, self._link, self._logs = store, link, logs
-        self._may_live = alive or partial(may_live, node)
+        self._may_live = may_live
 
     async def on_death(self, death: Death) -> None:
         """Record a death that the host has just reported."""

@@ -22,7 +22,7 @@ class Finding:
     threads: int = 0
 
 
-def examine(agent: Agent, *, memory_limit: int) -> Finding:
+def examine(agent: Agent, memory_limit: int) -> Finding:
     """Examine the process of an agent of this node; `memory_limit` in bytes."""
     if agent.pid is None:
         return Finding(None)

@@ -17,12 +17,13 @@ from orchestrator.errors import StoreUnavailable
 from orchestrator.host.client import HostClient
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.machine.memory import headroom_bytes
+from orchestrator.machine.process import may_live
 from orchestrator.pool.assignment import MayLive
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.worker.boots import Boots
 from orchestrator.worker.canary import CANARY_SECONDS, Canary
-from orchestrator.worker.checks import Checks
+from orchestrator.worker.checks import Checks, Examine
 from orchestrator.worker.clean_up import CLEAN_UP_SECONDS, CleanUp
 from orchestrator.worker.deadlines import DEADLINE_SECONDS, Deadlines
 from orchestrator.worker.deaths import Deaths
@@ -35,6 +36,7 @@ from orchestrator.worker.duties import (
     FileRewrite,
     LiveKitProbe,
 )
+from orchestrator.worker.examine import examine
 from orchestrator.worker.headroom import MEMORY_SECONDS, Headroom, HeadroomReport
 from orchestrator.worker.heartbeat import Heartbeat
 from orchestrator.worker.host_link import Connect, HostLink, HostWatch
@@ -56,14 +58,16 @@ class Machine:
 
     clock: Clock
     connect: Connect  #: to the agent host
+    may_live: MayLive
+    examine: Examine = examine
     free_bytes: Callable[[], int | None] = headroom_bytes
-    may_live: MayLive | None = None
     end_process: Callable[[int], object] = os._exit
 
     @classmethod
     def real(cls, settings: Settings) -> "Machine":
         """Return the machine that this process runs on."""
-        return cls(SYSTEM_CLOCK, partial(HostClient.connect, settings.host_socket))
+        connect = partial(HostClient.connect, settings.host_socket)
+        return cls(SYSTEM_CLOCK, connect, partial(may_live, settings.node_id))
 
 
 class Node:
@@ -88,7 +92,10 @@ class Node:
             boots=self.boots, stops=self.stops, drain=self._drain, headroom=self._headroom,
             background=self._background,
         )  # fmt: skip
-        self.checks = Checks(settings, store, self.stops, self.pool)
+        self.checks = Checks(
+            settings, store,
+            stops=self.stops, pool=self.pool, examine=machine.examine, may_live=machine.may_live,
+        )  # fmt: skip
         self.reload = Reload(node, store, self._link)
         self.clean_up = CleanUp(store, machine.clock)
         self._report = HeadroomReport(node, store, self._headroom, self.pool.refill_soon)
@@ -109,7 +116,7 @@ class Node:
         heartbeat = Heartbeat(
             settings, store, clock, link=self._link, headroom=self._headroom, canary=self.canary, set_up=set_up
         )
-        deaths = Deaths(settings.node_id, store, self._link, self._logs, machine.may_live)
+        deaths = Deaths(store, self._link, self._logs, machine.may_live)
         processes = Processes(settings, store, clock, link=self._link, deaths=deaths, boots=self.boots, logs=self._logs)
 
         def connected() -> None:

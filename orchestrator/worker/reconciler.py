@@ -63,7 +63,7 @@ class Reconciler:
         except LiveKitUnavailable as failure:
             log.warning("sessions are not compared with LiveKit: %s", failure.detail)
             return
-        for room in existing & over.keys():
+        for room in sorted(existing & over.keys()):
             self._say(over[room], await self._store.seen(over[room], "", exists=True))
         await self._close_unserved()
 
@@ -73,7 +73,7 @@ class Reconciler:
         rooms = await self._store.rooms_without_session()
         try:
             for begin in range(0, len(rooms), ROOMS_AT_ONCE):
-                for room in await self._rooms.existing(rooms[begin : begin + ROOMS_AT_ONCE]):
+                for room in sorted(await self._rooms.existing(rooms[begin : begin + ROOMS_AT_ONCE])):
                     if await self._store.unserved_for(room) < UNSERVED_SECONDS:
                         continue
                     _, agent = await self._rooms.present(room)

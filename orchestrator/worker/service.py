@@ -72,7 +72,7 @@ class Background:
     """Work that is begun and not waited for. A failure is logged; the next periodic round makes up for it."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks: dict[asyncio.Task[object], None] = {}  # in order
 
     def start(self) -> None:
         """Begin: nothing runs yet."""
@@ -87,11 +87,11 @@ class Background:
     def begin(self, work: Coroutine[Any, Any, object]) -> None:
         """Run a coroutine beside what runs now."""
         task = asyncio.create_task(work)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[object]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if task.cancelled() or (failure := task.exception()) is None:
             return
         if isinstance(failure, OrchestratorError):

@@ -153,12 +153,12 @@ def test_a_place_in_line_is_given_up_in_time_and_by_its_user(full: list[str], ec
         assert echo.end(cancelled)["status"] == "ended"
         assert echo.session(behind)["position"] == 1
         assert echo.session(cancelled)["status"] == "ended"
-        usual = raw.hget("policy", "queueMs")
-        raw.hset("policy", "queueMs", 1500)
+        usual = raw.hget("policy", "queue_seconds")
+        raw.hset("policy", "queue_seconds", 1.5)
         try:
             hurried = echo.begin("hurried")["sessionId"]
         finally:
-            raw.hset("policy", "queueMs", usual)
+            raw.hset("policy", "queue_seconds", usual)
         given_up = poll(lambda: (found := echo.session(hurried))["status"] == "error" and found, "it is given up")
         assert given_up["reason"] == "queue_timeout: no room within 600 s"
         waited = moment(raw, hurried, "error") - moment(raw, hurried, "queued")
@@ -186,12 +186,12 @@ def test_the_line_is_told_how_long_it_takes_once_that_is_known(full: list[str], 
 def test_one_user_never_has_more_than_their_share(echo: Node) -> None:
     clear(echo)
     with connected(echo) as raw:
-        usual = raw.hget("policy", "perUser")
-        raw.hset("policy", "perUser", 2)
+        usual = raw.hget("policy", "sessions_per_user")
+        raw.hset("policy", "sessions_per_user", 2)
         try:
             answers = crowd(echo, ["greedy"] * 40)
         finally:
-            raw.hset("policy", "perUser", usual)
+            raw.hset("policy", "sessions_per_user", usual)
     assert len({answer.json()["sessionId"] for answer in answers if answer.is_success}) == 2
     # Whoever only names a user is not given what another began.
     assert {answer.json()["code"] for answer in answers if not answer.is_success} == {"user_has_session"}

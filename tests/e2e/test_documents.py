@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from agents.caller import Call
-from tests.e2e.test_voice import words
+from tests.e2e.test_voice import ask, words
 from tests.support import documents, fenced
 from tests.support.documents import REPOSITORY
 from tests.support.fenced import Block
 from tests.support.node import Node
+from tests.support.page import build_page
 from tests.support.processes import poll
 from tests.support.walk import Step, walk
 
@@ -28,16 +30,20 @@ ID = re.compile(r"\b(prewarm|session)_[0-9a-f]{32}\b")
 @pytest.fixture(scope="module")
 def checkout(short_folder: Path) -> Path:
     """A folder as a reader has it: this project, without what its own nodes have left, and the agent of the README."""
+    build_page()
     folder = short_folder / "clone"
     folder.mkdir()
     for entry in REPOSITORY.iterdir():
-        if entry.name not in {".git", ".run", ".env", "frontend"}:
+        if entry.name not in {".git", ".run", ".env", ".venv", "frontend"}:
             (folder / entry.name).symlink_to(entry)
-    left_out = shutil.ignore_patterns("node_modules", "dist")
-    shutil.copytree(REPOSITORY / "frontend", folder / "frontend", ignore=left_out)
+    # The environment of the tests, with a stamp of its own: whatever make finds old, nothing is installed into it.
+    (folder / ".venv").mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (folder / ".venv" / name).symlink_to(Path(sys.prefix) / name)
+    (folder / ".venv/.installed").touch()
+    # The page is written there, by one of the commands; its packages are only read.
+    shutil.copytree(REPOSITORY / "frontend", folder / "frontend", ignore=shutil.ignore_patterns("node_modules"))
     (folder / "frontend/node_modules").symlink_to(REPOSITORY / "frontend/node_modules")
-    if (REPOSITORY / "frontend/dist").exists():  # a page that is older than its sources would be built again
-        shutil.copytree(REPOSITORY / "frontend/dist", folder / "frontend/dist")
     (folder / "my_agent.py").write_text(agent_of_the_readme())
     return folder
 
@@ -52,8 +58,8 @@ def node(checkout: Path) -> Iterator[Node]:
     """The node that the command of the README starts, on free ports, with a name that docs/deploy.md has."""
     run_dir = checkout / ".run"
     run_dir.mkdir()
-    found = Node(run_dir, NODE_ID="b", POOL_TARGET=2, LOG_FORMAT="json", USER_JOIN_SECONDS=600, HTTPS_PROXY="")
-    del found.environment["RUN_DIR"], found.environment["PYTHONPATH"]
+    found = Node(run_dir, NODE_ID="b", POOL_TARGET=2, LOG_FORMAT="json", USER_JOIN_SECONDS=600)
+    del found.environment["PYTHONPATH"]  # the reader has none: the folder is where the agent is found
     found.launch, found.folder = ["bash", "-c", fenced.START], checkout
     (checkout / ".curlrc").write_text(f'fail\nconnect-to = "localhost:8080:127.0.0.1:{found.environment["PORT"]}"\n')
     with found:
@@ -85,9 +91,10 @@ async def every_command_works_as_it_is_printed(node: Node, checkout: Path, sessi
     assert done.returncode == 0, f"{block.runs}: {done.stdout}{done.stderr}"
 
 
-async def the_agent_of_the_readme_is_heard(node: Node, *_: object) -> None:
+async def the_agent_of_the_readme_talks(node: Node, *_: object) -> None:
     async with Call(node.url, "grace") as call:
-        assert "this is my own agent" in words((await call.heard()).text())
+        assert "help you" in words((await call.heard()).text())
+        await ask(call, "What time is it?", "said.* time is it")
 
 
 def steps(*, speak: bool) -> list[Step]:
@@ -100,7 +107,7 @@ def steps(*, speak: bool) -> list[Step]:
 async def test_every_command_of_the_documents_works_as_it_is_printed(
     node: Node, checkout: Path, session: str, short_folder: Path, subtests: pytest.Subtests
 ) -> None:
-    await walk(subtests, [*steps(speak=False), the_agent_of_the_readme_is_heard], node, checkout, session)
+    await walk(subtests, [*steps(speak=False), the_agent_of_the_readme_talks], node, checkout, session)
     folder = short_folder / "speaks"
     folder.mkdir()
     with Node(folder, POOL_TARGET=2) as speaks:

@@ -1,9 +1,7 @@
 """People press Talk: a real Chromium with a microphone that speaks, a real node, and the page that `make up` serves."""
 
 import os
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +12,8 @@ from playwright.sync_api import expect
 
 from tests.e2e import pictures, starter
 from tests.support.browser import PHONE, Browser, chromium, shown, spoken
-from tests.support.node import REPOSITORY, Node
+from tests.support.node import Node
+from tests.support.page import build_page
 from tests.support.path_proxy import PathProxy
 from tests.support.processes import poll
 from tests.support.walk import walk_plainly
@@ -22,14 +21,9 @@ from tests.support.walk import walk_plainly
 
 @pytest.fixture(scope="module", autouse=True)
 def _page() -> None:
-    """Have the page built. Without a Node the tests are skipped, but fail where CI runs them."""
+    """Have the page built."""
     chromium()
-    if shutil.which("npm") is None and not os.environ.get("CI"):
-        pytest.skip("no npm on PATH to build the page with")
-    built = subprocess.run(
-        ["make", "-C", REPOSITORY, "frontend"], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert built.returncode == 0, built.stderr
+    build_page()
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,8 @@ async def test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_a
     await call("bob", "agent_error: ValueError: no", say="agent user")
     await call("eve", "killed by signal 9", say="agent")
     assert agents(await told.look()) == []
-    assert await told.store.failing_calls() == (2, "agent_error: ValueError: no")
+    reading = await told.store.reading()
+    assert (reading.failing_calls, reading.failing_cause) == (2, "agent_error: ValueError: no")
     await call("kim", refused, say="agent user agent")
     (alert,) = agents(await told.look())
     assert (alert["type"], alert["data"]) == ("agents.failing", {"calls": 3, "cause": refused})
@@ -151,7 +152,7 @@ async def test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_a
     await call("lea", say="agent user agent")
     (alert,) = agents(await told.look())
     assert (alert["type"], alert["data"]["calls"]) == ("agents.serving", 0)
-    assert await told.store.failing_calls() == (0, "")
+    assert (await told.store.reading()).failing_calls == 0
 
 
 @pytest.mark.parametrize(("ttl", "counted"), [(60, 3), (5, 0)], ids=["of a node that lives", "of one that may be gone"])
@@ -170,7 +171,8 @@ async def test_calls_whose_agents_are_silent_and_live_count_too(
         found = await told.store.session(session)
         assert found is not None
         assert found.takeovers == 1
-    count, cause = await told.store.failing_calls()
+    reading = await told.store.reading()
+    count, cause = reading.failing_calls, reading.failing_cause
     assert (count, cause.startswith("no heartbeat for")) == (counted, bool(counted))
     assert ("agents.failing" in await told.kinds()) == bool(counted)
 

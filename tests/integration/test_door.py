@@ -10,12 +10,12 @@ import redis
 
 from orchestrator.api import health
 from orchestrator.api.app import create
-from orchestrator.api.dispatch import Dispatch
+from orchestrator.api.dispatch import DispatchService
 from orchestrator.api.services import Services
 from orchestrator.errors import StoreUnavailable
 from orchestrator.livekit.jobs import Answer, JobOffer, Outcome
 from orchestrator.models import Session
-from orchestrator.pool.assignment import Request
+from orchestrator.pool.assignment import SessionRequest
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from tests.integration.test_api import serve, settings
@@ -47,15 +47,15 @@ async def parts(store: Store, valkey_url: str) -> AsyncIterator[Services]:
 
 
 @pytest.fixture
-def dispatch(parts: Services) -> Dispatch:
-    found = Dispatch(parts)
-    found.door = Reports()  # type: ignore[assignment]
+def dispatch(parts: Services) -> DispatchService:
+    found = DispatchService(parts)
+    found.worker = Reports()  # type: ignore[assignment]
     return found
 
 
-def said(dispatch: Dispatch) -> list[tuple[str, Outcome, str]]:
-    door: Any = dispatch.door
-    found: list[tuple[str, Outcome, str]] = door.said
+def said(dispatch: DispatchService) -> list[tuple[str, Outcome, str]]:
+    worker: Any = dispatch.worker
+    found: list[tuple[str, Outcome, str]] = worker.said
     return found
 
 
@@ -71,7 +71,7 @@ async def of(store: Store, answer: Answer) -> Session:
     return session
 
 
-async def test_a_job_is_an_ordinary_session(dispatch: Dispatch, store: Store, valkey_url: str) -> None:
+async def test_a_job_is_an_ordinary_session(dispatch: DispatchService, store: Store, valkey_url: str) -> None:
     (agent,) = await warm(store, valkey_url, 1)
     session = await of(store, await dispatch.on_availability(job(metadata='{"name": "Ada"}')))
     assert (session.status, session.user_id, session.room_name) == ("ready", "room:lobby", "lobby")
@@ -83,7 +83,9 @@ async def test_a_job_is_an_ordinary_session(dispatch: Dispatch, store: Store, va
     assert (told["room"], told["metadata"], told["userId"]) == ("lobby", {"name": "Ada"}, "room:lobby")
 
 
-async def test_a_job_on_an_empty_pool_has_an_agent_started(dispatch: Dispatch, store: Store, raw: redis.Redis) -> None:
+async def test_a_job_on_an_empty_pool_has_an_agent_started(
+    dispatch: DispatchService, store: Store, raw: redis.Redis
+) -> None:
     session = await of(store, await dispatch.on_availability(job()))
     assert session.status == "starting"
     spawns = [text for text in raw.lrange("celery", 0, -1) if "spawn_agent" in text]
@@ -91,7 +93,7 @@ async def test_a_job_on_an_empty_pool_has_an_agent_started(dispatch: Dispatch, s
 
 
 async def test_an_agent_that_cannot_be_started_is_not_promised(
-    dispatch: Dispatch, parts: Services, store: Store, monkeypatch: pytest.MonkeyPatch
+    dispatch: DispatchService, parts: Services, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object, **__: object) -> None:
         raise StoreUnavailable
@@ -105,75 +107,75 @@ async def test_an_agent_that_cannot_be_started_is_not_promised(
 
 
 async def test_the_same_job_by_another_door_is_the_same_session(
-    dispatch: Dispatch, parts: Services, store: Store, valkey_url: str
+    dispatch: DispatchService, parts: Services, store: Store, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 2)
-    answers = await asyncio.gather(dispatch.on_availability(job()), Dispatch(parts).on_availability(job()))
+    answers = await asyncio.gather(dispatch.on_availability(job()), DispatchService(parts).on_availability(job()))
     assert answers[0] == answers[1]
     assert len(await store.sessions()) == 1
 
 
-async def test_a_second_job_for_a_room_needs_nobody(dispatch: Dispatch, store: Store) -> None:
+async def test_a_second_job_for_a_room_needs_nobody(dispatch: DispatchService, store: Store) -> None:
     assert (await dispatch.on_availability(job(1))).available
     assert await dispatch.on_availability(job(2)) == Answer(available=False, terminate=True)
     assert len(await store.sessions()) == 1
 
 
-async def test_a_job_whose_session_is_over_is_not_taken_again(dispatch: Dispatch, store: Store) -> None:
+async def test_a_job_whose_session_is_over_is_not_taken_again(dispatch: DispatchService, store: Store) -> None:
     session = await of(store, await dispatch.on_availability(job()))
     await store.end_session(session.id, "ended", "over")
     assert await dispatch.on_availability(job()) == NO
 
 
-async def test_what_is_refused(dispatch: Dispatch, parts: Services, store: Store, valkey_url: str) -> None:
+async def test_what_is_refused(dispatch: DispatchService, parts: Services, store: Store, valkey_url: str) -> None:
     assert await dispatch.on_availability(job(metadata="x" * 5000)) == NO
-    await change(store, maxSessions=1)
+    await change(store, max_sessions=1)
     assert (await dispatch.on_availability(job(1, "desk"))).available
     assert await dispatch.on_availability(job(2)) == NO
-    await change(store, maxSessions=5)
+    await change(store, max_sessions=5)
     await store.livekit_down("no answer")
     assert await dispatch.on_availability(job(2)) == NO
     await store.livekit_down(None)
     # Somebody calls themselves what the room stands for: that session is not the room's.
-    await parts.assigner.start(Request("room:lobby", {}))
+    await parts.assigner.start(SessionRequest("room:lobby", {}))
     assert await dispatch.on_availability(job(2)) == NO
     parts.feed.close()
     assert await dispatch.on_availability(job(3, "hall")) == NO, "the api is stopping"
     assert len(await store.sessions()) == 2
 
 
-async def test_livekit_is_told_how_a_job_goes(dispatch: Dispatch, store: Store, valkey_url: str) -> None:
+async def test_livekit_is_told_how_a_job_goes(dispatch: DispatchService, store: Store, valkey_url: str) -> None:
     (agent,) = await warm(store, valkey_url, 1)
     session = await of(store, await dispatch.on_availability(job()))
-    await dispatch._tell_jobs()
+    await dispatch._report_jobs()
     assert said(dispatch) == []
     link = AgentLink(valkey_url, agent)
     await link.joined()
     await link.close()
     for _ in range(2):
-        await dispatch._tell_jobs()
+        await dispatch._report_jobs()
     assert said(dispatch) == [("AJ_1", Outcome.RUNNING, "")]
     await store.end_session(session.id, "ended", "user was gone for 20 s")
-    dispatch.door.connected = False  # type: ignore[attr-defined]
-    await dispatch._tell_jobs()
-    dispatch.door.connected = True  # type: ignore[attr-defined]
+    dispatch.worker.connected = False  # type: ignore[attr-defined]
+    await dispatch._report_jobs()
+    dispatch.worker.connected = True  # type: ignore[attr-defined]
     for _ in range(2):
-        await dispatch._tell_jobs()
+        await dispatch._report_jobs()
     assert said(dispatch)[1:] == [("AJ_1", Outcome.SUCCESS, "")], "once, and as soon as it can be told"
     assert dispatch.running() == []
 
 
-async def test_a_failure_is_told_with_its_reason(dispatch: Dispatch, store: Store) -> None:
+async def test_a_failure_is_told_with_its_reason(dispatch: DispatchService, store: Store) -> None:
     session = await of(store, await dispatch.on_availability(job()))
     await store.end_session(session.id, "error", "boot_error: no model")
-    await dispatch._tell_jobs()
+    await dispatch._report_jobs()
     assert said(dispatch) == [("AJ_1", Outcome.FAILED, "boot_error: no model")]
 
 
 async def test_an_assignment_is_noted_and_one_of_nobody_is_failed(
-    dispatch: Dispatch, parts: Services, store: Store, raw: redis.Redis
+    dispatch: DispatchService, parts: Services, store: Store, raw: redis.Redis
 ) -> None:
-    session = await of(store, await Dispatch(parts).on_availability(job()))
+    session = await of(store, await DispatchService(parts).on_availability(job()))
     assert raw.zscore("deadlines", f"job|{session.id}") is not None
     await dispatch.on_assignment(job())  # LiveKit had asked another door first
     assert raw.zscore("deadlines", f"job|{session.id}") is None
@@ -182,7 +184,7 @@ async def test_an_assignment_is_noted_and_one_of_nobody_is_failed(
     assert said(dispatch) == [("AJ_2", Outcome.FAILED, "there is no session for this job")]
 
 
-async def test_a_deleted_dispatch_ends_the_session(dispatch: Dispatch, store: Store) -> None:
+async def test_a_deleted_dispatch_ends_the_session(dispatch: DispatchService, store: Store) -> None:
     session = await of(store, await dispatch.on_availability(job()))
     await dispatch.on_termination("AJ_9")
     await dispatch.on_termination("AJ_1")
@@ -192,15 +194,15 @@ async def test_a_deleted_dispatch_ends_the_session(dispatch: Dispatch, store: St
 
 
 async def test_the_next_api_of_a_node_takes_its_jobs_over(
-    dispatch: Dispatch, parts: Services, store: Store, raw: redis.Redis
+    dispatch: DispatchService, parts: Services, store: Store, raw: redis.Redis
 ) -> None:
     await dispatch.on_availability(job(1))
     elsewhere = await of(store, await dispatch.on_availability(job(2, "desk")))
     over = await of(store, await dispatch.on_availability(job(3, "hall")))
     raw.hset(f"session:{elsewhere.id}", "door", "another-node")
     await store.end_session(over.id, "ended", "over")
-    await parts.assigner.start(Request("ada", {}))
-    successor = Dispatch(parts)
+    await parts.assigner.start(SessionRequest("ada", {}))
+    successor = DispatchService(parts)
     await successor._take_over()
     assert successor.running() == ["AJ_1"]
 
@@ -216,11 +218,11 @@ async def test_health_says_how_the_door_is(store: Store, valkey_url: str, monkey
         while (found := await door()) is None:
             assert time.monotonic() < deadline, "the door says why it is not open"
             await asyncio.sleep(0.05)
-        assert (found["registered"], found["agentName"], found["jobs"]) == ("0", "voice-agent", "0")
+        assert (found["registered"], found["agentName"], found["jobs"]) == (False, "voice-agent", 0)
         assert "127.0.0.1" in found["error"]
         warnings = (await http.get("/api/health", headers=ADMIN)).json()["warnings"]
         assert not [words for words in warnings if "registered" in words]
-        monkeypatch.setattr(health, "DOOR_SECONDS", -1)
+        monkeypatch.setattr(health, "REGISTRATION_SECONDS", -1)
         warnings = (await http.get("/api/health", headers=ADMIN)).json()["warnings"]
         (words,) = [words for words in warnings if "registered" in words]
         assert words.startswith("node api-test has not been registered with LiveKit for ")

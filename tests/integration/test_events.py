@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis
 
-from orchestrator.api import events, feed
+from orchestrator.api import change_feed, events
 from orchestrator.api.app import create
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
@@ -150,7 +150,7 @@ async def test_silence_is_filled_for_the_proxies(
 async def test_streams_are_bounded_and_given_back(
     http: httpx.AsyncClient, store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "SESSION_LISTENERS", 2)
+    monkeypatch.setattr(change_feed, "SESSION_LISTENERS", 2)
     await warm(store, valkey_url, 1)
     session_id = (await start(http, "ada")).json()["sessionId"]
     async with following(http, session_id) as one, following(http, session_id) as two:

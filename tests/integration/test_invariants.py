@@ -109,7 +109,7 @@ async def boot(store: Store, url: str, host: HostClient, node: str, agent_id: st
 async def world(store: Store, raw: redis.Redis, valkey_url: str, machine: Host) -> AsyncIterator[World]:
     node = machine.environment["NODE_ID"]
     settings = Settings(node_id=node, run_dir=machine.run_dir, redis_url=valkey_url)
-    await change(store, maxSessions=3)
+    await change(store, max_sessions=3)
     async with connected(machine) as host:
         await store.set_target(3)
         ids = await store.reserve([new_id("prewarm") for _ in range(3)], node)
@@ -563,5 +563,5 @@ async def test_a_busy_store_is_clean(store: Store, valkey_url: str, tmp_path: Pa
     finally:
         done.set()
         await asyncio.gather(*users)
-    assert int((await store.pool_stats())["total_ended"]) > 20
+    assert (await store.reading()).stats["total_ended"] > 20
     assert await check(store, settings, None, settle_seconds=0) == []

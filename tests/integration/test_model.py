@@ -26,7 +26,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.support.model import NODE_FAILURES, UNPROVEN, WAITS, Bench, Dump, Model, Process, Refused, previous_release
+from tests.support.model import (
+    NODE_FAILURES,
+    UNPROVEN,
+    WAITS,
+    Bench,
+    Dump,
+    Model,
+    Process,
+    Refused,
+    policy_as_then,
+    previous_release,
+)
 
 pytestmark = pytest.mark.thorough
 
@@ -57,12 +68,12 @@ class Machine(RuleBasedStateMachine):
     url: ClassVar[str]
     mutate: ClassVar[Callable[[str, str], str]] = staticmethod(lambda _, source: source)
     bench: ClassVar[Bench | None] = None
-    mixed: ClassVar[bool] = False
+    deploy: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
         if type(self).bench is None:
-            type(self).bench = Bench(self.url, self.mutate, previous_release() if self.mixed else None)
+            type(self).bench = Bench(self.url, self.mutate, previous_release() if self.deploy else None)
         assert self.bench
         self.b = self.bench
         self.count = 0
@@ -76,8 +87,8 @@ class Machine(RuleBasedStateMachine):
     def configure(  # noqa: PLR0917 - Hypothesis gives them by name
         self, cap: int, line: int, each: int, size: int, takeovers: int, takeover: int, warm: bool
     ) -> None:
-        policy = {"maxSessions": cap, "queueLimit": line, "perUser": each, "webhooks": 1}
-        self.m = Model(WAITS | policy | {"maxTakeovers": takeovers, "takeover": takeover}, mixed=self.mixed)
+        policy = {"max_sessions": cap, "queue_limit": line, "sessions_per_user": each, "alert_webhooks": 1}
+        self.m = Model(WAITS | policy | {"max_takeovers": takeovers, "takeover": takeover})
         self.target = size
         self.b.clear()
         self.now = self.b.dump()
@@ -87,9 +98,15 @@ class Machine(RuleBasedStateMachine):
 
     # What rules are made of
 
+    def write_policy(self) -> None:
+        """Write the policy, as a node of each release that runs does."""
+        self.b.redis.hset("policy", mapping=self.m.policy)
+        if self.deploy:
+            self.b.redis.hset("policy", mapping=policy_as_then(self.m.policy))
+
     def set_up(self) -> None:
         """Write what a node writes when it comes up."""
-        self.b.redis.hset("policy", mapping=self.m.policy)
+        self.write_policy()
         self.b.redis.set("pool:target", self.target)
         for node in NODES:
             self.b.redis.sadd("nodes", node)
@@ -292,7 +309,7 @@ class Machine(RuleBasedStateMachine):
         self.say_capacity(expected, key)
         self.do("assign", user, fresh, room or f"room_{fresh}", '{"type":"assign","token":"t"}', "", 10, 60_000, key,
                 print_, job, f"d-{job}" if job else "", "n1" if job else "", 0, after=after,
-                twice=twice and (bool(key) or self.m.policy["perUser"] == 1))  # fmt: skip
+                twice=twice and (bool(key) or self.m.policy["sessions_per_user"] == 1))  # fmt: skip
 
     def say_capacity(self, expected: set[str], key: str) -> None:
         """What LiveKit is told of us is what a job of it would be answered."""
@@ -330,21 +347,18 @@ class Machine(RuleBasedStateMachine):
             expected = "gone" if broken and process.id.startswith("session_") else "claimed"
 
         def after(answer: list[str], _: Dump) -> None:
-            # What this release has announced for a node, the one before takes for claimed.
-            taken = self.mixed and fields.get("node") and answer[0] == "taken"
-            assert taken or answer[0] == expected, f"a claim is {answer}, it should be {expected}"
+            assert answer[0] == expected, f"a claim is {answer}, it should be {expected}"
             if answer[0] == "claimed":
                 process.node = node
 
         self.do(
             "agent_claim", process.id, node, 0, keys=[f"agent:{process.id}"], after=after,
-            same=expected == "taken" or fields.get("state") != "starting", twice=twice and not self.mixed,
+            same=expected == "taken" or fields.get("state") != "starting", twice=twice,
         )  # fmt: skip
         if process.node:
             keys = [f"agent:{process.id}", f"agent:{process.id}:pid"]
-            # The release before leaves the lineage to the one that knows it.
             self.do("agent_spawned", process.pid, 7, "boot", process.node, process.id, keys=keys,
-                    twice=twice and not self.mixed, same=not self.state(process))  # fmt: skip
+                    twice=twice, same=not self.state(process))  # fmt: skip
 
     @precondition(lambda self: self.m.processes)
     @rule(pick=picks, twice=twice)
@@ -613,7 +627,7 @@ class Machine(RuleBasedStateMachine):
         same = self.state(process) not in {"assigned", "running"}
         session = self.session_of(process) if not same else ""
         self.do("agent_failed", process.id, "room lost", int(told_to_go), same=same, twice=twice)
-        if told_to_go and not self.mixed:  # an earlier release knows only of failures
+        if told_to_go:
             # The session's record may be lost (`lose`): then it has no status.
             status = self.now.sessions.get(session, {}).get("status")
             assert status != "error", "nothing has failed"
@@ -703,16 +717,14 @@ class Machine(RuleBasedStateMachine):
             for agent in found:
                 self.announced(agent)
                 self.m.processes[agent].home = node
-            # The release before fills the whole pool, whoever asks.
-            most = max(missing, self.target + unbound - warm - booting + stale) if self.mixed else missing
-            assert len(found) <= min(most, count), f"{len(found)} are announced, {most} are missing"
+            assert len(found) <= min(missing, count), f"{len(found)} are announced, {missing} are missing"
             if before.failures:
                 assert len(found) + booting * bool(found) <= 1, "boots fail, and more than one is tried at a time"
-            elif before.boot_failures(node) and not self.mixed:
+            elif before.boot_failures(node):
                 assert len(found) <= 1, "boots fail there, and more than one is tried at a time"
             elif "pool:proven" not in before.values:
                 assert not found or len(found) + booting <= UNPROVEN, "no boot has worked, and many are tried"
-            elif not self.mixed:
+            else:
                 assert len(found) == min(missing, count), f"{len(found)} are announced, {missing} are missing"
 
         self.do("pool_reserve", node, "", *ids, after=after)
@@ -726,8 +738,7 @@ class Machine(RuleBasedStateMachine):
             before = self.now.members("pool:ready") & self.now.agents_of("ready")
             stopped = self.do("pool_surplus", legal=True)
             most = self.warm_target(self.builders(self.now))
-            least = self.target if self.mixed else most
-            assert min(len(before), least) <= len(before - set(stopped)) <= most
+            assert len(before - set(stopped)) == min(len(before), most)
             assert set(stopped) <= before
 
     @rule(what=st.sampled_from(["memory", "memory", "low", "up", "up", "down"]))
@@ -758,8 +769,7 @@ class Machine(RuleBasedStateMachine):
                     "pool:stale"
                 )
             case "drain":
-                # The release before shortens no drain.
-                self.do("node_drain", node, window, twice=twice and not self.mixed)
+                self.do("node_drain", node, window, twice=twice)
                 left = self.now.unbound | self.now.queued
                 assert self.now.in_service or not left, "nobody is left to serve those who wait"
             case "undrain":
@@ -832,14 +842,14 @@ class Machine(RuleBasedStateMachine):
         for process in alive:
             self.listen(process)
         taken, processes, late = self.m.taken, self.m.processes, self.m.late
-        self.m = Model(self.m.policy, taken=taken, processes=processes, late=late, loss=True, mixed=self.mixed)
+        self.m = Model(self.m.policy, taken=taken, processes=processes, late=late, loss=True)
         for process in processes.values():
             process.exit = None
             process.alive = process in alive
         self.b.clear(anew=False)
         self.now = self.b.dump()
         if register_first:
-            self.b.redis.hset("policy", mapping=self.m.policy)
+            self.write_policy()
             self.look()
             for process in alive:
                 self.heartbeat(process)
@@ -880,9 +890,6 @@ class Machine(RuleBasedStateMachine):
             self.obey(self.tick(), obedient=True)
         assert not self.now.live, f"never over: {[self.now.sessions[i] for i in self.now.live]}"
         assert not self.left(), f"never gone: {[self.now.agents[i] for i in self.left()]}"
-        if self.mixed:  # the release before has left, and the lists by node are written anew
-            self.m.mixed = False
-            self.do("nodes_recount")
 
     def left(self) -> set[str]:
         return self.now.agents.keys() - self.now.agents_of("exited")
@@ -898,7 +905,7 @@ class Deploy(Machine):
     """The same while the release before runs beside this one, on the same records: for the length of a deploy."""
 
     bench = None
-    mixed = True
+    deploy = True
 
 
 @pytest.mark.timeout(0)

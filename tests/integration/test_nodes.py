@@ -43,7 +43,7 @@ async def test_a_node_that_cannot_boot_leaves_its_share_to_the_others(store: Sto
     await store.memory("short", "1 MiB is free", hold_seconds=60)
     raw.set("pool:proven", 1)
     await store.set_target(4)
-    assert await store.memory_shortage() is None, "others have memory"
+    assert (await store.reading()).memory_shortage is None, "others have memory"
     assert await reserved(store, "short", refused="1 MiB is free") == 0
     assert await reserved(store, "drains") == 0
     assert [await reserved(store, node) for node in ("n1", "n2")] == [2, 2]
@@ -158,7 +158,7 @@ async def test_calls_that_outlast_a_drain_go_on_elsewhere(store: Store, raw: red
     await link.joined()
     await link.presence(call.session_id, present=True)
     await link.turn(call.session_id, {"role": "user", "text": "My name is Ada."})
-    await change(store, goodbyeMs=0)
+    await change(store, goodbye_seconds=0)
     await store.drain_node(call.node, 0)
     raw.zadd("deadlines", {f"drain|{call.node}": 0})
     await store.due()
@@ -204,7 +204,7 @@ async def test_without_another_node_a_drain_says_goodbye(store: Store, raw: redi
 
 async def test_a_drain_that_is_asked_for_again_may_be_over_sooner_and_not_later(store: Store, raw: redis.Redis) -> None:
     """A node whose Redis was away asks again, for what is left of its time."""
-    await change(store, goodbyeMs=3000)
+    await change(store, goodbye_seconds=3)
     await beat(store, "n1")
 
     def left() -> tuple[float, str]:

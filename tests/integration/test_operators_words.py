@@ -210,7 +210,7 @@ async def test_an_unexpected_error_is_the_operators(
     async def fail(*_: object) -> None:
         raise RuntimeError(LEFT)
 
-    monkeypatch.setattr(Store, "draining", fail)
+    monkeypatch.setattr(Store, "reading", fail)
     async with serve(create(settings(valkey_url))) as http:
         for headers in ({}, bearer("wrong")):
             answer = await http.get("/readyz", headers=headers)

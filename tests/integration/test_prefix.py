@@ -136,7 +136,8 @@ def test_every_command_of_the_store_is_known_to_the_prefix() -> None:
     assert {"hgetall", "blpop", "xread"} <= called
     for name in sorted(called - plumbing):
         command = names.get(name, name.upper())
-        prefixed.prefixed(PREFIX, (command, *{"XREAD": (b"STREAMS", "k", "0")}.get(command, ("k", "v"))))
+        arguments = {"XREAD": (b"STREAMS", "k", "0"), "EVALSHA": ("sha", 0)}.get(command, ("k", "v"))
+        prefixed.prefixed(PREFIX, (command, *arguments))
 
 
 def test_a_command_that_is_not_known_is_refused() -> None:

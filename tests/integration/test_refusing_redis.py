@@ -206,10 +206,10 @@ async def test_a_full_disk_of_its_append_only_file_is_a_wait(tmp_path: Path) -> 
                 ballast = fill()
 
                 async def refused() -> bool:
-                    return "No space left on device" in str(await store.refusal())
+                    return "No space left on device" in str((await store.reading()).server.refusal)
 
                 async def served() -> bool:
-                    return await store.refusal() is None
+                    return (await store.reading()).server.refusal is None
 
                 await until(refused)
                 assert await store.now() > 0, "what is read is answered"

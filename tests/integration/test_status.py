@@ -11,7 +11,7 @@ import pytest
 import redis
 from fastapi import FastAPI
 
-from orchestrator.api import following, status
+from orchestrator.api import log_stream, status
 from orchestrator.api.app import create
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
@@ -141,7 +141,8 @@ async def test_one_answer_holds_everything(
     assert (agent["agentId"], agent["sessionId"], agent["memory"]) == (agent_id, session_id, 9 << 20)
     assert agent["createdAt"].endswith("Z")
     assert found["health"]["sessions"]["active"] == 1
-    assert "no Celery worker has reported within 10 s: misses and refills wait" in found["health"]["warnings"]
+    stalled = "no Celery worker has reported for 10 s: cold starts and pool refills are stalled"
+    assert stalled in found["health"]["warnings"]
     assert found["queueLimit"] == 100
     ((at, seconds),) = found["charts"]["firstAudio"]
     assert seconds == session["timings"]["firstAudio"]
@@ -267,7 +268,7 @@ async def test_a_redis_that_is_away_is_said(
             raise StoreUnavailable("Redis does not answer")
 
         with monkeypatch.context() as patched:
-            patched.setattr(type(store), "beat_ticks", lambda _self: away())
+            patched.setattr(type(store), "reading", lambda _self: away())
             _, told, _ = await events.next("trouble")
             assert told == {"detail": "Redis does not answer"}
         await events.next("snapshot")  # all anew: what was sent before may be long past
@@ -322,7 +323,7 @@ async def test_a_log_that_redis_has_lost_begins_anew(
 async def test_logs_end_after_the_last_words(
     http: httpx.AsyncClient, store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "LAST_WORDS_SECONDS", 0.5)
+    monkeypatch.setattr(log_stream, "LAST_WORDS_SECONDS", 0.5)
     await warm(store, valkey_url, 1)
     session_id = await begin(http, "ada")
     async with follow(http, f"/api/session/{session_id}/logs/events") as events:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import Preflight
-from orchestrator.node.up import in_dot_env
+from orchestrator.node.environment import in_dot_env
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import free_ports
 

@@ -87,7 +87,7 @@ def test_an_address_that_is_none_is_not_shown(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_scripts_are_told_whether_anybody_listens() -> None:
-    assert Settings().policy["webhooks"] == 0
+    assert Settings().policy["alert_webhooks"] == 0
     listened = Settings(alert_webhook_url="https://example.com", alert_webhook_secret=SECRET)
-    assert listened.policy["webhooks"] == 1
+    assert listened.policy["alert_webhooks"] == 1
     assert "example.com" not in repr(listened)

@@ -14,7 +14,7 @@ def test_a_target_from_before_the_store_was_set_up_is_not_a_full_pool() -> None:
         set_up = len(asked) > 1
         if request.url.path == "/readyz":
             return httpx.Response(200 if set_up else 503)
-        nodes = {"n1": {"host": "1", "lastBeat": 100}}
+        nodes = {"n1": {"host": True, "lastBeat": 100}}
         sessions = {"pool": 0, "target": 2 if set_up else 0}
         return httpx.Response(200, json={"sessions": sessions, "nodes": nodes, "livekit": {"ok": True}})
 
@@ -26,7 +26,7 @@ def test_a_target_from_before_the_store_was_set_up_is_not_a_full_pool() -> None:
 
 
 def test_a_full_pool_of_a_node_that_serves_is_up() -> None:
-    nodes = {"n1": {"host": "1", "lastBeat": 100}}
+    nodes = {"n1": {"host": True, "lastBeat": 100}}
     told = {"sessions": {"pool": 2, "target": 2}, "nodes": nodes, "livekit": {"ok": True}}
     with httpx.Client(
         base_url="http://node", transport=httpx.MockTransport(lambda _: httpx.Response(200, json=told))

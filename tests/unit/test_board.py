@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from orchestrator.api.board import changes
-from orchestrator.api.following import PLACE, place
+from orchestrator.api.log_stream import PLACE, place
+from orchestrator.api.status_view import changes
 
 A, B = "prewarm_" + "a" * 32, "session_" + "b" * 32
 

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import pytest
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.host.host import AgentHost, Child
+from orchestrator.host.children import Child
+from orchestrator.host.host import AgentHost
 from orchestrator.host.protocol import Death, Process
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.machine.process import ProcessId, machine_boot_id
@@ -47,7 +48,7 @@ def test_a_start_that_fails_does_not_forget_the_process_that_was_first(
         folder.claim(stranger)
         raise subprocess.SubprocessError("Exception occurred in preexec_fn.")
 
-    monkeypatch.setattr("orchestrator.host.host.start_by_exec", lose)
+    monkeypatch.setattr("orchestrator.host.launcher.start_by_exec", lose)
     with pytest.raises(OrchestratorError, match="cannot start"):
         host.spawn("one")
     assert folder.read("one") == stranger
@@ -58,7 +59,7 @@ def test_a_child_that_has_not_yet_recorded_itself_is_known_to_the_next_image(
     settings: NodeSettings, folder: AgentFolder, stranger: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = AgentHost(settings)
-    host._children["one"] = Child(stranger, own=True)
+    host._children.living["one"] = Child(stranger, own=True)
     host._server.open()
     recorded = []
 
@@ -67,7 +68,7 @@ def test_a_child_that_has_not_yet_recorded_itself_is_known_to_the_next_image(
         raise OSError("no such interpreter")
 
     monkeypatch.setattr(os, "execve", refuse)
-    host._begin_anew()
+    host._load_new_code()
     assert recorded == [stranger]
     assert settings.host_socket.is_socket(), "the old image listens again"
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGTERM, signal.SIGINT}
@@ -82,7 +83,7 @@ def test_a_host_that_was_told_to_stop_does_not_begin_anew(
     done: list[Any] = []
     monkeypatch.setattr(os, "execve", lambda *_: done.append(1))
     host._request_stop()
-    host._begin_anew()
+    host._load_new_code()
     assert not done
     host._server.close()
 

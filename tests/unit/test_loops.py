@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.api import feed
+from orchestrator.api import change_feed
 from orchestrator.clock import SystemClock
 from orchestrator.livekit import room_creation
 from orchestrator.settings import Settings
@@ -61,10 +61,10 @@ async def goes_on(loop: Any, broken: Broken) -> None:
 
 
 async def test_the_feed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(feed, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(change_feed, "RETRY_SECONDS", 0.01)
     store = Broken()
     with caplog.at_level(logging.ERROR):
-        await goes_on(feed.Feed(store).run(), store)  # type: ignore[arg-type]
+        await goes_on(change_feed.ChangeFeed(store).run(), store)  # type: ignore[arg-type]
     assert "last_change is broken" in caplog.text
 
 

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from orchestrator.api.app import create
 from orchestrator.errors import Preflight
 from orchestrator.node import programs
-from orchestrator.node.supervise import Options
-from orchestrator.node.up import CONFIGURATION
+from orchestrator.node.configuration import Options
+from orchestrator.node.preflight import CONFIGURATION
 from orchestrator.settings import CHECKED, NodeSettings, Settings
 from tests.support.api import serve
 

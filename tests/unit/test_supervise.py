@@ -16,7 +16,7 @@ import pytest
 from supervisor.xmlrpc import SupervisorTransport
 
 from orchestrator.errors import CANNOT_RUN
-from orchestrator.node.supervise import LONGEST_PAUSE
+from orchestrator.node.supervisor import LONGEST_PAUSE
 from orchestrator.operations import restarts
 from tests.support.disk import full_disk
 from tests.support.drain_api import DrainApi, asleep

@@ -3,11 +3,11 @@
 --
 -- KEYS  none
 -- ARGV  1 node id  2 ms until its calls are over
--- Returns {sessions that it serves or whose room is still open, living agents on it}
+-- Returns nothing
 --
 -- nodes set, nodes:draining set, node:{id} hash, pool:ready set, session:{state} set, session:{id} hash
--- session:unbound zset, session:queued zset, agents set, agent:{id} hash, deadlines zset
--- include: closing, deadlines, left_on_node, nodes, policy, records, retire, wake
+-- session:unbound zset, session:queued zset, agent:{id} hash, deadlines zset
+-- include: closing, deadlines, nodes, policy, records, retire, wake
 local node, window = ARGV[1], tonumber(ARGV[2])
 local first = redis.call('SADD', 'nodes:draining', node)
 for _, id in ipairs(redis.call('SMEMBERS', 'pool:ready')) do
@@ -23,10 +23,9 @@ else
     end
   end
 end
-local goodbye = math.min(window, policy('goodbyeMs'))
+local goodbye = math.min(window, policy_ms('goodbye_seconds'))
 if first == 1 or redis.call('ZADD', 'deadlines', 'XX', 'LT', 'CH', counted_from() + window - goodbye, 'drain|' .. node) == 1 then
   -- A record that it made would never run out.
   if redis.call('EXISTS', 'node:' .. node) == 1 then redis.call('HSET', 'node:' .. node, 'goodbyeMs', goodbye) end
   set_deadline('drain', node, window - goodbye)
 end
-return left_on_node(node)

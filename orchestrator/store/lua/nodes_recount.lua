@@ -1,12 +1,12 @@
--- Write anew which agents of each node are warm and which have a session: a release that does not know these lists may
--- have moved agents meanwhile, and records may have been lost.
+-- Bring the lists of each node's warm and busy agents into line with the agents: the records of some may be lost, and
+-- they would count as calls of their node for ever.
 --
 -- KEYS  none
 -- ARGV  none
 -- Returns how many entries were wrong
 --
 -- nodes set, agents set, agent:{id} hash, pool:ready set, node:{id}:warm set, node:{id}:busy set
--- include: agents
+-- include: busy_agent
 local warm, busy, wrong = {}, {}, 0
 for _, id in ipairs(redis.call('SMEMBERS', 'agents')) do
   local fields = redis.call('HMGET', 'agent:' .. id, 'state', 'node')

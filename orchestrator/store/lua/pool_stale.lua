@@ -4,7 +4,7 @@
 -- ARGV  1.. ids of the agents that live on the node
 -- Returns how many were marked
 --
--- pool:stale set, agent:{id} hash, pool:wake list
+-- pool:stale set, agent:{id} hash, pool:wake:{node} list
 -- include: records, wake
 local marked = 0
 for _, id in ipairs(ARGV) do

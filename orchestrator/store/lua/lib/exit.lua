@@ -1,19 +1,19 @@
 -- An agent's process is gone, or counts as gone. Returns {session id or '', what became of it, state before}.
--- include: agents, boot_failure, clock, events, forgetting, found_dead, policy, records, takeover, wake
+-- include: agents, boot_failure, events, forgetting, found_dead, policy, records, takeover, wake
 local function exit_agent(id, cause, ...)
   local before = agent_state(id)
   if not before or before == 'exited' then return {'', '', before or ''} end
-  local keep = policy('keepSeconds')
+  local keep = policy_expiry('session_keep_seconds')
   local session = get('agent:' .. id, 'sessionId')
   -- The assignment is still in its inbox: it was dead when it was handed out.
   local unread = before == 'assigned' and redis.call('LLEN', 'agent:' .. id .. ':inbox') > 0
-  move_agent(id, 'exited', 'cause', cause, 'exitedAt', NOW, ...)
+  move_agent(id, 'exited', 'cause', cause, ...)
   redis.call('DEL', 'agent:' .. id .. ':pid', 'agent:' .. id .. ':inbox')
   for _, suffix in ipairs({'', ':logs', ':logs:count', ':logs:bytes', ':health'}) do
     redis.call('EXPIRE', 'agent:' .. id .. suffix, keep)
   end
   -- Agents that had a session are dropped with it.
-  if not session then keep_last('agent:over', id, policy('keepCount'), drop_agent) end
+  if not session then keep_last('agent:over', id, policy('session_keep_count'), drop_agent) end
   if before == 'starting' then
     redis.call('RPUSH', 'agent:' .. id .. ':boot', cause)
     redis.call('EXPIRE', 'agent:' .. id .. ':boot', 60)

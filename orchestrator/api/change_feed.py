@@ -1,8 +1,8 @@
-"""Tells who listens that something has happened: one blocking read of Redis for all listeners of an api process.
+"""Wakes listeners when something has changed: one blocking read of Redis for all listeners of an api process.
 
-What happened is for the listener to read: a listener that was slow, or a Redis that was away, costs nothing but time.
-Failure cases: Redis away → everybody is woken when it is back, and reads; the api stops → `closed`, and every stream
-ends, so that no open connection holds up the stop.
+A listener is only woken and reads the state itself, so it misses nothing when it is slow or when Redis is away.
+Failure cases: Redis away → every listener is woken when it is back; the api stops → `closed`, and every stream ends, so
+that no open connection delays the stop.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ LISTENERS = 1000
 RETRY_SECONDS = 0.5
 
 
-async def set_within(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, and no longer than so many seconds."""
+async def wait_for_event(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, for at most so many seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(max(0.0, seconds)):
             await event.wait()
 
 
-class Feed:
-    """One per api process. `run` is its background task."""
+class ChangeFeed:
+    """One for each api process. `run` is its background task."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -39,7 +39,7 @@ class Feed:
 
     @contextlib.contextmanager
     def listen(self, session_id: str | None = None) -> Iterator[asyncio.Event]:
-        """Give an event that is set when something happens to a session; with None, to any session or agent.
+        """Provide an event that is set when something happens to a session; with None, to any session or agent.
 
         Clear it, then read. Raises `TooManyListeners`.
         """
@@ -57,7 +57,7 @@ class Feed:
                 self._listeners.pop(session_id, None)
 
     def close(self) -> None:
-        """End every stream: the api stops."""
+        """End every stream, because the api stops."""
         self.closed.set()
         self._wake(*list(self._listeners))
 
@@ -73,13 +73,13 @@ class Feed:
                 last, sessions = await self._store.changes(last)
                 if sessions is not None:
                     self._wake(None, *sessions)
-            except Exception as failure:  # whatever it is, somebody listens
+            except Exception as failure:  # the feed must outlast any failure
                 if task and task.cancelling():  # redis-py takes a cancellation for a lost connection
                     raise asyncio.CancelledError from failure
                 if not isinstance(failure, StoreUnavailable):
-                    log.exception("what has happened is not told, and is tried again")
+                    log.exception("reading changes failed; trying again")
                 last = None
-                await set_within(self.closed, RETRY_SECONDS)
+                await wait_for_event(self.closed, RETRY_SECONDS)
 
     def _wake(self, *names: str | None) -> None:
         for name in names:

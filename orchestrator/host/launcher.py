@@ -1,0 +1,80 @@
+"""Starts agents: by fork from a host that has loaded their code, or by exec of a command line.
+
+Failure cases: the agent's module cannot be loaded → agents are started by exec, where each says for itself what is
+wrong; it starts threads → the same, there it may; it kills the host or hangs while it is loaded → after the second
+time it is not loaded again.
+"""
+
+import logging
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.host.preload import RUNTIME, Deaths, Poisoned, Threaded, bounded, preload
+from orchestrator.host.spawn import agent_environment, start_by_exec, start_by_fork
+from orchestrator.host.state_dir import AgentFolder
+from orchestrator.settings import NodeSettings
+
+log = logging.getLogger("orchestrator.host")
+
+
+class Launcher:
+    """How agents are started on this node."""
+
+    def __init__(self, settings: NodeSettings, folder: AgentFolder) -> None:
+        self._settings, self._folder = settings, folder
+        fork = settings.agent_start_method == "fork" or (
+            settings.agent_start_method == "auto" and sys.platform == "linux"
+        )
+        #: Whether the agent's code is loaded here, so that agents are forked.
+        self.preloads = fork and not settings.agent_command
+        #: Why agents are started by exec although they should be forked; '' when they are not.
+        self.warning = ""
+        self.deaths = Deaths(settings.agents_dir, settings.agent_module)
+        self._environment = agent_environment(settings)
+        self._main: Callable[[str], None] | None = None
+
+    def preload(self, poison: str | None) -> str | None:
+        """Load the agent's code, where agents are forked from here; returns why this process must be replaced.
+
+        `poison`: why an earlier image of this host could not load it.
+        """
+        module = self._settings.agent_module
+        if not self.preloads:
+            return None
+        if poison is None and self.deaths.too_many:
+            poison = "it has killed the agent host more than once while it was loaded, or hung"
+        if poison is not None:
+            self.warning = (
+                f"{module} cannot be preloaded: {poison}. Agents are started by exec until a reload succeeds."
+            )
+            log.warning("%s", self.warning)
+            return None
+        # What the module sees is what its agents will see, and what it sets stays set in them.
+        os.environ.update(self._environment)
+        try:
+            with self.deaths.counted(), bounded(self._settings.preload_seconds):
+                self._main = preload(module)
+        except (Poisoned, Threaded) as failure:
+            log.warning("%s cannot be preloaded", module, exc_info=failure if isinstance(failure, Poisoned) else None)
+            # Half a module may have left anything behind in this process: threads, signal handlers, a gigabyte.
+            return failure.detail
+        return None
+
+    def start(self, agent_id: str, disown: Callable[[], None]) -> int:
+        """Start an agent process; returns its pid. `disown` closes, in a forked one, what is this host's.
+
+        Raises:
+            OrchestratorError: it cannot be started.
+        """
+        try:
+            if self._main is not None:
+                return start_by_fork(self._main, agent_id, self._folder, disown)
+            command = self._settings.agent_command
+            argv = shlex.split(command) if command else [sys.executable, "-m", RUNTIME]
+            return start_by_exec(argv, agent_id, self._folder, self._environment | {"AGENT_ID": agent_id})
+        except (OSError, ValueError, subprocess.SubprocessError) as failure:
+            raise OrchestratorError(f"cannot start the agent process: {failure}") from None

@@ -1,0 +1,357 @@
+"""One computer of the simulation: an agent host, a Celery worker with the real services of a node, agents."""
+
+import asyncio
+from typing import TYPE_CHECKING, NoReturn
+
+from orchestrator import faults
+from orchestrator.errors import BootElsewhere, HostUnavailable, OrchestratorError, SpawnFailed
+from orchestrator.host.client import HostSilent, OnDeath
+from orchestrator.host.protocol import Death
+from orchestrator.host.protocol import Process as Identity
+from orchestrator.models import Agent, new_id
+from orchestrator.settings import Settings
+from orchestrator.store.keys import CELERY_QUEUE, node_queue
+from orchestrator.task_queue import app as tasks
+from orchestrator.worker.examine import Finding
+from orchestrator.worker.node import Machine, Node
+from orchestrator.worker.task_queue import TaskQueue
+from tests.simulation.agent import AgentProcess
+from tests.simulation.broker import Broker, Task
+from tests.simulation.livekit import LiveKit
+from tests.simulation.virtual_time import BEGINNING
+from tests.simulation.world import CURRENT, Process, World, WorldClock
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+#: Seconds after which a supervisor starts again what has ended, between these two.
+RESTART_SECONDS = (0.5, 2.0)
+SCAN_SECONDS = 2.0
+SPAWN_RETRIES = 3
+THREADS = 4
+
+
+class Computer:
+    """One node."""
+
+    def __init__(self, world: World, settings: Settings, broker: Broker, livekit: LiveKit) -> None:
+        self.world, self.settings, self.broker, self.livekit = world, settings, broker, livekit
+        self.name = settings.node_id
+        self.boot = f"boot of {self.name}"
+        #: Seconds that an agent loads, between these two.
+        self.boot_seconds = (0.1, 1.5)
+        self.poisoned = False
+        #: Whether agents say goodbye, and leave then, when they are told that their node stops.
+        self.polite = True
+        self.free_bytes = 8 << 30
+        self.on = True
+        #: What agents write to the disk: every process that was started and whose death nobody has recorded.
+        self.records: dict[str, AgentProcess] = {}
+        self.deaths: dict[str, Death] = {}
+        self.boots = 0
+        self.host = Host(self)
+        self.worker = Worker(self)
+
+    def start(self) -> None:
+        """Switch it on."""
+        self.on = True
+        self._run_host()
+        self._run_worker()
+
+    def _run_host(self) -> None:
+        if self.on:
+            self.host = Host(self)
+            self.host.at_end(lambda: self._later(self._run_host))
+            self.host.start(self.host.scan_for_ever())
+
+    def _run_worker(self) -> None:
+        if self.on:
+            self.worker = Worker(self)
+            self.worker.at_end(lambda: self._later(self._run_worker))
+            self.worker.start(self.worker.run())
+
+    def _later(self, start: "Any") -> None:
+        asyncio.get_running_loop().call_later(self.world.dice.uniform(*RESTART_SECONDS), start)
+
+    def vanish(self) -> None:
+        """Lose power: all that runs here is gone, and nobody says so."""
+        self.on = False
+        self.world.say(self.name, "vanishes")
+        for process in [self.worker, self.host, *self.records.values()]:
+            process.end("is gone")
+
+    @property
+    def living(self) -> list[AgentProcess]:
+        """The agent processes that run."""
+        return [process for process in self.records.values() if process.alive]
+
+    def started(self, agent_id: str) -> AgentProcess:
+        """Start an agent process."""
+        self.boots += 1
+        process = AgentProcess(self, agent_id, 1000 + self.boots)
+        self.records[agent_id] = process
+        process.begin()
+        return process
+
+    def ended(self, process: AgentProcess) -> None:
+        """Take note of an agent's end."""
+        if self.host.alive:
+            delay = self.world.dice.uniform(0.001, 0.01)
+            asyncio.get_running_loop().call_later(delay, self.host.reap, process)
+
+    def may_live(self, node: str, pid: int, _ticks: int) -> bool:
+        """What `machine.process.may_live` says here."""
+        if node != self.name or not pid:
+            return True
+        return any(process.identity.pid == pid for process in self.living)
+
+    def examine(self, agent: Agent, _limit: int) -> Finding:
+        """What `examine` says here."""
+        gone = agent.pid is not None and not self.may_live(self.name, agent.pid, 0)
+        return Finding("process gone or zombie" if gone else None, memory=64 << 20)
+
+
+class Host(Process):
+    """The agent host."""
+
+    def __init__(self, computer: Computer) -> None:
+        super().__init__(computer.world, f"{computer.name}.host")
+        self.computer = computer
+        #: Agents that this host knows.
+        self.known: dict[str, AgentProcess] = {}
+        self.clients: list[HostConnection] = []
+        self.at_end(self._hang_up)
+
+    def _hang_up(self) -> None:
+        for client in self.clients:
+            client.gone.set()
+
+    async def scan_for_ever(self) -> None:
+        """Find the agents that were started before this host."""
+        while True:
+            self._scan()
+            await asyncio.sleep(SCAN_SECONDS)
+            await self.pass_on()
+
+    def _scan(self) -> None:
+        for process in [process for process in self.known.values() if not process.alive]:
+            self._bury(process, seen=True)
+        for agent_id, process in list(self.computer.records.items()):
+            if agent_id in self.known or agent_id in self.computer.deaths:
+                continue
+            if process.alive:
+                self.known[agent_id] = process
+            else:
+                self._bury(process, seen=False)
+
+    def reap(self, process: AgentProcess) -> None:
+        """Take note of an agent's end."""
+        if self.alive and not self.hangs and self.known.get(process.id) is process:
+            self._bury(process, seen=True)
+
+    def _bury(self, process: AgentProcess, *, seen: bool) -> None:
+        self.known.pop(process.id, None)
+        of = process.identity
+        death = Death(
+            of.agent_id, of.pid, of.start_ticks, of.boot_id,
+            process.code if seen else None, process.signal if seen else None, stopped=process.stopped,
+        )  # fmt: skip
+        self.computer.deaths[process.id] = death
+        for client in self.clients:
+            client.hear(death)
+
+    def spawn(self, agent_id: str) -> Identity:
+        """Start an agent."""
+        if (process := self.known.get(agent_id)) is not None:
+            return process.identity
+        if agent_id in self.computer.records:
+            self._scan()
+            if (process := self.known.get(agent_id)) is not None:
+                return process.identity
+            raise SpawnFailed("an agent of this id has already died")
+        process = self.computer.started(agent_id)
+        before = CURRENT.set(self)
+        try:
+            faults.hit("host.after_fork")
+        except asyncio.CancelledError:
+            raise HostUnavailable from None
+        except OrchestratorError as failure:
+            raise SpawnFailed(failure.detail) from None
+        finally:
+            CURRENT.reset(before)
+        self.known[agent_id] = process
+        if not process.alive:
+            self._bury(process, seen=True)
+        return process.identity
+
+    def stop(self, agent_id: str, grace: float) -> bool:
+        """TERM, grace, KILL."""
+        if (process := self.known.get(agent_id)) is None:
+            return False
+        process.terminate()
+        asyncio.get_running_loop().call_later(grace, process.kill)
+        return True
+
+
+class HostConnection:
+    """A connection to the host: `HostClient`'s interface."""
+
+    def __init__(self, host: Host, on_death: OnDeath) -> None:
+        self._host, self._on_death, self._owner = host, on_death, CURRENT.get()
+        self.gone = asyncio.Event()
+        self.warning = ""
+        host.clients.append(self)
+        self._owner.at_end(self._close)
+
+    def hear(self, death: Death) -> None:
+        """Have the client hear of a death."""
+        if not self.gone.is_set() and self._owner.alive:
+            self._owner.start(self._on_death(death))
+
+    async def _reach(self) -> Host:
+        await asyncio.sleep(self._host.computer.world.dice.uniform(0.0005, 0.005))
+        await self._owner.pass_on()
+        if self.gone.is_set() or not self._host.alive:
+            raise HostUnavailable
+        if self._host.hangs:
+            await asyncio.sleep(10)
+            await self._owner.pass_on()
+            raise HostSilent("the agent host has not answered")
+        return self._host
+
+    async def hello(self) -> tuple[list[Identity], list[Death]]:
+        host = await self._reach()
+        host._scan()
+        return [process.identity for process in host.known.values()], list(host.computer.deaths.values())
+
+    async def spawn(self, agent_id: str) -> Identity:
+        return (await self._reach()).spawn(agent_id)
+
+    async def stop(self, agent_id: str, grace: float) -> bool:
+        return (await self._reach()).stop(agent_id, grace)
+
+    async def acknowledge(self, agent_id: str) -> None:
+        computer = (await self._reach()).computer
+        if computer.deaths.pop(agent_id, None):
+            computer.records.pop(agent_id, None)
+
+    def kill(self) -> None:
+        self._host.end("is killed by the Celery worker")
+
+    async def closed(self) -> None:
+        await self.gone.wait()
+        await self._owner.pass_on()
+
+    async def close(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        self.gone.set()
+        if self in self._host.clients:
+            self._host.clients.remove(self)
+
+
+class Worker(Process):
+    """The Celery worker: the node's services, and the tasks of orchestrator/worker/tasks.py in its threads."""
+
+    def __init__(self, computer: Computer) -> None:
+        super().__init__(computer.world, f"{computer.name}.worker")
+        self.computer = computer
+        self.node: Node
+        self._consumes_shared = True
+
+    async def run(self) -> None:
+        """Run until this process ends."""
+        computer, broker = self.computer, self.computer.broker
+        own = node_queue(computer.name)
+        queue = TaskQueue(
+            stop_elsewhere=lambda agent_id, node: broker.publish(
+                Task(tasks.STOP_AGENT, (agent_id,), node_queue(node)), expires=120
+            ),
+            send_canary=lambda: broker.publish(Task(tasks.CANARY, (), own), expires=30),
+            consume=self._consume_shared,
+            send_alert=lambda *_: None,
+        )
+        machine = Machine(
+            WorldClock(self, BEGINNING), self._connect, computer.may_live, computer.examine,
+            lambda: computer.free_bytes, self._end_process,
+        )  # fmt: skip
+        store = computer.world.store(f"node.{computer.name}")
+        self.node = Node(computer.settings, store, computer.livekit, queue, machine)  # type: ignore[arg-type]
+        self.node.start()
+        for _ in range(THREADS):
+            self.start(self._work())
+        await asyncio.Event().wait()
+
+    async def _connect(self, on_death: OnDeath) -> HostConnection:
+        host = self.computer.host
+        if not host.alive:
+            raise HostUnavailable("no agent host listens")
+        return HostConnection(host, on_death)
+
+    def _consume_shared(self, yes: bool) -> None:
+        self._consumes_shared = yes
+
+    def _end_process(self, code: int) -> NoReturn:
+        self.end(f"exits with code {code}")
+        raise asyncio.CancelledError
+
+    async def _work(self) -> None:
+        own = node_queue(self.computer.name)
+        while True:
+            task = await self.computer.broker.take([own, *([CELERY_QUEUE] if self._consumes_shared else ())])
+            late = task.name == tasks.SPAWN_AGENT
+            if late:
+                self.at_end(again := lambda task=task: self.computer.broker.redeliver(task))  # type: ignore[misc]
+            try:
+                await self._do(task)
+            except OrchestratorError as failure:
+                self.computer.world.say(self.name, f"{task.name} failed: {failure.detail}")
+            if late:
+                self._at_end.remove(again)
+
+    async def _do(self, task: Task) -> object:
+        node = self.node
+        work: Coroutine[Any, Any, object]
+        match task.name:
+            case tasks.SPAWN_AGENT:
+                work = self._spawn_agent(task, *task.args)
+            case tasks.REFILL:
+                work = node.pool.refill()
+            case tasks.CANARY:
+                return node.canary.seen()
+            case tasks.STOP_AGENT:
+                work = node.stops.here(*task.args)
+            case tasks.HEALTH_CHECK:
+                for name in await node.nodes():
+                    self.computer.broker.publish(Task(tasks.CHECK_NODE, (), node_queue(name)), expires=50)
+                return None
+            case tasks.CHECK_NODE:
+                work = node.checks.check()
+            case tasks.CLEANUP_STALE:
+                work = node.clean_up.run()
+            case unknown:
+                raise AssertionError(unknown)
+        try:
+            async with asyncio.timeout(self.computer.settings.boot_timeout_seconds + 30):
+                return await work
+        except TimeoutError:
+            raise OrchestratorError("a task did not finish in time") from None
+
+    async def _spawn_agent(self, task: Task, session_id: str) -> None:
+        """As tasks.py has it."""
+        agent_id = session_id if task.attempt == 0 else new_id("prewarm")
+        anywhere = task.attempt == 0 and task.queue == CELERY_QUEUE
+        boots, broker = self.node.boots, self.computer.broker
+        try:
+            await boots.for_session(session_id, agent_id, announce=task.attempt > 0, anywhere=anywhere)
+        except BootElsewhere as better:
+            broker.publish(Task(task.name, task.args, node_queue(better.node)))
+        except OrchestratorError as failure:
+            if task.attempt >= SPAWN_RETRIES:
+                reason = f"{failure.detail} (after {task.attempt + 1} attempts)"
+                await boots.fail_session(session_id, reason)
+                return
+            pause = 2**task.attempt * self.computer.world.dice.uniform(0.5, 1.0)
+            broker.publish(Task(task.name, task.args, task.queue, task.attempt + 1), after=pause)

@@ -1,0 +1,102 @@
+"""A LiveKit of the simulation: who is in which room, and whether it answers."""
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from orchestrator.errors import LiveKitUnavailable
+from orchestrator.livekit.rooms import Presence
+from tests.simulation.world import CURRENT, World
+
+#: Seconds after which LiveKit notices that an agent's process is gone.
+NOTICES_SECONDS = 1.0
+
+
+@dataclass
+class Room:
+    """One room: ids of agents, and whether the user is there."""
+
+    agents: dict[str, None] = field(default_factory=dict)
+    user: bool = False
+    #: Set whenever somebody comes or goes.
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def change(self) -> None:
+        """Tell all who are in the room, or wait for it, that somebody came or went."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class LiveKit:
+    """The server, with the interface of `Rooms` for the nodes."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.away = False
+        self.rooms: dict[str, Room] = {}
+
+    # For agents and users
+
+    def room(self, name: str) -> Room:
+        """Return a room, made when there is none."""
+        return self.rooms.setdefault(name, Room())
+
+    def join(self, name: str, agent: str = "") -> Room:
+        """Join a room as an agent, or as the user. Raises `LiveKitUnavailable`."""
+        if self.away:
+            raise LiveKitUnavailable("LiveKit does not answer")
+        room = self.room(name)
+        if agent:
+            room.agents[agent] = None
+        else:
+            room.user = True
+        room.change()
+        return room
+
+    def part(self, name: str, agent: str = "") -> None:
+        """Leave a room."""
+        if (room := self.rooms.get(name)) is not None:
+            if agent:
+                room.agents.pop(agent, None)
+            else:
+                room.user = False
+            room.change()
+
+    # For nodes
+
+    async def existing(self, names: Collection[str]) -> set[str]:
+        await self._asked()
+        return {name for name in names if (room := self.rooms.get(name)) and (room.agents or room.user)}
+
+    async def present(self, name: str) -> tuple[Presence, bool]:
+        await self._asked()
+        room = self.rooms.get(name, Room())
+        return "there" if room.user else "gone", bool(room.agents)
+
+    async def delete(self, name: str) -> None:
+        await self._asked()
+        if (room := self.rooms.pop(name, None)) is not None:
+            room.agents.clear()
+            room.user = False
+            room.change()
+
+    async def leave(self, name: str) -> None:
+        await self.delete(name)
+
+    async def create(self, name: str) -> None:
+        await self._asked()
+        self.room(name)
+
+    async def reachable(self) -> str | None:
+        try:
+            await self._asked()
+        except LiveKitUnavailable as failure:
+            return failure.detail
+        return None
+
+    async def _asked(self) -> None:
+        await asyncio.sleep(self._world.dice.uniform(0.001, 0.02))
+        await CURRENT.get().pass_on()
+        if self.away:
+            await asyncio.sleep(1)
+            raise LiveKitUnavailable("LiveKit does not answer")

@@ -1,0 +1,92 @@
+"""What must be true of a cluster at every moment, and of one that nobody hurts any more."""
+
+import asyncio
+from collections import Counter
+
+from orchestrator.operations.invariants import in_records
+from orchestrator.states import AgentState
+from orchestrator.store import keys
+from tests.simulation.cluster import OVER, Cluster
+
+#: Seconds of quiet after which nothing may be left of what happened: the longest wait of SETTINGS, and some rounds.
+SETTLED_SECONDS = 60.0
+_SERVED = (keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE)
+
+
+class Broken(AssertionError):
+    """A promise was not kept."""
+
+
+def at_every_moment(cluster: Cluster) -> None:
+    """Check what holds whatever happens. Takes no virtual time."""
+    sizes = cluster.world.valkey.peek([("SCARD", key) for key in _SERVED])
+    if sum(sizes) > cluster.settings.max_sessions:
+        raise Broken(f"{sum(sizes)} sessions are served at once, and MAX_SESSIONS is {cluster.settings.max_sessions}")
+
+
+async def watch(cluster: Cluster) -> None:
+    """Check it again and again."""
+    while True:
+        at_every_moment(cluster)
+        await asyncio.sleep(0.25)
+
+
+async def when_quiet(cluster: Cluster) -> float:
+    """Wait until nothing is left to do, and check everything; returns the seconds that took."""
+    began, found = cluster.world.now, ["nothing was looked at"]
+    while found:
+        if cluster.world.now - began > SETTLED_SECONDS:
+            raise Broken(f"{SETTLED_SECONDS:g} s after the last fault: " + "; ".join(found))
+        await asyncio.sleep(0.5)
+        found = await cluster.do(_unsettled(cluster))
+    took = cluster.world.now - began
+    await _answers(cluster)
+    return took
+
+
+async def _unsettled(cluster: Cluster) -> list[str]:
+    if waiting := [call.user for call in cluster.calls if call.answered_at is None]:
+        return [f"{', '.join(waiting)} wait for an answer"]
+    if waiting := sum(
+        cluster.world.valkey.peek([("ZCARD", keys.SESSION_QUEUED), *(("SCARD", key) for key in _SERVED)])
+    ):
+        return [f"{waiting} sessions are live"]
+    seen = await cluster.store.snapshot()
+    if live := [f"{session.id[8:14]} is {session.status}" for session in seen.sessions.values() if session.live]:
+        return live
+    found = in_records(seen, cluster.settings.policy)
+    warm, _, target = cluster.pool()
+    # A node whose boots have just failed again and again is left alone for a while: its share is not made up for.
+    paused = any(cluster.world.valkey.peek([("GET", f"node:{each.name}:failures") for each in cluster.computers]))
+    if warm not in range(target if paused else cluster.wanted(target), cluster.wanted(target) + 1):
+        found.append(f"{warm} agents are warm, and the target is {target} on {len(cluster.computers)} nodes")
+    records = {agent.id: agent for agent in seen.agents.values() if agent.state is not AgentState.EXITED}
+    for process in cluster.agents:
+        if process.id not in records:
+            found.append(f"{process.name} runs, and has no record or has exited")
+        elif process.hangs:
+            found.append(f"{process.name} stands still")
+    running = {process.id for process in cluster.agents}
+    found += [f"agent {agent_id[8:14]} is {records[agent_id].state}, and no process runs" for agent_id in
+              sorted(records.keys() - running)]  # fmt: skip
+    for computer in cluster.computers:
+        if computer.deaths:
+            found.append(f"{computer.name} has deaths that nobody has acknowledged")
+    return found
+
+
+async def _answers(cluster: Cluster) -> None:
+    """Nobody's session is lost: each is over, and says why."""
+    for call in cluster.calls:
+        if not call.session_id:
+            if not call.refused:
+                raise Broken(f"{call.user} was given neither a session nor a reason")
+            continue
+        session = await cluster.do(cluster.store.session(call.session_id))
+        if session is None:
+            raise Broken(f"the session of {call.user} has no record")
+        if session.status not in OVER or not session.reason:
+            raise Broken(f"the session of {call.user} is {session.status}, reason {session.reason!r}")
+    for name, room in cluster.livekit.rooms.items():
+        if room.agents or room.user:
+            raise Broken(f"room {name} is not empty: {dict(Counter(room.agents))}, user {room.user}")

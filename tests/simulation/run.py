@@ -1,0 +1,30 @@
+"""Runs one simulation from its seed to its end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from tests.simulation.cluster import patched
+from tests.simulation.valkey import Valkey
+from tests.simulation.virtual_time import VirtualLoop
+from tests.simulation.world import World
+
+Scenario = Callable[[World], Awaitable[None]]
+
+
+def run(world: World, valkey: Valkey, scenario: Scenario) -> World:
+    """Run a scenario in virtual time; returns the world. Raises what the scenario raises."""
+    loop = VirtualLoop()
+    world.begin(loop, valkey)
+    try:
+        asyncio.set_event_loop(loop)
+        loop.set_exception_handler(lambda *_: None)  # of what a killed process leaves
+        with patched(world):
+            loop.run_until_complete(scenario(world))
+        return world
+    finally:
+        unfinished = asyncio.all_tasks(loop)
+        for task in unfinished:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*unfinished, return_exceptions=True))
+        asyncio.set_event_loop(None)
+        loop.close()

@@ -1,0 +1,317 @@
+"""A real Valkey whose clock is virtual: its scripts, and when its keys expire, follow the simulation's time.
+
+Each command takes its turn after a short delay that is drawn from the seed, so seeds differ in who comes first. A
+command is sent and answered while the event loop stands still. A client may find that Redis is away.
+"""
+
+import asyncio
+import hashlib
+import random
+import socket
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
+
+import hiredis
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from tests.simulation.virtual_time import BEGINNING
+from tests.support.model import BENCH, CLOCK
+
+#: Keys that expire later than this never do: no schedule is so long.
+LONGEST_TTL_US = 300_000_000
+_TTL, _PUSHED = "test:ttl", "test:pushed"
+#: Before BENCH: lifetimes of keys by the clock, and which lists something was pushed to.
+_LIFETIMES = f"""
+local raw, redis = redis, setmetatable({{}}, {{__index = redis}})
+local function lives(key, us)
+  if us <= {LONGEST_TTL_US} then
+    raw.call('ZADD', '{_TTL}', tonumber(raw.call('GET', '{CLOCK}')) + us, key)
+  else
+    raw.call('ZREM', '{_TTL}', key)
+  end
+end
+function redis.call(command, key, ...)
+  if command == 'EXPIRE' then
+    if raw.call('EXISTS', key) == 0 then return 0 end
+    lives(key, tonumber((...)) * 1e6)
+    return 1
+  elseif command == 'PTTL' then
+    if raw.call('EXISTS', key) == 0 then return -2 end
+    local at = raw.call('ZSCORE', '{_TTL}', key)
+    return at and math.floor((tonumber(at) - tonumber(raw.call('GET', '{CLOCK}'))) / 1000) or -1
+  elseif command == 'SET' then
+    local given, kept, us = {{...}}, {{}}, nil
+    local at = 1
+    while at <= #given do
+      if at > 1 and (given[at] == 'EX' or given[at] == 'PX') then
+        us = tonumber(given[at + 1]) * (given[at] == 'EX' and 1e6 or 1e3)
+        at = at + 2
+      else
+        kept[#kept + 1] = given[at]
+        at = at + 1
+      end
+    end
+    local done = raw.call('SET', key, unpack(kept))
+    if done then
+      if us then lives(key, us) else raw.call('ZREM', '{_TTL}', key) end
+    end
+    return done
+  elseif command == 'XADD' then
+    local given = {{...}}
+    for at, each in ipairs(given) do
+      if each == '*' then
+        given[at] = string.format('%d-*', math.floor(tonumber(raw.call('GET', '{CLOCK}')) / 1000))
+        break
+      end
+    end
+    return raw.call('XADD', key, unpack(given))
+  elseif command == 'LPUSH' or command == 'RPUSH' then
+    raw.call('SADD', '{_PUSHED}', key)
+  end
+  if key == nil then return raw.call(command) end
+  return raw.call(command, key, ...)
+end
+"""
+_TICK = f"""
+redis.call('SET', '{CLOCK}', ARGV[1])
+local due = redis.call('ZRANGEBYSCORE', '{_TTL}', '-inf', ARGV[1])
+if #due > 0 then
+  redis.call('DEL', unpack(due))
+  redis.call('ZREM', '{_TTL}', unpack(due))
+end
+"""
+_TIME = f"""
+local us = tonumber(redis.call('GET', '{CLOCK}'))
+return {{tostring(math.floor(us / 1e6)), tostring(us % 1e6)}}
+"""
+_NEWS = f"""
+local pushed = redis.call('SMEMBERS', '{_PUSHED}')
+redis.call('DEL', '{_PUSHED}')
+return {{redis.call('GET', '{CLOCK}'), pushed}}
+"""
+#: Commands of Python's that the lifetimes of keys or those who wait for a list must hear of: run as scripts.
+_LIKE_SCRIPTS = frozenset({"SET", "EXPIRE", "PTTL", "LPUSH", "RPUSH"})
+_LIKE_SCRIPT = _LIFETIMES + "return redis.call(unpack(ARGV))"
+_CALLBACKS: dict[str, Callable[..., Any]] = Redis.from_pool(
+    BlockingConnectionPool(protocol=3, decode_responses=True)
+).response_callbacks
+
+
+class Valkey:
+    """The server, as the simulation sees it."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(path)
+        self._reader = hiredis.Reader(encoding="utf-8", errors="replace", replyError=ResponseError)
+        self._shas: dict[str, str] = {}
+        self._send([("HELLO", "3")])
+        self._tick = self.load(_TICK, plain=True)
+        self._news = self.load(_NEWS, plain=True)
+        self._time = self.load(_TIME, plain=True)
+        self._like_script = self.load(_LIKE_SCRIPT, plain=True)
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin again: empty, at the beginning of time."""
+        self._send([("FLUSHDB",)])
+        self._clock_us = 0
+        self._waiting: defaultdict[str, list[asyncio.Future[None]]] = defaultdict(list)
+
+    def load(self, source: str, *, plain: bool = False) -> str:
+        """Load a script; returns its digest."""
+        if (sha := self._shas.get(source)) is None:
+            text = source if plain else _LIFETIMES + BENCH + source
+            (sha,) = self._send([("SCRIPT", "LOAD", text)])
+            assert sha == hashlib.sha1(text.encode()).hexdigest()
+            self._shas[source] = sha
+        return sha
+
+    def run(self, commands: Sequence[tuple[Any, ...]], now: float) -> list[Any]:
+        """Run commands at a moment, none of any other client's in between; an error is among the results."""
+        self._clock_us = max(self._clock_us, int((BEGINNING + now) * 1e6) // 250 * 250) + 250
+        batch: list[tuple[Any, ...]] = [("EVALSHA", self._tick, 0, self._clock_us)]
+        scripted = False
+        for command in commands:
+            if command[0] in _LIKE_SCRIPTS:
+                batch.append(("EVALSHA", self._like_script, 0, *command))
+                scripted = True
+            elif command[0] == "TIME":
+                batch.append(("EVALSHA", self._time, 0))
+            else:
+                batch.append(command)
+                scripted = scripted or command[0] == "EVALSHA"
+        if scripted:
+            batch.append(("EVALSHA", self._news, 0))
+        results = self._send(batch)
+        if scripted:
+            clock, pushed = results.pop()
+            self._clock_us = int(clock)
+            for key in sorted(pushed):
+                for waiter in self._waiting.pop(key, ()):
+                    if not waiter.done():
+                        waiter.set_result(None)
+        return results[1:]
+
+    def peek(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Run commands that change nothing, outside of time."""
+        return self._send(commands)
+
+    async def pushed(self, keys: Iterable[str], seconds: float) -> None:
+        """Wait until something is pushed to one of these lists, at most so long."""
+        waiter = asyncio.get_running_loop().create_future()
+        for key in keys:
+            self._waiting[key].append(waiter)
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter
+        except TimeoutError:
+            pass
+        finally:
+            for key in keys:
+                if waiter in self._waiting.get(key, ()):
+                    self._waiting[key].remove(waiter)
+
+    def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        self._socket.sendall(b"".join(hiredis.pack_command(command) for command in commands))
+        results = []
+        while len(results) < len(commands):
+            while (reply := self._reader.gets()) is False:
+                self._reader.feed(self._socket.recv(1 << 16))
+            results.append(reply)
+        return results
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+
+class Network:
+    """The way of one process to Redis: how long each command takes, and whether it comes through at all."""
+
+    def __init__(self, valkey: Valkey, dice: random.Random, pass_on: Callable[[], Any]) -> None:
+        """`pass_on`: awaited before anything is sent; it never returns in a process that is dead, or stands still."""
+        self._valkey, self._dice, self._pass_on = valkey, dice, pass_on
+        #: "" when all is well; `refuses`: every command fails at once; `silent`: after two seconds; `deaf`: it is
+        #: carried out, and no answer comes.
+        self.trouble = ""
+
+    async def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Run commands as one, in their turn."""
+        await asyncio.sleep(self._delay())
+        await self._pass_on()
+        match self.trouble:
+            case "refuses":
+                raise RedisConnectionError("Connection refused")
+            case "silent":
+                await asyncio.sleep(2)
+                raise RedisTimeoutError("Timeout reading from socket")
+        results = self._valkey.run(commands, asyncio.get_running_loop().time())
+        if self.trouble == "deaf":
+            await asyncio.sleep(2)
+            raise RedisTimeoutError("Timeout reading from socket")
+        if self._dice.random() < 0.1:
+            await asyncio.sleep(self._delay())
+        await self._pass_on()
+        return results
+
+    async def pushed(self, keys: Iterable[str], seconds: float) -> None:
+        """Wait until something is pushed to one of these lists."""
+        await self._valkey.pushed(keys, seconds)
+
+    def load(self, source: str) -> str:
+        """Load a script; returns its digest."""
+        return self._valkey.load(source)
+
+    def _delay(self) -> float:
+        draw = self._dice.random()
+        return draw * 0.002 if draw < 0.97 else self._dice.uniform(0.01, 0.4)
+
+
+class _Script:
+    def __init__(self, client: "Client", sha: str) -> None:
+        self._client, self.sha = client, sha
+
+    async def __call__(self, keys: Sequence[Any] = (), args: Sequence[Any] = (), **_: Any) -> Any:
+        return await self._client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+
+
+class Client(Redis):
+    """redis-py's client over a network of the simulation."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        (reply,) = await self.network.run([_plain(args)])
+        return _answer(args[0], reply, options)
+
+    def register_script(self, script: Any) -> Any:
+        return _Script(self, self.network.load(script))
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
+        return _Pipeline(self.network)
+
+    async def blpop(self, keys: Any, timeout: Any = 0) -> Any:  # type: ignore[override] # noqa: ASYNC109 - redis-py's
+        end = asyncio.get_running_loop().time() + timeout
+        while True:
+            for key in keys:
+                if (found := await self.execute_command("LPOP", key)) is not None:
+                    return [key, found]
+            if not await self._wait(keys, end):
+                return None
+
+    async def blmove(self, first: str, second: str, timeout: float, *ends: str) -> Any:  # type: ignore[override] # noqa: ASYNC109
+        end = asyncio.get_running_loop().time() + timeout
+        while (found := await self.execute_command("LMOVE", first, second, *ends)) is None:
+            if not await self._wait([first], end):
+                return None
+        return found
+
+    async def _wait(self, keys: Sequence[str], end: float) -> bool:
+        left = end - asyncio.get_running_loop().time()
+        if left > 0:
+            await self.network.pushed(keys, left)
+        return left > 0
+
+    async def aclose(self, *_: Any, **__: Any) -> None: ...
+
+    def __del__(self, *_: Any) -> None: ...
+
+
+class _Pipeline(Client):
+    def __init__(self, network: Network) -> None:
+        super().__init__(network)
+        self._stack: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        self._stack.append((args, options))
+        return self
+
+    async def execute(self, *_: Any, **__: Any) -> list[Any]:
+        stack, self._stack = self._stack, []
+        replies = await self.network.run([_plain(args) for args, _ in stack]) if stack else []
+        return [_answer(args[0], reply, options) for (args, options), reply in zip(stack, replies, strict=True)]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+def _plain(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(repr(each) if isinstance(each, float) else each for each in args)
+
+
+def _answer(name: Any, reply: Any, options: dict[str, Any]) -> Any:
+    if isinstance(reply, ResponseError):
+        if str(reply).startswith("NOSCRIPT"):
+            raise NoScriptError(str(reply))
+        raise reply
+    options.pop("keys", None)  # for redis-py's cache
+    callback = _CALLBACKS.get(str(name).upper())
+    return callback(reply, **options) if callback else reply

@@ -1,0 +1,189 @@
+"""What a simulation is made of: one seed, virtual time, processes that die or stand still, and a trace of it all."""
+
+import asyncio
+import logging
+import random
+import traceback
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from typing import Any
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.store import Store
+from orchestrator.store.agent_link import AgentLink
+from tests.simulation.valkey import Client, Network, Valkey
+from tests.simulation.virtual_time import VirtualLoop
+
+
+class Killed(BaseException):
+    """The process that runs this has been killed."""
+
+
+class Process:
+    """One process: its tasks, and whether they may go on."""
+
+    def __init__(self, world: "World", name: str) -> None:
+        self._world, self.name = world, name
+        self.alive = True
+        self._goes_on = asyncio.Event()
+        self._goes_on.set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._at_end: list[Callable[[], None]] = []
+        self.network = Network(world.valkey, world.dice, self.pass_on)
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """Run something in this process, and all that it starts."""
+        before = CURRENT.set(self)
+        try:
+            task = asyncio.get_running_loop().create_task(work)
+        finally:
+            CURRENT.reset(before)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        return task
+
+    async def pass_on(self) -> None:
+        """Go on, unless this process is dead; while it stands still, later."""
+        while self.alive and not self._goes_on.is_set():
+            await self._goes_on.wait()
+        if not self.alive:
+            raise asyncio.CancelledError
+
+    def at_end(self, then: Callable[[], None]) -> None:
+        """Call this when the process has ended, however it did."""
+        self._at_end.append(then)
+
+    def hang(self) -> None:
+        """Stand still, as after SIGSTOP: what it waits for, it hears of later."""
+        self._goes_on.clear()
+
+    def go_on(self) -> None:
+        """Go on, as after SIGCONT."""
+        self._goes_on.set()
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it stands still."""
+        return not self._goes_on.is_set()
+
+    def end(self, how: str) -> None:
+        """End at once: nothing of it runs any more."""
+        if not self.alive:
+            return
+        self.alive = False
+        self._world.say(self.name, how)
+        self._goes_on.set()
+        for task in list(self._tasks):
+            task.cancel()
+        for then in self._at_end:
+            then()
+
+
+#: The process that runs now.
+CURRENT: ContextVar[Process] = ContextVar("CURRENT")
+
+
+class World:
+    """One run: everything that happens follows from its seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.valkey: Valkey
+        self._loop: VirtualLoop
+        self.dice = random.Random(seed)
+        self.trace: list[str] = []
+        #: Faults that are armed, by point: what to do, and what plans the end of a standstill.
+        self.armed: dict[str, list[tuple[str, Callable[[float, Callable[[], object]], None]]]] = {}
+        self.happened: set[tuple[str, str]] = set()
+
+    def begin(self, loop: VirtualLoop, valkey: Valkey) -> None:
+        """Begin, on an empty Valkey."""
+        self._loop, self.valkey = loop, valkey
+        valkey.clear()
+
+    @property
+    def now(self) -> float:
+        """Seconds since the beginning."""
+        return self._loop.time()
+
+    def say(self, who: str, what: str) -> None:
+        """Write a line of the trace."""
+        self.trace.append(f"{self.now:9.3f} {who}: {what}")
+
+    def token(self, size: int = 32) -> str:
+        """In place of `secrets.token_hex`."""
+        return self.dice.randbytes(size).hex()
+
+    def arm(self, point: str, action: str, *, stands_still: float = 5.0) -> None:
+        """Have this happen at the next pass of a point, to whoever passes it. A process that stands still goes on."""
+
+        def later(_: float, go_on: Callable[[], object]) -> None:
+            asyncio.get_running_loop().call_later(stands_still, go_on)
+
+        self.armed.setdefault(point, []).append((action, later))
+
+    def hit(self, point: str) -> None:
+        """In place of `faults.hit`: do what is armed at this point, to the process that runs now."""
+        actions = self.armed.get(point)
+        if not actions:
+            return
+        process, (action, later) = CURRENT.get(), actions.pop()
+        self.say(process.name, f"{action} at {point}")
+        self.happened.add((point, action))
+        match action:
+            case "kill":
+                process.end("killed")
+                raise asyncio.CancelledError
+            case "hang":
+                process.hang()
+                later(self.dice.uniform(1, 15), process.go_on)
+            case "raise":
+                raise OrchestratorError(f"fault at {point}")
+
+    def store(self, name: str, keep_seconds: float = 3600) -> Store:
+        """Return a store for the process that runs now."""
+        return Store("redis://simulation", name=name, keep_seconds=keep_seconds)
+
+    def link(self, agent_id: str) -> AgentLink:
+        """Return an agent's link for the process that runs now."""
+        return AgentLink("redis://simulation", agent_id)
+
+    @staticmethod
+    def connect(*_: Any, **__: Any) -> Client:
+        """In place of `store.connection.connect`."""
+        return Client(CURRENT.get().network)
+
+
+class Logged(logging.Handler):
+    """Has what the programs log in the trace."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.INFO)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        more = {name: value for name, value in vars(record).items() if name in {"agent_id", "cause", "session"}}
+        process = CURRENT.get(None)
+        self._world.say(process.name if process else "?", f"logs: {record.getMessage()} {more or ''}")
+        if record.exc_info and record.exc_info[1]:
+            self._world.say("", "".join(traceback.format_exception(record.exc_info[1])))
+
+
+class WorldClock:
+    """The clock of the process that it was made in: a wait that is over goes on when the process does."""
+
+    def __init__(self, process: Process, beginning: float) -> None:
+        self._process, self._beginning = process, beginning
+
+    def time(self) -> float:
+        return self._beginning + self.monotonic()
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self._process.pass_on()
+
+    def timeout(self, seconds: float) -> Any:
+        return asyncio.timeout(seconds)
