@@ -1,4 +1,4 @@
-"""What must hold whatever has happened: compares Redis, the agent host and the operating system."""
+"""The invariants of a deployment: compares Redis, the agent host and the operating system."""
 
 import asyncio
 import time
@@ -15,14 +15,14 @@ from orchestrator.settings import Settings
 from orchestrator.states import AgentState, SessionState
 from orchestrator.store import Snapshot, Store, keys
 
-#: Seconds between two looks.
-LOOK_SECONDS = 0.5
+#: Seconds between two checks.
+CHECK_SECONDS = 0.5
 
 _LIVING = frozenset(AgentState) - {AgentState.EXITED}
 _SERVING = frozenset({AgentState.ASSIGNED, AgentState.RUNNING})
 _BOUND = frozenset({SessionState.READY, SessionState.ACTIVE})
 
-#: In which states those stand whom a list names; and whether it names all of them.
+#: Of each list: whose ids it has, in which states those are, and whether it has all of them.
 _LISTS: dict[str, tuple[str, frozenset[str], bool]] = {
     keys.SESSION_QUEUED: ("session", frozenset({SessionState.QUEUED}), True),
     keys.SESSION_STARTING: ("session", frozenset({SessionState.STARTING}), True),
@@ -31,12 +31,12 @@ _LISTS: dict[str, tuple[str, frozenset[str], bool]] = {
     keys.SESSION_ACTIVE: ("session", frozenset({SessionState.ACTIVE}), True),
     keys.AGENTS: ("agent", _LIVING, True),
     keys.POOL_STARTING: ("agent", frozenset({AgentState.STARTING}), True),
-    # A silent one is left out until it is heard again.
+    # A silent agent is left out until its next heartbeat.
     keys.POOL_READY: ("agent", frozenset({AgentState.READY}), False),
     keys.POOL_STALE: ("agent", frozenset({AgentState.STARTING, AgentState.READY}), False),
 }
 
-#: What a live session, or a living agent, waits for: one of these must be among its deadlines.
+#: The deadlines of a live session, or of a living agent, by state: it must have one of them.
 _SESSION_WAITS = {
     SessionState.QUEUED: ("queue",),
     SessionState.STARTING: ("start",),
@@ -55,24 +55,24 @@ _AGENT_DEADLINES = frozenset({"boot", "beat", "stop"})
 
 
 async def check(store: Store, settings: Settings, host: HostClient | None, *, settle_seconds: float = 10) -> list[str]:
-    """Return what does not hold, in words; [] when all is well.
+    """Return the violations, in words; [] when every invariant holds.
 
-    Things move while one looks: only what every look until `settle_seconds` are over has found counts.
+    State changes during a check: only violations that every check within `settle_seconds` finds are returned.
 
     Args:
-        settings: of the node whose processes are looked at; the records are those of all nodes.
-        host: the agent host of that node; None where there is none, then nobody is asked what lives.
+        settings: of the node whose processes are checked; records are checked of all nodes.
+        host: the agent host of that node; None where there is none, then its list of processes is not compared.
     """
     deadline = time.monotonic() + settle_seconds
-    found = await _look(store, settings, host)
+    found = await _violations(store, settings, host)
     while found and (left := deadline - time.monotonic()) > 0:
-        await asyncio.sleep(min(LOOK_SECONDS, left))
-        again = set(await _look(store, settings, host))
+        await asyncio.sleep(min(CHECK_SECONDS, left))
+        again = set(await _violations(store, settings, host))
         found = [violation for violation in found if violation in again]
     return found
 
 
-async def _look(store: Store, settings: Settings, host: HostClient | None) -> list[str]:
+async def _violations(store: Store, settings: Settings, host: HostClient | None) -> list[str]:
     seen = await store.snapshot()
     mine = [agent for agent in seen.agents.values() if agent.node == settings.node_id and agent.state in _LIVING]
     found = [*in_records(seen, settings.policy), *_processes(mine)]
@@ -103,7 +103,7 @@ def in_records(seen: Snapshot, policy: Mapping[str, int]) -> list[str]:
     ]
 
 
-# Each rule yields what breaks it. Its words are the same at the next look: nothing that changes by itself is in them.
+# Each rule yields its violations. A text must be the same in the next check, so it has nothing that changes by itself.
 
 
 def _lists(seen: Snapshot) -> Iterator[str]:

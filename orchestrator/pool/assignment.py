@@ -23,7 +23,7 @@ from orchestrator.errors import (
 from orchestrator.models import new_id
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
-from orchestrator.store import Assignment, Job, Store
+from orchestrator.store import Assignment, DispatchRef, Store
 from orchestrator.store.constants import FOUND_DEAD
 
 #: Returns whether the process (node, pid, start ticks) may be alive: False only where it is surely not.
@@ -44,7 +44,7 @@ class Request:
     trusted: bool = False
     room: str = ""  #: '' = one of our own
     affinity: bool = False  #: by the node that served the user last, if that has a warm agent
-    job: Job | None = None  #: the LiveKit job that asks for it: it does not wait in line
+    job: DispatchRef | None = None  #: the LiveKit job that asks for it: it does not wait in line
 
     @property
     def fingerprint(self) -> str:

@@ -22,8 +22,8 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A job of LiveKit's, which asks for an agent in its room, and the node whose door it came by."""
+class DispatchRef:
+    """LiveKit's job and dispatch that a session serves, and the node whose api accepted the job."""
 
     id: str
     dispatch_id: str
@@ -32,25 +32,25 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How full we are (see capacity.lua)."""
+    """How many sessions there are, and whether one more job would be accepted (see capacity.lua)."""
 
     live: int
     most: int
-    refusal: str  #: why a job would not be served now, '' when it would: an outcome of `assign`
+    refusal: str  #: why a job would be refused now: an outcome of `assign`; '' when it would be accepted
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A session that is over."""
+    """The result of ending a session."""
 
-    first: bool  #: this call ended it
+    first: bool  #: this call has ended it
     status: str
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """What an agent's exit meant: session concerned, what became of it, the agent's state before."""
+    """The effect of an agent's exit: the session concerned, its outcome, the agent's state before."""
 
     session_id: str | None
     outcome: str  #: '' | replaced | waiting | error
@@ -59,8 +59,8 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a missed deadline leaves to do: stop an agent, close, make or look at a session's room, refill, compare all
-    rooms, or send an alert."""
+    """What a missed deadline leaves to do outside Redis: stop an agent, close, create or reconcile a session's room,
+    refill, reconcile all rooms, or send an alert."""
 
     what: str
     id: str
@@ -197,7 +197,7 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """How much memory Redis uses, in bytes; 0 and '' where it does not say."""
+    """How much memory Redis uses, in bytes; 0 and '' where that is unknown."""
 
     used: int = 0
     most: int = 0  #: its `maxmemory`; 0: none is set

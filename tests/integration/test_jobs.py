@@ -3,7 +3,7 @@
 import redis
 
 from orchestrator.models import new_id
-from orchestrator.store import Assignment, Job, Store
+from orchestrator.store import Assignment, DispatchRef, Store
 from orchestrator.store.agent_link import AgentLink
 from tests.support.pool import assign, change, warm
 
@@ -11,7 +11,7 @@ from tests.support.pool import assign, change, warm
 async def ask(store: Store, room: str, job: str = "AJ_1", **changes: object) -> Assignment:
     """Ask for an agent as the dispatch door does."""
     key = {"idempotency_key": f"dispatch:{job}", "fingerprint": room}
-    return await assign(store, f"room:{room}", room_name=room, job=Job(job, "AD_1", "n1"), **key | changes)
+    return await assign(store, f"room:{room}", room_name=room, job=DispatchRef(job, "AD_1", "n1"), **key | changes)
 
 
 async def test_a_job_gets_a_warm_agent_and_leaves_its_facts(store: Store, raw: redis.Redis, valkey_url: str) -> None:
