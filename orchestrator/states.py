@@ -1,10 +1,12 @@
-"""The legal states of sessions and agents and the moves between them.
+"""The states of sessions and agents, and for each what entering it means: one row.
 
-This module imports the standard library only: everything else may depend on it. The Lua scripts get these tables
-when they are loaded (store/generated.py), so that the store refuses the same moves that are refused here.
-Edges are explained in docs/states.md.
+A row names the legal next states, the lists in Redis that hold whoever is in the state, the deadlines that begin and
+end with it, the field that gets its time, and the counter. This module imports the standard library only: everything
+else may depend on it. The Lua scripts get the rows when they are loaded (store/generated.py), and every move goes
+through store/lua/lib/enter.lua, which reads them. docs/states.md shows the rows and explains the edges.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -30,25 +32,156 @@ class AgentState(StrEnum):
     EXITED = "exited"  #: its process is gone
 
 
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A deadline that a state sets. Its length is that of some fields of the policy, and of a constant, together."""
+
+    kind: str
+    policy: tuple[str, ...] = ()
+    more_ms: int = 0
+    keeps: bool = False  #: one that runs already stays as it is
+    after: str | None = None  #: only in records that have this field
+    before: str | None = None  #: only in records that do not have it
+    since: str | None = None  #: it is counted from the time in this field, not from now
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One state."""
+
+    moves: frozenset[str] = frozenset()  #: legal next states; none: it is an end
+    begins: bool = False  #: a record may begin in it
+    sets: tuple[str, ...] = ()  #: sets of the ids that are in it
+    queue: str | None = None  #: sorted set of them, in the order in which they are served
+    node_set: str | None = None  #: node:{node}:<this>, the set of them on each node
+    leaves: tuple[str, ...] = ()  #: sets that it may have been in before
+    deadlines: tuple[Deadline, ...] = ()
+    clears: tuple[str, ...] = ()  #: kinds of deadlines that end with it
+    forgets: tuple[str, ...] = ()  #: fields of the record that belong to the states before
+    timestamp: str | None = None  #: field with the time at which it was entered first
+    counts: str | None = None  #: field of pool:stats
+
+
+S, A = SessionState, AgentState
+_OVER = {S.ENDED, S.ERROR}
+#: The last words of an agent are still on their way to the user when a session ends: then its room is deleted.
+CLOSE_MS = 1500
+#: An agent that no node has claimed by then lost its spawn task; the claim allows its boot more.
+CLAIM_MS = 5000
+#: An agent that was told to leave has this long beyond its own limit; then its node stops it.
+LEAVE_MS = 2500
+
+
+def _session_end(counts: str) -> Row:
+    return Row(
+        deadlines=(Deadline("close", more_ms=CLOSE_MS, after="agentIds"),),
+        clears=("queue", "start", "join", "user", "gone", "max", "goodbye", "job", "look", "room"),
+        forgets=("doubt",),
+        timestamp="endedAt",
+        counts=counts,
+    )
+
+
+SESSION_ROWS: dict[SessionState, Row] = {
+    S.QUEUED: Row(
+        moves=frozenset({S.STARTING, *_OVER}),
+        begins=True,
+        queue="session:queued",
+        deadlines=(Deadline("queue", ("queueMs",)),),
+        timestamp="createdAt",
+    ),
+    S.STARTING: Row(
+        moves=frozenset({S.READY, *_OVER}),
+        begins=True,
+        sets=("session:starting",),
+        queue="session:unbound",
+        deadlines=(Deadline("start", ("startMs",)),),
+        # The goodbye was for the lost agent, whose node stops; the next agent may be on another.
+        clears=("queue", "join", "goodbye", "room"),
+        forgets=("doubt", "refused", "agentId", "agentPid", "node"),
+        timestamp="createdAt",
+    ),
+    S.READY: Row(
+        # READY -> STARTING: the bound agent died before the call began and no warm one was left.
+        moves=frozenset({S.STARTING, S.ACTIVE, *_OVER}),
+        begins=True,
+        sets=("session:ready",),
+        deadlines=(
+            Deadline("join", ("joinMs",)),
+            Deadline("user", ("userJoinMs",), keeps=True, before="activeAt"),
+            Deadline("gone", ("joinMs", "userGoneMs"), keeps=True, after="activeAt"),
+        ),
+        clears=("start",),
+        forgets=("doubt",),
+        timestamp="readyAt",
+        counts="total_assigned",
+    ),
+    S.ACTIVE: Row(
+        # ACTIVE -> STARTING: its agent died in the call; another one takes over.
+        moves=frozenset({S.STARTING, *_OVER}),
+        begins=True,
+        sets=("session:active",),
+        deadlines=(Deadline("max", ("maxMs",), keeps=True, since="activeAt"),),
+        # A call that goes on does not end because LiveKit has not confirmed its job.
+        clears=("join", "user", "gone", "job"),
+        forgets=("doubt",),
+        timestamp="activeAt",
+    ),
+    S.ENDED: _session_end("total_ended"),
+    S.ERROR: _session_end("total_errors"),
+}
+
+_BEAT = Deadline("beat", ("silentMs",))
+AGENT_ROWS: dict[AgentState, Row] = {
+    A.STARTING: Row(
+        # STARTING -> ASSIGNED: a session was already waiting when the agent became ready.
+        moves=frozenset({A.READY, A.ASSIGNED, A.STOPPING, A.EXITED}),
+        begins=True,
+        sets=("agents", "pool:starting"),
+        deadlines=(Deadline("boot", more_ms=CLAIM_MS),),
+        timestamp="createdAt",
+    ),
+    A.READY: Row(
+        moves=frozenset({A.ASSIGNED, A.STOPPING, A.EXITED}),
+        sets=("agents", "pool:ready"),
+        node_set="warm",
+        deadlines=(_BEAT,),
+        clears=("boot",),
+        timestamp="readyAt",
+    ),
+    A.ASSIGNED: Row(
+        moves=frozenset({A.RUNNING, A.STOPPING, A.EXITED}),
+        sets=("agents",),
+        node_set="busy",
+        leaves=("pool:stale",),
+        deadlines=(_BEAT,),
+        clears=("boot",),
+        timestamp="assignedAt",
+    ),
+    A.RUNNING: Row(
+        moves=frozenset({A.STOPPING, A.EXITED}),
+        sets=("agents",),
+        node_set="busy",
+        deadlines=(_BEAT,),
+        timestamp="joinedAt",
+    ),
+    A.STOPPING: Row(
+        moves=frozenset({A.EXITED}),
+        sets=("agents",),
+        leaves=("pool:stale",),
+        deadlines=(Deadline("stop", ("stopMs",), more_ms=LEAVE_MS),),
+        clears=("boot", "beat"),
+        timestamp="stoppingAt",
+    ),
+    A.EXITED: Row(leaves=("pool:stale",), clears=("boot", "beat", "stop"), timestamp="exitedAt"),
+}
+
 SESSION_MOVES: dict[SessionState, frozenset[SessionState]] = {
-    SessionState.QUEUED: frozenset({SessionState.STARTING, SessionState.ENDED, SessionState.ERROR}),
-    SessionState.STARTING: frozenset({SessionState.READY, SessionState.ENDED, SessionState.ERROR}),
-    # READY -> STARTING: the bound agent died before the call began and no warm one was left.
-    SessionState.READY: frozenset({SessionState.STARTING, SessionState.ACTIVE, SessionState.ENDED, SessionState.ERROR}),
-    # ACTIVE -> STARTING: its agent died in the call; another one takes over.
-    SessionState.ACTIVE: frozenset({SessionState.STARTING, SessionState.ENDED, SessionState.ERROR}),
-    SessionState.ENDED: frozenset(),
-    SessionState.ERROR: frozenset(),
+    state: frozenset(map(SessionState, row.moves)) for state, row in SESSION_ROWS.items()
 }
-
 AGENT_MOVES: dict[AgentState, frozenset[AgentState]] = {
-    # STARTING -> ASSIGNED: a session was already waiting when the agent became ready.
-    AgentState.STARTING: frozenset({AgentState.READY, AgentState.ASSIGNED, AgentState.STOPPING, AgentState.EXITED}),
-    AgentState.READY: frozenset({AgentState.ASSIGNED, AgentState.STOPPING, AgentState.EXITED}),
-    AgentState.ASSIGNED: frozenset({AgentState.RUNNING, AgentState.STOPPING, AgentState.EXITED}),
-    AgentState.RUNNING: frozenset({AgentState.STOPPING, AgentState.EXITED}),
-    AgentState.STOPPING: frozenset({AgentState.EXITED}),
-    AgentState.EXITED: frozenset(),
+    state: frozenset(map(AgentState, row.moves)) for state, row in AGENT_ROWS.items()
 }
-
 LIVE_SESSION_STATES = frozenset(state for state, moves in SESSION_MOVES.items() if moves)
+#: Agents in these states have a session.
+BUSY_AGENT_STATES = frozenset(state for state, row in AGENT_ROWS.items() if row.node_set == "busy")

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator import reasons
 from orchestrator.operations import metrics
 from tests.guards.table import GUARDS
-from tests.support import printed
+from tests.support import printed, state_tables
 from tests.support.documents import REPOSITORY
 
 Schema = Mapping[str, Any]
@@ -162,6 +162,7 @@ def _printed(remedy: str) -> str:
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/api.md", "routes"): routes,
     ("docs/metrics.md", "metrics"): metrics.table,
+    ("docs/states.md", "rows"): state_tables.tables,
     ("docs/testing.md", "guards"): guards,
     ("docs/troubleshooting.md", "reasons"): remedies,
     ("docs/troubleshooting.md", "problems"): problems,

@@ -12,46 +12,36 @@ from orchestrator.machine.process import ProcessId
 from orchestrator.models import Agent, Session
 from orchestrator.operations import census
 from orchestrator.settings import Settings
-from orchestrator.states import AgentState, SessionState
+from orchestrator.states import AGENT_ROWS, BUSY_AGENT_STATES, SESSION_ROWS, AgentState, SessionState
 from orchestrator.store import Snapshot, Store, keys
 
 #: Seconds between two checks.
 CHECK_SECONDS = 0.5
 
 _LIVING = frozenset(AgentState) - {AgentState.EXITED}
-_SERVING = frozenset({AgentState.ASSIGNED, AgentState.RUNNING})
+_SERVING = BUSY_AGENT_STATES
 _BOUND = frozenset({SessionState.READY, SessionState.ACTIVE})
 
-#: Of each list: whose ids it has, in which states those are, and whether it has all of them.
-_LISTS: dict[str, tuple[str, frozenset[str], bool]] = {
-    keys.SESSION_QUEUED: ("session", frozenset({SessionState.QUEUED}), True),
-    keys.SESSION_STARTING: ("session", frozenset({SessionState.STARTING}), True),
-    keys.SESSION_UNBOUND: ("session", frozenset({SessionState.STARTING}), True),
-    keys.SESSION_READY: ("session", frozenset({SessionState.READY}), True),
-    keys.SESSION_ACTIVE: ("session", frozenset({SessionState.ACTIVE}), True),
-    keys.AGENTS: ("agent", _LIVING, True),
-    keys.POOL_STARTING: ("agent", frozenset({AgentState.STARTING}), True),
-    # A silent agent is left out until its next heartbeat.
-    keys.POOL_READY: ("agent", frozenset({AgentState.READY}), False),
-    keys.POOL_STALE: ("agent", frozenset({AgentState.STARTING, AgentState.READY}), False),
-}
 
+def _states_by_list() -> dict[str, tuple[str, frozenset[str], bool]]:
+    """Of each list: whether it has sessions or agents, in which states, and whether it has all of those."""
+    states: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for kind, rows in (("session", SESSION_ROWS), ("agent", AGENT_ROWS)):
+        for state, row in rows.items():
+            for name in (*row.sets, *((row.queue,) if row.queue else ())):
+                states[name, kind].add(state)
+    # A silent agent is left out of the pool until its next heartbeat.
+    lists = {name: (kind, frozenset(right), name != keys.POOL_READY) for (name, kind), right in states.items()}
+    return lists | {keys.POOL_STALE: ("agent", frozenset({AgentState.STARTING, AgentState.READY}), False)}
+
+
+_LISTS = _states_by_list()
 #: The deadlines of a live session, or of a living agent, by state: it must have one of them.
-_SESSION_WAITS = {
-    SessionState.QUEUED: ("queue",),
-    SessionState.STARTING: ("start",),
-    SessionState.READY: ("join", "user", "gone"),
-    SessionState.ACTIVE: ("max",),
-}
-_AGENT_WAITS = {
-    AgentState.STARTING: ("boot",),
-    AgentState.READY: ("beat",),
-    AgentState.ASSIGNED: ("beat",),
-    AgentState.RUNNING: ("beat",),
-    AgentState.STOPPING: ("stop",),
-}
-_SESSION_DEADLINES = frozenset({"queue", "start", "join", "user", "gone", "max", "goodbye", "job", "room"})
-_AGENT_DEADLINES = frozenset({"boot", "beat", "stop"})
+_SESSION_WAITS = {state: tuple(d.kind for d in row.deadlines) for state, row in SESSION_ROWS.items() if row.moves}
+_AGENT_WAITS = {state: tuple(d.kind for d in row.deadlines) for state, row in AGENT_ROWS.items() if row.moves}
+#: The deadlines that no session that is over, and no agent that has exited, may have.
+_SESSION_DEADLINES = frozenset(SESSION_ROWS[SessionState.ENDED].clears) - {"look"}
+_AGENT_DEADLINES = frozenset(AGENT_ROWS[AgentState.EXITED].clears)
 
 
 async def check(store: Store, settings: Settings, host: HostClient | None, *, settle_seconds: float = 10) -> list[str]:

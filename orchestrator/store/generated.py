@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.config.calls import CallSettings
-from orchestrator.states import AGENT_MOVES, LIVE_SESSION_STATES, SESSION_MOVES
+from orchestrator.states import AGENT_ROWS, BUSY_AGENT_STATES, LIVE_SESSION_STATES, SESSION_ROWS, Deadline, Row
 from orchestrator.store import constants, histograms
 
 Value = str | float | Sequence["Value"] | Mapping[str, "Value"]
@@ -32,14 +32,45 @@ def _members(names: Iterable[str]) -> dict[str, Value]:
     return {str(name): True for name in sorted(names)}
 
 
-def _moves(moves: Mapping[Any, Iterable[str]]) -> dict[str, Value]:
-    return {str(state): _members(targets) for state, targets in moves.items()}
+def _given(**fields: Value | None) -> dict[str, Value]:
+    """Return the fields that say something: a run of a script builds the tables that it reads."""
+    return {name: value for name, value in fields.items() if value}
+
+
+def _deadline(each: Deadline) -> Value:
+    return _given(
+        kind=each.kind, policy=each.policy, ms=each.more_ms, keeps=each.keeps, after=each.after, before=each.before,
+        since=each.since,
+    )  # fmt: skip
+
+
+def _row(row: Row) -> Value:
+    return _given(
+        moves=_members(row.moves), begins=row.begins, sets=row.sets, leaves=row.leaves, queue=row.queue,
+        nodeSet=row.node_set, deadlines=[_deadline(each) for each in row.deadlines], clears=row.clears,
+        forgets=row.forgets, timestamp=row.timestamp, counts=row.counts,
+    )  # fmt: skip
+
+
+def _reads(rows: Mapping[Any, Row]) -> list[str]:
+    """Return the fields of a record on which the effects of a move depend."""
+    names = {name for row in rows.values() for d in row.deadlines for name in (d.after, d.before, d.since) if name}
+    names |= {"createdAt"} if any(row.queue for row in rows.values()) else set()
+    return sorted(names | ({"node"} if any(row.node_set for row in rows.values()) else set()))
+
+
+def _rows(function: str, rows: Mapping[Any, Row]) -> str:
+    """A function that returns one row: a run of a script builds those alone that it needs."""
+    cases = (f"if state=='{state}' then return {literal(_row(row))} end\n" for state, row in rows.items())
+    return f"local function {function}(state)\n{''.join(cases)}end\n"
 
 
 #: What scripts and libraries may include beside the files in lua/lib.
 GENERATED: dict[str, Callable[[], str]] = {
-    "session_moves": lambda: _local(SESSION_MOVES=_moves(SESSION_MOVES)),
-    "agent_moves": lambda: _local(AGENT_MOVES=_moves(AGENT_MOVES)),
+    "session_rows": lambda: _rows("session_row", SESSION_ROWS),
+    "agent_rows": lambda: _rows("agent_row", AGENT_ROWS),
+    "reads": lambda: _local(READS={"session": _reads(SESSION_ROWS), "agent": _reads(AGENT_ROWS)}),
+    "busy_agent": lambda: _local(BUSY=_members(BUSY_AGENT_STATES)),
     "live_session": lambda: _local(LIVE_SESSION=_members(LIVE_SESSION_STATES)),
     "histogram_bounds": lambda: _local(HISTOGRAM_BOUNDS=histograms.BOUNDS),
     "recent_samples": lambda: _local(RECENT_SAMPLES=histograms.RECENT),

@@ -146,7 +146,7 @@ GUARDS = (
     guard(
         "the cap is looked at where the agent is taken",
         "chaos/test_capacity.py::test_the_cap_holds_at_every_moment_of_a_rush",
-        (ASSIGN, "local crowded = served_sessions() >= most or", "local crowded ="),
+        (f"{LIB}/admission.lua", "if served_sessions() >= max_sessions() then return", "if false then return"),
     ),
     guard(
         "the end of a session and the next one's turn are one step",
@@ -156,7 +156,7 @@ GUARDS = (
     guard(
         "who comes while others wait joins the line, room or not",
         "chaos/test_capacity.py::test_whoever_comes_later_stands_behind_even_when_a_place_is_free",
-        (ASSIGN, " or redis.call('ZCARD', 'session:queued') > 0\n", "\n"),
+        (f"{LIB}/admission.lua", "if redis.call('ZCARD', 'session:queued') > 0 then return", "if false then return"),
         PROMOTE,
     ),
     guard(
@@ -209,7 +209,7 @@ GUARDS = (
     guard(
         "who is not warm any more is out of the pool",
         "chaos/test_model.py::test_the_promises_hold_whatever_happens",
-        (f"{LIB}/agents.lua", "  if from == 'ready' then leave_pool(id, node) end\n", ""),
+        (f"{LIB}/lists.lua", "else redis.call('SREM', set, id) end\n", "else redis.call('EXISTS', set) end\n"),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
@@ -221,7 +221,7 @@ GUARDS = (
     guard(
         "every wait has its deadline",
         "chaos/test_model.py::test_the_promises_hold_whatever_happens",
-        (f"{LIB}/sessions.lua", "    set_deadline('start', id, policy('startMs'))\n", ""),
+        (f"{LIB}/enter.lua", "      set(deadline.kind, id, ms)\n", ""),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
@@ -787,7 +787,7 @@ GUARDS = (
     guard(
         "starts are refused while LiveKit is away",
         "chaos/test_livekit.py::test_signalling_is_swallowed_and_the_call_goes_on",
-        (ASSIGN, "if down then return {'livekit', '', down, 0} end", ""),
+        (f"{LIB}/admission.lua", "if down then return 'livekit', down end", ""),
     ),
     guard(
         "an agent tries again to join",
@@ -1278,7 +1278,7 @@ GUARDS = (
     guard(
         "what this release writes the previous one reads",
         "chaos/test_model.py::test_two_releases_share_a_redis_for_the_length_of_a_deploy",
-        (f"{LIB}/pool_members.lua", "  if node then redis.call('SADD', 'node:' .. node .. ':warm', id) end\n", ""),
+        (f"{LIB}/lists.lua", "if node and to.nodeSet and before ~= to.nodeSet then", "if false then"),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
@@ -1309,7 +1309,7 @@ GUARDS = (
     guard(
         "a full node serves nobody with what it has booted",
         "integration/test_nodes.py::test_what_is_booted_on_a_full_node_joins_the_pool",
-        (f"{LUA}/agent_ready.lua", " and may_serve_on(node) then", " then"),
+        (f"{LIB}/returning.lua", " and may_serve_on(node) then", " then"),
     ),
     guard(
         "a node that is late is asked last",

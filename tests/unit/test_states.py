@@ -1,8 +1,10 @@
 """The state tables: no way out of an end, no state that cannot be reached or left."""
 
 from orchestrator import states
-from orchestrator.states import AGENT_MOVES, SESSION_MOVES, AgentState, SessionState
+from orchestrator.settings import Settings
+from orchestrator.states import AGENT_MOVES, AGENT_ROWS, SESSION_MOVES, SESSION_ROWS, AgentState, SessionState
 from orchestrator.store.generated import GENERATED
+from tests.support import model
 
 
 def test_an_end_is_an_end() -> None:
@@ -23,5 +25,30 @@ def test_every_state_can_be_reached() -> None:
 
 
 def test_lua_gets_the_same_tables() -> None:
-    assert "['ready']={['active']=true,['ended']=true,['error']=true,['starting']=true}" in GENERATED["session_moves"]()
-    assert "['exited']={}" in GENERATED["agent_moves"]()
+    moves = "['moves']={['active']=true,['ended']=true,['error']=true,['starting']=true}"
+    assert f"if state=='ready' then return {{{moves}," in GENERATED["session_rows"]()
+    assert "if state=='exited' then return {['leaves']={'pool:stale'}," in GENERATED["agent_rows"]()
+
+
+def test_every_deadline_that_a_state_sets_is_cleared_by_its_ends() -> None:
+    for rows in (SESSION_ROWS, AGENT_ROWS):
+        ends = [row for row in rows.values() if not row.moves]
+        set_by_live = {each.kind for row in rows.values() if row.moves for each in row.deadlines}
+        for row in ends:
+            assert set_by_live <= set(row.clears)
+
+
+def test_every_length_is_in_the_policy() -> None:
+    names = {name for row in (*SESSION_ROWS.values(), *AGENT_ROWS.values()) for d in row.deadlines for name in d.policy}
+    assert names <= Settings.model_construct().policy.keys()
+
+
+def test_the_model_has_a_table_of_its_own_that_says_the_same() -> None:
+    """It is written by hand, so that a mistake in the rows is not repeated there."""
+    assert {s: {d.kind for d in SESSION_ROWS[s].deadlines} for s in states.LIVE_SESSION_STATES} == model.SESSION_WAITS
+    living = set(AgentState) - {AgentState.EXITED}
+    assert {s: {d.kind for d in AGENT_ROWS[s].deadlines} for s in living} == model.AGENT_WAITS
+    for kind, longest in model.LONGEST.items():
+        for deadline in (d for row in (*SESSION_ROWS.values(), *AGENT_ROWS.values()) for d in row.deadlines):
+            if deadline.kind == kind:
+                assert sum(model.WAITS[name] for name in deadline.policy) + deadline.more_ms <= longest

@@ -14,7 +14,7 @@ clear_deadlines(session, 'join', 'room')
 redis.call('HDEL', 'session:' .. session, 'refused')
 -- One that has registered again counts as running already.
 if agent_state(id) == 'running' then return session end
-move_agent(id, 'running', 'joinedAt', NOW)
+move_agent(id, 'running')
 redis.call('HSETNX', 'session:' .. session, 'joinedAt', NOW)
 observe('join', ms_since(get('agent:' .. id, 'assignedAt')))
 -- The user hears an agent again: the takeover is over.

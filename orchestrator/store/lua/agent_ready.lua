@@ -8,8 +8,8 @@
 -- pool:boot_error string, pool:breaker hash, pool:ready set, pool:starting set, pool:stale set, pool:stats hash
 -- session:unbound zset, session:{id} hash, session:{id}:events stream, nodes set, nodes:draining set, node:{id} hash
 -- node:{id}:warm set, node:{id}:busy set, node:{id}:short string, pool:wake:{node} list
--- include: agents, binding, boot_nodes, boot_phases, clock, count_by_node, exit, histograms, identity, illegal_move
--- include: nodes, placement, pool_shares, records, retire, wake
+-- include: agents, boot_nodes, boot_phases, clock, count_by_node, exit, histograms, identity, illegal_move
+-- include: pool_shares, records, retire, returning, wake
 local id = ARGV[1]
 local state = agent_state(id)
 if state ~= 'starting' then illegal_move('agent', id, state, 'ready') end
@@ -48,14 +48,9 @@ local want, warm = pool_shares(nodes), count_by_node('pool:ready')
 if missing_agents(nodes) > 0 or (warm[node] or 0) + 1 < (want[node] or 0) then wake() end
 
 append_boot_phase(id, 'warm')
-local draining = node and redis.call('SISMEMBER', 'nodes:draining', node) == 1
-local waiting = redis.call('ZRANGE', 'session:unbound', 0, 0)[1]
--- A call on a draining node soon ends: it begins there only when no other node is left.
-if waiting and not (draining and any_node_in_service()) and may_serve_on(node) then
-  bind(waiting, id, 0)
-  return {waiting, ''}
-end
-if draining then
+local waiting = serve_waiting(id, node, 0)
+if waiting then return {waiting, ''} end
+if node and redis.call('SISMEMBER', 'nodes:draining', node) == 1 then
   wake()
   retire(id, 'node_draining')
   return {'', ''}
@@ -79,7 +74,5 @@ if redis.call('SCARD', 'pool:ready') >= target then
   end
   retire(old, why)
 end
-local was_stale = redis.call('SISMEMBER', 'pool:stale', id)
 move_agent(id, 'ready')
-if was_stale == 1 then redis.call('SADD', 'pool:stale', id) end
 return {'', ''}

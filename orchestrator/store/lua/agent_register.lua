@@ -10,22 +10,19 @@
 --
 -- agent:{id} hash, agent:{id}:pid string, agents set, pool:ready set, session:{id} hash, session:{id}:payload string
 -- session:{id}:conversation list, session:room:{room} string, session:user:{user} string, user:sessions:{user} set, sessions zset, deadlines zset
--- include: agents, clock, deadlines, events, live_session, policy, records, returning, rooms
+-- include: clock, deadlines, enter, events, live_session, policy, records, returning, rooms
 if not policy_written() then return 'unset' end
 local id, pid, node = ARGV[1], ARGV[2], ARGV[3]
 local lineage = table.concat({pid, unpack(ARGV, 5)}, ',')
-local function revive(state, ...)
-  redis.call('HSET', 'agent:' .. id, 'state', state, 'createdAt', NOW, 'node', node, 'pid', pid,
-    'lineage', lineage, 'readyAt', NOW, 'lastBeat', NOW, ...)
+local function restore_agent(state, ...)
+  restore('agent', id, state, {'createdAt', NOW, 'node', node, 'pid', pid, 'lineage', lineage, 'readyAt', NOW,
+    'lastBeat', NOW, ...})
   redis.call('SET', 'agent:' .. id .. ':pid', pid)
-  redis.call('SADD', 'agents', id)
-  if BUSY[state] then redis.call('SADD', 'node:' .. node .. ':busy', id) end
-  set_deadline('beat', id, policy('silentMs'))
   append_agent_event(id, state, 'registered', 1)
 end
 if ARGV[4] == '' then
   if agent_state(id) then return agent_state(id) end
-  revive('ready')
+  restore_agent('ready')
   return return_to_pool(id)
 end
 local told = cjson.decode(ARGV[4])
@@ -35,17 +32,11 @@ if status then
   if not LIVE_SESSION[status] or get(key, 'agentId') ~= id then return '' end
 else
   local active = type(told.activeAt) == 'number'
-  redis.call('HSET', key, 'status', active and 'active' or 'ready', 'userId', told.userId, 'roomName', told.roomName,
+  restore('session', told.id, active and 'active' or 'ready', {'userId', told.userId, 'roomName', told.roomName,
     'createdAt', told.createdAt, 'agentId', id, 'agentIds', id, 'agentPid', pid, 'node', node,
-    'readyAt', told.createdAt, 'prewarmed', 1)
-  redis.call('SADD', active and 'session:active' or 'session:ready', told.id)
-  if active then
-    redis.call('HSET', key, 'activeAt', told.activeAt)
-    -- As every wait that is set while nobody looks: the time that is missed is added to it by the next look.
-    redis.call('ZADD', 'deadlines', told.activeAt + counted_from() - NOW + policy('maxMs'), 'max|' .. told.id)
-  else
-    set_deadline('user', told.id, policy('userJoinMs'))
-  end
+    'readyAt', told.createdAt, 'prewarmed', 1, unpack(active and {'activeAt', told.activeAt} or {})})
+  -- Its agent is in the room already.
+  clear_deadlines(told.id, 'join')
   redis.call('SET', key .. ':payload', told.payload)
   if #told.conversation > 0 then
     redis.call('DEL', key .. ':conversation')
@@ -57,5 +48,5 @@ else
   set_session_of_room(told.roomName, told.id)
   append_event(told.id, 'registered', 'agentId', id)
 end
-if not agent_state(id) then revive('running', 'sessionId', told.id) end
+if not agent_state(id) then restore_agent('running', 'sessionId', told.id) end
 return agent_state(id)

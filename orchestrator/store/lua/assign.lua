@@ -45,9 +45,9 @@
 -- node:{id}               hash   what a node says of itself
 -- node:{id}:warm          set    its warm agents                       node:{id}:busy  set  its agents that have a session
 -- user:node:{user}        string the node that served the user last
--- include: addresses, affinity, agents, breaker, clock, deadlines, dispatch, events, inbox, live_session, memory
--- include: network_share, nodes, policy, queue, rate_limit, records, rooms, session_limit, take_warm
 -- A further session of one user is queued as if it had come this much later.
+-- include: addresses, admission, affinity, agents, clock, deadlines, dispatch, enter, events, inbox, live_session
+-- include: memory, network_share, policy, queue, rate_limit, rooms, take_warm
 local FAIRNESS_US = 60 * 1000000
 
 local user, waiting_id, room, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -81,10 +81,8 @@ for _, session in ipairs(redis.call('SMEMBERS', 'user:sessions:' .. user)) do
 end
 if held >= policy('perUser') then return {'existing', newest, '', 0} end
 
-local down = redis.call('GET', 'livekit:down')
-if down then return {'livekit', '', down, 0} end
-
-if redis.call('SCARD', 'nodes:draining') > 0 and not any_node_in_service() then return {'draining', '', '', 0} end
+local refusal, detail = service_refusal()
+if refusal then return {refusal, '', detail, 0} end
 
 if job ~= '' then
   -- Whoever calls by LiveKit got the token for the room from us.
@@ -102,18 +100,15 @@ if address ~= '' and per_address + waiting_per_address > 0 then
 end
 
 require_redis_memory()
-local most = max_sessions()
-local crowded = served_sessions() >= most or redis.call('ZCARD', 'session:queued') > 0
+local crowded = crowded_by()
 local agent, process
 if not crowded then agent, process = take_warm(affinity and remembered_node(user)) end
 if not agent then
-  if breaker_open() then return {'broken', '', get('pool:breaker', 'cause'), 0} end
-  local shortage = not crowded and redis.call('GET', 'pool:memory_low')
-  if job ~= '' and (crowded or shortage) then
-    -- Somebody is on the line, and would wait in silence.
-    return {'full', '', shortage or (served_sessions() >= most and 'sessions' or 'line'), 0}
-  end
-  crowded = crowded or shortage
+  refusal, detail = boot_refusal()
+  if refusal == 'broken' then return {refusal, '', detail, 0} end
+  crowded = crowded or detail
+  -- The caller is in the room already, and would wait in silence.
+  if crowded and job ~= '' then return {'full', '', crowded, 0} end
   if crowded and redis.call('ZCARD', 'session:queued') >= policy('queueLimit') then return {'full', '', '', 0} end
   if crowded and not may_wait then return {'many', '', 'line', 0} end
 end
@@ -150,34 +145,24 @@ if idempotency ~= '' then
 end
 if agent then
   -- Starting and ready in one step: this is the path that a caller waits for.
-  move_agent(agent, 'assigned', 'sessionId', id, 'assignedAt', NOW)
-  redis.call('HSET', 'session:' .. id, 'status', 'ready', 'userId', user, 'roomName', room, 'createdAt', NOW,
-    'agentId', agent, 'agentIds', agent, 'node', process[3] or '', 'agentPid', process[4] or '',
-    'readyAt', NOW, 'prewarmed', 1, 'client', address)
-  redis.call('SADD', 'session:ready', id)
-  set_deadline('join', id, policy('joinMs'))
-  set_deadline('user', id, policy('userJoinMs'))
+  move_agent(agent, 'assigned', 'sessionId', id)
+  begin('session', id, 'ready', {'userId', user, 'roomName', room, 'createdAt', NOW, 'agentId', agent, 'agentIds', agent,
+    'node', process[3] or '', 'agentPid', process[4] or '', 'prewarmed', 1, 'client', address})
   append_event(id, 'ready', 'agentId', agent, unpack(via))
   send_assignment(agent, id, payload)
-  redis.call('HINCRBY', 'pool:stats', 'total_assigned', 1)
   redis.call('HINCRBY', 'pool:stats', 'total_hits', 1)
 else
   process = {}
-  local status = crowded and 'queued' or 'starting'
-  redis.call('HSET', 'session:' .. id, 'status', status, 'userId', user, 'roomName', room, 'createdAt', NOW,
-    'taskId', id, 'client', address)
+  begin('session', id, crowded and 'queued' or 'starting',
+    {'userId', user, 'roomName', room, 'taskId', id, 'client', address},
+    crowded and NOW_US + held * FAIRNESS_US or NOW_US)
   redis.call('HINCRBY', 'pool:stats', 'total_misses', 1)
   if crowded then
-    redis.call('ZADD', 'session:queued', NOW_US + held * FAIRNESS_US, id)
     append_event(id, 'queued', 'position', redis.call('ZRANK', 'session:queued', id) + 1)
-    set_deadline('queue', id, policy('queueMs'))
     admit_from_queue()
     return {'queued', id, '', 0}
   end
   append_event(id, 'starting', unpack(via))
-  redis.call('SADD', 'session:starting', id)
-  redis.call('ZADD', 'session:unbound', NOW_US, id)
-  set_deadline('start', id, policy('startMs'))
   announce_agent(id)
 end
 local refill = redis.call('SET', 'pool:refill', '1', 'NX', 'PX', 2000) and 1 or 0

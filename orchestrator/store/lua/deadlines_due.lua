@@ -30,7 +30,7 @@
 --       alert (alert id, '': queue its delivery, and take the deadline away)
 --
 -- deadlines zset, deadlines:looked string, livekit:down string, alert:{id} string, and what the moves touch
--- include: agents, clock, closing, deadlines, dispatch, events, exit, failing_calls, handover, late_node
+-- include: agents, busy_agent, clock, closing, deadlines, dispatch, events, exit, failing_calls, handover, late_node
 -- include: live_session, policy, records, retire, seconds, takeover
 local looked = tonumber(redis.call('GET', 'deadlines:looked') or NOW)
 redis.call('SET', 'deadlines:looked', NOW)

@@ -6,7 +6,7 @@
 -- Returns how many entries were wrong
 --
 -- nodes set, agents set, agent:{id} hash, pool:ready set, node:{id}:warm set, node:{id}:busy set
--- include: agents
+-- include: busy_agent
 local warm, busy, wrong = {}, {}, 0
 for _, id in ipairs(redis.call('SMEMBERS', 'agents')) do
   local fields = redis.call('HMGET', 'agent:' .. id, 'state', 'node')

@@ -6,10 +6,9 @@ local function bind(session, agent, prewarmed)
   if before[4] then remember_node(before[5], fields[2]) end
   local agents = before[1] and (before[1] .. ',' .. agent) or agent
   if not before[2] then observe('start:wait', ms_since(before[3])) end
-  move_agent(agent, 'assigned', 'sessionId', session, 'assignedAt', NOW)
+  move_agent(agent, 'assigned', 'sessionId', session)
   move_session(session, 'ready', 'agentId', agent, 'agentPid', fields[1] or '', 'node', fields[2] or '',
-    'agentIds', agents, 'readyAt', before[2] or NOW, 'prewarmed', prewarmed)
+    'agentIds', agents, 'prewarmed', prewarmed)
   local payload = redis.call('GET', 'session:' .. session .. ':payload')
   if payload then send_assignment(agent, session, payload) end
-  redis.call('HINCRBY', 'pool:stats', 'total_assigned', 1)
 end

@@ -1,9 +1,6 @@
 -- Ending sessions.
--- include: agents, alerts, clock, deadlines, failed_boot, failing_calls, forgetting, outcomes, policy, queue, records
+-- include: alerts, busy_agent, clock, failed_boot, failing_calls, forgetting, outcomes, policy, queue, records
 -- include: retire, sessions
-
--- The agent's last words are still on their way to the user when a session ends; after this its room is deleted.
-local CLOSE_MS = 1500
 
 -- A session is over: nothing counts it any more as one of its user and of its address.
 local function release_owner(id, user, addresses)
@@ -17,7 +14,8 @@ local function release_owner(id, user, addresses)
   end
 end
 
--- Move a live session to `ended` or `error`, retire its agent, and let its record expire.
+-- Move a live session to `ended` or `error`, retire its agent, and let its record expire. The next node that processes
+-- deadlines deletes its room, and again until that has worked.
 local function close_session(id, to, reason)
   local key = 'session:' .. id
   local keep = policy('keepSeconds')
@@ -26,18 +24,15 @@ local function close_session(id, to, reason)
     enqueue_alert('takeover.failed', id .. '_' .. fields[5], {sessionId = id, reason = reason})
     redis.call('HDEL', key, 'takeoverAt')
   end
-  move_session(id, to, 'reason', reason, 'endedAt', NOW, unpack(failed_boot_fields(reason)))
+  move_session(id, to, 'reason', reason, unpack(failed_boot_fields(reason)))
   if to == 'error' then count_failing_call(id, reason)
   elseif not get(key, 'failing') and answered(id) then redis.call('DEL', 'pool:failing') end
   redis.call('DEL', key .. ':payload', key .. ':conversation')
-  -- The next node that processes deadlines deletes the room, and again until that has worked.
-  if get(key, 'agentIds') then set_deadline('close', id, CLOSE_MS) end
   local addresses = {}
   for i = 6, 7 do
     if fields[i] then addresses[#addresses + 1] = fields[i] end
   end
   release_owner(id, fields[1], addresses)
-  redis.call('HINCRBY', 'pool:stats', to == 'error' and 'total_errors' or 'total_ended', 1)
   count_outcome(to)
   if fields[3] then
     -- Mean length of about the last ten sessions, from which the wait in the queue is estimated.

@@ -27,5 +27,7 @@ local function set_deadline_at_most(kind, id, ms)
   redis.call('ZADD', 'deadlines', 'LT', counted_from() + ms, kind .. '|' .. id)
 end
 local function clear_deadlines(id, ...)
-  for _, kind in ipairs({...}) do redis.call('ZREM', 'deadlines', kind .. '|' .. id) end
+  local members = {...}
+  for i, kind in ipairs(members) do members[i] = kind .. '|' .. id end
+  if #members > 0 then redis.call('ZREM', 'deadlines', unpack(members)) end
 end

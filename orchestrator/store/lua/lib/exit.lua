@@ -1,5 +1,5 @@
 -- An agent's process is gone, or counts as gone. Returns {session id or '', what became of it, state before}.
--- include: agents, boot_failure, clock, events, forgetting, found_dead, policy, records, takeover, wake
+-- include: agents, boot_failure, events, forgetting, found_dead, policy, records, takeover, wake
 local function exit_agent(id, cause, ...)
   local before = agent_state(id)
   if not before or before == 'exited' then return {'', '', before or ''} end
@@ -7,7 +7,7 @@ local function exit_agent(id, cause, ...)
   local session = get('agent:' .. id, 'sessionId')
   -- The assignment is still in its inbox: it was dead when it was handed out.
   local unread = before == 'assigned' and redis.call('LLEN', 'agent:' .. id .. ':inbox') > 0
-  move_agent(id, 'exited', 'cause', cause, 'exitedAt', NOW, ...)
+  move_agent(id, 'exited', 'cause', cause, ...)
   redis.call('DEL', 'agent:' .. id .. ':pid', 'agent:' .. id .. ':inbox')
   for _, suffix in ipairs({'', ':logs', ':logs:count', ':logs:bytes', ':health'}) do
     redis.call('EXPIRE', 'agent:' .. id .. suffix, keep)

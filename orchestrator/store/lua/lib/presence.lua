@@ -1,8 +1,8 @@
 -- The user of a session comes and goes. Further arguments are fields of the session's event.
--- include: clock, deadlines, events, policy, records, sessions
+-- include: deadlines, events, policy, records, sessions
 local function user_joined(id, ...)
   if session_state(id) ~= 'active' then
-    move_session(id, 'active', 'activeAt', get('session:' .. id, 'activeAt') or NOW)
+    move_session(id, 'active')
   elseif redis.call('ZREM', 'deadlines', 'gone|' .. id) == 1 then
     append_event(id, 'user_back', ...)
   end

@@ -1,12 +1,26 @@
--- A warm agent is there again: it serves the session that has waited longest, or joins the pool. Returns its state.
--- include: binding, nodes, placement, pool_members, records, retire
-local function return_to_pool(id)
-  local node = get('agent:' .. id, 'node')
+-- An agent that is warm serves who waits, before it joins the pool.
+-- include: agent_rows, binding, lists, nodes, placement, records, retire
+
+-- Bind it to the session that has waited longest, if one may begin on its node. Returns the session, or nil.
+-- `prewarmed`: 1 when the agent was warm before, 0 when it has just booted.
+local function serve_waiting(agent, node, prewarmed)
   local draining = node and redis.call('SISMEMBER', 'nodes:draining', node) == 1
   local waiting = redis.call('ZRANGE', 'session:unbound', 0, 0)[1]
   -- A call on a draining node soon ends: it begins there only when no other node is left.
-  if waiting and not (draining and any_node_in_service()) and may_serve_on(node) then bind(waiting, id, 1)
-  elseif draining then retire(id, 'node_draining')
-  else join_pool(id, node) end
-  return agent_state(id)
+  if waiting and not (draining and any_node_in_service()) and may_serve_on(node) then
+    bind(waiting, agent, prewarmed)
+    return waiting
+  end
+end
+
+-- A warm agent that has left the pool, or was lost, is there again. Returns its state.
+local function return_to_pool(id)
+  local node = get('agent:' .. id, 'node')
+  if serve_waiting(id, node, 1) then return 'assigned' end
+  if node and redis.call('SISMEMBER', 'nodes:draining', node) == 1 then
+    retire(id, 'node_draining')
+    return 'stopping'
+  end
+  change_lists(id, nil, agent_row('ready'), node)
+  return 'ready'
 end
