@@ -1,4 +1,4 @@
-"""The api's process: one application on two ports, its own and that of the page with the Talk button."""
+"""The api's process: one application on two ports, the API's and the page's."""
 
 import sys
 
@@ -12,7 +12,7 @@ from orchestrator.settings import Settings
 
 
 def main(application: str = "orchestrator.api.app:create") -> None:
-    """Serve what a factory makes until told to stop."""
+    """Serve the application that a factory builds, until SIGTERM."""
     try:
         settings = Settings.load()
         configure_logging(settings.log_format)

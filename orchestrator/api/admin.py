@@ -1,4 +1,4 @@
-"""The admin routes: everything that is going on, the size of the pool, drain, reload, the breaker."""
+"""The admin routes: sessions and agents, the size of the pool, drain, reload, the breaker."""
 
 import secrets
 from typing import Annotated
@@ -56,7 +56,7 @@ def living_agents(reading: Reading) -> list[AgentInfo]:
 
 @router.post("/pool/resize", summary="Resize the pool")
 async def resize(body: ResizeRequest, services: ServicesDep) -> ResizeReply:
-    """Keep `size` warm agents from now on. Grows and shrinks at once; an agent in a session is never touched."""
+    """Keep `size` warm agents from now on. The pool grows or shrinks at once; no agent in a session is stopped."""
     before = await services.store.counts()
     await services.store.set_target(body.size)
     await services.publish(celery_app.REFILL, expires=25)
@@ -99,8 +99,8 @@ def _describe(node: Node, now: float) -> NodeReply:
     )
 
 
-@router.get("/nodes/{node}", summary="Look at a node")
-async def look_at_node(node: NodePath, services: ServicesDep) -> NodeReply:
+@router.get("/nodes/{node}", summary="Get a node")
+async def get_node(node: NodePath, services: ServicesDep) -> NodeReply:
     """Return how many sessions and agents are left on a node, and whether it drains."""
     return await describe_node(services, node)
 
@@ -114,8 +114,7 @@ async def drain(
     """Take a node out of service: its warm agents leave at once. Calls that are not over after `DRAIN_SECONDS` go on
     with agents of another node; where there is none, they end.
 
-    Asked again with fewer `seconds`, it is over sooner. It takes sessions again by `undrain`, or when it is started
-    anew.
+    A second request with fewer `seconds` shortens the drain. `undrain` or a restart puts the node in service again.
     """
     if node not in await services.store.nodes():
         raise NotFound(f"There is no node {node}.")
@@ -126,8 +125,8 @@ async def drain(
 
 @router.post("/nodes/{node}/undrain", summary="Put a node in service again")
 async def undrain(node: NodePath, services: ServicesDep) -> NodeReply:
-    """Let a node that was drained take sessions again. Its calls are no longer ended for the drain; an agent that has
-    begun to say goodbye to its user still goes."""
+    """Let a node that was drained take sessions again. Its calls are no longer ended because of the drain; an agent
+    that has begun its goodbye still leaves."""
     if node not in await services.store.nodes():
         raise NotFound(f"There is no node {node}.")
     await services.store.undrain_node(node)
@@ -137,10 +136,11 @@ async def undrain(node: NodePath, services: ServicesDep) -> NodeReply:
 
 @router.post("/agents/reload", summary="Bring new agent code live")
 async def reload(services: ServicesDep) -> ReloadReply:
-    """Have every node load the agents' code anew and replace its warm agents. Calls go on as they began."""
+    """Have every node reload the agents' code and replace its warm agents. Calls go on with the code that they began
+    with."""
     nodes = await services.store.nodes()
     if not nodes:
-        raise HostUnavailable("No node lives that could load agent code.", retry_after=5)
+        raise HostUnavailable("No live node could load agent code.", retry_after=5)
     reload_id = secrets.token_hex(8)
     for node in nodes:
         await services.store.note_reload(reload_id, node, "waiting")
@@ -148,14 +148,14 @@ async def reload(services: ServicesDep) -> ReloadReply:
     return await reload_state(reload_id, services)
 
 
-@router.get("/agents/reload/{reload_id}", summary="How a reload goes")
+@router.get("/agents/reload/{reload_id}", summary="Get the progress of a reload")
 async def reload_state(reload_id: ReloadPath, services: ServicesDep) -> ReloadReply:
-    """Return how far each node is. It is done when every node is and no warm agent runs older code."""
-    told = await services.store.reload(reload_id)
-    if not told:
+    """Return the progress of each node. A reload is done when every node is and no warm agent runs older code."""
+    progress = await services.store.reload(reload_id)
+    if not progress:
         raise NotFound("There is no such reload, or it was begun more than an hour ago.")
     # A node that has gone meanwhile has nothing to load.
-    states = {node: told[node] for node in await services.store.nodes() if node in told}
+    states = {node: progress[node] for node in await services.store.nodes() if node in progress}
     stale = (await services.store.counts())["stale"]
     failed = [f"{node}: {state}" for node, state in states.items() if state.startswith("failed")]
     done = bool(states) and not failed and not stale and all(state == "done" for state in states.values())
@@ -165,6 +165,6 @@ async def reload_state(reload_id: ReloadPath, services: ServicesDep) -> ReloadRe
 
 @router.post("/breaker/close", summary="Close the circuit breaker")
 async def close_breaker(services: ServicesDep) -> BreakerReply:
-    """Try to boot agents again at once, after what kept them from booting is mended."""
+    """Try to boot agents again at once, after the cause of the failures is fixed."""
     await services.store.close_breaker()
     return describe_breaker(await services.store.breaker())

@@ -1,4 +1,4 @@
-"""What one agent process printed, whether it ever served a session or not: one that did not boot has no other place."""
+"""The log of one agent process, whether it served a session or not: an agent that did not boot has no session."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/api", tags=["admin"], route_class=gated(administrato
 
 
 class AgentLogsReply(Reply):
-    """What one agent printed, oldest first, and how it is or ended."""
+    """One agent's log, oldest line first, and its record."""
 
     model_config = example(
         success=True, agentId=SESSION,
@@ -34,7 +34,7 @@ class AgentLogsReply(Reply):
         logs=["ModuleNotFoundError: No module named 'my_agent'", "[agent exited with code 1]"],
     )  # fmt: skip
     agent_id: str
-    agent: AgentRecord | None = Field(default=None, description="Not there when only the log is left.")
+    agent: AgentRecord | None = Field(default=None, description="Missing when only the log is kept.")
     logs: list[str]
 
 
@@ -42,7 +42,7 @@ async def _agent(agent_id: SessionPath, services: ServicesDep) -> Agent | None:
     """Return an agent's record, None when only its log is kept. Raises `NotFound` when neither is."""
     agent = await services.store.agent(agent_id)
     if agent is None and not await services.store.logs(agent_id, 1):
-        raise NotFound(f"Nothing is known of an agent {agent_id}: there was none, or it is not kept any more.")
+        raise NotFound(f"There is no agent {agent_id}, or its record has expired.")
     return agent
 
 
@@ -53,7 +53,8 @@ AgentDep = Annotated[Agent | None, Depends(_agent)]
 async def logs(
     agent_id: SessionPath, agent: AgentDep, services: ServicesDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
 ) -> AgentLogsReply:
-    """Return what one agent process printed, oldest first; also when it did not boot, for `SESSION_KEEP_SECONDS`."""
+    """Return the log of one agent process, oldest line first; also of an agent that did not boot, for
+    `SESSION_KEEP_SECONDS`."""
     return AgentLogsReply(
         agent_id=agent_id, agent=agent and agent_record(agent), logs=await services.store.logs(agent_id, limit)
     )
@@ -69,8 +70,8 @@ async def logs(
 async def log_events(
     agent_id: SessionPath, services: ServicesDep, last_event_id: Place = ""
 ) -> AsyncIterator[ServerSentEvent]:
-    """Push what one agent process prints, as it does: as a session's logs are pushed."""
+    """Push what one agent process prints, in the same form as a session's logs."""
     seen = log_stream.place(last_event_id)
-    with contextlib.suppress(StoreUnavailable):  # the listener comes back
+    with contextlib.suppress(StoreUnavailable):  # the client reconnects
         async for event in log_stream.follow(services.store, log_stream.of_agent(agent_id), seen, services.feed.closed):
             yield event

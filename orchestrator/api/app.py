@@ -37,13 +37,13 @@ BODY_BYTES = 65_536
 
 
 def allowed_pages(settings: Settings) -> dict[str, Any]:
-    """Return which pages of other origins may call the api. They send a header and no cookie, so * is safe too."""
+    """Return which pages of other origins may call the api. Even * is safe: callers send a header, not a cookie."""
     local = None if settings.origins or settings.keys or settings.open_access else _LOOPBACK_PAGES
     return {
         "allow_origins": settings.origins,
         "allow_origin_regex": local,
         "allow_methods": ["GET", "POST"],
-        # The starters of LiveKit send x-sandbox-id; a preflight that does not allow it makes the call impossible.
+        # LiveKit's starters send x-sandbox-id; without it in the preflight's answer they cannot call.
         "allow_headers": ["*"],
         "expose_headers": ["Retry-After", "RateLimit", "RateLimit-Policy", "X-Request-Id"],
     }
@@ -54,7 +54,7 @@ PUBLIC = frozenset({"/livez", "/readyz", "/api/reasons", WEBHOOK_PATH})
 
 
 def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """Return FastAPI's own `openapi`, which in addition says which routes need which secret."""
+    """Return FastAPI's own `openapi` with the secret that each route needs."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
                     if path not in PUBLIC:
                         secret = "admin" if "admin" in route.get("tags", ()) else "key"
                         route.setdefault("security", [{secret: []}])
-                    route["responses"].pop("422", None)  # FastAPI's own shape of it, which is never sent
+                    route["responses"].pop("422", None)  # FastAPI's own shape, which is never sent
                     for status, response in route["responses"].items():
                         if status in problems.PROBLEM_RESPONSES:
                             response["content"] = problems.CONTENT
@@ -97,15 +97,15 @@ def create(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         description="Press Talk, and an agent that is already running answers.",
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's own load foreign scripts, and what is of this origin can read the admin token
+        docs_url=None,  # FastAPI's pages load foreign scripts, which could read the admin token of this origin
         redoc_url=None,
-        # A redirect would name the host by the caller's word for it, and http where a proxy has TLS.
+        # A redirect would use the Host header as it was sent, and http where a proxy has TLS.
         redirect_slashes=False,
     )
     app.state.over_limit = {}
     problems.install(app)
     app.add_middleware(problems.BodyLimit, limit=BODY_BYTES, larger={WEBHOOK_PATH: webhook.BODY_BYTES})
-    # Around everything that may refuse: a page must be able to read what went wrong.
+    # Outside everything that may refuse a request, so that a page can read the error.
     app.add_middleware(CORSMiddleware, **allowed_pages(found))
     if found.root_path:
         app.add_middleware(Below, root=found.root_path)

@@ -1,8 +1,8 @@
-"""Counts the keys and tokens that are none: nobody tries them out by the thousand.
+"""Locks out addresses that send many wrong keys or tokens.
 
-Every secret has 16 characters at least, so this protects the log and the operator's nerves more than the secret.
-Failure case: an address that many share (a proxy that TRUSTED_PROXY does not name) → one of them must not lock out the
-others: where a right secret was shown lately, wrong ones are answered 401 as ever.
+Every secret has at least 16 characters, so this keeps the log readable more than it protects the secret.
+Failure case: many clients share an address (a proxy that TRUSTED_PROXY does not name) → one of them must not lock out
+the others: an address that has sent a right secret lately is answered 401, not locked out.
 """
 
 import time
@@ -10,11 +10,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-#: Wrong secrets that an address may show within so many seconds.
+#: Wrong secrets that an address may send within so many seconds.
 MOST, WINDOW_SECONDS = 20, 60.0
-#: After a right secret an address is not locked out for so long.
+#: Seconds after a right secret in which its address is not locked out.
 GOOD_SECONDS = 3600.0
-#: Addresses that are remembered; the one that was seen longest ago is forgotten first.
+#: Addresses that are remembered; the least recent one is dropped first.
 ADDRESSES = 10_000
 
 
@@ -26,14 +26,14 @@ class _Seen:
 
 
 class Attempts:
-    """What one api process has seen."""
+    """The attempts that one api process has seen."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
-    def shown(self, address: str, *, good: bool) -> float:
-        """Take note of a secret; returns the seconds for which the address is locked out, 0 when it is not."""
+    def record(self, address: str, *, good: bool) -> float:
+        """Record one attempt; returns the seconds for which the address is locked out, 0 when it is not."""
         now = self._clock()
         seen = self._seen.setdefault(address, _Seen(now))
         self._seen.move_to_end(address)

@@ -1,14 +1,14 @@
-"""Serves an app below the path of a reverse proxy, whether the proxy takes the path off or passes it on.
+"""Serves an app below the path of a reverse proxy, whether the proxy strips the path or passes it on.
 
-As ASGI has it, `path` begins with `root_path`: routes match what comes after it, and a problem's `instance` is the path
-that its reader asked for. uvicorn's own `root_path` knows proxies that take it off, and no others.
+In ASGI, `path` begins with `root_path`: routes match the rest, and a problem's `instance` is the path that the client
+asked for. uvicorn's own `root_path` supports only proxies that strip it.
 """
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class Below:
-    """Puts a root path into the scope of each request, which may come with it or without."""
+    """Adds the root path to the scope of each request, which may have it already."""
 
     def __init__(self, app: ASGIApp, root: str) -> None:
         self._app, self._root = app, root
@@ -26,6 +26,6 @@ class Below:
 
 
 def below_root(scope: Scope) -> str:
-    """Return the path of a request as the app's routes have it."""
+    """Return the path of a request without the root path."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))

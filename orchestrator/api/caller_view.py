@@ -1,6 +1,6 @@
-"""Answers as callers get them: what is the operator's is left out, or told in fixed sentences (caller_words.py).
+"""Answers as callers get them: without what only the operator may see, or with fixed sentences (caller_words.py).
 
-What callers get is named here, field by field, so that a new field stays the operator's until somebody decides.
+The fields that callers get are listed here one by one, so that a new field is the operator's until it is added.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,7 +42,7 @@ def session(reply: SessionReply) -> SessionReply:
 
 
 def health(reply: HealthReply) -> HealthReply:
-    """Return what callers get of a node's health: counts, and that something is wrong, not why."""
+    """Return a node's health as callers get it: counts, and that something is wrong, but not why."""
     return HealthReply(
         status=reply.status,
         version=reply.version,
@@ -65,7 +65,7 @@ def health(reply: HealthReply) -> HealthReply:
 
 
 def _warnings(reply: HealthReply) -> Iterator[str]:
-    """Yield the codes of what is wrong, by what is told of it: the operator's own words are not looked at."""
+    """Yield the codes of what is wrong, from the typed fields; the operator's warnings are not parsed."""
     found = {
         "store_unavailable": not reply.redis["ok"],
         "livekit_unavailable": not reply.livekit["ok"],

@@ -1,8 +1,8 @@
-"""Tells who listens that something has happened: one blocking read of Redis for all listeners of an api process.
+"""Wakes listeners when something has changed: one blocking read of Redis for all listeners of an api process.
 
-What happened is for the listener to read: a listener that was slow, or a Redis that was away, costs nothing but time.
-Failure cases: Redis away → everybody is woken when it is back, and reads; the api stops → `closed`, and every stream
-ends, so that no open connection holds up the stop.
+A listener is only woken and reads the state itself, so it misses nothing when it is slow or when Redis is away.
+Failure cases: Redis away → every listener is woken when it is back; the api stops → `closed`, and every stream ends, so
+that no open connection delays the stop.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ RETRY_SECONDS = 0.5
 
 
 async def wait_for_event(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, and no longer than so many seconds."""
+    """Wait for an event, for at most so many seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(max(0.0, seconds)):
             await event.wait()
 
 
 class ChangeFeed:
-    """One per api process. `run` is its background task."""
+    """One for each api process. `run` is its background task."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -39,7 +39,7 @@ class ChangeFeed:
 
     @contextlib.contextmanager
     def listen(self, session_id: str | None = None) -> Iterator[asyncio.Event]:
-        """Give an event that is set when something happens to a session; with None, to any session or agent.
+        """Provide an event that is set when something happens to a session; with None, to any session or agent.
 
         Clear it, then read. Raises `TooManyListeners`.
         """
@@ -57,12 +57,12 @@ class ChangeFeed:
                 self._listeners.pop(session_id, None)
 
     def close(self) -> None:
-        """End every stream: the api stops."""
+        """End every stream, because the api stops."""
         self.closed.set()
         self._wake(*list(self._listeners))
 
     async def run(self) -> None:
-        """Listen to Redis until `close`. Cancelling alone may not do: redis-py takes it for a lost connection."""
+        """Listen to Redis until `close`. Cancellation is not enough: redis-py may treat it as a lost connection."""
         last: str | None = None
         while not self.closed.is_set():
             try:
@@ -72,9 +72,9 @@ class ChangeFeed:
                 last, sessions = await self._store.changes(last)
                 if sessions is not None:
                     self._wake(None, *sessions)
-            except Exception as failure:  # whatever it is, somebody listens
+            except Exception as failure:  # the feed must outlast any failure
                 if not isinstance(failure, StoreUnavailable):
-                    log.exception("what has happened is not told, and is tried again")
+                    log.exception("reading changes failed; trying again")
                 last = None
                 await wait_for_event(self.closed, RETRY_SECONDS)
 

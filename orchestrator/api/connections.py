@@ -1,10 +1,10 @@
-"""How many connections the api keeps, for how long, and which of them goes when there are too many.
+"""How many connections the api keeps, for how long, and which one is closed when there are too many.
 
-A connection waits for its caller until a whole request is there: then it has a deadline. While it is served it has
-none, as long as its caller takes what is sent.
+A connection has a deadline while it waits for a whole request. It has none while the request is served, as long as the
+client reads the answer.
 
-Where there are too many, of one address or in all, the one goes that has waited longest for its caller: what is silent
-makes room for what asks. Where all are served, the new one is refused.
+Beyond the limit, of one address or in all, the connection that has waited longest for its client is closed. When every
+connection is being served, the new one is refused.
 """
 
 import asyncio
@@ -16,31 +16,31 @@ from typing import Protocol
 
 log = logging.getLogger("orchestrator.api")
 
-#: Open files that are no connections of callers: Redis, LiveKit, logs, the page.
+#: Open files besides the connections of clients: Redis, LiveKit, logs, the page.
 OTHER_FILES = 128
-#: Connections at once, where the machine gives files for more.
+#: Connections at once, where the machine's limit of open files allows more.
 MOST = 16_384
-#: Seconds between two looks at what is late.
-LOOK_SECONDS = 0.5
-#: Seconds between two lines in the log about the same kind of refusal: anybody may cause them.
-SAY_SECONDS = 60.0
+#: Seconds between two checks for late connections.
+CHECK_SECONDS = 0.5
+#: Seconds between two log lines about the same kind of refusal: any client can cause them.
+LOG_SECONDS = 60.0
 
 
 class Connection(Protocol):
-    """What is known of one connection."""
+    """One connection of a client."""
 
-    host: str  #: where it comes from
-    peer: str  #: what that is counted by
+    host: str  #: the client's address
+    peer: str  #: what limits count it by
 
-    def look(self, now: float) -> None:
-        """Do what is due by the event loop's clock."""
+    def check(self, now: float) -> None:
+        """Close it when it is late by the event loop's clock."""
 
     def abort(self) -> None:
-        """Close it at once, whatever is under way."""
+        """Close it at once, whatever is in progress."""
 
 
 def raise_file_limit() -> int:
-    """Raise this process's limit of open files to what the machine gives; returns how many connections fit."""
+    """Raise this process's limit of open files to what the machine allows; returns how many connections fit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST + OTHER_FILES
     if hard != resource.RLIM_INFINITY:
@@ -51,20 +51,20 @@ def raise_file_limit() -> int:
 
 
 class Refusals:
-    """Says in the log what was refused: one line a minute for each kind, with how many there were."""
+    """Logs refusals: one line a minute for each kind, with the number of those that were not logged."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._said: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
         self._more: dict[str, int] = {}
 
-    def say(self, kind: str, cause: str) -> None:
-        """Say that something of a kind was refused, unless that was just said."""
+    def log(self, kind: str, cause: str) -> None:
+        """Log a refusal, unless one of its kind was just logged."""
         now = self._clock()
-        if now - self._said.get(kind, -SAY_SECONDS) < SAY_SECONDS:
+        if now - self._logged.get(kind, -LOG_SECONDS) < LOG_SECONDS:
             self._more[kind] = self._more.get(kind, 0) + 1
             return
-        self._said[kind] = now
+        self._logged[kind] = now
         log.warning("refused: %s", cause, extra={"kind": kind, "more_before": self._more.pop(kind, 0)})
 
 
@@ -74,51 +74,51 @@ class Connections:
     Args:
         most: connections at once.
         per_address: connections at once of one address; 0: no bound.
-        exempt: says which addresses have no bound of their own: proxies.
+        exempt: returns whether an address has no bound of its own: proxies have none.
     """
 
     def __init__(self, most: int, per_address: int = 0, exempt: Callable[[str], bool] | None = None) -> None:
         self._most, self._per_address, self._exempt = most, per_address, exempt
         self._everyone: set[Connection] = set()
         self._of: dict[str, dict[Connection, None]] = {}  #: of each address, the oldest first
-        self._waiting: dict[Connection, None] = {}  #: for their callers, the one that has waited longest first
-        self._looking: asyncio.TimerHandle | None = None
+        self._waiting: dict[Connection, None] = {}  #: for their clients, the longest wait first
+        self._timer: asyncio.TimerHandle | None = None
         self.refusals = Refusals()
 
     def __len__(self) -> int:
         return len(self._everyone)
 
     def admit(self, new: Connection) -> bool:
-        """Take a new connection; False when there is no room for it."""
+        """Accept a new connection; False when it must be refused."""
         mine = self._of.get(new.peer, {})
         if len(mine) >= self._per_address > 0 and not (self._exempt and self._exempt(new.host)):
-            self.refusals.say("address", f"{new.peer} has {len(mine)} connections (CONNECTIONS_PER_ADDRESS)")
-            if not self._make_room(next((each for each in mine if each in self._waiting), None)):
+            self.refusals.log("address", f"{new.peer} has {len(mine)} connections (CONNECTIONS_PER_ADDRESS)")
+            if not self._close(next((each for each in mine if each in self._waiting), None)):
                 return False
         if len(self._everyone) >= self._most:
-            self.refusals.say(
+            self.refusals.log(
                 "connections", f"{self._most} connections are open: the limit of open files allows no more"
             )
-            if not self._make_room(next(iter(self._waiting), None)):
+            if not self._close(next(iter(self._waiting), None)):
                 return False
         self._everyone.add(new)
         self._of.setdefault(new.peer, {})[new] = None
         self._waiting[new] = None
-        if self._looking is None:
-            self._looking = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
         return True
 
     def waits(self, connection: Connection) -> None:
-        """Note that a connection waits for its caller from now on."""
+        """Note that a connection waits for its client from now on."""
         if connection in self._everyone:
             self._waiting[connection] = None
 
     def served(self, connection: Connection) -> None:
-        """Note that a connection's request is there."""
+        """Note that a connection's request is complete."""
         self._waiting.pop(connection, None)
 
     def gone(self, connection: Connection) -> None:
-        """Forget a connection."""
+        """Remove a closed connection."""
         self._everyone.discard(connection)
         self._waiting.pop(connection, None)
         if mine := self._of.get(connection.peer):
@@ -126,16 +126,16 @@ class Connections:
             if not mine:
                 del self._of[connection.peer]
 
-    def _make_room(self, victim: Connection | None) -> bool:
+    def _close(self, victim: Connection | None) -> bool:
         if victim is None:
             return False
         self.gone(victim)
         victim.abort()
         return True
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
         for connection in list(self._everyone):
-            connection.look(now)
-        self._looking = loop.call_later(LOOK_SECONDS, self._look) if self._everyone else None
+            connection.check(now)
+        self._timer = loop.call_later(CHECK_SECONDS, self._check) if self._everyone else None

@@ -1,14 +1,13 @@
-"""The second door: LiveKit asks for an agent, and gets an ordinary session, at once or not at all.
+"""LiveKit's dispatch: LiveKit requests an agent for a room and gets an ordinary session, at once or not at all.
 
-States of a job: asked → (assignment by assign.lua) taken → assigned → running, when the agent is in the room → over.
-Messages: see `livekit/agent_worker.py`. What LiveKit asks is decided while it waits, by the script of a start by HTTP,
-with the same cap, breaker and memory rules; a job is never put in line, for somebody is on the phone.
+States of a job: offered → accepted (by assign.lua) → assigned → running (the agent is in the room) → over.
+Messages: see `livekit/agent_worker.py`. A job is decided while LiveKit waits, by the script of a start by HTTP, with
+the same cap, breaker and memory rules. It is never queued, because the user is on the phone already.
 
 Failure cases: full, draining, LiveKit or Redis away, agents that do not boot, metadata too large → not available, and
-LiveKit asks the next api; the room has a session → the job is done without us; asked again for a job, also by another
-api's door → the same session; not assigned after all → `job_lost`, by a deadline in Redis; this api killed → the calls
-go on, the next one takes their jobs over; LiveKit restarted → registered again; what becomes of its calls is as for any
-other session.
+LiveKit tries the next api; the room has a session → the job ends without us; a job is offered again, also to another
+api → the same session; never assigned → `job_lost`, by a deadline in Redis; this api killed → its calls go on, and the
+next api of the node takes over its jobs; LiveKit restarted → registered again, its calls go on as any other session's.
 """
 
 import asyncio
@@ -36,13 +35,13 @@ from orchestrator.pool.assignment import Request, Started
 from orchestrator.states import LIVE_SESSION_STATES, SessionState
 from orchestrator.store import Job as StoredJob
 
-log = logging.getLogger("orchestrator.door")
+log = logging.getLogger("orchestrator.dispatch")
 
-#: What no event tells (memory, LiveKit, a drain) is looked for this often.
-LOOK_SECONDS = 0.5
-#: Many events in a row are looked at once.
+#: Seconds between two checks for changes without an event: memory, LiveKit, a drain.
+POLL_SECONDS = 0.5
+#: Seconds in which several events in a row are handled together.
 PAUSE_SECONDS = 0.05
-#: How long what LiveKit said is tried to be written while Redis does not answer.
+#: Seconds for which LiveKit's messages are tried to be written while Redis does not answer.
 WRITE_SECONDS = 6.0
 RECORD_SECONDS = 2.5
 RECORD_TTL_SECONDS = 15
@@ -52,13 +51,13 @@ _user_ids: TypeAdapter[str] = TypeAdapter(UserId)
 
 @contextlib.asynccontextmanager
 async def dispatching(services: Services) -> AsyncIterator[None]:
-    """Keep the door open for as long as the api serves."""
+    """Stay registered with LiveKit for as long as the api serves."""
     dispatch = DispatchService(services)
-    tasks = [asyncio.create_task(work) for work in (dispatch.door.run(), dispatch.follow())]
+    tasks = [asyncio.create_task(work) for work in (dispatch.worker.run(), dispatch.run())]
     try:
         yield
     finally:
-        dispatch.over.set()
+        dispatch.stopped.set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -67,7 +66,7 @@ async def dispatching(services: Services) -> AsyncIterator[None]:
 
 
 class DispatchService:
-    """Decides on LiveKit's jobs, and tells LiveKit how they go."""
+    """Accepts or refuses LiveKit's jobs, and reports their progress and our load to LiveKit."""
 
     def __init__(self, services: Services) -> None:
         settings = services.settings
@@ -75,38 +74,40 @@ class DispatchService:
         assert settings.livekit_api_key
         assert settings.livekit_api_secret
         self._services, self._store = services, services.store
-        self._sessions: dict[str, str] = {}  #: of each job that is not over
-        self._said_running: set[str] = set()
+        self._sessions: dict[str, str] = {}  #: session id of each job that is not over
+        self._reported_running: set[str] = set()
         self._full = "it is starting"
-        self.over = asyncio.Event()  #: the api has stopped
+        self.stopped = asyncio.Event()  #: the api has stopped
         self._recorded_at = 0.0
         self.id = f"{settings.node_id}.{os.getpid()}"
         secret = settings.livekit_api_secret.get_secret_value()
-        self.door = WorkerConnection(settings.livekit_url, settings.livekit_api_key, secret, settings.agent_name, self)
+        self.worker = WorkerConnection(
+            settings.livekit_url, settings.livekit_api_key, secret, settings.agent_name, self
+        )
 
-    # What LiveKit says
+    # Messages from LiveKit
 
     async def on_availability(self, job: JobOffer) -> Answer:
-        """Give a job its session, or say why there is none."""
+        """Start the session of a job, or refuse the job."""
         facts = {"job": job.id, "dispatch": job.dispatch_id, "room": job.room}
         try:
             started = await self._start(job)
         except RoomTaken as taken:
-            log.info("a job needs nobody: %s", taken.detail, extra=facts)
+            log.info("a job needs no agent: %s", taken.detail, extra=facts)
             return Answer(available=False, terminate=True)
         except OrchestratorError as refused:
-            log.warning("a job is not taken: %s", refused.detail, extra=facts)
+            log.warning("a job is refused: %s", refused.detail, extra=facts)
             return Answer(available=False)
         self._sessions[job.id] = started.session_id
-        log.info("a job is taken", extra=facts | {"session_id": started.session_id, "status": started.status})
-        # LiveKit would count a job as failed when the participant of this identity leaves, as it does in each takeover:
-        # the session's id belongs to nobody in the room, tells who lists dispatches where to look, and leaves it to us
-        # to say how the job ends. LiveKit's own token, which the assignment brings, is not used either: it is good for
-        # one hour and one identity, comes when the agent is on its way already, and a takeover needs another.
+        log.info("a job is accepted", extra=facts | {"session_id": started.session_id, "status": started.status})
+        # LiveKit counts a job as failed when the participant of this identity leaves, as it does in each takeover. The
+        # session's id is no participant of the room, so we report how the job ends; and it names the session in lists
+        # of dispatches. LiveKit's token from the assignment is not used either: it is valid for one hour and one
+        # identity, arrives when the agent is already joining, and a takeover needs another.
         return Answer(available=True, identity=started.session_id)
 
     async def on_assignment(self, job: JobOffer) -> None:
-        """Keep the session of a job: it is ours."""
+        """Keep the session of a job: LiveKit has assigned the job to us."""
         session_id = self._sessions.get(job.id)
         async for attempt in _patiently():
             with attempt:
@@ -116,7 +117,7 @@ class DispatchService:
         if session_id:
             self._sessions[job.id] = session_id
         else:
-            await self.door.report_job(job.id, Outcome.FAILED, "there is no session for this job")
+            await self.worker.report_job(job.id, Outcome.FAILED, "there is no session for this job")
 
     async def on_termination(self, job_id: str) -> None:
         """End the session of a job whose dispatch was deleted."""
@@ -149,44 +150,44 @@ class DispatchService:
         await self._services.queue_for(started, request.idempotency_key)
         return started
 
-    # Telling
+    # Reporting to LiveKit
 
-    async def follow(self) -> None:
-        """Tell LiveKit how full we are and how the jobs go, until `over`. Cancelling alone may not do: redis-py takes
-        it for a lost connection."""
+    async def run(self) -> None:
+        """Report our load and the jobs' progress to LiveKit, until `stopped`. Cancellation is not enough: redis-py may
+        treat it as a lost connection."""
         try:
             await self._take_over()
         except Exception:
-            log.exception("the jobs of the api that was here before are not known")
+            log.exception("the jobs of this node's last api could not be read")
         with self._services.feed.listen() as changed:
-            while not self.over.is_set():
+            while not self.stopped.is_set():
                 changed.clear()
                 try:
-                    await self._tell_standing()
-                    await self._tell_jobs()
+                    await self._report_load()
+                    await self._report_jobs()
                     await self._record()
                 except StoreUnavailable as failure:
-                    self._stand(WorkerLoad(jobs=len(self._sessions)), failure.detail)
+                    self._send_load(WorkerLoad(jobs=len(self._sessions)), failure.detail)
                 except Exception:
-                    log.exception("LiveKit is not told how it stands, and will be")
+                    log.exception("reporting to LiveKit failed; trying again")
                 await asyncio.sleep(PAUSE_SECONDS)
-                await wait_for_event(changed, LOOK_SECONDS)
+                await wait_for_event(changed, POLL_SECONDS)
 
     async def _take_over(self) -> None:
-        """Find the jobs of the api of this node that was here before."""
-        found: list[Session] = []
+        """Take over the jobs of this node's last api."""
+        sessions: list[Session] = []
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(StoreUnavailable),
             wait=wait_random_exponential(multiplier=0.25, max=2),
-            stop=lambda _: self.over.is_set(),
+            stop=lambda _: self.stopped.is_set(),
             retry_error_callback=lambda _: None,
         ):
             with attempt:
-                found = await self._store.live_sessions()
-        mine = [session for session in found if session.door == self._services.settings.node_id]
+                sessions = await self._store.live_sessions()
+        mine = [session for session in sessions if session.door == self._services.settings.node_id]
         self._sessions |= {session.job_id: session.id for session in mine if session.job_id}
 
-    async def _tell_standing(self) -> None:
+    async def _report_load(self) -> None:
         capacity = await self._store.capacity(self._services.settings.node_id)
         stopping = self._services.feed.closed.is_set()
         full = (
@@ -196,36 +197,37 @@ class DispatchService:
         )
         load = min(1.0, capacity.live / capacity.most) if capacity.most else 1.0
         draining = stopping or capacity.refusal == "draining"
-        self._stand(WorkerLoad(bool(full), load, len(self._sessions), draining), full)
+        self._send_load(WorkerLoad(bool(full), load, len(self._sessions), draining), full)
 
-    def _stand(self, standing: WorkerLoad, full: str) -> None:
+    def _send_load(self, load: WorkerLoad, full: str) -> None:
         if bool(full) is not bool(self._full):
-            log.info("LiveKit is told that we are %s", f"full: {full}" if full else "free")
+            log.info("reporting to LiveKit: %s", f"full, {full}" if full else "free")
         self._full = full
-        self.door.report_load(standing)
+        self.worker.report_load(load)
 
-    async def _tell_jobs(self) -> None:
-        held = dict(self._sessions)
-        found = {session.id: session for session in await self._store.session_records(list(held.values()))}
-        for job_id, session_id in held.items():
-            await self._tell_job(job_id, found.get(session_id))
+    async def _report_jobs(self) -> None:
+        jobs = dict(self._sessions)
+        records = {session.id: session for session in await self._store.session_records(list(jobs.values()))}
+        for job_id, session_id in jobs.items():
+            await self._report_job(job_id, records.get(session_id))
 
-    async def _tell_job(self, job_id: str, session: Session | None) -> None:
+    async def _report_job(self, job_id: str, session: Session | None) -> None:
         if session is not None and session.live:
-            unsaid = session.joined_at and job_id not in self._said_running
-            if unsaid and await self.door.report_job(job_id, Outcome.RUNNING):
-                self._said_running.add(job_id)
+            unreported = session.joined_at and job_id not in self._reported_running
+            if unreported and await self.worker.report_job(job_id, Outcome.RUNNING):
+                self._reported_running.add(job_id)
             return
         failed = session is None or session.status is SessionState.ERROR
         reason = (session and session.reason) or "its record is gone"
-        # Said again when LiveKit is back.
-        if await self.door.report_job(job_id, Outcome.FAILED if failed else Outcome.SUCCESS, reason if failed else ""):
+        outcome = Outcome.FAILED if failed else Outcome.SUCCESS
+        # One that does not reach LiveKit is reported again in the next round.
+        if await self.worker.report_job(job_id, outcome, reason if failed else ""):
             self._sessions.pop(job_id, None)
-            self._said_running.discard(job_id)
+            self._reported_running.discard(job_id)
 
     async def _record(self) -> None:
-        """Leave word for `/api/health`, which any api may be asked."""
-        registration = self.door.registration
+        """Record the registration in Redis, for the `/api/health` of any api."""
+        registration = self.worker.registration
         changed = registration.since > self._recorded_at
         if not changed and time.monotonic() - self._recorded_at < RECORD_SECONDS:
             return
@@ -255,7 +257,7 @@ _FULL = {"sessions": "all sessions are taken", "line": "others wait in line"}
 
 
 def user_of(room: str) -> str:
-    """Return whose session it is: of a room that our token endpoint named, its user; else the room stands for them."""
+    """Return the user id of a room's session: of a room that our token endpoint named its user, else the room."""
     if re.fullmatch(ROOM_PATTERN, room):
         return f"user-{room.removeprefix('room_')}"
     try:
@@ -265,7 +267,7 @@ def user_of(room: str) -> str:
 
 
 def metadata_of(text: str) -> dict[str, Any]:
-    """Return what an agent is given of a dispatch's metadata: an object as it is, any other text as `metadata`.
+    """Return a dispatch's metadata for the agent: a JSON object as it is, any other text as `metadata`.
 
     Raises:
         InvalidRequest: it is too large.
@@ -275,9 +277,9 @@ def metadata_of(text: str) -> dict[str, Any]:
     if not text:
         return {}
     with contextlib.suppress(ValueError, RecursionError):
-        found = json.loads(text, parse_constant=_refuse)
-        if isinstance(found, dict):
-            return found
+        value = json.loads(text, parse_constant=_refuse)
+        if isinstance(value, dict):
+            return value
     return {"metadata": text}
 
 

@@ -1,6 +1,6 @@
-"""The API's documentation at `/docs`: Swagger UI, whose files come with a package, so that nothing is foreign.
+"""The API's documentation at `/docs`: Swagger UI, served from an installed package and never from another host.
 
-The page is of the same origin as the status page, which keeps the admin token: it may load nothing but what is ours.
+The page shares its origin with the status page, which keeps the admin token: it may load files of this origin only.
 """
 
 from fastapi import APIRouter, FastAPI
@@ -9,7 +9,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from orchestrator.api.status_page import HEADERS, WEB, Files
 
-#: Swagger UI sets HTML from Markdown, after cleaning it: so without Trusted Types. Its icons are in its style sheet.
+#: Without Trusted Types: Swagger UI sets sanitized HTML from Markdown. Its style sheet has icons as data URLs.
 _HEADERS = HEADERS | {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; object-src 'none'",

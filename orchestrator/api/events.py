@@ -1,4 +1,4 @@
-"""A session's progress, pushed: its history as server-sent events, from the first one on, each as it happens."""
+"""A session's events, pushed as server-sent events: its history from the first one on, then each as it happens."""
 
 import asyncio
 import contextlib
@@ -23,11 +23,11 @@ from orchestrator.errors import StoreUnavailable
 from orchestrator.models import Session
 from orchestrator.states import SessionState
 
-#: Proxies cut connections on which nothing is said.
+#: Seconds between two pings: proxies close silent connections.
 PING_SECONDS = 15.0
-#: How often a place in line is looked at: it changes when others leave, which is no event of this session.
-LINE_SECONDS = 1.0
-#: What a client waits before it connects again, in ms.
+#: Seconds between two reads of a queue position: it changes when others leave, which is no event of this session.
+POSITION_SECONDS = 1.0
+#: Milliseconds that a client waits before it reconnects.
 RETRY_MS = 2000
 
 _EXAMPLE = 'event: state\ndata: {"at": 0.153, "state": "agent_joined"}\nid: 1767268800153-0\n\n'
@@ -52,7 +52,7 @@ async def _listening(session: SessionDep, services: ServicesDep) -> AsyncIterato
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {"itemSchema": _MESSAGE, "example": _EXAMPLE}}},
-        204: {"description": "The session is over, and everything was told: do not connect again."},
+        204: {"description": "The session is over and all its events were sent: do not reconnect."},
     },
 )
 async def events(
@@ -65,19 +65,19 @@ async def events(
     """Return the session's history and what happens next, as server-sent events; the stream ends with the session.
 
     `event: state` carries `{"at": seconds since the start, "state": …}` and what belongs to it, with an id for
-    `Last-Event-ID`; `event: position` carries the place in line and the estimated wait, at every change. Reasons and
-    causes are told as `GET /api/session/{id}` tells them.
+    `Last-Event-ID`; `event: position` carries the queue position and the estimated wait, at every change. Reasons and
+    causes are those of `GET /api/session/{id}`.
     """
     after = last_event_id or "0-0"
     if not session.live and not await services.store.events(session.id, after):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     view = dict if caller.role is Role.ADMIN else caller_view.event
-    told = _told(services, session, after, changed, view)
-    return StreamingResponse(told, headers=headers, media_type="text/event-stream")
+    messages = _messages(services, session, after, changed, view)
+    return StreamingResponse(messages, headers=headers, media_type="text/event-stream")
 
 
-async def _told(
+async def _messages(
     services: Services,
     session: Session,
     after: str,
@@ -85,36 +85,36 @@ async def _told(
     view: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> AsyncIterator[bytes]:
     yield format_sse_event(retry=RETRY_MS)
-    place: dict[str, Any] = {}
-    spoken = time.monotonic()
+    position: dict[str, Any] = {}
+    sent_at = time.monotonic()
     while not services.feed.closed.is_set():
         changed.clear()
         new: list[bytes] = []
         over = waits = False
-        with contextlib.suppress(StoreUnavailable):  # the feed wakes everybody when it is back
-            # The session first: what ends it is written with its last event.
-            found = await services.store.session(session.id)
+        with contextlib.suppress(StoreUnavailable):  # the feed wakes every listener when Redis is back
+            # The session before its events: one that is over has all of them by now.
+            current = await services.store.session(session.id)
             for event in await services.store.events(session.id, after):
                 after = event.pop("id")
                 event["at"] = round(event["at"] - session.created_at, 3)
                 new.append(format_sse_event(event="state", id=after, data_str=json.dumps(view(event))))
-            over = found is None or not found.live
-            waits = found is not None and found.status is SessionState.QUEUED
-            if found and waits and (now := await _place(services, found)) != place:
-                place = now
-                new.append(format_sse_event(event="position", data_str=json.dumps(place)))
-        if not new and time.monotonic() - spoken >= PING_SECONDS:
+            over = current is None or not current.live
+            waits = current is not None and current.status is SessionState.QUEUED
+            if current and waits and (now := await _position(services, current)) != position:
+                position = now
+                new.append(format_sse_event(event="position", data_str=json.dumps(position)))
+        if not new and time.monotonic() - sent_at >= PING_SECONDS:
             new = [format_sse_event(comment="ping")]
         for message in new:
-            spoken = time.monotonic()
+            sent_at = time.monotonic()
             yield message
         if over:
             return
-        left = spoken + PING_SECONDS - time.monotonic()
-        await wait_for_event(changed, min(left, LINE_SECONDS) if waits else left)
+        left = sent_at + PING_SECONDS - time.monotonic()
+        await wait_for_event(changed, min(left, POSITION_SECONDS) if waits else left)
 
 
-async def _place(services: Services, session: Session) -> dict[str, Any]:
+async def _position(services: Services, session: Session) -> dict[str, Any]:
     position = await services.store.position(session.id) or 1
     wait = await services.assigner.estimated_wait(session.status, position)
     return {"position": position, "estimatedWait": in_words(wait)}

@@ -1,8 +1,8 @@
 """The page with the Talk button, as built into `frontend/dist`: served at `/`, without Node.
 
-Its files have their content's hash in their names, so browsers keep them for ever; the page itself is asked for anew
-each time. Not built: `/` says how to build it. It is looked for at every request, so that what is built while the api
-runs is served.
+Its files have a hash of their content in their names, so browsers cache them for ever; the page itself is requested
+each time. While it is not built, `/` says how to build it. The files are looked up at every request, so a page that is
+built while the api runs is served.
 """
 
 from http import HTTPStatus
@@ -58,27 +58,27 @@ def install(app: FastAPI, settings: Settings) -> None:
 def _below(root: str, page: str) -> str:
     """Return a page whose relative addresses begin at ROOT_PATH.
 
-    Without a slash at its end that is the page too: a proxy that takes it off asks for `/` either way.
+    ROOT_PATH without a slash is the page too: a proxy that strips the path requests `/` in both cases.
     """
     return page.replace("<head>", f'<head>\n    <base href="{root}/" />', 1) if root else page
 
 
 def page_headers(settings: Settings) -> dict[str, str]:
     """Return the headers of a page: what it may load, and from where."""
-    # When a connection fails, LiveKit's client asks the same server over HTTP for the reason.
+    # When a connection fails, LiveKit's client requests the reason from the same server over HTTP.
     livekit = urlsplit(settings.livekit_public_url or settings.livekit_url or "")
     over_http = [f"{livekit.scheme.replace('ws', 'http', 1)}://{livekit.netloc}"] if livekit.netloc else []
-    # Who may call the api from a page may show this one in theirs, and may be the backend that starts its calls.
-    friends = settings.origins
+    # A page that may call the api may also embed this one, and may be the backend that starts its calls.
+    origins = settings.origins
     policy = (
         "default-src 'self'",
-        " ".join(["connect-src 'self' ws: wss:", *over_http, *(origin for origin in friends if origin != "*")]),
+        " ".join(["connect-src 'self' ws: wss:", *over_http, *(origin for origin in origins if origin != "*")]),
         "img-src 'self' data:",
         "media-src 'self' blob:",
         "object-src 'none'",
         "base-uri 'self'" if settings.root_path else "base-uri 'none'",
         "form-action 'none'",
-        " ".join(["frame-ancestors 'self'", *friends]),
+        " ".join(["frame-ancestors 'self'", *origins]),
     )
     return {
         "Content-Security-Policy": "; ".join(policy),
@@ -93,7 +93,7 @@ class _Assets(StaticFiles):
     """Files whose names change with their content."""
 
     async def check_config(self) -> None:
-        """Say 404 while there is none of them. Raises HTTPException."""
+        """Answer 404 while the page is not built. Raises HTTPException."""
         if not self._built():
             raise HTTPException(HTTPStatus.NOT_FOUND)
 
@@ -101,7 +101,7 @@ class _Assets(StaticFiles):
         return self.directory is not None and Path(self.directory).is_dir()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def kept(message: Message) -> None:
+        async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = [(b"x-content-type-options", b"nosniff")]
                 if message["status"] in {200, 206, 304}:
@@ -109,4 +109,4 @@ class _Assets(StaticFiles):
                 message["headers"] = [*message["headers"], *headers]
             await send(message)
 
-        await super().__call__(scope, receive, kept)
+        await super().__call__(scope, receive, with_headers)

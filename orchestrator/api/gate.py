@@ -1,7 +1,7 @@
-"""What stands before a route: who asks, how often, and how much a body may hold. FastAPI alone reads the body first.
+"""Checks before a route: who calls, how often, and how much a body may hold. FastAPI alone would read the body first.
 
-Credentials are looked at before a byte of the body is; a caller who is over a rate limit is refused before it too; a
-body's depth and number of values are counted before anything recurses into it.
+Credentials and rate limits are checked before a byte of the body is read; a body's depth and number of values are
+counted before anything recurses into it.
 """
 
 import contextlib
@@ -24,24 +24,24 @@ from orchestrator.api.addresses import Address, client_address
 from orchestrator.errors import InvalidRequest, RateLimited, StoreUnavailable
 from orchestrator.settings import Settings
 
-#: Largest depth of a JSON body, and number of values in it: what fits into the metadata of a start, and some.
+#: Largest depth of a JSON body and number of values in it: somewhat more than fits into the metadata of a start.
 DEPTH, VALUES = 64, 2000
-#: Longest Idempotency-Key; and how long one is that nobody guesses.
+#: Longest Idempotency-Key; and the length from which on one cannot be guessed.
 KEY_CHARACTERS, UNGUESSABLE = 255, 20
 #: Addresses that are remembered as being over a limit.
 REMEMBERED = 10_000
 
-#: Until when (by the monotonic clock) an address is over a limit, and what it was told: `app.state.over_limit`.
+#: Until when (by the monotonic clock) an address is over a limit, and the message: `app.state.over_limit`.
 OverLimit = dict[tuple[str, Address], tuple[float, str]]
 Check = Callable[[Request], Awaitable[Caller | None]]
 
-# Each text in JSON as one match, one without an end too: so it takes no more than one pass.
-_TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+# Each string in JSON as one match, an unterminated one too, so that one pass is enough.
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
 
 class Limit:
-    """A rate limit by address of callers who show nothing. Redis counts; this remembers whom it has refused.
+    """A rate limit by address, for callers without credentials. Redis counts; this remembers which it has refused.
 
     Args:
         what: the name under which Redis counts.
@@ -52,21 +52,21 @@ class Limit:
         self._what, self._rate = what, rate
 
     async def refuse(self, request: Request) -> None:
-        """Raise `RateLimited` when an address was refused a moment ago, unless its request was answered before."""
+        """Raise `RateLimited` while an address is over the limit, unless its request repeats one that was answered."""
         services = request.app.state.services
-        until, who = request.app.state.over_limit, (self._what, _address(request))
-        end, words = until.get(who, (0.0, ""))
+        until, address = request.app.state.over_limit, (self._what, _address(request))
+        end, message = until.get(address, (0.0, ""))
         left = end - time.monotonic()
         if left <= 0:
-            until.pop(who, None)
+            until.pop(address, None)
             return
         key = idempotency_key(request, trusted=False)
         if key and await services.store.session_of_job(key):
             return
-        raise self._over(left, words)
+        raise self._over(left, message)
 
     async def count(self, request: Request) -> None:
-        """Count a request that came to nothing for its body's sake. Raises `RateLimited`."""
+        """Count a request that was refused because of its body. Raises `RateLimited`."""
         services = request.app.state.services
         rate = self._rate(services.settings)
         with contextlib.suppress(StoreUnavailable):
@@ -79,16 +79,16 @@ class Limit:
                 raise failure
 
     def remember(self, request: Request, failure: RateLimited) -> None:
-        """Remember who was refused."""
+        """Remember an address that was refused."""
         until: OverLimit = request.app.state.over_limit
         while len(until) >= REMEMBERED:
             del until[next(iter(until))]
-        words = failure.detail.partition(";")[0]
-        until[self._what, _address(request)] = time.monotonic() + (failure.retry_after or 0.0), words
+        message = failure.detail.partition(";")[0]
+        until[self._what, _address(request)] = time.monotonic() + (failure.retry_after or 0.0), message
 
     @staticmethod
-    def _over(seconds: float, words: str = "Too many requests from this address") -> RateLimited:
-        return RateLimited(f"{words}; try again in {math.ceil(seconds)} s.", retry_after=seconds)
+    def _over(seconds: float, message: str = "Too many requests from this address") -> RateLimited:
+        return RateLimited(f"{message}; try again in {math.ceil(seconds)} s.", retry_after=seconds)
 
 
 class Gated(APIRoute):
@@ -124,8 +124,8 @@ class Gated(APIRoute):
 
 
 def idempotency_key(request: Request, *, trusted: bool) -> str:
-    """Return the name under which a request's Idempotency-Key is kept; '' when it has none. It is a hash, so no header
-    forges a key of ours. A short one, which others may guess, counts for its own address only.
+    """Return the name under which a request's Idempotency-Key is kept; '' when it has none. It is a hash, so that no
+    header collides with our own keys. A short key, which can be guessed, counts for its own address only.
 
     Raises:
         InvalidRequest: it is too long, or not printable.
@@ -140,15 +140,15 @@ def idempotency_key(request: Request, *, trusted: bool) -> str:
 
 
 def gated(check: Check, limit: Limit | None = None) -> type[Gated]:
-    """Return the class of routes that a caller reaches only past a check."""
+    """Return a class of routes with a check before each."""
     return type("GatedRoute", (Gated,), {"check": staticmethod(check), "limit": limit})
 
 
 def bound(body: bytes) -> None:
-    """Raise `RequestValidationError` for JSON that is deeper, or has more values, than any body that we take."""
+    """Raise `RequestValidationError` for JSON that is deeper, or has more values, than any accepted body."""
     if body.count(b"[") + body.count(b"{") + body.count(b",") <= DEPTH:
         return
-    bare = _TEXTS.sub(b"", body)
+    bare = _STRINGS.sub(b"", body)
     if bare.count(b",") + bare.count(b"[") + bare.count(b"{") > VALUES:
         raise _malformed(f"it has more than {VALUES} values; send less")
     depth = 0

@@ -26,7 +26,7 @@ router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
 #: Seconds for which a lost registration with LiveKit is no trouble: it is made again soon after LiveKit's return.
 REGISTRATION_SECONDS = 10
-#: Calls in a row that lost a living agent, after which it is no accident; the store tells its alert then too.
+#: Calls in a row that lost a living agent, from which on it is a warning; the store sends its alert then too.
 FAILING_CALLS = 3
 
 
@@ -38,7 +38,7 @@ class Alive(Reply):
 
 @router.get("/livez", summary="Is the api alive?")
 async def livez() -> Alive:
-    """Answer as long as the api's event loop turns."""
+    """Answer as long as the api's event loop runs."""
     return Alive()
 
 
@@ -64,13 +64,13 @@ async def readyz(services: ServicesDep) -> Alive:
     return Alive()
 
 
-@router.get("/api/health", summary="What the node knows of itself")
+@router.get("/api/health", summary="Get the health of the node")
 async def health(request: Request, services: ServicesDep) -> HealthReply:
-    """Return counts, latencies and what is not as it should be: why, and where, is told to the operator."""
+    """Return counts, latencies and warnings. Only the operator gets the reasons and the nodes concerned."""
     caller = services.access.starter(request)
     try:
-        found = describe_health(services, await services.store.reading())
-        return found if caller.role is Role.ADMIN else caller_view.health(found)
+        reply = describe_health(services, await services.store.reading())
+        return reply if caller.role is Role.ADMIN else caller_view.health(reply)
     except StoreUnavailable as failure:
         # What is in Redis is unknown now; how this node's programs are doing is not.
         detail = "; ".join([failure.detail, *restarts.troubles(services.settings.run_dir)])
@@ -100,7 +100,7 @@ def describe_health(services: Services, reading: Reading) -> HealthReply:
 
 
 def _warnings(services: Services, reading: Reading) -> Iterator[str]:
-    """Yield everything that is not as it should be."""
+    """Yield all warnings."""
     if reading.server.refusal:
         yield f"no call can start, and none is recorded: {reading.server.refusal}"
     yield from restarts.troubles(services.settings.run_dir)
@@ -121,16 +121,16 @@ def _warnings(services: Services, reading: Reading) -> Iterator[str]:
 
 
 def _nodes_troubles(reading: Reading, own_id: str) -> Iterator[str]:
-    """Yield what is not as it should be with the nodes, and between those that share the Redis."""
+    """Yield the warnings about each node, and about the differences between them."""
     if not reading.nodes:
-        yield "no Celery worker has reported within 10 s: misses and refills wait"
+        yield "no Celery worker has reported for 10 s: cold starts and pool refills are stalled"
     for node in reading.nodes.values():
         yield from _node_troubles(node, own=node.id == own_id)
     yield from sharing.troubles(reading.nodes)
 
 
 def _agents_troubles(reading: Reading) -> Iterator[str]:
-    """Yield why agents are not started, do not boot, or do not serve."""
+    """Yield the warnings about agents that are not started, do not boot, or fail in calls."""
     breaker = reading.breaker
     if reading.memory_shortage:
         yield f"no agent is started, and a start that finds no warm one waits in line: {reading.memory_shortage}"
@@ -150,7 +150,7 @@ def _agents_troubles(reading: Reading) -> Iterator[str]:
 
 
 def _settings_troubles(services: Services) -> Iterator[str]:
-    """Yield where this node's settings do not fit its machine or its surroundings."""
+    """Yield the warnings about settings that do not fit this node's machine or its environment."""
     if not services.settings.redis.verify:
         yield sharing.UNVERIFIED
     yield from reach.troubles(services.settings, os.environ)
@@ -161,7 +161,7 @@ def _settings_troubles(services: Services) -> Iterator[str]:
 
 
 def _node_troubles(node: Node, *, own: bool) -> Iterator[str]:
-    """Yield what is not as it should be with a node."""
+    """Yield the warnings about one node."""
     if node.twin:
         yield f"two nodes call themselves {node.id}: give each a NODE_ID of its own"
     if not node.host:
@@ -178,7 +178,7 @@ def _node_troubles(node: Node, *, own: bool) -> Iterator[str]:
 
 
 def _registration_trouble(registration: Registration, now: float) -> str | None:
-    """Return why LiveKit cannot ask a node for an agent, when that has lasted; None when it can."""
+    """Return why LiveKit cannot dispatch to a node, once that has lasted; None when it can."""
     away = now - registration.since
     if registration.registered or away <= REGISTRATION_SECONDS:
         return None

@@ -1,6 +1,6 @@
-"""Follows the logs of a session, or of one agent: each line once, in order, from where the listener stopped.
+"""Streams the logs of a session, or of one agent: each line once, in order, from where the listener stopped.
 
-A place is how many lines of each agent were seen, as `agent:count,agent:count`: what a session's agents print overlaps
+A place is how many lines of each agent were sent, as `agent:count,agent:count`: the logs of a session's agents overlap
 when one takes over from another. Lines that Redis has dropped before they were read are counted as `missed`.
 """
 
@@ -13,56 +13,56 @@ from fastapi.sse import ServerSentEvent
 from orchestrator.api.change_feed import wait_for_event
 from orchestrator.store import Store
 
-#: Seconds between two looks: lines are shipped four times a second.
-LOOK_SECONDS = 0.25
+#: Seconds between two reads: lines are shipped four times a second.
+POLL_SECONDS = 0.25
 #: Seconds after an agent's exit in which its last lines are still shipped.
 LAST_WORDS_SECONDS = 5.0
 #: Lines in one event.
 LINES = 200
 
 _ONE = r"(?:prewarm|session)_[0-9a-f]{32}:\d{1,12}"
-#: What a place looks like.
+#: The syntax of a place.
 PLACE = rf"^({_ONE}(,{_ONE})*)?$"
 
 
 def place(text: str) -> dict[str, int]:
-    """Return how many lines of each agent were seen."""
+    """Return how many lines of each agent were sent."""
     return {agent: int(count) for agent, _, count in (part.partition(":") for part in text.split(",") if part)}
 
 
 @dataclass(frozen=True, slots=True)
-class Printing:
-    """Who prints, and since when (Unix seconds) nobody does any more: None while somebody may."""
+class Source:
+    """The agents whose logs are streamed, and when the last of them ended (Unix seconds): None while one may print."""
 
     agents: tuple[str, ...]
     over_at: float | None
 
 
-#: Returns who prints now; None when nothing is known of it any more.
-Look = Callable[[Store], Awaitable[Printing | None]]
+#: Returns the source as it is now; None when its record is gone.
+FindSource = Callable[[Store], Awaitable[Source | None]]
 
 
-def of_session(session_id: str) -> Look:
-    """Look at the agents of a session: the next one may still come as long as it is not over."""
+def of_session(session_id: str) -> FindSource:
+    """Stream the agents of a session: another one may follow as long as the session is not over."""
 
-    async def look(store: Store) -> Printing | None:
+    async def find(store: Store) -> Source | None:
         session = await store.session(session_id)
         if session is None:
             return None
         exited_at = None if session.ended_at is None else await _last_exit(store, session.printed_by)
         over_at = None if session.ended_at is None or exited_at is None else max(session.ended_at, exited_at)
-        return Printing(session.printed_by, over_at)
+        return Source(session.printed_by, over_at)
 
-    return look
+    return find
 
 
-def of_agent(agent_id: str) -> Look:
-    """Look at one agent. Its log may be kept a little longer than its record."""
+def of_agent(agent_id: str) -> FindSource:
+    """Stream one agent. Its log may be kept a little longer than its record."""
 
-    async def look(store: Store) -> Printing | None:
-        return Printing((agent_id,), await _last_exit(store, (agent_id,)))
+    async def find(store: Store) -> Source | None:
+        return Source((agent_id,), await _last_exit(store, (agent_id,)))
 
-    return look
+    return find
 
 
 async def _last_exit(store: Store, agents: tuple[str, ...]) -> float | None:
@@ -72,18 +72,18 @@ async def _last_exit(store: Store, agents: tuple[str, ...]) -> float | None:
 
 
 async def follow(
-    store: Store, look: Look, seen: dict[str, int], closed: asyncio.Event
+    store: Store, find_source: FindSource, seen: dict[str, int], closed: asyncio.Event
 ) -> AsyncIterator[ServerSentEvent]:
-    """Yield log lines as they come; `end` follows the last one. Breaks off when `closed` is set."""
-    while (printing := await look(store)) is not None:
-        # Asked before the lines are read: what was printed by then is read.
-        over = printing.over_at is not None and await store.now() > printing.over_at + LAST_WORDS_SECONDS
-        for agent_id in printing.agents:
+    """Yield log lines as they come, and `end` after the last one. Stops when `closed` is set."""
+    while (source := await find_source(store)) is not None:
+        # Before the lines are read, so that everything printed until then is read.
+        over = source.over_at is not None and await store.now() > source.over_at + LAST_WORDS_SECONDS
+        for agent_id in source.agents:
             async for event in _new_lines(store, agent_id, seen):
                 yield event
         if over:
             break
-        await wait_for_event(closed, LOOK_SECONDS)
+        await wait_for_event(closed, POLL_SECONDS)
         if closed.is_set():
             return
     yield ServerSentEvent(event="end", data={})
@@ -92,7 +92,7 @@ async def follow(
 async def _new_lines(store: Store, agent_id: str, seen: dict[str, int]) -> AsyncIterator[ServerSentEvent]:
     before = seen.get(agent_id, 0)
     count, lines = await store.log_lines(agent_id, before)
-    # Fewer than before: Redis has lost the log since, and it began anew.
+    # Fewer than before: Redis has lost the log, and a new one has begun.
     missed = count - len(lines) - (before if before <= count else 0)
     at = count - len(lines)
     for start in range(0, len(lines), LINES):

@@ -1,7 +1,7 @@
 """Turns every error into `application/problem+json` (RFC 9457) with `success: false`.
 
-`detail` is the operator's words for the holder of ADMIN_TOKEN alone; anybody else is told what is about the request, or
-a fixed sentence (caller_words.py). The operator finds the words in the log, under the request's id.
+Only the holder of ADMIN_TOKEN gets the full `detail`. Other callers get it when it is about their request, else a fixed
+sentence (caller_words.py). The operator finds the full detail in the log, under the request's id.
 """
 
 import logging
@@ -26,8 +26,8 @@ from orchestrator.logs import request_id
 
 log = logging.getLogger("orchestrator.api")
 
-#: Of what is wrong with a request so many things are told, each in so many characters: an answer is no larger for it.
-ERRORS, NAME, WORDS = 10, 100, 300
+#: Most errors in one answer, and the most characters of a field's name and of a message in it.
+ERRORS, NAME, MESSAGE = 10, 100, 300
 
 
 def problem(
@@ -39,7 +39,7 @@ def problem(
         title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, instance=request.url.path,
         retryAfter=seconds, requestId=request_id() or None, **extra,
     )  # fmt: skip
-    # An unexpected error is answered outside of what gives every other answer its request id.
+    # An unexpected error is answered outside the middleware that adds the request id to every other answer.
     headers = {"X-Request-Id": request_id()} if request_id() else {}
     if seconds is not None:
         headers["Retry-After"] = str(seconds)
@@ -61,7 +61,7 @@ def install(app: FastAPI) -> None:
             detail = detail if _is_operator(request) else caller_words.problem(failure.code)
         answer = problem(request, failure.status, failure.code, detail, retry_after=failure.retry_after)
         if isinstance(failure, RateLimited):
-            # draft-ietf-httpapi-ratelimit-headers: the quota and its window, what is left of it and for how long.
+            # draft-ietf-httpapi-ratelimit-headers: the quota and its window, what is left of it, and when it is reset.
             rate = app.state.services.settings.rate
             answer.headers["RateLimit-Policy"] = f'"start";q={rate.amount};w={rate.get_expiry()}'
             answer.headers["RateLimit"] = f'"start";r=0;t={answer.headers["Retry-After"]}'
@@ -70,7 +70,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, failure: RequestValidationError) -> JSONResponse:
         found = failure.errors()
-        errors = [_told(row) for row in found[:ERRORS]]
+        errors = [_message(row) for row in found[:ERRORS]]
         if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
             errors = [{"field": "body", "message": "send it as JSON, with the header Content-Type: application/json"}]
         detail = "; ".join(f"{row['field']}: {row['message']}" for row in errors)
@@ -83,7 +83,7 @@ def install(app: FastAPI) -> None:
         code = HTTPStatus(failure.status_code).phrase.lower().replace(" ", "_")
         detail = str(failure.detail)
         if failure.status_code == HTTPStatus.NOT_FOUND and request.url.path.endswith("/"):
-            detail = "There is nothing here; write the path without the slash at its end."
+            detail = "There is nothing here; use the path without the trailing slash."
         answer = problem(request, failure.status_code, code, detail)
         answer.headers.update(failure.headers or {})
         return answer
@@ -97,9 +97,9 @@ def install(app: FastAPI) -> None:
 
 
 def _is_operator(request: Request) -> bool:
-    """Return whether whoever is answered has shown the admin token."""
+    """Return whether the caller has sent the admin token."""
     known: bool | None = getattr(request.state, "operator", None)
-    if known is None:  # no route has asked yet; a wrong token counts here too, or this would be where to guess one
+    if known is None:  # no route has checked yet; a wrong token counts as an attempt, or tokens could be guessed here
         try:
             known = bool(request.app.state.services.access.caller(request).role is Role.ADMIN)
         except (OrchestratorError, AttributeError):  # the last: the api is only starting
@@ -107,14 +107,14 @@ def _is_operator(request: Request) -> bool:
     return known
 
 
-def _told(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is wrong with a field, in words."""
+def _message(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return a field and what is wrong with it."""
     if row["type"] == "json_invalid":
         return {"field": "body", "message": f"is not JSON: {row['ctx']['error']}, at character {row['loc'][-1]}"}
     field = ".".join(_cut(str(part), NAME) for part in row["loc"][1:9]) or str(row["loc"][0])
-    message = _cut(row["msg"].removeprefix("Value error, "), WORDS)
-    message = "not taken here; leave it out" if row["type"] == "extra_forbidden" else message
-    return {"field": _cut(field, WORDS), "message": message}
+    message = _cut(row["msg"].removeprefix("Value error, "), MESSAGE)
+    message = "unknown field; leave it out" if row["type"] == "extra_forbidden" else message
+    return {"field": _cut(field, MESSAGE), "message": message}
 
 
 def _cut(text: str, most: int) -> str:

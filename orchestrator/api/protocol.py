@@ -1,9 +1,9 @@
 """uvicorn's HTTP protocol with bounds: on what one connection may send, on how long it may take, on how many there are.
 
-uvicorn has none for headers, nor for connections that send nothing, nor for readers that read nothing; and its parser
-joins a value that comes in pieces anew with each piece.
+uvicorn has no bounds for headers, for connections that send nothing, or for clients that read nothing; and its parser
+copies a value that arrives in pieces with each piece.
 
-Who breaks a bound is told so where nothing was answered yet (400, 408, 413, 414, 431, 503), and cut off.
+A client that breaks a bound is answered (400, 408, 413, 414, 431, 503), unless an answer has begun, and disconnected.
 """
 
 import asyncio
@@ -17,19 +17,19 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from orchestrator.api.addresses import counted
 from orchestrator.api.connections import Connections
 
-#: Largest header of a request, in bytes and in lines; and of it the longest address.
+#: Largest header of a request, in bytes and in lines, and the longest URL in it.
 HEADER_BYTES, HEADER_LINES, URL_BYTES = 32_768, 100, 4096
-#: Largest body as it comes, its chunks' frames included: twice the largest that a route takes.
+#: Largest body on the wire, with the frames of its chunks: twice the largest that a route accepts.
 BODY_BYTES = 524_288
-#: Seconds until a header is complete, from the connection or the end of the request before; and then its body.
+#: Seconds until a header is complete, from the connection or the end of the last request; and then until the body is.
 HEADER_SECONDS, BODY_SECONDS = 10.0, 20.0
-#: Seconds for which a caller may take nothing of what is sent to it.
-TAKE_SECONDS = 30.0
-#: Seconds for which it is still read what a refused caller sends: who is cut off while it sends reads no answer.
+#: Seconds for which a client may read nothing of its answer.
+READ_SECONDS = 30.0
+#: Seconds for which a refused client's bytes are still read: if it is cut off while it sends, it reads no answer.
 LINGER_SECONDS = 1.0
 #: Requests that one connection may send ahead of their answers.
 PIPELINED = 16
-#: Bytes that the parser is given at a time: bounds are looked at in between.
+#: Bytes that the parser gets at a time; bounds are checked in between.
 _SLICE = 16_384
 _NEVER = float("inf")
 
@@ -42,7 +42,7 @@ _BODY_TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body came in more t
 
 
 class _Refused(Exception):
-    """A caller breaks a bound."""
+    """A client breaks a bound."""
 
     def __init__(self, status: HTTPStatus, detail: str) -> None:
         super().__init__(detail)
@@ -50,7 +50,7 @@ class _Refused(Exception):
 
 
 class _Expects(Enum):
-    """What the parser is waiting for."""
+    """What the parser waits for."""
 
     REQUEST = "request"
     HEADER = "header"
@@ -58,71 +58,71 @@ class _Expects(Enum):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. A subclass with its `bounds` is what one server is given, see `bounded_by`."""
+    """One connection. Each server gets a subclass with its own `bounds`, see `bounded_by`."""
 
     bounds: Connections
 
     host = peer = ""
     _expects = _Expects.REQUEST
-    _due = _NEVER  #: when the caller is late
-    _came = 0  #: bytes since this began to be expected
+    _due = _NEVER  #: when the client is late
+    _came = 0  #: bytes since then
     _header_bytes = 0
     _unanswered = 0  #: requests whose header is complete
-    _deaf = False  #: nothing is parsed any more
-    _unsent = 0  #: bytes that the caller had not taken at the last look
-    _took_at = 0.0  #: when it last took some
+    _ignoring = False  #: nothing is parsed any more
+    _unread = 0  #: bytes that the client had not read at the last check
+    _read_at = 0.0  #: when it last read some
 
-    # The life of the connection
+    # Opening, closing, time
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection, if there is room for it."""
+        """Accept the connection, or refuse it when there are too many."""
         super().connection_made(transport)
         self.host = self.client[0] if self.client else ""
         self.peer = counted(self.host).narrow
         self._due = self.loop.time() + HEADER_SECONDS
         if not self.bounds.admit(self):
-            self._deaf = True
+            self._ignoring = True
             self._answer(_Refused(HTTPStatus.SERVICE_UNAVAILABLE, "There are too many connections; try again later."))
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Remove the connection."""
         self.bounds.gone(self)
         super().connection_lost(exc)
 
     def abort(self) -> None:
-        """Close it at once, whatever is under way."""
+        """Close it at once, whatever is in progress."""
         self.transport.abort()
 
-    def look(self, now: float) -> None:
-        """Cut off a caller that is late, or takes nothing of what is sent."""
-        unsent = self.transport.get_write_buffer_size()
-        if not unsent or not self._unsent or unsent < self._unsent:
-            self._took_at = now
-        self._unsent = unsent
-        if now - self._took_at > TAKE_SECONDS:
-            self.bounds.refusals.say("slow reader", f"{self.peer} takes nothing of what it asked for")
+    def check(self, now: float) -> None:
+        """Disconnect a client that is late, or that does not read its answer."""
+        unread = self.transport.get_write_buffer_size()
+        if not unread or not self._unread or unread < self._unread:
+            self._read_at = now
+        self._unread = unread
+        if now - self._read_at > READ_SECONDS:
+            self.bounds.refusals.log("slow reader", f"{self.peer} does not read its answer")
             self.abort()
         elif now > self._due:
             self._due = _NEVER
             self._late()
 
     def _late(self) -> None:
-        if self._deaf or self._expects is _Expects.REQUEST:
+        if self._ignoring or self._expects is _Expects.REQUEST:
             self.transport.close()
         else:
             what = self._expects.value
             self._refuse(_Refused(HTTPStatus.REQUEST_TIMEOUT, f"The request's {what} was not complete in time."))
 
-    # What comes in
+    # Parsing
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come, as far as the bounds allow."""
+        """Parse what has arrived, as far as the bounds allow."""
         self._unset_keepalive_if_required()
         for start in range(0, len(data), _SLICE):
             piece = data if len(data) <= _SLICE else data[start : start + _SLICE]
             self._came += len(piece)
-            if self._deaf:
+            if self._ignoring:
                 if self._came > BODY_BYTES:
                     self.abort()
                 return
@@ -133,7 +133,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.parser.feed_data(piece)
             self._count()
         except httptools.HttpParserUpgrade:
-            self._deaf = True  # there is no other protocol here; the request itself is answered
+            self._ignoring = True  # no other protocol is spoken here; the request itself is answered
             self.cycle.keep_alive = False
         except _Refused as refused:
             self._refuse(refused)
@@ -151,18 +151,18 @@ class BoundedProtocol(HttpToolsProtocol):
             raise _Refused(*_HEADER_TOO_LARGE)
 
     def on_message_begin(self) -> None:
-        """Begin with a request."""
+        """Begin a request."""
         super().on_message_begin()
         self._expect(_Expects.HEADER, _NEVER if self._unanswered else self.loop.time() + HEADER_SECONDS)
 
     def on_url(self, url: bytes) -> None:
-        """Take a part of the address."""
+        """Add a part of the URL."""
         super().on_url(url)
         if len(self.url) > URL_BYTES:
             raise _Refused(*_URL_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a line of the header. One that stands behind the body was looked at by nobody, and is dropped."""
+        """Add a line of the header. A trailer behind the body is dropped: nothing has checked it."""
         if self._expects is _Expects.BODY:
             return
         self._header_bytes += len(name) + len(value) + 4
@@ -171,7 +171,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Begin to serve a request, or queue it behind those before it."""
+        """Begin to serve a request, or queue it behind earlier ones."""
         if self._unanswered > PIPELINED:
             raise _Refused(HTTPStatus.BAD_REQUEST, "Too many requests were sent ahead of their answers.")
         super().on_headers_complete()
@@ -179,7 +179,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._expect(_Expects.BODY, self.loop.time() + BODY_SECONDS)
 
     def on_message_complete(self) -> None:
-        """Note that a request is there."""
+        """Note that a request is complete."""
         super().on_message_complete()
         self._expect(_Expects.REQUEST, _NEVER if self._unanswered else self.loop.time() + self.timeout_keep_alive)
         if self._unanswered:
@@ -204,12 +204,12 @@ class BoundedProtocol(HttpToolsProtocol):
     # Refusing
 
     def _refuse(self, refused: _Refused) -> None:
-        self.bounds.refusals.say(refused.status.phrase.lower(), f"{self.peer}: {refused.detail}")
-        self._deaf, self._came = True, 0
+        self.bounds.refusals.log(refused.status.phrase.lower(), f"{self.peer}: {refused.detail}")
+        self._ignoring, self._came = True, 0
         if self._unanswered > 1 or (self._unanswered and self.cycle.response_started):
-            self.abort()  # it would stand in the middle of another answer
+            self.abort()  # a refusal would end up in the middle of another answer
             return
-        if self._unanswered:  # who serves it finds that nobody is there
+        if self._unanswered:  # its route sees a client that is gone
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self._answer(refused)
@@ -232,5 +232,5 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def bounded_by(connections: Connections) -> type[BoundedProtocol]:
-    """Return the protocol of one server."""
+    """Return the protocol class of one server."""
     return type("ServedProtocol", (BoundedProtocol,), {"bounds": connections})

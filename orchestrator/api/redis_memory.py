@@ -1,17 +1,17 @@
-"""Whether Redis has the memory that it needs: what is full takes no session any more, and what evicts loses records."""
+"""Whether Redis has enough memory: a full Redis accepts no session, and one that evicts keys loses records."""
 
 from collections.abc import Iterator
 
 from orchestrator.store.records import MemoryUse
 
-#: The share of what Redis may have from which on it is warned of.
+#: The share of the memory that Redis may use from which on there is a warning.
 NEARLY_FULL = 0.8
-#: It refuses to write when it is full, and says so; every other policy drops sessions, agents or the task queue.
+#: The policy that refuses writes when memory is full; every other one drops sessions, agents or the task queue.
 KEEPS_ALL = "noeviction"
 
 
 def warnings(use: MemoryUse, here: int | None) -> Iterator[str]:
-    """Yield what is not as it should be. `here`: bytes that a Redis of this node may have; None for one elsewhere."""
+    """Yield the warnings. `here`: bytes that an embedded Redis may use; None for one elsewhere."""
     if use.policy not in {"", KEEPS_ALL}:
         yield (
             f"Redis drops keys when its memory is full (maxmemory-policy {use.policy}), and with them sessions that go "

@@ -1,4 +1,4 @@
-"""Every request has an id, which its answer, its lines in the log and its tasks carry, and one line of its own."""
+"""Gives every request an id, which its answer, its log lines and its Celery tasks carry, and logs one line for it."""
 
 import logging
 import re
@@ -13,9 +13,9 @@ from orchestrator import logs
 log = logging.getLogger("orchestrator.access")
 
 HEADER = "X-Request-Id"
-#: Those that come every few seconds are not worth a line.
+#: Routes that are polled every few seconds are not logged.
 _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
-#: What is accepted from a caller: nothing that a log or a header could be forged with.
+#: Ids that are accepted from a caller: without characters that could forge a log line or a header.
 _SANE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -32,10 +32,10 @@ class RequestLog:
             return
         began, status = time.perf_counter(), 500
         request_id = _request_id(Headers(scope=scope))
-        # Not ended here: what is answered to an unexpected error is written further out, by the same task.
+        # Not ended here: the answer to an unexpected error is written further out, by the same task.
         facts = logs.begin(request_id=request_id)
 
-        async def answered(message: Message) -> None:
+        async def with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -43,7 +43,7 @@ class RequestLog:
             await send(message)
 
         try:
-            await self._app(scope, receive, answered)
+            await self._app(scope, receive, with_id)
         finally:
             route = scope.get("route")
             path = getattr(route, "path_format", "-")
@@ -51,8 +51,8 @@ class RequestLog:
                 facts.setdefault("session_id", str(session_id))
             if path not in _QUIET or status >= 400:
                 ms = round((time.perf_counter() - began) * 1000, 1)
-                told = {"method": scope["method"], "path": path, "status": status, "ms": ms}
-                log.info("request", extra=told)
+                fields = {"method": scope["method"], "path": path, "status": status, "ms": ms}
+                log.info("request", extra=fields)
 
 
 def _request_id(headers: Headers) -> str:

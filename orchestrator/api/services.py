@@ -62,9 +62,9 @@ class Services:
         pending.add_done_callback(self.background.discard)
 
     async def queue_for(self, started: Started, key: str) -> None:
-        """Queue what a start has left to do: the boot of its agent, a refill.
+        """Queue the tasks of a start: the boot of its agent, a refill.
 
-        Raises `StoreUnavailable` when its agent cannot be booted: then the session is over, and its key may be used
+        Raises `StoreUnavailable` when the boot cannot be queued: then the session is over, and its key may be used
         again.
         """
         if started.spawn:

@@ -1,4 +1,4 @@
-"""The session routes: start, look, stop, logs, token."""
+"""The session routes: start, get, stop, logs."""
 
 import asyncio
 import time
@@ -41,13 +41,13 @@ from orchestrator.pool.assignment import Request, Started
 from orchestrator.states import SessionState
 from orchestrator.store import Store
 
-#: Seconds for which the repetition of a request waits for the answer to the first one.
+#: Seconds for which a repeated request waits for the answer to the first one.
 FIRST_ANSWER_SECONDS = 2.0
-#: Log lines that stand in a session's record.
+#: Log lines in the answer about a session that is over.
 LAST_LINES = 20
 
 router = APIRouter(prefix="/api", tags=["sessions"], route_class=gated(any_caller), responses=PROBLEM_RESPONSES)
-#: A start is about no session: a client secret opens it no more than nothing does.
+#: A start is about no existing session, so a client secret does not authorize it.
 starting = APIRouter(
     prefix="/api",
     tags=["sessions"],
@@ -75,18 +75,19 @@ _WAITING_EXAMPLE = {
     },
 )
 async def start(body: StartRequest, request: HttpRequest) -> Response:
-    """Take a warm agent for a user, or have one started, or wait in line. A user with a live session gets that again.
+    """Take a warm agent for a user, or have one started, or queue the session. A user's live session is returned
+    again.
 
-    With an `Idempotency-Key` header, the same request sent again gets the same answer.
+    With an `Idempotency-Key` header, a repeated request gets the same answer.
 
-    Without API_KEYS anybody may name any user: whoever asks for a session that is live already must show its
-    `clientSecret` as `Authorization: Bearer`, or is answered 409 `user_has_session`.
+    Without API_KEYS any caller may name any user. So a caller who asks for a session that is already live must send its
+    `clientSecret` as `Authorization: Bearer`, or gets 409 `user_has_session`.
     """
-    # Called and not declared, and answered ready-made: a caller waits here, and each costs FastAPI 30 µs or more.
+    # No dependencies and a finished response: a caller waits here, and each costs FastAPI 30 µs or more.
     begun, services = time.perf_counter(), services_of(request)
     caller: Caller = request.state.caller
     address = client_address(request, services.settings.trusted_proxy)
-    # A backend starts calls for many users from one address; how many, it decides.
+    # A backend starts calls for many users from one address, so it has no limit by address.
     trusted = caller.role is not Role.ANYBODY
     key = idempotency_key(request, trusted=trusted)
     started = await services.assigner.start(
@@ -94,8 +95,8 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
             body.user_id, body.metadata, address.narrow, address.wide, key, trusted, affinity=body.affinity == "node"
         )
     )
-    if started.existing:  # and anybody could have named its user
-        started = await _theirs(services, caller, body.user_id, started)
+    if started.existing:  # and any caller could have named its user
+        started = await _own_session(services, caller, body.user_id, started)
     note(session_id=started.session_id)
     secret = services.access.client_secret(started.session_id)
     if started.repeated and (answer := await _first_answer(services, key, secret)):
@@ -119,8 +120,8 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
     return _answer(content, status, secret)
 
 
-async def _theirs(services: Services, caller: Caller, user_id: str, newest: Started) -> Started:
-    """Return the live session of a user that the caller may have. Raises `UserHasSession` when there is none."""
+async def _own_session(services: Services, caller: Caller, user_id: str, newest: Started) -> Started:
+    """Return the live session of a user that the caller has begun. Raises `UserHasSession` when there is none."""
     if services.access.began(caller, newest.session_id):
         return newest
     for session_id in await services.store.sessions_of(user_id):
@@ -130,13 +131,13 @@ async def _theirs(services: Services, caller: Caller, user_id: str, newest: Star
 
 
 def _answer(content: str, status: int, secret: str) -> Response:
-    """Return a start's answer. The secret is no part of what is kept of it."""
+    """Return the answer to a start. The secret is added here, so that it is never stored."""
     content = f'{content[:-1]},"clientSecret":"{secret}"}}'
     return Response(content, status, media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 async def _first_answer(services: Services, key: str, secret: str) -> Response | None:
-    """Return what the first request with this key was answered, once it is; None when it never was."""
+    """Wait for the answer to the first request with this key; None when there is none in time."""
     deadline = time.monotonic() + FIRST_ANSWER_SECONDS
     while (kept := await services.store.kept_answer(key)) is None:
         if time.monotonic() > deadline:
@@ -146,12 +147,12 @@ async def _first_answer(services: Services, key: str, secret: str) -> Response |
     return _answer(content, int(status), secret)
 
 
-@router.get("/session/{session_id:session}", summary="Look at a session", response_model_exclude_none=True)
-async def look(session: SessionDep, services: ServicesDep, caller: CallerDep) -> SessionReply:
+@router.get("/session/{session_id:session}", summary="Get a session", response_model_exclude_none=True)
+async def get_session(session: SessionDep, services: ServicesDep, caller: CallerDep) -> SessionReply:
     """Return a session's status, its agents, its history and, when it is over, the reason and the last log lines.
 
-    The operator alone gets the log lines, and reasons and causes as they were written; others a code and a fixed
-    sentence. Not for the browser are the agents and the address that asked for it.
+    Only the operator gets the log lines, and reasons and causes with their details; others get a code and a fixed
+    sentence. The session's browser does not get the agents and the address that asked for it.
     """
     reply = describe(session)
     if session.status in {SessionState.QUEUED, SessionState.STARTING}:
@@ -193,7 +194,7 @@ def agent_record(agent: Agent) -> AgentRecord:
     )
 
 
-#: Who has stopped a session, as its reason tells it. On an open api nobody knows who shows nothing.
+#: The reason of a stop, by the caller's role. On an open api a caller without credentials is unknown.
 _STOPPED = {
     Role.CLIENT: "stopped by request of the caller",
     Role.KEY: "stopped by request of the backend",
@@ -204,7 +205,7 @@ _STOPPED = {
 
 @router.post("/session/stop", summary="Stop a session")
 async def stop(body: StopRequest, services: ServicesDep, caller: CallerDep) -> StopReply:
-    """End a session: its agent leaves, its room is deleted. Its reason says who stopped it; again changes nothing."""
+    """End a session: its agent leaves, its room is deleted. The reason says who stopped it. Idempotent."""
     await visible_session(services, caller, body.session_id)
     ended = await services.store.end_session(body.session_id, SessionState.ENDED, _STOPPED[caller.role])
     if ended is None:
@@ -221,8 +222,8 @@ async def stop(body: StopRequest, services: ServicesDep, caller: CallerDep) -> S
 async def logs(
     session: SessionDep, services: ServicesDep, caller: CallerDep, limit: Annotated[int, Query(ge=1, le=10_000)] = 200
 ) -> LogsReply:
-    """Return what the session's agents printed, oldest first; also after their death. For the operator: exceptions,
-    addresses and commands stand in it."""
+    """Return the log lines of the session's agents, oldest first, also after their end. Only for the operator: they
+    have exceptions, addresses and commands in them."""
     if caller.role is Role.ANYBODY:
         raise Unauthorized("Logs are the operator's: send `Authorization: Bearer <ADMIN_TOKEN>`.")
     if caller.role is not Role.ADMIN:

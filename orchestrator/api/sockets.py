@@ -1,4 +1,4 @@
-"""The api's sockets, bound and listening before the app is loaded: nobody else can take a port in between."""
+"""The api's sockets, which listen before the app is loaded, so that no other process can take a port in between."""
 
 import errno
 import os
@@ -7,10 +7,10 @@ import socket
 from orchestrator.errors import Preflight
 from orchestrator.settings import Settings
 
-#: Connections that wait to be accepted, while the app loads and while it has much to do.
+#: Connections that may wait to be accepted, while the app loads or is busy.
 BACKLOG = 2048
 _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
-#: Of a name's addresses the machine may lack some, IPv6 most often.
+#: Errors for addresses of a name that this machine lacks, IPv6 most often.
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
@@ -74,7 +74,7 @@ def _listen(family: socket.AddressFamily, address: _Address, *, alone: bool) -> 
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # `::` alone is every address of the machine; beside an address of IPv4 that has a socket of its own.
+            # A lone `::` listens on IPv4 too; beside an IPv4 address, which has its own socket, it must not.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if alone and address[0] == "::" else 1)
         sock.bind(address)
         sock.listen(BACKLOG)

@@ -1,4 +1,4 @@
-"""What the status page reads: all at once, what changes as it does, and logs as they are written."""
+"""The routes of the status page: everything at once, changes as they happen, and logs as they are written."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/api", tags=["admin"], route_class=gated(administrato
 
 
 def install(app: FastAPI) -> None:
-    """Serve the routes; what they share is the app's."""
+    """Serve the routes; their shared state is the app's."""
     app.state.status_view, app.state.seats = StatusView(), asyncio.Semaphore(SEATS)
     app.include_router(router)
 
@@ -82,7 +82,7 @@ async def status_events(
     """Push what `GET /api/status` returns, then what has changed of it, at most twice a second.
 
     `snapshot`: everything. `change`: the sections that differ; of `sessions` those that do, and which are `gone`.
-    `trouble`: why nothing can be read now. Something is sent at least every two seconds.
+    `trouble`: why nothing can be read now. A message is sent at least every two seconds.
     """
     before: Sections = {}
     while not services.feed.closed.is_set():
@@ -98,7 +98,7 @@ async def status_events(
             yield ServerSentEvent(event="change" if before else "snapshot", data=data)
             before = now
         await wait_for_event(changed, MOST_SECONDS)
-        # What comes in a burst is told at once.
+        # A burst of changes is sent as one message.
         await wait_for_event(services.feed.closed, LEAST_SECONDS - (time.monotonic() - sent))
 
 
@@ -115,12 +115,12 @@ Place = Annotated[str, Header(alias="Last-Event-ID", pattern=log_stream.PLACE, m
 async def log_events(
     session: SessionDep, services: ServicesDep, last_event_id: Place = ""
 ) -> AsyncIterator[ServerSentEvent]:
-    """Push what the session's agents print, as they do; `Last-Event-ID` goes on where a listener stopped.
+    """Push the log lines of the session's agents as they come; `Last-Event-ID` resumes where a listener stopped.
 
-    `lines`: `agentId`, `lines`, and how many were `missed` before them. `end`: nothing more will come.
+    `lines`: `agentId`, `lines`, and how many were `missed` before them. `end`: no more lines will come.
     """
     seen = log_stream.place(last_event_id)
-    with contextlib.suppress(StoreUnavailable):  # the listener comes back
+    with contextlib.suppress(StoreUnavailable):  # the client reconnects
         async for event in log_stream.follow(
             services.store, log_stream.of_session(session.id), seen, services.feed.closed
         ):

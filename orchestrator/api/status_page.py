@@ -1,4 +1,4 @@
-"""The status page's own files: public, without data, and allowed to load nothing but themselves."""
+"""The status page's files: public, without data, and allowed to load only files of this origin."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
-    # Asked for again each time, and answered 304: a page and its scripts are always of one version.
+    # Revalidated each time and answered 304, so that a page and its scripts are always of one version.
     "Cache-Control": "no-cache",
 }
 
@@ -39,7 +39,7 @@ class Files(StaticFiles):
 
 @router.get("/status")
 async def status() -> FileResponse:
-    """Return the status page; it asks for the admin token itself."""
+    """Return the status page, which asks for the admin token."""
     return FileResponse(WEB / "status.html", headers=HEADERS)
 
 

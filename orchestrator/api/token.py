@@ -1,8 +1,8 @@
 """LiveKit's standard token endpoint: its own clients (`TokenSource.endpoint`, the starter apps) work with it unchanged.
 
-It takes no agent: those apps fetch a token when their page mounts, again on the click, and again after a call. A token
-for a fresh room carries LiveKit's dispatch instead: when its user really joins, LiveKit asks this orchestrator for an
-agent. Rooms, identities and the room's configuration are chosen here; who asks for others is refused.
+A token takes no agent: those apps fetch one when their page mounts, again on the click, and again after a call. A token
+for a fresh room carries LiveKit's dispatch instead: once its user joins, LiveKit requests an agent from this
+orchestrator. Rooms, identities and the room's configuration are chosen here; requests for others are refused.
 """
 
 from fastapi import APIRouter, Response
@@ -37,16 +37,16 @@ async def token(
     """Return a token by LiveKit's token-endpoint contract: for a session's room, or for a fresh one. It takes no agent.
 
     The token is good for one room and for 15 minutes, which bounds the first connect only. In a fresh room LiveKit
-    dispatches `AGENT_NAME` as soon as the user joins. While no agent could come, there is none for a fresh room.
+    dispatches `AGENT_NAME` as soon as the user joins. While no agent is available, no token for a fresh room is given.
     """
     response.headers["Cache-Control"] = "no-store"
     dispatch: tuple[str, str] | None = _dispatch(body.room_config, services.settings.agent_name)
     if body.session_id is None:
-        address = await _may_have_a_room(request, services)
+        address = await _may_get_room(request, services)
         if not services.rooms.auto_create:
             raise InvalidRequest(
-                "sessionId: LiveKit makes no room by itself here (room.auto_create is off), and would dispatch no "
-                "agent: start a session (POST /api/session/start) and send its sessionId."
+                "sessionId: LiveKit does not create rooms by itself here (room.auto_create is off) and would dispatch "
+                "no agent: start a session (POST /api/session/start) and send its sessionId."
             )
         room = new_id("room")
         await services.store.room_asked_for(room, *(address or ()))
@@ -78,10 +78,10 @@ async def token(
     )
 
 
-async def _may_have_a_room(request: HttpRequest, services: Services) -> Address | None:
-    """Return whom the call that may come of it counts for, None for a backend's."""
+async def _may_get_room(request: HttpRequest, services: Services) -> Address | None:
+    """Return the address that limits count the call by; None for a backend, which has no such limits."""
     caller: Caller = services.access.starter(request)
-    # LiveKit asks nobody for an agent while we are full: who joined then would sit alone in the room.
+    # LiveKit dispatches nothing to us while we are full: the user would be alone in the room.
     if refusal := await services.assigner.refusal():
         raise refusal
     if caller.role is not Role.ANYBODY:
@@ -89,8 +89,8 @@ async def _may_have_a_room(request: HttpRequest, services: Services) -> Address 
     rate, address = services.settings.token_rate, client_address(request, services.settings.trusted_proxy)
     wait = await services.store.take_rate_limit("tokens", *address, rate.amount, rate.get_expiry() * 1000)
     if wait:
-        told = services.settings.token_rate_limit.replace("/", " tokens a ")
-        raise RateLimited(f"More than {told} from this address; try again in {wait:.0f} s.", retry_after=wait)
+        limit = services.settings.token_rate_limit.replace("/", " tokens a ")
+        raise RateLimited(f"More than {limit} from this address; try again in {wait:.0f} s.", retry_after=wait)
     return address
 
 

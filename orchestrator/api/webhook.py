@@ -1,4 +1,4 @@
-"""Webhooks from LiveKit. Each is recorded and makes a node look at its room; none moves a session by itself."""
+"""Webhooks from LiveKit. Each is recorded and makes a node reconcile its room; none changes a session by itself."""
 
 import logging
 import time
@@ -19,10 +19,10 @@ log = logging.getLogger("orchestrator.api")
 #: Largest webhook, in bytes.
 BODY_BYTES = 262_144
 _MEDIA_TYPES = ("application/webhook+json", "application/json")
-#: LiveKit sends one again four times, after as long as the answer says; Redis may be away for longer than one restart.
+#: LiveKit resends a webhook four times, after the seconds in `Retry-After`: long enough for a restart of Redis.
 RETRY_SECONDS = 5
-#: Seconds between two lines about webhooks that are refused: anybody may send some.
-_SAY_SECONDS = 60.0
+#: Seconds between two log lines about refused webhooks: any client can send some.
+_LOG_SECONDS = 60.0
 
 router = APIRouter(tags=["livekit"], responses=PROBLEM_RESPONSES)
 
@@ -45,11 +45,11 @@ _BODY = {
 }
 
 
-@router.post(WEBHOOK_PATH, summary="Take a webhook from LiveKit", openapi_extra={"requestBody": _BODY})
+@router.post(WEBHOOK_PATH, summary="Receive a webhook from LiveKit", openapi_extra={"requestBody": _BODY})
 async def webhook(
     request: Request, services: ServicesDep, authorization: Annotated[str | None, Depends(_signature)]
 ) -> WebhookReply:
-    """Record one event, once. It is answered 200 only then: LiveKit sends it again after a 5xx, never after a 4xx."""
+    """Record one event, once. The answer is 200 only then: LiveKit sends it again after a 5xx, never after a 4xx."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in _MEDIA_TYPES:
         detail = f"A webhook is {_MEDIA_TYPES[0]}, not {media_type[:64] or 'of no content type'}."
@@ -57,20 +57,20 @@ async def webhook(
     try:
         services.webhooks.check(authorization or "")
         body = await request.body()
-        told = services.webhooks.read(body, authorization or "")
+        event = services.webhooks.read(body, authorization or "")
     except WebhookRefused as failure:
-        _say_refused(request, failure)
+        _log_refused(request, failure)
         raise
     try:
-        result = await services.store.webhook(told.id, told.event, told.room, told.created_at, told.dropped)
+        result = await services.store.webhook(event.id, event.event, event.room, event.created_at, event.dropped)
     except StoreUnavailable as failure:
         raise StoreUnavailable(failure.detail, retry_after=RETRY_SECONDS) from failure
-    log.debug("webhook", extra={"event": told.event, "room": told.room, "result": result})
+    log.debug("webhook", extra={"event": event.event, "room": event.room, "result": result})
     return WebhookReply(result=result)
 
 
-def _say_refused(request: Request, failure: WebhookRefused) -> None:
+def _log_refused(request: Request, failure: WebhookRefused) -> None:
     state, now = request.app.state, time.monotonic()
-    if now - getattr(state, "webhook_refused_at", -_SAY_SECONDS) >= _SAY_SECONDS:
+    if now - getattr(state, "webhook_refused_at", -_LOG_SECONDS) >= _LOG_SECONDS:
         state.webhook_refused_at = now
-        log.warning("a webhook is refused, is its key pair ours? %s", failure.detail)
+        log.warning("a webhook is refused; is LIVEKIT_API_KEY the one that signed it? %s", failure.detail)

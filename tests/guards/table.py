@@ -265,7 +265,7 @@ GUARDS = (
         "integration/test_access.py::test_a_client_secret_is_good_for_its_own_session_alone",
         (
             ACCESS,
-            "        return hmac.compare_digest(_digest(shown), _digest(self.client_secret(session_id)))\n",
+            "        return hmac.compare_digest(_digest(secret), _digest(self.client_secret(session_id)))\n",
             "        return True\n",
         ),
     ),
@@ -317,7 +317,7 @@ GUARDS = (
     guard(
         "where no credentials are needed, secrets cannot be guessed either",
         "integration/test_operators_words.py::test_a_route_without_credentials_is_no_place_to_guess_the_token",
-        (ACCESS, "        if shown and not shown.startswith(_SECRET_PREFIX):\n", "        if False:\n"),
+        (ACCESS, "        if secret and not secret.startswith(_SECRET_PREFIX):\n", "        if False:\n"),
     ),
     guard(
         "of reasons and causes callers read the code",
@@ -349,7 +349,7 @@ GUARDS = (
     guard(
         "health tells callers that something is wrong, not why",
         "integration/test_operators_words.py::test_a_boot_error_is_the_operators",
-        ("orchestrator/api/health.py", "found if caller.role is Role.ADMIN else caller_view.health(found)", "found"),
+        ("orchestrator/api/health.py", "reply if caller.role is Role.ADMIN else caller_view.health(reply)", "reply"),
     ),
     guard(
         "logs are the operator's",
@@ -1443,11 +1443,11 @@ GUARDS = (
         ),
     ),
     guard(
-        "the feed outlasts what nobody has thought of",
+        "the change feed outlasts any failure",
         "unit/test_loops.py::test_the_feed",
         (
             "orchestrator/api/change_feed.py",
-            "except Exception as failure:  # whatever it is, somebody listens",
+            "except Exception as failure:  # the feed must outlast any failure",
             "except StoreUnavailable as failure:",
         ),
     ),

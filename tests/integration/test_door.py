@@ -49,13 +49,13 @@ async def parts(store: Store, valkey_url: str) -> AsyncIterator[Services]:
 @pytest.fixture
 def dispatch(parts: Services) -> DispatchService:
     found = DispatchService(parts)
-    found.door = Reports()  # type: ignore[assignment]
+    found.worker = Reports()  # type: ignore[assignment]
     return found
 
 
 def said(dispatch: DispatchService) -> list[tuple[str, Outcome, str]]:
-    door: Any = dispatch.door
-    found: list[tuple[str, Outcome, str]] = door.said
+    worker: Any = dispatch.worker
+    found: list[tuple[str, Outcome, str]] = worker.said
     return found
 
 
@@ -147,20 +147,20 @@ async def test_what_is_refused(dispatch: DispatchService, parts: Services, store
 async def test_livekit_is_told_how_a_job_goes(dispatch: DispatchService, store: Store, valkey_url: str) -> None:
     (agent,) = await warm(store, valkey_url, 1)
     session = await of(store, await dispatch.on_availability(job()))
-    await dispatch._tell_jobs()
+    await dispatch._report_jobs()
     assert said(dispatch) == []
     link = AgentLink(valkey_url, agent)
     await link.joined()
     await link.close()
     for _ in range(2):
-        await dispatch._tell_jobs()
+        await dispatch._report_jobs()
     assert said(dispatch) == [("AJ_1", Outcome.RUNNING, "")]
     await store.end_session(session.id, "ended", "user was gone for 20 s")
-    dispatch.door.connected = False  # type: ignore[attr-defined]
-    await dispatch._tell_jobs()
-    dispatch.door.connected = True  # type: ignore[attr-defined]
+    dispatch.worker.connected = False  # type: ignore[attr-defined]
+    await dispatch._report_jobs()
+    dispatch.worker.connected = True  # type: ignore[attr-defined]
     for _ in range(2):
-        await dispatch._tell_jobs()
+        await dispatch._report_jobs()
     assert said(dispatch)[1:] == [("AJ_1", Outcome.SUCCESS, "")], "once, and as soon as it can be told"
     assert dispatch.running() == []
 
@@ -168,7 +168,7 @@ async def test_livekit_is_told_how_a_job_goes(dispatch: DispatchService, store: 
 async def test_a_failure_is_told_with_its_reason(dispatch: DispatchService, store: Store) -> None:
     session = await of(store, await dispatch.on_availability(job()))
     await store.end_session(session.id, "error", "boot_error: no model")
-    await dispatch._tell_jobs()
+    await dispatch._report_jobs()
     assert said(dispatch) == [("AJ_1", Outcome.FAILED, "boot_error: no model")]
 
 

@@ -49,7 +49,7 @@ async def test_a_slash_at_the_end_is_told_of(store: Store, valkey_url: str) -> N
     async with serve(create(settings(valkey_url))) as http:
         body = {"userId": "ada"}
         told = is_problem(await http.post("/api/session/start/", json=body), 404, "not_found")
-        assert "without the slash at its end" in told["detail"]
+        assert "without the trailing slash" in told["detail"]
         told = is_problem(await http.get("/no/such/page"), 404, "not_found")
         assert "slash" not in told["detail"]
         assert (await start(http, "ada")).status_code == 202

@@ -141,7 +141,8 @@ async def test_one_answer_holds_everything(
     assert (agent["agentId"], agent["sessionId"], agent["memory"]) == (agent_id, session_id, 9 << 20)
     assert agent["createdAt"].endswith("Z")
     assert found["health"]["sessions"]["active"] == 1
-    assert "no Celery worker has reported within 10 s: misses and refills wait" in found["health"]["warnings"]
+    stalled = "no Celery worker has reported for 10 s: cold starts and pool refills are stalled"
+    assert stalled in found["health"]["warnings"]
     assert found["queueLimit"] == 100
     ((at, seconds),) = found["charts"]["firstAudio"]
     assert seconds == session["timings"]["firstAudio"]

@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from orchestrator.models import Session
 from orchestrator.pool.assignment import Assigner, Request, Started
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
+from orchestrator.store import keys
 from orchestrator.task_queue import app as tasks
 from orchestrator.task_queue.app import PERIODIC
 from tests.simulation.agent import AgentProcess
@@ -34,6 +36,11 @@ SETTINGS: dict[str, Any] = {
     "livekit_api_key": "key", "livekit_api_secret": "secret",
 }  # fmt: skip
 OVER = frozenset({SessionState.ENDED, SessionState.ERROR})
+
+
+@cache
+def _settings() -> Settings:
+    return Settings(_env_file=None, run_dir="/nowhere", **SETTINGS)  # type: ignore[call-arg]
 
 
 class Api(Process):
@@ -87,14 +94,10 @@ class Cluster:
     def __init__(self, world: World, nodes: int = 2, **settings: Any) -> None:
         self.world = world
         self.broker, self.livekit = Broker(world), LiveKit(world)
-        given = SETTINGS | settings
         self.computers = [
-            Computer(
-                world, Settings(_env_file=None, node_id=name, run_dir="/nowhere", **given),  # type: ignore[call-arg]
-                self.broker, self.livekit,
-            )
+            Computer(world, _settings().model_copy(update={"node_id": name} | settings), self.broker, self.livekit)
             for name in "abcd"[:nodes]
-        ]  # fmt: skip
+        ]
         self.settings = self.computers[0].settings
         self.calls: list[Call] = []
         self.api: Api
@@ -141,9 +144,14 @@ class Cluster:
 
     async def full(self) -> bool:
         """Whether the pool is at its target."""
-        counts = await self.store.counts()
-        full = counts["pool"] == self.wanted(counts["target"]) and not counts["booting"]
-        return full and await self.store.configured()
+        warm, booting, target = self.pool()
+        return bool(warm == self.wanted(target) and not booting and await self.store.configured())
+
+    def pool(self) -> tuple[int, int, int]:
+        """Return how many agents are warm, how many boot, and the target. Takes no virtual time."""
+        names = [("SCARD", keys.POOL_READY), ("SCARD", keys.POOL_STARTING), ("GET", keys.POOL_TARGET)]
+        warm, booting, target = self.world.valkey.peek(names)
+        return int(warm), int(booting), int(target or 0)
 
     def wanted(self, target: int) -> int:
         """Return how many warm agents there are to be: the target, and one on each node at least."""
@@ -209,7 +217,7 @@ class Cluster:
                         await self.store.end_session(call.session_id, SessionState.ENDED, "the user has hung up")
                     self.livekit.part(name)
                     comes = False
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.5)
         if name:
             self.livekit.part(name)
 
@@ -223,6 +231,8 @@ def patched(world: World) -> Iterator[None]:
         for name in ("connect", "connect_blocking"):
             patch.setattr(f"orchestrator.store.base.{name}", world.connect)
             patch.setattr(f"orchestrator.store.agent_link.{name}", world.connect)
+        # Half as often as in life: what a schedule costs is mostly what nodes ask again and again.
+        patch.setattr("orchestrator.worker.node.DEADLINE_SECONDS", 0.5)
         logged, log = Logged(world), logging.getLogger("orchestrator")
         patch.setattr(log, "handlers", [logged])
         patch.setattr(log, "propagate", False)

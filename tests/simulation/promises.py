@@ -6,7 +6,6 @@ from collections import Counter
 from orchestrator.operations.invariants import in_records
 from orchestrator.states import AgentState
 from orchestrator.store import keys
-from orchestrator.store.keys import POOL_READY
 from tests.simulation.cluster import OVER, Cluster
 
 #: Seconds of quiet after which nothing may be left of what happened: the longest wait of SETTINGS, and some rounds.
@@ -48,11 +47,15 @@ async def when_quiet(cluster: Cluster) -> float:
 async def _unsettled(cluster: Cluster) -> list[str]:
     if waiting := [call.user for call in cluster.calls if call.answered_at is None]:
         return [f"{', '.join(waiting)} wait for an answer"]
+    if waiting := sum(
+        cluster.world.valkey.peek([("ZCARD", keys.SESSION_QUEUED), *(("SCARD", key) for key in _SERVED)])
+    ):
+        return [f"{waiting} sessions are live"]
     seen = await cluster.store.snapshot()
     if live := [f"{session.id[8:14]} is {session.status}" for session in seen.sessions.values() if session.live]:
         return live
     found = in_records(seen, cluster.settings.policy)
-    target, warm = int((await cluster.store.counts())["target"]), len(seen.lists[POOL_READY])
+    warm, _, target = cluster.pool()
     # A node whose boots have just failed again and again is left alone for a while: its share is not made up for.
     paused = any(cluster.world.valkey.peek([("GET", f"node:{each.name}:failures") for each in cluster.computers]))
     if warm not in range(target if paused else cluster.wanted(target), cluster.wanted(target) + 1):

@@ -12,7 +12,7 @@ from tests.simulation.computer import Computer
 from tests.simulation.world import Process, World
 
 #: Seconds in which something happens.
-LENGTH = 12.0
+LENGTH = 8.0
 
 
 class Trouble:

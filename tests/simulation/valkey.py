@@ -84,6 +84,10 @@ if #due > 0 then
   redis.call('ZREM', '{_TTL}', unpack(due))
 end
 """
+_TIME = f"""
+local us = tonumber(redis.call('GET', '{CLOCK}'))
+return {{tostring(math.floor(us / 1e6)), tostring(us % 1e6)}}
+"""
 _NEWS = f"""
 local pushed = redis.call('SMEMBERS', '{_PUSHED}')
 redis.call('DEL', '{_PUSHED}')
@@ -108,6 +112,7 @@ class Valkey:
         self._send([("HELLO", "3")])
         self._tick = self.load(_TICK, plain=True)
         self._news = self.load(_NEWS, plain=True)
+        self._time = self.load(_TIME, plain=True)
         self._like_script = self.load(_LIKE_SCRIPT, plain=True)
         self.clear()
 
@@ -135,6 +140,8 @@ class Valkey:
             if command[0] in _LIKE_SCRIPTS:
                 batch.append(("EVALSHA", self._like_script, 0, *command))
                 scripted = True
+            elif command[0] == "TIME":
+                batch.append(("EVALSHA", self._time, 0))
             else:
                 batch.append(command)
                 scripted = scripted or command[0] == "EVALSHA"
@@ -227,10 +234,10 @@ class Network:
 
 class _Script:
     def __init__(self, client: "Client", sha: str) -> None:
-        self._client, self._sha = client, sha
+        self._client, self.sha = client, sha
 
     async def __call__(self, keys: Sequence[Any] = (), args: Sequence[Any] = (), **_: Any) -> Any:
-        return await self._client.execute_command("EVALSHA", self._sha, len(keys), *keys, *args)
+        return await self._client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
 
 
 class Client(Redis):

@@ -47,7 +47,7 @@ class SessionsReply(Reply):
 
 def _no_truth(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError("a number, not true or false")  # noqa: TRY004 - pydantic turns this one into an answer
+        raise ValueError("must be a number, not true or false")  # noqa: TRY004 - pydantic turns this one into an answer
     return value
 
 
@@ -77,7 +77,7 @@ class NodeReply(Reply):
     draining: bool
     sessions: int = Field(description="Sessions that its agents serve, or whose room is still to be deleted.")
     agents: int = Field(description="Living agents.")
-    warm: int = Field(description="Those of them that are warm.")
+    warm: int = Field(description="Warm agents among them.")
     most: int | None = Field(default=None, description="Sessions at once that it may have; null: no bound of its own.")
     host: bool = Field(description="Whether its agent host is connected.")
     short: str | None = Field(default=None, description="Why it starts no agents, when it is short of memory.")

@@ -18,19 +18,19 @@ METADATA_BYTES = 4096
 FIELDS = 32
 
 
-class Given(BaseModel):
-    """Something that a caller sends."""
+class Sent(BaseModel):
+    """Base of everything that a caller sends."""
 
     @model_validator(mode="before")
     @classmethod
     def _few_fields(cls, values: object) -> object:
         if isinstance(values, dict) and len(values) > FIELDS:
-            raise ValueError(f"it has more than {FIELDS} fields; leave out what is not taken here")
+            raise ValueError(f"it has more than {FIELDS} fields; leave out unknown ones")
         return values
 
 
-class Body(Given):
-    """Base of all bodies."""
+class Body(Sent):
+    """Base of all camelCase bodies."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
@@ -48,5 +48,5 @@ def example(**fields: Any) -> ConfigDict:
 
 
 def in_words(seconds: float | None) -> str | None:
-    """Return a wait as people read it."""
+    """Return a wait for people to read."""
     return None if seconds is None else f"{seconds:.0f}s" if seconds >= 10 else f"{seconds:.2g}s"

@@ -9,13 +9,13 @@ from orchestrator.api.schemas.base import Reply, example
 
 
 class BreakerReply(Reply):
-    """How boots go."""
+    """The circuit breaker of agent boots."""
 
     model_config = example(success=True, state="open", failures=6, cause="boot_error: exited with code 1", retryIn=31.5)
     state: str = Field(description="closed; open: agents do not boot, starts on an empty pool are refused; half-open.")
     failures: int = Field(default=0, description="Boots that failed in a row.")
     cause: str | None = None
-    agent_id: str | None = Field(default=None, description="Whose boot failed last: `GET /api/agents/{id}/logs`.")
+    agent_id: str | None = Field(default=None, description="Its boot failed last: `GET /api/agents/{id}/logs`.")
     retry_in: float = Field(default=0, description="Seconds until the next attempt.")
 
 
@@ -53,7 +53,7 @@ class RegistrationReply(BaseModel):
     node: str
     agent_name: str
     registered: bool
-    since: int = Field(description="Since when it is as it is, in Unix seconds.")
+    since: int = Field(description="When it was last registered or lost, in Unix seconds.")
     worker_id: str = Field(description="LiveKit's id of it.")
     jobs: int = Field(description="LiveKit's jobs that it follows.")
     full: str = Field(description="Why it takes no job now; empty when it does.")
@@ -61,7 +61,7 @@ class RegistrationReply(BaseModel):
 
 
 class HealthReply(Reply):
-    """What the node knows of itself."""
+    """The health of the node and of what it shares with others."""
 
     model_config = example(
         success=True, status="ok", version="0.1.0", access="open",
@@ -93,6 +93,4 @@ class HealthReply(Reply):
         description="For the operator: how each api process is registered with LiveKit."
     )
     stats: dict[str, float]
-    warnings: list[str] = Field(
-        description="What is not as it should be, in words: why, where the admin token is shown; fixed sentences else."
-    )
+    warnings: list[str] = Field(description="What is wrong: with details for the admin token, else fixed sentences.")

@@ -24,9 +24,9 @@ class Problem(BaseModel):
     type: str = "about:blank"
     title: str
     status: int
-    detail: str = Field(description="For people. Not a word of the node's inside, unless the admin token is shown.")
+    detail: str = Field(description="For people. Without internal details, except for the admin token.")
     code: str = Field(description="For programs: docs/errors.md lists them.")
     instance: str
     retryAfter: int | None = None
-    requestId: str | None = Field(default=None, description="As in X-Request-Id: the operator finds why by it.")
+    requestId: str | None = Field(default=None, description="As in X-Request-Id; the details in the log have it.")
     errors: list[dict[str, Any]] | None = None

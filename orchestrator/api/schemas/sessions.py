@@ -12,7 +12,7 @@ from orchestrator.models import JOB_USERS, SessionId, UserId
 
 def _not_a_job(user_id: str) -> str:
     if re.match(JOB_USERS, user_id):
-        raise ValueError("ids that begin as this one does stand for LiveKit's rooms: put a word of your own in front")
+        raise ValueError("ids with this prefix are reserved for LiveKit's rooms; add a prefix of your own")
     return user_id
 
 
@@ -47,12 +47,12 @@ class StartReply(Reply):
     prewarmed: bool
     latency: str = Field(description="Time the server took for this answer.")
     existing: bool | None = Field(
-        default=None, description="True: the user had it already: an earlier start began it, and somebody may be in it."
+        default=None, description="True: an earlier start began this session, and the user may be in it."
     )
     task_id: str | None = Field(default=None, description="The Celery task that starts the agent.")
     client_secret: str | None = Field(
         default=None,
-        description="For the user's browser: as `Authorization: Bearer` good for this session alone, until 10 minutes "
+        description="For the user's browser: as `Authorization: Bearer` valid for this session alone, until 10 minutes "
         "after its end.",
     )
     position: int | None = Field(default=None, description="While queued or starting: 1 is next.")
@@ -62,7 +62,7 @@ class StartReply(Reply):
 
 
 class Event(BaseModel):
-    """Something that happened to a session. Further fields say what belongs to it."""
+    """Something that happened to a session. Further fields depend on the state."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{"at": 0.0, "state": "ready"}]})
     at: float = Field(description="Seconds since the session's start.")
@@ -144,7 +144,7 @@ class StopReply(Reply):
 
 
 class LogsReply(Reply):
-    """What the session's agents printed, oldest first."""
+    """The log lines of the session's agents, oldest first."""
 
     model_config = example(
         success=True, sessionId=SESSION,

@@ -17,7 +17,7 @@ class BeatTask(BaseModel):
 
 
 class BeatReply(BaseModel):
-    """What is known of beat."""
+    """Celery beat."""
 
     lives: bool
     tasks: dict[str, BeatTask]
@@ -29,7 +29,7 @@ class Failure(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
     at: str
     kind: str = Field(
-        description="session (it ended in error), takeover, replacement, boot (of an agent), agent (it died unbidden)."
+        description="session (it ended in error), takeover, replacement, boot (of an agent), agent (it crashed)."
     )
     cause: str
     session_id: str | None = None

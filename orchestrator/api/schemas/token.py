@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
 
-from orchestrator.api.schemas.base import METADATA_BYTES, ROOM, SESSION, Given
+from orchestrator.api.schemas.base import METADATA_BYTES, ROOM, SESSION, Sent
 from orchestrator.models import SessionId
 
 #: Largest number of a participant's attributes.
@@ -13,15 +13,15 @@ ATTRIBUTES = 256
 
 def _few(value: object) -> object:
     if isinstance(value, dict) and len(value) > ATTRIBUTES:
-        raise ValueError(f"more than {ATTRIBUTES} of them; send less")
+        raise ValueError(f"more than {ATTRIBUTES} attributes; send fewer")
     return value
 
 
 Bounded = Annotated[str, StringConstraints(max_length=512)]
 
 
-class Dispatch(Given):
-    """The agent that LiveKit is to ask for."""
+class Dispatch(Sent):
+    """The agent that LiveKit is to dispatch."""
 
     model_config = ConfigDict(extra="forbid")
     agent_name: Annotated[str, StringConstraints(max_length=64)] | None = Field(
@@ -38,14 +38,14 @@ class Dispatch(Given):
         return metadata
 
 
-class RoomConfig(Given):
-    """All that a client may say of its room: everything else is chosen by the server."""
+class RoomConfig(Sent):
+    """The part of a room's configuration that a client may choose."""
 
     model_config = ConfigDict(extra="forbid")
     agents: Annotated[list[Dispatch], Field(max_length=1)] | None = None
 
 
-class TokenRequest(Given):
+class TokenRequest(Sent):
     """LiveKit's token-endpoint request, and our `sessionId`."""
 
     model_config = ConfigDict(
