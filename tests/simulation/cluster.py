@@ -102,6 +102,8 @@ class Cluster:
         ]
         self.settings = self.computers[0].settings
         self.calls: list[Call] = []
+        #: Redis has lost everything: who waited is forgotten, and the cap may be exceeded.
+        self.lost = False
         self.api: Api
         self.outside = Process(world, "test")
 

@@ -284,6 +284,11 @@ class Worker(Process):
             self.start(self._work())
         await asyncio.Event().wait()
 
+    async def stop(self) -> None:
+        """Stop as after SIGTERM."""
+        await self.node.stop()
+        self.end("stops")
+
     async def _connect(self, on_death: OnDeath) -> HostConnection:
         host = self.computer.host
         if not host.alive:

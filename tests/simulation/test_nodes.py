@@ -72,8 +72,7 @@ def test_each_has_its_share_and_starts_go_where_there_is_most_room(simulate: Sim
         assert Counter([(await cluster.session(call)).node for call in calls]) == dict.fromkeys(NAMES, 1)
         await over(cluster)
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)
 
 
 def test_a_user_comes_back_to_the_same_node(simulate: Simulate) -> None:
@@ -91,8 +90,7 @@ def test_a_user_comes_back_to_the_same_node(simulate: Simulate) -> None:
         assert (await cluster.session(await cluster.begin("plain"))).node != home
         await over(cluster)
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)
 
 
 def test_one_that_is_drained_hands_its_calls_over(simulate: Simulate) -> None:
@@ -117,8 +115,7 @@ def test_one_that_is_drained_hands_its_calls_over(simulate: Simulate) -> None:
         await cluster.do(cluster.store.undrain_node("b"))
         await over(cluster)
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)
 
 
 def test_a_drain_that_is_taken_back_ends_no_call(simulate: Simulate) -> None:
@@ -136,8 +133,7 @@ def test_a_drain_that_is_taken_back_ends_no_call(simulate: Simulate) -> None:
         assert (after.status, after.agent_id) == ("active", before.agent_id)
         await over(cluster)
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)
 
 
 def test_the_last_node_that_drains_says_goodbye_and_ends_its_calls_in_time(simulate: Simulate) -> None:
@@ -168,8 +164,7 @@ def test_the_last_node_that_drains_says_goodbye_and_ends_its_calls_in_time(simul
         await cluster.do(cluster.store.undrain_node("a"))
         await promises.when_quiet(cluster)
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)
 
 
 def test_one_that_vanishes_is_replaced_by_the_others(simulate: Simulate) -> None:
@@ -200,5 +195,4 @@ def test_one_that_vanishes_is_replaced_by_the_others(simulate: Simulate) -> None
         await cluster.until(lambda: shared(cluster, *NAMES), "it has its share again", 30)
         await over(cluster)
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)

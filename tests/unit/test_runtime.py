@@ -368,6 +368,7 @@ def test_an_async_prewarm_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monk
     assert contract.load("warms_async").ran
 
 
+@pytest.mark.thorough
 def test_a_program_of_ones_own_ends_without_exit_handlers(tmp_path: Path) -> None:
     """Native libraries abort in theirs."""
     program = "import atexit\nfrom agents.runtime import run\natexit.register(print, 'handler')\nrun(lambda: 1)\n"
