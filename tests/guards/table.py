@@ -434,8 +434,8 @@ GUARDS = (
     guard(
         "secrets that somebody else could have written are not read",
         "unit/test_private.py::test_secrets_that_may_be_somebody_elses_are_nobodys_word",
-        (PRIVATE, "    _check_owner(path, found)\n    if not stat.S_ISREG", "    if not stat.S_ISREG"),
-        (PRIVATE, "        _check_owner(path, found)\n        if found.st_mode & 0o077:\n", "        if False:\n"),
+        (PRIVATE, "    _check_owner(path, status)\n    if not stat.S_ISREG", "    if not stat.S_ISREG"),
+        (PRIVATE, "        _check_owner(path, status)\n        if status.st_mode & 0o077:\n", "        if False:\n"),
     ),
     guard(
         "a folder that somebody else could have filled is no node's",
