@@ -31,7 +31,7 @@ from orchestrator.errors import InvalidRequest, OrchestratorError, RoomTaken, St
 from orchestrator.livekit.agent_worker import WorkerConnection
 from orchestrator.livekit.jobs import Answer, JobOffer, Outcome, WorkerLoad
 from orchestrator.models import ROOM_PATTERN, Session, UserId
-from orchestrator.pool.assignment import Request, Started
+from orchestrator.pool.assignment import SessionRequest, Started
 from orchestrator.states import LIVE_SESSION_STATES, SessionState
 from orchestrator.store import DispatchRef
 
@@ -135,7 +135,7 @@ class DispatchService:
     async def _start(self, job: JobOffer) -> Started:
         if self._services.feed.closed.is_set():
             raise OrchestratorError("the api is stopping")
-        request = Request(
+        request = SessionRequest(
             user_of(job.room),
             metadata_of(job.metadata),
             idempotency_key=_key(job),

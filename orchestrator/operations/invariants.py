@@ -77,7 +77,7 @@ async def _violations(store: Store, settings: Settings, host: HostClient | None)
     return found
 
 
-def in_records(seen: Snapshot, policy: Mapping[str, int]) -> list[str]:
+def in_records(seen: Snapshot, policy: Mapping[str, float]) -> list[str]:
     """Return what does not hold in the records alone, whatever processes there are. `policy`: where Redis has none."""
     policy = dict(policy) | dict(seen.reading.policy)
     return [
@@ -87,7 +87,7 @@ def in_records(seen: Snapshot, policy: Mapping[str, int]) -> list[str]:
         *_bindings(seen),
         *_caps(seen, policy),
         *_rooms(seen),
-        *_pool(seen, policy["silentMs"] / 1000),
+        *_pool(seen, policy["heartbeat_timeout_seconds"]),
         *_waits(seen),
         *_leftovers(seen),
     ]
@@ -151,13 +151,13 @@ def _bindings(seen: Snapshot) -> Iterator[str]:
             yield f"session {session_id} has more than one living agent: {', '.join(sorted(ids))}"
 
 
-def _caps(seen: Snapshot, policy: Mapping[str, int]) -> Iterator[str]:
+def _caps(seen: Snapshot, policy: Mapping[str, float]) -> Iterator[str]:
     live = [session for session in seen.sessions.values() if session.live]
     for user, count in Counter(session.user_id for session in live).items():
-        if count > policy["perUser"]:
-            yield f"user {user!r} has more live sessions than {policy['perUser']}"
-    if sum(session.status is not SessionState.QUEUED for session in live) > policy["maxSessions"]:
-        yield f"more sessions than {policy['maxSessions']} are served at once"
+        if count > policy["sessions_per_user"]:
+            yield f"user {user!r} has more live sessions than {policy['sessions_per_user']:g}"
+    if sum(session.status is not SessionState.QUEUED for session in live) > policy["max_sessions"]:
+        yield f"more sessions than {policy['max_sessions']:g} are served at once"
     for session in live:
         if session.id not in seen.counted:
             yield f"session {session.id} does not count for its user {session.user_id!r}"

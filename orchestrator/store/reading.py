@@ -59,7 +59,7 @@ class Reading:
 
     server: Server
     lists: Mapping[str, frozenset[str]]  #: ids, by the key of the set
-    policy: Mapping[str, int]
+    policy: Mapping[str, float]
     target: int | None  #: warm agents to keep; None while no node has set the store up
     stats: Mapping[str, float]  #: the hash `pool:stats`
     histograms: Mapping[str, Histogram]
@@ -161,7 +161,7 @@ async def take(redis: Any, scripts: Scripts) -> Reading:
     return Reading(
         server=server,
         lists=lists | members.lists,
-        policy={name: int(value) for name, value in fixed[keys.POLICY].items()},
+        policy={name: float(value) for name, value in fixed[keys.POLICY].items()},
         target=None if target is None else int(target),
         stats={name: float(value) for name, value in fixed[keys.POOL_STATS].items()},
         histograms={s: histograms.read(s, fixed[keys.histogram(s)]) for s in histograms.BOUNDS},

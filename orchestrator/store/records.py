@@ -23,7 +23,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class DispatchRef:
-    """LiveKit's job and dispatch that a session serves, and the node whose api accepted the job."""
+    """A LiveKit job, its dispatch, and the node whose worker connection took it."""
 
     id: str
     dispatch_id: str
@@ -32,25 +32,25 @@ class DispatchRef:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many sessions there are, and whether one more job would be accepted (see capacity.lua)."""
+    """How full we are (see capacity.lua)."""
 
     live: int
     most: int
-    refusal: str  #: why a job would be refused now: an outcome of `assign`; '' when it would be accepted
+    refusal: str  #: why a job would not be served now, '' when it would: an outcome of `assign`
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The result of ending a session."""
+    """A session that is over."""
 
-    first: bool  #: this call has ended it
+    first: bool  #: this call ended it
     status: str
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """The effect of an agent's exit: the session concerned, its outcome, the agent's state before."""
+    """What an agent's exit meant: session concerned, what became of it, the agent's state before."""
 
     session_id: str | None
     outcome: str  #: '' | replaced | waiting | error
@@ -59,8 +59,8 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a missed deadline leaves to do outside Redis: stop an agent, close, create or reconcile a session's room,
-    refill, reconcile all rooms, or send an alert."""
+    """What a missed deadline leaves to do: stop an agent, close, make or look at a session's room, refill, compare all
+    rooms, or send an alert."""
 
     what: str
     id: str
@@ -197,7 +197,7 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """How much memory Redis uses, in bytes; 0 and '' where that is unknown."""
+    """How much memory Redis uses, in bytes; 0 and '' where it does not say."""
 
     used: int = 0
     most: int = 0  #: its `maxmemory`; 0: none is set

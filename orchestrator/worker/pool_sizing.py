@@ -25,8 +25,10 @@ class PoolSizing:
         boot, _ = await self._store.means()
         if boot is None:
             return
-        room, rate = await self._room(), await self._store.arrivals()
-        target, why = refill.wanted(rate, boot, least=settings.pool_min, most=settings.pool_max, room=room)
+        rate = await self._store.arrivals()
+        target, why = refill.target_size(
+            rate, boot, pool_min=settings.pool_min, pool_max=settings.pool_max, memory_for=await self._room()
+        )
         before = (await self._store.counts())["target"]
         await self._store.set_sizing(target, why)
         if target != before:

@@ -57,7 +57,7 @@ async def busy(store: Store, raw: redis.Redis, url: str) -> None:
         await link.close()
     await store.end_session(sessions[0].session_id, "ended", "enough")
     await store.end_session(sessions[1].session_id, "error", "agent_lost: killed by signal 9")
-    await store.configure(POLICY | {"maxSessions": 3}, 4)
+    await store.configure(POLICY | {"max_sessions": 3}, 4)
     await assign(store, "waits-in-line")
     await store.drain_node("n3", 600)
     await store.exited(sessions[4].agent_id, "killed by signal 9", signal=9)
@@ -99,7 +99,7 @@ async def test_a_redis_that_has_lost_the_scripts_costs_one_more(store: Store, ra
     await store.reading()
     raw.script_flush()
     with round_trips() as counts:
-        assert (await store.reading()).max_sessions == POLICY["maxSessions"]
+        assert (await store.reading()).max_sessions == POLICY["max_sessions"]
     assert counts[0] <= 3 + 3, "the script is tried, loaded, and called"
     with round_trips() as counts:
         await store.reading()

@@ -26,7 +26,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.support.model import NODE_FAILURES, UNPROVEN, WAITS, Bench, Dump, Model, Process, Refused, previous_release
+from tests.support.model import (
+    NODE_FAILURES,
+    UNPROVEN,
+    WAITS,
+    Bench,
+    Dump,
+    Model,
+    Process,
+    Refused,
+    policy_as_then,
+    previous_release,
+)
+
+pytestmark = pytest.mark.thorough
 
 _COMMON = settings(deadline=None, stateful_step_count=50, suppress_health_check=list(HealthCheck))
 PROFILES = {
@@ -74,8 +87,8 @@ class Machine(RuleBasedStateMachine):
     def configure(  # noqa: PLR0917 - Hypothesis gives them by name
         self, cap: int, line: int, each: int, size: int, takeovers: int, takeover: int, warm: bool
     ) -> None:
-        policy = {"maxSessions": cap, "queueLimit": line, "perUser": each, "webhooks": 1}
-        self.m = Model(WAITS | policy | {"maxTakeovers": takeovers, "takeover": takeover})
+        policy = {"max_sessions": cap, "queue_limit": line, "sessions_per_user": each, "alert_webhooks": 1}
+        self.m = Model(WAITS | policy | {"max_takeovers": takeovers, "takeover": takeover})
         self.target = size
         self.b.clear()
         self.now = self.b.dump()
@@ -85,9 +98,15 @@ class Machine(RuleBasedStateMachine):
 
     # What rules are made of
 
+    def write_policy(self) -> None:
+        """Write the policy, as a node of each release that runs does."""
+        self.b.redis.hset("policy", mapping=self.m.policy)
+        if self.deploy:
+            self.b.redis.hset("policy", mapping=policy_as_then(self.m.policy))
+
     def set_up(self) -> None:
         """Write what a node writes when it comes up."""
-        self.b.redis.hset("policy", mapping=self.m.policy)
+        self.write_policy()
         self.b.redis.set("pool:target", self.target)
         for node in NODES:
             self.b.redis.sadd("nodes", node)
@@ -290,7 +309,7 @@ class Machine(RuleBasedStateMachine):
         self.say_capacity(expected, key)
         self.do("assign", user, fresh, room or f"room_{fresh}", '{"type":"assign","token":"t"}', "", 10, 60_000, key,
                 print_, job, f"d-{job}" if job else "", "n1" if job else "", 0, after=after,
-                twice=twice and (bool(key) or self.m.policy["perUser"] == 1))  # fmt: skip
+                twice=twice and (bool(key) or self.m.policy["sessions_per_user"] == 1))  # fmt: skip
 
     def say_capacity(self, expected: set[str], key: str) -> None:
         """What LiveKit is told of us is what a job of it would be answered."""
@@ -830,7 +849,7 @@ class Machine(RuleBasedStateMachine):
         self.b.clear(anew=False)
         self.now = self.b.dump()
         if register_first:
-            self.b.redis.hset("policy", mapping=self.m.policy)
+            self.write_policy()
             self.look()
             for process in alive:
                 self.heartbeat(process)
