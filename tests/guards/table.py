@@ -103,7 +103,7 @@ GUARDS = (
     guard(
         "few errors are told",
         "integration/test_gate.py::test_errors_are_few_and_short",
-        ("orchestrator/api/problems.py", "for row in found[:ERRORS]]", "for row in found]"),
+        ("orchestrator/api/problems.py", "for row in rows[:ERRORS]]", "for row in rows]"),
     ),
     guard(
         "no header forges a key of ours",
