@@ -18,11 +18,11 @@ _EVENT = frozenset({"id", "at", "state", "phase", "position", "agentId", "event"
 
 def event(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return an event of a session as callers get it."""
-    told = {name: value for name, value in fields.items() if name in _EVENT}
+    visible = {name: value for name, value in fields.items() if name in _EVENT}
     for name, words in (("reason", caller_words.reason), ("cause", caller_words.cause)):
         found = words(fields.get(name), fields.get(f"{name}Code"), fields.get(f"{name}Params"))
-        told |= {to_camel(field): value for field, value in found.items() if value is not None}
-    return told
+        visible |= {to_camel(field): value for field, value in found.items() if value is not None}
+    return visible
 
 
 def session(reply: SessionReply) -> SessionReply:
@@ -68,7 +68,7 @@ def health(reply: HealthReply) -> HealthReply:
 
 def _warnings(reply: HealthReply) -> Iterator[str]:
     """Yield the codes of what is wrong, from the typed fields; the operator's warnings are not parsed."""
-    found = {
+    wrong = {
         "store_unavailable": not reply.redis["ok"],
         "livekit_unavailable": not reply.livekit["ok"],
         "agents_do_not_boot": reply.breaker.state != "closed",
@@ -76,6 +76,6 @@ def _warnings(reply: HealthReply) -> Iterator[str]:
         "host_unavailable": any(not node.host for node in reply.nodes.values()),
         "draining": any(node.draining for node in reply.nodes.values()),
     }
-    yield from (code for code, wrong in found.items() if wrong)
-    if reply.warnings and not any(found.values()):
+    yield from (code for code, is_wrong in wrong.items() if is_wrong)
+    if reply.warnings and not any(wrong.values()):
         yield "other"

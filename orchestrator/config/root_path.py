@@ -5,8 +5,8 @@ import re
 #: The api's own paths. None of them may be taken for one behind ROOT_PATH, nor the other way round: a request may come
 #: with ROOT_PATH or without.
 OWN = tuple(
-    "/api/agents /api/breaker /api/health /api/livekit /api/nodes /api/pool /api/session /api/sessions /api/status "
-    "/api/token /assets /docs /favicon.svg /livez /metrics /openapi.json /readyz /status /web".split()
+    "/api/agents /api/breaker /api/health /api/livekit /api/nodes /api/pool /api/reasons /api/session /api/sessions "
+    "/api/status /api/token /assets /docs /favicon.svg /livez /metrics /openapi.json /readyz /status /web".split()
 )
 _MOST = 200
 

@@ -31,7 +31,7 @@ class CleanUp:
                 return []
             ended, self._suspects = await refill.end_stale(self._store, self._suspects)
             await self._forget_vanished_nodes()
-            if wrong := await self._store.recount():
+            if wrong := await self._store.recount_nodes():
                 log.info("%d entries of the nodes' lists were wrong", wrong)
             self._looked_at = self._clock.monotonic()
         return ended

@@ -56,6 +56,7 @@ class HeadroomReport:
     async def report(self) -> None:
         """Say whether there is room for one more agent; where there is, the waiting line is served."""
         before, now = self._headroom.shortage, self._headroom.look()
-        await self._store.memory(self._node, now, hold_seconds=int(3 * MEMORY_SECONDS))
+        await self._store.report_memory(self._node, now, hold_seconds=int(3 * MEMORY_SECONDS))
+        await self._store.admit_waiting()
         if before and not now:
             self._refill()

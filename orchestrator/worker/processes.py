@@ -62,7 +62,7 @@ class Processes:
             # One that is not claimed yet has its own deadline.
             if agent.node == self._settings.node_id and agent.id not in known and (agent.spawned_at or agent.pid):
                 cause = because("process_gone") if agent.pid else because("worker_died")
-                await self._store.exited(agent.id, cause)
+                await self._store.record_exit(agent.id, cause)
         strangers = {}
         for process in living:
             self._logs.follow(process.agent_id)

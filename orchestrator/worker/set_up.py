@@ -55,7 +55,7 @@ class SetUp:
 
     async def _agree(self) -> None:
         try:
-            await self._store.agree()
+            await self._store.check_schema()
         except SchemaMismatch as failure:
             log.critical("this node cannot run: %s", failure.detail)
             self._end_process(CANNOT_RUN)

@@ -38,7 +38,8 @@ class Guard:
         files = ", ".join(dict.fromkeys(f"`{change.file.removeprefix('orchestrator/')}`" for change in self.changes))
         file, _, name = self.test.removeprefix("tests/").partition("::")
         function, bracket, case = name.partition("[")
-        return f"| {self.name} | {files} | `{file}` {function.removeprefix('test_').replace('_', ' ')}{bracket and ' ['}{case} |"
+        step = self.environment.get("STEP", "").replace("_", " ")
+        return f"| {self.name} | {files} | `{file}` {step or function.removeprefix('test_').replace('_', ' ')}{bracket and ' ['}{case} |"
 
 
 def guard(name: str, test: str, *changes: tuple[str, str, str], **environment: str) -> Guard:
@@ -47,7 +48,7 @@ def guard(name: str, test: str, *changes: tuple[str, str, str], **environment: s
 
 
 HOST, CHILDREN = "orchestrator/host/host.py", "orchestrator/host/children.py"
-WORKER, RUNTIME = "orchestrator/worker", "agents/runtime.py"
+WORKER, RUNTIME, SERVED = "orchestrator/worker", "agents/runtime.py", "agents/served_session.py"
 PROCESSES = f"{WORKER}/processes.py"
 PROCESS, FOLDER, PRELOAD = (
     "orchestrator/machine/process.py",
@@ -55,15 +56,19 @@ PROCESS, FOLDER, PRELOAD = (
     "orchestrator/host/preload.py",
 )
 LUA = "orchestrator/store/lua"
-LIB, DUE, ASSIGN = f"{LUA}/lib", f"{LUA}/deadlines_due.lua", f"{LUA}/assign.lua"
+LIB, DUE, ASSIGN = f"{LUA}/lib", f"{LUA}/process_deadlines.lua", f"{LUA}/assign.lua"
 ACCESS, PROGRAMS = "orchestrator/api/access.py", "orchestrator/node/programs.py"
 PRIVATE = "orchestrator/machine/private.py"
 ROOMS, CONF, SHIPPER = "orchestrator/livekit/rooms.py", "supervisord.conf", "orchestrator/worker/log_shipper.py"
-UNKNOWN_EXITED = (PROCESSES, "                await self._store.exited(agent.id, cause)\n", "                pass\n")
+UNKNOWN_EXITED = (
+    PROCESSES,
+    "                await self._store.record_exit(agent.id, cause)\n",
+    "                pass\n",
+)
 PROMOTE = (
     f"{LIB}/closing.lua",
-    "  close_session(id, to, reason)\n  admit_from_queue()\n",
-    "  close_session(id, to, reason)\n",
+    "  close_session(id, to, why)\n  admit_from_queue()\n",
+    "  close_session(id, to, why)\n",
 )
 NO_DEATHS = (HOST, '"deaths": [encode(death) for death in self._children.deaths.values()],', '"deaths": [],')
 NO_CHECK = (f"{WORKER}/checks.py", "            if finding.fault is not None:\n", "            if False:\n")
@@ -98,7 +103,7 @@ GUARDS = (
     guard(
         "few errors are told",
         "integration/test_gate.py::test_errors_are_few_and_short",
-        ("orchestrator/api/problems.py", "for row in found[:ERRORS]]", "for row in found]"),
+        ("orchestrator/api/problems.py", "for row in rows[:ERRORS]]", "for row in rows]"),
     ),
     guard(
         "no header forges a key of ours",
@@ -187,7 +192,7 @@ GUARDS = (
         "shrinking takes from the pool only",
         "chaos/test_capacity.py::test_a_storm_of_starts_while_the_pool_is_resized",
         (
-            f"{LUA}/pool_surplus.lua",
+            f"{LUA}/retire_surplus.lua",
             "redis.call('SINTER', 'pool:ready', 'pool:stale')[1] or agent_above_share(want)",
             "redis.call('SRANDMEMBER', 'agents')",
         ),
@@ -208,13 +213,13 @@ GUARDS = (
     ),
     guard(
         "who is not warm any more is out of the pool",
-        "chaos/test_model.py::test_the_promises_hold_whatever_happens",
+        "integration/test_model.py::test_the_promises_hold_whatever_happens",
         (f"{LIB}/lists.lua", "else redis.call('SREM', set, id) end\n", "else redis.call('EXISTS', set) end\n"),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
         "a silent agent is not handed out",
-        "chaos/test_model.py::test_the_promises_hold_whatever_happens",
+        "integration/test_model.py::test_the_promises_hold_whatever_happens",
         (
             f"{LIB}/take_warm.lua",
             "if fields[1] == 'ready' and silence <=",
@@ -224,19 +229,19 @@ GUARDS = (
     ),
     guard(
         "every wait has its deadline",
-        "chaos/test_model.py::test_the_promises_hold_whatever_happens",
+        "integration/test_model.py::test_the_promises_hold_whatever_happens",
         (f"{LIB}/enter.lua", "      set(deadline.kind, id, ms)\n", ""),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
         "a session has one agent at a time",
-        "chaos/test_model.py::test_the_promises_hold_whatever_happens",
+        "integration/test_model.py::test_the_promises_hold_whatever_happens",
         (f"{LIB}/takeover.lua", "  if fields[1] ~= agent or (fields[2]", "  if (fields[2]"),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
         "a place that is free is the line's",
-        "chaos/test_model.py::test_the_promises_hold_whatever_happens",
+        "integration/test_model.py::test_the_promises_hold_whatever_happens",
         PROMOTE,
         HYPOTHESIS_PROFILE="guard",
     ),
@@ -415,9 +420,10 @@ GUARDS = (
     ),
     guard(
         "no agent is given what is not for agents",
-        "e2e/test_threats.py::test_secrets_are_where_they_are_needed_and_nowhere_else",
+        "e2e/test_access.py::test_operators_have_what_they_need_and_strangers_get_nothing",
         ("orchestrator/host/host.py", "        forget_the_rest(settings)\n", ""),
         (PROGRAMS, "    names = set(NEEDS[program])\n", "    names = set(environment)\n"),
+        STEP="secrets_are_where_they_are_needed_and_nowhere_else",
     ),
     guard(
         "Compose has no secret that everybody knows",
@@ -432,8 +438,8 @@ GUARDS = (
     guard(
         "secrets that somebody else could have written are not read",
         "unit/test_private.py::test_secrets_that_may_be_somebody_elses_are_nobodys_word",
-        (PRIVATE, "    _check_owner(path, found)\n    if not stat.S_ISREG", "    if not stat.S_ISREG"),
-        (PRIVATE, "        _check_owner(path, found)\n        if found.st_mode & 0o077:\n", "        if False:\n"),
+        (PRIVATE, "    _check_owner(path, status)\n    if not stat.S_ISREG", "    if not stat.S_ISREG"),
+        (PRIVATE, "        _check_owner(path, status)\n        if status.st_mode & 0o077:\n", "        if False:\n"),
     ),
     guard(
         "a folder that somebody else could have filled is no node's",
@@ -442,8 +448,9 @@ GUARDS = (
     ),
     guard(
         "each program of a node has its own secrets and no other",
-        "e2e/test_threats.py::test_each_program_was_started_with_its_own_secrets_and_no_other",
+        "e2e/test_access.py::test_operators_have_what_they_need_and_strangers_get_nothing",
         (PROGRAMS, "    names = set(NEEDS[program])\n", "    names = set(environment)\n"),
+        STEP="each_program_was_started_with_its_own_secrets_and_no_other",
     ),
     guard(
         "supervisord's environment has no secret",
@@ -476,12 +483,13 @@ GUARDS = (
     ),
     guard(
         "an api that stops ends its streams",
-        "e2e/test_threats.py::test_a_stop_with_open_streams_waits_for_none",
+        "e2e/test_access.py::test_operators_have_what_they_need_and_strangers_get_nothing",
         (
             "orchestrator/api/lifecycle.py",
             "            with _on_stop_signal(feed.close):\n",
             "            with contextlib.nullcontext():\n",
         ),
+        STEP="a_stop_with_open_streams_waits_for_none",
     ),
     guard(
         "rooms are kept as long as we wait",
@@ -491,23 +499,27 @@ GUARDS = (
     # Takeover
     guard(
         "a death is told at once",
-        "chaos/test_takeover.py::test_a_killed_agent_is_heard_again_within_two_seconds",
+        "e2e/test_sessions.py::test_sessions_from_their_start_to_their_end",
         (CHILDREN, "        self._on_death(death)\n", "        pass\n"),
+        STEP="a_killed_agent_is_replaced_and_heard_again",
     ),
     guard(
         "an agent that is silent is given up",
-        "chaos/test_takeover.py::test_a_hung_agent_is_heard_again_within_ten_seconds",
+        "e2e/test_sessions.py::test_sessions_from_their_start_to_their_end",
         NO_SILENCE,
+        STEP="agents_that_serve_no_more_are_replaced_and_heard_again",
     ),
     guard(
         "takeovers have an end",
-        "chaos/test_takeover.py::test_the_third_death_ends_the_call_with_the_last_cause",
+        "e2e/test_sessions.py::test_sessions_from_their_start_to_their_end",
         (f"{LIB}/takeover.lua", "  elseif count > max then\n", "  elseif false then\n"),
+        STEP="the_third_death_ends_the_call_with_the_last_cause",
     ),
     guard(
         "the conversation is handed over",
-        "chaos/test_takeover.py::test_the_next_voice_knows_the_users_name_and_what_was_said",
+        "e2e/test_voice.py::test_people_talk_with_agents",
         (f"{LIB}/inbox.lua", "table.concat(turns, ',')", "''"),
+        STEP="the_next_voice_knows_the_users_name_and_what_was_said",
     ),
     # Survival
     guard(
@@ -592,8 +604,9 @@ GUARDS = (
     ),
     guard(
         "the call of an agent that must go goes on with another node's",
-        "chaos/test_nodes.py::test_one_whose_main_process_is_killed_hands_its_calls_over",
-        (RUNTIME, "context.stop(stop.result())", "context.leave(stop.result())"),
+        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
+        (RUNTIME, "served.context.stop(stop.result())", "served.context.leave(stop.result())"),
+        STEP="one_whose_main_process_is_killed_hands_its_calls_over",
     ),
     guard(
         "a connection that was idle while Redis restarted is not handed out",
@@ -622,7 +635,7 @@ GUARDS = (
     guard(
         "whatever ends beside a call hands it over",
         "unit/test_runtime.py::test_an_entrypoint_whose_inner_task_is_cancelled_is_not_silent",
-        ("agents/watched.py", "ends and not task.cancelled()", "ends"),
+        ("agents/watched_tasks.py", "ends and not task.cancelled()", "ends"),
     ),
     guard(
         "a module keeps what it has opened",
@@ -732,7 +745,7 @@ GUARDS = (
     guard(
         "a log is bounded in bytes",
         "integration/test_forgetting.py::test_a_log_is_bounded_in_lines_and_bytes",
-        (f"{LUA}/log_append.lua", "(bytes > most_bytes and kept > 1)", "false"),
+        (f"{LUA}/append_logs.lua", "(bytes > most_bytes and kept > 1)", "false"),
     ),
     # LiveKit
     guard(
@@ -743,12 +756,12 @@ GUARDS = (
     guard(
         "an answer and a hang-up are seen when they happen",
         "unit/test_presence.py::test_an_agent_waits_until_the_phone_is_answered",
-        ("agents/context.py", '        room.on("participant_attributes_changed", self.look)\n', ""),
+        ("agents/context.py", '        room.on("participant_attributes_changed", self.update_presence)\n', ""),
     ),
     guard(
         "what LiveKit refuses every agent costs one",
         "integration/test_joining.py::test_what_every_agent_would_be_refused_ends_the_session_at_once",
-        (RUNTIME, "        elif refusal.permanent:\n", "        elif False:\n"),
+        (SERVED, "        elif refusal.permanent:\n", "        elif False:\n"),
     ),
     guard(
         "a room that LiveKit does not make is made",
@@ -769,7 +782,7 @@ GUARDS = (
         "a node that is put back ends no call",
         "integration/test_nodes.py::test_a_node_that_is_put_back_ends_no_call_however_often",
         (
-            f"{LUA}/node_undrain.lua",
+            f"{LUA}/undrain_node.lua",
             "redis.call('ZREM', 'deadlines', 'goodbye|' .. id) == 1",
             "redis.call('ZSCORE', 'deadlines', 'goodbye|' .. id)",
         ),
@@ -777,7 +790,7 @@ GUARDS = (
     guard(
         "a node that came back keeps its queue",
         "integration/test_nodes.py::test_a_node_that_came_back_is_not_forgotten",
-        (f"{LUA}/node_forget.lua", "redis.call('EXISTS', key) == 1", "false"),
+        (f"{LUA}/forget_node.lua", "redis.call('EXISTS', key) == 1", "false"),
     ),
     guard(
         "a LiveKit that hangs is noticed",
@@ -796,7 +809,7 @@ GUARDS = (
     guard(
         "an agent tries again to join",
         "chaos/test_livekit.py::test_an_agent_that_cannot_join_yet_tries_until_it_can",
-        (RUNTIME, "retry=retry_if_exception_type(rtc.ConnectError)", "retry=retry_if_exception_type(KeyError)"),
+        (SERVED, "retry=retry_if_exception_type(rtc.ConnectError)", "retry=retry_if_exception_type(KeyError)"),
     ),
     guard(
         "while LiveKit is away nobody is replaced for not joining",
@@ -819,7 +832,7 @@ GUARDS = (
     # Drain, reload
     guard(
         "the drain waits for the calls",
-        "chaos/test_drain.py::test_calls_are_heard_until_the_drain_is_over",
+        "e2e/test_drain.py::test_calls_are_heard_until_the_drain_is_over",
         ("orchestrator/node/drain.py", "while calls and time.monotonic() < deadline:", "while False:"),
     ),
     guard(
@@ -844,13 +857,15 @@ GUARDS = (
     ),
     guard(
         "a caller does not read or drive the agent's session",
-        "e2e/test_voice.py::test_a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
+        "e2e/test_voice.py::test_people_talk_with_agents",
         ("agents/voice.py", ", session_host=False", ""),
+        STEP="a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
     ),
     guard(
         "typed words are not taken unless that is wanted",
-        "e2e/test_voice.py::test_a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
+        "e2e/test_voice.py::test_people_talk_with_agents",
         ("agents/voice.py", "text_input=_text_input()", "text_input=True"),
+        STEP="a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
     ),
     guard(
         "who waits for a drain or a reload waits on while Redis is away",
@@ -864,18 +879,19 @@ GUARDS = (
     guard(
         "the end of a call is recorded by the drain, or by the agent that is told to stop",
         "chaos/test_drain.py::test_without_a_drain_the_state_is_consistent_all_the_same",
-        (RUNTIME, "create_task(reports.end(outcome, reason))", "create_task(asyncio.sleep(0))"),
+        (SERVED, "create_task(self.reports.end(outcome, reason))", "create_task(asyncio.sleep(0))"),
         (DUE, "function on_timeout.goodbye(id)\n", "function on_timeout.goodbye(id)\n  if true then return end\n"),
     ),
     guard(
         "agents are told that the drain is nearly over",
-        "chaos/test_drain.py::test_the_voice_says_goodbye_before_its_node_stops",
+        "e2e/test_voice.py::test_people_talk_with_agents",
         (DUE, "cjson.encode({type = 'goodbye', seconds = left / 1000})", "cjson.encode({type = 'other'})"),
+        STEP="the_voice_says_goodbye_before_its_node_stops",
     ),
     guard(
         "warm agents of older code are replaced",
         "chaos/test_reload.py::test_new_code_comes_live_beside_a_call_on_the_old_code",
-        (f"{LUA}/pool_stale.lua", "if state == 'ready' or state == 'starting' then", "if false then"),
+        (f"{LUA}/mark_stale.lua", "if state == 'ready' or state == 'starting' then", "if false then"),
     ),
     guard(
         "new code is tried elsewhere first",
@@ -986,12 +1002,13 @@ GUARDS = (
     ),
     guard(
         "the status page writes out what a browser would obey in a text",
-        "e2e/test_status_page.py::test_controls_and_directions_of_strangers_are_written_out",
+        "e2e/test_status_page.py::test_the_status_page",
         (
             "orchestrator/web/dom.js",
             'const wanted = oneLine(String(value ?? ""));',
             'const wanted = String(value ?? "");',
         ),
+        STEP="controls_and_directions_of_strangers_are_written_out",
     ),
     guard(
         "the log of an agent is the admin's",
@@ -1155,7 +1172,7 @@ GUARDS = (
         (
             "orchestrator/pool/refill.py",
             "    ended, next_suspects = [], set()\n",
-            "    for agent in await store.agents():\n        await store.exited(agent.id, 'gone')\n"
+            "    for agent in await store.agents():\n        await store.record_exit(agent.id, 'gone')\n"
             "    ended, next_suspects = [], set()\n",
         ),
     ),
@@ -1226,7 +1243,7 @@ GUARDS = (
         "one look at LiveKit decides nothing",
         "integration/test_webhook.py::test_no_webhook_ends_a_call",
         (
-            f"{LUA}/session_look.lua",
+            f"{LUA}/reconcile_room.lua",
             "local first = contradicted_since(finding)",
             "local first = contradicted_since(finding) or NOW - 99999",
         ),
@@ -1234,17 +1251,21 @@ GUARDS = (
     guard(
         "what only LiveKit has said it may take back",
         "integration/test_webhook.py::test_a_user_whom_livekit_misses_twice_has_left",
-        (f"{LUA}/session_look.lua", "if not waits or contradicted_since('user_gone') then", "if not waits then"),
+        (f"{LUA}/reconcile_room.lua", "if not waits or contradicted_since('user_gone') then", "if not waits then"),
     ),
     guard(
         "a takeover is left alone",
         "integration/test_webhook.py::test_an_agent_that_is_not_in_the_room_is_replaced",
-        (f"{LUA}/session_look.lua", " and agent_state(agent) == 'running'", ""),
-        (f"{LUA}/session_look.lua", "(state == 'ready' or state == 'active') and get(key, 'agentId') == agent", "true"),
+        (f"{LUA}/reconcile_room.lua", " and agent_state(agent) == 'running'", ""),
+        (
+            f"{LUA}/reconcile_room.lua",
+            "(state == 'ready' or state == 'active') and get(key, 'agentId') == agent",
+            "true",
+        ),
     ),
     guard(
         "whoever looks has the next round, told or not",
-        "e2e/test_webhooks.py::test_a_call_goes_its_way_though_nobody_tells",
+        "chaos/test_untold.py::test_a_call_goes_its_way_though_nobody_tells",
         (DUE, "set_deadline_if_none('reconcile', '',", "local _ = math.max(0, 0,"),
     ),
     guard(
@@ -1260,49 +1281,53 @@ GUARDS = (
     # Several nodes
     guard(
         "a start goes to the node with the smallest load",
-        "chaos/test_nodes.py::test_each_has_its_share_and_starts_go_where_there_is_most_room",
+        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
         (f"{LIB}/take_warm.lua", "and 0 or 2) + load_of(node)", "and 0 or 2) - load_of(node)"),
+        STEP="each_has_its_share_and_starts_go_where_there_is_most_room",
     ),
     guard(
         "a user comes back to the node of the last time",
-        "chaos/test_nodes.py::test_a_user_comes_back_to_the_same_node",
+        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
         (f"{LIB}/take_warm.lua", "node.id == prefer and 0 or 2", "2"),
+        STEP="a_user_comes_back_to_the_same_node",
     ),
     guard(
         "calls that outlast a drain go on elsewhere",
-        "chaos/test_nodes.py::test_one_that_is_drained_hands_its_calls_over",
+        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
         NO_HANDOVER,
+        STEP="one_that_is_drained_hands_its_calls_over",
     ),
     guard(
         "whoever is left hears that a node is silent",
-        "chaos/test_nodes.py::test_one_that_vanishes_is_replaced_by_the_others",
+        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
         NO_SILENCE,
+        STEP="one_that_vanishes_is_replaced_by_the_others",
     ),
     guard(
         "a container that goes hands its calls to the one that stays",
-        "chaos/test_overlap.py::test_a_call_lives_through_a_deploy_and_the_pool_is_never_empty",
+        "e2e/test_deploy.py::test_a_call_lives_through_a_deploy_and_the_pool_is_never_empty",
         NO_HANDOVER,
     ),
     guard(
         "what this release writes the previous one reads",
-        "chaos/test_model.py::test_two_releases_share_a_redis_for_the_length_of_a_deploy",
+        "integration/test_model.py::test_two_releases_share_a_redis_for_the_length_of_a_deploy",
         (f"{LIB}/lists.lua", "if node and to.nodeSet and before ~= to.nodeSet then", "if false then"),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
         "an agent whose record is lost leaves the lists of its node",
         "integration/test_store.py::test_an_agent_whose_record_is_lost_leaves_the_lists_of_its_node",
-        (f"{LUA}/nodes_recount.lua", "if right[id] ~= node then", "if false then"),
+        (f"{LUA}/recount_nodes.lua", "if right[id] ~= node then", "if false then"),
     ),
     guard(
         "a node boots its own share",
         "integration/test_nodes.py::test_each_node_boots_its_share",
-        (f"{LUA}/pool_reserve.lua", "math.max(own, missing_agents(nodes) - others)", "missing_agents(nodes)"),
+        (f"{LUA}/reserve_agents.lua", "math.max(own, missing_agents(nodes) - others)", "missing_agents(nodes)"),
     ),
     guard(
         "nodes that are held back do not wake each other",
         "integration/test_nodes.py::test_nodes_that_are_held_back_do_not_wake_each_other",
-        (f"{LUA}/pool_reserve.lua", "if next_at and NOW < next_at then", "if false then"),
+        (f"{LUA}/reserve_agents.lua", "if next_at and NOW < next_at then", "if false then"),
     ),
     guard(
         "a node whose agents do not boot is left alone",
@@ -1332,7 +1357,7 @@ GUARDS = (
     guard(
         "a miss is booted where there is most room",
         "integration/test_nodes.py::test_a_miss_is_booted_where_there_is_most_room",
-        (f"{LUA}/agent_claim.lua", "if best and best ~= me then", "if false then"),
+        (f"{LUA}/claim_agent.lua", "if best and best ~= me then", "if false then"),
     ),
     guard(
         "what this release does not understand it leaves alone",
@@ -1370,12 +1395,12 @@ GUARDS = (
     ),
     guard(
         "what a caller sends is counted",
-        "e2e/test_incoming.py::test_a_caller_who_sends_more_than_an_agent_takes_ends_the_call",
+        "integration/test_incoming.py::test_a_caller_who_sends_more_than_an_agent_takes_ends_the_call",
         ("agents/incoming.py", "            loop.call_soon_threadsafe(_end, context)\n", "            pass\n"),
     ),
     guard(
         "one stream of a caller has a largest size",
-        "e2e/test_incoming.py::test_a_stream_that_unpacks_into_more_is_cut_and_a_chat_goes_on",
+        "integration/test_incoming.py::test_a_stream_that_unpacks_into_more_is_cut_and_a_chat_goes_on",
         (
             "agents/incoming.py",
             "data_stream=rtc.DataStreamOptions(max_payload_byte_length=STREAM_BYTES)",
@@ -1390,12 +1415,13 @@ GUARDS = (
     guard(
         "a warm agent that does not hear leaves the pool",
         "unit/test_runtime.py::test_a_warm_agent_that_beats_and_does_not_hear_goes",
-        (RUNTIME, "if deaf and not self._assigned.done():", "if False:"),
+        (RUNTIME, "if no_inbox and not self._assigned.done():", "if False:"),
     ),
     guard(
         "an agent whose event loop is blocked is silent",
-        "chaos/test_takeover.py::test_an_agent_that_lives_and_serves_no_more_is_heard_again_within_ten_seconds[block]",
+        "e2e/test_sessions.py::test_sessions_from_their_start_to_their_end",
         (DUE, "function on_timeout.beat(id)\n", "function on_timeout.beat(id)\n  if true then return end\n"),
+        STEP="agents_that_serve_no_more_are_replaced_and_heard_again",
     ),
     guard(
         "connections follow a failover",

@@ -18,7 +18,6 @@ from tests.support.pool import warm
 
 KEY, OTHER_KEY = "first-key-of-16-and-more", "second-key-of-16-and-more"
 #: What needs no credentials: platforms ask whether it lives, LiveKit signs what it sends, pages hold no data.
-#: They answer without credentials: they say nothing of any call. The words for callers are no secret.
 PUBLIC = {"/livez", "/readyz", "/api/livekit/webhook", "/api/reasons", "/", "/status"}
 
 

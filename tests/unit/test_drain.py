@@ -22,6 +22,8 @@ from tests.support.disk import full_disk
 from tests.support.drain_api import DrainApi, asleep
 from tests.support.processes import free_ports, poll, sleeper
 
+pytestmark = pytest.mark.thorough
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 POST = ("POST", "/api/nodes/n1/drain", "Bearer a-token-for-tests")
 GET = ("GET", "/api/nodes/n1", "Bearer a-token-for-tests")

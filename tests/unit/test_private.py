@@ -69,7 +69,7 @@ def _dangling(run: Path) -> None:
         (lambda run: _plant(run, 0o620), "(mode 0620)"),
         (_linked, "is a symbolic link: remove it"),
         (_dangling, "is a symbolic link: remove it"),
-        (_piped, "is no file: remove it"),
+        (_piped, "is no regular file: remove it"),
         pytest.param(lambda run: _give(_plant(run)), "belongs to", marks=needs_root),
         pytest.param(lambda run: (_linked(run), _give(run / "secrets.json")), "belongs to", marks=needs_root),
     ],
@@ -160,6 +160,7 @@ def test_a_volume_that_root_has_mounted_will_do(run: Path, monkeypatch: pytest.M
         private.check_folder(inside)
 
 
+@pytest.mark.thorough
 def test_up_refuses_it_before_anything_is_written(run: Path) -> None:
     planted = _plant(run).read_text()
     run.chmod(0o777)

@@ -117,7 +117,7 @@ class SessionReply(Reply):
     )
     reason_code: Code = None
     reason_params: Params = None
-    cause: str | None = Field(default=None, description="Why its last agent was replaced; told as `reason` is.")
+    cause: str | None = Field(default=None, description="Why its last agent was replaced, in the form of `reason`.")
     cause_code: Code = None
     cause_params: Params = None
     position: int | None = Field(default=None, description="While queued or starting: 1 is next.")

@@ -23,7 +23,7 @@ if started[1] and started[2] then
     return {'', words}
   end
 else
-  -- The host's word is on its way: agent_spawned.lua compares.
+  -- The host's word is on its way: record_spawn.lua compares.
   redis.call('HSET', 'agent:' .. id, 'pid', ARGV[2], 'lineage', lineage)
   redis.call('SET', 'agent:' .. id .. ':pid', ARGV[2])
 end

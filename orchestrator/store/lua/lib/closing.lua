@@ -16,18 +16,18 @@ end
 
 -- Move a live session to `ended` or `error`, retire its agent, and let its record expire. The next node that processes
 -- deadlines deletes its room, and again until that has worked.
-local function close_session(id, to, reason)
+local function close_session(id, to, why)
   local key = 'session:' .. id
   local keep = policy_expiry('session_keep_seconds')
   local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt', 'roomName', 'takeoverAt', 'client', 'network')
   if fields[5] then
-    enqueue_alert('takeover.failed', id .. '_' .. fields[5], {sessionId = id, reason = reason.text, reasonCode = reason.code})
+    enqueue_alert('takeover.failed', id .. '_' .. fields[5], {sessionId = id, reason = why.text, reasonCode = why.code})
     redis.call('HDEL', key, 'takeoverAt')
   end
   -- The log of the agent that did not boot says more.
-  local failed = BOOT_CODES[reason.code] and reason.params.agentId
-  move_session(id, to, reason_fields('reason', reason, unpack(failed and {'failedAgentId', failed} or {})))
-  if to == 'error' then count_failing_call(id, reason)
+  local failed = BOOT_CODES[why.code] and why.params.agentId
+  move_session(id, to, reason_fields('reason', why, unpack(failed and {'failedAgentId', failed} or {})))
+  if to == 'error' then count_failing_call(id, why)
   elseif not get(key, 'failing') and answered(id) then redis.call('DEL', 'pool:failing') end
   redis.call('DEL', key .. ':payload', key .. ':conversation')
   local addresses = {}
@@ -43,7 +43,7 @@ local function close_session(id, to, reason)
     redis.call('HSET', 'pool:stats', 'session_ms_mean', string.format('%.1f', mean * 0.9 + length * 0.1))
   end
   local agent = fields[2]
-  if agent and BUSY[agent_state(agent)] then retire(agent, reason) end
+  if agent and BUSY[agent_state(agent)] then retire(agent, why) end
   redis.call('EXPIRE', key, keep)
   redis.call('EXPIRE', key .. ':events', keep)
   -- A room that we did not name may have its next session already.
@@ -53,8 +53,8 @@ local function close_session(id, to, reason)
 end
 
 -- End a session; its place goes to the queue.
-local function end_session(id, to, reason)
-  close_session(id, to, reason)
+local function end_session(id, to, why)
+  close_session(id, to, why)
   admit_from_queue()
 end
 

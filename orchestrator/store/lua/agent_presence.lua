@@ -12,6 +12,6 @@ if get('session:' .. id, 'agentId') ~= ARGV[2] then illegal_move('session', id, 
 local state = session_state(id)
 if ARGV[3] == '1' then user_joined(id)
 elseif state == 'ready' or state == 'active' then user_left(id, ARGV[4] == '1') end
--- The agent has spoken: LiveKit has to contradict it anew (session_look.lua).
+-- The agent has spoken: LiveKit has to contradict it anew (reconcile_room.lua).
 redis.call('HDEL', 'session:' .. id, 'doubt')
 return 1

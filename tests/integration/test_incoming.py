@@ -13,6 +13,8 @@ from agents.context import AgentContext
 from orchestrator.reasons import Reason, because
 from tests.support import livekit
 
+pytestmark = pytest.mark.thorough
+
 CHUNK = 15_000
 MEGABYTE = 2**20
 

@@ -26,7 +26,7 @@
 -- Returns a list of {what, id, node}: what the caller has to do
 --       stop (agent id, node) | close (session id, '': delete its room, and take the deadline away) | refill
 --       room (session id, '': make its room)
---       look (session id, '') | reconcile: tell session_look.lua what LiveKit says of it, or of all
+--       look (session id, '') | reconcile: tell reconcile_room.lua what LiveKit says of it, or of all
 --       alert (alert id, '': queue its delivery, and take the deadline away)
 --
 -- deadlines zset, deadlines:looked string, livekit:down string, alert:{id} string, and what the moves touch

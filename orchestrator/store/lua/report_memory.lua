@@ -1,16 +1,16 @@
--- Say whether a node is short of memory, and serve the waiting line where there is room.
+-- Report whether a node is short of memory, and with that whether all nodes are.
 --
 -- KEYS  none
 -- ARGV  1 node id  2 '' or what is short of memory: no agent is to be started there  3 seconds for which that holds unless
 --       said again
--- Returns how many sessions are in line
+-- Returns 1
 --
--- node:{id}:short string, pool:memory_low string, nodes set, nodes:draining set, session:queued zset, session:{id} hash
--- include: nodes, queue
+-- node:{id}:short string, pool:memory_low string, nodes set, nodes:draining set, node:{id} hash
+-- include: nodes
 local me, shortage, hold = ARGV[1], ARGV[2], ARGV[3]
 if shortage ~= '' then redis.call('SET', 'node:' .. me .. ':short', shortage, 'EX', hold) else redis.call('DEL', 'node:' .. me .. ':short') end
--- While a node with room can boot agents, nobody waits for another's memory. Where none serves it is this
--- one's that counts.
+-- While a node with capacity can boot agents, no session waits for another's memory. Where no node is in service, this one's
+-- memory counts.
 local low = #nodes_in_service() == 0 and shortage or ''
 for _, node in ipairs(nodes_in_service()) do
   if has_capacity(node) then
@@ -19,5 +19,4 @@ for _, node in ipairs(nodes_in_service()) do
   end
 end
 if low ~= '' then redis.call('SET', 'pool:memory_low', low, 'EX', hold) else redis.call('DEL', 'pool:memory_low') end
-admit_from_queue()
-return redis.call('ZCARD', 'session:queued')
+return 1
