@@ -92,6 +92,7 @@ class AgentContext:
         self.goodbyes: list[Goodbye] = []
         room.on("participant_connected", self.look)
         room.on("participant_disconnected", self.look)
+        # guard: attributes-changed
         room.on("participant_attributes_changed", self.look)
         room.on("disconnected", self._on_disconnected)
         self.look()

@@ -39,6 +39,7 @@ async def follow(
         else:
             if now >= word.goodbye_at and not said:
                 said = True
+                # guard: parting-word
                 say_goodbye(max(0.0, word.over_at - now))
             left_at = (left_at or now) if _has_left(context) else None
             if now >= word.over_at or (left_at and now - left_at >= GONE_SECONDS):

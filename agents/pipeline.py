@@ -101,6 +101,7 @@ class Pipeline:
             self._ctx.log.warning("%s: it is tried again", trouble)
             return
         # LiveKit opens the stream of its hearing again after an error of the API, and after no other.
+        # guard: refusal-ends
         if for_good or (kind == "stt_error" and not isinstance(error.error, APIError)):
             self._trouble = trouble
             self._leave(for_good=for_good)
@@ -110,6 +111,7 @@ class Pipeline:
             self._trouble = trouble
 
     def _on_close(self, _: object) -> None:
+        # guard: pipeline-closed
         self._leave(for_good=False)
 
     def _on_speech(self, event: Any) -> None:
@@ -153,6 +155,7 @@ class Pipeline:
 
     def _on_agent(self, event: Any) -> None:
         if event.new_state == "speaking":
+            # guard: apologies
             self._spoken_to = False
 
     # What becomes of it

@@ -183,10 +183,12 @@ class Runtime:
             try:
                 state = await self._link.beat()
                 if not state:
+                    # guard: register-again
                     state = await self._register()
                 if state in {"", "stopping", "exited"}:
                     self._disowned()
                 deaf = self._deaf_since is not None and time.monotonic() - self._deaf_since > DEAF_SECONDS
+                # guard: deaf-agent
                 if deaf and not self._assigned.done():
                     self._broken("agent_error: the inbox cannot be read, though Redis answers")
             except OrchestratorError as failure:
@@ -258,6 +260,7 @@ class Runtime:
         reports = self._reports = Reports(self._link, context, self._settings.heartbeat_seconds / 5)
         if self._fault:
             context.hand_over(self._fault)
+        # guard: stop-hands-over
         self._stop.add_done_callback(lambda stop: context.stop(stop.result()))
         incoming.watch(context, self._settings.agent_data_mb)
         faults.hit("agent.before_join")
@@ -268,6 +271,7 @@ class Runtime:
         tasks.cancel()
         # Recorded first, or another agent would take the call over. Where Redis is away nobody does, and the user is
         # let go all the same.
+        # guard: end-reported
         ending = asyncio.create_task(reports.end(outcome, reason))
         await asyncio.wait([ending], timeout=LEAVE_SECONDS)
         with contextlib.suppress(Exception):
@@ -291,6 +295,7 @@ class Runtime:
         """Join the room. LiveKit may be away for a while: tries until the store gives this agent up. What LiveKit would
         refuse any agent ends the session."""
         async for attempt in AsyncRetrying(
+            # guard: join-retry
             retry=retry_if_exception_type(rtc.ConnectError),
             wait=wait_exponential_jitter(initial=0.2, max=3),
             before_sleep=lambda state: context.log.warning(
@@ -311,6 +316,7 @@ class Runtime:
             return
         if refusal.no_room:
             await reports.say(lambda: self._link.no_room(refusal.words))
+        # guard: permanent-refusal
         elif refusal.permanent:
             context.leave(f"join_refused: LiveKit refuses the agent: {refusal.words}", failed=True)
 

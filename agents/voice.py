@@ -45,6 +45,7 @@ def prewarm() -> None:
 
 def _offline_speech(*, hear: bool, speak: bool) -> None:
     """Load what is wanted of it. Raises ModuleNotFoundError with the mend where that is not installed."""
+    # guard: offline-only-where-used
     if not (hear or speak):
         return
     from agents.offline import plugins, speech  # noqa: F401, PLC0415 - only where they are used
@@ -106,7 +107,9 @@ async def entrypoint(ctx: AgentContext) -> None:
         try:
             # The user may come back after a lost connection: the runtime decides when they are gone.
             # The session's own door shows instructions, tools and the whole conversation to whoever is in the room.
+            # guard: typed-words
             options = RoomOptions(close_on_disconnect=False, text_input=_text_input())
+            # guard: session-host
             await session.start(VoiceAgent(ctx), room=ctx.room, room_options=options, session_host=False)
             await ctx.wait_for_user()
             if not chosen(LLM_PROVIDERS):

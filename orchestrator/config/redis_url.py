@@ -59,6 +59,8 @@ class Address:
             return found | {"path": self.path}
         found |= {"host": self.host, "port": self.port}
         if self.tls:
+            # guard: tls-hostname
+            # guard: tls-verify
             found |= {
                 "ssl_cert_reqs": "required" if self.verify else "none", "ssl_check_hostname": self.verify,
                 "ssl_ca_certs": self.ca_file, "ssl_certfile": self.cert_file, "ssl_keyfile": self.key_file,

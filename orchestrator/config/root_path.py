@@ -23,6 +23,7 @@ def parse_root_path(value: str) -> str:
         raise ValueError(f"at most {_MOST} letters, digits and . _ ~ - between single slashes make a path, as /voice")
     if {".", ".."} & set(value.split("/")):
         raise ValueError("no part of it may be . or .., which browsers resolve: write the path that they ask for")
+    # guard: own-paths
     for own in OWN:
         if f"{own}/".startswith(f"{value}/") or value.startswith(f"{own}/"):
             raise ValueError(f"the api itself has {own}: take another path, as /voice")

@@ -92,6 +92,7 @@ def bounded(seconds: float) -> Iterator[None]:
     """Die of SIGALRM when the body takes longer; the traceback of where it hangs goes to stderr first."""
     # By a signal and not by a thread: nothing here may start one.
     faulthandler.register(signal.SIGALRM, chain=True)
+    # guard: preload-timeout
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
@@ -120,6 +121,7 @@ class Deaths:
     @property
     def too_many(self) -> bool:
         """Whether it is better not to try again."""
+        # guard: preload-deaths
         return self._count() >= _DEATHS
 
     def _count(self) -> int:
@@ -170,6 +172,7 @@ class Trial:
     def verdict(self, status: int, folder: AgentFolder) -> str | None:
         """Return what went wrong, None when nothing did, by its status from wait()."""
         code = os.waitstatus_to_exitcode(status)
+        # guard: code-trial
         if code == _PASSED:
             folder.forget(TRIAL)
             return None

@@ -55,6 +55,7 @@ def _groups(root: Path, membership: Path) -> list[tuple[Path, tuple[str, str, st
         # In a container the path may be the one outside: then only the top is there, and it is the container's.
         parts = [part for part in path.split("/") if part not in {"", ".."}]
         for top in tops:
+            # guard: cgroup-memory
             found += [(top.joinpath(*parts[:depth]), names) for depth in range(len(parts) + 1)]
     return found
 

@@ -29,6 +29,7 @@ def load(path: Path) -> dict[str, str]:
     """
     # Neither followed nor waited for: a link or a pipe in its place is no file of ours.
     found = path.lstat()
+    # guard: private-owner
     _check_owner(path, found)
     if not stat.S_ISREG(found.st_mode):
         kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "no file"
@@ -36,7 +37,9 @@ def load(path: Path) -> dict[str, str]:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor) as file:
         found = os.fstat(descriptor)
+        # guard: private-file-owner
         _check_owner(path, found)
+        # guard: private-file-mode
         if found.st_mode & 0o077:
             raise Preflight(
                 f"{path} can be read or written by others (mode {stat.S_IMODE(found.st_mode):04o}): remove it, and new "

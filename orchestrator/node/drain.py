@@ -73,6 +73,7 @@ class Drain:
             if self._trouble:
                 who = f"{self._trouble}, so every agent that lives counts as a call. {who}"
             _say(f"Draining: {who} up to {self._settings.drain_seconds:g} s. Ctrl-C again stops now.")
+        # guard: drain-waits
         while calls and time.monotonic() < deadline:
             time.sleep(POLL)
             calls = self._left()
@@ -87,6 +88,7 @@ class Drain:
             self._trouble = self._trouble or failure.detail
             self._asked = False  # what Redis knew may be lost, and its deadline be later than ours
             self._speaker.say(parting.Word(self._over_at - self._settings.goodbye_seconds, self._over_at))
+            # guard: drain-counts-processes
             return self._living()
         self._speaker.take_back()
         # Of a Redis that has just come back nobody knows yet what it has missed.

@@ -64,6 +64,7 @@ def heard(run_dir: Path) -> Word | None:
         return None
     try:
         text = os.read(file, _SIZE).strip()
+        # guard: parting-of-another
         return Word(**json.loads(text)) if text and not _nobodys(file) else None
     except (OSError, ValueError, TypeError):
         return None

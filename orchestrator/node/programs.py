@@ -79,6 +79,7 @@ def shared(environment: Mapping[str, str]) -> dict[str, str]:
 def secrets_of(program: str, environment: Mapping[str, str], settings: NodeSettings) -> dict[str, str]:
     """Return what a program sees beside what is shared. Nothing that is not for agents is for their host, whatever
     AGENT_ENV says."""
+    # guard: program-secrets
     wanted = set(NEEDS[program])
     if program == HOST:
         wanted |= {name for name in for_agents(settings) if name.upper() not in SECRETS}
@@ -102,6 +103,7 @@ def hand_over(environment: Mapping[str, str], settings: NodeSettings) -> dict[st
     with os.fdopen(descriptor, "w", closefd=False) as file:
         json.dump(found, file)
     os.lseek(descriptor, 0, os.SEEK_SET)
+    # guard: supervisord-secrets
     return shared(environment) | {HANDED: str(descriptor)}
 
 

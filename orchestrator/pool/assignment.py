@@ -198,6 +198,7 @@ class Assigner:
         boot, session = await self._store.means()
         if state is SessionState.STARTING:
             return None if boot is None else boot * math.ceil(position / self._settings.spawn_concurrency)
+        # guard: wait-estimate
         return None if session is None else session * position / await self._max_sessions()
 
     async def _max_sessions(self) -> int:

@@ -42,6 +42,7 @@ class Headroom:
 
     def _memory(self) -> str:
         floor, free = self._settings.memory_headroom_mb, self._free_bytes()
+        # guard: memory-floor
         if not floor or free is None or free >= floor << 20:
             return ""
         return f"{free >> 20} MiB of memory are free, MEMORY_HEADROOM_MB is {floor}"

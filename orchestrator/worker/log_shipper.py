@@ -142,9 +142,11 @@ class LogShipper:
             await self._store.append_logs(agent_id, shipped, self._keep, offset + end)
         file.offset, file.skipping = offset + end, skipping
         file.dropped_lines, file.dropped_bytes = dropped_lines, dropped_bytes
+        # guard: ship-rate
         file.lines = max(0.0, file.lines - len(lines))
 
 
 def _clean(line: bytes) -> str:
     """Return a line as text that is one line wherever it is shown, and no longer than LINE."""
+    # guard: shipped-line
     return _CONTROL.sub("", _ESCAPE.sub("", line[:_LINE_BYTES].decode(errors="replace")))[:LINE]

@@ -79,6 +79,7 @@ class Reconciler:
                     _, agent = await self._rooms.present(room)
                     if not agent:  # another program may serve our name
                         log.warning("a room that nobody serves is closed", extra={"room": room})
+                        # guard: close-unserved-room
                         await self._rooms.delete(room)
         except LiveKitUnavailable as failure:
             log.warning("rooms that nobody serves are not looked for: %s", failure.detail)
@@ -128,4 +129,5 @@ class Reconciler:
 
 def _to_delete(session: Session) -> bool:
     """Whether the room of a session is to be gone. In one of another's making others may go on without an agent."""
+    # guard: own-rooms
     return not session.live and re.fullmatch(ROOM_PATTERN, session.room_name) is not None

@@ -75,6 +75,7 @@ class SetUp:
             # No start is answered until the living have registered, so the cap holds.
             deadline = self._clock.monotonic() + REGISTER_SECONDS
             with contextlib.suppress(HostUnavailable):
+                # guard: wait-for-registrations
                 while self._clock.monotonic() < deadline and not await self._all_registered():
                     await self._clock.sleep(_LOOK_SECONDS)
         await self._before_starts()

@@ -16,8 +16,10 @@ if state ~= 'starting' then illegal_move('agent', id, state, 'ready') end
 -- Who the agent is says the agent host: its process is what is looked at, stopped and measured, with all below it.
 local lineage = table.concat(ARGV, ',', 2)
 local started = redis.call('HMGET', 'agent:' .. id, 'pid', 'startTicks')
+-- guard: host-process-id
 if started[1] and started[2] then
   local wrong = contradiction(started[1], lineage)
+  -- guard: agent-process
   if wrong then
     exit_agent(id, 'boot_error: ' .. wrong)
     return {'', wrong}

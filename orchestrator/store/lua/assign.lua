@@ -54,10 +54,12 @@ local user, waiting_id, room, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local address, amount, window, idempotency = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local job, dispatch, door, affinity = ARGV[10], ARGV[11], ARGV[12], ARGV[13] == '1'
 local network, per_address, waiting_per_address = ARGV[14], tonumber(ARGV[15]), tonumber(ARGV[16])
+-- guard: living-first
 if redis.call('EXISTS', 'policy', 'pool:target') < 2 then return {'unset', '', '', 0} end
 
 if idempotency ~= '' then
   local earlier = redis.call('HMGET', 'idempotency:' .. idempotency, 'fingerprint', 'session')
+  -- guard: idempotency-key
   if earlier[1] then return {earlier[1] == ARGV[9] and 'repeated' or 'reused', earlier[2], '', 0} end
 end
 
@@ -79,6 +81,7 @@ for _, session in ipairs(redis.call('SMEMBERS', 'user:sessions:' .. user)) do
     redis.call('SREM', 'user:sessions:' .. user, session)
   end
 end
+-- guard: sessions-per-user
 if held >= policy('sessions_per_user') then return {'existing', newest, '', 0} end
 
 local refusal, detail = service_refusal()
@@ -91,14 +94,17 @@ if job ~= '' then
 end
 local counted, may_wait = {}, true
 if address ~= '' and per_address + waiting_per_address > 0 then
+  -- guard: address-network
   counted = network ~= address and {{address, 1}, {network, NETWORK_SHARE}} or {{address, 1}}
   for _, each in ipairs(counted) do
     local live, waiting = sessions_of_address(each[1])
+    -- guard: sessions-per-address
     if per_address > 0 and live >= per_address * each[2] then return {'many', '', 'sessions', 0} end
     if waiting_per_address > 0 and waiting >= waiting_per_address * each[2] then may_wait = false end
   end
 end
 
+-- guard: memory-before-work
 require_redis_memory()
 local crowded = crowded_by()
 local agent, process
@@ -114,6 +120,7 @@ if not agent then
 end
 
 local bucket = 'arrivals:' .. math.floor(NOW / 10000)
+-- guard: arrivals
 redis.call('INCR', bucket)
 redis.call('EXPIRE', bucket, 180)
 local id = agent or waiting_id

@@ -37,6 +37,7 @@ redis.call('SET', 'deadlines:looked', NOW)
 -- Nobody has looked for a while: Redis or every node was away, and with them those who could have met a deadline. Or the
 -- clock was set. Either way that time does not count, or every wait would be over at once, or too long.
 local missed = NOW - looked
+-- guard: blind-time
 if math.abs(missed) > PAUSE_MS then
   local flat = redis.call('ZRANGE', 'deadlines', 0, -1, 'WITHSCORES')
   for i = 1, #flat, 2 do redis.call('ZADD', 'deadlines', tonumber(flat[i + 1]) + missed, flat[i]) end
@@ -49,15 +50,18 @@ local function live(id)
 end
 
 local on_timeout = {}
+-- guard: boot-timeout
 function on_timeout.boot(id)
   if agent_state(id) ~= 'starting' then return end
   if get('agent:' .. id, 'spawnedAt') then
     exit_agent(id, 'boot_timeout: not warm after ' .. seconds(policy_ms('boot_timeout_seconds')) .. ' s')
     stop(id)
   else
+    -- guard: boot-unclaimed
     exit_agent(id, 'unclaimed: no Celery worker took its spawn task')
   end
 end
+-- guard: heartbeat-timeout
 function on_timeout.beat(id)
   local state = agent_state(id)
   if state ~= 'ready' and state ~= 'assigned' and state ~= 'running' then return end
@@ -68,6 +72,7 @@ function on_timeout.beat(id)
     -- Its node would have told of its death: it lives, and its event loop or its way to Redis is blocked. A node that is
     -- late itself may have vanished, and its agents with it.
     local node = get('agent:' .. id, 'node')
+    -- guard: silent-fails
     if node and redis.call('PTTL', 'node:' .. node) >= LATE_NODE_MS then count_failing_call(session, cause, true) end
     replace_agent(session, id, cause)
   end
@@ -78,6 +83,7 @@ function on_timeout.stop(id)
   set_deadline('stop', id, 5000)
   stop(id)
 end
+-- guard: start-timeout
 function on_timeout.start(id)
   if session_state(id) ~= 'starting' then return end
   local cause = redis.call('GET', 'pool:boot_error')
@@ -89,6 +95,7 @@ function on_timeout.join(id)
   if session_state(id) ~= 'ready' or not agent then return end
   -- It is LiveKit that is away: another agent could not join either.
   local patience = policy_ms('join_timeout_seconds')
+  -- guard: livekit-down-join
   if redis.call('EXISTS', 'livekit:down') == 1 then return set_deadline('join', id, patience) end
   local cause = 'join_timeout: not in the room after ' .. seconds(patience) .. ' s'
   local state = agent_state(agent)
@@ -122,6 +129,7 @@ function on_timeout.max(id)
   end
 end
 function on_timeout.queue(id)
+  -- guard: queue-timeout
   if session_state(id) == 'queued' then
     end_session(id, 'error', 'queue_timeout: no room within ' .. seconds(policy_ms('queue_seconds')) .. ' s')
   end
@@ -136,11 +144,14 @@ function on_timeout.drain(node)
   for _, name in ipairs({'session:ready', 'session:active'}) do
     for _, id in ipairs(redis.call('SMEMBERS', name)) do
       local fields = redis.call('HMGET', 'session:' .. id, 'node', 'agentId')
+      -- guard: handover
+      -- guard: handover-capacity
       if fields[1] == node and policy('takeover') ~= 0 and can_serve_one_more() then
         if BUSY[agent_state(fields[2])] then retire(fields[2], HANDED_OVER) end
         replace_agent(id, fields[2], HANDED_OVER)
       elseif fields[1] == node then
         local left = tonumber(get('node:' .. node, 'goodbyeMs') or policy_ms('goodbye_seconds'))
+        -- guard: goodbye
         redis.call('RPUSH', 'agent:' .. fields[2] .. ':inbox', cjson.encode({type = 'goodbye', seconds = left / 1000}))
         set_deadline('goodbye', id, left)
         append_event(id, 'goodbye')
@@ -148,12 +159,14 @@ function on_timeout.drain(node)
     end
   end
 end
+-- guard: goodbye-timeout
 function on_timeout.goodbye(id)
   if live(id) then end_session(id, 'ended', 'the node is stopping') end
 end
 function on_timeout.refill() act('refill', '') end
 function on_timeout.close(id)
   if not session_state(id) then return end
+  -- guard: close-room
   set_deadline('close', id, 5000)
   act('close', id)
 end
@@ -178,5 +191,6 @@ for _, member in ipairs(due) do
   if on_timeout[kind] then on_timeout[kind](id) end
 end
 -- Whoever looks first has the next round: one node at a time, and not all houses of one LiveKit at once.
+-- guard: next-reconciliation
 set_deadline_if_none('reconcile', '', math.floor(policy_ms('reconcile_seconds') * (2 / 3 + NOW_US % 1000 / 1500)))
 return actions

@@ -9,6 +9,7 @@
 -- include: deadlines
 local node, key = ARGV[1], 'node:' .. ARGV[1]
 -- It may have come back since somebody saw that it was silent: its queue has tasks then.
+-- guard: forget-queue
 if ARGV[3] == '1' and redis.call('EXISTS', key) == 1 then return 0 end
 redis.call('SREM', 'nodes', node)
 redis.call('SREM', 'nodes:draining', node)

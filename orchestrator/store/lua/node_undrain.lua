@@ -16,6 +16,7 @@ redis.call('HDEL', 'node:' .. node, 'goodbyeMs')
 for _, name in ipairs({'session:ready', 'session:active'}) do
   for _, id in ipairs(redis.call('SMEMBERS', name)) do
     local fields = redis.call('HMGET', 'session:' .. id, 'node', 'agentId')
+    -- guard: undrain-goodbye
     if fields[1] == node and redis.call('ZREM', 'deadlines', 'goodbye|' .. id) == 1 then
       local inbox = 'agent:' .. fields[2] .. ':inbox'
       for _, text in ipairs(redis.call('LRANGE', inbox, 0, -1)) do

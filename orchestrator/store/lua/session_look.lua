@@ -43,10 +43,13 @@ end
 
 local finding
 -- Without an agent in the room it is starting, or being taken over: that has waits of its own.
+-- guard: takeover-agent
+-- guard: takeover-state
 local served = (state == 'ready' or state == 'active') and get(key, 'agentId') == agent and agent_state(agent) == 'running'
 local waits = redis.call('ZSCORE', 'deadlines', 'gone|' .. id)
 if served and user == 'gone' and state == 'active' then
   -- A wait that LiveKit's word alone has begun is looked at until its end: it may take that word back.
+  -- guard: livekit-takes-back
   if not waits or contradicted_since('user_gone') then finding = 'user_gone' end
 elseif served and user == 'there' then
   local joined = tonumber(get('agent:' .. agent, 'joinedAt') or get('agent:' .. agent, 'readyAt') or NOW)
@@ -58,6 +61,7 @@ if not finding then
   return ''
 end
 
+-- guard: second-look
 local first = contradicted_since(finding)
 -- LiveKit takes back what only it has said: that needs no second look.
 local withdrawn = finding == 'user_there' and waits and contradicted_since('user_gone')

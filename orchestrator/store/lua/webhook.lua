@@ -23,6 +23,7 @@ local ROUND_MS = 2000
 local result = 'recorded'
 if math.abs(NOW - tonumber(ARGV[4]) * 1000) > OLDEST_MS then
   result = 'stale'
+-- guard: webhook-once
 elseif not redis.call('SET', 'webhook:' .. id, '1', 'NX', 'EX', REMEMBER_S) then
   result = 'replayed'
 else

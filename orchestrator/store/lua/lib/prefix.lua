@@ -7,6 +7,7 @@ for name in string.gmatch('EXPIRE GET HDEL HGET HGETALL HINCRBY HMGET HSET HSETN
     .. 'LREM LTRIM PTTL RPUSH SADD SCARD SET SETRANGE SISMEMBER SMEMBERS SPOP SRANDMEMBER SREM XADD ZADD ZCARD '
     .. 'ZRANGE ZRANGEBYSCORE ZRANK ZREM ZSCORE', '%u+') do FIRST[name] = true end
 local redis = {call = function(name, key, ...)
+  -- guard: key-prefix
   if FIRST[name] then return server.call(name, PREFIX .. key, ...) end
   if KEYLESS[name] then return server.call(name) end
   if not MANY[name] then error({err = 'which arguments of ' .. name .. ' are keys is not known to REDIS_PREFIX'}) end
