@@ -45,7 +45,7 @@ def test_the_cap_holds_at_every_moment_of_a_rush(simulate: Simulate, nodes: int)
             queue_seconds=120,
         )  # fmt: skip
         await cluster.start()
-        watching = cluster.outside.start(promises.watch(cluster))
+        watching = cluster.outside.start(promises.Watch(cluster).run())
         calls = await asyncio.gather(*(cluster.begin(f"rush{number}") for number in range(starts)))
         began = [call for call in calls if call.session_id and call.state != "queued"]
         for call in began:
