@@ -36,7 +36,7 @@ class PoolSizing:
             self._refill()
 
     async def _room(self) -> int | None:
-        """Return for how many warm agents all nodes have memory; None when nobody knows."""
+        """Return for how many warm agents all nodes have memory; None when that is not known."""
         agents = await self._store.agents()
         health = await self._store.health([agent.id for agent in agents])
         sizes = [int(record["memory_bytes"]) for record in health if "memory_bytes" in record]

@@ -223,7 +223,7 @@ class Cluster:
     # Users
 
     async def begin(self, user: str, *, affinity: bool = False) -> Call:
-        """Start a session as a client does that tries again while nobody answers; returns what came of it."""
+        """Start a session as a client does that tries again while there is no answer; returns what came of it."""
         call = Call(user, self.world.now)
         self.calls.append(call)
         request = SessionRequest(user, {}, idempotency_key=f"{user}-{self.world.token(4)}", affinity=affinity)

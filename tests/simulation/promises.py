@@ -1,4 +1,4 @@
-"""What must be true of a cluster at every moment, and of one that nobody hurts any more."""
+"""What must be true of a cluster at every moment, and of one in which nothing fails any more."""
 
 import asyncio
 from collections import Counter

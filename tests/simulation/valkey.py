@@ -203,7 +203,7 @@ class Network:
         #: "" when all is well; `refuses`: every command fails at once; `silent`: after two seconds; `deaf`: it is
         #: carried out, and no answer comes.
         self.trouble = ""
-        #: Commands take no time, and nobody else has a turn in between.
+        #: Commands take no time, and no other process has a turn in between.
         self.instant = False
 
     async def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
