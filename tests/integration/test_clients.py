@@ -149,6 +149,7 @@ def test_one_that_does_not_answer_is_waited_for(capsys: pytest.CaptureFixture[st
 # TLS
 
 
+@pytest.mark.thorough
 def test_tls_is_checked_by_every_kind_alike(
     server: tuple[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +183,7 @@ def _each_kind(url: str) -> list[Exception | None]:
     return list(clients.try_each(Settings(redis_url=url)).values())
 
 
+@pytest.mark.thorough
 def test_tls_to_a_server_without_it_is_told(server: tuple[int, Path]) -> None:
     with pytest.raises(StoreUnavailable, match="if it speaks no TLS, write redis://"):
         refusal(f"rediss://:{quote(PASSWORD, safe='')}@127.0.0.1:{server[0]}/0")

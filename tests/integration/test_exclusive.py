@@ -106,6 +106,7 @@ def taken(url: str, *, mutant: bool) -> Counter[str]:
     return Counter(handed)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mutant", [False, True], ids=["atomic", "look-then-take"])
 def test_a_thousand_starts_take_a_thousand_agents(raw: redis.Redis, valkey_url: str, mutant: bool) -> None:
     raw.hset("policy", mapping=POLICY | {"heartbeat_timeout_seconds": 600})

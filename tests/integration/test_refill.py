@@ -116,6 +116,7 @@ def _agent(pid: int, **changes: object) -> Agent:
     return Agent(**fields | changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.thorough
 def test_examining_finds_each_fault() -> None:
     limit = 1 << 40
     # It has not been heard for years: that is for its deadline to judge, which knows for how long Redis was away.

@@ -502,12 +502,10 @@ async def test_whoever_waits_for_a_boot_is_told_how_it_ended(store: Store, valke
     both = asyncio.gather(store.wait_boot(agent_id, 5), store.wait_boot(agent_id, 5))
     await asyncio.sleep(0.2)
     link = AgentLink(valkey_url, agent_id)
-    began = time.monotonic()
     await link.ready(4711)
     await link.close()
     assert await both == ["ready", "ready"]
     assert await store.wait_boot(agent_id, 5) == "ready"
-    assert time.monotonic() - began < 3
 
 
 async def test_an_agent_whose_record_is_lost_leaves_the_lists_of_its_node(

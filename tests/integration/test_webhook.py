@@ -356,6 +356,7 @@ class House:
         return self.b.dump()
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(happens=st.lists(steps, max_size=30))
 @example(happens=[("webhook", "participant_left", 0, 0, 0), ("webhook", "room_finished", 1, 0, 2), ("time", 2_900)])

@@ -16,6 +16,8 @@ from orchestrator.node.configuration import Options
 from orchestrator.node.preflight import CONFIGURATION
 from tests.support.processes import marked, poll
 
+pytestmark = pytest.mark.thorough
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 NASTY = [
     "two words",

@@ -1,4 +1,4 @@
-"""What a node runs beside Celery: a periodic service keeps its pace and outlasts failures, and a stop ends everything."""
+"""What a node runs beside Celery: a periodic service keeps its pace and outlasts failures; a stop ends everything."""
 
 import asyncio
 import logging

@@ -22,6 +22,8 @@ from tests.support.disk import full_disk
 from tests.support.drain_api import DrainApi, asleep
 from tests.support.processes import alive, marked, poll
 
+pytestmark = pytest.mark.thorough
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOOD = "sleep 300"
 BAD = "/bin/sh -c 'echo first; echo the port is taken; echo; exit 3'"

@@ -14,6 +14,8 @@ from tests.support.processes import poll
 from tests.support.terminal import Terminal
 from tests.unit.test_supervise import BAD, GOOD, Supervised
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def supervised(tmp_path: Path) -> Iterator[Supervised]:

@@ -39,6 +39,8 @@ from tests.support.model import (
     previous_release,
 )
 
+pytestmark = pytest.mark.thorough
+
 _COMMON = settings(deadline=None, stateful_step_count=50, suppress_health_check=list(HealthCheck))
 PROFILES = {
     "ci": settings(_COMMON, max_examples=500, derandomize=True, database=None),
