@@ -65,7 +65,8 @@ if idempotency then
 end
 
 if address and ARGUMENTS.rateAmount then
-  local wait = rate_limited_with_network('rate', address, network or address, tonumber(ARGUMENTS.rateAmount), tonumber(ARGUMENTS.rateWindowMs))
+  local amount, window = tonumber(ARGUMENTS.rateAmount), tonumber(ARGUMENTS.rateWindowMs)
+  local wait = rate_limited_with_network('rate', address, network or address, amount, window)
   if wait then return {'limited', '', wait, 0} end
 end
 
@@ -94,7 +95,8 @@ if job then
 end
 local counted, may_wait = {}, true
 if address and address ~= '' and per_address + waiting_per_address > 0 then
-  counted = network and network ~= '' and network ~= address and {{address, 1}, {network, NETWORK_SHARE}} or {{address, 1}}
+  counted[1] = {address, 1}
+  if network and network ~= '' and network ~= address then counted[2] = {network, NETWORK_SHARE} end
   for _, each in ipairs(counted) do
     local live, waiting = sessions_of_address(each[1])
     if per_address > 0 and live >= per_address * each[2] then return {'many', '', 'sessions', 0} end

@@ -25,7 +25,8 @@ if next_at and booting > 0 then return {} end
 if redis.call('EXISTS', 'pool:proven') == 0 then most = math.min(most, UNPROVEN - booting) end
 if most <= 0 then return {} end
 local nodes = nodes_able_to_boot(ARGV[2] == '' and me or nil)
-local want, ready, starting, stale = pool_shares(nodes), count_by_node('pool:ready'), count_by_node('pool:starting'), count_by_node('pool:stale')
+local want, ready = pool_shares(nodes), count_by_node('pool:ready')
+local starting, stale = count_by_node('pool:starting'), count_by_node('pool:stale')
 local own, others = nil, 0
 for _, node in ipairs(nodes) do
   local id = node.id
