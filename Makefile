@@ -5,14 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := agents,offline
 
-# Most tests wait most of the time: two processes share them, file by file.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Most tests wait most of the time: more processes than there are cores share them, file by file.
+WORKERS := 3
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The first Python that is new enough, by any of its usual names.
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help up flower frontend image image-test test chaos fuzz guards check lint types format imports bench docs pictures lock outdated clean
+.PHONY: help up flower frontend image image-test test chaos fuzz guards check quick lint types format imports bench docs pictures lock outdated clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,8 +64,10 @@ image-test: $(VENV)/.installed-image ## Build the image, start it and the compos
 test: $(VENV)/.installed-dev ## Run the tests, on a real Valkey and a real LiveKit server
 	@$(PYTEST)
 
-chaos: $(VENV)/.installed-dev ## Hurt whole nodes for an hour: the long form of tests/chaos
-	@CHAOS_LONG=1 CHAOS_SECONDS=300 SOAK_SECONDS=600 HYPOTHESIS_PROFILE=nightly $(PYTEST) --timeout 3600 tests/chaos
+chaos: $(VENV)/.installed-dev ## Hurt whole nodes for an hour, every night, figures printed; 20,000 schedules in virtual time
+	@CHAOS_LONG=1 CHAOS_SECONDS=300 SOAK_SECONDS=600 HYPOTHESIS_PROFILE=nightly $(PYTEST) --timeout 3600 -rP \
+		--log-level INFO tests/chaos tests/integration/test_model.py
+	@SIMULATION_BATCHES=1000 $(BIN)/python -m pytest --numprocesses 2 --dist load --quiet tests/simulation/test_schedules.py
 
 fuzz: $(VENV)/.installed-dev ## Send 10,000 generated requests to the api, valid ones and others
 	@FUZZ_CASES=10000 $(BIN)/python -m pytest --timeout 3600 tests/integration/test_fuzz.py
@@ -72,8 +75,11 @@ fuzz: $(VENV)/.installed-dev ## Send 10,000 generated requests to the api, valid
 guards: $(VENV)/.installed-dev ## Take each guard away in a copy, and see its test fail: half an hour
 	@$(BIN)/python -m tests.guards
 
-check: lint types imports ## Lint, type-check, check the import rules, run the quick tests; warnings are errors
-	@$(PYTEST) --quiet tests/unit tests/integration
+check: $(VENV)/.installed-dev ## Lint, type-check, check the import rules, run the quick tests: a minute
+	@$(MAKE) --silent --jobs 4 --output-sync=target lint types imports quick
+
+quick: $(VENV)/.installed-dev
+	@$(PYTEST) --quiet --dist worksteal -o timeout_func_only=false --timeout 60 -m "not thorough" tests/integration tests/unit
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -94,7 +100,7 @@ docs: $(VENV)/.installed-dev ## Write those parts of the documents that repeat t
 	@$(BIN)/python -m tests.reference
 
 pictures: $(VENV)/.installed-dev ## Take the README's pictures, in Chromium on a real node
-	@PICTURES=docs/pictures $(BIN)/python -m pytest -n0 --quiet tests/e2e/test_pictures.py
+	@PICTURES=docs/pictures STEP=the_picture $(BIN)/python -m pytest -n0 --quiet tests/e2e/test_frontend.py -k talk
 
 # What is resolved is the same for every system and every Python from 3.11 on. setuptools builds the project itself.
 COMPILE = echo setuptools | $(BIN)/uv pip compile --quiet pyproject.toml - --universal --python-version 3.11 --no-header \

@@ -31,7 +31,7 @@ from livekit import rtc
 from livekit.rtc._ffi_client import FfiClient
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from agents import contract, incoming, parting
+from agents import contract, incoming, node_shutdown
 from agents.context import AgentContext, Goodbye, Turn
 from agents.contract import Entrypoint
 from agents.process import end_after, lineage, log_to_stderr
@@ -168,7 +168,7 @@ class Runtime:
             if not self._assigned.done():
                 self._request_stop(reason)
 
-        await parting.follow(self._run_dir, lambda: self._context, leave_warm, self._goodbyes.put_nowait)
+        await node_shutdown.follow(self._run_dir, lambda: self._context, leave_warm, self._goodbyes.put_nowait)
 
     def _broken(self, cause: str) -> None:
         """Go: this process lives, and serves no more."""

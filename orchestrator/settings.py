@@ -56,22 +56,18 @@ class Settings(AccessSettings, CallSettings):
     """Key that signs them: `whsec_` and base64. Needed when ALERT_WEBHOOK_URL is set."""
 
     @property
-    def policy(self) -> dict[str, int]:
-        """What the Lua scripts decide by, as the hash `policy` in Redis. Times are milliseconds."""
-        return super().policy | {"webhooks": int(self.alert_webhook_url is not None)}
+    def policy(self) -> dict[str, float]:
+        """The settings that the Lua scripts read, and whether they record alerts."""
+        return super().policy | {"alert_webhooks": float(self.alert_webhook_url is not None)}
 
     @property
     def serves(self) -> str:
-        """What the nodes that share one Redis must have in common, as JSON. The LiveKit key as its digest."""
-
-        def digest(text: str) -> str:
-            return hashlib.sha256(text.encode()).hexdigest()[:12]
-
+        """The settings that all nodes of one Redis must have in common, as JSON; of the LiveKit key only a digest."""
         return json.dumps({
             "AGENT_COMMAND" if self.agent_command else "AGENT_MODULE": self.agent_command or self.agent_module,
             "AGENT_NAME": self.agent_name,
-            "LIVEKIT_API_KEY": digest(self.livekit_api_key or ""),
-            "limits": digest(json.dumps(self.policy)),
+            "LIVEKIT_API_KEY": hashlib.sha256((self.livekit_api_key or "").encode()).hexdigest()[:12],
+            **{name.upper(): f"{value:g}" for name, value in self.policy.items()},
         })  # fmt: skip
 
     @model_validator(mode="after")

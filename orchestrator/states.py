@@ -34,10 +34,10 @@ class AgentState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A deadline that a state sets. Its length is that of some fields of the policy, and of a constant, together."""
+    """A deadline that a state sets: after the sum of some settings, all of them seconds, and of a constant."""
 
     kind: str
-    policy: tuple[str, ...] = ()
+    policy: tuple[str, ...] = ()  #: settings of the policy
     more_ms: int = 0
     keeps: bool = False  #: one that runs already stays as it is
     after: str | None = None  #: only in records that have this field
@@ -87,7 +87,7 @@ SESSION_ROWS: dict[SessionState, Row] = {
         moves=frozenset({S.STARTING, *_OVER}),
         begins=True,
         queue="session:queued",
-        deadlines=(Deadline("queue", ("queueMs",)),),
+        deadlines=(Deadline("queue", ("queue_seconds",)),),
         timestamp="createdAt",
     ),
     S.STARTING: Row(
@@ -95,7 +95,7 @@ SESSION_ROWS: dict[SessionState, Row] = {
         begins=True,
         sets=("session:starting",),
         queue="session:unbound",
-        deadlines=(Deadline("start", ("startMs",)),),
+        deadlines=(Deadline("start", ("start_timeout_seconds",)),),
         # The goodbye was for the lost agent, whose node stops; the next agent may be on another.
         clears=("queue", "join", "goodbye", "room"),
         forgets=("doubt", "refused", "agentId", "agentPid", "node"),
@@ -107,9 +107,9 @@ SESSION_ROWS: dict[SessionState, Row] = {
         begins=True,
         sets=("session:ready",),
         deadlines=(
-            Deadline("join", ("joinMs",)),
-            Deadline("user", ("userJoinMs",), keeps=True, before="activeAt"),
-            Deadline("gone", ("joinMs", "userGoneMs"), keeps=True, after="activeAt"),
+            Deadline("join", ("join_timeout_seconds",)),
+            Deadline("user", ("user_join_seconds",), keeps=True, before="activeAt"),
+            Deadline("gone", ("join_timeout_seconds", "user_gone_seconds"), keeps=True, after="activeAt"),
         ),
         clears=("start",),
         forgets=("doubt",),
@@ -121,7 +121,7 @@ SESSION_ROWS: dict[SessionState, Row] = {
         moves=frozenset({S.STARTING, *_OVER}),
         begins=True,
         sets=("session:active",),
-        deadlines=(Deadline("max", ("maxMs",), keeps=True, since="activeAt"),),
+        deadlines=(Deadline("max", ("max_session_seconds",), keeps=True, since="activeAt"),),
         # A call that goes on does not end because LiveKit has not confirmed its job.
         clears=("join", "user", "gone", "job"),
         forgets=("doubt",),
@@ -131,7 +131,7 @@ SESSION_ROWS: dict[SessionState, Row] = {
     S.ERROR: _session_end("total_errors"),
 }
 
-_BEAT = Deadline("beat", ("silentMs",))
+_BEAT = Deadline("beat", ("heartbeat_timeout_seconds",))
 AGENT_ROWS: dict[AgentState, Row] = {
     A.STARTING: Row(
         # STARTING -> ASSIGNED: a session was already waiting when the agent became ready.
@@ -169,7 +169,7 @@ AGENT_ROWS: dict[AgentState, Row] = {
         moves=frozenset({A.EXITED}),
         sets=("agents",),
         leaves=("pool:stale",),
-        deadlines=(Deadline("stop", ("stopMs",), more_ms=LEAVE_MS),),
+        deadlines=(Deadline("stop", ("stop_grace_seconds",), more_ms=LEAVE_MS),),
         clears=("boot", "beat"),
         timestamp="stoppingAt",
     ),

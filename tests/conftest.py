@@ -1,9 +1,11 @@
 """Fixtures that every ring of tests uses."""
 
 import os
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -21,6 +23,28 @@ def _bare_environment() -> None:
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+#: The programs that this process has started since the last test.
+_STARTED: list[str] = []
+
+
+def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen":
+        _STARTED.append(str(arguments[0] or arguments[1][0]))
+
+
+sys.addaudithook(_on_event)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_but_valkey(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that starts another process and is not marked for it: `make check` would take minutes."""
+    yield
+    started = [program for program in _STARTED if "valkey" not in program]
+    _STARTED.clear()
+    if request.path.parent.name in {"unit", "integration"} and not request.node.get_closest_marker("thorough"):
+        assert not started, f"a test that starts {started} is marked `thorough`"
 
 
 @pytest.fixture(autouse=True, scope="session")

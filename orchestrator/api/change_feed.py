@@ -62,7 +62,8 @@ class ChangeFeed:
         self._wake(*list(self._listeners))
 
     async def run(self) -> None:
-        """Listen to Redis until `close`. Cancellation is not enough: redis-py may treat it as a lost connection."""
+        """Listen to Redis until `close`, or until the task is cancelled."""
+        task = asyncio.current_task()
         last: str | None = None
         while not self.closed.is_set():
             try:
@@ -73,6 +74,8 @@ class ChangeFeed:
                 if sessions is not None:
                     self._wake(None, *sessions)
             except Exception as failure:  # the feed must outlast any failure
+                if task and task.cancelling():  # redis-py takes a cancellation for a lost connection
+                    raise asyncio.CancelledError from failure
                 if not isinstance(failure, StoreUnavailable):
                     log.exception("reading changes failed; trying again")
                 last = None

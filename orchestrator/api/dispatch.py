@@ -31,9 +31,9 @@ from orchestrator.errors import InvalidRequest, OrchestratorError, RoomTaken, St
 from orchestrator.livekit.agent_worker import WorkerConnection
 from orchestrator.livekit.jobs import Answer, JobOffer, Outcome, WorkerLoad
 from orchestrator.models import ROOM_PATTERN, Session, UserId
-from orchestrator.pool.assignment import Request, Started
+from orchestrator.pool.assignment import SessionRequest, Started
 from orchestrator.states import LIVE_SESSION_STATES, SessionState
-from orchestrator.store import Job as StoredJob
+from orchestrator.store import DispatchRef
 
 log = logging.getLogger("orchestrator.dispatch")
 
@@ -62,7 +62,7 @@ async def dispatching(services: Services) -> AsyncIterator[None]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(OrchestratorError):
-            await services.store.forget_door(dispatch.id)
+            await services.store.forget_registration(dispatch.id)
 
 
 class DispatchService:
@@ -135,12 +135,12 @@ class DispatchService:
     async def _start(self, job: JobOffer) -> Started:
         if self._services.feed.closed.is_set():
             raise OrchestratorError("the api is stopping")
-        request = Request(
+        request = SessionRequest(
             user_of(job.room),
             metadata_of(job.metadata),
             idempotency_key=_key(job),
             room=job.room,
-            job=StoredJob(job.id, job.dispatch_id, self._services.settings.node_id),
+            job=DispatchRef(job.id, job.dispatch_id, self._services.settings.node_id),
         )
         started = await self._services.assigner.start(request)
         if started.existing:
@@ -242,7 +242,7 @@ class DispatchService:
             "full": self._full,
             "error": registration.error,
         }
-        await self._store.record_door(self.id, fields, RECORD_TTL_SECONDS)
+        await self._store.record_registration(self.id, fields, RECORD_TTL_SECONDS)
 
 
 _WHY_NOT = {

@@ -24,7 +24,7 @@ _TEXT: dict[int | str, dict[str, Any]] = {
 
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response, responses=_TEXT)
 async def metrics(request: Request, services: ServicesDep) -> Response:
-    """Return everything that is measured, in Prometheus's text format or in OpenMetrics'.
+    """Return all metrics, in Prometheus's text format or in OpenMetrics.
 
     Unless the api is open, it needs an api key or the admin token.
     """

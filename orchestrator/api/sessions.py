@@ -5,8 +5,7 @@ import time
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
-from fastapi import Request as HttpRequest
+from fastapi import APIRouter, Query, Request, Response
 
 from orchestrator.api import caller_view
 from orchestrator.api.access import Caller, Role
@@ -37,7 +36,7 @@ from orchestrator.api.services import Services
 from orchestrator.errors import Forbidden, NotFound, Unauthorized, UserHasSession
 from orchestrator.logs import note
 from orchestrator.models import Agent, Session
-from orchestrator.pool.assignment import Request, Started
+from orchestrator.pool.assignment import SessionRequest, Started
 from orchestrator.states import SessionState
 from orchestrator.store import Store
 
@@ -74,7 +73,7 @@ _WAITING_EXAMPLE = {
         }
     },
 )
-async def start(body: StartRequest, request: HttpRequest) -> Response:
+async def start(body: StartRequest, request: Request) -> Response:
     """Take a warm agent for a user, or have one started, or queue the session. A user's live session is returned
     again.
 
@@ -91,7 +90,7 @@ async def start(body: StartRequest, request: HttpRequest) -> Response:
     trusted = caller.role is not Role.ANYBODY
     key = idempotency_key(request, trusted=trusted)
     started = await services.assigner.start(
-        Request(
+        SessionRequest(
             body.user_id, body.metadata, address.narrow, address.wide, key, trusted, affinity=body.affinity == "node"
         )
     )

@@ -17,8 +17,8 @@ from orchestrator.livekit.rooms import Rooms
 from orchestrator.machine import private
 from orchestrator.machine.memory import limit_bytes
 from orchestrator.node import clients, livekit_server, ports
+from orchestrator.node.preflight import needed_ports
 from orchestrator.node.secrets import generated
-from orchestrator.node.up import needed_ports
 from orchestrator.operations import invariants, sizing
 from orchestrator.settings import Settings
 from orchestrator.store import Store

@@ -7,6 +7,14 @@ from pydantic import Field, model_validator
 from orchestrator.config.fields import OptionalSeconds, Seconds
 from orchestrator.config.node import NodeSettings
 
+#: The settings that the Lua scripts decide by.
+POLICY = (
+    "max_sessions", "sessions_per_user", "queue_limit", "queue_seconds", "boot_timeout_seconds",
+    "start_timeout_seconds", "join_timeout_seconds", "user_join_seconds", "user_gone_seconds", "max_session_seconds",
+    "heartbeat_timeout_seconds", "stop_grace_seconds", "goodbye_seconds", "session_keep_seconds", "session_keep_count",
+    "takeover", "max_takeovers", "reconcile_seconds",
+)  # fmt: skip
+
 
 class CallSettings(NodeSettings):
     """The pool, the limits and the timeouts."""
@@ -74,24 +82,9 @@ class CallSettings(NodeSettings):
     """Log lines kept per agent."""
 
     @property
-    def policy(self) -> dict[str, int]:
-        """What the Lua scripts decide by, as the hash `policy` in Redis. Times are milliseconds."""
-
-        def ms(seconds: float) -> int:
-            return int(seconds * 1000)
-
-        return {
-            "maxSessions": self.max_sessions, "perUser": self.sessions_per_user,
-            "queueLimit": self.queue_limit, "queueMs": ms(self.queue_seconds),
-            "bootMs": ms(self.boot_timeout_seconds), "startMs": ms(self.start_timeout_seconds),
-            "joinMs": ms(self.join_timeout_seconds), "userJoinMs": ms(self.user_join_seconds),
-            "userGoneMs": ms(self.user_gone_seconds), "maxMs": ms(self.max_session_seconds),
-            "silentMs": ms(self.heartbeat_timeout_seconds), "stopMs": ms(self.stop_grace_seconds),
-            "goodbyeMs": ms(self.goodbye_seconds), "keepSeconds": max(1, int(self.session_keep_seconds)),
-            "keepCount": self.session_keep_count,
-            "takeover": int(self.takeover), "maxTakeovers": self.max_takeovers,
-            "reconcileMs": ms(self.reconcile_seconds),
-        }  # fmt: skip
+    def policy(self) -> dict[str, float]:
+        """The settings that the Lua scripts read from the hash `policy`, with their own names and units."""
+        return {name: float(getattr(self, name)) for name in POLICY}
 
     @property
     def agent_token_seconds(self) -> int:

@@ -1,7 +1,9 @@
-"""Tries each kind of client that a node has, before anybody is told that the node is up."""
+"""Checks that each of a node's Redis clients can connect, before the node counts as up."""
 
 import asyncio
+import json
 from collections.abc import Callable
+from dataclasses import replace
 
 from celery import Celery
 
@@ -15,24 +17,24 @@ from orchestrator.task_queue.app import Publisher, make_worker_app
 
 
 def refusal(settings: Settings) -> str | None:
-    """Return why Redis cannot be used as it is set, and what to do; None when every kind of client gets in.
+    """Return why a client cannot use Redis, and what to do; None if all can.
 
     Raises:
         StoreUnavailable: it does not answer.
     """
-    where = settings.redis
-    if found := examine(where):
-        return found
-    for name, failure in tried(settings).items():
+    address = settings.redis
+    if refused := examine(address):
+        return refused
+    for name, failure in try_each(settings).items():
         if isinstance(failure, SchemaMismatch):
             return failure.detail
         if failure:
-            return f"{name} does not get into Redis at {where}: {failure}"
+            return f"{name} cannot use Redis at {address}: {failure}"
     return None
 
 
-def tried(settings: Settings) -> dict[str, Exception | None]:
-    """Try each kind of client by itself; returns why it does not get in."""
+def try_each(settings: Settings) -> dict[str, Exception | None]:
+    """Connect with each client in turn; returns its failure, if any."""
     app, publisher = make_worker_app(settings, current=False), Publisher(settings.redis)
     kinds: dict[str, Callable[[], object]] = {
         "the store": lambda: asyncio.run(_store(settings)),
@@ -42,18 +44,18 @@ def tried(settings: Settings) -> dict[str, Exception | None]:
         "the Celery worker's results": app.backend.client.ping,
         "beat": app.redbeat_redis.ping,
     }
-    found: dict[str, Exception | None] = {}
+    failures: dict[str, Exception | None] = {}
     try:
         for name, check in kinds.items():
             try:
                 check()
-                found[name] = None
+                failures[name] = None
             except Exception as failure:  # each library has errors of its own
-                found[name] = failure
+                failures[name] = failure
     finally:
         publisher.close()
         app.close()
-    return found
+    return failures
 
 
 def _broker(app: Celery) -> None:
@@ -75,17 +77,17 @@ async def _agent(settings: Settings) -> None:
         await link.close()
 
 
-def company(settings: Settings) -> list[str]:
-    """Return, in words, who else uses this Redis without being a node of the same orchestrator."""
+def sharing_warnings(settings: Settings) -> list[str]:
+    """Return warnings about others that use this Redis and are no nodes of the same orchestrator."""
 
-    async def look() -> list[str]:
+    async def collect() -> list[str]:
         async with Store(settings.redis, name="up", keep_seconds=1) as store:
-            hashes = await store.nodes()
-            hashes.setdefault(settings.node_id, {})["serves"] = settings.serves
-            nodes = {name: Node.from_hash(name, fields) for name, fields in hashes.items()}
+            nodes = await store.nodes()
+            own = nodes.get(settings.node_id, Node(settings.node_id))
+            nodes[settings.node_id] = replace(own, serves=json.loads(settings.serves))
             return [*sharing.troubles(nodes), *sharing.traces(*await store.neighbours())]
 
     try:
-        return asyncio.run(look())
+        return asyncio.run(collect())
     except StoreUnavailable:
         return []

@@ -1,8 +1,8 @@
-"""supervisord's log files, on a disk that may be full: a line that cannot be kept is lost, and nothing else is.
+"""Log files of supervisord that survive a full disk: a line that cannot be written is lost, and nothing else fails.
 
-supervisord's own handlers print a traceback on the terminal for each line, keep what was not written in a buffer whose
-flush fails again when the file is closed, raise in the middle of a rotation, and do not start a program whose log
-cannot be opened; any of these costs more than the line.
+supervisord's own handlers print a traceback on the terminal for each line, keep the unwritten text in a buffer whose
+flush fails again when the file is closed, raise in the middle of a rotation, and refuse to start a program whose log
+cannot be opened.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any
 
 from supervisor import loggers
 
-#: What a disk says that takes nothing more.
+#: Errors of a disk that cannot be written to.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
@@ -31,7 +31,7 @@ class LogFile(loggers.RotatingFileHandler):  # type: ignore[misc] # supervisor h
             self.baseFilename, self._lost = path, True
 
     def emit(self, record: Any) -> None:
-        """Write a line. The file is opened again first where that, or a rotation, could not be done."""
+        """Write a line. If opening the file or rotating it failed before, open it first."""
         with contextlib.suppress(OSError, ValueError):
             if self._lost or self.stream.closed:
                 self.reopen()
@@ -39,7 +39,7 @@ class LogFile(loggers.RotatingFileHandler):  # type: ignore[misc] # supervisor h
             super().emit(record)
 
     def handleError(self) -> None:
-        """Lose the line."""
+        """Drop the line."""
 
     def close(self) -> None:
         """Close the file."""
@@ -56,7 +56,8 @@ def _handle_file(logger: Any, filename: str, fmt: str, rotating: bool = False, *
 
 
 def install() -> None:
-    """Have supervisord use these for its own log and for its programs'."""
+    """Make supervisord use these files for its own log and for its programs' logs."""
     loggers.handle_file = _handle_file
-    # Nothing is left in a buffer, to be tried again at the worst moment. supervisord opens log files by this name.
+    # Without a buffer nothing is left to be written, and to fail, when the file is closed. supervisord opens its log
+    # files with this function.
     loggers.open = partial(open, buffering=0)

@@ -1,4 +1,4 @@
-"""Whose terminal a node has, and how it is written to by a process that nothing may hold up or end."""
+"""The node's terminal: whether there is one, and how to write to it without being blocked or ended."""
 
 import contextlib
 import io
@@ -8,19 +8,18 @@ import signal
 import sys
 from typing import TextIO
 
-#: Bytes that a pipe which is writable takes without blocking (POSIX: PIPE_BUF).
-PIECE = 512 if sys.platform == "darwin" else 4096
+#: Bytes that a writable pipe takes without blocking (POSIX: PIPE_BUF).
+PIPE_BYTES = 512 if sys.platform == "darwin" else 4096
 
 
 def hangup_stops() -> bool:
-    """Return whether a SIGHUP means that this process's terminal was closed. To be asked at its start.
+    """Return whether a SIGHUP means that this process's terminal was closed. Call it at the start.
 
-    Not under nohup, which has it ignored, and not without a terminal: then it is no more than somebody's guess that
-    something is read again.
+    It does not under nohup, which ignores the signal, nor without a terminal: then somebody wants a reload.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return False
-    # One that was held back is of a terminal that is no longer there to be found.
+    # A pending one comes from a terminal that has already disappeared.
     return signal.SIGHUP in signal.sigpending() or _has_terminal()
 
 
@@ -33,10 +32,10 @@ def _has_terminal() -> bool:
 
 
 def unblocked(descriptor: int) -> int:
-    """Return a descriptor for what this one writes to; of a terminal one that does not block, whoever else uses it.
+    """Return a descriptor for the same output; for a terminal, a new one that does not block.
 
-    A terminal that counts as writable may have room for less than a line, and one that was stopped (Ctrl-S, a frozen
-    ssh) has none for as long as that lasts.
+    A terminal that counts as writable may have space for less than a line, and one that is stopped (Ctrl-S, a frozen
+    ssh) has none. The flag must not affect other programs that use the terminal.
     """
     with contextlib.suppress(OSError):
         if os.isatty(descriptor):
@@ -44,39 +43,39 @@ def unblocked(descriptor: int) -> int:
     return descriptor
 
 
-class Patient(io.TextIOBase):
-    """Text for whoever reads it: what is not taken at once is dropped, and a reader who has gone is no error."""
+class NonBlockingText(io.TextIOBase):
+    """A text stream that drops what is not taken at once. A reader who has gone is no error."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._named = stream.encoding
-        self._shown = stream.fileno()
-        self._descriptor = unblocked(self._shown)
+        self._encoding = stream.encoding
+        self._original = stream.fileno()
+        self._descriptor = unblocked(self._original)
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLOUT)
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """As the stream's in whose place it is."""
-        return self._named
+        """The encoding of the stream that this one replaces."""
+        return self._encoding
 
     def fileno(self) -> int:
-        """Return the descriptor of the stream in whose place it is."""
-        return self._shown
+        """Return the descriptor of the stream that this one replaces."""
+        return self._original
 
     def isatty(self) -> bool:
         """Return whether it is a terminal."""
-        return os.isatty(self._shown)
+        return os.isatty(self._original)
 
     def writable(self) -> bool:
         """Return True."""
         return True
 
     def write(self, text: str, /) -> int:
-        """Write what is taken now."""
-        data = text.encode(self._named, errors="replace")
+        """Write what is taken now, and drop the rest."""
+        data = text.encode(self._encoding, errors="replace")
         with contextlib.suppress(OSError):
-            for start in range(0, len(data), PIECE):
+            for start in range(0, len(data), PIPE_BYTES):
                 if not any(flags & select.POLLOUT for _, flags in self._poll.poll(0)):
                     break
-                os.write(self._descriptor, data[start : start + PIECE])
+                os.write(self._descriptor, data[start : start + PIPE_BYTES])
         return len(text)

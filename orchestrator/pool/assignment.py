@@ -1,4 +1,4 @@
-"""Starting a session: one atomic assignment, a last look at the process, an honest estimate for whoever must wait."""
+"""Starts sessions: one atomic assignment, a check that the agent's process is alive, an estimate of the wait."""
 
 import hashlib
 import json
@@ -23,18 +23,18 @@ from orchestrator.errors import (
 from orchestrator.models import new_id
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
-from orchestrator.store import Assignment, Job, Store
+from orchestrator.store import Assignment, DispatchRef, Store
 from orchestrator.store.constants import FOUND_DEAD
 
-#: Returns whether the process (node, pid, start ticks) may be alive: False only where it is surely not.
+#: Returns whether the process (node, pid, start ticks) may be alive; False only if it is certainly dead.
 MayLive = Callable[[str, int, int], bool]
 #: Returns the agent's LiveKit token for a room.
 MintAgentToken = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """Who wants a session. `address`, and the `network` it is of, is what limits count by, unless they are trusted."""
+class SessionRequest:
+    """A request for a session. The limits count by `address` and its `network`, unless the caller is trusted."""
 
     user_id: str
     metadata: Mapping[str, object]
@@ -42,15 +42,15 @@ class Request:
     network: str = ""
     idempotency_key: str = ""
     trusted: bool = False
-    room: str = ""  #: '' = one of our own
-    affinity: bool = False  #: by the node that served the user last, if that has a warm agent
-    job: Job | None = None  #: the LiveKit job that asks for it: it does not wait in line
+    room: str = ""  #: '' = a new room
+    affinity: bool = False  #: prefer a warm agent of the node that served the user last
+    job: DispatchRef | None = None  #: the LiveKit job that requests it; such a session does not wait in line
 
     @property
     def fingerprint(self) -> str:
-        """What the idempotency key stands for."""
-        told = json.dumps([self.user_id, self.metadata, *(["affinity"] if self.affinity else [])], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
+        """Digest of what two requests with one idempotency key must have in common."""
+        content = json.dumps([self.user_id, self.metadata, *(["affinity"] if self.affinity else [])], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +61,15 @@ class Started:
     status: SessionState
     prewarmed: bool
     existing: bool = False
-    repeated: bool = False  #: the same request was answered before
+    repeated: bool = False  #: the same request was already answered
     refill: bool = False  #: a refill must be queued
     spawn: bool = False  #: an agent must be spawned for it
     position: int | None = None  #: while it waits: 1 is next
-    estimated_wait: float | None = None  #: seconds, from what was measured; None before anything was
+    estimated_wait: float | None = None  #: seconds, from measurements; None if there are none yet
 
 
 class Assigner:
-    """Hands agents to users."""
+    """Assigns agents to users."""
 
     def __init__(self, store: Store, settings: Settings, mint: MintAgentToken, may_live: MayLive) -> None:
         self._store, self._settings = store, settings
@@ -77,43 +77,23 @@ class Assigner:
         self._rate_amount = settings.rate.amount
         self._rate_window_ms = settings.rate.get_expiry() * 1000
 
-    async def start(self, request: Request) -> Started:
-        """Start a session for a user; the same user with a live session gets that one again.
+    async def start(self, request: SessionRequest) -> Started:
+        """Start a session for a user. A user with a live session gets that one.
 
         Raises:
             RoomTaken: the room of a job has a session.
-            TooManySessions: of this address.
+            TooManySessions: this address has too many.
             RateLimited, AtCapacity, BootsFail, Draining: with the seconds to wait.
-            KeyReused: the idempotency key stands for another request.
+            KeyReused: the idempotency key belongs to another request.
             NotSetUp, StoreUnavailable: no node is up, or Redis does not answer.
         """
         began = time.perf_counter()
-        room = request.room or new_id("room")
-        payload = {
-            "type": "assign", "room": room, "token": self._mint(room), "userId": request.user_id,
-            "metadata": request.metadata,
-        }  # fmt: skip
-        result = await self._store.assign(
-            user_id=request.user_id,
-            waiting_id=new_id("session"),
-            room_name=room,
-            payload=json.dumps(payload),
-            address=request.address,
-            rate_amount=0 if request.trusted else self._rate_amount,
-            rate_window_ms=self._rate_window_ms,
-            idempotency_key=request.idempotency_key,
-            fingerprint=request.fingerprint if request.idempotency_key else "",
-            job=request.job,
-            affinity=request.affinity,
-            network=request.network,
-            per_address=0 if request.trusted else self._settings.sessions_per_address,
-            waiting_per_address=0 if request.trusted else self._settings.waiting_per_address,
-        )
+        result = await self._assign(request)
         match result.outcome:
             case "assigned":
                 started = await self._assigned(result)
                 if started.status is SessionState.READY:
-                    # What the caller waits for; by Redis's clock it takes no time.
+                    # The time that the caller waits: by Redis's clock an assignment takes none.
                     self._store.observe("start:hit", time.perf_counter() - began)
                 return started
             case "starting":
@@ -131,14 +111,37 @@ class Assigner:
             case _:
                 raise await self._refusal(result)
 
+    async def _assign(self, request: SessionRequest) -> Assignment:
+        room = request.room or new_id("room")
+        payload = {
+            "type": "assign", "room": room, "token": self._mint(room), "userId": request.user_id,
+            "metadata": request.metadata,
+        }  # fmt: skip
+        return await self._store.assign(
+            user_id=request.user_id,
+            waiting_id=new_id("session"),
+            room_name=room,
+            payload=json.dumps(payload),
+            address=request.address,
+            rate_amount=0 if request.trusted else self._rate_amount,
+            rate_window_ms=self._rate_window_ms,
+            idempotency_key=request.idempotency_key,
+            fingerprint=request.fingerprint if request.idempotency_key else "",
+            job=request.job,
+            affinity=request.affinity,
+            network=request.network,
+            per_address=0 if request.trusted else self._settings.sessions_per_address,
+            waiting_per_address=0 if request.trusted else self._settings.waiting_per_address,
+        )
+
     async def refusal(self) -> OrchestratorError | None:
-        """Return why a call by LiveKit's dispatch would get no agent now, by any node's door; None when it would."""
+        """Return why no node would give an agent to a dispatch from LiveKit now; None if one would."""
         capacity = await self._store.capacity("")
         if not capacity.refusal:
             return None
-        refused = await self._refusal(Assignment(capacity.refusal, "", capacity.detail, False))
-        refused.retry_after = refused.retry_after or 5
-        return refused
+        error = await self._refusal(Assignment(capacity.refusal, "", capacity.detail, False))
+        error.retry_after = error.retry_after or 5
+        return error
 
     async def _refusal(self, result: Assignment) -> OrchestratorError:  # noqa: PLR0911 - one line for each
         match result.outcome:
@@ -160,7 +163,7 @@ class Assigner:
                 length = self._settings.queue_limit
                 wait = await self.estimated_wait(SessionState.QUEUED, length + 1)
                 return AtCapacity(
-                    f"All {await self._most()} sessions are taken and {length} wait in line; try again later.",
+                    f"All {await self._max_sessions()} sessions are taken and {length} wait in line; try again later.",
                     retry_after=min(wait or 5, 60),
                 )
             case "broken":
@@ -184,32 +187,32 @@ class Assigner:
     async def _why_full(self, detail: str) -> str:
         match detail:
             case "sessions":
-                return f"All {await self._most()} sessions are taken."
+                return f"All {await self._max_sessions()} sessions are taken."
             case "line":
                 return "Others wait in line for a session."
             case shortage:
                 return f"No agent is started: {shortage}."
 
     async def estimated_wait(self, state: SessionState, position: int) -> float | None:
-        """Return the seconds until the session at a place gets its agent, from measured boots and session lengths."""
+        """Return the seconds until the session at a position gets its agent, from the mean boot and session lengths."""
         boot, session = await self._store.means()
         if state is SessionState.STARTING:
             return None if boot is None else boot * math.ceil(position / self._settings.spawn_concurrency)
-        return None if session is None else session * position / await self._most()
+        return None if session is None else session * position / await self._max_sessions()
 
-    async def _most(self) -> int:
+    async def _max_sessions(self) -> int:
         return max(1, (await self._store.capacity(self._settings.node_id)).most)
 
     async def _assigned(self, result: Assignment) -> Started:
         if self._may_live(result.node, result.pid, result.start_ticks):
             return Started(result.session_id, SessionState.READY, True, refill=result.refill)
-        # Killed a moment ago, and its death is not recorded yet.
+        # It was killed a moment ago, and its death has not been recorded yet.
         await self._store.record_exit(result.agent_id, FOUND_DEAD)
         await pass_over_the_dead(self._store, result.session_id, self._may_live)
         return await self._current(result.session_id)
 
     async def existing(self, session_id: str) -> Started:
-        """Return a session that is there already as the answer to a start. Raises `NotFound`."""
+        """Return an existing session as the answer to a start. Raises `NotFound`."""
         return await self._current(session_id, existing=True)
 
     async def _current(self, session_id: str, *, existing: bool = False, repeated: bool = False) -> Started:
@@ -227,7 +230,7 @@ class Assigner:
 
 
 async def pass_over_the_dead(store: Store, session_id: str, may_live: MayLive) -> None:
-    """Give a session that was just given an agent another one while that is surely dead: several may die at once."""
+    """Replace the agent that a session has just got while it is certainly dead: several may have died at once."""
     while (session := await store.session(session_id)) and session.status is SessionState.READY and session.agent_id:
         agent = await store.agent(session.agent_id)
         if agent is None or may_live(agent.node or "", agent.pid or 0, agent.start_ticks or 0):

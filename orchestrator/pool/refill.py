@@ -1,4 +1,4 @@
-"""Keeping records and reality together: refill, shrink, size, stale sessions."""
+"""The upkeep of the pool: its refill, its target, and sessions whose agent has disappeared."""
 
 import asyncio
 import logging
@@ -12,20 +12,23 @@ from orchestrator.store import Store
 
 log = logging.getLogger("orchestrator.pool")
 
-#: Boots one announced agent and returns when it is warm. Raises OrchestratorError with the cause.
+#: Boots an announced agent and returns when it is warm. Raises OrchestratorError with the cause.
 Boot = Callable[[str], Awaitable[None]]
 
-#: Stops an agent that has left the pool, wherever it lives.
+#: Stops an agent that has left the pool, on whichever node it runs.
 Stop = Callable[[str], Awaitable[None]]
 
-#: Agents announced by one refill at most; what is missing beyond them waits for the next.
+#: Most agents that one refill announces; the next refill announces the rest.
 REFILL_BATCH = 64
 
 
 async def refill(store: Store, node: str, boot: Boot, stop: Stop, *, refused: str = "") -> int:
-    """Bring the pool to its target: stop what is too much, boot what it lacks here; returns how many became warm.
+    """Bring the pool to its target: stop surplus agents, and boot this node's share of the missing ones.
 
     A failed boot waits for the next refill. `refused`: why this node can start none.
+
+    Returns:
+        How many agents became warm.
     """
     for agent_id in await store.retire_surplus():
         await stop(agent_id)
@@ -39,35 +42,39 @@ async def refill(store: Store, node: str, boot: Boot, stop: Stop, *, refused: st
     return sum(result is None for result in results)
 
 
-def wanted(arrivals: float, boot: float, *, least: int, most: int, room: int | None) -> tuple[int, str]:
-    """Return how many warm agents what arrives needs, and why in one sentence.
+def target_size(
+    arrivals: float, boot: float, *, pool_min: int, pool_max: int, memory_for: int | None
+) -> tuple[int, str]:
+    """Return how many warm agents the demand needs, and why in one sentence.
 
     Args:
-        arrivals: starts per second; `boot`: seconds until an agent is warm. Their product is how many start while
-            one boots: on average, so twice its root (arrivals are about Poisson) and one more are added.
-        least, most: the bounds that are set; `room`: agents for which there is memory, None = not known.
+        arrivals: starts per second.
+        boot: seconds until an agent is warm. Times `arrivals`, it is the mean number of starts during a boot; as starts
+            are about Poisson distributed, twice the root of it and one more are added.
+        pool_min, pool_max: the configured bounds.
+        memory_for: number of agents that fit into the memory, None if unknown.
     """
     mean = arrivals * boot
     need = math.ceil(mean + 2 * math.sqrt(mean)) + 1
-    ceiling = most if room is None else min(most, room)
-    target = max(min(need, ceiling), min(least, ceiling))
+    ceiling = pool_max if memory_for is None else min(pool_max, memory_for)
+    target = max(min(need, ceiling), min(pool_min, ceiling))
     why = f"{arrivals:.2f} starts/s times {boot:.2f} s to boot, with a margin, need {need}"
     if target < need:
-        bound = "memory" if room is not None and room < most else f"POOL_MAX={most}"
+        bound = "memory" if memory_for is not None and memory_for < pool_max else f"POOL_MAX={pool_max}"
         why += f"; {bound} allows {target}"
     elif target > need:
-        why += f"; POOL_MIN={least} keeps {target}"
+        why += f"; POOL_MIN={pool_min} keeps {target}"
     return target, why
 
 
 async def end_stale(store: Store, suspects: set[str]) -> tuple[list[str], set[str]]:
-    """End what nobody serves any more: sessions whose agent has no record.
+    """End the sessions whose agent has no record.
 
-    A session is ended at its second look: an agent that lives registers again within a heartbeat. Whether an agent
-    lives is for its own heartbeat to say, not for its node's: agents outlive their node's Celery worker.
+    A session is ended only if it was suspect before: a live agent registers again within a heartbeat. The node's
+    heartbeat says nothing about its agents, which outlive their node's Celery worker.
 
     Returns:
-        The ids of the sessions ended, and the suspects to be given to the next look.
+        The ids of the ended sessions, and the suspects for the next call.
     """
     agents = {agent.id for agent in await store.agents()}
     ended, next_suspects = [], set()

@@ -1,4 +1,4 @@
-"""How everything stands, what happened lately, and the alerts of the operator's webhook."""
+"""Readings of the whole state, recent events, measured durations, and alerts for the operator's webhook."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Measured(Base):
 
     @translated
     async def reading(self) -> Reading:
-        """Return how everything stands. Three round trips."""
+        """Return the state of the deployment. Three round trips."""
         return await reading.take(self._redis, self._scripts)
 
     async def counts(self) -> dict[str, int]:

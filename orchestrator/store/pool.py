@@ -13,11 +13,11 @@ class Pool(Base):
     """The store of the pool."""
 
     @translated
-    async def write_policy(self, policy: Mapping[str, int]) -> None:
+    async def write_policy(self, policy: Mapping[str, float]) -> None:
         """Write what the scripts decide by. From now on agents that Redis has lost may register."""
-        await self._redis.hset(keys.POLICY, mapping={name: str(value) for name, value in policy.items()})
+        await self._redis.hset(keys.POLICY, mapping={name: f"{value:.15g}" for name, value in policy.items()})
 
-    async def configure(self, policy: Mapping[str, int], pool_target: int) -> None:
+    async def configure(self, policy: Mapping[str, float], pool_target: int) -> None:
         """Set the store up: write the policy, and the pool's target when that is new or was changed; a resize made
         since then stays otherwise. From now on starts are answered."""
         await self.write_policy(policy)

@@ -22,8 +22,8 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A job of LiveKit's, which asks for an agent in its room, and the node whose door it came by."""
+class DispatchRef:
+    """A LiveKit job, its dispatch, and the node whose worker connection took it."""
 
     id: str
     dispatch_id: str

@@ -8,7 +8,7 @@ from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
 from orchestrator.store.loader import named
-from orchestrator.store.records import Assignment, Capacity, Ended, Job
+from orchestrator.store.records import Assignment, Capacity, DispatchRef, Ended
 
 #: A token is good for a quarter of an hour, and whoever joined with it at the end is looked for a while longer.
 ROOM_SECONDS = 1800
@@ -29,7 +29,7 @@ class Sessions(Base):
         rate_window_ms: int,
         idempotency_key: str = "",
         fingerprint: str = "",
-        job: Job | None = None,
+        job: DispatchRef | None = None,
         affinity: bool = False,
         network: str = "",
         per_address: int = 0,

@@ -25,8 +25,10 @@ class PoolSizing:
         boot, _ = await self._store.means()
         if boot is None:
             return
-        room, rate = await self._room(), await self._store.arrivals()
-        target, why = refill.wanted(rate, boot, least=settings.pool_min, most=settings.pool_max, room=room)
+        rate = await self._store.arrivals()
+        target, why = refill.target_size(
+            rate, boot, pool_min=settings.pool_min, pool_max=settings.pool_max, memory_for=await self._room()
+        )
         before = (await self._store.counts())["target"]
         await self._store.set_sizing(target, why)
         if target != before:
@@ -35,14 +37,12 @@ class PoolSizing:
 
     async def _room(self) -> int | None:
         """Return for how many warm agents all nodes have memory; None when nobody knows."""
-        agents = await self._store.agents()
-        health = await self._store.health([agent.id for agent in agents])
-        sizes = [int(record["memory_bytes"]) for record in health if "memory_bytes" in record]
+        reading = await self._store.reading()
+        checks = reading.health_checks.values()
+        sizes = [check.memory_bytes for check in checks if check.memory_bytes is not None]
         # A node that is short takes nothing away from the others.
-        spare = [
-            max(0, int(node["spareBytes"])) for node in (await self._store.nodes()).values() if "spareBytes" in node
-        ]
+        spare = [max(0, node.spare_bytes) for node in reading.nodes.values() if node.spare_bytes is not None]
         if not spare or not any(sizes):
             return None
-        warm = sum(agent.state is AgentState.READY for agent in agents)
+        warm = sum(agent.state is AgentState.READY for agent in reading.agents)
         return max(0, warm + int(sum(spare) / (sum(sizes) / len(sizes))))

@@ -16,7 +16,6 @@ from livekit import api
 from agents.caller import Call
 from tests.chaos.conftest import LONG
 from tests.support import livekit
-from tests.support.chaos import busy
 from tests.support.ear import Ear
 from tests.support.hurt import talking
 from tests.support.node import Node
@@ -139,9 +138,6 @@ async def test_signalling_is_swallowed_and_the_call_goes_on(proxied: tuple[Node,
             f"silence during it {during:.2f} s, at most {ear.silence:.2f} s"
         )
         assert (after["status"], after["agentPid"], after["takeovers"]) == ("active", before["agentPid"], 0), after
-        assert late < 10 * busy()
-        assert back < 10 * busy()
-        assert ear.silence < (AWAY if LONG else 8)
         await heard_again(call, 30)
     finally:
         proxy.pass_through()

@@ -9,7 +9,6 @@ import httpx
 import pytest
 
 from tests.chaos.conftest import LONG
-from tests.support.chaos import busy
 from tests.support.hurt import connected, processes, reload
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import poll
@@ -97,7 +96,6 @@ def test_a_module_that_kills_its_agents(poisoned: Node, request: pytest.FixtureR
             print(f"{kind}: error after {took:.1f} s: {over['reason']}")  # noqa: T201
             assert over["reason"].startswith("boot_error: ")
             assert said in over["reason"], over["reason"]
-            assert took < 15 * busy()
             assert any(said in line for line in over["lastLogLines"]) or said in over["reason"]
             assert over["lastLogLines"][-1].startswith("[agent ")
         opened = poll(lambda: (found := health(node)["breaker"])["state"] != "closed" and found, "it opens", 60)

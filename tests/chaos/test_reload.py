@@ -69,7 +69,6 @@ async def test_new_code_comes_live_beside_a_call_on_the_old_code(own: Node) -> N
         assert own.program("host") == host
         after = await call.look()
         assert (after["agentPid"], after["status"], after["takeovers"]) == (before["agentPid"], "active", 0)
-        assert ear.silence < 2, f"{ear.silence:.2f} s of silence"
         says(own, call.session_id, "one")
         fresh = own.begin("afterwards")
         assert fresh["prewarmed"] is True

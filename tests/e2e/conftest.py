@@ -1,12 +1,8 @@
-"""Two whole nodes for the run: one that speaks, one that echoes and is quick to give up on absent users."""
-
-from collections.abc import Iterator
-from pathlib import Path
+"""Whole nodes that do what they are for: each test is a walk on one node, or on a few that belong together."""
 
 import pytest
 
 from orchestrator.node import livekit_server
-from tests.support.node import Node
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,22 +15,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _livekit_server() -> None:
     """Have a LiveKit server before any clock runs: building one takes minutes, once."""
     livekit_server.obtain()
-
-
-@pytest.fixture(scope="session")
-def voice_node(short_folder: Path) -> Iterator[Node]:
-    """A node with the voice agent and everything else by default."""
-    folder = short_folder / "voice"
-    folder.mkdir()
-    with Node(folder, POOL_TARGET=2) as node:
-        yield node
-
-
-@pytest.fixture(scope="session")
-def echo_node(short_folder: Path) -> Iterator[Node]:
-    """A node with the echo agent: light, so that many agents fit."""
-    folder = short_folder / "echo"
-    folder.mkdir()
-    settings = {"POOL_TARGET": 2, "AGENT_MODULE": "agents.echo", "USER_GONE_SECONDS": 2, "HEARTBEAT_SECONDS": 1}
-    with Node(folder, **settings) as node:
-        yield node

@@ -5,18 +5,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from agents.caller import Call
-from tests.e2e.test_voice import words
+from tests.e2e.test_voice import ask, words
 from tests.support import documents, fenced
 from tests.support.documents import REPOSITORY
 from tests.support.fenced import Block
 from tests.support.node import Node
 from tests.support.page import build_page
 from tests.support.processes import poll
+from tests.support.walk import Step, walk
 
 BLOCKS = [block for block in fenced.blocks() if block.runs]
 #: Requests whose ids the documents look for in the logs.
@@ -75,14 +77,6 @@ def session(node: Node) -> str:
     return started
 
 
-@pytest.fixture
-def here(request: pytest.FixtureRequest, block: Block) -> Node:
-    """The node that a block is about: the one whose agent understands speech, or the one of the README's agent."""
-    speaks = any("--say" in line for line in block.lines)
-    found: Node = request.getfixturevalue("voice_node" if speaks else "node")
-    return found
-
-
 def run(node: Node, checkout: Path, script: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script in the reader's folder, against a node."""
     environment = node.environment | {"CURL_HOME": str(checkout), "COLUMNS": "100"}
@@ -92,12 +86,29 @@ def run(node: Node, checkout: Path, script: str) -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.where)
-def test_every_command_works_as_it_is_printed(block: Block, here: Node, checkout: Path, session: str) -> None:
-    done = run(here, checkout, ID.sub(session, "\n".join(block.runs)))
+async def every_command_works_as_it_is_printed(node: Node, checkout: Path, session: str, *, block: Block) -> None:
+    done = run(node, checkout, ID.sub(session, "\n".join(block.runs)))
     assert done.returncode == 0, f"{block.runs}: {done.stdout}{done.stderr}"
 
 
-async def test_the_agent_of_the_readme_is_heard(node: Node) -> None:
+async def the_agent_of_the_readme_talks(node: Node, *_: object) -> None:
     async with Call(node.url, "grace") as call:
-        assert "nice to hear you" in words((await call.heard()).text())
+        assert "help you" in words((await call.heard()).text())
+        await ask(call, "What time is it?", "said.* time is it")
+
+
+def steps(*, speak: bool) -> list[Step]:
+    """Return the steps of those blocks that need an agent which understands speech, or of all others."""
+    chosen = [block for block in BLOCKS if speak is any("--say" in line for line in block.lines)]
+    return [partial(every_command_works_as_it_is_printed, block=block) for block in chosen]
+
+
+@pytest.mark.timeout(500)
+async def test_every_command_of_the_documents_works_as_it_is_printed(
+    node: Node, checkout: Path, session: str, short_folder: Path, subtests: pytest.Subtests
+) -> None:
+    await walk(subtests, [*steps(speak=False), the_agent_of_the_readme_talks], node, checkout, session)
+    folder = short_folder / "speaks"
+    folder.mkdir()
+    with Node(folder, POOL_TARGET=2) as speaks:
+        await walk(subtests, steps(speak=True), speaks, checkout, session)

@@ -5,12 +5,14 @@ it as a participant of kind SIP.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -22,6 +24,7 @@ from livekit import api
 from tests.support.guest import Guest, LiveKit, until
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import alive, free_ports, poll, stop
+from tests.support.walk import walk
 
 #: Of four sessions the last begins at a load of 0.75: LiveKit would not ask for it, if that was what it is told.
 CAP = 4
@@ -41,10 +44,8 @@ def node(short_folder: Path) -> Iterator[Node]:
         yield found
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_left(node: Node) -> Iterator[None]:
-    """End what a test has begun: the next one needs the room."""
-    yield
+def nothing_is_left(node: Node) -> None:
+    """End what a step has begun: the next one needs the room."""
     for session in live(node):
         node.end(session["sessionId"])
     poll(lambda: not live(node), "no session is left")
@@ -96,7 +97,7 @@ def name() -> str:
     return f"Lobby {token_hex(4)}"
 
 
-async def test_create_dispatch(node: Node) -> None:
+async def create_dispatch(node: Node) -> None:
     room = name()
     async with LiveKit.of(node) as livekit:
         dispatch = await livekit.dispatch(room, '{"name": "Ada", "tier": 2}')
@@ -124,7 +125,7 @@ async def test_create_dispatch(node: Node) -> None:
         assert session["sessionId"] in listed.stdout
 
 
-async def test_a_token_of_ours_brings_an_agent_when_its_user_joins(node: Node) -> None:
+async def a_token_of_ours_brings_an_agent_when_its_user_joins(node: Node) -> None:
     answer = await asyncio.to_thread(node.http.post, "/api/token", json={})
     token = answer.json()
     assert answer.status_code == 201, token
@@ -146,8 +147,7 @@ async def _gone(livekit: LiveKit, room: str) -> bool:
     return not await livekit.exists(room)
 
 
-@pytest.mark.parametrize(("metadata", "told"), [("Ada Lovelace", '{"metadata": "Ada Lovelace"}'), ("", "{}")])
-async def test_a_token_of_somebody_else(node: Node, metadata: str, told: str) -> None:
+async def a_token_of_somebody_else(node: Node, *, metadata: str, told: str) -> None:
     room = name()
     config = api.RoomConfiguration(agents=[api.RoomAgentDispatch(agent_name="voice-agent", metadata=metadata)])
     async with LiveKit.of(node) as livekit, livekit.guest(livekit.token(room, "ada", config=config)) as guest:
@@ -157,7 +157,7 @@ async def test_a_token_of_somebody_else(node: Node, metadata: str, told: str) ->
         await asyncio.to_thread(poll, said, "the agent says what it was told")
 
 
-async def test_metadata_that_is_too_large_is_refused_in_words(node: Node) -> None:
+async def metadata_that_is_too_large_is_refused_in_words(node: Node) -> None:
     room = name()
     async with LiveKit.of(node) as livekit:
         await livekit.dispatch(room, "x" * 4097)
@@ -166,7 +166,7 @@ async def test_metadata_that_is_too_large_is_refused_in_words(node: Node) -> Non
         assert not [session for session in sessions(node) if session["roomName"] == room]
 
 
-async def test_other_names_are_not_for_us(node: Node) -> None:
+async def other_names_are_not_for_us(node: Node) -> None:
     """A dispatch of another agent's name is not answered; nor does LiveKit send an agent to every room."""
     room = name()
     async with LiveKit.of(node) as livekit:
@@ -177,7 +177,7 @@ async def test_other_names_are_not_for_us(node: Node) -> None:
             assert not await livekit.agents(room)
 
 
-async def test_a_phone_call(node: Node) -> None:
+async def a_phone_call(node: Node) -> None:
     """What a SIP dispatch rule does: it makes a room with agents set, and the caller joins. Hanging up ends it all."""
     room = f"call-+4930123456_{token_hex(4)}"
     async with LiveKit.of(node) as livekit:
@@ -191,7 +191,7 @@ async def test_a_phone_call(node: Node) -> None:
             await until(lambda: _gone(livekit, room), "the caller is hung up on")
 
 
-async def test_a_conference_goes_on_without_its_agent(node: Node) -> None:
+async def a_conference_goes_on_without_its_agent(node: Node) -> None:
     room = name()
     async with LiveKit.of(node) as livekit:
         await livekit.dispatch(room)
@@ -218,7 +218,7 @@ async def _alone(livekit: LiveKit, room: str) -> bool:
     return not await livekit.agents(room)
 
 
-async def test_an_empty_pool_boots_one(node: Node) -> None:
+async def an_empty_pool_boots_one(node: Node) -> None:
     room = name()
     await asyncio.to_thread(node.resize, 0)
     try:
@@ -232,7 +232,7 @@ async def test_an_empty_pool_boots_one(node: Node) -> None:
         await asyncio.to_thread(node.resize, 2)
 
 
-async def test_a_full_node_says_so_and_is_asked_again_when_it_is_not(node: Node) -> None:
+async def a_full_node_says_so_and_is_asked_again_when_it_is_not(node: Node) -> None:
     rooms = [name() for _ in range(CAP)]
     async with LiveKit.of(node) as livekit:
         for room in rooms:
@@ -251,27 +251,32 @@ async def test_a_full_node_says_so_and_is_asked_again_when_it_is_not(node: Node)
         assert node.counts()["queued"] == 0
 
 
-@pytest.fixture
-def second(node: Node, tmp_path: Path) -> Iterator[Path]:
+@contextlib.contextmanager
+def second_api(node: Node) -> Iterator[Path]:
     """A second api process of the same Redis and LiveKit; gives its log."""
     api_pid = node.program("api")
     pairs = Path(f"/proc/{api_pid}/environ").read_bytes().decode().split("\0")
     port = str(free_ports())
     environment = dict(pair.split("=", 1) for pair in pairs if "=" in pair) | {"PORT": port}
     command = [sys.executable, "-m", "uvicorn", "--factory", "orchestrator.api.app:create", "--port", port]
-    with (tmp_path / "second.log").open("wb") as output:
+    with (node.run_dir / "second.log").open("wb") as output:
         process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=output, stderr=output)
     try:
         door_is_open(node, 2)
-        yield tmp_path / "second.log"
+        yield node.run_dir / "second.log"
     finally:
         code = stop(process)
-        print((tmp_path / "second.log").read_text())  # noqa: T201 - shown when the test fails
+        print((node.run_dir / "second.log").read_text())  # noqa: T201 - shown when the test fails
     assert code in {0, -signal.SIGTERM}
     poll(lambda: len(doors(node)) == 1, "an api that stops closes its door")
 
 
-async def test_two_apis_are_registered_and_one_agent_comes(node: Node, second: Path) -> None:
+async def two_apis_are_registered_and_one_agent_comes(node: Node) -> None:
+    with second_api(node) as second:
+        await _one_agent_comes(node, second)
+
+
+async def _one_agent_comes(node: Node, second: Path) -> None:
     rooms = [name() for _ in range(CAP - 2)]
     async with LiveKit.of(node) as livekit:
         await asyncio.gather(*(livekit.dispatch(room) for room in rooms))
@@ -287,7 +292,7 @@ async def test_two_apis_are_registered_and_one_agent_comes(node: Node, second: P
         assert len(await livekit.agents(room)) == 1
 
 
-async def test_a_killed_api_costs_no_call(node: Node) -> None:
+async def a_killed_api_costs_no_call(node: Node) -> None:
     room, after = name(), name()
     async with LiveKit.of(node) as livekit:
         await livekit.dispatch(room)
@@ -314,7 +319,7 @@ def _answers(node: Node) -> bool:
         return False
 
 
-async def test_a_takeover_is_no_end_of_the_job_and_a_deleted_dispatch_is(node: Node) -> None:
+async def a_takeover_is_no_end_of_the_job_and_a_deleted_dispatch_is(node: Node) -> None:
     room = name()
     async with LiveKit.of(node) as livekit:
         dispatch = await livekit.dispatch(room)
@@ -340,7 +345,7 @@ async def _another(guest: Guest, before: str) -> bool:
     return [who.sid != before for who in guest.agents()] == [True]
 
 
-async def test_a_draining_node_is_not_asked(node: Node) -> None:
+async def a_draining_node_is_not_asked(node: Node) -> None:
     node_id = node.environment["NODE_ID"]
     refused, served = name(), name()
     async with LiveKit.of(node) as livekit:
@@ -356,7 +361,7 @@ async def test_a_draining_node_is_not_asked(node: Node) -> None:
         assert refused not in {session["roomName"] for session in sessions(node)}
 
 
-async def test_livekit_comes_back(node: Node) -> None:
+async def livekit_comes_back(node: Node) -> None:
     before = doors(node)[0]["workerId"]
     await asyncio.to_thread(node.kill, "livekit")
     again = lambda: (door := doors(node)[0])["registered"] and door["workerId"] != before and not door["full"]  # noqa: E731
@@ -365,3 +370,27 @@ async def test_livekit_comes_back(node: Node) -> None:
         room = name()
         await livekit.dispatch(room)
         await livekit.served(room)
+
+
+STEPS = [
+    create_dispatch,
+    a_token_of_ours_brings_an_agent_when_its_user_joins,
+    partial(a_token_of_somebody_else, metadata="Ada Lovelace", told='{"metadata": "Ada Lovelace"}'),
+    partial(a_token_of_somebody_else, metadata="", told="{}"),
+    metadata_that_is_too_large_is_refused_in_words,
+    other_names_are_not_for_us,
+    a_phone_call,
+    a_conference_goes_on_without_its_agent,
+    an_empty_pool_boots_one,
+    a_full_node_says_so_and_is_asked_again_when_it_is_not,
+    two_apis_are_registered_and_one_agent_comes,
+    a_killed_api_costs_no_call,
+    a_takeover_is_no_end_of_the_job_and_a_deleted_dispatch_is,
+    a_draining_node_is_not_asked,
+    livekit_comes_back,
+]
+
+
+@pytest.mark.timeout(400)
+async def test_livekits_dispatch_reaches_the_pool(node: Node, subtests: pytest.Subtests) -> None:
+    await walk(subtests, [each for step in STEPS for each in (step, nothing_is_left)], node)

@@ -2,20 +2,21 @@
 
 import os
 import signal
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.browser import PHONE, Browser, chromium, spoken
-from tests.support.node import REPOSITORY, Node
+from tests.e2e import pictures, starter
+from tests.support.browser import PHONE, Browser, chromium, shown, spoken
+from tests.support.node import Node
 from tests.support.page import build_page
 from tests.support.path_proxy import PathProxy
 from tests.support.processes import poll
+from tests.support.walk import walk_plainly
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,47 +26,36 @@ def _page() -> None:
     build_page()
 
 
-def test_its_own_tests_pass() -> None:
-    done = subprocess.run(
-        ["npm", "test"], cwd=REPOSITORY / "frontend", capture_output=True, text=True, timeout=100, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def node(short_folder: Path) -> Iterator[Node]:
     """A node whose agents talk."""
-    # A folder of its own for each module that uses this.
-    with Node(Path(tempfile.mkdtemp(dir=short_folder)), POOL_TARGET=2) as found:
+    folder = short_folder / "page"
+    folder.mkdir()
+    with Node(folder, POOL_TARGET=2) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def one_place(short_folder: Path) -> Iterator[Node]:
-    """A node with room for one call, and for one who waits. Its agents echo."""
+def narrow(short_folder: Path) -> Iterator[Node]:
+    """A node below a path with room for one call, and for one who waits. Its agents echo."""
     folder = short_folder / "narrow"
     folder.mkdir()
-    with Node(folder, POOL_TARGET=1, MAX_SESSIONS=1, QUEUE_LIMIT=1, AGENT_MODULE="agents.echo") as found:
+    settings = {"POOL_TARGET": 1, "MAX_SESSIONS": 1, "QUEUE_LIMIT": 1, "AGENT_MODULE": "agents.echo"}
+    with Node(folder, **settings, ROOT_PATH="/voice") as found:
         yield found
 
 
-@pytest.fixture
-def narrow_node(one_place: Node) -> Iterator[Node]:
-    """The same, and nothing of the test is left in it for the next one."""
-    yield one_place
-    for session in one_place.http.get("/api/sessions", headers=one_place.admin).json()["sessions"]:
-        one_place.end(session["sessionId"])
+def nobody_is_in(node: Node) -> None:
+    """End what a step has begun: the next one needs the room."""
+    for session in node.http.get("/api/sessions", headers=node.admin).json()["sessions"]:
+        node.end(session["sessionId"])
+    poll(lambda: node.counts()["pool"] == 1 == node.counts()["agents"], "the pool is full")
 
 
 def press_talk(browser: Browser, node: Node) -> None:
     """Open the page and press its one button."""
-    browser.page.goto(f"http://127.0.0.1:{node.environment['FRONTEND_PORT']}/")
+    browser.page.goto(f"http://127.0.0.1:{node.environment['FRONTEND_PORT']}{node.environment.get('ROOT_PATH', '')}/")
     browser.page.get_by_role("button", name="Talk").click()
-
-
-def shown(browser: Browser, text: str, seconds: float = 30) -> None:
-    """Wait until the page says something."""
-    poll(lambda: text.lower() in browser.page.inner_text("main").lower(), f"{text!r} is shown", seconds, every=0.1)
 
 
 def grows(browser: Browser, what: str) -> None:
@@ -74,7 +64,7 @@ def grows(browser: Browser, what: str) -> None:
     poll(lambda: browser.heard() > before + 1e-4, what, every=0.1)
 
 
-def test_press_talk_and_the_agent_answers(node: Node, tmp_path: Path) -> None:
+def press_talk_and_the_agent_answers(node: Node, tmp_path: Path) -> None:
     """For longer than the 20 s after which LiveKit's own pages give up an agent that they do not recognise."""
     with Browser(microphone=spoken(tmp_path, "What time is it?")) as browser:
         page = browser.page
@@ -108,7 +98,7 @@ def test_press_talk_and_the_agent_answers(node: Node, tmp_path: Path) -> None:
         assert browser.errors == []
 
 
-def test_an_agent_that_is_killed_in_the_call_is_replaced_and_the_user_is_told(node: Node, tmp_path: Path) -> None:
+def an_agent_that_is_killed_in_the_call_is_replaced_and_the_user_is_told(node: Node, tmp_path: Path) -> None:
     # Silent: the beeps of Chromium's own are words to the recogniser at times, and interrupt the agent.
     with Browser(microphone=spoken(tmp_path, "Hello.", before=90), size=PHONE, dark=True) as browser:
         press_talk(browser, node)
@@ -134,7 +124,7 @@ def test_an_agent_that_is_killed_in_the_call_is_replaced_and_the_user_is_told(no
         assert browser.errors == []
 
 
-def test_a_refused_microphone_costs_no_agent_and_the_page_says_what_to_do(node: Node) -> None:
+def a_refused_microphone_costs_no_agent_and_the_page_says_what_to_do(node: Node, _: Path) -> None:
     started = node.health()["stats"].get("total_assigned", 0)
     with Browser(microphone=False, size=PHONE) as browser:
         press_talk(browser, node)
@@ -146,10 +136,10 @@ def test_a_refused_microphone_costs_no_agent_and_the_page_says_what_to_do(node: 
     assert node.health()["stats"].get("total_assigned", 0) == started
 
 
-def test_who_waits_in_line_sees_it_and_is_served_when_another_hangs_up(narrow_node: Node) -> None:
-    other = narrow_node.begin("other")["sessionId"]
+def who_waits_in_line_sees_it_and_is_served_when_another_hangs_up(narrow: Node) -> None:
+    other = narrow.begin("other")["sessionId"]
     with Browser(size=PHONE) as browser:
-        browser.page.goto(f"{narrow_node.url}/")  # the api's own port has the page too
+        browser.page.goto(f"{narrow.url}/voice/")  # the api's own port has the page too
         # A key that is pressed before React has drawn the button reaches nothing: the page is loaded before that.
         browser.page.get_by_role("button", name="Talk").wait_for()
         browser.page.keyboard.press("Tab")
@@ -160,7 +150,7 @@ def test_who_waits_in_line_sees_it_and_is_served_when_another_hangs_up(narrow_no
         assert focused == "H1", "whoever uses the keyboard is led to what has changed"
         assert browser.page.evaluate("() => document.documentElement.scrollWidth") <= PHONE[0]
         browser.screenshot("queued")
-        narrow_node.end(other)
+        narrow.end(other)
         shown(browser, "Mute")
         grows(browser, "the agent is heard")
         assert browser.page.evaluate("() => document.documentElement.scrollWidth") <= PHONE[0]
@@ -170,16 +160,15 @@ def test_who_waits_in_line_sees_it_and_is_served_when_another_hangs_up(narrow_no
         assert browser.errors == []
 
 
-@pytest.mark.timeout(240)
-def test_a_full_house_is_explained_and_talk_is_offered_again(narrow_node: Node) -> None:
-    others = [narrow_node.begin(f"other{number}")["sessionId"] for number in range(2)]
+def a_full_house_is_explained_and_talk_is_offered_again(narrow: Node) -> None:
+    others = [narrow.begin(f"other{number}")["sessionId"] for number in range(2)]
     with Browser(dark=True) as browser:
-        press_talk(browser, narrow_node)
+        press_talk(browser, narrow)
         shown(browser, "All lines are busy")
         shown(browser, "You can try again in")
         browser.screenshot("full")
         for session_id in others:
-            narrow_node.end(session_id)
+            narrow.end(session_id)
         again = browser.page.get_by_role("button", name="Talk again", exact=True)
         poll(lambda: again.count() == 1, "the pause is over", 80, every=0.2)
         again.click()
@@ -190,19 +179,9 @@ def test_a_full_house_is_explained_and_talk_is_offered_again(narrow_node: Node) 
         assert [error for error in browser.errors if "429" not in error] == []
 
 
-@pytest.fixture(scope="module")
-def node_below(short_folder: Path) -> Iterator[Node]:
-    """A node that is served below a path. Its agents echo."""
-    folder = short_folder / "below"
-    folder.mkdir()
-    with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo", ROOT_PATH="/voice") as found:
-        yield found
-
-
-@pytest.mark.parametrize("strip", [True, False], ids=["taken off", "passed on"])
-def test_below_a_path_every_page_works_and_asks_for_nothing_outside_of_it(node_below: Node, *, strip: bool) -> None:
+def below_a_path_every_page_works_and_asks_for_nothing_outside_of_it(narrow: Node, *, strip: bool) -> None:
     # The page's own port, since it has the same routes.
-    target = f"http://127.0.0.1:{node_below.environment['FRONTEND_PORT']}"
+    target = f"http://127.0.0.1:{narrow.environment['FRONTEND_PORT']}"
     with PathProxy(target, "/voice", strip=strip) as proxy, Browser() as browser:
         page = browser.page
         page.goto(proxy.url)  # without the slash at its end, which a proxy that takes the path off hides
@@ -214,7 +193,7 @@ def test_below_a_path_every_page_works_and_asks_for_nothing_outside_of_it(node_b
         assert stored
         assert all(name.endswith("/voice/") for name in stored), "another orchestrator of this origin has its own"
         page.goto(f"{proxy.url}/status")
-        page.get_by_label("Admin token").fill(node_below.secrets["ADMIN_TOKEN"])
+        page.get_by_label("Admin token").fill(narrow.secrets["ADMIN_TOKEN"])
         page.get_by_role("button", name="Open").click()
         expect(page.locator("#link")).to_have_text("Live", timeout=20_000)
         documented(browser, f"{proxy.url}/docs")
@@ -234,3 +213,32 @@ def documented(browser: Browser, url: str) -> None:
     route.get_by_role("button", name="Execute").click()
     expect(route.locator(".live-responses-table .response .response-col_status")).to_have_text("200", timeout=20_000)
     browser.screenshot("docs")
+
+
+STEPS = [
+    press_talk_and_the_agent_answers,
+    an_agent_that_is_killed_in_the_call_is_replaced_and_the_user_is_told,
+    a_refused_microphone_costs_no_agent_and_the_page_says_what_to_do,
+    *pictures.STEPS,
+]
+NARROW_STEPS = [
+    who_waits_in_line_sees_it_and_is_served_when_another_hangs_up,
+    nobody_is_in,
+    a_full_house_is_explained_and_talk_is_offered_again,
+    nobody_is_in,
+    partial(below_a_path_every_page_works_and_asks_for_nothing_outside_of_it, strip=True),
+    nobody_is_in,
+    partial(below_a_path_every_page_works_and_asks_for_nothing_outside_of_it, strip=False),
+]
+
+
+@pytest.mark.timeout(400)
+def test_people_press_talk_on_our_page_and_on_livekits(node: Node, tmp_path: Path, subtests: pytest.Subtests) -> None:
+    walk_plainly(subtests, STEPS, node, tmp_path)
+    with starter.served() as page:
+        walk_plainly(subtests, starter.STEPS, page, node, tmp_path)
+
+
+@pytest.mark.timeout(300)
+def test_below_a_path_with_few_places_the_page_says_how_it_stands(narrow: Node, subtests: pytest.Subtests) -> None:
+    walk_plainly(subtests, NARROW_STEPS, narrow)

@@ -10,6 +10,7 @@ from tests.e2e.test_voice import A_TIME, ask, words
 from tests.support.hosted import CANARY, Hosted, hosted
 from tests.support.node import Node
 from tests.support.processes import poll
+from tests.support.walk import walk
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def node(short_folder: Path, models: Hosted) -> Iterator[Node]:
         yield found
 
 
-async def test_it_talks_asks_again_after_a_failed_turn_and_hangs_up(node: Node, models: Hosted) -> None:
+async def it_talks_asks_again_after_a_failed_turn_and_hangs_up(node: Node, models: Hosted) -> None:
     models.asked.clear()
     async with Call(node.url, "grace") as call:
         assert "help you" in words((await call.heard()).text())
@@ -45,7 +46,7 @@ async def test_it_talks_asks_again_after_a_failed_turn_and_hangs_up(node: Node, 
     assert (ended["status"], ended["reason"], ended["takeovers"]) == ("ended", "the agent hung up", 0)
 
 
-async def test_a_key_that_is_refused_ends_the_call_with_a_sentence_and_its_kind(node: Node, models: Hosted) -> None:
+async def a_key_that_is_refused_ends_the_call_with_a_sentence_and_its_kind(node: Node, models: Hosted) -> None:
     models.fail("llm", "401")
     async with Call(node.url, "ada") as call:
         await call.heard()
@@ -59,3 +60,14 @@ async def test_a_key_that_is_refused_ends_the_call_with_a_sentence_and_its_kind(
     logs = node.logs(call.session_id)
     assert any(ended["reason"] in line for line in logs)
     assert not any(CANARY in line for line in logs)
+
+
+STEPS = [
+    it_talks_asks_again_after_a_failed_turn_and_hangs_up,
+    a_key_that_is_refused_ends_the_call_with_a_sentence_and_its_kind,
+]
+
+
+@pytest.mark.timeout(240)
+async def test_people_talk_with_hosted_voices(node: Node, models: Hosted, subtests: pytest.Subtests) -> None:
+    await walk(subtests, STEPS, node, models)

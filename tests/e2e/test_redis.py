@@ -1,4 +1,4 @@
-"""A node on a Redis as a managed service gives it, and the embedded one as an operator reaches it."""
+"""A node that runs neither Redis nor LiveKit itself: on a Redis as a managed service gives it."""
 
 import subprocess
 import sys
@@ -6,8 +6,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import httpx
+import pytest
 import redis
 
+from tests.support import livekit
 from tests.support.node import Node
 from tests.support.processes import free_ports, poll, start_valkey, stop
 from tests.support.tls import certificates, tls_before
@@ -17,7 +19,8 @@ PASSWORD = "p@/?#%&=+:"
 RULES = "~voice:* &voice:* &voice:/0.celery.pidbox +@all -@admin -@dangerous"
 
 
-def test_a_node_lives_on_a_managed_redis_that_it_shares(short_folder: Path) -> None:
+@pytest.mark.timeout(240)
+def test_a_node_lives_on_a_managed_redis_that_it_shares_and_a_livekit_server(short_folder: Path) -> None:
     """By TLS, as a user with few rights, with a prefix: each program, agents, a call, Flower."""
     folder = short_folder / "managed"
     folder.mkdir()
@@ -25,13 +28,27 @@ def test_a_node_lives_on_a_managed_redis_that_it_shares(short_folder: Path) -> N
     port = free_ports()
     valkey = start_valkey(folder, port)
     try:
-        with redis.Redis(port=port, decode_responses=True) as raw, tls_before(port, certificate, key) as outside:
+        with (
+            redis.Redis(port=port, decode_responses=True) as raw,
+            tls_before(port, certificate, key) as outside,
+            livekit.server(folder) as media,
+        ):
             raw.execute_command("ACL", "SETUSER", "app", "reset", "on", f">{PASSWORD}", *RULES.split())
             url = f"rediss://app:{quote(PASSWORD, safe='')}@localhost:{outside}/0?ssl_cert_reqs=CERT_REQUIRED"
             settings = {"REDIS_URL": url, "REDIS_CA_FILE": str(authority), "REDIS_PREFIX": "voice"}
+            settings |= {"LIVEKIT_URL": f"ws://127.0.0.1:{media}", "LIVEKIT_PUBLIC_URL": "wss://public"}
+            settings |= {"LIVEKIT_API_KEY": livekit.KEY, "LIVEKIT_API_SECRET": livekit.SECRET}
+            settings |= {"ADMIN_TOKEN": "mine-of-16-and-more"}
             stray = {"CELERY_BROKER_URL": "amqp://127.0.0.1:1//", "CELERY_WORKER_POOL": "prefork"}
             with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo", **settings, **stray) as node:
+                assert (node.program("valkey"), node.program("livekit")) == (None, None)
                 session = node.begin("ada")["sessionId"]
+                joined = lambda: "agentJoined" in node.session(session)["timings"]  # noqa: E731
+                poll(joined, "the agent is in a room of that LiveKit server")
+                token = node.http.post("/api/token", json={"sessionId": session}).json()
+                assert token["server_url"] == "wss://public"
+                mine = {"Authorization": "Bearer mine-of-16-and-more"}
+                assert node.http.get("/api/sessions", headers=mine).is_success
                 assert node.end(session)["success"]
                 poll(lambda: raw.hget("voice:beat:ticks", "beat"), "beat turns")
                 poll(lambda: raw.keys("voice:celery:result:*"), "tasks run, and their results are kept")
@@ -58,7 +75,7 @@ def _flower_counts(node: Node) -> None:
             def counted() -> bool:
                 assert process.poll() is None, (node.run_dir / "flower.log").read_text()
                 try:
-                    auth = ("admin", node.secrets["ADMIN_TOKEN"])
+                    auth = ("admin", node.environment["ADMIN_TOKEN"])
                     http.get("/api/workers?refresh=1", auth=auth)
                     found = http.get("/api/queues/length", auth=auth)
                     return found.is_success and "celery" in {each["name"] for each in found.json()["active_queues"]}
@@ -68,18 +85,3 @@ def _flower_counts(node: Node) -> None:
             poll(counted, "Flower counts what waits", 60, every=0.5)
     finally:
         stop(process)
-
-
-def test_the_commands_of_the_docs_reach_the_embedded_redis(echo_node: Node) -> None:
-    assert echo_node.command("redis", "LLEN", "celery").stdout == "0\n"
-    assert set(echo_node.command("redis", "SMEMBERS", "nodes").stdout.split()) == {echo_node.environment["NODE_ID"]}
-    assert echo_node.command("redis", "LRANGE", "celery", "0", "-1").stdout == ""
-    wrong = echo_node.command("redis", "NOSUCH", check=False)
-    assert wrong.returncode == 1
-    assert "unknown command" in wrong.stderr
-    assert (echo_node.run_dir / "valkey.sock").stat().st_mode & 0o777 == 0o700
-    password = echo_node.secrets["VALKEY_PASSWORD"]
-    for program in ("valkey", "worker", "beat", "api", "host"):
-        assert password not in Path(f"/proc/{echo_node.program(program)}/cmdline").read_text()
-    assert password not in echo_node.output.read_text()
-    assert password not in "".join(path.read_text() for path in (echo_node.run_dir / "logs").iterdir())

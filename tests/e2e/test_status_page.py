@@ -4,8 +4,9 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -19,6 +20,7 @@ from orchestrator.store import Store
 from tests.support.browser import PHONE, Browser
 from tests.support.node import Node
 from tests.support.processes import alive, poll
+from tests.support.walk import walk_plainly
 
 #: What a hostile caller would like the page to run. Whatever runs leaves its mark on the window.
 HOSTILE = "<img src=x onerror=\"window.hacked='yes'\"><script>window.hacked='yes'</script>"
@@ -37,18 +39,27 @@ def node(short_folder: Path) -> Iterator[Node]:
         yield found
 
 
-@pytest.fixture
-def session(node: Node) -> Iterator[Callable[[str], str]]:
-    """Starts sessions; each is over at the end of the test."""
-    begun: list[str] = []
+class Starter:
+    """Starts sessions, each of which is over at the end of the step."""
 
-    def start(user: str) -> str:
-        begun.append(node.begin(user)["sessionId"])
-        return begun[-1]
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._begun: list[str] = []
 
-    yield start
-    for session_id in begun:
-        node.end(session_id)
+    def __call__(self, user: str) -> str:
+        """Start a session for a user; returns its id."""
+        self._begun.append(self._node.begin(user)["sessionId"])
+        return self._begun[-1]
+
+    def end(self) -> None:
+        """End them all."""
+        while self._begun:
+            self._node.end(self._begun.pop())
+
+
+def what_was_begun_is_over(node: Node, session: Starter) -> None:
+    session.end()
+    poll(lambda: node.counts()["pool"] == 2, "the pool is full")
 
 
 @contextlib.contextmanager
@@ -82,7 +93,7 @@ def aside(work: Coroutine[Any, Any, Any]) -> Any:
         return thread.submit(asyncio.run, work).result(30)
 
 
-def test_a_wrong_token_is_told_and_a_right_one_is_kept_out_of_addresses(node: Node) -> None:
+def a_wrong_token_is_told_and_a_right_one_is_kept_out_of_addresses(node: Node, _: Starter) -> None:
     with Browser() as browser:
         page, addresses = browser.page, []
         page.on("request", lambda request: addresses.append(unquote(request.url)))
@@ -110,7 +121,7 @@ def test_a_wrong_token_is_told_and_a_right_one_is_kept_out_of_addresses(node: No
         assert browser.errors == []
 
 
-def test_the_numbers_follow_without_a_reload(node: Node, session: Callable[[str], str]) -> None:
+def the_numbers_follow_without_a_reload(node: Node, session: Starter) -> None:
     with opened(node) as browser:
         page = browser.page
         page.evaluate("() => { window.sameDocument = true; }")
@@ -131,7 +142,7 @@ def test_the_numbers_follow_without_a_reload(node: Node, session: Callable[[str]
         assert browser.errors == []
 
 
-def test_a_session_opens_with_its_history_and_its_logs_live(node: Node, session: Callable[[str], str]) -> None:
+def a_session_opens_with_its_history_and_its_logs_live(node: Node, session: Starter) -> None:
     started = session("opener")
     with opened(node) as browser:
         page, panel = browser.page, browser.page.locator("#detail")
@@ -156,7 +167,7 @@ def test_a_session_opens_with_its_history_and_its_logs_live(node: Node, session:
         assert browser.errors == []
 
 
-def test_the_keyboard_is_enough_to_stop_a_call(node: Node, session: Callable[[str], str]) -> None:
+def the_keyboard_is_enough_to_stop_a_call(node: Node, session: Starter) -> None:
     started = session("stopper")
     agent = node.session(started)["agentPid"]
     with opened(node) as browser:
@@ -180,7 +191,7 @@ def test_the_keyboard_is_enough_to_stop_a_call(node: Node, session: Callable[[st
         assert browser.errors == []
 
 
-def test_resize_changes_the_pool(node: Node) -> None:
+def resize_changes_the_pool(node: Node, _: Starter) -> None:
     with opened(node) as browser:
         page, size = browser.page, browser.page.get_by_label("Warm agents to keep")
         for wanted in (3, 2):
@@ -191,7 +202,7 @@ def test_resize_changes_the_pool(node: Node) -> None:
         assert browser.errors == []
 
 
-def test_a_node_is_drained_and_put_back(node: Node, session: Callable[[str], str]) -> None:
+def a_node_is_drained_and_put_back(node: Node, session: Starter) -> None:
     name = node.environment["NODE_ID"]
     with opened(node) as browser:
         page, line = browser.page, browser.page.locator("#nodes li")
@@ -207,7 +218,7 @@ def test_a_node_is_drained_and_put_back(node: Node, session: Callable[[str], str
         assert browser.errors == []
 
 
-def test_a_dead_api_is_said_and_the_page_comes_back(node: Node, session: Callable[[str], str]) -> None:
+def a_dead_api_is_said_and_the_page_comes_back(node: Node, session: Starter) -> None:
     with opened(node) as browser:
         page = browser.page
         node.kill("api")
@@ -223,7 +234,7 @@ def test_a_dead_api_is_said_and_the_page_comes_back(node: Node, session: Callabl
         expect(row(browser, "afterwards")).to_be_visible(timeout=WAIT)
 
 
-def test_what_strangers_send_is_text(node: Node, session: Callable[[str], str]) -> None:
+def what_strangers_send_is_text(node: Node, session: Starter) -> None:
     """Threat S14: names, reasons and log lines are other people's words."""
     started = node.begin(HOSTILE, metadata={"name": HOSTILE})["sessionId"]
     try:
@@ -251,7 +262,7 @@ def test_what_strangers_send_is_text(node: Node, session: Callable[[str], str]) 
         node.end(started)
 
 
-def test_controls_and_directions_of_strangers_are_written_out(node: Node) -> None:
+def controls_and_directions_of_strangers_are_written_out(node: Node, _: Starter) -> None:
     """As on the terminal: they would make a name or a log line look like another one."""
     shown = one_line(STRANGE)
     started = node.begin(STRANGE)["sessionId"]
@@ -275,7 +286,7 @@ def test_controls_and_directions_of_strangers_are_written_out(node: Node) -> Non
         node.end(started)
 
 
-def test_the_page_writes_out_what_the_command_line_writes_out(node: Node) -> None:
+def the_page_writes_out_what_the_command_line_writes_out(node: Node, _: Starter) -> None:
     """One rule in two languages: each character of Unicode, and what stands alone of a pair."""
     with Browser() as browser:
         browser.page.goto(f"{node.url}/status")
@@ -295,7 +306,7 @@ def test_the_page_writes_out_what_the_command_line_writes_out(node: Node) -> Non
     assert len(expected) > 3000
 
 
-def test_an_agent_that_did_not_boot_opens_its_log(node: Node, session: Callable[[str], str]) -> None:
+def an_agent_that_did_not_boot_opens_its_log(node: Node, session: Starter) -> None:
     lines = ["Traceback (most recent call last):", f"RuntimeError: {HOSTILE}{STRANGE}"]
     agent_id = aside(_fail_to_boot(node, lines, session("unlucky")))
     with opened(node) as browser:
@@ -336,7 +347,7 @@ def test_an_agent_that_did_not_boot_opens_its_log(node: Node, session: Callable[
         assert browser.errors == []
 
 
-def test_two_hundred_sessions_are_searched_and_paged(node: Node) -> None:
+def two_hundred_sessions_are_searched_and_paged(node: Node, _: Starter) -> None:
     with opened(node) as browser:
         page = browser.page
         aside(_many(node, 200))
@@ -366,10 +377,7 @@ def test_two_hundred_sessions_are_searched_and_paged(node: Node) -> None:
         assert browser.errors == []
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_a_phone_shows_everything_without_scrolling_sideways(
-    node: Node, session: Callable[[str], str], dark: bool
-) -> None:
+def a_phone_shows_everything_without_scrolling_sideways(node: Node, session: Starter, *, dark: bool) -> None:
     session("somebody.with.a.long.address@example.com")
     with opened(node, size=PHONE, dark=dark, calm=True) as browser:
         page = browser.page
@@ -383,7 +391,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
         assert browser.errors == []
 
 
-def test_streams_are_put_together_and_percentiles_taken(node: Node) -> None:
+def streams_are_put_together_and_percentiles_taken(node: Node, _: Starter) -> None:
     """The two small pieces of arithmetic, as the browser runs them."""
     with Browser() as browser:
         browser.page.goto(f"{node.url}/status")
@@ -407,6 +415,31 @@ def test_streams_are_put_together_and_percentiles_taken(node: Node) -> None:
                }"""
         )
         assert found == [50, 95, 7, None]
+
+
+STEPS = [
+    a_wrong_token_is_told_and_a_right_one_is_kept_out_of_addresses,
+    the_numbers_follow_without_a_reload,
+    a_session_opens_with_its_history_and_its_logs_live,
+    the_keyboard_is_enough_to_stop_a_call,
+    resize_changes_the_pool,
+    a_node_is_drained_and_put_back,
+    a_dead_api_is_said_and_the_page_comes_back,
+    what_strangers_send_is_text,
+    controls_and_directions_of_strangers_are_written_out,
+    the_page_writes_out_what_the_command_line_writes_out,
+    an_agent_that_did_not_boot_opens_its_log,
+    two_hundred_sessions_are_searched_and_paged,
+    partial(a_phone_shows_everything_without_scrolling_sideways, dark=False),
+    partial(a_phone_shows_everything_without_scrolling_sideways, dark=True),
+    streams_are_put_together_and_percentiles_taken,
+]
+
+
+@pytest.mark.timeout(400)
+def test_the_status_page(node: Node, subtests: pytest.Subtests) -> None:
+    steps = [each for step in STEPS for each in (step, what_was_begun_is_over)]
+    walk_plainly(subtests, steps, node, Starter(node))
 
 
 def _sideways(browser: Browser) -> int:

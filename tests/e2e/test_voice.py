@@ -1,10 +1,15 @@
 """People talk with agents: real speech both ways, on a real LiveKit server."""
 
 import asyncio
+import contextlib
 import json
+import os
 import re
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import jwt
 import pytest
 from livekit import api, rtc
@@ -14,6 +19,16 @@ from livekit.agents.voice.remote_session import RemoteSession
 from agents.caller import Call
 from tests.support.node import Node
 from tests.support.processes import alive, poll
+from tests.support.walk import walk
+
+
+@pytest.fixture(scope="module")
+def node(short_folder: Path) -> Iterator[Node]:
+    """A node with the voice agent and everything else by default, but time for a goodbye."""
+    folder = short_folder / "voice"
+    folder.mkdir()
+    with Node(folder, POOL_TARGET=2, DRAIN_SECONDS=12, GOODBYE_SECONDS=10) as found:
+        yield found
 
 
 def words(text: str) -> str:
@@ -36,8 +51,8 @@ async def ask(call: Call, sentence: str, wanted: str) -> str:
 A_TIME = r"\bit is \w+|\bits \w+|morning|afternoon|evening"
 
 
-async def test_hit_a_caller_is_greeted_heard_and_answered(voice_node: Node) -> None:
-    async with Call(voice_node.url, "grace", metadata={"name": "Grace"}) as call:
+async def a_caller_is_greeted_heard_and_answered(node: Node) -> None:
+    async with Call(node.url, "grace", metadata={"name": "Grace"}) as call:
         assert call.session["prewarmed"] is True
         assert call.session["status"] in {"ready", "active"}
         assert re.fullmatch(r"[\d.e+]+ms", call.session["latency"])
@@ -53,14 +68,12 @@ async def test_hit_a_caller_is_greeted_heard_and_answered(voice_node: Node) -> N
         await call.gone()
     pid = session["agentPid"]
     poll(lambda: not alive(pid), "the agent is gone after hanging up")
-    ended = poll(
-        lambda: (found := voice_node.session(call.session_id))["status"] == "ended" and found, "the session is over"
-    )
+    ended = poll(lambda: (found := node.session(call.session_id))["status"] == "ended" and found, "the session is over")
     assert ended["reason"] == "the agent hung up"
-    logs = voice_node.logs(call.session_id)
+    logs = node.logs(call.session_id)
     assert any("joined room_" in line for line in logs)
     assert "[agent exited with code 0]" in poll(
-        lambda: (lines := voice_node.logs(call.session_id))[-1:] == ["[agent exited with code 0]"] and lines,
+        lambda: (lines := node.logs(call.session_id))[-1:] == ["[agent exited with code 0]"] and lines,
         "last line",
     )
     assert not any("time is it" in line.lower() for line in logs), "what people say is not logged"
@@ -68,8 +81,8 @@ async def test_hit_a_caller_is_greeted_heard_and_answered(voice_node: Node) -> N
     assert not any("Traceback" in line or " ERROR " in line for line in logs), "\n".join(logs)
 
 
-async def test_an_agent_can_be_interrupted(voice_node: Node) -> None:
-    async with Call(voice_node.url, "barge") as call:
+async def an_agent_can_be_interrupted(node: Node) -> None:
+    async with Call(node.url, "barge") as call:
         await call.heard()
         await call.say("What can you do?")
         speaking = await _state(call, "speaking")
@@ -98,9 +111,9 @@ async def _state(call: Call, wanted: str) -> bool:
     return True
 
 
-async def test_the_state_changes_after_the_user_is_in(voice_node: Node) -> None:
+async def the_state_changes_after_the_user_is_in(node: Node) -> None:
     """LiveKit's own pages hang up on an agent whose state never changes while they are in the room."""
-    async with Call(voice_node.url, "page") as call:
+    async with Call(node.url, "page") as call:
         agent = next(iter(call._room.remote_participants.values()))
         assert agent.kind == rtc.ParticipantKind.PARTICIPANT_KIND_AGENT
         assert await _state(call, "speaking")
@@ -127,9 +140,9 @@ async def _told(room: rtc.Room, agent: str, seconds: float) -> list[str]:
         await session.aclose()
 
 
-async def test_a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice(voice_node: Node) -> None:
+async def a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice(node: Node) -> None:
     """Instructions, tools and the conversation are shown by default to whoever is in the room, and words are taken."""
-    url, keys = f"ws://127.0.0.1:{voice_node.environment['LIVEKIT_PORT']}", voice_node.secrets
+    url, keys = f"ws://127.0.0.1:{node.environment['LIVEKIT_PORT']}", node.secrets
 
     def token(identity: str) -> str:
         made = api.AccessToken(keys["LIVEKIT_API_KEY"], keys["LIVEKIT_API_SECRET"]).with_identity(identity)
@@ -148,7 +161,7 @@ async def test_a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice(voic
         await agent.disconnect()
 
     events: list[str] = []
-    async with Call(voice_node.url, "curious") as call:
+    async with Call(node.url, "curious") as call:
         room = call._room
         for topic in ("lk.agent.session", "lk.chat"):
             room.register_byte_stream_handler(topic, lambda reader, _: events.append(reader.info.topic))
@@ -167,10 +180,10 @@ async def test_a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice(voic
         assert (await call.look())["status"] == "active"
 
 
-async def test_miss_an_agent_is_started_and_answers(voice_node: Node) -> None:
-    voice_node.resize(0)
+async def an_agent_is_started_on_a_miss_and_answers(node: Node) -> None:
+    node.resize(0)
     try:
-        async with Call(voice_node.url, "early") as call:
+        async with Call(node.url, "early") as call:
             assert call.session["prewarmed"] is False
             assert call.session["taskId"] == call.session_id
             assert re.fullmatch(r"[\d.e+-]+s", call.session["estimatedWait"])
@@ -178,33 +191,33 @@ async def test_miss_an_agent_is_started_and_answers(voice_node: Node) -> None:
             assert "help you" in words((await call.heard()).text())
             await ask(call, "Please say good morning.", "good morning")
     finally:
-        voice_node.resize(2)
+        node.resize(2)
 
 
-async def test_a_call_goes_on_when_worker_and_host_are_killed(voice_node: Node) -> None:
-    async with Call(voice_node.url, "survivor") as call:
+async def a_call_goes_on_when_worker_and_host_are_killed(node: Node) -> None:
+    async with Call(node.url, "survivor") as call:
         await call.heard()
         before = await call.look()
         for program in ("worker", "host"):
-            old = voice_node.kill(program)
+            old = node.kill(program)
             await ask(call, "What time is it?", A_TIME)
-            poll(lambda old=old, program=program: voice_node.program(program) not in {None, old}, f"{program} is back")
+            poll(lambda old=old, program=program: node.program(program) not in {None, old}, f"{program} is back")
         after = await call.look()
         assert (after["agentPid"], after["status"]) == (before["agentPid"], "active")
-        poll(lambda: voice_node.counts()["pool"] == 2, "the pool is full again")
-        pids = {agent["pid"] for agent in voice_node.agents()}
+        poll(lambda: node.counts()["pool"] == 2, "the pool is full again")
+        pids = {agent["pid"] for agent in node.agents()}
         assert before["agentPid"] in pids, "the agent was found again"
         assert all(alive(pid) for pid in pids)
     poll(lambda: not alive(before["agentPid"]), "an adopted agent can be stopped")
-    ended = voice_node.session(call.session_id)
+    ended = node.session(call.session_id)
     assert (ended["status"], ended["reason"]) == ("ended", "stopped by request of the caller")
 
 
-def test_the_command_line_calls_as_a_user_does(voice_node: Node) -> None:
-    shown = voice_node.command("call", "--say", "what time is it", "--user", "ada")
+def the_command_line_calls_as_a_user_does(node: Node) -> None:
+    shown = node.command("call", "--say", "what time is it", "--user", "ada")
     assert "you" in shown.stdout
     assert re.search(r"reply after end of speech.*\d\.\d{3}", shown.stdout)
-    found = json.loads(voice_node.command("call", "--say", "hello", "--user", "ada", "--json").stdout)
+    found = json.loads(node.command("call", "--say", "hello", "--user", "ada", "--json").stdout)
     assert found["success"] is True
     assert set(found["timings"]) >= {"start answer", "agent in room", "first agent audio"}
     assert found["turns"][1]["agent"]
@@ -216,48 +229,97 @@ def _sockets(pid: int | None) -> set[str]:
     return {str(link.readlink()) for link in folder.iterdir() if str(link.readlink()).startswith("socket:")}
 
 
-def test_secrets_stay_where_they_belong(voice_node: Node) -> None:
+def secrets_stay_where_they_belong(node: Node) -> None:
     """Agents see neither the LiveKit secret nor the admin token, not even in the environment they inherit."""
-    secrets = dict(voice_node.secrets)
+    secrets = dict(node.secrets)
     secrets.pop("VALKEY_PASSWORD")  # of REDIS_URL, which an agent has
-    agents = voice_node.agents()
+    agents = node.agents()
     assert agents
-    for pid in [*(agent["pid"] for agent in agents), voice_node.program("host")]:
+    for pid in [*(agent["pid"] for agent in agents), node.program("host")]:
         seen = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
         assert not [name for name, value in secrets.items() if value in seen], pid
-    host = _sockets(voice_node.program("host"))
+    host = _sockets(node.program("host"))
     assert host
     for agent in agents:
         assert not host & _sockets(agent["pid"]), "a forked agent has none of its host's connections"
-    for log in (voice_node.run_dir / "logs").glob("*.log"):
+    for log in (node.run_dir / "logs").glob("*.log"):
         text = log.read_text(errors="replace")
         assert not [name for name in ("ADMIN_TOKEN", "LIVEKIT_API_SECRET") if secrets[name] in text], log
     for name in ("secrets.json", "livekit.yaml", "host.sock"):
-        assert (voice_node.run_dir / name).stat().st_mode & 0o077 == 0, name
+        assert (node.run_dir / name).stat().st_mode & 0o077 == 0, name
 
 
-def test_a_token_is_good_for_one_room_and_no_more(voice_node: Node) -> None:
-    session = voice_node.begin("tokens")
-    answer = voice_node.http.post("/api/token", json={"sessionId": session["sessionId"], "participant_name": "T"})
+def a_token_is_good_for_one_room_and_no_more(node: Node) -> None:
+    session = node.begin("tokens")
+    answer = node.http.post("/api/token", json={"sessionId": session["sessionId"], "participant_name": "T"})
     assert answer.status_code == 201
     assert answer.headers["cache-control"] == "no-store"
     body = answer.json()
-    claims = jwt.decode(body["participant_token"], voice_node.secrets["LIVEKIT_API_SECRET"], algorithms=["HS256"])
-    room = voice_node.session(session["sessionId"])["roomName"]
+    claims = jwt.decode(body["participant_token"], node.secrets["LIVEKIT_API_SECRET"], algorithms=["HS256"])
+    room = node.session(session["sessionId"])["roomName"]
     assert claims["video"] == {
         "roomJoin": True, "room": room, "canPublish": True, "canSubscribe": True, "canPublishData": True,
         "canPublishSources": ["microphone"],
     }  # fmt: skip
     assert claims["exp"] - claims["nbf"] == 15 * 60
-    assert body["server_url"] == f"ws://127.0.0.1:{voice_node.environment['LIVEKIT_PORT']}"
+    assert body["server_url"] == f"ws://127.0.0.1:{node.environment['LIVEKIT_PORT']}"
     refused = {
         "rooms are chosen": {"sessionId": session["sessionId"], "room_name": "other"},
         "identities are chosen": {"sessionId": session["sessionId"], "participant_identity": "admin"},
         "LiveKit's own": {"sessionId": session["sessionId"], "participant_attributes": {"lk.agent.state": "x"}},
     }
     for words_of_it, request in refused.items():
-        answer = voice_node.http.post("/api/token", json=request)
+        answer = node.http.post("/api/token", json=request)
         assert answer.status_code == 422
         assert words_of_it in answer.json()["detail"]
-    voice_node.end(session["sessionId"])
-    assert voice_node.http.post("/api/token", json={"sessionId": session["sessionId"]}).status_code == 409
+    node.end(session["sessionId"])
+    assert node.http.post("/api/token", json={"sessionId": session["sessionId"]}).status_code == 409
+
+
+async def the_next_voice_knows_the_users_name_and_what_was_said(node: Node) -> None:
+    async with Call(node.url, "x-1") as call:
+        await call.heard()
+        await call.say("My name is Grace.")
+        await call.heard()
+        before = await call.look()
+        os.kill(before["agentPid"], signal.SIGKILL)
+        assert "cut off" in words((await call.heard()).text())
+        await ask(call, "What is my name?", "grace")
+        after = await call.look()
+    assert (after["takeovers"], after["roomName"]) == (1, before["roomName"])
+
+
+async def the_voice_says_goodbye_before_its_node_stops(node: Node) -> None:
+    call = Call(node.url, "ada", patience=60)
+    try:
+        async with call:
+            await call.heard()
+            assert node.process is not None
+            node.process.terminate()
+            text = words((await call.heard()).text())
+            assert re.search("call again|good ?bye", text), text
+            await call.gone()
+            assert await asyncio.to_thread(node.process.wait, 60) == 0
+    finally:
+        with contextlib.suppress(httpx.HTTPError):
+            await call.hang_up()
+
+
+STEPS = [
+    a_caller_is_greeted_heard_and_answered,
+    an_agent_can_be_interrupted,
+    the_state_changes_after_the_user_is_in,
+    a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice,
+    an_agent_is_started_on_a_miss_and_answers,
+    a_call_goes_on_when_worker_and_host_are_killed,
+    the_command_line_calls_as_a_user_does,
+    secrets_stay_where_they_belong,
+    a_token_is_good_for_one_room_and_no_more,
+    the_next_voice_knows_the_users_name_and_what_was_said,
+    the_voice_says_goodbye_before_its_node_stops,
+]
+
+
+@pytest.mark.timeout(500)
+async def test_people_talk_with_agents(node: Node, subtests: pytest.Subtests) -> None:
+    await walk(subtests, STEPS, node)

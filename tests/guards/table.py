@@ -38,7 +38,8 @@ class Guard:
         files = ", ".join(dict.fromkeys(f"`{change.file.removeprefix('orchestrator/')}`" for change in self.changes))
         file, _, name = self.test.removeprefix("tests/").partition("::")
         function, bracket, case = name.partition("[")
-        return f"| {self.name} | {files} | `{file}` {function.removeprefix('test_').replace('_', ' ')}{bracket and ' ['}{case} |"
+        step = self.environment.get("STEP", "").replace("_", " ")
+        return f"| {self.name} | {files} | `{file}` {step or function.removeprefix('test_').replace('_', ' ')}{bracket and ' ['}{case} |"
 
 
 def guard(name: str, test: str, *changes: tuple[str, str, str], **environment: str) -> Guard:
@@ -173,14 +174,14 @@ GUARDS = (
         "chaos/test_capacity.py::test_the_line_is_told_how_long_it_takes_once_that_is_known",
         (
             "orchestrator/pool/assignment.py",
-            "session * position / await self._most()",
+            "session * position / await self._max_sessions()",
             "position / self._settings.max_sessions",
         ),
     ),
     guard(
         "the sessions of a user are counted",
         "chaos/test_capacity.py::test_one_user_never_has_more_than_their_share",
-        (ASSIGN, "if held >= policy('perUser') then", "if false then"),
+        (ASSIGN, "if held >= policy('sessions_per_user') then", "if false then"),
     ),
     guard(
         "the last look at the process before it is handed out",
@@ -212,31 +213,35 @@ GUARDS = (
     ),
     guard(
         "who is not warm any more is out of the pool",
-        "chaos/test_model.py::test_the_promises_hold_whatever_happens",
+        "integration/test_model.py::test_the_promises_hold_whatever_happens",
         (f"{LIB}/lists.lua", "else redis.call('SREM', set, id) end\n", "else redis.call('EXISTS', set) end\n"),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
         "a silent agent is not handed out",
-        "chaos/test_model.py::test_the_promises_hold_whatever_happens",
-        (f"{LIB}/take_warm.lua", "if fields[1] == 'ready' and NOW -", "if fields[1] == 'ready' and 0 * NOW -"),
+        "integration/test_model.py::test_the_promises_hold_whatever_happens",
+        (
+            f"{LIB}/take_warm.lua",
+            "if fields[1] == 'ready' and silence <=",
+            "if fields[1] == 'ready' and 0 * silence <=",
+        ),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
         "every wait has its deadline",
-        "chaos/test_model.py::test_the_promises_hold_whatever_happens",
+        "integration/test_model.py::test_the_promises_hold_whatever_happens",
         (f"{LIB}/enter.lua", "      set(deadline.kind, id, ms)\n", ""),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
         "a session has one agent at a time",
-        "chaos/test_model.py::test_the_promises_hold_whatever_happens",
+        "integration/test_model.py::test_the_promises_hold_whatever_happens",
         (f"{LIB}/takeover.lua", "  if fields[1] ~= agent or (fields[2]", "  if (fields[2]"),
         HYPOTHESIS_PROFILE="guard",
     ),
     guard(
         "a place that is free is the line's",
-        "chaos/test_model.py::test_the_promises_hold_whatever_happens",
+        "integration/test_model.py::test_the_promises_hold_whatever_happens",
         PROMOTE,
         HYPOTHESIS_PROFILE="guard",
     ),
@@ -415,9 +420,10 @@ GUARDS = (
     ),
     guard(
         "no agent is given what is not for agents",
-        "e2e/test_threats.py::test_secrets_are_where_they_are_needed_and_nowhere_else",
+        "e2e/test_access.py::test_operators_have_what_they_need_and_strangers_get_nothing",
         ("orchestrator/host/host.py", "        forget_the_rest(settings)\n", ""),
-        (PROGRAMS, "    wanted = set(NEEDS[program])\n", "    wanted = set(environment)\n"),
+        (PROGRAMS, "    names = set(NEEDS[program])\n", "    names = set(environment)\n"),
+        STEP="secrets_are_where_they_are_needed_and_nowhere_else",
     ),
     guard(
         "Compose has no secret that everybody knows",
@@ -438,12 +444,13 @@ GUARDS = (
     guard(
         "a folder that somebody else could have filled is no node's",
         "unit/test_private.py::test_up_refuses_it_before_anything_is_written",
-        ("orchestrator/node/up.py", "        private.check_folder(settings.run_dir)\n", ""),
+        ("orchestrator/node/preflight.py", "        private.check_folder(settings.run_dir)\n", ""),
     ),
     guard(
         "each program of a node has its own secrets and no other",
-        "e2e/test_threats.py::test_each_program_was_started_with_its_own_secrets_and_no_other",
-        (PROGRAMS, "    wanted = set(NEEDS[program])\n", "    wanted = set(environment)\n"),
+        "e2e/test_access.py::test_operators_have_what_they_need_and_strangers_get_nothing",
+        (PROGRAMS, "    names = set(NEEDS[program])\n", "    names = set(environment)\n"),
+        STEP="each_program_was_started_with_its_own_secrets_and_no_other",
     ),
     guard(
         "supervisord's environment has no secret",
@@ -476,12 +483,13 @@ GUARDS = (
     ),
     guard(
         "an api that stops ends its streams",
-        "e2e/test_threats.py::test_a_stop_with_open_streams_waits_for_none",
+        "e2e/test_access.py::test_operators_have_what_they_need_and_strangers_get_nothing",
         (
             "orchestrator/api/lifecycle.py",
             "            with _on_stop_signal(feed.close):\n",
             "            with contextlib.nullcontext():\n",
         ),
+        STEP="a_stop_with_open_streams_waits_for_none",
     ),
     guard(
         "rooms are kept as long as we wait",
@@ -491,23 +499,27 @@ GUARDS = (
     # Takeover
     guard(
         "a death is told at once",
-        "chaos/test_takeover.py::test_a_killed_agent_is_heard_again_within_two_seconds",
+        "e2e/test_sessions.py::test_sessions_from_their_start_to_their_end",
         (CHILDREN, "        self._on_death(death)\n", "        pass\n"),
+        STEP="a_killed_agent_is_replaced_and_heard_again",
     ),
     guard(
         "an agent that is silent is given up",
-        "chaos/test_takeover.py::test_a_hung_agent_is_heard_again_within_ten_seconds",
+        "e2e/test_sessions.py::test_sessions_from_their_start_to_their_end",
         NO_SILENCE,
+        STEP="agents_that_serve_no_more_are_replaced_and_heard_again",
     ),
     guard(
         "takeovers have an end",
-        "chaos/test_takeover.py::test_the_third_death_ends_the_call_with_the_last_cause",
+        "e2e/test_sessions.py::test_sessions_from_their_start_to_their_end",
         (f"{LIB}/takeover.lua", "  elseif count > max then\n", "  elseif false then\n"),
+        STEP="the_third_death_ends_the_call_with_the_last_cause",
     ),
     guard(
         "the conversation is handed over",
-        "chaos/test_takeover.py::test_the_next_voice_knows_the_users_name_and_what_was_said",
+        "e2e/test_voice.py::test_people_talk_with_agents",
         (f"{LIB}/inbox.lua", "table.concat(turns, ',')", "''"),
+        STEP="the_next_voice_knows_the_users_name_and_what_was_said",
     ),
     # Survival
     guard(
@@ -545,7 +557,7 @@ GUARDS = (
         "what has run is started again without end",
         "unit/test_supervise.py::test_what_has_run_is_started_again_without_end",
         (
-            "orchestrator/node/supervise.py",
+            "orchestrator/node/supervisor.py",
             "process.backoff = min(process.backoff, LONGEST_PAUSE, process.config.startretries)",
             "pass",
         ),
@@ -592,8 +604,9 @@ GUARDS = (
     ),
     guard(
         "the call of an agent that must go goes on with another node's",
-        "chaos/test_nodes.py::test_one_whose_main_process_is_killed_hands_its_calls_over",
+        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
         (RUNTIME, "context.stop(stop.result())", "context.leave(stop.result())"),
+        STEP="one_whose_main_process_is_killed_hands_its_calls_over",
     ),
     guard(
         "a connection that was idle while Redis restarted is not handed out",
@@ -653,7 +666,7 @@ GUARDS = (
     guard(
         "the lock of a beat that was killed runs out",
         "chaos/test_doubles.py::test_two_beats_are_one_and_a_killed_one_is_replaced",
-        ("orchestrator/task_queue/app.py", "redbeat_lock_timeout=15,", "redbeat_lock_timeout=1500,"),
+        ("orchestrator/task_queue/app.py", '"redbeat_lock_timeout": 15,', '"redbeat_lock_timeout": 1500,'),
     ),
     guard(
         "who waits for a boot is told how it ended, however many wait",
@@ -727,7 +740,7 @@ GUARDS = (
     guard(
         "records are bounded by their number",
         "integration/test_forgetting.py::test_records_are_bounded_by_their_number",
-        (f"{LIB}/closing.lua", "  keep_last('session:over', id, policy('keepCount'), drop_session)\n", ""),
+        (f"{LIB}/closing.lua", "  keep_last('session:over', id, policy('session_keep_count'), drop_session)\n", ""),
     ),
     guard(
         "a log is bounded in bytes",
@@ -819,7 +832,7 @@ GUARDS = (
     # Drain, reload
     guard(
         "the drain waits for the calls",
-        "chaos/test_drain.py::test_calls_are_heard_until_the_drain_is_over",
+        "e2e/test_drain.py::test_calls_are_heard_until_the_drain_is_over",
         ("orchestrator/node/drain.py", "while calls and time.monotonic() < deadline:", "while False:"),
     ),
     guard(
@@ -835,22 +848,24 @@ GUARDS = (
     guard(
         "agents hear that their node stops though Redis is away",
         "unit/test_runtime.py::test_without_redis_an_agent_parts_by_its_nodes_word",
-        ("agents/parting.py", "                say_goodbye(max(0.0, word.over_at - now))\n", ""),
+        ("agents/node_shutdown.py", "                say_goodbye(max(0.0, notice.over_at - now))\n", ""),
     ),
     guard(
         "what a killed node has left says nothing to agents",
         "unit/test_drain.py::test_what_a_killed_node_has_left_says_nothing",
-        ("orchestrator/node/parting.py", "if text and not _nobodys(file) else", "if text else"),
+        ("orchestrator/node/shutdown_notice.py", "if text and _has_writer(file) else", "if text else"),
     ),
     guard(
         "a caller does not read or drive the agent's session",
-        "e2e/test_voice.py::test_a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
+        "e2e/test_voice.py::test_people_talk_with_agents",
         ("agents/voice.py", ", session_host=False", ""),
+        STEP="a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
     ),
     guard(
         "typed words are not taken unless that is wanted",
-        "e2e/test_voice.py::test_a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
+        "e2e/test_voice.py::test_people_talk_with_agents",
         ("agents/voice.py", "text_input=_text_input()", "text_input=True"),
+        STEP="a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
     ),
     guard(
         "who waits for a drain or a reload waits on while Redis is away",
@@ -869,8 +884,9 @@ GUARDS = (
     ),
     guard(
         "agents are told that the drain is nearly over",
-        "chaos/test_drain.py::test_the_voice_says_goodbye_before_its_node_stops",
+        "e2e/test_voice.py::test_people_talk_with_agents",
         (DUE, "cjson.encode({type = 'goodbye', seconds = left / 1000})", "cjson.encode({type = 'other'})"),
+        STEP="the_voice_says_goodbye_before_its_node_stops",
     ),
     guard(
         "warm agents of older code are replaced",
@@ -977,21 +993,22 @@ GUARDS = (
     guard(
         "lines are shipped at a bounded rate",
         "unit/test_log_shipper.py::test_a_second_of_flood_is_a_second_of_lines",
-        (SHIPPER, "        file.lines = max(0.0, file.lines - len(lines))\n", ""),
+        (SHIPPER, "        file.lines = max(0.0, file.lines - chunk.counted)\n", ""),
     ),
     guard(
         "a shipped line is one line wherever it is shown",
         "unit/test_log_shipper.py::test_rubbish_is_text_of_one_line_each",
-        (SHIPPER, 'return _CONTROL.sub("", _ESCAPE', 'return re.sub("-x-", "", _ESCAPE'),
+        (f"{WORKER}/log_chunks.py", 'return _CONTROL.sub("", _ESCAPE', 'return re.sub("-x-", "", _ESCAPE'),
     ),
     guard(
         "the status page writes out what a browser would obey in a text",
-        "e2e/test_status_page.py::test_controls_and_directions_of_strangers_are_written_out",
+        "e2e/test_status_page.py::test_the_status_page",
         (
             "orchestrator/web/dom.js",
             'const wanted = oneLine(String(value ?? ""));',
             'const wanted = String(value ?? "");',
         ),
+        STEP="controls_and_directions_of_strangers_are_written_out",
     ),
     guard(
         "the log of an agent is the admin's",
@@ -1017,7 +1034,7 @@ GUARDS = (
         "a program that is given up ends the node",
         "unit/test_supervise.py::test_a_program_that_does_not_start_ends_the_node",
         (
-            "orchestrator/node/supervise.py",
+            "orchestrator/node/supervisor.py",
             "        events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)\n",
             "",
         ),
@@ -1026,7 +1043,7 @@ GUARDS = (
         "with its node the host is told to stop its agents",
         "unit/test_supervise.py::test_the_host_hears_another_signal_when_it_is_stopped_with_its_node",
         (
-            "orchestrator/node/supervise.py",
+            "orchestrator/node/supervisor.py",
             "        events.subscribe(events.SupervisorStoppingEvent, self._on_stopping)\n",
             "",
         ),
@@ -1035,7 +1052,7 @@ GUARDS = (
         "a stop signal between fork and exec is heard",
         "unit/test_supervise.py::test_a_program_that_is_just_being_started_hears_the_signal",
         (
-            "orchestrator/node/supervise.py",
+            "orchestrator/node/configuration.py",
             "                    signal.signal(number, signal.SIG_DFL)\n",
             "                    pass\n",
         ),
@@ -1044,7 +1061,7 @@ GUARDS = (
         "programs go when their supervisor is killed",
         "unit/test_supervise.py::test_its_programs_go_with_it_when_it_is_killed",
         (
-            "orchestrator/node/supervise.py",
+            "orchestrator/node/configuration.py",
             "                    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)\n",
             "                    pass\n",
         ),
@@ -1076,14 +1093,18 @@ GUARDS = (
     guard(
         "a SIGHUP without a terminal is nothing",
         "unit/test_terminal.py::test_without_a_terminal_a_hangup_is_nothing",
-        ("orchestrator/node/supervise.py", "        if told or not self.hangup_stops:\n", "        if told:\n"),
+        (
+            "orchestrator/node/supervisor.py",
+            "        if stopping or not self.hangup_stops:\n",
+            "        if stopping:\n",
+        ),
     ),
     guard(
         "a terminal that is closed cuts no drain short",
         "unit/test_terminal.py::test_a_terminal_that_is_closed_cuts_no_drain_short",
         (
-            "orchestrator/node/supervise.py",
-            "        elif self._hung_up and number in _STOP_SIGNALS:\n            self._hung_up = False\n",
+            "orchestrator/node/supervisor.py",
+            "        elif self._hung_up and number in STOP_SIGNALS:\n            self._hung_up = False\n",
             "",
         ),
     ),
@@ -1092,14 +1113,14 @@ GUARDS = (
         "unit/test_terminal.py::test_a_terminal_that_takes_nothing_holds_up_nothing",
         (
             "orchestrator/node/supervise.py",
-            "    sys.stdout, sys.stderr = Patient(sys.stdout), Patient(sys.stderr)\n",
+            "    sys.stdout, sys.stderr = NonBlockingText(sys.stdout), NonBlockingText(sys.stderr)\n",
             "",
         ),
     ),
     guard(
         "a second signal skips the drain",
         "unit/test_supervise.py::test_a_second_signal_does_not_wait_for_the_calls[15]",
-        ("orchestrator/node/supervise.py", "            self._skip_drain()\n", "            pass\n"),
+        ("orchestrator/node/supervisor.py", "            self._skip_drain()\n", "            pass\n"),
     ),
     guard(
         "what does not fit into the kill window is said",
@@ -1143,7 +1164,7 @@ GUARDS = (
     guard(
         "the living register before starts are answered",
         "integration/test_store.py::test_the_living_register_before_starts_are_answered",
-        (ASSIGN, "if redis.call('EXISTS', 'policy', 'pool:target') < 2 then", "if not policy('maxSessions') then"),
+        (ASSIGN, "if redis.call('EXISTS', 'policy', 'pool:target') < 2 then", "if not policy('max_sessions') then"),
     ),
     guard(
         "an agent's own heartbeat says whether it lives",
@@ -1244,7 +1265,7 @@ GUARDS = (
     ),
     guard(
         "whoever looks has the next round, told or not",
-        "e2e/test_webhooks.py::test_a_call_goes_its_way_though_nobody_tells",
+        "chaos/test_untold.py::test_a_call_goes_its_way_though_nobody_tells",
         (DUE, "set_deadline_if_none('reconcile', '',", "local _ = math.max(0, 0,"),
     ),
     guard(
@@ -1260,32 +1281,36 @@ GUARDS = (
     # Several nodes
     guard(
         "a start goes to the node with the smallest load",
-        "chaos/test_nodes.py::test_each_has_its_share_and_starts_go_where_there_is_most_room",
+        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
         (f"{LIB}/take_warm.lua", "and 0 or 2) + load_of(node)", "and 0 or 2) - load_of(node)"),
+        STEP="each_has_its_share_and_starts_go_where_there_is_most_room",
     ),
     guard(
         "a user comes back to the node of the last time",
-        "chaos/test_nodes.py::test_a_user_comes_back_to_the_same_node",
+        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
         (f"{LIB}/take_warm.lua", "node.id == prefer and 0 or 2", "2"),
+        STEP="a_user_comes_back_to_the_same_node",
     ),
     guard(
         "calls that outlast a drain go on elsewhere",
-        "chaos/test_nodes.py::test_one_that_is_drained_hands_its_calls_over",
+        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
         NO_HANDOVER,
+        STEP="one_that_is_drained_hands_its_calls_over",
     ),
     guard(
         "whoever is left hears that a node is silent",
-        "chaos/test_nodes.py::test_one_that_vanishes_is_replaced_by_the_others",
+        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
         NO_SILENCE,
+        STEP="one_that_vanishes_is_replaced_by_the_others",
     ),
     guard(
         "a container that goes hands its calls to the one that stays",
-        "chaos/test_overlap.py::test_a_call_lives_through_a_deploy_and_the_pool_is_never_empty",
+        "e2e/test_deploy.py::test_a_call_lives_through_a_deploy_and_the_pool_is_never_empty",
         NO_HANDOVER,
     ),
     guard(
         "what this release writes the previous one reads",
-        "chaos/test_model.py::test_two_releases_share_a_redis_for_the_length_of_a_deploy",
+        "integration/test_model.py::test_two_releases_share_a_redis_for_the_length_of_a_deploy",
         (f"{LIB}/lists.lua", "if node and to.nodeSet and before ~= to.nodeSet then", "if false then"),
         HYPOTHESIS_PROFILE="guard",
     ),
@@ -1370,12 +1395,12 @@ GUARDS = (
     ),
     guard(
         "what a caller sends is counted",
-        "e2e/test_incoming.py::test_a_caller_who_sends_more_than_an_agent_takes_ends_the_call",
+        "integration/test_incoming.py::test_a_caller_who_sends_more_than_an_agent_takes_ends_the_call",
         ("agents/incoming.py", "            loop.call_soon_threadsafe(_end, context)\n", "            pass\n"),
     ),
     guard(
         "one stream of a caller has a largest size",
-        "e2e/test_incoming.py::test_a_stream_that_unpacks_into_more_is_cut_and_a_chat_goes_on",
+        "integration/test_incoming.py::test_a_stream_that_unpacks_into_more_is_cut_and_a_chat_goes_on",
         (
             "agents/incoming.py",
             "data_stream=rtc.DataStreamOptions(max_payload_byte_length=STREAM_BYTES)",
@@ -1394,8 +1419,9 @@ GUARDS = (
     ),
     guard(
         "an agent whose event loop is blocked is silent",
-        "chaos/test_takeover.py::test_an_agent_that_lives_and_serves_no_more_is_heard_again_within_ten_seconds[block]",
+        "e2e/test_sessions.py::test_sessions_from_their_start_to_their_end",
         (DUE, "function on_timeout.beat(id)\n", "function on_timeout.beat(id)\n  if true then return end\n"),
+        STEP="agents_that_serve_no_more_are_replaced_and_heard_again",
     ),
     guard(
         "connections follow a failover",
@@ -1465,7 +1491,7 @@ GUARDS = (
         "integration/test_neighbours.py::test_every_task_of_a_neighbour_is_done_by_the_neighbour",
         (
             "orchestrator/task_queue/app.py",
-            '        worker_consumer="orchestrator.task_queue.foreign_tasks:Consumer",\n',
+            '        "worker_consumer": "orchestrator.task_queue.foreign_tasks:Consumer",\n',
             "",
         ),
     ),
@@ -1489,7 +1515,7 @@ GUARDS = (
     guard(
         "the embedded Valkey asks for a password",
         "integration/test_clients.py::test_the_embedded_valkey_lets_nobody_in_without_its_password",
-        ("orchestrator/node/up.py", "requirepass {password}\n", ""),
+        ("orchestrator/node/environment.py", "requirepass {password}\n", ""),
     ),
     guard(
         "what goes into the image has one of the hashes that we know",

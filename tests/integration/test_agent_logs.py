@@ -150,7 +150,7 @@ async def test_it_is_pushed_as_it_is_written(
 async def test_a_log_is_kept_as_long_as_its_failure_is_listed(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis
 ) -> None:
-    await change(store, keepCount=3)
+    await change(store, session_keep_count=3)
     ids = [await fail(store) for _ in range(6)]
     listed = [failure["agentId"] for failure in await failures(http)]
     assert listed == ids[:2:-1], "the newest three"
@@ -171,7 +171,7 @@ async def test_last_words_after_the_end_are_bounded_too(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis
 ) -> None:
     """One that was too slow is recorded as gone, then killed, then its file is shipped to the end."""
-    await change(store, keepCount=1)
+    await change(store, session_keep_count=1)
     agent_id = await fail(store)
     await fail(store)
     assert not raw.exists(f"agent:{agent_id}")

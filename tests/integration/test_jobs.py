@@ -3,7 +3,7 @@
 import redis
 
 from orchestrator.models import new_id
-from orchestrator.store import Assignment, Job, Store
+from orchestrator.store import Assignment, DispatchRef, Store
 from orchestrator.store.agent_link import AgentLink
 from tests.support.pool import assign, change, warm
 
@@ -11,7 +11,7 @@ from tests.support.pool import assign, change, warm
 async def ask(store: Store, room: str, job: str = "AJ_1", **changes: object) -> Assignment:
     """Ask for an agent as the dispatch door does."""
     key = {"idempotency_key": f"dispatch:{job}", "fingerprint": room}
-    return await assign(store, f"room:{room}", room_name=room, job=Job(job, "AD_1", "n1"), **key | changes)
+    return await assign(store, f"room:{room}", room_name=room, job=DispatchRef(job, "AD_1", "n1"), **key | changes)
 
 
 async def test_a_job_gets_a_warm_agent_and_leaves_its_facts(store: Store, raw: redis.Redis, valkey_url: str) -> None:
@@ -74,7 +74,7 @@ async def test_the_room_is_known_as_long_as_the_record(store: Store, raw: redis.
 
 
 async def test_a_job_never_waits_in_line(store: Store, raw: redis.Redis, valkey_url: str) -> None:
-    await change(store, maxSessions=1)
+    await change(store, max_sessions=1)
     await warm(store, valkey_url, 1)
     taken = await ask(store, "lobby")
     full = await ask(store, "desk", "AJ_2")
@@ -83,7 +83,7 @@ async def test_a_job_never_waits_in_line(store: Store, raw: redis.Redis, valkey_
     assert await store.session_of_job("dispatch:AJ_2") is None, "it may be asked for again"
     assert (await assign(store, "ada")).outcome == "queued"
     await store.end_session(taken.session_id, "ended", "over")
-    await change(store, maxSessions=2)
+    await change(store, max_sessions=2)
     raw.zadd("session:queued", {new_id("session"): 1})
     line = await ask(store, "desk", "AJ_2")
     assert (line.outcome, line.detail) == ("full", "line")
@@ -126,7 +126,7 @@ async def test_what_livekit_is_told_of_us(store: Store, raw: redis.Redis, valkey
         found = await store.capacity("n1")
         return found.live, found.most, found.refusal, found.detail
 
-    await change(store, maxSessions=2)
+    await change(store, max_sessions=2)
     assert await said() == (0, 2, "", "")
     await store.report_memory("n1", "3 MiB are free", hold_seconds=60)
     assert await said() == (0, 2, "full", "3 MiB are free")

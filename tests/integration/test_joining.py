@@ -118,6 +118,7 @@ async def user(url: str, token: str) -> AsyncIterator[rtc.Room]:
             await room.disconnect()
 
 
+@pytest.mark.thorough
 async def test_a_room_that_livekit_does_not_make_is_made_and_no_agent_is_lost(
     store: Store, raw: redis.Redis, valkey_url: str, url: str, rooms: Rooms
 ) -> None:

@@ -18,6 +18,8 @@ from orchestrator.task_queue.foreign_tasks import Sightings
 from tests.support.node import REPOSITORY
 from tests.support.processes import poll, stop
 
+pytestmark = pytest.mark.thorough
+
 TASKS = 12
 SHOP = """
 import os

@@ -158,7 +158,7 @@ async def test_calls_that_outlast_a_drain_go_on_elsewhere(store: Store, raw: red
     await link.joined()
     await link.presence(call.session_id, present=True)
     await link.turn(call.session_id, {"role": "user", "text": "My name is Ada."})
-    await change(store, goodbyeMs=0)
+    await change(store, goodbye_seconds=0)
     await store.drain_node(call.node, 0)
     raw.zadd("deadlines", {f"drain|{call.node}": 0})
     await store.process_deadlines()
@@ -204,7 +204,7 @@ async def test_without_another_node_a_drain_says_goodbye(store: Store, raw: redi
 
 async def test_a_drain_that_is_asked_for_again_may_be_over_sooner_and_not_later(store: Store, raw: redis.Redis) -> None:
     """A node whose Redis was away asks again, for what is left of its time."""
-    await change(store, goodbyeMs=3000)
+    await change(store, goodbye_seconds=3)
     await beat(store, "n1")
 
     def left() -> tuple[float, str]:

@@ -97,6 +97,7 @@ def worker(raw: redis.Redis, valkey_url: str, tmp_path: Path) -> Iterator[None]:
             stop(program)
 
 
+@pytest.mark.thorough
 def test_the_celery_worker_beat_and_publisher_leave_none_either(
     worker: None, raw: redis.Redis, valkey_url: str
 ) -> None:

@@ -103,7 +103,7 @@ async def test_a_session_whose_own_record_is_gone_counts_no_more(
 def test_the_pool_is_sized_by_what_arrives(
     arrivals: float, boot: float, room: int | None, target: int, why: str
 ) -> None:
-    found, told = refill.wanted(arrivals, boot, least=2, most=12, room=room)
+    found, told = refill.target_size(arrivals, boot, pool_min=2, pool_max=12, memory_for=room)
     assert found == target
     assert why in told
 
@@ -118,6 +118,7 @@ def _agent(pid: int, **changes: object) -> Agent:
     return Agent(**fields | changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.thorough
 def test_examining_finds_each_fault() -> None:
     limit = 1 << 40
     # It has not been heard for years: that is for its deadline to judge, which knows for how long Redis was away.

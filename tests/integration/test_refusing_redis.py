@@ -194,6 +194,7 @@ def test_what_cannot_be_queued_is_told_as_a_wait(valkey: Refusing, hurt: Hurt) -
         publisher.close()
 
 
+@pytest.mark.thorough
 async def test_a_full_disk_of_its_append_only_file_is_a_wait(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     port = free_ports()

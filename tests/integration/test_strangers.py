@@ -15,7 +15,7 @@ from orchestrator.api.access import AFTERWARDS_SECONDS
 from orchestrator.api.app import create
 from orchestrator.api.attempts import MOST
 from orchestrator.models import new_id
-from orchestrator.store import Job, Store
+from orchestrator.store import DispatchRef, Store
 from orchestrator.worker.reconciler import UNSERVED_SECONDS, Reconciler
 from tests.support.api import ADMIN, is_problem, serve, settings, start
 from tests.support.pool import assign, warm
@@ -247,10 +247,10 @@ async def test_calls_by_livekits_dispatch_count_for_who_got_the_token(store: Sto
         caps = {"per_address": 2, "waiting_per_address": 2}
         outcomes = []
         for n, room in enumerate(rooms):
-            job = Job(f"AJ_{n}", "AD", "n1")
+            job = DispatchRef(f"AJ_{n}", "AD", "n1")
             outcomes.append((await assign(store, f"user-{n}", room_name=room, job=job, **caps)).outcome)
         assert outcomes == ["assigned", "assigned", "many"]
-        elsewhere = await assign(store, "room:line", room_name="line", job=Job("AJ_9", "AD", "n1"), **caps)
+        elsewhere = await assign(store, "room:line", room_name="line", job=DispatchRef("AJ_9", "AD", "n1"), **caps)
         assert elsewhere.outcome == "assigned", "a phone call has no address of ours"
 
 
@@ -293,7 +293,7 @@ async def test_who_sits_in_a_room_that_nobody_serves_is_not_left_there(
     alone, empty, ours, others = [new_id("room") for _ in range(4)]
     for room in (alone, empty, ours, others):
         await store.room_asked_for(room)
-    assert (await assign(store, "user-1", room_name=ours, job=Job("AJ_1", "AD", "n1"))).outcome == "assigned"
+    assert (await assign(store, "user-1", room_name=ours, job=DispatchRef("AJ_1", "AD", "n1"))).outcome == "assigned"
     rooms = FakeRooms({alone, ours, others, "not-ours"}, {others})
     reconciler = Reconciler(store, rooms, 60)  # type: ignore[arg-type]
     await reconciler._close_unserved()

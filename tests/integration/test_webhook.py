@@ -24,7 +24,7 @@ from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.loader import named
 from orchestrator.worker.reconciler import Reconciler
 from tests.integration.test_api import serve
-from tests.support.model import WAITS, Bench, Dump
+from tests.support.model import WAITS, Bench, Dump, ms
 from tests.support.pool import assign, warm
 from tests.support.proxy import FaultProxy
 
@@ -320,7 +320,8 @@ class House:
     def __init__(self, url: str) -> None:
         self.b = Bench(url)
         self.b.clear()
-        self.b.redis.hset("policy", mapping=WAITS | {"maxSessions": 9, "queueLimit": 9, "perUser": 1, "maxMs": 10**9})
+        limits = {"max_sessions": 9, "queue_limit": 9, "sessions_per_user": 1, "max_session_seconds": 1_000_000}
+        self.b.redis.hset("policy", mapping=WAITS | limits)
         self.b.redis.set("pool:target", 1)
         self.b.redis.sadd("nodes", "n1")
         self.b.redis.hset("node:n1", "pid", 1)
@@ -356,6 +357,7 @@ class House:
         return self.b.dump()
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(happens=st.lists(steps, max_size=30))
 @example(happens=[("webhook", "participant_left", 0, 0, 0), ("webhook", "room_finished", 1, 0, 2), ("time", 2_900)])
@@ -416,12 +418,12 @@ def test_a_user_whom_livekit_misses_twice_has_left(call: House) -> None:
     call.later(1_100)
     assert call.look("user") == "user_gone"
     assert fields(call)["status"] == "active"
-    assert waits(call, "gone") == pytest.approx(WAITS["userGoneMs"], abs=10)
+    assert waits(call, "gone") == pytest.approx(ms("user_gone_seconds"), abs=10)
     # LiveKit may take its word back: it is asked until the end.
     call.later(2_000)
     assert call.look("user") == ""
     assert waits(call, "look") == pytest.approx(2_000, abs=10)
-    assert waits(call, "gone") == pytest.approx(WAITS["userGoneMs"] - 2_000, abs=10)
+    assert waits(call, "gone") == pytest.approx(ms("user_gone_seconds") - 2_000, abs=10)
     assert call.look() == "user_there"
     assert waits(call, "gone") is None
     assert history(call)[-2:] == ["user_left", "user_back"]

@@ -14,7 +14,7 @@ import pytest
 from orchestrator import faults
 from orchestrator.errors import OrchestratorError, StoreUnavailable
 from orchestrator.models import Session
-from orchestrator.pool.assignment import Assigner, Request, Started
+from orchestrator.pool.assignment import Assigner, SessionRequest, Started
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
 from orchestrator.store import keys
@@ -59,7 +59,7 @@ class Api(Process):
         self._assigner = Assigner(self.store, self._settings, lambda room: f"token of {room}", first.may_live)
         self.ready.set()
 
-    async def begin(self, request: Request) -> Started:
+    async def begin(self, request: SessionRequest) -> Started:
         """Start a session."""
         started = await self._assigner.start(request)
         if started.spawn:
@@ -85,6 +85,8 @@ class Call:
     answered_at: float | None = None
     refused: str = ""
     session_id: str = ""
+    state: str = ""  #: when it was answered
+    position: int | None = None
     states: list[str] = field(default_factory=list)
 
 
@@ -100,11 +102,13 @@ class Cluster:
         ]
         self.settings = self.computers[0].settings
         self.calls: list[Call] = []
+        #: Redis has lost everything: who waited is forgotten, and the cap may be exceeded.
+        self.lost = False
         self.api: Api
         self.outside = Process(world, "test")
 
-    async def start(self) -> None:
-        """Start everything, and wait until the pool is at its target."""
+    async def start(self, *, full: bool = True) -> None:
+        """Start everything, and wait until the pool is at its target, or at least until starts are answered."""
         for computer in self.computers:
             computer.start()
         self._run_api()
@@ -112,7 +116,7 @@ class Cluster:
             self.outside.start(self._beat(name, task, every, expires))
         self.outside.start(self._make_store())
         await asyncio.sleep(0)
-        await self.until(self.full, "the pool is full", 30)
+        await self.until(self.full if full else self.store.configured, "the pool is full", 30)
 
     async def _make_store(self) -> None:
         self.store = self.world.store("test")
@@ -158,6 +162,11 @@ class Cluster:
         return max(target, len(self.computers)) if target else 0
 
     @property
+    def boots(self) -> int:
+        """How many agent processes were ever started."""
+        return sum(computer.boots for computer in self.computers)
+
+    @property
     def agents(self) -> list[AgentProcess]:
         """All agent processes that run, on whichever node."""
         return [process for computer in self.computers for process in computer.living]
@@ -166,13 +175,41 @@ class Cluster:
         """Return the running process of a session's agent."""
         return next((each for each in self.agents if each.id == session.agent_id), None)
 
+    async def session(self, call: "Call") -> Session:
+        """Return the session of a call."""
+        found = await self.do(self.store.session(call.session_id))
+        assert isinstance(found, Session)
+        return found
+
+    async def served(self, call: "Call", seconds: float, *, but: str = "") -> Session:
+        """Wait until a call has a living agent in its room, another one than `but`."""
+
+        async def good() -> bool:
+            found = await self.session(call)
+            agent = self.process_of(found)
+            room = self.livekit.rooms.get(found.room_name)
+            return bool(
+                found.status in {SessionState.READY, SessionState.ACTIVE}
+                and agent is not None
+                and agent.id != but
+                and room is not None
+                and list(room.agents) == [agent.id]
+            )
+
+        await self.until(good, f"{call.user} has a living agent in the room", seconds)
+        return await self.session(call)
+
+    async def end(self, call: "Call") -> None:
+        """Hang up for a user."""
+        await self.do(self.store.end_session(call.session_id, SessionState.ENDED, "the user has hung up"))
+
     # Users
 
-    async def begin(self, user: str) -> Call:
+    async def begin(self, user: str, *, affinity: bool = False) -> Call:
         """Start a session as a client does that tries again while nobody answers; returns what came of it."""
         call = Call(user, self.world.now)
         self.calls.append(call)
-        request = Request(user, {}, idempotency_key=f"{user}-{self.world.token(4)}")
+        request = SessionRequest(user, {}, idempotency_key=f"{user}-{self.world.token(4)}", affinity=affinity)
         while True:
             api = self.api
             asking = api.start(api.begin(request))
@@ -184,10 +221,13 @@ class Cluster:
             except StoreUnavailable:
                 pass
             except OrchestratorError as refusal:
+                if type(refusal) is OrchestratorError:  # 500: whether it was done is not known, so it is asked again
+                    await asyncio.sleep(0.5)
+                    continue
                 call.refused = f"{type(refusal).__name__}: {refusal.detail}"
                 break
             else:
-                call.session_id = started.session_id
+                call.session_id, call.state, call.position = started.session_id, started.status, started.position
                 break
             await asyncio.sleep(0.5)
         call.answered_at = self.world.now

@@ -42,12 +42,14 @@ class Computer:
         #: Seconds that an agent loads, between these two.
         self.boot_seconds = (0.1, 1.5)
         self.poisoned = False
+        #: Whether agents say goodbye, and leave then, when they are told that their node stops.
+        self.polite = True
         self.free_bytes = 8 << 30
         self.on = True
         #: What agents write to the disk: every process that was started and whose death nobody has recorded.
         self.records: dict[str, AgentProcess] = {}
         self.deaths: dict[str, Death] = {}
-        self._pids = 1000
+        self.boots = 0
         self.host = Host(self)
         self.worker = Worker(self)
 
@@ -86,8 +88,8 @@ class Computer:
 
     def started(self, agent_id: str) -> AgentProcess:
         """Start an agent process."""
-        self._pids += 1
-        process = AgentProcess(self, agent_id, self._pids)
+        self.boots += 1
+        process = AgentProcess(self, agent_id, 1000 + self.boots)
         self.records[agent_id] = process
         process.begin()
         return process
@@ -281,6 +283,11 @@ class Worker(Process):
         for _ in range(THREADS):
             self.start(self._work())
         await asyncio.Event().wait()
+
+    async def stop(self) -> None:
+        """Stop as after SIGTERM."""
+        await self.node.stop()
+        self.end("stops")
 
     async def _connect(self, on_death: OnDeath) -> HostConnection:
         host = self.computer.host

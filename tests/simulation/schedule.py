@@ -27,7 +27,8 @@ class Trouble:
         """Return each kind with its weight."""
         return [
             (8, self.fault), (4, self.agent), (2, self.host), (3, self.worker), (2, self.api), (1, self.power),
-            (3, self.redis), (1, self.livekit), (2, self.drain), (2, self.resize), (1, self.poison), (1, self.memory),
+            (3, self.redis), (1, self.loss), (1, self.livekit), (2, self.drain), (2, self.resize), (1, self.restart),
+            (1, self.poison), (1, self.memory),
         ]  # fmt: skip
 
     async def once(self) -> None:
@@ -81,6 +82,17 @@ class Trouble:
 
     async def worker(self) -> None:
         self._kill_or_hang(self._computer().worker, self._dice.uniform(1, 15))
+
+    async def restart(self) -> None:
+        """Stop a Celery worker as a deploy does, and start the next one."""
+        worker = self._computer().worker
+        if worker.alive and not worker.hangs:
+            await asyncio.wait([worker.start(worker.stop())])
+
+    async def loss(self) -> None:
+        """Have Redis come back empty."""
+        self._cluster.lost = True
+        self._world.valkey.lose_everything()
 
     async def api(self) -> None:
         self._kill_or_hang(self._cluster.api, self._dice.uniform(0.5, 3))
@@ -163,6 +175,8 @@ async def schedule(world: World) -> None:
     cluster = Cluster(
         world, dice.choice([1, 2, 2, 3]), max_sessions=dice.choice([2, 4, 6]), pool_target=dice.randrange(4)
     )
+    for computer in cluster.computers:
+        computer.polite = dice.random() < 0.5
     await cluster.start()
     trouble = Trouble(cluster)
     watching = cluster.outside.start(promises.watch(cluster))

@@ -94,7 +94,7 @@ class World:
         self.trace: list[str] = []
         #: Faults that are armed, by point: what to do, and what plans the end of a standstill.
         self.armed: dict[str, list[tuple[str, Callable[[float, Callable[[], object]], None]]]] = {}
-        self.passed: dict[str, int] = {}
+        self.happened: set[tuple[str, str]] = set()
 
     def begin(self, loop: VirtualLoop, valkey: Valkey) -> None:
         """Begin, on an empty Valkey."""
@@ -114,14 +114,22 @@ class World:
         """In place of `secrets.token_hex`."""
         return self.dice.randbytes(size).hex()
 
+    def arm(self, point: str, action: str, *, stands_still: float = 5.0) -> None:
+        """Have this happen at the next pass of a point, to whoever passes it. A process that stands still goes on."""
+
+        def later(_: float, go_on: Callable[[], object]) -> None:
+            asyncio.get_running_loop().call_later(stands_still, go_on)
+
+        self.armed.setdefault(point, []).append((action, later))
+
     def hit(self, point: str) -> None:
         """In place of `faults.hit`: do what is armed at this point, to the process that runs now."""
-        self.passed[point] = self.passed.get(point, 0) + 1
         actions = self.armed.get(point)
         if not actions:
             return
         process, (action, later) = CURRENT.get(), actions.pop()
         self.say(process.name, f"{action} at {point}")
+        self.happened.add((point, action))
         match action:
             case "kill":
                 process.end("killed")

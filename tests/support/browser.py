@@ -183,3 +183,8 @@ def _assert_gone(profile: str) -> None:
         ]
 
     poll(lambda: not left(), "every process of the browser is gone")
+
+
+def shown(browser: Browser, text: str, seconds: float = 30) -> None:
+    """Wait until the page says something."""
+    poll(lambda: text.lower() in browser.page.inner_text("main").lower(), f"{text!r} is shown", seconds, every=0.1)

@@ -51,11 +51,6 @@ def fds(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd")) - (pid == os.getpid())
 
 
-def busy() -> float:
-    """Return how many times as much as it can this machine has to do; 1.0 when it keeps up."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-
-
 def connections(pid: int) -> int:
     """Return how many Unix sockets a process has: its connections to the embedded Valkey, and a few that stay."""
     return len(psutil.Process(pid).net_connections("unix"))

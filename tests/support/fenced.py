@@ -26,7 +26,7 @@ NOT_RUN = {
     "docker compose -f docker-compose.celery.yml up": "tests/image/test_compose.py brings it up, by podman",
     "npm ci": "the Makefile runs it, when it builds the page for tests/e2e/test_frontend.py",
     "npm run dev": "it does not end; the same page is built for tests/e2e/test_frontend.py",
-    "npm test": "tests/e2e/test_frontend.py runs it",
+    "npm test": "tests/integration/test_frontend_tests.py runs it",
     "npm install -g @railway/cli": "it changes the machine, and needs an account at Railway",
     "source .venv/bin/activate && pip install": "it changes the environment that the tests run in",
     "railway": "it needs an account at Railway; tests/unit/test_railway.py loads the files that it reads",

@@ -1,6 +1,8 @@
-"""What the tests that hurt nodes share: agents as the machine sees them, calls, moments, new code."""
+"""What the tests of whole nodes share: agents as the machine sees them, calls, moments, policies, new code."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import redis
@@ -56,3 +58,15 @@ def reload(node: Node) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(ended.stdout)
     assert (ended.returncode == 0) is found["done"], ended
     return found
+
+
+@contextlib.contextmanager
+def policy(node: Node, **fields: int) -> Iterator[None]:
+    """Have a running node decide by other figures for a while: what the scripts read from Redis at each decision."""
+    with connected(node) as raw:
+        before = {name: raw.hget("policy", name) for name in fields}
+        raw.hset("policy", mapping=fields)  # type: ignore[arg-type]
+        try:
+            yield
+        finally:
+            raw.hset("policy", mapping=before)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from orchestrator.node import livekit_server
-from orchestrator.node.up import _LIVEKIT_YAML
+from orchestrator.node.environment import LIVEKIT_YAML
 from tests.support.processes import free_ports, poll, start_valkey, stop
 
 KEY, SECRET = "testkey", "a-secret-of-the-tests-that-is-long-enough"
@@ -19,7 +19,7 @@ KEY, SECRET = "testkey", "a-secret-of-the-tests-that-is-long-enough"
 def server(folder: Path, *, auto_create: bool = True) -> Iterator[int]:
     """Run a server with its files in an empty folder; gives its port. `auto_create`: whoever joins makes the room."""
     port = free_ports(3)
-    text = _LIVEKIT_YAML.format(port=port, tcp=port + 1, udp=port + 2, key=KEY, secret=SECRET)
+    text = LIVEKIT_YAML.format(port=port, tcp=port + 1, udp=port + 2, key=KEY, secret=SECRET)
     if not auto_create:
         text = text.replace("\nroom:\n", "\nroom:\n  auto_create: false\n")
     (folder / "livekit.yaml").write_text(text)

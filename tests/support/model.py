@@ -16,17 +16,25 @@ import redis
 from orchestrator.states import AGENT_MOVES, LIVE_SESSION_STATES, SESSION_MOVES, AgentState, SessionState
 from orchestrator.store.loader import sources
 
-#: Every wait, in ms: short, and no two alike.
+#: Every wait, in seconds: short, and no two alike.
 WAITS = {
-    "queueMs": 12_000, "bootMs": 4_000, "startMs": 6_500, "joinMs": 3_000, "userJoinMs": 8_000, "userGoneMs": 4_500,
-    "maxMs": 20_000, "silentMs": 6_000, "stopMs": 1_500, "goodbyeMs": 2_000, "keepSeconds": 3_600,
-    "reconcileMs": 9_000,
+    "queue_seconds": 12, "boot_timeout_seconds": 4, "start_timeout_seconds": 6.5, "join_timeout_seconds": 3,
+    "user_join_seconds": 8, "user_gone_seconds": 4.5, "max_session_seconds": 20, "heartbeat_timeout_seconds": 6,
+    "stop_grace_seconds": 1.5, "goodbye_seconds": 2, "session_keep_seconds": 3_600, "reconcile_seconds": 9,
 }  # fmt: skip
+
+
+def ms(*names: str) -> int:
+    """Return waits in ms, added up."""
+    return sum(int(WAITS[name] * 1000) for name in names)
+
+
 #: The longest time for which each kind of deadline may lie ahead, in ms.
 LONGEST = {
-    "boot": 5_000, "beat": WAITS["silentMs"], "stop": 5_000, "start": WAITS["startMs"], "join": WAITS["joinMs"],
-    "user": WAITS["userJoinMs"], "gone": WAITS["joinMs"] + WAITS["userGoneMs"], "max": WAITS["maxMs"],
-    "queue": WAITS["queueMs"], "goodbye": WAITS["goodbyeMs"], "drain": 6_000, "refill": 75_001,
+    "boot": 5_000, "beat": ms("heartbeat_timeout_seconds"), "stop": 5_000, "start": ms("start_timeout_seconds"),
+    "join": ms("join_timeout_seconds"), "user": ms("user_join_seconds"),
+    "gone": ms("join_timeout_seconds", "user_gone_seconds"), "max": ms("max_session_seconds"),
+    "queue": ms("queue_seconds"), "goodbye": ms("goodbye_seconds"), "drain": 6_000, "refill": 75_001,
     "close": 5_000, "look": 2_000, "room": 0, "reconcile": 12_000, "job": 7_500, "alert": 30_000,
 }  # fmt: skip
 #: What ends or moves whoever is in a state: at least one of these is set.
@@ -134,7 +142,7 @@ class Dump:
 
     def fresh(self, agent: str) -> bool:
         """Whether an agent's heartbeat is recent."""
-        return int(self.now) - int(self.agents[agent].get("lastBeat", 0)) <= WAITS["silentMs"]
+        return int(self.now) - int(self.agents[agent].get("lastBeat", 0)) <= ms("heartbeat_timeout_seconds")
 
     @property
     def warm(self) -> set[str]:
@@ -209,6 +217,19 @@ def as_then(name: str, keys: Iterable[str], args: Sequence[str | int]) -> tuple[
         case "agent_first_audio":
             return list(keys), [*args, "firstAudioAt", "first_audio"]
     return list(keys), list(args)
+
+
+def policy_as_then(policy: Mapping[str, float]) -> dict[str, float]:
+    """Return a policy as a node of the release before writes it: with names of its own, most times in ms."""
+    names = {
+        "max_sessions": "maxSessions", "sessions_per_user": "perUser", "queue_limit": "queueLimit",
+        "queue_seconds": "queueMs", "boot_timeout_seconds": "bootMs", "start_timeout_seconds": "startMs",
+        "join_timeout_seconds": "joinMs", "user_join_seconds": "userJoinMs", "user_gone_seconds": "userGoneMs",
+        "max_session_seconds": "maxMs", "heartbeat_timeout_seconds": "silentMs", "stop_grace_seconds": "stopMs",
+        "goodbye_seconds": "goodbyeMs", "session_keep_seconds": "keepSeconds", "takeover": "takeover",
+        "max_takeovers": "maxTakeovers", "reconcile_seconds": "reconcileMs", "alert_webhooks": "webhooks",
+    }  # fmt: skip
+    return {then: policy[now] * (1000 if then.endswith("Ms") else 1) for now, then in names.items() if now in policy}
 
 
 #: Microseconds of the clock at the beginning of every sequence.
@@ -297,7 +318,7 @@ class Process:
 class Model:
     """What has happened so far, and what that allows."""
 
-    policy: dict[str, int]
+    policy: dict[str, float]
     states: dict[str, str] = field(default_factory=dict)  #: of each session and agent, by its events
     queued_at: dict[str, tuple[int, int]] = field(default_factory=dict)  #: place in the order of arrival, held then
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)  #: idempotency key: fingerprint, session
@@ -318,18 +339,18 @@ class Model:
         self, before: Dump, user: str, key: str, fingerprint: str, job_room: str = ""
     ) -> set[str]:
         """The outcomes that a start may have. `job_room`: a LiveKit job asks for an agent in that room."""
-        cap, held = self.policy["maxSessions"], before.held(user)
+        cap, held = self.policy["max_sessions"], before.held(user)
         if key in self.keys:
             return {"repeated"} if self.keys[key][0] == fingerprint else {"reused"}
         if job_room and any(fields["roomName"] == job_room for fields in before.live.values()):
             return {"occupied"}
-        if len(held) >= self.policy["perUser"]:
+        if len(held) >= self.policy["sessions_per_user"]:
             return {"existing"}
         if "livekit:down" in before.values:
             return {"livekit"}
         if before.members("nodes:draining") and not before.in_service:
             return {"draining"}
-        full = len(before.queued) >= self.policy["queueLimit"]
+        full = len(before.queued) >= self.policy["queue_limit"]
         crowded = len(before.served) + len(self.ghosts(before)) >= cap or bool(before.queued)
         if before.warm and not crowded:
             return {"assigned"}
@@ -395,7 +416,7 @@ class Model:
                 late = int(after.sessions[other]["createdAt"]) < int(after.sessions[i]["createdAt"])
                 assert not late, f"{i} was served before {other}, which started earlier"
         shortage = "pool:memory_low" in after.values
-        room = len(after.served) + len(self.ghosts(after)) < self.policy["maxSessions"]
+        room = len(after.served) + len(self.ghosts(after)) < self.policy["max_sessions"]
         if not self.slack and after.failures < 5:
             assert not (after.queued and room and not shortage), f"{after.queued} wait in line while there is room"
         # Agents that are warm wait for nobody while sessions wait for agents.
@@ -459,7 +480,7 @@ class Model:
         for i, fields in after.live.items():
             by_user[fields["userId"]].add(i)
         for user, held in by_user.items():
-            assert len(held) <= self.policy["perUser"] or user in self.late, f"{user} holds {held}"
+            assert len(held) <= self.policy["sessions_per_user"] or user in self.late, f"{user} holds {held}"
             assert held <= after.members(f"user:sessions:{user}"), f"{user} holds {held} and has no list of them"
         for key, value in after.values.items():
             if key.startswith("session:user:") and value not in self.lost_sessions:
@@ -514,10 +535,10 @@ class Model:
                 assert waits[who] & AGENT_WAITS[state], f"{who} is {state} and waits for {waits[who]}"
 
     def _limits(self, after: Dump) -> None:
-        cap = self.policy["maxSessions"]
+        cap = self.policy["max_sessions"]
         assert self.loss or len(after.served) <= cap, f"{len(after.served)} sessions, {cap} are allowed"
-        assert len(after.queued) <= self.policy["queueLimit"], "the waiting line is too long"
-        most = self.policy["maxTakeovers"] if self.policy["takeover"] else 0
+        assert len(after.queued) <= self.policy["queue_limit"], "the waiting line is too long"
+        most = self.policy["max_takeovers"] if self.policy["takeover"] else 0
         for i, fields in after.sessions.items():
             assert int(fields.get("takeovers", 0)) <= most, f"{i} was taken over too often"
             assert int(fields.get("replacements", 0)) <= 2, f"{i} was given too many agents"

@@ -14,7 +14,6 @@ import httpx
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
-from tests.support.chaos import busy
 from tests.support.processes import alive, free_ports, marked, poll
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -66,7 +65,7 @@ class Node:
         if wait:
             # Its last line: what stands above is all there then.
             try:
-                poll(lambda: "Ctrl-C stops everything." in self.said(), "the node is up", 90 * busy())
+                poll(lambda: "Ctrl-C stops everything." in self.said(), "the node is up", 180)
             except AssertionError as failure:
                 failure.add_note(self.output.read_text())
                 raise

@@ -15,7 +15,7 @@ from orchestrator.store.agent_link import AgentLink
 POLICY = Settings(max_sessions=10_000, heartbeat_timeout_seconds=15, session_keep_seconds=3600).policy
 
 
-async def change(store: Store, **changes: int) -> None:
+async def change(store: Store, **changes: float) -> None:
     """Change the policy; a resize stays."""
     await store.configure(POLICY | changes, 0)
 

@@ -24,9 +24,9 @@ from tests.support import api, documents, pins
 from tests.support.documents import DOCUMENTS, REPOSITORY, Command
 
 BIN = ".venv/bin/"
-#: Programs of others of whose words nothing here can be looked up.
+#: Other projects' programs, whose words are not checked.
 FOREIGN = {"openssl", "echo", "railway", "lk", "uv"}
-#: Variables that are no settings, with whoever reads them.
+#: Variables that are not settings, with what reads them.
 VARIABLES = {
     "OPENAI_API_KEY DEEPGRAM_API_KEY CARTESIA_API_KEY ELEVEN_API_KEY ANTHROPIC_API_KEY GOOGLE_API_KEY OPENAI_BASE_URL "
     "ANTHROPIC_BASE_URL DEEPGRAM_BASE_URL CARTESIA_BASE_URL ELEVEN_BASE_URL GOOGLE_GEMINI_BASE_URL "
@@ -42,7 +42,7 @@ VARIABLES = {
     "API_KEY": "a variable of an example",
 }
 FOREIGN_VARIABLES = {name for names in VARIABLES for name in names.split()}
-#: Files that are named and are not in the repository, with whoever makes them.
+#: Files that are named and are not in the repository, with what creates them.
 ELSEWHERE = {
     "my_agent.py my_program.py rule.json": "the reader",
     "railway.json": "Railway",
@@ -204,7 +204,7 @@ PROGRAMS: dict[str, Callable[[Command, list[str]], str | None]] = {
     f"{BIN}pip": _pip,
     f"{BIN}pytest": lambda command, words: _pytest(words),
 }
-#: What is in .venv alone: a reader who has run `make up` has no such thing on PATH, or another one.
+#: Programs that are in .venv alone: on PATH the reader has none of them, or another one.
 IN_VENV = {"orchestrator", "python", "python3", "pip", "pytest", "supervisorctl", "celery"}
 
 

@@ -28,11 +28,11 @@ OTHERS = ("malformed_request",)
 INSIDE = "RuntimeError: redis://bot:hunter2@10.0.0.1 `python agent.py`"
 #: What may stand in the detail of an error that is about the request: what was sent, and numbers of ours.
 TOLD = {
-    "told + (', or set API_KEYS.' if self._loopback_only else '.')", "node",
+    "detail + (', or set API_KEYS.' if self._loopback_only else '.')", "node", "node_id",
     "f'{words}; try again in {math.ceil(seconds)} s.'",
     "reserved[:64]", "ATTRIBUTES_BYTES", "wanted.agent_name", "agent_name", "told", "wait", "waiting",
     "self._settings.rate_limit.replace('/', ' starts a ')", "math.ceil(seconds)", "words", "len(text.encode())",
-    "METADATA_BYTES", "agent_id",
+    "METADATA_BYTES", "agent_id", "limit", "message",
 }  # fmt: skip
 
 

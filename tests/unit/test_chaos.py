@@ -14,6 +14,8 @@ import pytest
 from tests.support.chaos import cpu_seconds, descendants, fds, rss, zombies
 from tests.support.processes import poll
 
+pytestmark = pytest.mark.thorough
+
 
 @contextmanager
 def python(code: str) -> Iterator["subprocess.Popen[bytes]"]:

@@ -14,7 +14,7 @@ import yaml
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
-from orchestrator import reasons
+from orchestrator import __version__, reasons
 from orchestrator.cli.main import app as command_line
 from orchestrator.errors import OrchestratorError
 from orchestrator.settings import Settings
@@ -45,7 +45,7 @@ def test_every_command_works_as_it_is_printed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         ("orchestrator status", "not on PATH"),
         ("supervisorctl restart api", "not on PATH"),
@@ -78,8 +78,8 @@ def test_every_command_works_as_it_is_printed() -> None:
         ("fly deploy", "what is fly?"),
     ],
 )
-def test_a_command_that_does_not_work_is_found(text: str, told: str) -> None:
-    assert told in "; ".join(problem for each in documents.parsed("here", text) if (problem := wrong(each)))
+def test_a_command_that_does_not_work_is_found(text: str, problem: str) -> None:
+    assert problem in "; ".join(found for each in documents.parsed("here", text) if (found := wrong(each)))
 
 
 def test_every_fenced_command_is_run_or_has_a_reason_why_not() -> None:
@@ -184,12 +184,12 @@ def test_the_documents_list_every_command() -> None:
 
 def test_the_documents_say_which_commands_have_no_json() -> None:
     text = " ".join((DOCS / "cli.md").read_text().split())
-    told = set(re.findall(r"`(\w+)`", text.partition("Every command but ")[2].partition(" takes `--json`")[0]))
+    named = set(re.findall(r"`(\w+)`", text.partition("Every command but ")[2].partition(" takes `--json`")[0]))
     group = typer.main.get_command(command_line)
     assert isinstance(group, TyperGroup)
     leaves = {name: command for name, command in group.commands.items() if not isinstance(command, TyperGroup)}
     without = {name for name, command in leaves.items() if not any(each.name == "json" for each in command.params)}
-    assert told == without
+    assert named == without
 
 
 def test_the_help_of_the_command_line_names_every_command() -> None:
@@ -200,11 +200,11 @@ def test_the_help_of_the_command_line_names_every_command() -> None:
     none(name for name, command in group.commands.items() if not command.help)
 
 
-#: What is read by whoever runs a node, beside the documents and what the programs say.
+#: Files with commands for the operator, beside the documents and the programs' own texts.
 _READ = ("deploy/prometheus/alerts.yml", ".env.celery.example", "supervisord.conf", "orchestrator/web/status.html")
 
 
-def _told() -> Iterator[tuple[str, str]]:
+def _program_texts() -> Iterator[tuple[str, str]]:
     """Yield every line of every text in the programs. Docstrings are among them: the help is made of some."""
     for path in (each for folder in ("orchestrator", "agents") for each in (REPOSITORY / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -214,17 +214,17 @@ def _told() -> Iterator[tuple[str, str]]:
         yield from ((file, line) for line in (REPOSITORY / file).read_text().splitlines())
 
 
-def test_every_command_that_a_program_tells_of_is_there() -> None:
+def test_every_command_that_a_program_names_is_there() -> None:
     """By its name alone: in a container it is on PATH."""
-    told = re.compile(r"(?:`|<code>|\b(?:by|see):? |\()(orchestrator [a-z]+(?: --?[a-z-]+| [A-Z]+)*)")
-    found = [(where, command) for where, text in _told() for command in told.findall(text)]
+    pattern = re.compile(r"(?:`|<code>|\b(?:by|see):? |\()(orchestrator [a-z]+(?: --?[a-z-]+| [A-Z]+)*)")
+    found = [(where, command) for where, text in _program_texts() for command in pattern.findall(text)]
     assert len(found) > 20
     none(
         f"{where}: {problem}"
         for where, command in found
         if (problem := wrong(Command(where, tuple(f"{BIN}{command}".split())))) and "needs" not in problem
     )
-    none(f"{where}: {text}" for where, text in _told() if re.search(r"(?<!\.venv/bin/)\bpip install", text))
+    none(f"{where}: {text}" for where, text in _program_texts() if re.search(r"(?<!\.venv/bin/)\bpip install", text))
 
 
 # Redis's keys
@@ -312,6 +312,23 @@ def test_the_glossary_defines_fifty_words_at_most() -> None:
     words = re.findall(r"^\| \*\*(.+?)\*\* \|", (DOCS / "glossary.md").read_text(), re.MULTILINE)
     assert 30 < len(words) <= 50
     assert words == sorted(words)
+
+
+def test_the_names_that_may_be_scripted_against_are_keys() -> None:
+    stable = (DOCS / "redis.md").read_text().partition("You may script against")[2].partition("\n\n")[0]
+    named = {re.sub(r"\{\w+\}|\*", "{}", key) for key in re.findall("`([^`]+)`", stable)}
+    assert len(named) == 13
+    none(named - _documented_keys())
+
+
+def test_the_readme_is_read_in_minutes() -> None:
+    prose = re.sub(r"```.*?```|\]\([^)]*\)", "", README.read_text(), flags=re.DOTALL)
+    assert len(re.findall(r"\w[\w'.-]*", prose)) < 900
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    headings = re.findall(r"^## (\S+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[:2] == ["Unreleased", __version__]
 
 
 def test_the_index_names_every_document() -> None:

@@ -66,6 +66,7 @@ def test_a_fault_that_can_never_happen_is_refused(log: Path, monkeypatch: pytest
     monkeypatch.delenv("FAULTS")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("action", "state"), [("kill", None), ("hang", "T")])
 def test_processes_count_together(log: Path, action: str, state: str | None) -> None:
     code = f"from orchestrator import faults; faults.hit({POINT!r}); print('passed')"

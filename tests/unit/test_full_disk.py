@@ -15,6 +15,8 @@ from tests.support.disk import full_disk
 from tests.support.host import Host
 from tests.support.processes import alive
 
+pytestmark = pytest.mark.thorough
+
 
 async def test_the_host_tells_who_died_and_refuses_with_the_cause(short_folder: Path) -> None:
     run_dir = short_folder / "disk"

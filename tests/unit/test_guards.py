@@ -19,6 +19,9 @@ def test_a_guard_can_be_taken_away(guard: Guard, tmp_path: Path) -> None:
         change.make(tmp_path)
     file, _, name = guard.test.partition("::")
     assert not name or f"def {name.partition('[')[0]}(" in (REPOSITORY / file).read_text()
+    if step := guard.environment.get("STEP"):
+        steps = [path.read_text() for path in (REPOSITORY / "tests/e2e").glob("*.py")]
+        assert sum(f"def {step}(" in text for text in steps) == 1
 
 
 def test_every_chaos_test_has_its_guard() -> None:
@@ -29,6 +32,8 @@ def test_every_chaos_test_has_its_guard() -> None:
     }
     held = {guard.test.partition("[")[0] for guard in GUARDS}
     held.add("tests/chaos/test_crash_points.py::test_every_fault_point_was_hit")  # it runs with its whole file
+    # Those of the reconciler are taken away where integration/test_webhook.py misses them.
+    held |= {test for test in tests if test.startswith("tests/chaos/test_untold.py")}
     assert tests - held == set()
 
 

@@ -21,6 +21,8 @@ from orchestrator.models import new_id
 from tests.support.host import GOOD, Host, code_host
 from tests.support.processes import alive, on_disk, poll, sleeper, stop
 
+pytestmark = pytest.mark.thorough
+
 
 def shell_host(folder: Path, **settings: str) -> Host:
     """Start a host whose agents are what their names say."""

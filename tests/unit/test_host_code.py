@@ -14,6 +14,8 @@ from orchestrator.host.preload import TRIAL, Deaths
 from tests.support.host import GOOD, Host, code_host
 from tests.support.processes import alive, marked, on_disk, poll
 
+pytestmark = pytest.mark.thorough
+
 TWO = GOOD.format("two")
 #: What a module may do instead of being one, and what is said of it.
 BROKEN = {

@@ -38,6 +38,7 @@ def stranger() -> Iterator[Process]:
         yield Process("one", process.pid, identity.start_ticks, machine_boot_id())
 
 
+@pytest.mark.thorough
 def test_a_start_that_fails_does_not_forget_the_process_that_was_first(
     settings: NodeSettings, folder: AgentFolder, stranger: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,6 +54,7 @@ def test_a_start_that_fails_does_not_forget_the_process_that_was_first(
     assert folder.read("one") == stranger
 
 
+@pytest.mark.thorough
 def test_a_child_that_has_not_yet_recorded_itself_is_known_to_the_next_image(
     settings: NodeSettings, folder: AgentFolder, stranger: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:

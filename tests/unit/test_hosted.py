@@ -17,7 +17,7 @@ from tests.support.hosted import CANARY, Failure, Hosted, Part, hosted
 from tests.support.node import REPOSITORY
 
 #: What was reset, the providers' own clients leave to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
 
 VENDORS = ("openai", "anthropic", "deepgram", "cartesia")
 ONCE = APIConnectOptions(max_retry=0, timeout=0.5)

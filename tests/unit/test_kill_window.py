@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.node import livekit_server, up
+from orchestrator.node import livekit_server
+from orchestrator.node.environment import node_environment
+from orchestrator.node.preflight import CONFIGURATION
 from orchestrator.operations import kill_window
 from orchestrator.settings import Settings
 
@@ -74,7 +76,7 @@ def test_the_time_to_stop_is_that_of_the_programs_which_run() -> None:
 
 def test_the_times_to_stop_are_those_of_supervisord_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs = configparser.RawConfigParser()
-    programs.read(up.CONFIGURATION)
+    programs.read(CONFIGURATION)
     found = {name.removeprefix("program:"): programs[name] for name in programs.sections() if ":" in name}
     found = {name: section for name, section in found.items() if "command" in section}
     drain = found.pop("drain")
@@ -84,7 +86,7 @@ def test_the_times_to_stop_are_those_of_supervisord_conf(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(livekit_server, "obtain", lambda: Path("livekit-server"))
     settings = Settings(drain_seconds=41.5)
-    environment = up.node_environment(settings, tmp_path)
+    environment = node_environment(settings, tmp_path)
     given = float(drain["stopwaitsecs"].replace("%(ENV_DRAIN_STOP_SECONDS)s", environment["DRAIN_STOP_SECONDS"]))
     assert given >= 51.5
     assert kill_window.drain_warning(settings, given) is None
@@ -101,7 +103,7 @@ def test_a_drain_that_supervisord_would_kill_is_named() -> None:
 
 
 def test_the_documentation_tells_these_numbers() -> None:
-    page = " ".join((up.CONFIGURATION.parent / "docs/deploy.md").read_text().split())
+    page = " ".join((CONFIGURATION.parent / "docs/deploy.md").read_text().split())
     told = page[page.index("## Kill windows") :]
     settings = Settings(redis_url="redis://far", livekit_url="wss://far")
     after = kill_window.stopping(settings)

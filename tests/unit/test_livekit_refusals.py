@@ -185,6 +185,7 @@ def untrusted(tmp_path: Path) -> Iterator[int]:
         yield port
 
 
+@pytest.mark.thorough
 async def test_a_livekit_whose_certificate_nobody_trusts_is_one_that_does_not_answer(untrusted: int) -> None:
     async with Rooms(f"wss://localhost:{untrusted}", "key", "s" * 40) as rooms:
         assert "certificate" in str(await rooms.reachable()).lower()

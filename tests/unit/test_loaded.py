@@ -8,6 +8,8 @@ import pytest
 from tests.support.host import Host, code_host
 from tests.support.processes import poll
 
+pytestmark = pytest.mark.thorough
+
 MODULE = """
 import json, os, random, signal, socket, sys
 os.environ["SET_AT_IMPORT"] = "yes"

@@ -135,9 +135,9 @@ def test_what_is_sent_has_no_comments_and_one_byte_a_character() -> None:
 
 
 def test_no_line_repeats_a_default_of_the_settings() -> None:
-    again = re.compile(r"policy\('\w+'\)\)? or \d")
+    again = re.compile(r"policy\w*\('\w+'\)\)? or \d")
     assert [path.stem for path in [*SCRIPTS, *LIBRARY] if again.search(path.read_text())] == []
-    used = {name for source in sources().values() for name in re.findall(r"policy\('(\w+)'\)", source)}
+    used = {name for source in sources().values() for name in re.findall(r"policy(?:_ms|_expiry)?\('(\w+)'\)", source)}
     assert used <= Settings.model_construct().policy.keys()
 
 

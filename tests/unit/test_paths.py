@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.node.supervise import Options
-from orchestrator.node.up import CONFIGURATION
+from orchestrator.node.configuration import Options
+from orchestrator.node.preflight import CONFIGURATION
 from tests.support.processes import marked, poll
+
+pytestmark = pytest.mark.thorough
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NASTY = [

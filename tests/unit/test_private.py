@@ -160,6 +160,7 @@ def test_a_volume_that_root_has_mounted_will_do(run: Path, monkeypatch: pytest.M
         private.check_folder(inside)
 
 
+@pytest.mark.thorough
 def test_up_refuses_it_before_anything_is_written(run: Path) -> None:
     planted = _plant(run).read_text()
     run.chmod(0o777)

@@ -14,6 +14,8 @@ from orchestrator.machine import process
 from orchestrator.machine.process import Look, ProcessId
 from tests.support.processes import alive, poll
 
+pytestmark = pytest.mark.thorough
+
 
 def test_a_killed_process_counts_as_dead_at_once() -> None:
     """The kernel needs milliseconds to take a large process apart; no agent is handed out in that time."""

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from orchestrator.api.app import create
 from orchestrator.errors import Preflight
 from orchestrator.node import programs
-from orchestrator.node.supervise import Options
-from orchestrator.node.up import CONFIGURATION
+from orchestrator.node.configuration import Options
+from orchestrator.node.preflight import CONFIGURATION
 from orchestrator.settings import CHECKED, NodeSettings, Settings
 from tests.support.api import serve
 
@@ -114,6 +114,7 @@ def test_a_program_of_a_node_reads_no_dot_env(tmp_path: Path, monkeypatch: pytes
     assert settings.port == 8080
 
 
+@pytest.mark.thorough
 def test_a_command_reads_it_whoever_has_started_it(tmp_path: Path) -> None:
     """An agent, say: what a program of a node has in its environment is not what a command may go by."""
     (tmp_path / ".env").write_text("PORT=many\n")

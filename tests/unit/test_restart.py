@@ -15,6 +15,8 @@ from orchestrator.cli.main import main
 from tests.support.processes import poll
 from tests.unit.test_supervise import GOOD, Supervised
 
+pytestmark = pytest.mark.thorough
+
 _HOST = "trap 'echo HUP; exit 0' HUP; trap 'echo TERM; exit 0' TERM; echo up; while :; do sleep 0.1; done"
 _SERVER = """\
 [program:valkey]

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from livekit import rtc
 
-from agents import contract, parting
+from agents import contract, node_shutdown
 from agents.context import AgentContext
 from agents.runtime import Runtime
 from orchestrator.errors import OrchestratorError, StoreUnavailable
-from orchestrator.node.parting import Speaker, Word
+from orchestrator.node.shutdown_notice import Notice, NoticeWriter
 from orchestrator.settings import NodeSettings
 from tests.support.node import REPOSITORY
 
@@ -189,7 +189,7 @@ async def test_each_drain_has_its_goodbye_and_rubbish_is_left_aside(
 
 async def in_call(link: Link, monkeypatch: pytest.MonkeyPatch, folder: Path) -> AgentContext:
     """Return the session of an agent that looks for its node's word in this folder."""
-    monkeypatch.setattr(parting, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(node_shutdown, "POLL_SECONDS", 0.02)
     runtime = await live(link, waits, monkeypatch, folder)
     link.inbox.put_nowait(ASSIGN)
     async with asyncio.timeout(5):
@@ -198,7 +198,7 @@ async def in_call(link: Link, monkeypatch: pytest.MonkeyPatch, folder: Path) -> 
     return runtime._context
 
 
-ENDED = ("ended", "s", "ended", parting.REASON)
+ENDED = ("ended", "s", "ended", node_shutdown.REASON)
 
 
 async def test_without_redis_an_agent_parts_by_its_nodes_word(
@@ -209,16 +209,16 @@ async def test_without_redis_an_agent_parts_by_its_nodes_word(
     async def say() -> None:
         said.put_nowait(time.monotonic())
 
-    with Speaker(tmp_path) as speaker:
+    with NoticeWriter(tmp_path) as speaker:
         context = await in_call(link, monkeypatch, tmp_path)
         context.on_goodbye(say)
         now = time.monotonic()
-        speaker.say(Word(now + 1000, now + 2000))
+        speaker.publish(Notice(now + 1000, now + 2000))
         await asyncio.sleep(0.2)
         assert said.empty(), "it has time"
-        speaker.take_back()
+        speaker.withdraw()
         await asyncio.sleep(0.1)
-        speaker.say(Word(now + 0.5, now + 1000))
+        speaker.publish(Notice(now + 0.5, now + 1000))
         assert await end(link) == ENDED
         assert await said.get() >= now + 0.5
 
@@ -226,10 +226,10 @@ async def test_without_redis_an_agent_parts_by_its_nodes_word(
 async def test_who_has_no_goodbye_goes_when_its_time_is_over(
     link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with Speaker(tmp_path) as speaker:
+    with NoticeWriter(tmp_path) as speaker:
         await in_call(link, monkeypatch, tmp_path)
         over = time.monotonic() + 0.3
-        speaker.say(Word(over - 0.2, over))
+        speaker.publish(Notice(over - 0.2, over))
         assert await end(link) == ENDED
         assert time.monotonic() >= over
 
@@ -238,28 +238,28 @@ async def test_who_has_no_goodbye_goes_when_its_time_is_over(
 async def test_a_call_whose_user_has_left_does_not_hold_up_its_node(
     link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: bool
 ) -> None:
-    monkeypatch.setattr(parting, "GONE_SECONDS", 0.1)
-    with Speaker(tmp_path) as speaker:
+    monkeypatch.setattr(node_shutdown, "GONE_SECONDS", 0.1)
+    with NoticeWriter(tmp_path) as speaker:
         context = await in_call(link, monkeypatch, tmp_path)
         context.user_seen.set()
         context.user_lost = lost
         now = time.monotonic()
-        speaker.say(Word(now + 1000, now + 1000))
+        speaker.publish(Notice(now + 1000, now + 1000))
         if lost:
             await asyncio.sleep(0.4)
             assert not context.leaving.done(), "may be on the way back"
-            context.leave(parting.REASON)
+            context.leave(node_shutdown.REASON)
         assert await end(link) == ENDED
 
 
 async def test_a_warm_agent_goes_by_its_nodes_word(link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(parting, "LOOK_SECONDS", 0.02)
-    with Speaker(tmp_path) as speaker:
+    monkeypatch.setattr(node_shutdown, "POLL_SECONDS", 0.02)
+    with NoticeWriter(tmp_path) as speaker:
         await live(link, waits, monkeypatch, tmp_path)
         await asyncio.sleep(0.1)
         now = time.monotonic()
-        speaker.say(Word(now + 1000, now + 1000))
-        assert await end(link) == ("leave", parting.REASON)
+        speaker.publish(Notice(now + 1000, now + 1000))
+        assert await end(link) == ("leave", node_shutdown.REASON)
 
 
 async def test_the_user_is_let_go_though_the_end_cannot_be_recorded(
@@ -365,6 +365,7 @@ def test_an_async_prewarm_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monk
     assert contract.load("warms_async").ran
 
 
+@pytest.mark.thorough
 def test_a_program_of_ones_own_ends_without_exit_handlers(tmp_path: Path) -> None:
     """Native libraries abort in theirs."""
     program = "import atexit\nfrom agents.runtime import run\natexit.register(print, 'handler')\nrun(lambda: 1)\n"

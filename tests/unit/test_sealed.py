@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's")
+pytestmark = [pytest.mark.thorough, pytest.mark.skipif(sys.platform != "linux", reason="Linux's")]
 
 #: Becomes somebody who is not root, to whom everything would be open. Setting a uid seals, so that is undone.
 _NOBODY = """\

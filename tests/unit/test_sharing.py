@@ -25,11 +25,15 @@ def test_nodes_of_one_orchestrator_are_no_trouble() -> None:
 @pytest.mark.parametrize(
     ("differs", "told"),
     [
-        ({"agent_module": "kind_sales"}, "differ in AGENT_MODULE (agents.voice and kind_sales): callers of the one"),
+        ({"agent_module": "kind_sales"}, "differ in AGENT_MODULE (agents.voice and kind_sales): agents of the one"),
         ({"agent_command": "./bot"}, "AGENT_MODULE (agents.voice and none)"),
         ({"agent_name": "sales"}, "AGENT_NAME (voice-agent and sales)"),
         ({"livekit_api_key": "another"}, "LIVEKIT_API_KEY: tokens of the one"),
-        ({"max_sessions": 7}, "MAX_SESSIONS or another limit: those of the node that started last"),
+        ({"max_sessions": 7}, "differ in MAX_SESSIONS (50 and 7): the settings of the node that started last"),
+        (
+            {"queue_seconds": 12.5, "takeover": False, "agent_memory_limit_mb": 512},
+            "differ in QUEUE_SECONDS (300 and 12.5), TAKEOVER (1 and 0): the settings",
+        ),
     ],
 )
 def test_another_orchestrator_is_told_by_what_it_differs_in(differs: dict[str, Any], told: str) -> None:
@@ -37,7 +41,18 @@ def test_another_orchestrator_is_told_by_what_it_differs_in(differs: dict[str, A
     assert "nodes n1 and n2 share this Redis" in found
     assert told in found
     assert "REDIS_PREFIX" in found
-    assert "another" not in found or "limit" in found, "the key is not shown"
+    assert "another" not in found, "the key is not shown"
+
+
+def test_each_node_that_differs_in_its_limits_is_named_once() -> None:
+    nodes = {
+        "n1": node(),
+        "n2": node(),
+        "n3": node(max_sessions=7),
+        "n4": node(queue_limit=1),
+        "old": Node.from_hash("old", {}),
+    }
+    assert [found.partition(" share")[0] for found in sharing.troubles(nodes)] == ["nodes n1 and n3", "nodes n1 and n4"]
 
 
 def test_what_was_seen_of_other_programs_is_told_once() -> None:

@@ -82,6 +82,7 @@ def _make(folder: Path, key: str = "orchestrator", secret: str = "") -> tuple[st
     return (folder / "livekit_api_secret").read_text(), yaml.safe_load((folder / "livekit_keys.yaml").read_text())
 
 
+@pytest.mark.thorough
 def test_compose_makes_its_secret_once_and_takes_the_one_that_is_given(tmp_path: Path) -> None:
     first, keys = _make(tmp_path)
     assert len(first) >= 40
@@ -113,6 +114,7 @@ def test_compose_gives_the_secret_to_who_needs_it_and_checks_names() -> None:
     assert command.endswith("exec orchestrator up")
 
 
+@pytest.mark.thorough
 def test_the_orchestrator_of_compose_starts_with_it(tmp_path: Path) -> None:
     secret, _ = _make(tmp_path, secret='a "secret" $HOME')
     (tmp_path / "orchestrator").write_text('#!/bin/sh\necho "$1 $LIVEKIT_API_SECRET"\n')

@@ -16,11 +16,13 @@ import pytest
 from supervisor.xmlrpc import SupervisorTransport
 
 from orchestrator.errors import CANNOT_RUN
-from orchestrator.node.supervise import LONGEST_PAUSE
+from orchestrator.node.supervisor import LONGEST_PAUSE
 from orchestrator.operations import restarts
 from tests.support.disk import full_disk
 from tests.support.drain_api import DrainApi, asleep
 from tests.support.processes import alive, marked, poll
+
+pytestmark = pytest.mark.thorough
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOOD = "sleep 300"

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.node.terminal import Patient
+from orchestrator.node.terminal import NonBlockingText
 from tests.support.drain_api import DrainApi
 from tests.support.processes import poll
 from tests.support.terminal import Terminal
 from tests.unit.test_supervise import BAD, GOOD, Supervised
+
+pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture
@@ -154,7 +156,7 @@ def test_what_it_says_is_on_the_terminal(supervised: Supervised, terminal: Termi
 
 def test_text_is_written_whole_to_who_reads(tmp_path: Path) -> None:
     with (tmp_path / "said").open("w") as file:
-        patient = Patient(file)
+        patient = NonBlockingText(file)
         text = "naïve \N{PARTY POPPER}\n" * 1000
         assert patient.write(text) == len(text)
         assert not patient.isatty()

@@ -13,6 +13,6 @@ if session and (state == 'assigned' or state == 'running') and not session_state
 redis.call('HSET', KEYS[1], 'lastBeat', NOW)
 if state == 'ready' and redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 0 then state = return_to_pool(ARGV[1]) end
 if state == 'ready' or state == 'assigned' or state == 'running' then
-  set_deadline('beat', ARGV[1], policy('silentMs'))
+  set_deadline('beat', ARGV[1], policy_ms('heartbeat_timeout_seconds'))
 end
 return state

@@ -83,7 +83,7 @@ for _, session in ipairs(redis.call('SMEMBERS', 'user:sessions:' .. user)) do
     redis.call('SREM', 'user:sessions:' .. user, session)
   end
 end
-if held >= policy('perUser') then return {'existing', newest, '', 0} end
+if held >= policy('sessions_per_user') then return {'existing', newest, '', 0} end
 
 local refusal, detail = service_refusal()
 if refusal then return {refusal, '', detail, 0} end
@@ -114,7 +114,7 @@ if not agent then
   crowded = crowded or detail
   -- The caller is in the room already, and would wait in silence.
   if crowded and job then return {'full', '', crowded, 0} end
-  if crowded and redis.call('ZCARD', 'session:queued') >= policy('queueLimit') then return {'full', '', '', 0} end
+  if crowded and redis.call('ZCARD', 'session:queued') >= policy('queue_limit') then return {'full', '', '', 0} end
   if crowded and not may_wait then return {'many', '', 'line', 0} end
 end
 
@@ -146,7 +146,7 @@ if job then
 end
 if idempotency then
   redis.call('HSET', 'idempotency:' .. idempotency, 'fingerprint', ARGUMENTS.fingerprint, 'session', id)
-  redis.call('EXPIRE', 'idempotency:' .. idempotency, policy('keepSeconds'))
+  redis.call('EXPIRE', 'idempotency:' .. idempotency, policy_expiry('session_keep_seconds'))
   redis.call('HSET', 'session:' .. id, 'request', idempotency)
 end
 if agent then

@@ -20,7 +20,7 @@ end
 if ARGV[3] == '1' then
   local booting, best, least = count_by_node('pool:starting'), nil, math.huge
   for _, node in ipairs(nodes_able_to_boot()) do
-    local load = load_of(node) + (booting[node.id] or 0) / (node.max or policy('maxSessions'))
+    local load = load_of(node) + (booting[node.id] or 0) / (node.max or policy('max_sessions'))
     -- Whoever has the task keeps it when others are no better off.
     if load < least or (load == least and node.id == me) then best, least = node.id, load end
   end
@@ -31,6 +31,6 @@ if ARGV[3] == '1' then
   end
 end
 redis.call('HSET', KEYS[1], 'node', me, 'spawnedAt', NOW)
-set_deadline('boot', id, policy('bootMs'))
+set_deadline('boot', id, policy_ms('boot_timeout_seconds'))
 append_boot_phase(id, 'claimed')
 return {'claimed', ''}

@@ -23,7 +23,7 @@ else
     end
   end
 end
-local goodbye = math.min(window, policy('goodbyeMs'))
+local goodbye = math.min(window, policy_ms('goodbye_seconds'))
 if first == 1 or redis.call('ZADD', 'deadlines', 'XX', 'LT', 'CH', counted_from() + window - goodbye, 'drain|' .. node) == 1 then
   -- A record that it made would never run out.
   if redis.call('EXISTS', 'node:' .. node) == 1 then redis.call('HSET', 'node:' .. node, 'goodbyeMs', goodbye) end

@@ -52,7 +52,7 @@ local on_timeout = {}
 function on_timeout.boot(id)
   if agent_state(id) ~= 'starting' then return end
   if get('agent:' .. id, 'spawnedAt') then
-    exit_agent(id, 'boot_timeout: not warm after ' .. seconds(policy('bootMs')) .. ' s')
+    exit_agent(id, 'boot_timeout: not warm after ' .. seconds(policy_ms('boot_timeout_seconds')) .. ' s')
     stop(id)
   else
     exit_agent(id, 'unclaimed: no Celery worker took its spawn task')
@@ -81,14 +81,16 @@ end
 function on_timeout.start(id)
   if session_state(id) ~= 'starting' then return end
   local cause = redis.call('GET', 'pool:boot_error')
-  end_session(id, 'error', cause or ('boot_timeout: no agent within ' .. seconds(policy('startMs')) .. ' s'))
+  local waited = seconds(policy_ms('start_timeout_seconds'))
+  end_session(id, 'error', cause or ('boot_timeout: no agent within ' .. waited .. ' s'))
 end
 function on_timeout.join(id)
   local agent = get('session:' .. id, 'agentId')
   if session_state(id) ~= 'ready' or not agent then return end
   -- It is LiveKit that is away: another agent could not join either.
-  if redis.call('EXISTS', 'livekit:down') == 1 then return set_deadline('join', id, policy('joinMs')) end
-  local cause = 'join_timeout: not in the room after ' .. seconds(policy('joinMs')) .. ' s'
+  local patience = policy_ms('join_timeout_seconds')
+  if redis.call('EXISTS', 'livekit:down') == 1 then return set_deadline('join', id, patience) end
+  local cause = 'join_timeout: not in the room after ' .. seconds(patience) .. ' s'
   local state = agent_state(agent)
   local refused = get('session:' .. id, 'refused')
   if refused then
@@ -101,12 +103,12 @@ function on_timeout.join(id)
 end
 function on_timeout.user(id)
   if session_state(id) == 'ready' then
-    end_session(id, 'ended', 'user did not join within ' .. seconds(policy('userJoinMs')) .. ' s')
+    end_session(id, 'ended', 'user did not join within ' .. seconds(policy_ms('user_join_seconds')) .. ' s')
   end
 end
 function on_timeout.gone(id)
   if not live(id) then return end
-  local patience = policy('userGoneMs')
+  local patience = policy_ms('user_gone_seconds')
   -- Nobody can come back while LiveKit is away; how long a call may last at most is another wait.
   if get('session:' .. id, 'activeAt') and redis.call('EXISTS', 'livekit:down') == 1 then
     return set_deadline('gone', id, patience)
@@ -116,12 +118,12 @@ function on_timeout.gone(id)
 end
 function on_timeout.max(id)
   if live(id) then
-    end_session(id, 'ended', 'maximum length of ' .. seconds(policy('maxMs')) .. ' s reached')
+    end_session(id, 'ended', 'maximum length of ' .. seconds(policy_ms('max_session_seconds')) .. ' s reached')
   end
 end
 function on_timeout.queue(id)
   if session_state(id) == 'queued' then
-    end_session(id, 'error', 'queue_timeout: no room within ' .. seconds(policy('queueMs')) .. ' s')
+    end_session(id, 'error', 'queue_timeout: no room within ' .. seconds(policy_ms('queue_seconds')) .. ' s')
   end
 end
 function on_timeout.job(id)
@@ -138,7 +140,7 @@ function on_timeout.drain(node)
         if BUSY[agent_state(fields[2])] then retire(fields[2], HANDED_OVER) end
         replace_agent(id, fields[2], HANDED_OVER)
       elseif fields[1] == node then
-        local left = tonumber(get('node:' .. node, 'goodbyeMs') or policy('goodbyeMs'))
+        local left = tonumber(get('node:' .. node, 'goodbyeMs') or policy_ms('goodbye_seconds'))
         redis.call('RPUSH', 'agent:' .. fields[2] .. ':inbox', cjson.encode({type = 'goodbye', seconds = left / 1000}))
         set_deadline('goodbye', id, left)
         append_event(id, 'goodbye')
@@ -176,5 +178,5 @@ for _, member in ipairs(due) do
   if on_timeout[kind] then on_timeout[kind](id) end
 end
 -- One node at a time does the next round. It is spread so that deployments sharing one LiveKit do not all reconcile at once.
-set_deadline_if_none('reconcile', '', math.floor(policy('reconcileMs') * (2 / 3 + NOW_US % 1000 / 1500)))
+set_deadline_if_none('reconcile', '', math.floor(policy_ms('reconcile_seconds') * (2 / 3 + NOW_US % 1000 / 1500)))
 return actions

@@ -45,8 +45,8 @@ if not next_at and boot_failures(me) > 0 then most = math.min(most, 1 - (startin
 local missing = math.min(math.max(own, missing_agents(nodes) - others), most)
 if missing <= 0 then return {} end
 if next_at then
-  redis.call('HSET', 'pool:breaker', 'nextAt', NOW + policy('bootMs'))
-  set_deadline('refill', '', policy('bootMs') + 1)
+  redis.call('HSET', 'pool:breaker', 'nextAt', NOW + policy_ms('boot_timeout_seconds'))
+  set_deadline('refill', '', policy_ms('boot_timeout_seconds') + 1)
   missing = 1
 end
 local announced = {}

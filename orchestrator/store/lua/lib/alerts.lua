@@ -5,7 +5,7 @@ local ALERT_SECONDS = 3600
 -- Enqueue an event: the next node that processes deadlines queues its delivery. The kind and `unique` make the message's
 -- id, by which the receiver detects a repetition.
 local function enqueue_alert(kind, unique, data)
-  if policy('webhooks') ~= 1 then return end
+  if policy('alert_webhooks') ~= 1 then return end
   local id = string.gsub(kind, '%.', '_') .. '_' .. unique
   redis.call('SET', 'alert:' .. id, cjson.encode({type = kind, at = NOW, data = data}), 'EX', ALERT_SECONDS)
   set_deadline('alert', id, 0)

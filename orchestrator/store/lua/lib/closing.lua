@@ -18,7 +18,7 @@ end
 -- deadlines deletes its room, and again until that has worked.
 local function close_session(id, to, reason)
   local key = 'session:' .. id
-  local keep = policy('keepSeconds')
+  local keep = policy_expiry('session_keep_seconds')
   local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt', 'roomName', 'takeoverAt', 'client', 'network')
   if fields[5] then
     enqueue_alert('takeover.failed', id .. '_' .. fields[5], {sessionId = id, reason = reason})
@@ -47,7 +47,7 @@ local function close_session(id, to, reason)
   -- A room that we did not name may have its next session already.
   local room = 'session:room:' .. (fields[4] or '')
   if redis.call('GET', room) == id then redis.call('EXPIRE', room, keep) end
-  keep_last('session:over', id, policy('keepCount'), drop_session)
+  keep_last('session:over', id, policy('session_keep_count'), drop_session)
 end
 
 -- End a session; its place goes to the queue.

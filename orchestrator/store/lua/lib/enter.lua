@@ -11,7 +11,7 @@ local function take_effect(id, from, row, record, score)
   for _, deadline in ipairs(row.deadlines or NONE) do
     if (not deadline.after or record[deadline.after]) and not (deadline.before and record[deadline.before]) then
       local ms = deadline.ms or 0
-      for _, name in ipairs(deadline.policy or NONE) do ms = ms + policy(name) end
+      for _, name in ipairs(deadline.policy or NONE) do ms = ms + policy_ms(name) end
       if deadline.since then ms = ms + record[deadline.since] - NOW end
       local set = deadline.keeps and set_deadline_if_none or set_deadline
       set(deadline.kind, id, ms)

@@ -3,7 +3,7 @@
 local function exit_agent(id, cause, ...)
   local before = agent_state(id)
   if not before or before == 'exited' then return {'', '', before or ''} end
-  local keep = policy('keepSeconds')
+  local keep = policy_expiry('session_keep_seconds')
   local session = get('agent:' .. id, 'sessionId')
   -- The assignment is still in its inbox: it was dead when it was handed out.
   local unread = before == 'assigned' and redis.call('LLEN', 'agent:' .. id .. ':inbox') > 0
@@ -13,7 +13,7 @@ local function exit_agent(id, cause, ...)
     redis.call('EXPIRE', 'agent:' .. id .. suffix, keep)
   end
   -- Agents that had a session are dropped with it.
-  if not session then keep_last('agent:over', id, policy('keepCount'), drop_agent) end
+  if not session then keep_last('agent:over', id, policy('session_keep_count'), drop_agent) end
   if before == 'starting' then
     redis.call('RPUSH', 'agent:' .. id .. ':boot', cause)
     redis.call('EXPIRE', 'agent:' .. id .. ':boot', 60)

@@ -24,6 +24,6 @@ local function any_node_in_service() return #nodes_in_service() > 0 end
 
 -- The sessions of a node as a share of its bound: 1 is full.
 local function load_of(node)
-  return redis.call('SCARD', 'node:' .. node.id .. ':busy') / (node.max or policy('maxSessions'))
+  return redis.call('SCARD', 'node:' .. node.id .. ':busy') / (node.max or policy('max_sessions'))
 end
 local function has_capacity(node) return not node.max or load_of(node) < 1 end

@@ -10,7 +10,7 @@ end
 -- MAX_SESSIONS, or less when that is more than all nodes can serve (NODE_SESSIONS). The sessions of draining nodes are
 -- added: they take no place of the other nodes.
 local function max_sessions()
-  local max, sum = policy('maxSessions'), 0
+  local max, sum = policy('max_sessions'), 0
   for _, node in ipairs(nodes_in_service()) do
     if not node.max then return max end
     sum = sum + node.max

@@ -6,7 +6,8 @@
 local function if_recent(id)
   local fields = redis.call('HMGET', 'agent:' .. id, 'state', 'lastBeat', 'node', 'pid', 'startTicks')
   if fields[3] then redis.call('SREM', 'node:' .. fields[3] .. ':warm', id) end
-  if fields[1] == 'ready' and NOW - tonumber(fields[2] or 0) <= policy('silentMs') then return id, fields end
+  local silence = NOW - tonumber(fields[2] or 0)
+  if fields[1] == 'ready' and silence <= policy_ms('heartbeat_timeout_seconds') then return id, fields end
 end
 
 -- Take the one of the preferred node if it has any, else of the node with the smallest load. Late nodes come last, full

@@ -12,7 +12,7 @@ local function replace_agent(session, agent, cause)
   count_failing_call(session, cause)
   -- Before the call began the user has noticed nothing: that is a replacement, and does not count as a takeover.
   local name, max = 'replacement', MAX_REPLACEMENTS
-  if fields[3] then name, max = 'takeover', policy('takeover') == 0 and 0 or policy('maxTakeovers') end
+  if fields[3] then name, max = 'takeover', policy('takeover') == 0 and 0 or policy('max_takeovers') end
   -- An agent that was dead before it was handed out has not failed this session.
   local count = tonumber(get(key, name .. 's') or 0) + 1
   if cause == FOUND_DEAD or cause == HANDED_OVER then

@@ -109,7 +109,6 @@ async def test_a_call_lives_through_a_deploy_and_the_pool_is_never_empty(
         assert code == 0
         assert (after["status"], after["takeovers"]) == ("active", 0)
         assert raw.hget(f"session:{call.session_id}", "node") == second
-        assert ear.silence < 3, f"{ear.silence:.2f} s of silence"
         assert min(warm.values) >= 1, "the pool was empty"
         reasons = {session_id: raw.hget(f"session:{session_id}", "reason") for session_id in nodes}
         assert not [each for each in reasons.values() if "error" in str(each)], reasons

@@ -1,17 +1,16 @@
 """LiveKit's own client and React hooks, unchanged, pointed at the token endpoint: a call through the dispatch door."""
 
+import contextlib
 import functools
 import http.server
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.e2e.test_frontend import _page, node, shown  # noqa: F401 - fixtures
-from tests.support.browser import Browser, spoken
+from tests.support.browser import Browser, shown, spoken
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import poll
 
@@ -24,28 +23,28 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def starter(_page: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:  # noqa: F811
-    """The page, served from an origin of its own, as a starter app on another port is."""
-    folder = tmp_path_factory.mktemp("starter")
-    subprocess.run(
-        ["npx", "vite", "build", "starter", "--outDir", folder, "--logLevel", "error"],
-        cwd=REPOSITORY / "frontend", check=True, timeout=120, capture_output=True,
-    )  # fmt: skip
-    handler = functools.partial(_Quiet, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        serving.join(10)
+@contextlib.contextmanager
+def served() -> Iterator[str]:
+    """Serve the page from an origin of its own, as a starter app on another port is; gives its address."""
+    with tempfile.TemporaryDirectory(prefix="starter") as folder:
+        subprocess.run(
+            ["npx", "vite", "build", "starter", "--outDir", folder, "--logLevel", "error"],
+            cwd=REPOSITORY / "frontend", check=True, timeout=120, capture_output=True,
+        )  # fmt: skip
+        handler = functools.partial(_Quiet, directory=folder)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            serving = threading.Thread(target=server.serve_forever)
+            serving.start()
+            yield f"http://127.0.0.1:{server.server_port}/"
+            server.shutdown()
+            serving.join(10)
 
 
-def sessions(node: Node) -> list[str]:  # noqa: F811
+def sessions(node: Node) -> list[str]:
     return [each["sessionId"] for each in node.http.get("/api/sessions", headers=node.admin).json()["sessions"]]
 
 
-def test_pages_that_are_only_looked_at_take_no_agent(starter: str, node: Node) -> None:  # noqa: F811
+def pages_that_are_only_looked_at_take_no_agent(starter: str, node: Node, _: Path) -> None:
     before, pids = sessions(node), {agent["pid"] for agent in node.agents()}
     with Browser() as browser:
         for number in range(10):
@@ -59,8 +58,7 @@ def test_pages_that_are_only_looked_at_take_no_agent(starter: str, node: Node) -
     assert {agent["pid"] for agent in node.agents()} == pids
 
 
-@pytest.mark.parametrize("agent", ["&agent=voice-agent", ""], ids=["asks for the agent by name", "asks for no agent"])
-def test_livekits_own_hooks_have_a_call(starter: str, node: Node, agent: str, tmp_path: Path) -> None:  # noqa: F811
+def livekits_own_hooks_have_a_call(starter: str, node: Node, tmp_path: Path, *, agent: str) -> None:
     before = sessions(node)
     with Browser(microphone=spoken(tmp_path, "What time is it?")) as browser:
         browser.page.goto(f"{starter}?api={node.url}{agent}")
@@ -81,3 +79,10 @@ def test_livekits_own_hooks_have_a_call(starter: str, node: Node, agent: str, tm
         assert browser.errors == []
         browser.page.get_by_role("button", name="End call").click()
         poll(lambda: node.session(session_id)["status"] == "ended", "the session is over")
+
+
+STEPS = [
+    pages_that_are_only_looked_at_take_no_agent,
+    functools.partial(livekits_own_hooks_have_a_call, agent="&agent=voice-agent"),
+    functools.partial(livekits_own_hooks_have_a_call, agent=""),
+]

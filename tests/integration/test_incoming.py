@@ -12,6 +12,8 @@ from agents import incoming
 from agents.context import AgentContext
 from tests.support import livekit
 
+pytestmark = pytest.mark.thorough
+
 CHUNK = 15_000
 MEGABYTE = 2**20
 

@@ -27,7 +27,20 @@ from hypothesis.stateful import (
 )
 
 from orchestrator.store.loader import named
-from tests.support.model import NODE_FAILURES, UNPROVEN, WAITS, Bench, Dump, Model, Process, Refused, previous_release
+from tests.support.model import (
+    NODE_FAILURES,
+    UNPROVEN,
+    WAITS,
+    Bench,
+    Dump,
+    Model,
+    Process,
+    Refused,
+    policy_as_then,
+    previous_release,
+)
+
+pytestmark = pytest.mark.thorough
 
 _COMMON = settings(deadline=None, stateful_step_count=50, suppress_health_check=list(HealthCheck))
 PROFILES = {
@@ -75,8 +88,8 @@ class Machine(RuleBasedStateMachine):
     def configure(  # noqa: PLR0917 - Hypothesis gives them by name
         self, cap: int, line: int, each: int, size: int, takeovers: int, takeover: int, warm: bool
     ) -> None:
-        policy = {"maxSessions": cap, "queueLimit": line, "perUser": each, "webhooks": 1}
-        self.m = Model(WAITS | policy | {"maxTakeovers": takeovers, "takeover": takeover})
+        policy = {"max_sessions": cap, "queue_limit": line, "sessions_per_user": each, "alert_webhooks": 1}
+        self.m = Model(WAITS | policy | {"max_takeovers": takeovers, "takeover": takeover})
         self.target = size
         self.b.clear()
         self.now = self.b.dump()
@@ -86,9 +99,15 @@ class Machine(RuleBasedStateMachine):
 
     # What rules are made of
 
+    def write_policy(self) -> None:
+        """Write the policy, as a node of each release that runs does."""
+        self.b.redis.hset("policy", mapping=self.m.policy)
+        if self.deploy:
+            self.b.redis.hset("policy", mapping=policy_as_then(self.m.policy))
+
     def set_up(self) -> None:
         """Write what a node writes when it comes up."""
-        self.b.redis.hset("policy", mapping=self.m.policy)
+        self.write_policy()
         self.b.redis.set("pool:target", self.target)
         for node in NODES:
             self.b.redis.sadd("nodes", node)
@@ -293,7 +312,7 @@ class Machine(RuleBasedStateMachine):
             userId=user, waitingId=fresh, roomName=room or f"room_{fresh}", payload='{"type":"assign","token":"t"}',
             idempotencyKey=key, fingerprint=print_, jobId=job, dispatchId=job and f"d-{job}", jobNode=job and "n1",
         )  # fmt: skip
-        self.do("assign", *asked, after=after, twice=twice and (bool(key) or self.m.policy["perUser"] == 1))
+        self.do("assign", *asked, after=after, twice=twice and (bool(key) or self.m.policy["sessions_per_user"] == 1))
 
     def say_capacity(self, expected: set[str], key: str) -> None:
         """What LiveKit is told of us is what a job of it would be answered."""
@@ -835,7 +854,7 @@ class Machine(RuleBasedStateMachine):
         self.b.clear(anew=False)
         self.now = self.b.dump()
         if register_first:
-            self.b.redis.hset("policy", mapping=self.m.policy)
+            self.write_policy()
             self.look()
             for process in alive:
                 self.heartbeat(process)

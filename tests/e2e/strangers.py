@@ -10,26 +10,24 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import httpx
 import psutil
-import pytest
 
 from agents.caller import Call
 from orchestrator.node.programs import NEEDS, PROXIES
 from tests.support.hurt import connected
 from tests.support.node import Node
 from tests.support.processes import poll
+from tests.support.receiver import Receiver
 
 #: Settings that are secrets, and whose value may be nowhere but where it is needed.
 CANARIES = {
     name: f"canary-{name.lower().replace('_', '-')}-{secrets.token_hex(12)}"
     for name in ("ADMIN_TOKEN", "API_KEYS", "MY_PROVIDER_KEY", "OPENAI_API_KEY", "OWN_KEY")
 } | {"ALERT_WEBHOOK_SECRET": "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()}
-#: Nobody is there; who knows the address may post to it.
-ALERTS = "http://127.0.0.1:9/canary-alerts"
 #: What agents are given.
 AGENTS = {"OPENAI_API_KEY", "OWN_KEY"}
 #: More than one address may have (CONNECTIONS_PER_ADDRESS), and than the usual limit of open files.
@@ -59,19 +57,7 @@ COSTLY = {
 }
 
 
-@pytest.fixture(scope="module")
-def node(short_folder: Path) -> Iterator[Node]:
-    folder = short_folder / "threats"
-    folder.mkdir()
-    settings = {"POOL_TARGET": 2, "AGENT_MODULE": "agents.echo", "LOG_FORMAT": "json", "POOL_MAX": 20}
-    settings |= {"AGENT_ENV": "OWN_KEY,ADMIN_TOKEN", "ALERT_WEBHOOK_URL": ALERTS}
-    node = Node(folder, **settings, **CANARIES)
-    node.http.headers["Authorization"] = f"Bearer {CANARIES['ADMIN_TOKEN']}"
-    with node:
-        yield node
-
-
-async def test_secrets_are_where_they_are_needed_and_nowhere_else(node: Node) -> None:
+async def secrets_are_where_they_are_needed_and_nowhere_else(node: Node, _: Receiver) -> None:
     """Every secret is a canary; afterwards everything that anybody may read is searched for them."""
     answers: list[str] = []
     async with Call(node.url, "ada", key=CANARIES["API_KEYS"]) as call:
@@ -115,8 +101,8 @@ async def test_secrets_are_where_they_are_needed_and_nowhere_else(node: Node) ->
         assert "eyJ" not in text, f"a LiveKit token is in {path}"
 
 
-def test_each_program_was_started_with_its_own_secrets_and_no_other(node: Node) -> None:
-    secrets = CANARIES | node.secrets | {"ALERT_WEBHOOK_URL": ALERTS, "REDIS_URL": node.redis_url}
+def each_program_was_started_with_its_own_secrets_and_no_other(node: Node, receiver: Receiver) -> None:
+    secrets = CANARIES | node.secrets | {"ALERT_WEBHOOK_URL": receiver.url, "REDIS_URL": node.redis_url}
     del secrets["VALKEY_PASSWORD"]  # a part of REDIS_URL
     secrets["ADMIN_TOKEN"] = CANARIES["ADMIN_TOKEN"]
     assert node.process is not None
@@ -177,8 +163,7 @@ def sent_to(node: Node, pieces: list[bytes]) -> bytes:
             return b""
 
 
-@pytest.mark.parametrize("what", COSTLY)
-def test_no_request_costs_so_much_that_a_probe_is_not_answered(node: Node, what: str) -> None:
+def no_request_costs_so_much_that_a_probe_is_not_answered(node: Node, _: Receiver, *, what: str) -> None:
     pieces, clients = COSTLY[what]
     with ThreadPoolExecutor(clients) as threads:
         flood = [threads.submit(sent_to, node, pieces) for _ in range(clients)]
@@ -190,7 +175,7 @@ def test_no_request_costs_so_much_that_a_probe_is_not_answered(node: Node, what:
     assert refused <= {b"400", b"401", b"413", b"414", b"422", b"429", b"431"}, refused
 
 
-def test_slow_and_idle_connections_keep_nobody_waiting(node: Node) -> None:
+def slow_and_idle_connections_keep_nobody_waiting(node: Node, _: Receiver) -> None:
     """S18: many clients that never finish their request, and as many that send nothing."""
     address = ("127.0.0.1", int(node.environment["PORT"]))
     with many_files(), ExitStack() as stack:
@@ -206,7 +191,7 @@ def test_slow_and_idle_connections_keep_nobody_waiting(node: Node) -> None:
     poll(lambda: node.http.get("/readyz").is_success, "the node is ready")
 
 
-async def test_a_token_outlives_its_session_and_opens_nothing(node: Node) -> None:
+async def a_token_outlives_its_session_and_opens_nothing(node: Node, _: Receiver) -> None:
     """S5: the room is gone, and who comes back with the old token finds neither an agent nor a new token."""
     async with Call(node.url, "eve", key=CANARIES["API_KEYS"]) as call:
         call.hum()
@@ -235,14 +220,25 @@ def marks(node: Node, session_id: str) -> Any:
         return raw.zscore("deadlines", f"close|{session_id}")
 
 
-def test_a_stop_with_open_streams_waits_for_none(short_folder: Path) -> None:
-    folder = short_folder / "streams"
-    folder.mkdir()
-    with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo") as node, ExitStack() as stack:
+def a_stop_with_open_streams_waits_for_none(node: Node, _: Receiver) -> None:
+    with ExitStack() as stack:
         session = node.begin("ada")["sessionId"]
-        client = stack.enter_context(httpx.Client(base_url=node.url, timeout=20))
+        client = stack.enter_context(httpx.Client(base_url=node.url, timeout=20, headers=node.admin))
         for _ in range(3):
             answer = stack.enter_context(client.stream("GET", f"/api/session/{session}/events"))
             assert answer.status_code == 200
         node.supervisorctl("stop", "api")
         assert "Cancel" not in node.log("api"), "uvicorn gave up waiting for them"
+    node.supervisorctl("start", "api")
+    poll(lambda: node.http.get("/readyz").is_success, "the node is ready")
+    node.end(session)
+
+
+STEPS = [
+    secrets_are_where_they_are_needed_and_nowhere_else,
+    each_program_was_started_with_its_own_secrets_and_no_other,
+    *(partial(no_request_costs_so_much_that_a_probe_is_not_answered, what=what) for what in COSTLY),
+    slow_and_idle_connections_keep_nobody_waiting,
+    a_token_outlives_its_session_and_opens_nothing,
+    a_stop_with_open_streams_waits_for_none,
+]

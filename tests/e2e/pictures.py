@@ -3,31 +3,23 @@
 They are written to the folder that PICTURES names, and else where other pictures for people are.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import SCREENSHOTS, Browser, chromium, spoken
+from tests.support.browser import SCREENSHOTS, Browser, spoken
 from tests.support.documents import LARGEST_PICTURE, REPOSITORY
 from tests.support.node import Node
-from tests.support.page import build_page
 from tests.support.processes import poll
 
 WAIT = 30_000
 #: Pixels; twice what a page of GitHub's shows.
 WIDTH = 1600
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _page() -> None:
-    """Have the page built."""
-    chromium()
-    build_page()
 
 
 def keep(browser: Browser, name: str) -> None:
@@ -41,13 +33,13 @@ def keep(browser: Browser, name: str) -> None:
     assert path.stat().st_size < LARGEST_PICTURE
 
 
-@pytest.fixture
-def others(voice_node: Node) -> Iterator[list[str]]:
-    """Sessions of other users, so that there is something to see."""
-    begun = [str(voice_node.begin(user)["sessionId"]) for user in ("grace", "linus")]
-    yield begun
+@contextlib.contextmanager
+def others(node: Node) -> Iterator[None]:
+    """Have sessions of other users, so that there is something to see."""
+    begun = [str(node.begin(user)["sessionId"]) for user in ("grace", "linus")]
+    yield
     for session in begun:
-        voice_node.end(session)
+        node.end(session)
 
 
 def talk(page: Page, node: Node) -> None:
@@ -57,9 +49,9 @@ def talk(page: Page, node: Node) -> None:
     expect(page.locator("main")).to_contain_text("How can I help you?", timeout=WAIT)
 
 
-def test_the_page_in_a_call(voice_node: Node, tmp_path: Path) -> None:
+def the_picture_of_the_page_in_a_call(node: Node, tmp_path: Path) -> None:
     with Browser(microphone=spoken(tmp_path, "What time is it?"), size=(900, 540)) as browser:
-        talk(browser.page, voice_node)
+        talk(browser.page, node)
         shown = lambda: " ".join(browser.page.inner_text("main").split())  # noqa: E731
         poll(
             lambda: re.search(r"help you.*[Tt]ime is it.* It is .*\bin the \w+\.", shown()),
@@ -72,14 +64,14 @@ def test_the_page_in_a_call(voice_node: Node, tmp_path: Path) -> None:
         browser.page.get_by_role("button", name="Hang up").click()
 
 
-def test_the_status_page(voice_node: Node, others: list[str]) -> None:
-    with Browser(size=(1280, 860)) as browser:
+def the_picture_of_the_status_page(node: Node, _: Path) -> None:
+    with others(node), Browser(size=(1280, 860)) as browser:
         page = browser.page
         caller = page.context.new_page()
-        talk(caller, voice_node)
+        talk(caller, node)
         page.bring_to_front()
-        page.goto(f"{voice_node.url}/status")
-        page.get_by_label("Admin token").fill(voice_node.secrets["ADMIN_TOKEN"])
+        page.goto(f"{node.url}/status")
+        page.get_by_label("Admin token").fill(node.secrets["ADMIN_TOKEN"])
         page.get_by_role("button", name="Open").click()
         expect(page.locator("#link")).to_have_text("Live", timeout=WAIT)
         for user in ("grace", "linus"):
@@ -88,3 +80,6 @@ def test_the_status_page(voice_node: Node, others: list[str]) -> None:
         keep(browser, "status")
         caller.get_by_role("button", name="Hang up").click()
         assert browser.errors == []
+
+
+STEPS = [the_picture_of_the_page_in_a_call, the_picture_of_the_status_page]

@@ -1,54 +1,23 @@
-"""What an operator has: metrics that Prometheus takes, alerts by webhook, logs, Flower. On a whole node."""
+"""What an operator has, on a whole node: metrics that Prometheus takes, alerts by webhook, logs, Flower."""
 
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import redis
-import yaml
 
 from agents.caller import Call
-from tests.support.node import REPOSITORY, Node
+from tests.e2e.strangers import CANARIES
+from tests.support.node import Node
 from tests.support.processes import alive, free_ports, poll
+from tests.support.promtool import DEPLOY, promtool
 from tests.support.receiver import Receiver
-
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-DEPLOY = REPOSITORY / "deploy"
-
-
-@pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with Receiver(SECRET, 500, 204) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def node(short_folder: Path, receiver: Receiver) -> Iterator[Node]:
-    folder = short_folder / "operator"
-    folder.mkdir()
-    settings = {
-        "POOL_TARGET": 2, "AGENT_MODULE": "agents.echo", "LOG_FORMAT": "json", "HEARTBEAT_SECONDS": 1,
-        "ALERT_WEBHOOK_URL": receiver.url, "ALERT_WEBHOOK_SECRET": SECRET,
-    }  # fmt: skip
-    with Node(folder, **settings) as found:
-        yield found
-
-
-def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
-        reason = "promtool is not installed (Debian: apt install prometheus)"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    return found
 
 
 def lines(node: Node, program: str) -> list[dict[str, Any]]:
@@ -67,8 +36,8 @@ def metrics_of_a_takeover(node: Node) -> None:
     assert found[f'orchestrator_node_host_up{{node="{node.environment["NODE_ID"]}"}}'] == "1.0"
 
 
-async def test_a_takeover_is_told_once_signed_and_again_until_it_is_taken(node: Node, receiver: Receiver) -> None:
-    async with Call(node.url, "ada") as call:
+async def a_takeover_is_told_once_signed_and_again_until_it_is_taken(node: Node, receiver: Receiver) -> None:
+    async with Call(node.url, "ada", key=CANARIES["API_KEYS"]) as call:
         call.hum()
         await call.sound()
         before = await call.look()
@@ -83,11 +52,11 @@ async def test_a_takeover_is_told_once_signed_and_again_until_it_is_taken(node: 
     assert begun["cause"] == "killed by signal 9"
     assert 0 < receiver.of("takeover.finished")[0].body["data"]["lasted"] < 10
     metrics_of_a_takeover(node)
-    assert SECRET not in node.log("worker")
+    assert CANARIES["ALERT_WEBHOOK_SECRET"] not in node.log("worker")
     assert receiver.url not in node.log("worker")
 
 
-def test_what_promtool_says_of_the_metrics(node: Node) -> None:
+def what_promtool_says_of_the_metrics(node: Node, _: Receiver) -> None:
     text = node.http.get("/metrics").text
     done = subprocess.run(
         [promtool(), "check", "metrics"], input=text, capture_output=True, text=True, timeout=30, check=False
@@ -95,7 +64,7 @@ def test_what_promtool_says_of_the_metrics(node: Node) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_every_metric_of_the_alerts_and_the_dashboard_exists(node: Node) -> None:
+def every_metric_of_the_alerts_and_the_dashboard_exists(node: Node, _: Receiver) -> None:
     text = node.http.get("/metrics").text
     exposed = set(re.findall(r"^(?:# TYPE )?(orchestrator_\w+)", text, re.MULTILINE))
     # Beat sends its first task half a minute after its start.
@@ -106,56 +75,7 @@ def test_every_metric_of_the_alerts_and_the_dashboard_exists(node: Node) -> None
         assert named <= exposed, f"{file} names what nobody measures: {named - exposed}"
 
 
-def run_promtool(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [promtool(), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-
-
-def test_promtool_takes_the_rules_and_their_tests_pass() -> None:
-    for arguments in ("check rules alerts.yml", "check config prometheus.yml", "test rules alerts_test.yml"):
-        done = run_promtool(DEPLOY / "prometheus", *arguments.split())
-        assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_an_alert_that_never_fires_is_found_by_its_test(tmp_path: Path) -> None:
-    shutil.copy(DEPLOY / "prometheus" / "alerts_test.yml", tmp_path)
-    for number, name in enumerate(alert["alert"] for alert in alerts()):
-        never = alerts()
-        never[number]["expr"] = f"vector(1) > 2 and on() ({never[number]['expr']})"
-        rules = {"groups": [{"name": "orchestrator", "rules": never}]}
-        (tmp_path / "alerts.yml").write_text(yaml.safe_dump(rules))
-        assert run_promtool(tmp_path, "check", "rules", "alerts.yml").returncode == 0
-        assert run_promtool(tmp_path, "test", "rules", "alerts_test.yml").returncode != 0, f"nobody misses {name}"
-
-
-def test_promtool_takes_the_queries_of_the_dashboard(tmp_path: Path) -> None:
-    board = json.loads((DEPLOY / "grafana" / "orchestrator.json").read_text())
-    queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
-    queries += [annotation["expr"] for annotation in board["annotations"]["list"]]
-    assert len(queries) > 30
-    rules = [
-        {"record": f"query:{number}", "expr": query.replace("$__rate_interval", "1m")}
-        for number, query in enumerate(queries)
-    ]
-    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
-    done = run_promtool(tmp_path, "check", "rules", "rules.yml")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
-    for alert in alerts():
-        assert alert["for"], alert
-        assert alert["labels"]["severity"] in {"warning", "critical"}
-        assert alert["annotations"]["summary"]
-        assert len(alert["annotations"]["description"]) > 80
-
-
-def alerts() -> list[dict[str, Any]]:
-    (group,) = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
-    return list(group["rules"])
-
-
-def test_every_program_logs_json_and_a_request_is_found_in_all_of_them(node: Node) -> None:
+def every_program_logs_json_and_a_request_is_found_in_all_of_them(node: Node, _: Receiver) -> None:
     node.resize(0)
     try:
         answer = node.http.post("/api/session/start", json={"userId": "traced"}, headers={"X-Request-Id": "trace-1"})
@@ -174,27 +94,29 @@ def test_every_program_logs_json_and_a_request_is_found_in_all_of_them(node: Nod
         assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines(node, program)), program
 
 
-def test_the_hosts_memory_has_no_secret_of_the_webhook(node: Node) -> None:
+def the_hosts_memory_has_no_secret_of_the_webhook(node: Node, _: Receiver) -> None:
     environment = Path(f"/proc/{node.program('host')}/environ").read_text()
-    assert SECRET not in environment
+    assert CANARIES["ALERT_WEBHOOK_SECRET"] not in environment
     assert "ALERT_WEBHOOK" not in environment
-    assert SECRET.encode() in Path(f"/proc/{node.program('worker')}/environ").read_bytes(), "else this finds nothing"
+    assert CANARIES["ALERT_WEBHOOK_SECRET"].encode() in Path(f"/proc/{node.program('worker')}/environ").read_bytes(), (
+        "else this finds nothing"
+    )
 
 
-def test_no_task_carries_a_secret(node: Node) -> None:
+def no_task_carries_a_secret(node: Node, _: Receiver) -> None:
     with redis.Redis.from_url(node.redis_url) as raw:
         for key in raw.scan_iter(count=1000):
-            assert SECRET.encode() not in (raw.dump(key) or b""), key
+            assert CANARIES["ALERT_WEBHOOK_SECRET"].encode() not in (raw.dump(key) or b""), key
 
 
-def test_flower_lists_the_worker_and_is_not_for_everybody(node: Node) -> None:
+def flower_lists_the_worker_and_is_not_for_everybody(node: Node, _: Receiver) -> None:
     port = free_ports()
     command = [str(Path(sys.executable).parent / "orchestrator"), "flower", "--port", str(port)]
     output = (node.run_dir / "flower.log").open("w+")
     process = subprocess.Popen(command, env=node.environment, cwd=node.run_dir, stdout=output, stderr=output)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
-            token = node.secrets["ADMIN_TOKEN"]
+            token = CANARIES["ADMIN_TOKEN"]
 
             name = f"node@{node.environment['NODE_ID']}"
 
@@ -228,3 +150,14 @@ def test_flower_lists_the_worker_and_is_not_for_everybody(node: Node) -> None:
         output.close()
         node.resize(2)
     assert not alive(process.pid)
+
+
+STEPS = [
+    a_takeover_is_told_once_signed_and_again_until_it_is_taken,
+    what_promtool_says_of_the_metrics,
+    every_metric_of_the_alerts_and_the_dashboard_exists,
+    every_program_logs_json_and_a_request_is_found_in_all_of_them,
+    the_hosts_memory_has_no_secret_of_the_webhook,
+    no_task_carries_a_secret,
+    flower_lists_the_worker_and_is_not_for_everybody,
+]

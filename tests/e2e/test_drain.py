@@ -1,0 +1,124 @@
+"""SIGTERM to a whole node: starts are refused at once, calls are heard to the end, nothing is left behind."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from agents.caller import Call
+from tests.support.agreement import os_agents
+from tests.support.hurt import connected, moment, talking
+from tests.support.node import Node
+from tests.support.processes import alive, poll
+
+DRAIN, GOODBYE, CALLS, LINE = 8, 2, 4, 2
+SETTINGS: dict[str, Any] = {
+    "AGENT_MODULE": "tests.support.agents", "POOL_TARGET": 2, "MAX_SESSIONS": CALLS, "USER_JOIN_SECONDS": 600,
+    "DRAIN_SECONDS": DRAIN, "GOODBYE_SECONDS": GOODBYE, "JOIN_TIMEOUT_SECONDS": 60,
+}  # fmt: skip
+
+
+def node_in(folder: Path, **settings: Any) -> Node:
+    """Return a node that finds what an earlier one has left in the folder."""
+    folder.mkdir(exist_ok=True)
+    return Node(folder, NODE_ID=f"drains-{folder.name}", **SETTINGS | settings)
+
+
+def alone(node: Node, count: int) -> list[str]:
+    """Start sessions whose users never come; returns their ids once each has its agent."""
+    ids = [node.begin(f"alone{number}")["sessionId"] for number in range(count)]
+    for session_id in ids:
+        poll(lambda session_id=session_id: node.session(session_id)["status"] == "ready", "it has its agent", 60)
+    return ids
+
+
+async def within(seconds: float, look: Any, what: str) -> None:
+    """Wait for something beside a call."""
+    await asyncio.to_thread(poll, look, what, seconds)
+
+
+def answer(node: Node, method: str, path: str, **options: Any) -> tuple[int, dict[str, Any], httpx.Headers]:
+    """Return what the api answers; 0 when it is gone."""
+    try:
+        found = node.http.request(method, path, **options)
+    except httpx.HTTPError:
+        return 0, {}, httpx.Headers()
+    return found.status_code, found.json(), found.headers
+
+
+def old_life_is_over(node: Node, ids: dict[str, str]) -> None:
+    """Assert that a node which was started anew has nothing of its last life but records."""
+    counts = node.counts()
+    assert (counts["pool"], counts["agents"]) == (2, 2), counts
+    assert not any(counts[state] for state in ("queued", "starting", "ready", "active")), counts
+    for session_id, status in ids.items():
+        found = node.session(session_id)
+        assert found["status"] == status, found
+        assert found["reason"]
+    assert not [warning for warning in node.health()["warnings"] if "drain" in warning]
+    node.clean()
+
+
+@pytest.mark.timeout(300)
+async def test_calls_are_heard_until_the_drain_is_over(short_folder: Path) -> None:  # noqa: PLR0915 - told in order
+    folder = short_folder / "drain"
+    node = node_in(folder).start()
+    calls: list[Call] = []
+    try:
+        calls = [await talking(node, "polite", do="goodbye", echo=True), await talking(node, "silent", echo=True)]
+        ready = alone(node, CALLS - 2)
+        line = [node.begin(f"line{number}") for number in range(LINE)]
+        assert {each["status"] for each in line} == {"queued"}
+        await within(30, lambda: node.counts()["pool"] == 2, "the pool is full")
+        warm = [agent["pid"] for agent in node.agents() if agent["status"] == "ready"]
+        assert node.process is not None
+        polite, silent = calls
+        with connected(node) as raw:
+            node.process.terminate()
+            await within(20, lambda: answer(node, "GET", "/readyz")[0] == 503, "/readyz is 503")
+            status, body, headers = answer(node, "POST", "/api/session/start", json={"userId": "late"})
+            assert (status, body["code"]) == (503, "draining")
+            assert int(headers["Retry-After"]) >= DRAIN
+            for each in line:
+                found = node.session(each["sessionId"])
+                assert (found["status"], found["reason"].partition(":")[0]) == ("error", "node_draining")
+            began = moment(raw, line[0]["sessionId"], "error")
+            await within(10, lambda: not any(alive(pid) for pid in warm), "the warm agents are gone")
+            # One that was booting goes when it is warm.
+            await within(10, lambda: len(os_agents(node)) == CALLS, "only the agents of calls are left")
+            assert answer(node, "GET", "/livez")[0] == 200
+            # The polite one's agent takes its leave; what is left to the other one it may use.
+            await polite.gone()
+            await silent.next_sound()
+            await silent.gone()
+        code = await asyncio.to_thread(node.process.wait, DRAIN + 60)
+        assert code == 0
+    finally:
+        for call in calls:
+            with contextlib.suppress(httpx.HTTPError):
+                await call.hang_up()
+        node.stop()  # asserts that nothing is left
+
+    with node_in(folder, DRAIN_SECONDS=900) as again:
+        ids = {call.session_id: "ended" for call in calls} | dict.fromkeys(ready, "ended")
+        old_life_is_over(again, ids | {each["sessionId"]: "error" for each in line})
+        with connected(again) as raw:
+            parted, ended = (moment(raw, call.session_id, "ended") - began for call in (polite, silent))
+        print(f"goodbye was said {parted:.1f} s after the drain began, the other call ended after {ended:.1f} s")  # noqa: T201
+        # By Redis's clock, and by that of the program that drains: they may differ by a little.
+        assert parted > DRAIN - GOODBYE - 1, "a call was cut before its time for a goodbye"
+        assert ended > DRAIN - 1, "a call was cut before the drain was over"
+        assert any("has said goodbye" in each for each in again.logs(polite.session_id))
+        assert again.session(silent.session_id)["reason"] == "the node is stopping"
+
+        # Who hangs up lets the node go: nobody waits for the end of a drain that nobody needs.
+        call = await talking(again, "brief", echo=True)
+        assert again.process is not None
+        again.process.terminate()
+        await within(20, lambda: answer(again, "GET", "/readyz")[0] == 503, "it drains")
+        assert await call.next_sound() > 0
+        await call.hang_up()
+        assert await asyncio.to_thread(again.process.wait, 60) == 0, "it does not wait for the drain's end"

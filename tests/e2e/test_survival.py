@@ -1,0 +1,135 @@
+"""Calls go on while a program of their node, Redis with all it knew, or LiveKit is lost; nothing is doubled or left."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.support.agreement import agrees, os_agents
+from tests.support.node import Node
+from tests.support.processes import alive, poll
+from tests.support.sampler import Sampler
+from tests.support.survival import (
+    PROGRAMS,
+    Calls,
+    answers,
+    calls,
+    crash_and_stay_down,
+    end_all,
+    flush,
+    live,
+    lose_the_file,
+    refused_for,
+    runs_again,
+    serving,
+    starts_until_full,
+)
+from tests.support.walk import walk
+
+CAP = 5
+TURNS = ("I am Ada.", "Ask me about the engine.")
+
+
+@pytest.fixture(scope="module")
+def node(short_folder: Path) -> Iterator[Node]:
+    folder = short_folder / "survival"
+    folder.mkdir()
+    settings = {
+        "POOL_TARGET": 2, "AGENT_MODULE": "tests.support.echo_agent", "USER_JOIN_SECONDS": 600, "MAX_SESSIONS": CAP,
+        "QUEUE_LIMIT": 0,
+    }  # fmt: skip
+    with Node(folder, **settings) as found:
+        yield found
+
+
+async def serves_as_before(node: Node, under_way: Calls) -> None:
+    """Wait until starts would be served, and Redis and the machine agree; the calls have not noticed."""
+    await asyncio.to_thread(poll, lambda: answers(node), "a start would be served", 60, every=0.1)
+    await asyncio.to_thread(agrees, node, 60)
+    await asyncio.to_thread(under_way.assert_untouched, node)
+    for call in under_way.talks:
+        await call.next_sound()
+
+
+async def a_call_does_not_notice_that_a_program_is_killed(node: Node, under_way: Calls, *, program: str) -> None:
+    killed = await asyncio.to_thread(node.kill, program)
+    await asyncio.to_thread(runs_again, node, program, killed)
+    await serves_as_before(node, under_way)
+
+
+async def a_host_that_hangs_is_replaced_and_no_call_notices(node: Node, under_way: Calls) -> None:
+    hung = node.program("host") or 0
+    os.kill(hung, signal.SIGSTOP)
+    await asyncio.to_thread(runs_again, node, "host", hung)
+    assert not alive(hung)
+    await serves_as_before(node, under_way)
+
+
+async def calls_outlive_a_crash_of_redis_that_lasts(node: Node, under_way: Calls) -> None:
+    """Valkey is killed and stays away for 3 s; its append-only file brings everything back."""
+    await asyncio.to_thread(crash_and_stay_down, node, "valkey")
+    waits = await asyncio.to_thread(refused_for, node, under_way.talks[0].session_id, 3)
+    print(f"without Redis each request was refused within {max(waits):.2f} s")  # noqa: T201
+    await asyncio.to_thread(node.supervisorctl, "start", "valkey")
+    await serves_as_before(node, under_way)
+
+
+async def calls_outlive_the_loss_of_all_records(node: Node, under_way: Calls, *, loss: Callable[[Node], None]) -> None:
+    """Who lives says so again before anybody is given an agent: the cap holds, the pool does not double."""
+    spoken = under_way.talks[0].session_id
+    with redis.Redis.from_url(node.redis_url, decode_responses=True) as raw:
+        kept = raw.lrange(f"session:{spoken}:conversation", 0, -1)
+        assert [json.loads(turn)["text"] for turn in kept] == list(TURNS)
+        warm = await asyncio.to_thread(os_agents, node)
+        ticks = node.log("beat").count("Sending due task")
+        with (
+            Sampler(lambda: serving(node), 0.25) as processes,
+            Sampler(lambda: live(raw), 0.05, ignore=(redis.RedisError,)) as recorded,
+        ):
+            await asyncio.to_thread(loss, node)
+            await asyncio.to_thread(starts_until_full, node, loss.__name__)
+            await asyncio.to_thread(agrees, node, 60)
+        assert max(recorded.values) == CAP
+        assert max(processes.values) <= CAP + 2 + 2, "more agents than sessions, the pool, and those on their way"
+        assert set(warm) <= set(await asyncio.to_thread(os_agents, node)), "an agent that lived is gone"
+        await asyncio.to_thread(under_way.assert_untouched, node)
+        assert raw.lrange(f"session:{spoken}:conversation", 0, -1) == kept
+    ticked = lambda: node.log("beat").count("Sending due task") > ticks  # noqa: E731
+    await asyncio.to_thread(poll, ticked, "beat ticks again", 60, every=0.5)
+    # The next step needs the room that the late ones have.
+    await asyncio.to_thread(end_all, node, {call.session_id for call in under_way.talks})
+    await serves_as_before(node, under_way)
+
+
+async def a_livekit_that_was_killed_loses_no_call(node: Node, under_way: Calls) -> None:
+    """Its agent is in the room again, or the next one is."""
+    killed = await asyncio.to_thread(node.kill, "livekit")
+    await asyncio.to_thread(runs_again, node, "livekit", killed)
+    await asyncio.sleep(2)  # what was on its way when it died
+    for call in under_way.talks:
+        await call.next_sound()
+        assert (await call.look())["status"] == "active"
+    await asyncio.to_thread(poll, lambda: answers(node), "a start would be served", 60, every=0.1)
+
+
+STEPS = [
+    *(partial(a_call_does_not_notice_that_a_program_is_killed, program=name) for name in PROGRAMS),
+    a_host_that_hangs_is_replaced_and_no_call_notices,
+    calls_outlive_a_crash_of_redis_that_lasts,
+    partial(calls_outlive_the_loss_of_all_records, loss=flush),
+    partial(calls_outlive_the_loss_of_all_records, loss=lose_the_file),
+    a_livekit_that_was_killed_loses_no_call,
+]
+
+
+@pytest.mark.timeout(500)
+async def test_calls_outlive_whatever_is_lost_beneath_them(node: Node, subtests: pytest.Subtests) -> None:
+    async with calls(node, "survives", TURNS, alone=0) as under_way:
+        await walk(subtests, STEPS, node, under_way)
+        print(under_way.heard())  # noqa: T201

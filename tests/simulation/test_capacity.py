@@ -1,0 +1,201 @@
+"""The cap, the waiting line, a user's share, dead agents in the pool, memory: in many orders."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from tests.simulation import promises
+from tests.simulation.cluster import Call, Cluster
+from tests.simulation.conftest import Simulate
+from tests.simulation.world import World
+
+SEEDS = range(8)
+#: Sessions at once, warm agents, places in the line.
+MOST, POOL, LINE = 4, 2, 5
+
+
+async def full(world: World, nodes: int = 1, **settings: int) -> tuple[Cluster, list[Call]]:
+    """Return a cluster all of whose places are taken, and the calls in the order of their start."""
+    given = {"max_sessions": MOST, "pool_target": POOL, "queue_limit": LINE, "user_join_seconds": 600} | settings
+    cluster = Cluster(world, nodes, queue_seconds=given.pop("queue_seconds", 120), **given)
+    await cluster.start()
+    seated = [await cluster.begin(f"seated{number}") for number in range(MOST)]
+    for call in seated:
+        await cluster.served(call, 20)
+    await cluster.until(cluster.full, "the pool is full", 20)
+    return cluster, seated
+
+
+async def over(cluster: Cluster) -> None:
+    """End every session; everything is as it was."""
+    for call in cluster.calls:
+        if call.session_id:
+            await cluster.end(call)
+    await promises.when_quiet(cluster)
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_the_cap_holds_at_every_moment_of_a_rush(simulate: Simulate, nodes: int) -> None:
+    starts = 3 * (MOST + LINE)
+
+    async def scenario(world: World) -> None:
+        cluster = Cluster(
+            world, nodes, max_sessions=MOST, pool_target=POOL, queue_limit=LINE, user_join_seconds=600,
+            queue_seconds=120,
+        )  # fmt: skip
+        await cluster.start()
+        watching = cluster.outside.start(promises.watch(cluster))
+        calls = await asyncio.gather(*(cluster.begin(f"rush{number}") for number in range(starts)))
+        began = [call for call in calls if call.session_id and call.state != "queued"]
+        for call in began:
+            await cluster.served(call, 20)
+        assert len({call.session_id for call in began}) == MOST
+        waiting = [call for call in calls if call.state == "queued"]
+        assert len(waiting) == LINE
+        # The place is asked for after the line was joined: two that came at once may both see the later one's.
+        assert max(call.position or 0 for call in waiting) == LINE
+        refused = [call.refused.partition(":")[0] for call in calls if not call.session_id]
+        assert Counter(refused) == {"AtCapacity": starts - MOST - LINE}
+        await cluster.until(cluster.full, "the pool is full", 20)
+        assert len(cluster.agents) == MOST + max(POOL, nodes)
+        await over(cluster)
+        assert not watching.done()
+
+    simulate(scenario, SEEDS)
+
+
+def test_the_line_is_first_come_first_served_and_moves_at_once(simulate: Simulate) -> None:
+    async def scenario(world: World) -> None:
+        cluster, seated = await full(world)
+        waiting = [await cluster.begin(f"waits{number}") for number in range(3)]
+        assert [call.position for call in waiting] == [1, 2, 3]
+        for number, (leaver, following) in enumerate(zip(seated, waiting, strict=False)):
+            await cluster.until(cluster.full, "a warm agent", 20)
+            await cluster.end(leaver)
+            # With a warm agent it is one step: the end of the one is the beginning of the other.
+            ended, ready = await cluster.session(leaver), await cluster.session(following)
+            assert ready.status in {"ready", "active"}
+            assert ready.ready_at is not None
+            assert ended.ended_at is not None
+            assert ready.ready_at - ended.ended_at < 0.001
+            left = [await cluster.do(cluster.store.position(call.session_id)) for call in waiting[number + 1 :]]
+            assert left == list(range(1, len(left) + 1))
+        await over(cluster)
+
+    simulate(scenario, SEEDS)
+
+
+def test_whoever_comes_later_stands_behind_even_when_a_place_is_free(simulate: Simulate) -> None:
+    async def scenario(world: World) -> None:
+        cluster, seated = await full(world)
+        first = await cluster.begin("patient")
+        pushing = [cluster.outside.start(cluster.begin(f"pushes{number}")) for number in range(LINE - 2)]
+        await cluster.end(seated[0])
+        await cluster.served(first, 10)
+        assert {call.state for call in await asyncio.gather(*pushing)} <= {"queued"}
+        await over(cluster)
+
+    simulate(scenario, SEEDS)
+
+
+def test_a_place_in_line_is_given_up_in_time_and_by_its_user(simulate: Simulate) -> None:
+    async def scenario(world: World) -> None:
+        cluster, seated = await full(world, queue_seconds=12)
+        cancelled, hurried = await cluster.begin("changes-his-mind"), await cluster.begin("hurried")
+        await cluster.end(cancelled)
+        assert await cluster.do(cluster.store.position(hurried.session_id)) == 1
+        began = world.now
+
+        async def given_up() -> bool:
+            return (await cluster.session(hurried)).status == "error"
+
+        await cluster.until(given_up, "it is given up", 15)
+        assert 11 < world.now - began < 14
+        assert (await cluster.session(hurried)).reason == "queue_timeout: no room within 12 s"
+        behind = await cluster.begin("behind")
+        await cluster.end(seated[0])
+        await cluster.served(behind, 10)
+        await over(cluster)
+
+    simulate(scenario, SEEDS)
+
+
+def test_one_user_never_has_more_than_their_share(simulate: Simulate) -> None:
+    async def scenario(world: World) -> None:
+        cluster = Cluster(world, 2, sessions_per_user=2, user_join_seconds=600)
+        await cluster.start()
+        calls = await asyncio.gather(*(cluster.begin("greedy") for _ in range(20)))
+        assert len({call.session_id for call in calls}) == 2
+        await over(cluster)
+
+    simulate(scenario, SEEDS)
+
+
+def test_a_killed_warm_agent_is_never_handed_out(simulate: Simulate) -> None:
+    async def scenario(world: World) -> None:
+        cluster = Cluster(world, 1, pool_target=3, user_join_seconds=600)
+        await cluster.start()
+        for number in range(6):
+            await cluster.until(cluster.full, "the pool is full", 20)
+            killed = cluster.agents
+            for agent in killed:
+                agent.kill()
+            await asyncio.sleep(world.dice.uniform(0, 0.05))
+            call = await cluster.begin(f"user{number}")
+            session = await cluster.session(call)
+            # The api looks at the process before it answers, and at the next one's: whoever is bound then lives.
+            assert session.status == "starting" or session.agent_id not in {agent.id for agent in killed}
+            await cluster.served(call, 20)
+            await cluster.end(call)
+        await over(cluster)
+
+    simulate(scenario, SEEDS)
+
+
+def test_a_storm_of_starts_while_the_pool_is_resized(simulate: Simulate) -> None:
+    """Shrinking takes warm agents only: nobody's agent is replaced."""
+
+    async def scenario(world: World) -> None:
+        cluster = Cluster(world, 2, pool_target=3, max_sessions=50, user_join_seconds=600)
+        await cluster.start()
+
+        async def client(name: str) -> None:
+            for _ in range(4):
+                call = await cluster.begin(name)
+                before = await cluster.served(call, 20)
+                await asyncio.sleep(world.dice.uniform(0.5, 2))
+                after = await cluster.session(call)
+                assert (after.agent_id, after.replacements, after.takeovers) == (before.agent_id, 0, 0)
+                await cluster.end(call)
+
+        clients = [cluster.outside.start(client(f"client{number}")) for number in range(6)]
+        while not all(each.done() for each in clients):
+            await cluster.do(cluster.store.set_target(world.dice.randrange(1, 6)))
+            await cluster.computers[0].worker.start(cluster.computers[0].worker.node.pool.refill())
+        await asyncio.gather(*clients)
+        await over(cluster)
+
+    simulate(scenario, SEEDS)
+
+
+def test_no_agent_is_started_without_memory_and_the_line_moves_when_there_is_some(simulate: Simulate) -> None:
+    async def scenario(world: World) -> None:
+        cluster = Cluster(world, 1, pool_target=0, user_join_seconds=600, queue_seconds=120)
+        await cluster.start()
+        (computer,) = cluster.computers
+        computer.free_bytes = 1 << 20
+
+        async def known() -> bool:
+            return cluster.world.valkey.peek([("EXISTS", "pool:memory_low")]) == [1]
+
+        await cluster.until(known, "the shortage is known", 5)
+        call = await cluster.begin("ada")
+        assert call.state == "queued"
+        await asyncio.sleep(10)
+        assert not cluster.agents
+        computer.free_bytes = 8 << 30
+        await cluster.served(call, 10)
+        await over(cluster)
+
+    simulate(scenario, SEEDS)
