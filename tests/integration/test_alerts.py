@@ -13,7 +13,7 @@ from tests.support.pool import assign, change, warm
 
 @pytest.fixture
 async def told(store: Store, raw: redis.Redis) -> "Told":
-    await change(store, webhooks=1)
+    await change(store, alert_webhooks=1)
     await store.beat_node("n1", {"host": 1}, 60)
     return Told(store, raw)
 
@@ -219,7 +219,7 @@ async def test_what_nobody_has_queued_is_taken_again(told: Told, valkey_url: str
 
 
 async def test_nothing_is_told_where_nobody_listens(told: Told, valkey_url: str) -> None:
-    await change(told.store, webhooks=0)
+    await change(told.store, alert_webhooks=0)
     await warm(told.store, valkey_url, 2)
     session = (await assign(told.store, "ada")).session_id
     await told.store.record_exit(await serve(told, valkey_url, session), "killed by signal 9", None, 9)
