@@ -64,9 +64,10 @@ image-test: $(VENV)/.installed-image ## Build the image, start it and the compos
 test: $(VENV)/.installed-dev ## Run the tests, on a real Valkey and a real LiveKit server
 	@$(PYTEST)
 
-chaos: $(VENV)/.installed-dev ## Hurt whole nodes for an hour, every night: its figures are printed, not judged
+chaos: $(VENV)/.installed-dev ## Hurt whole nodes for an hour, every night, figures printed; 20,000 schedules in virtual time
 	@CHAOS_LONG=1 CHAOS_SECONDS=300 SOAK_SECONDS=600 HYPOTHESIS_PROFILE=nightly $(PYTEST) --timeout 3600 -rP \
 		--log-level INFO tests/chaos tests/integration/test_model.py
+	@SIMULATION_BATCHES=1000 $(BIN)/python -m pytest --numprocesses 2 --dist load --quiet tests/simulation/test_schedules.py
 
 fuzz: $(VENV)/.installed-dev ## Send 10,000 generated requests to the api, valid ones and others
 	@FUZZ_CASES=10000 $(BIN)/python -m pytest --timeout 3600 tests/integration/test_fuzz.py

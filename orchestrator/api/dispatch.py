@@ -62,7 +62,7 @@ async def dispatching(services: Services) -> AsyncIterator[None]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(OrchestratorError):
-            await services.store.forget_door(dispatch.id)
+            await services.store.forget_registration(dispatch.id)
 
 
 class DispatchService:
@@ -242,7 +242,7 @@ class DispatchService:
             "full": self._full,
             "error": registration.error,
         }
-        await self._store.record_door(self.id, fields, RECORD_TTL_SECONDS)
+        await self._store.record_registration(self.id, fields, RECORD_TTL_SECONDS)
 
 
 _WHY_NOT = {

@@ -1,6 +1,6 @@
-"""Says on the terminal of `orchestrator up` when the node is up, where, and what to try; or that it is not.
+"""Prints on the terminal of `orchestrator up` when the node is up, its addresses and what to try, or that it is not up.
 
-A program that does not start is what supervise says.
+The supervisor reports programs that do not start.
 """
 
 import ctypes
@@ -20,47 +20,47 @@ from orchestrator.node import clients
 from orchestrator.node.output import Terminal, styled
 from orchestrator.settings import Settings
 
-#: Seconds after which it says what is missing; the node goes on trying.
+#: Seconds after which it prints that the node is not up; the node goes on trying.
 PATIENCE = 90.0
 POLL = 0.2
-#: Seconds after which a warning is no mere part of starting.
+#: Seconds for which warnings are normal parts of a start.
 EARLY = 10.0
 
 
 def main() -> None:
-    """Wait for a full pool and say so."""
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # in a group of its own, where `stty tostop` would stop it
+    """Wait for a full pool and print that the node is up."""
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # `stty tostop` would stop a background process group
     console = Terminal(soft_wrap=True)
     settings = Settings.load()
     started, since = time.monotonic(), time.time()
     console.print(styled("Starting node ", (settings.node_id, "bold"), ": the first agent loads its models once …"))
     supervisor = os.getppid()
     if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # gone with supervisord, whatever it waits for
+        pr_set_pdeathsig = 1  # ends with supervisord, whatever it waits for
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
     health: dict[str, Any] | None = None
-    said: set[str] = set()
+    printed: set[str] = set()
     token = settings.admin_token.get_secret_value() if settings.admin_token else ""
     headers = {"Authorization": f"Bearer {token}"}
     with httpx.Client(base_url=settings.base_url, headers=headers, timeout=2, trust_env=False) as client:
         while time.monotonic() - started < PATIENCE:
             if os.getppid() != supervisor:
                 return  # stopped before it was up
-            up, health = look(client, settings.node_id, since)
-            if up and health and _let_in(console, settings, said):
+            up, health = poll(client, settings.node_id, since)
+            if up and health and _clients_connect(console, settings, printed):
                 _show_up(console, settings, health, time.monotonic() - started)
                 return
             if time.monotonic() - started > EARLY:
-                _warn(console, health, said)
+                _warn(console, health, printed)
             time.sleep(POLL)
-    _warn(console, health, said)
+    _warn(console, health, printed)
     late = f"Not all up after {PATIENCE:.0f} s."
     console.print(styled((late, "bold red"), f" Logs: {settings.run_dir}/logs, or orchestrator doctor"))
 
 
-def look(client: httpx.Client, node_id: str, since: float) -> tuple[bool, dict[str, Any] | None]:
-    """Return whether the pool is full and this start of the node serves, and what its health route answers."""
-    ready = _ready(client)  # asked first: until the store is set up, health tells a target of 0
+def poll(client: httpx.Client, node_id: str, since: float) -> tuple[bool, dict[str, Any] | None]:
+    """Return whether the node is up since this start, with a full pool; and the answer of its health route."""
+    ready = _ready(client)  # read first: until the store is set up, health reports a target of 0
     health = _health(client)
     if not ready or not health or "sessions" not in health:
         return False, health
@@ -68,11 +68,11 @@ def look(client: httpx.Client, node_id: str, since: float) -> tuple[bool, dict[s
     return full and _node_up(health, node_id, since), health
 
 
-def _warn(console: Terminal, health: dict[str, Any] | None, said: set[str]) -> None:
-    """Print each warning once; one that counts seconds is the same one a moment later."""
+def _warn(console: Terminal, health: dict[str, Any] | None, printed: set[str]) -> None:
+    """Print each warning once; the numbers in it may have changed meanwhile."""
     for warning in (health or {}).get("warnings", []) or filter(None, [(health or {}).get("detail")]):
-        if (kind := re.sub(r"\d+", "", warning)) not in said:
-            said.add(kind)
+        if (kind := re.sub(r"\d+", "", warning)) not in printed:
+            printed.add(kind)
             console.print(styled((f"! {warning}", "yellow")))
 
 
@@ -82,32 +82,32 @@ def _health(client: httpx.Client) -> dict[str, Any] | None:
     except httpx.HTTPError:
         return None
     try:
-        found: dict[str, Any] = answer.json()  # or a problem, which names what the node waits for
+        health: dict[str, Any] = answer.json()  # or a problem, whose detail says what the node waits for
     except ValueError:
         return None
-    return found
+    return health
 
 
 def _ready(client: httpx.Client) -> bool:
-    # Where other nodes have filled the pool, this one has to have had an agent of its own.
+    # Other nodes may have filled the pool: ready means that this node has had a warm agent.
     try:
         return client.get("/readyz").is_success
     except httpx.HTTPError:
         return False
 
 
-def _let_in(console: Terminal, settings: Settings, said: set[str]) -> bool:
-    """Return whether each kind of client gets into Redis; says why not."""
+def _clients_connect(console: Terminal, settings: Settings, printed: set[str]) -> bool:
+    """Return whether each Redis client can connect; prints why not."""
     try:
         refused = clients.refusal(settings)
     except StoreUnavailable:
         return False
-    _warn(console, {"warnings": [refused] if refused else []}, said)
+    _warn(console, {"warnings": [refused] if refused else []}, printed)
     return refused is None
 
 
 def _node_up(health: dict[str, Any], node_id: str, since: float) -> bool:
-    # A record from before this start may still be there, when the last one was cut off.
+    # After a crash the record from before this start may still exist.
     node = health["nodes"].get(node_id, {})
     up = node.get("host") and node["lastBeat"] >= int(since)
     return bool(up and health["livekit"]["ok"])
@@ -117,7 +117,7 @@ def _show_up(console: Terminal, settings: Settings, health: dict[str, Any], seco
     sessions = health["sessions"]
     command = Path("/proc/self/cwd/.venv/bin/orchestrator")
     program = ".venv/bin/orchestrator" if command.exists() else "orchestrator"
-    counts = f"{sessions['pool']} warm agents wait (target {sessions['target']}, at most {sessions['max']} sessions)."
+    counts = f"{sessions['pool']} warm agents (target {sessions['target']}), at most {sessions['max']} sessions."
     console.print(styled(("Up", "bold green"), f" after {seconds:.1f} s: {counts}"))
     if (settings.frontend_dir / "index.html").exists():
         console.print(f"  Talk         {settings.page_url}   (open it in a browser)")
@@ -129,10 +129,10 @@ def _show_up(console: Terminal, settings: Settings, health: dict[str, Any], seco
     if settings.admin_token:
         console.print(f"  admin token  {_shown(settings, settings.admin_token.get_secret_value())}")
     if health["access"] == "open":
-        who = "anybody who reaches it" if settings.open_access else "anybody on this machine"
-        console.print(f"  access       open: {who} may start calls; set API_KEYS to change that")
-    where = ", and here" if settings.log_to == "stdout" else ""
-    console.print(f"  logs         {settings.run_dir}/logs{where}")
+        callers = "anybody who can reach it" if settings.open_access else "anybody on this machine"
+        console.print(f"  access       open: {callers} may start calls; set API_KEYS to change that")
+    copied = ", and here" if settings.log_to == "stdout" else ""
+    console.print(f"  logs         {settings.run_dir}/logs{copied}")
     console.print("Try, in another terminal:")
     console.print(f'  {program} call --say "what time is it"')
     console.print(f"  {program} status")
@@ -140,12 +140,12 @@ def _show_up(console: Terminal, settings: Settings, health: dict[str, Any], seco
 
 
 def _shown(settings: Settings, token: str) -> str:
-    """Return the admin token for whoever sits at a terminal; elsewhere output is kept, and it is not for a log."""
+    """Return the admin token on a terminal, else where to find it: a log must not contain it."""
     if sys.stdout.isatty():
         return token
     if token == kept(settings.secrets_file).get("ADMIN_TOKEN"):
         return f"in {settings.secrets_file}"
-    return "as ADMIN_TOKEN says"
+    return "from ADMIN_TOKEN"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Checks that each of a node's Redis clients can connect, before the node counts as up."""
 
 import asyncio
+import json
 from collections.abc import Callable
+from dataclasses import replace
 
 from celery import Celery
 
@@ -63,7 +65,7 @@ def _broker(app: Celery) -> None:
 
 async def _store(settings: Settings) -> None:
     async with Store(settings.redis, name="up", keep_seconds=1) as store:
-        await store.agree()
+        await store.check_schema()
         await store.check_blocking()
 
 
@@ -80,9 +82,9 @@ def sharing_warnings(settings: Settings) -> list[str]:
 
     async def collect() -> list[str]:
         async with Store(settings.redis, name="up", keep_seconds=1) as store:
-            hashes = await store.nodes()
-            hashes.setdefault(settings.node_id, {})["serves"] = settings.serves
-            nodes = {name: Node.from_hash(name, fields) for name, fields in hashes.items()}
+            nodes = await store.nodes()
+            own = nodes.get(settings.node_id, Node(settings.node_id))
+            nodes[settings.node_id] = replace(own, serves=json.loads(settings.serves))
             return [*sharing.troubles(nodes), *sharing.traces(*await store.neighbours())]
 
     try:

@@ -1,9 +1,9 @@
-"""The program that supervisord stops first: it keeps the other programs up until the node's calls are over.
+"""The program that supervisord stops first: it keeps the other programs running until the node's calls are over.
 
-It sleeps until SIGTERM or SIGINT. Then it tells the api to drain this node, waits for the last call or for the end of
-DRAIN_SECONDS, and exits; a second signal ends it at once. Calls go on without Redis and without the api, so neither is
-needed for that: while the api cannot drain, the node's agents are told through RUN_DIR, and each that lives counts as a
-call. What it prints is shown on the node's terminal.
+It sleeps until SIGTERM or SIGINT. Then it asks the api to drain this node, waits for the last call or for the end of
+DRAIN_SECONDS, and exits; a second signal ends it at once. Calls go on without Redis and without the api. While the api
+cannot drain the node, a notice in RUN_DIR tells the agents to leave, and each live agent counts as a call. The node's
+terminal shows this program's output.
 """
 
 import signal
@@ -17,8 +17,9 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.host.protocol import Process
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.machine.process import ProcessId, machine_boot_id
-from orchestrator.node import parting
+from orchestrator.node import shutdown_notice
 from orchestrator.node.api_client import admin_token
+from orchestrator.node.shutdown_notice import Notice
 from orchestrator.operations import kill_window
 from orchestrator.settings import Settings
 
@@ -29,73 +30,73 @@ _SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 def main() -> None:
     """Wait for the signal to stop, then for the calls to end."""
-    # Blocked and waited for, not handled: one that comes before the wait is kept for it.
+    # Blocked, so that a signal that comes before sigwait() is kept for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     settings = Settings.load()
-    with parting.Speaker(settings.run_dir) as speaker, client(settings) as api:
+    with shutdown_notice.NoticeWriter(settings.run_dir) as notices, client(settings) as api:
         signal.sigwait(_SIGNALS)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        drain(settings, api, speaker)
+        drain(settings, api, notices)
 
 
 def client(settings: Settings) -> httpx.Client:
     """Return a client of this node's api."""
     token = admin_token(settings)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    # The api is on this machine: a proxy of the environment would not find it.
+    # The api is on this machine: a proxy from the environment could not reach it.
     return httpx.Client(base_url=settings.base_url, headers=headers, timeout=1, trust_env=False)
 
 
-def drain(settings: Settings, api: httpx.Client, speaker: parting.Speaker) -> None:
-    """Have this node drained and wait until it has no call, or as long as DRAIN_SECONDS allows."""
-    Drain(settings, api, speaker).run()
+def drain(settings: Settings, api: httpx.Client, notices: shutdown_notice.NoticeWriter) -> None:
+    """Drain this node and wait until it has no call, or for as long as DRAIN_SECONDS allows."""
+    Drain(settings, api, notices).run()
 
 
 class Drain:
     """One drain, from the signal to its end."""
 
-    def __init__(self, settings: Settings, api: httpx.Client, speaker: parting.Speaker) -> None:
-        self._settings, self._api, self._speaker = settings, api, speaker
+    def __init__(self, settings: Settings, api: httpx.Client, notices: shutdown_notice.NoticeWriter) -> None:
+        self._settings, self._api, self._notices = settings, api, notices
         self._path = f"/api/nodes/{settings.node_id}"
         self._limit = kill_window.drain_limit(settings)
         self._over_at = time.monotonic() + settings.drain_seconds
         self._asked = False  #: the api knows that this node drains
-        self._trouble = ""  #: why the api could not drain, once that has been so
+        self._trouble = ""  #: why the api could not drain, if it ever failed
 
     def run(self) -> None:
         """Drain."""
         deadline = time.monotonic() + self._limit
         calls = self._left()
         if calls and self._limit:
-            who = "1 call has" if calls == 1 else f"{calls} calls have"
+            counted = "1 call has" if calls == 1 else f"{calls} calls have"
             if self._trouble:
-                who = f"{self._trouble}, so every agent that lives counts as a call. {who}"
-            _say(f"Draining: {who} up to {self._settings.drain_seconds:g} s. Ctrl-C again stops now.")
+                counted = f"{self._trouble}, so every live agent counts as a call. {counted}"
+            _print(f"Draining: {counted} up to {self._settings.drain_seconds:g} s. Ctrl-C again stops now.")
         # guard: drain-waits
         while calls and time.monotonic() < deadline:
             time.sleep(POLL)
             calls = self._left()
 
     def _left(self) -> int:
-        """Return how many calls are left, at most."""
+        """Return the largest possible number of calls that are left."""
         try:
             calls = self._ask()
         except OrchestratorError as failure:
             if not self._limit:
                 return 0
             self._trouble = self._trouble or failure.detail
-            self._asked = False  # what Redis knew may be lost, and its deadline be later than ours
-            self._speaker.say(parting.Word(self._over_at - self._settings.goodbye_seconds, self._over_at))
+            self._asked = False  # Redis may have lost the drain, or may have counted a pause into its deadline
+            self._notices.publish(Notice(self._over_at - self._settings.goodbye_seconds, self._over_at))
             # guard: drain-counts-processes
             return self._living()
-        self._speaker.take_back()
-        # Of a Redis that has just come back nobody knows yet what it has missed.
+        self._notices.withdraw()
+        # A Redis that has just come back may not know of every call yet.
         return max(calls, self._living()) if self._trouble else calls
 
     def _ask(self) -> int:
-        """Return how many calls the api knows of. Raises `OrchestratorError` when it does not say."""
+        """Return how many calls the api knows of. Raises `OrchestratorError` if it does not answer that."""
         method, path = ("GET", self._path) if self._asked else ("POST", f"{self._path}/drain")
         left = max(0.0, self._over_at - time.monotonic())
         options: dict[str, Any] = {"params": {"seconds": round(left, 1)}} if self._trouble and not self._asked else {}
@@ -107,12 +108,12 @@ class Drain:
         except httpx.HTTPError as failure:
             raise OrchestratorError(f"the api does not answer ({failure})") from None
         except (ValueError, TypeError, KeyError):
-            raise OrchestratorError(f"{method} {path} is answered without a number of sessions") from None
+            raise OrchestratorError(f"the answer to {method} {path} contains no number of sessions") from None
         self._asked = True
         return calls
 
     def _living(self) -> int:
-        """Return how many agents of this node live: the warm ones go when they are told."""
+        """Return how many agents of this node live. The warm ones leave when they read the notice."""
         return sum(
             isinstance(record, Process)
             and record.boot_id == machine_boot_id()
@@ -121,7 +122,7 @@ class Drain:
         )
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

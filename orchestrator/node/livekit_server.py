@@ -1,4 +1,4 @@
-"""Finds a LiveKit server on this machine, or builds one once, with Go, into the user's cache folder."""
+"""Finds a LiveKit server on this machine, or builds one with Go into the user's cache folder."""
 
 import collections
 import fcntl
@@ -15,23 +15,23 @@ from orchestrator.errors import Preflight
 from orchestrator.machine import private
 from orchestrator.node import programs
 
-#: The newest that `go install` takes: from 1.13.6 on there are `replace` lines in its go.mod.
+#: The newest version that `go install` accepts: from 1.13.6 on its go.mod has `replace` lines.
 VERSION = "1.13.5"
 MODULE = f"github.com/livekit/livekit-server/cmd/server@v{VERSION}"
-#: How the variables begin that Go, git and a C compiler read.
+#: Prefixes of the variables that Go, git and a C compiler read.
 _GO = ("GO", "CGO_", "GIT_", "CC", "CXX", "SSH_")
-_MENDS = "set LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET, or put a livekit-server on PATH"
+_REMEDY = "set LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET, or put a livekit-server on PATH"
 
 
 def cached() -> Path:
-    """Return where the built server is kept."""
+    """Return the path of the built server."""
     given = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    cache = given if given.is_absolute() else Path.home() / ".cache"  # a relative one is invalid, and none to Go
+    cache = given if given.is_absolute() else Path.home() / ".cache"  # a relative path is invalid, and Go ignores it
     return cache / "voice-agent-orchestrator" / f"livekit-server-{VERSION}"
 
 
 def find() -> Path | None:
-    """Return the server on PATH, else the one built before, else None. Raises `Preflight`."""
+    """Return the server on PATH, else the one that was built before, else None. Raises `Preflight`."""
     if found := shutil.which("livekit-server"):
         return Path(found)
     if not os.access(cached(), os.X_OK):
@@ -41,20 +41,20 @@ def find() -> Path | None:
 
 
 def obtain() -> Path:
-    """Return a LiveKit server, built if need be; says what it does while it takes minutes.
+    """Return a LiveKit server, built if necessary. A build takes minutes and prints its progress.
 
     Raises:
-        Preflight: there is none, and it cannot be built here.
+        Preflight: there is no server, and it cannot be built here.
     """
     if found := find():
         return found
     go = shutil.which("go")
     if go is None:
-        raise Preflight(f"no LiveKit server: {_MENDS}, or install Go (https://go.dev/dl) to have one built.")
+        raise Preflight(f"no LiveKit server: {_REMEDY}, or install Go (https://go.dev/dl) to have one built.")
     target = cached()
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second `make up` waits for the first one's build
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second `make up` waits for the first build
         if found := find():
             return found
         _build(go, target)
@@ -87,16 +87,16 @@ def _build(go: str, target: Path) -> None:
             done.set()
             reporter.join()
         if build.returncode != 0:
-            told = "\n  ".join(last)
-            raise Preflight(f"building livekit-server failed:\n  {told}\nMend the cause, {_MENDS}.")
+            output = "\n  ".join(last)
+            raise Preflight(f"building livekit-server failed:\n  {output}\nFix the cause, {_REMEDY}.")
         (Path(folder) / "server").rename(target)
-    _say(f"livekit-server v{VERSION} is built ({time.monotonic() - started:.0f} s); it is kept for the next time.")
+    _say(f"livekit-server v{VERSION} was built in {time.monotonic() - started:.0f} s and is kept for the next start.")
 
 
 def _for_go() -> dict[str, str]:
-    """Return what Go and its compilers read; the node's secrets are not for them."""
-    found = {name: value for name, value in os.environ.items() if name in programs.PROXIES or name.startswith(_GO)}
-    return programs.shared(os.environ) | found
+    """Return the variables that Go and its compilers read, without the node's secrets."""
+    own = {name: value for name, value in os.environ.items() if name in programs.PROXIES or name.startswith(_GO)}
+    return programs.shared(os.environ) | own
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Who holds a port."""
+"""Finds the process that holds a port."""
 
 import socket
 
@@ -6,11 +6,11 @@ import psutil
 
 
 def holder(host: str, port: int, *, udp: bool = False) -> str | None:
-    """Return who holds a port, in words; None when it is free."""
+    """Return what holds a port, in words; None if it is free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as probe:
         if not udp:
-            # A port in TIME_WAIT is free for a server.
+            # A server may use a port that is in TIME_WAIT.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -27,5 +27,5 @@ def _process(port: int) -> str | None:
             if connection.laddr and connection.laddr.port == port and connection.pid and not connection.raddr:
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
     except psutil.Error:
-        return None  # not ours to see
+        return None  # another user's process
     return None

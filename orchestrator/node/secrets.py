@@ -1,4 +1,5 @@
-"""Generated secrets of a node: made once, kept with mode 0600, so that the node finds its state again."""
+"""Generated secrets of a node: made once and kept in a file of mode 0600, so that they still fit its state after a
+restart."""
 
 import json
 import os
@@ -10,7 +11,8 @@ from orchestrator.machine import private
 
 
 def generated(path: Path) -> dict[str, str]:
-    """Return ADMIN_TOKEN, LIVEKIT_API_KEY, LIVEKIT_API_SECRET and VALKEY_PASSWORD of this node, made at the first call.
+    """Return ADMIN_TOKEN, LIVEKIT_API_KEY, LIVEKIT_API_SECRET and VALKEY_PASSWORD of this node. The first call
+    generates them.
 
     Raises:
         Preflight: the file cannot be read or written.
@@ -23,15 +25,15 @@ def generated(path: Path) -> dict[str, str]:
             "LIVEKIT_API_SECRET": secrets.token_urlsafe(48),
             "VALKEY_PASSWORD": secrets.token_urlsafe(32),
         } | found
-        if fresh != found:  # one of an earlier release lacks some
+        if fresh != found:  # a file of an earlier release may lack some
             write_private(path, json.dumps(fresh))
     except (OSError, ValueError, TypeError) as failure:
-        raise Preflight(f"{path} cannot be used: {failure}. Remove it; new secrets are made then.") from None
+        raise Preflight(f"{path} cannot be used: {failure}. Remove it, and new secrets are generated.") from None
     return fresh
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, at once or not at all."""
+    """Write a file that only its owner may read, atomically."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

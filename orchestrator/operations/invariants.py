@@ -1,4 +1,4 @@
-"""What must hold whatever has happened: compares Redis, the agent host and the operating system."""
+"""The invariants of a deployment: compares Redis, the agent host and the operating system."""
 
 import asyncio
 import time
@@ -15,8 +15,8 @@ from orchestrator.settings import Settings
 from orchestrator.states import AGENT_ROWS, BUSY_AGENT_STATES, SESSION_ROWS, AgentState, SessionState
 from orchestrator.store import Snapshot, Store, keys
 
-#: Seconds between two looks.
-LOOK_SECONDS = 0.5
+#: Seconds between two checks.
+CHECK_SECONDS = 0.5
 
 _LIVING = frozenset(AgentState) - {AgentState.EXITED}
 _SERVING = BUSY_AGENT_STATES
@@ -24,45 +24,45 @@ _BOUND = frozenset({SessionState.READY, SessionState.ACTIVE})
 
 
 def _states_by_list() -> dict[str, tuple[str, frozenset[str], bool]]:
-    """For each list: whether it names sessions or agents, in which states, and whether it names all of those."""
+    """Of each list: whether it has sessions or agents, in which states, and whether it has all of those."""
     states: dict[tuple[str, str], set[str]] = defaultdict(set)
     for kind, rows in (("session", SESSION_ROWS), ("agent", AGENT_ROWS)):
         for state, row in rows.items():
             for name in (*row.sets, *((row.queue,) if row.queue else ())):
                 states[name, kind].add(state)
     # A silent agent is left out of the pool until its next heartbeat.
-    found = {name: (kind, frozenset(right), name != keys.POOL_READY) for (name, kind), right in states.items()}
-    return found | {keys.POOL_STALE: ("agent", frozenset({AgentState.STARTING, AgentState.READY}), False)}
+    lists = {name: (kind, frozenset(right), name != keys.POOL_READY) for (name, kind), right in states.items()}
+    return lists | {keys.POOL_STALE: ("agent", frozenset({AgentState.STARTING, AgentState.READY}), False)}
 
 
 _LISTS = _states_by_list()
-#: What a live session, or a living agent, waits for: one of these must be among its deadlines.
+#: The deadlines of a live session, or of a living agent, by state: it must have one of them.
 _SESSION_WAITS = {state: tuple(d.kind for d in row.deadlines) for state, row in SESSION_ROWS.items() if row.moves}
 _AGENT_WAITS = {state: tuple(d.kind for d in row.deadlines) for state, row in AGENT_ROWS.items() if row.moves}
-#: What no session that is over, and no agent that has exited, waits for any more.
+#: The deadlines that no session that is over, and no agent that has exited, may have.
 _SESSION_DEADLINES = frozenset(SESSION_ROWS[SessionState.ENDED].clears) - {"look"}
 _AGENT_DEADLINES = frozenset(AGENT_ROWS[AgentState.EXITED].clears)
 
 
 async def check(store: Store, settings: Settings, host: HostClient | None, *, settle_seconds: float = 10) -> list[str]:
-    """Return what does not hold, in words; [] when all is well.
+    """Return the violations, in words; [] when every invariant holds.
 
-    Things move while one looks: only what every look until `settle_seconds` are over has found counts.
+    State changes during a check: only violations that every check within `settle_seconds` finds are returned.
 
     Args:
-        settings: of the node whose processes are looked at; the records are those of all nodes.
-        host: the agent host of that node; None where there is none, then nobody is asked what lives.
+        settings: of the node whose processes are checked; records are checked of all nodes.
+        host: the agent host of that node; None where there is none, then its list of processes is not compared.
     """
     deadline = time.monotonic() + settle_seconds
-    found = await _look(store, settings, host)
+    found = await _violations(store, settings, host)
     while found and (left := deadline - time.monotonic()) > 0:
-        await asyncio.sleep(min(LOOK_SECONDS, left))
-        again = set(await _look(store, settings, host))
+        await asyncio.sleep(min(CHECK_SECONDS, left))
+        again = set(await _violations(store, settings, host))
         found = [violation for violation in found if violation in again]
     return found
 
 
-async def _look(store: Store, settings: Settings, host: HostClient | None) -> list[str]:
+async def _violations(store: Store, settings: Settings, host: HostClient | None) -> list[str]:
     seen = await store.snapshot()
     mine = [agent for agent in seen.agents.values() if agent.node == settings.node_id and agent.state in _LIVING]
     found = [*in_records(seen, settings.policy), *_processes(mine)]
@@ -93,7 +93,7 @@ def in_records(seen: Snapshot, policy: Mapping[str, float]) -> list[str]:
     ]
 
 
-# Each rule yields what breaks it. Its words are the same at the next look: nothing that changes by itself is in them.
+# Each rule yields its violations. A text must be the same in the next check, so it has nothing that changes by itself.
 
 
 def _lists(seen: Snapshot) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""What is measured, for Prometheus: `python -m orchestrator.operations.metrics` prints the table of docs/metrics.md.
+"""The metrics for Prometheus: `python -m orchestrator.operations.metrics` prints the table of docs/metrics.md.
 
-All of it comes from Redis in one reading, so every api process tells the same, and a restart forgets nothing.
+All of them come from one reading of Redis, so every api process exposes the same, and a restart loses nothing.
 """
 
 import math
@@ -20,7 +20,7 @@ Series = Iterable[tuple[tuple[str, ...], float]]
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One gauge or counter: its name without the prefix, what it says, its labels, and where it is read."""
+    """One gauge or counter: its name without the prefix, its help text, its labels, and how it is read."""
 
     name: str
     help: str
@@ -55,7 +55,7 @@ def _total(field: str) -> Callable[[Reading], Series]:
 
 
 def _counted(prefix: str) -> Callable[[Reading], Series]:
-    """Counters of `pool:stats` whose names are made as they come: what stands behind the prefix are the labels."""
+    """Counters of `pool:stats` whose fields are `prefix:label:label`."""
     return lambda reading: [
         (tuple(field.split(":")[1:]), float(value))
         for field, value in sorted(reading.stats.items())
@@ -153,7 +153,7 @@ HISTOGRAMS = {
 
 
 class Exposition:
-    """One reading as a collector of prometheus-client."""
+    """One reading, as a collector for prometheus-client."""
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading

@@ -1,4 +1,4 @@
-"""The only room with Redis in it."""
+"""The only package that imports redis."""
 
 from orchestrator.store.reading import Reading, Snapshot
 from orchestrator.store.records import (

@@ -26,7 +26,7 @@ LIVEKIT_DOWN = "livekit:down"  #: why LiveKit does not answer, while it does not
 NODES_DRAINING = "nodes:draining"
 BOOT_ERROR = "pool:boot_error"  #: cause of the last failed boot, until one works
 BOOT_ERROR_AGENT = "pool:boot_error:agent"  #: whose boot that was
-DOORS = "doors"  #: set of the api processes that are, or want to be, registered with LiveKit
+REGISTRATIONS = "doors"  #: set of the api processes that are, or want to be, registered with LiveKit
 NODES = "nodes"
 EVENTS = "events"  #: stream of everything that happens to sessions and agents
 ROOMS_ASKED_FOR = "rooms:asked_for"  #: zset of rooms that tokens were given for, by time, until they have a session
@@ -181,5 +181,6 @@ def reload(reload_id: str) -> str:
     return f"reload:{reload_id}"
 
 
-def door(door_id: str) -> str:
-    return f"door:{door_id}"
+def registration(registration_id: str) -> str:
+    """The hash of an api process's registration with LiveKit."""
+    return f"door:{registration_id}"

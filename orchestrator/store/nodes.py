@@ -1,9 +1,10 @@
-"""Nodes, the doors of their apis, their reloads, and beat."""
+"""Nodes, their drains and reloads, and their api processes' registrations with LiveKit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
+from orchestrator.store.records import Node
 
 #: Seconds for which one may ask how a reload went.
 RELOAD_KEEP_SECONDS = 3600
@@ -42,24 +43,24 @@ class Nodes(Base):
         """
         queue = keys.node_queue(node)
         names = [queue, keys.bindings(queue)]
-        return bool(await self._scripts.call("node_forget", names, [node, int(for_good), int(if_silent)]))
+        return bool(await self._scripts.call("forget_node", names, [node, int(for_good), int(if_silent)]))
 
     @translated
     async def vanished(self) -> set[str]:
         """Return the nodes that say nothing of themselves any more."""
         return set(await self._redis.smembers(keys.NODES)) - (await self.nodes()).keys()
 
-    async def recount(self) -> int:
+    async def recount_nodes(self) -> int:
         """Bring the lists of each node's warm and busy agents into line with the agents; returns how much was wrong."""
-        return int(await self._scripts.call("nodes_recount"))
+        return int(await self._scripts.call("recount_nodes"))
 
     async def drain_node(self, node: str, seconds: float) -> None:
         """Take a node out of service; its calls are over after `seconds`."""
-        await self._scripts.call("node_drain", args=[node, int(seconds * 1000)])
+        await self._scripts.call("drain_node", args=[node, int(seconds * 1000)])
 
     async def undrain_node(self, node: str) -> list[str]:
         """Put a node in service again. Returns the sessions that were told goodbye and go on."""
-        return list(await self._scripts.call("node_undrain", args=[node]))
+        return list(await self._scripts.call("undrain_node", args=[node]))
 
     @translated
     async def draining(self) -> set[str]:
@@ -67,24 +68,29 @@ class Nodes(Base):
         return set(await self._redis.smembers(keys.NODES_DRAINING))
 
     @translated
-    async def nodes(self) -> dict[str, dict[str, str]]:
-        """Return the nodes that live, by id."""
-        return await self._living(keys.NODES, keys.node)
+    async def nodes(self) -> dict[str, Node]:
+        """Return the nodes that live, by id, as their heartbeats describe them. A reading has what runs on them too."""
+        ids = sorted(await self._redis.smembers(keys.NODES))
+        hashes = await self._hashes([keys.node(each) for each in ids])
+        return {each: Node.from_hash(each, fields) for each, fields in zip(ids, hashes, strict=True) if fields}
 
     @translated
-    async def record_door(self, door: str, fields: Mapping[str, str | int], ttl_seconds: int) -> None:
-        """Say how an api process's registration with LiveKit stands, for `ttl_seconds`."""
-        await self._say_living(keys.DOORS, door, keys.door(door), fields, ttl_seconds)
+    async def record_registration(
+        self, registration_id: str, fields: Mapping[str, str | int], ttl_seconds: int
+    ) -> None:
+        """Record an api process's registration with LiveKit, for `ttl_seconds`."""
+        key = keys.registration(registration_id)
+        await self._say_living(keys.REGISTRATIONS, registration_id, key, fields, ttl_seconds)
 
     @translated
-    async def forget_door(self, door: str) -> None:
-        """Say that an api process has closed its door."""
+    async def forget_registration(self, registration_id: str) -> None:
+        """Remove the registration of an api process that stops."""
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.srem(keys.DOORS, door)
-            pipe.delete(keys.door(door))
+            pipe.srem(keys.REGISTRATIONS, registration_id)
+            pipe.delete(keys.registration(registration_id))
             await pipe.execute()
 
-    # Whoever beats: its id is in a set, its record runs out when it does not beat any more
+    # Heartbeats: an id is in a set, and its record expires without the next heartbeat
 
     async def _say_living(
         self, group: str, member: str, key: str, fields: Mapping[str, str | int], ttl_seconds: int
@@ -94,8 +100,3 @@ class Nodes(Base):
             pipe.hset(key, mapping={name: str(value) for name, value in fields.items()})
             pipe.expire(key, ttl_seconds)
             await pipe.execute()
-
-    async def _living(self, group: str, key: Callable[[str], str]) -> dict[str, dict[str, str]]:
-        ids = sorted(await self._redis.smembers(group))
-        hashes = await self._hashes([key(each) for each in ids])
-        return {each: fields for each, fields in zip(ids, hashes, strict=True) if fields}

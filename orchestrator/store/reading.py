@@ -1,4 +1,4 @@
-"""How does it stand? Everything that counts, read from Redis in three round trips, whatever its size.
+"""The state of a deployment, read from Redis in three round trips, whatever its size.
 
 The status page, `/api/health`, `/readyz`, `/metrics`, the node routes and the invariants all start from one `Reading`,
 so they agree. The lists are read in one transaction; the records that they name are read right after it.
@@ -25,7 +25,7 @@ from orchestrator.store.refusals import translate
 #: The sets of ids that are read whole, and the sorted sets.
 SETS = (
     keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE, keys.AGENTS, keys.POOL_READY, keys.POOL_STARTING,
-    keys.POOL_STALE, keys.NODES, keys.NODES_DRAINING, keys.DOORS,
+    keys.POOL_STALE, keys.NODES, keys.NODES_DRAINING, keys.REGISTRATIONS,
 )  # fmt: skip
 SORTED_SETS = (keys.SESSION_QUEUED, keys.SESSION_UNBOUND, keys.DEADLINES)
 _HASHES = (
@@ -44,7 +44,7 @@ _COUNTED = {"pool": keys.POOL_READY, "booting": keys.POOL_STARTING, "stale": key
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What the Redis server says of itself."""
+    """The state of the Redis server itself."""
 
     now: float  #: Unix seconds
     latency: float  #: seconds of one round trip
@@ -55,7 +55,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What Redis says at one moment. Times are Unix seconds."""
+    """The state of a deployment at one moment. Times are Unix seconds."""
 
     server: Server
     lists: Mapping[str, frozenset[str]]  #: ids, by the key of the set
@@ -113,11 +113,11 @@ class Reading:
 
     @property
     def configured(self) -> bool:
-        """Whether a node has set the store up, and Redis still knows."""
+        """Whether a node has set the store up, and Redis has not lost that."""
         return bool(self.policy) and self.target is not None
 
     def node(self, node_id: str) -> Node:
-        """Return a node, also one that is unknown."""
+        """Return a node; one without a record is neither alive nor draining."""
         return self.nodes.get(node_id) or self.draining_nodes.get(node_id) or Node(node_id)
 
 
@@ -184,7 +184,7 @@ async def take(redis: Any, scripts: Scripts) -> Reading:
 
 
 async def _server(redis: Any, scripts: Scripts) -> Server:
-    """Ask what the server may refuse by itself: in a transaction one refusal would spoil everything."""
+    """Read what the server may refuse one by one. In a transaction, one refusal would discard everything."""
     started = time.perf_counter()
     async with redis.pipeline(transaction=False) as pipe:
         pipe.time()
@@ -195,7 +195,7 @@ async def _server(redis: Any, scripts: Scripts) -> Server:
     latency = time.perf_counter() - started
     if isinstance(clock, RedisError):
         raise clock
-    if isinstance(capacity, NoScriptError):  # Redis was restarted; calling it loads it
+    if isinstance(capacity, NoScriptError):  # Redis was restarted; `call` loads the script
         capacity = await scripts.call("capacity", args=[""])
     if isinstance(capacity, RedisError):
         raise capacity
@@ -219,7 +219,7 @@ def _refusal(reply: object) -> str | None:
 
 
 def _memory_use(reply: Any) -> MemoryUse:
-    if isinstance(reply, ResponseError):  # not everybody may ask
+    if isinstance(reply, ResponseError):  # an ACL may forbid INFO
         return MemoryUse()
     return MemoryUse(
         int(reply.get("used_memory", 0)),
@@ -242,7 +242,7 @@ class _Members(NamedTuple):
 
 async def _members(redis: Any, lists: Mapping[str, frozenset[str]]) -> _Members:
     node_ids = sorted(lists[keys.NODES] | lists[keys.NODES_DRAINING])
-    agent_ids, registration_ids = sorted(lists[keys.AGENTS]), sorted(lists[keys.DOORS])
+    agent_ids, registration_ids = sorted(lists[keys.AGENTS]), sorted(lists[keys.REGISTRATIONS])
     closing = [keys.session(member[6:]) for member in lists[keys.DEADLINES] if member.startswith("close|")]
     node_lists = [key(node) for node in node_ids for key in (keys.node_warm, keys.node_busy)]
     queues = [keys.CELERY_QUEUE, *map(keys.node_queue, node_ids)]
@@ -254,7 +254,7 @@ async def _members(redis: Any, lists: Mapping[str, frozenset[str]]) -> _Members:
         *(("llen", queue) for queue in queues),
         *(("hgetall", keys.agent(agent_id)) for agent_id in agent_ids),
         *(("hgetall", keys.agent_health(agent_id)) for agent_id in agent_ids),
-        *(("hgetall", keys.door(each)) for each in registration_ids),
+        *(("hgetall", keys.registration(each)) for each in registration_ids),
         *(("hget", session, "node") for session in closing),
     )
     agents = _agents({agent_id: replies[keys.agent(agent_id)] for agent_id in agent_ids})
@@ -277,7 +277,9 @@ async def _members(redis: Any, lists: Mapping[str, frozenset[str]]) -> _Members:
         agents=agents,
         health_checks={each: HealthCheck.from_hash(replies[keys.agent_health(each)]) for each in agent_ids},
         registrations={
-            each: Registration.from_hash(fields) for each in registration_ids if (fields := replies[keys.door(each)])
+            each: Registration.from_hash(fields)
+            for each in registration_ids
+            if (fields := replies[keys.registration(each)])
         },
         queues={queue: replies[queue] for queue in queues},
         lists={key: frozenset(replies[key]) for key in node_lists},
@@ -285,7 +287,7 @@ async def _members(redis: Any, lists: Mapping[str, frozenset[str]]) -> _Members:
 
 
 def _agents(hashes: Mapping[str, Mapping[str, str]]) -> tuple[Agent, ...]:
-    """Build the agents whose records are whole; the others are for the invariants to report."""
+    """Build the agents whose records are whole; the invariants report the others."""
     found = []
     for agent_id, fields in hashes.items():
         with contextlib.suppress(KeyError, ValueError):

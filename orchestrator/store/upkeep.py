@@ -1,4 +1,4 @@
-"""Looking at everything at once, and dropping what has expired."""
+"""The store as a whole: its schema, other programs in it, expired ids, and a snapshot of all records."""
 
 import contextlib
 import json
@@ -17,8 +17,8 @@ class Upkeep(Base):
     """The store as a whole."""
 
     @translated
-    async def agree(self) -> None:
-        """Say which schema this release writes. Raises `SchemaMismatch` when it cannot share this Redis."""
+    async def check_schema(self) -> None:
+        """Record which schema this release writes. Raises `SchemaMismatch` when it cannot share this Redis."""
         found: dict[str, str] = await self._redis.hgetall(keys.SCHEMA)
         if reason := schema.disagreement(found):
             raise SchemaMismatch(reason)
@@ -28,12 +28,12 @@ class Upkeep(Base):
 
     @translated
     async def check_blocking(self) -> None:
-        """Try the client for what waits. Raises as every other method does."""
+        """Try the client for blocking commands. Raises as every other method does."""
         await self._blocking.ping()
 
     @translated
     async def neighbours(self) -> tuple[set[str], set[str]]:
-        """Return what is not ours: the names of tasks in our queue, and of Celery workers that are bound to it."""
+        """Return the names of foreign tasks in our queue, and of foreign Celery workers that are bound to it."""
         tasks = set()
         for text in await self._redis.lrange(keys.CELERY_QUEUE, 0, 99):
             with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
@@ -48,10 +48,10 @@ class Upkeep(Base):
     @translated
     async def trim(self) -> int:
         """Drop the ids whose records have expired from the lists; returns how many sessions were dropped."""
-        api_processes = sorted(await self._redis.smembers(keys.DOORS))
-        records = await self._hashes([keys.door(each) for each in api_processes])
+        api_processes = sorted(await self._redis.smembers(keys.REGISTRATIONS))
+        records = await self._hashes([keys.registration(each) for each in api_processes])
         if gone := [each for each, fields in zip(api_processes, records, strict=True) if not fields]:
-            await self._redis.srem(keys.DOORS, *gone)
+            await self._redis.srem(keys.REGISTRATIONS, *gone)
         oldest = ((await self.now()) - self._keep) * 1000 - 3_600_000
         for name in (keys.SESSION_OVER, keys.AGENT_OVER):
             await self._redis.zremrangebyscore(name, "-inf", oldest)
@@ -59,14 +59,14 @@ class Upkeep(Base):
 
     @translated
     async def rewrite_log(self, seconds: float) -> bool:
-        """Have Redis write its append-only file anew, without what is deleted, when `seconds` have passed since a node
-        did so last. Returns whether it does."""
+        """Have Redis rewrite its append-only file, without deleted data, when the last rewrite by a node was `seconds`
+        ago. Returns whether it does."""
         if not await self._redis.set(keys.REWRITTEN, "1", nx=True, ex=max(1, int(seconds))):
             return False
         try:
             # guard: forget-on-disk
             await self._redis.bgrewriteaof()
-        except ResponseError:  # one runs already, or may not begin now
+        except ResponseError:  # a rewrite is running, or may not begin now
             await self._redis.delete(keys.REWRITTEN)
             raise
         return True

@@ -37,7 +37,7 @@ SEND_ALERT = "orchestrator.send_alert"
 WEDGED_SECONDS = 30.0
 
 
-#: What beat sends: (task, seconds between two, seconds after which one that found no Celery worker is void, so that
+#: What beat sends: (task, seconds between two, seconds after which one that no Celery worker took is void, so that
 #: none pile up).
 PERIODIC = {
     "refill": (REFILL, 30, 25),
@@ -92,48 +92,62 @@ def make_worker_app(settings: Settings, *, current: bool = True) -> Celery:
     if current:
         app.set_current()
     app.backend_cls = "orchestrator.task_queue.broker:Results"
+    app.conf.update(_worker(settings) | _results(where) | _beat(where))
     # What redbeat would make of a URL is another client than all others.
     app.redbeat_redis = connect_sync(where, name="beat")
-    app.conf.update(
-        imports=["orchestrator.worker.tasks"],
-        task_queues=[Queue(name) for name in (CELERY_QUEUE, node_queue(settings.node_id))],  # type: ignore[no-untyped-call]
-        task_acks_late=False,
-        worker_prefetch_multiplier=1,
-        worker_disable_prefetch=True,
+    return app
+
+
+def _worker(settings: Settings) -> dict[str, Any]:
+    return {
+        "imports": ["orchestrator.worker.tasks"],
+        "task_queues": [Queue(name) for name in (CELERY_QUEUE, node_queue(settings.node_id))],  # type: ignore[no-untyped-call]
+        "task_acks_late": False,
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
         # guard: foreign-task
-        worker_consumer="orchestrator.task_queue.foreign_tasks:Consumer",
-        worker_hijack_root_logger=False,
-        worker_redirect_stdouts=False,
-        # For Flower. Published, not kept: where nobody listens, Redis drops them.
-        worker_send_task_events=True,
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
+        "worker_consumer": "orchestrator.task_queue.foreign_tasks:Consumer",
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        # For Flower. Published, not kept: without a listener, Redis drops them.
+        "worker_send_task_events": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
         # An error reply of Redis is no reason to end either.
-        broker_channel_error_retry=True,
-        visibility_timeout=VISIBILITY_SECONDS,
-        result_backend_transport_options={
+        "broker_channel_error_retry": True,
+        "visibility_timeout": VISIBILITY_SECONDS,
+    }
+
+
+def _results(where: Address) -> dict[str, Any]:
+    return {
+        "result_backend_transport_options": {
             "global_keyprefix": f"{where.prefix}celery:result:",
             "visibility_timeout": VISIBILITY_SECONDS,
         },
-        result_expires=600,
-        redis_socket_timeout=5,
-        redis_socket_connect_timeout=2,
-        redis_backend_health_check_interval=15,
-        beat_scheduler="orchestrator.worker.beat.Scheduler",
-        beat_max_loop_interval=5,
+        "result_expires": 600,
+        "redis_socket_timeout": 5,
+        "redis_socket_connect_timeout": 2,
+        "redis_backend_health_check_interval": 15,
+    }
+
+
+def _beat(where: Address) -> dict[str, Any]:
+    return {
+        "beat_scheduler": "orchestrator.worker.beat.Scheduler",
+        "beat_max_loop_interval": 5,
         # It connects by neither: it has been given its client.
-        redbeat_redis_url=str(where),
-        redbeat_redis_options={},
-        redbeat_key_prefix=f"{where.prefix}celery:beat:",
+        "redbeat_redis_url": str(where),
+        "redbeat_redis_options": {},
+        "redbeat_key_prefix": f"{where.prefix}celery:beat:",
         # A beat that was killed is replaced when its lock runs out.
         # guard: beat-lock
-        redbeat_lock_timeout=15,
-        beat_schedule={
+        "redbeat_lock_timeout": 15,
+        "beat_schedule": {
             name: {"task": task, "schedule": schedule(every), "options": {"expires": expires}}
             for name, (task, every, expires) in PERIODIC.items()
         },
-    )
-    return app
+    }
 
 
 def waits_for_redis(failure: BaseException) -> str | None:

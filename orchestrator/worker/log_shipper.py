@@ -4,42 +4,32 @@ An agent writes to a file, never to a pipe: a pipe fills up and blocks, and brea
 per node follows all files, for Python agents and plain command lines alike, crashes included.
 
 Failure cases: Redis gone → nothing moves, the newest part is shipped later; an agent that floods → its newest lines
-and a line that says what is missing; a line without an end → its beginning; a file that the host cut → read anew.
+and a line that says what is missing; a line without an end → its beginning; a file that the host has cut → it is read
+from its beginning.
 """
 
 import asyncio
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.clock import SYSTEM_CLOCK, Clock
 from orchestrator.store import Store
+from orchestrator.worker.log_chunks import LINE_BYTES, Progress, clean, next_chunk
 
 SHIP_SECONDS = 0.25
-#: Bytes taken from one file at a time, and the longest line kept.
-CHUNK = 262_144
-LINE = 4_000
 #: Lines of one agent that are shipped per second, and after a pause at once.
 LINES_PER_SECOND = 500
-#: Bytes that LINE characters may have.
-_LINE_BYTES = 4 * LINE
-#: Last lines of dead agents that nobody has asked for yet.
+#: Last lines of dead agents that are kept until they are asked for.
 _KEEP_LAST = 256
-#: Escape sequences of terminals; then all that is left of control characters, C1 and line separators too.
-_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-Z\\^-~]")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(slots=True)
 class _File:
     """How far one agent's file is shipped."""
 
-    offset: int = -1  #: -1: not yet asked where the last shipper stopped
-    skipping: bool = False  #: the offset is within a line of which nothing more is wanted
+    progress: Progress | None = None  #: None: where the last shipper stopped is not known yet
     lines: float = LINES_PER_SECOND  #: that may be shipped now
     refilled: float = 0.0
-    dropped_lines: int = 0
-    dropped_bytes: int = 0
     #: A death is shipped beside the regular turn, and each must see how far the other has come.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -91,62 +81,26 @@ class LogShipper:
             return b"", 0
 
     def _tail(self, agent_id: str) -> str:
-        data, _ = self._read(agent_id, -2 * _LINE_BYTES, 2 * _LINE_BYTES)
-        lines = (_clean(line) for line in reversed(data.split(b"\n")))
+        data, _ = self._read(agent_id, -2 * LINE_BYTES, 2 * LINE_BYTES)
+        lines = (clean(line) for line in reversed(data.split(b"\n")))
         return next((line for line in lines if line.strip()), "")
 
     async def _ship(self, agent_id: str, file: _File, *, final: bool) -> None:
-        if file.offset < 0:
-            file.offset = await self._store.log_offset(agent_id)
+        if file.progress is None:
+            file.progress = Progress(await self._store.log_offset(agent_id))
+        most = LINES_PER_SECOND if final else self._allowed(file)
+        if not most:
+            return
+        chunk = next_chunk(file.progress, lambda start, size: self._read(agent_id, start, size), most, final=final)
+        if chunk.lines:
+            await self._store.append_logs(agent_id, chunk.lines, self._keep, chunk.progress.offset)
+        file.progress = chunk.progress
+        # guard: ship-rate
+        file.lines = max(0.0, file.lines - chunk.counted)
+
+    def _allowed(self, file: _File) -> int:
+        """Return how many lines of a file may be shipped now."""
         now = self._clock.monotonic()
         file.lines = min(LINES_PER_SECOND, file.lines + (now - file.refilled) * LINES_PER_SECOND)
         file.refilled = now
-        room = LINES_PER_SECOND if final else int(file.lines)
-        if not room:
-            return
-        offset, skipping = file.offset, file.skipping
-        dropped_lines, dropped_bytes = file.dropped_lines, file.dropped_bytes
-        data, length = self._read(agent_id, offset, CHUNK)
-        if length < offset:
-            offset, skipping = 0, False
-            data, length = self._read(agent_id, 0, CHUNK)
-        lines: list[bytes] = []
-        if not skipping and len(data) >= _LINE_BYTES and b"\n" not in data[:_LINE_BYTES]:
-            # The beginning of a line that is longer than any we keep is all that is kept of it.
-            lines, data, skipping = [data[:_LINE_BYTES]], data[_LINE_BYTES:], True
-            offset += _LINE_BYTES
-        if length - offset > CHUNK:
-            dropped_bytes += length - CHUNK - offset
-            offset, skipping = length - CHUNK, True
-            data, _ = self._read(agent_id, offset, CHUNK)
-        if skipping and data:
-            # Without a newline all of it belongs to the line that is skipped.
-            end_of_line = data.find(b"\n") + 1
-            offset += end_of_line or len(data)
-            data, skipping = (data[end_of_line:], False) if end_of_line else (b"", True)
-        # An unfinished line waits for its end, unless the agent will not write it any more.
-        end = len(data) if final else data.rfind(b"\n") + 1
-        lines += [line for line in data[:end].split(b"\n") if line.strip()]
-        if len(lines) > room:
-            dropped_lines += len(lines) - room
-            dropped_bytes += sum(len(line) + 1 for line in lines[:-room])
-            lines = lines[-room:]
-        shipped = [text for line in lines if (text := _clean(line)).strip()]
-        if dropped_bytes and shipped:
-            count = f" in {dropped_lines} lines or more" if dropped_lines else ""
-            shipped.insert(
-                0, f"[at least {dropped_bytes} bytes{count} are left out here: the agent printed too much at once]"
-            )
-            dropped_lines = dropped_bytes = 0
-        if shipped:
-            await self._store.append_logs(agent_id, shipped, self._keep, offset + end)
-        file.offset, file.skipping = offset + end, skipping
-        file.dropped_lines, file.dropped_bytes = dropped_lines, dropped_bytes
-        # guard: ship-rate
-        file.lines = max(0.0, file.lines - len(lines))
-
-
-def _clean(line: bytes) -> str:
-    """Return a line as text that is one line wherever it is shown, and no longer than LINE."""
-    # guard: shipped-line
-    return _CONTROL.sub("", _ESCAPE.sub("", line[:_LINE_BYTES].decode(errors="replace")))[:LINE]
+        return int(file.lines)

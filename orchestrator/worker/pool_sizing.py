@@ -36,15 +36,13 @@ class PoolSizing:
             self._refill()
 
     async def _room(self) -> int | None:
-        """Return for how many warm agents all nodes have memory; None when nobody knows."""
-        agents = await self._store.agents()
-        health = await self._store.health([agent.id for agent in agents])
-        sizes = [int(record["memory_bytes"]) for record in health if "memory_bytes" in record]
+        """Return for how many warm agents all nodes have memory; None when that is not known."""
+        reading = await self._store.reading()
+        checks = reading.health_checks.values()
+        sizes = [check.memory_bytes for check in checks if check.memory_bytes is not None]
         # A node that is short takes nothing away from the others.
-        spare = [
-            max(0, int(node["spareBytes"])) for node in (await self._store.nodes()).values() if "spareBytes" in node
-        ]
+        spare = [max(0, node.spare_bytes) for node in reading.nodes.values() if node.spare_bytes is not None]
         if not spare or not any(sizes):
             return None
-        warm = sum(agent.state is AgentState.READY for agent in agents)
+        warm = sum(agent.state is AgentState.READY for agent in reading.agents)
         return max(0, warm + int(sum(spare) / (sum(sizes) / len(sizes))))

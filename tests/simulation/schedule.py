@@ -12,7 +12,7 @@ from tests.simulation.computer import Computer
 from tests.simulation.world import Process, World
 
 #: Seconds in which something happens.
-LENGTH = 8.0
+LENGTH = 6.0
 
 
 class Trouble:
@@ -27,7 +27,8 @@ class Trouble:
         """Return each kind with its weight."""
         return [
             (8, self.fault), (4, self.agent), (2, self.host), (3, self.worker), (2, self.api), (1, self.power),
-            (3, self.redis), (1, self.livekit), (2, self.drain), (2, self.resize), (1, self.poison), (1, self.memory),
+            (3, self.redis), (1, self.loss), (1, self.livekit), (2, self.drain), (2, self.resize), (1, self.restart),
+            (1, self.poison), (1, self.memory),
         ]  # fmt: skip
 
     async def once(self) -> None:
@@ -81,6 +82,17 @@ class Trouble:
 
     async def worker(self) -> None:
         self._kill_or_hang(self._computer().worker, self._dice.uniform(1, 15))
+
+    async def restart(self) -> None:
+        """Stop a Celery worker as a deploy does, and start the next one."""
+        worker = self._computer().worker
+        if worker.alive and not worker.hangs:
+            await asyncio.wait([worker.start(worker.stop())])
+
+    async def loss(self) -> None:
+        """Have Redis come back empty."""
+        self._cluster.lost = True
+        self._world.valkey.lose_everything()
 
     async def api(self) -> None:
         self._kill_or_hang(self._cluster.api, self._dice.uniform(0.5, 3))
@@ -167,7 +179,7 @@ async def schedule(world: World) -> None:
         computer.polite = dice.random() < 0.5
     await cluster.start()
     trouble = Trouble(cluster)
-    watching = cluster.outside.start(promises.watch(cluster))
+    watching = cluster.outside.start(promises.Watch(cluster).run())
     users = [cluster.outside.start(_user(cluster, f"user{number}")) for number in range(dice.randrange(2, 8))]
     began, moments = world.now, sorted(dice.uniform(0, LENGTH) for _ in range(dice.randrange(1, 6)))
     for moment in moments:

@@ -45,7 +45,7 @@ def test_the_cap_holds_at_every_moment_of_a_rush(simulate: Simulate, nodes: int)
             queue_seconds=120,
         )  # fmt: skip
         await cluster.start()
-        watching = cluster.outside.start(promises.watch(cluster))
+        watching = cluster.outside.start(promises.Watch(cluster).run())
         calls = await asyncio.gather(*(cluster.begin(f"rush{number}") for number in range(starts)))
         began = [call for call in calls if call.session_id and call.state != "queued"]
         for call in began:
@@ -62,8 +62,7 @@ def test_the_cap_holds_at_every_moment_of_a_rush(simulate: Simulate, nodes: int)
         await over(cluster)
         assert not watching.done()
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)
 
 
 def test_the_line_is_first_come_first_served_and_moves_at_once(simulate: Simulate) -> None:
@@ -84,8 +83,7 @@ def test_the_line_is_first_come_first_served_and_moves_at_once(simulate: Simulat
             assert left == list(range(1, len(left) + 1))
         await over(cluster)
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)
 
 
 def test_whoever_comes_later_stands_behind_even_when_a_place_is_free(simulate: Simulate) -> None:
@@ -98,8 +96,7 @@ def test_whoever_comes_later_stands_behind_even_when_a_place_is_free(simulate: S
         assert {call.state for call in await asyncio.gather(*pushing)} <= {"queued"}
         await over(cluster)
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)
 
 
 def test_a_place_in_line_is_given_up_in_time_and_by_its_user(simulate: Simulate) -> None:
@@ -121,8 +118,7 @@ def test_a_place_in_line_is_given_up_in_time_and_by_its_user(simulate: Simulate)
         await cluster.served(behind, 10)
         await over(cluster)
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)
 
 
 def test_one_user_never_has_more_than_their_share(simulate: Simulate) -> None:
@@ -133,8 +129,7 @@ def test_one_user_never_has_more_than_their_share(simulate: Simulate) -> None:
         assert len({call.session_id for call in calls}) == 2
         await over(cluster)
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)
 
 
 def test_a_killed_warm_agent_is_never_handed_out(simulate: Simulate) -> None:
@@ -149,18 +144,17 @@ def test_a_killed_warm_agent_is_never_handed_out(simulate: Simulate) -> None:
             await asyncio.sleep(world.dice.uniform(0, 0.05))
             call = await cluster.begin(f"user{number}")
             session = await cluster.session(call)
-            # The api looks at the process before it answers, and at the next one's: whoever is bound then lives.
+            # The api looks at the process before it answers, and at the next one's: the agent that is bound then lives.
             assert session.status == "starting" or session.agent_id not in {agent.id for agent in killed}
             await cluster.served(call, 20)
             await cluster.end(call)
         await over(cluster)
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)
 
 
 def test_a_storm_of_starts_while_the_pool_is_resized(simulate: Simulate) -> None:
-    """Shrinking takes warm agents only: nobody's agent is replaced."""
+    """Shrinking takes warm agents only: no session's agent is replaced."""
 
     async def scenario(world: World) -> None:
         cluster = Cluster(world, 2, pool_target=3, max_sessions=50, user_join_seconds=600)
@@ -182,8 +176,7 @@ def test_a_storm_of_starts_while_the_pool_is_resized(simulate: Simulate) -> None
         await asyncio.gather(*clients)
         await over(cluster)
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)
 
 
 def test_no_agent_is_started_without_memory_and_the_line_moves_when_there_is_some(simulate: Simulate) -> None:
@@ -205,5 +198,4 @@ def test_no_agent_is_started_without_memory_and_the_line_moves_when_there_is_som
         await cluster.served(call, 10)
         await over(cluster)
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)

@@ -1,4 +1,4 @@
-"""Agents that cannot boot: the session is told why, few processes are spent, and what is repaired is back by itself."""
+"""Agents that cannot boot: the session gets the reason, few processes start, and after the repair the pool fills."""
 
 import asyncio
 
@@ -53,8 +53,7 @@ def test_agents_that_die_at_their_start(simulate: Simulate) -> None:
         assert (await cluster.do(cluster.store.breaker())).state == "closed"
         await promises.when_quiet(cluster)
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)
 
 
 def test_a_boot_that_is_too_slow_is_an_error_in_time_and_no_process_is_left(simulate: Simulate) -> None:
@@ -78,5 +77,4 @@ def test_a_boot_that_is_too_slow_is_an_error_in_time_and_no_process_is_left(simu
 
         await cluster.until(gone, "its processes are gone", 10)
 
-    for seed in SEEDS:
-        simulate(seed, scenario)
+    simulate(scenario, SEEDS)

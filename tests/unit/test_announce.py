@@ -2,7 +2,7 @@
 
 import httpx
 
-from orchestrator.node.announce import look
+from orchestrator.node.announce import poll
 
 
 def test_a_target_from_before_the_store_was_set_up_is_not_a_full_pool() -> None:
@@ -20,7 +20,7 @@ def test_a_target_from_before_the_store_was_set_up_is_not_a_full_pool() -> None:
 
     with httpx.Client(base_url="http://node", transport=httpx.MockTransport(answer)) as client:
         for _ in range(3):
-            up, health = look(client, "n1", 99)
+            up, health = poll(client, "n1", 99)
             assert not up, (asked, health)
     assert set(asked) == {"/readyz", "/api/health"}
 
@@ -31,6 +31,6 @@ def test_a_full_pool_of_a_node_that_serves_is_up() -> None:
     with httpx.Client(
         base_url="http://node", transport=httpx.MockTransport(lambda _: httpx.Response(200, json=told))
     ) as client:
-        assert look(client, "n1", 99) == (True, told)
-        assert look(client, "n1", 101)[0] is False, "its record is from before this start"
-        assert look(client, "n2", 99)[0] is False
+        assert poll(client, "n1", 99) == (True, told)
+        assert poll(client, "n1", 101)[0] is False, "its record is from before this start"
+        assert poll(client, "n2", 99)[0] is False

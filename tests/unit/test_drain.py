@@ -15,7 +15,7 @@ from orchestrator.host.protocol import Death
 from orchestrator.host.spawn import process_of
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.node import drain as program
-from orchestrator.node import parting
+from orchestrator.node import shutdown_notice
 from orchestrator.operations import kill_window
 from orchestrator.settings import Settings
 from tests.support.disk import full_disk
@@ -57,7 +57,7 @@ def _drain(port: int, seconds: float = 20, goodbye: float = 5) -> float:
     settings = Settings(
         node_id="n1", port=port, admin_token="a-token-for-tests", drain_seconds=seconds, goodbye_seconds=goodbye
     )
-    with program.client(settings) as api, parting.Speaker(settings.run_dir) as speaker:
+    with program.client(settings) as api, shutdown_notice.NoticeWriter(settings.run_dir) as speaker:
         started = time.monotonic()
         program.drain(settings, api, speaker)
         return time.monotonic() - started
@@ -101,7 +101,7 @@ def test_no_drain_seconds_no_wait(capsys: pytest.CaptureFixture[str]) -> None:
         (401, "the api answers 401 to POST /api/nodes/n1/drain"),
         (404, "the api answers 404 to POST /api/nodes/n1/drain"),
         (503, "the api answers 503 to POST /api/nodes/n1/drain"),
-        ("many", "POST /api/nodes/n1/drain is answered without a number of sessions"),
+        ("many", "the answer to POST /api/nodes/n1/drain contains no number of sessions"),
         (None, "the api does not answer ("),
     ],
 )
@@ -114,7 +114,7 @@ def test_whatever_is_wrong_with_the_api_the_agents_that_live_have_their_time(
         assert 0.7 <= _drain(api.port, 0.5) < 3
         out = capsys.readouterr().out
         assert out.startswith(f"Draining: {why}")
-        assert ", so every agent that lives counts as a call. 1 call has up to 0.5 s. Ctrl-C again" in out
+        assert ", so every live agent counts as a call. 1 call has up to 0.5 s. Ctrl-C again" in out
         ending = threading.Timer(0.3, agent.kill)
         ending.start()
         assert _drain(api.port) < 5, "the last one has gone"
@@ -132,11 +132,11 @@ def test_the_agents_are_told_while_the_api_cannot(tmp_path: Path, agent: subproc
         draining = threading.Thread(target=_drain, args=(api.port, 20, 5))
         began = time.monotonic()
         draining.start()
-        word = poll(lambda: parting.heard(tmp_path), "they are told", 5)
+        word = poll(lambda: shutdown_notice.read(tmp_path), "they are told", 5)
         assert 14 < word.goodbye_at - began < 16
         assert 19 < word.over_at - began < 21
         api.answers[:] = [1]
-        poll(lambda: parting.heard(tmp_path) is None, "they are told no more", 5)
+        poll(lambda: shutdown_notice.read(tmp_path) is None, "they are told no more", 5)
         poll(lambda: api.asked[-1] == GET, "it is drained again, and looked at", 5)
         again = [path for method, path, _ in api.asked if method == "POST" and "seconds" in path]
         assert 18 < float(again[-1].partition("=")[2]) <= 20, "for what is left of its time"
@@ -147,15 +147,15 @@ def test_the_agents_are_told_while_the_api_cannot(tmp_path: Path, agent: subproc
         agent.wait()
         draining.join(5)
         assert not draining.is_alive()
-    assert parting.heard(tmp_path) is None
+    assert shutdown_notice.read(tmp_path) is None
 
 
 def test_what_a_killed_node_has_left_says_nothing(tmp_path: Path) -> None:
     code = """if True:
         import sys, time, pathlib
-        from orchestrator.node import parting
-        speaker = parting.Speaker(pathlib.Path(sys.argv[1]))
-        speaker.say(parting.Word(1.0, 2.0))
+        from orchestrator.node import shutdown_notice
+        speaker = shutdown_notice.NoticeWriter(pathlib.Path(sys.argv[1]))
+        speaker.publish(shutdown_notice.Notice(1.0, 2.0))
         print("said", flush=True)
         time.sleep(1000)
     """
@@ -164,22 +164,22 @@ def test_what_a_killed_node_has_left_says_nothing(tmp_path: Path) -> None:
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "said\n"
-        assert parting.heard(tmp_path) == parting.Word(1.0, 2.0)
+        assert shutdown_notice.read(tmp_path) == shutdown_notice.Notice(1.0, 2.0)
         process.kill()
-    assert parting.heard(tmp_path) is None
-    with parting.Speaker(tmp_path):
-        assert parting.heard(tmp_path) is None, "nor does it when the next one has begun"
+    assert shutdown_notice.read(tmp_path) is None
+    with shutdown_notice.NoticeWriter(tmp_path):
+        assert shutdown_notice.read(tmp_path) is None, "nor does it when the next one has begun"
 
 
 def test_the_word_needs_no_room_on_the_disk(tmp_path: Path) -> None:
-    word = parting.Word(12345678.123456789, 12345688.123456789)
+    word = shutdown_notice.Notice(12345678.123456789, 12345688.123456789)
     (tmp_path / "full").mkdir()
-    with full_disk(tmp_path / "full", "1M") as fill, parting.Speaker(tmp_path / "full") as speaker:
+    with full_disk(tmp_path / "full", "1M") as fill, shutdown_notice.NoticeWriter(tmp_path / "full") as speaker:
         fill()
-        speaker.say(word)
-        assert parting.heard(tmp_path / "full") == word
-        speaker.take_back()
-        assert parting.heard(tmp_path / "full") is None
+        speaker.publish(word)
+        assert shutdown_notice.read(tmp_path / "full") == word
+        speaker.withdraw()
+        assert shutdown_notice.read(tmp_path / "full") is None
 
 
 # The program and its signals

@@ -10,7 +10,8 @@ import pytest
 from orchestrator.clock import SystemClock
 from orchestrator.errors import StoreUnavailable
 from orchestrator.store import Store
-from orchestrator.worker.log_shipper import CHUNK, LINE, LINES_PER_SECOND, LogShipper
+from orchestrator.worker.log_chunks import CHUNK, LINE
+from orchestrator.worker.log_shipper import LINES_PER_SECOND, LogShipper
 
 
 class Memory:

@@ -1,0 +1,58 @@
+"""No class over 250 lines, no module over 350, no function over 50: what is larger has more than one job."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.node import REPOSITORY
+
+MOST = {"class": 250, "module": 350, "function": 50}
+#: What is larger still, with its lines. The list may only shrink: one that is split leaves it, and none may grow.
+LARGER: dict[str, int] = {
+    "orchestrator/store/sessions.py Sessions": 260,
+}
+
+
+def _lines(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    assert node.end_lineno is not None
+    return node.end_lineno - min([node.lineno, *(each.lineno for each in node.decorator_list)]) + 1
+
+
+def _sizes(path: Path) -> Iterator[tuple[str, str, int]]:
+    text, name = path.read_text(), str(path.relative_to(REPOSITORY))
+    yield "module", name, len(text.splitlines())
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef):
+            yield "class", f"{name} {node.name}", _lines(node)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield "function", f"{name} {node.name}", _lines(node)
+
+
+def _too_large() -> dict[str, int]:
+    found = {}
+    for room in ("orchestrator", "agents"):
+        for path in (REPOSITORY / room).rglob("*.py"):
+            found |= {name: lines for kind, name, lines in _sizes(path) if lines > MOST[kind]}
+    return found
+
+
+def test_nothing_is_too_large() -> None:
+    found = _too_large()
+    grown = {name: lines for name, lines in found.items() if lines > LARGER.get(name, 0)}
+    assert not grown, f"larger than {MOST} lines: {grown}"
+
+
+def test_what_was_split_is_no_exception_any_more() -> None:
+    assert not LARGER.keys() - _too_large().keys(), "take these out of LARGER"
+
+
+@pytest.mark.parametrize("kind", MOST)
+def test_each_kind_is_measured(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.REPOSITORY", tmp_path)
+    body = "\n".join("    x = 1" for _ in range(MOST[kind]))
+    text = {"class": f"class A:\n{body}\n", "function": f"async def a():\n{body}\n", "module": "x = 1\n" * 351}[kind]
+    (tmp_path / "orchestrator").mkdir()
+    (tmp_path / "orchestrator" / "a.py").write_text(text)
+    assert len(_too_large()) == 1
