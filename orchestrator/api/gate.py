@@ -70,7 +70,9 @@ class Limit:
         services = request.app.state.services
         rate = self._rate(services.settings)
         with contextlib.suppress(StoreUnavailable):
-            wait = await services.store.limited(self._what, *_address(request), rate.amount, rate.get_expiry() * 1000)
+            wait = await services.store.take_rate_limit(
+                self._what, *_address(request), rate.amount, rate.get_expiry() * 1000
+            )
             if wait:
                 failure = self._over(wait)
                 self.remember(request, failure)

@@ -87,7 +87,7 @@ async def _may_get_room(request: HttpRequest, services: Services) -> Address | N
     if caller.role is not Role.ANYBODY:
         return None
     rate, address = services.settings.token_rate, client_address(request, services.settings.trusted_proxy)
-    wait = await services.store.limited("tokens", *address, rate.amount, rate.get_expiry() * 1000)
+    wait = await services.store.take_rate_limit("tokens", *address, rate.amount, rate.get_expiry() * 1000)
     if wait:
         limit = services.settings.token_rate_limit.replace("/", " tokens a ")
         raise RateLimited(f"More than {limit} from this address; try again in {wait:.0f} s.", retry_after=wait)

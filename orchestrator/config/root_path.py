@@ -5,8 +5,8 @@ import re
 #: The api's own paths. ROOT_PATH must not be one of them, nor a part of one, because a request may come with ROOT_PATH
 #: or without it.
 OWN = tuple(
-    "/api/agents /api/breaker /api/health /api/livekit /api/nodes /api/pool /api/session /api/sessions /api/status "
-    "/api/token /assets /docs /favicon.svg /livez /metrics /openapi.json /readyz /status /web".split()
+    "/api/agents /api/breaker /api/health /api/livekit /api/nodes /api/pool /api/reasons /api/session /api/sessions "
+    "/api/status /api/token /assets /docs /favicon.svg /livez /metrics /openapi.json /readyz /status /web".split()
 )
 _LONGEST = 200
 

@@ -113,7 +113,7 @@ class Deaths:
 
     def __init__(self, folder: Path, module: str) -> None:
         self._path = folder / "preload-deaths"
-        # Whoever starts the node anew has perhaps mended the module: counted are the restarts of one parent.
+        # A node that is started again may have a repaired module: only restarts under one parent count.
         parent = read_stat(os.getppid())
         self._counted_for = [module, os.getppid(), parent.start_ticks if parent else 0]
 
@@ -140,7 +140,7 @@ class Deaths:
             self.forget()
 
     def forget(self) -> None:
-        """Begin to count anew."""
+        """Start the count again at 0."""
         self._path.unlink(missing_ok=True)
 
 

@@ -166,7 +166,7 @@ def reaped(pid: int) -> tuple[int, int] | None:
     """Reap a child that has ended: its status and its peak memory in KiB. None while it lives."""
     if not has_ended(pid):
         return None
-    # Grandchildren that outlived the leader go with it; while it is a zombie its pid is nobody else's.
+    # Grandchildren that outlived the leader go with it; while it is a zombie no other process gets its pid.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
     _, status, usage = os.wait4(pid, 0)

@@ -207,7 +207,7 @@ class Assigner:
         if self._may_live(result.node, result.pid, result.start_ticks):
             return Started(result.session_id, SessionState.READY, True, refill=result.refill)
         # It was killed a moment ago, and its death has not been recorded yet.
-        await self._store.exited(result.agent_id, FOUND_DEAD)
+        await self._store.record_exit(result.agent_id, FOUND_DEAD)
         await pass_over_the_dead(self._store, result.session_id, self._may_live)
         return await self._current(result.session_id)
 
@@ -235,4 +235,4 @@ async def pass_over_the_dead(store: Store, session_id: str, may_live: MayLive) -
         agent = await store.agent(session.agent_id)
         if agent is None or may_live(agent.node or "", agent.pid or 0, agent.start_ticks or 0):
             return
-        await store.exited(agent.id, FOUND_DEAD)
+        await store.record_exit(agent.id, FOUND_DEAD)

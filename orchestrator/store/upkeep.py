@@ -17,7 +17,7 @@ class Upkeep(Base):
     """The store as a whole."""
 
     @translated
-    async def agree(self) -> None:
+    async def check_schema(self) -> None:
         """Record which schema this release writes. Raises `SchemaMismatch` when it cannot share this Redis."""
         found: dict[str, str] = await self._redis.hgetall(keys.SCHEMA)
         if reason := schema.disagreement(found):

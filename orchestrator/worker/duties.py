@@ -35,7 +35,7 @@ class LiveKitProbe:
 
 
 class AlertWatch:
-    """Has the operator's webhook told of what has begun to be wrong, and of what is well again."""
+    """Sends the operator's webhook a message when something begins to be wrong, and when it is well again."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -43,7 +43,7 @@ class AlertWatch:
 
     async def look(self) -> None:
         """Look at every alert; one that has begun is logged."""
-        wrong = set(await self._store.look_at_alerts())
+        wrong = set(await self._store.check_alerts())
         for name in wrong - self._wrong:
             log.warning("alert: %s", name)
         self._wrong = wrong

@@ -27,7 +27,7 @@ class Headroom:
         return self.shortage
 
     def spare_bytes(self) -> int | None:
-        """Return the memory that further agents may take here; None where nobody knows."""
+        """Return the memory that further agents may take here; None where that is not known."""
         free = self._free_bytes()
         return None if free is None else free - (self._settings.memory_headroom_mb << 20)
 
@@ -56,6 +56,7 @@ class HeadroomReport:
     async def report(self) -> None:
         """Say whether there is room for one more agent; where there is, the waiting line is served."""
         before, now = self._headroom.shortage, self._headroom.look()
-        await self._store.memory(self._node, now, hold_seconds=int(3 * MEMORY_SECONDS))
+        await self._store.report_memory(self._node, now, hold_seconds=int(3 * MEMORY_SECONDS))
+        await self._store.admit_waiting()
         if before and not now:
             self._refill()

@@ -61,7 +61,7 @@ class Processes:
             # One that is not claimed yet has its own deadline.
             if agent.node == self._settings.node_id and agent.id not in known and (agent.spawned_at or agent.pid):
                 cause = "process gone, exit code unknown" if agent.pid else "its Celery worker died before the spawn"
-                await self._store.exited(agent.id, cause)
+                await self._store.record_exit(agent.id, cause)
         strangers = {}
         for process in living:
             self._logs.follow(process.agent_id)

@@ -1,8 +1,8 @@
 """Compares our sessions with the rooms at LiveKit, has the store act on what differs, and closes rooms.
 
-A webhook, or the time for a round (store/lua/deadlines_due.lua), begins a look; session_look.lua decides, once LiveKit
+A webhook, or the time for a round (process_deadlines.lua), begins a check; reconcile_room.lua decides, once LiveKit
 has said the same for a while. Rooms that are no session's are never asked about.
-Failure cases: LiveKit does not answer → a look is tried again, a round waits for the next one; the session moves while
+Failure cases: LiveKit does not answer → a check is tried again, a round waits for the next one; the session moves while
 LiveKit is asked → what it says of an earlier agent does not count.
 """
 
@@ -30,7 +30,7 @@ _BOUND = frozenset({SessionState.READY, SessionState.ACTIVE})
 
 
 class Reconciler:
-    """The looks of one node. `longest` is the longest length of a session, in seconds."""
+    """The checks of one node. `longest` is the longest length of a session, in seconds."""
 
     def __init__(self, store: Store, rooms: Rooms, longest: float) -> None:
         self._store, self._rooms, self._longest = store, rooms, longest
@@ -44,7 +44,7 @@ class Reconciler:
             await self._compare(session, await self._rooms.existing([session.room_name]))
         except LiveKitUnavailable as failure:
             log.info("%s is looked at again: %s", session_id, failure.detail)
-            await self._store.look_again(session_id, AGAIN_SECONDS)
+            await self._store.check_room_within(session_id, AGAIN_SECONDS)
 
     async def all(self) -> None:
         """Compare all sessions that have an agent, and find the rooms of those that are over."""
@@ -64,12 +64,12 @@ class Reconciler:
             log.warning("sessions are not compared with LiveKit: %s", failure.detail)
             return
         for room in sorted(existing & over.keys()):
-            self._say(over[room], await self._store.seen(over[room], "", exists=True))
+            self._say(over[room], await self._store.reconcile_room(over[room], "", exists=True))
         await self._close_unserved()
 
     async def _close_unserved(self) -> None:
-        """Close the rooms that users have joined by a token of ours and that nobody serves: LiveKit asks for an agent
-        once, and whoever sits there would sit there for ever."""
+        """Close the rooms that users have joined by a token of ours and that have no agent: LiveKit asks for an agent
+        once, and the user would wait there for ever."""
         rooms = await self._store.rooms_without_session()
         try:
             for begin in range(0, len(rooms), ROOMS_AT_ONCE):
@@ -96,7 +96,7 @@ class Reconciler:
         await self._store.room_closed(session_id)
 
     async def make(self, session_id: str) -> None:
-        """Make the room of a session whose agent found none: LiveKit makes none by itself. The agent asks again."""
+        """Make the room of a session whose agent found none: LiveKit makes none by itself. The agent tries again."""
         session = await self._store.session(session_id)
         if session is None or not session.live:
             return
@@ -119,7 +119,9 @@ class Reconciler:
     async def _compare(self, session: Session, existing: set[str]) -> None:
         exists, agent_id = session.room_name in existing, session.agent_id or ""
         user, agent = await self._rooms.present(session.room_name) if exists and session.live else ("gone", False)
-        self._say(session.id, await self._store.seen(session.id, agent_id, exists=exists, user=user, agent=agent))
+        self._say(
+            session.id, await self._store.reconcile_room(session.id, agent_id, exists=exists, user=user, agent=agent)
+        )
 
     def _say(self, session_id: str, done: str) -> None:
         if done and done != "doubt":

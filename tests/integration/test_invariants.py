@@ -97,9 +97,9 @@ async def link(url: str, agent_id: str) -> AsyncIterator[AgentLink]:
 
 async def boot(store: Store, url: str, host: HostClient, node: str, agent_id: str) -> int:
     """Bring an announced agent the real way to where its process is warm."""
-    await store.claim(agent_id, node)
+    await store.claim_agent(agent_id, node)
     process = await host.spawn(agent_id)
-    await store.spawned(agent_id, process.pid, process.start_ticks, process.boot_id, node)
+    await store.record_spawn(agent_id, process.pid, process.start_ticks, process.boot_id, node)
     async with link(url, agent_id) as agent:
         await agent.ready(process.pid)
     return process.pid
@@ -112,7 +112,7 @@ async def world(store: Store, raw: redis.Redis, valkey_url: str, machine: Host) 
     await change(store, max_sessions=3)
     async with connected(machine) as host:
         await store.set_target(3)
-        ids = await store.reserve([new_id("prewarm") for _ in range(3)], node)
+        ids = await store.reserve_agents([new_id("prewarm") for _ in range(3)], node)
         pids = {agent_id: await boot(store, valkey_url, host, node, agent_id) for agent_id in ids}
         over = (await assign(store, "joan")).session_id
         active = (await assign(store, "ada")).session_id
@@ -125,7 +125,7 @@ async def world(store: Store, raw: redis.Redis, valkey_url: str, machine: Host) 
         await store.room_closed(over)
         await host.stop(over, 0)
         poll(lambda: not alive(pids[over]), "its agent is gone")
-        await store.exited(over, "stopped by request", 0)
+        await store.record_exit(over, "stopped by request", 0)
         starting = (await assign(store, "barbara")).session_id
         queued = (await assign(store, "frances")).session_id
         (warm,) = fill(raw, 1)
@@ -541,7 +541,7 @@ async def test_a_busy_store_is_clean(store: Store, valkey_url: str, tmp_path: Pa
             session = await store.session(session_id)
             assert session is not None
             if session.agent_id is None:
-                await store.claim(session_id, "n1")
+                await store.claim_agent(session_id, "n1")
                 async with link(valkey_url, session_id) as agent:
                     session_id = await agent.ready(1) or session_id
                     session = await store.session(session_id)
@@ -553,7 +553,7 @@ async def test_a_busy_store_is_clean(store: Store, valkey_url: str, tmp_path: Pa
                     await agent.presence(session_id, present=True)
             await store.end_session(session_id, "ended", "enough")
             await store.room_closed(session_id)
-            await store.exited(session.agent_id, "exited with code 0", 0)
+            await store.record_exit(session.agent_id, "exited with code 0", 0)
 
     users = [asyncio.create_task(live(f"user {number}")) for number in range(8)]
     settings = Settings(node_id="elsewhere", run_dir=tmp_path)

@@ -51,8 +51,8 @@ async def agents(store: Store, valkey_url: str, url: str, count: int = 3) -> Asy
     running: list[asyncio.Task[None]] = []
     try:
         while len(ids) < count:
-            for agent_id in await store.reserve([new_id("prewarm") for _ in range(count - len(ids))], "n1"):
-                await store.claim(agent_id, "n1")
+            for agent_id in await store.reserve_agents([new_id("prewarm") for _ in range(count - len(ids))], "n1"):
+                await store.claim_agent(agent_id, "n1")
                 running.append(asyncio.create_task(Runtime(settings, url, agent_id, serve).run()))
                 ids.append(agent_id)
                 await until(store, agent_id, "ready")
@@ -87,7 +87,7 @@ async def act(store: Store, rooms: Rooms, session_id: str, *states: str) -> Sess
     reconciler = Reconciler(store, rooms, 3600)
     async with asyncio.timeout(20):
         while True:
-            for action in await store.due():
+            for action in await store.process_deadlines():
                 if action.what == "room":
                     await reconciler.make(action.id)
             session = await store.session(session_id)

@@ -1,4 +1,4 @@
--- An agent lives. A warm one that was passed over for a late heartbeat is there again.
+-- The heartbeat of an agent. A warm one that left the pool because it was silent joins it again.
 --
 -- KEYS  agent:{id}, pool:ready
 -- ARGV  1 agent id

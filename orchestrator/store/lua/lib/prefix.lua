@@ -1,6 +1,6 @@
--- Put in front of the prelude where REDIS_PREFIX is set, behind the constant PREFIX: the scripts below name keys as they
--- would without it. KEYS come with the prefix, as Redis's access rules look at them.
--- A command that is not told here is refused: what it does with keys is unknown.
+-- Stands in front of a script where REDIS_PREFIX is set, after the constant PREFIX: the rest names keys as it would without
+-- one. KEYS come with the prefix, because Redis's access rules check them.
+-- A command that is not listed here is refused: which of its arguments are keys is unknown.
 local server, KEYLESS, MANY = redis, {TIME = true}, {DEL = true, EXISTS = true, SINTER = true, SUNION = true}
 local FIRST = {}
 for name in string.gmatch('EXPIRE GET HDEL HGET HGETALL HINCRBY HMGET HSET HSETNX INCR INCRBY LLEN LPOP LPUSH LRANGE '

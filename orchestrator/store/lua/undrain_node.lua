@@ -4,7 +4,7 @@
 --
 -- KEYS  none
 -- ARGV  1 node id
--- Returns the sessions that were told goodbye and whose deadline is taken back
+-- Returns the sessions whose agents were sent a goodbye that is taken back
 --
 -- nodes:draining set, node:{id} hash (goodbyeMs), session:{state} set, session:{id} hash, session:{id}:events stream
 -- agent:{id}:inbox list, session:queued zset, session:unbound zset, pool:wake:{node} list, deadlines zset
@@ -27,6 +27,6 @@ for _, name in ipairs({'session:ready', 'session:active'}) do
   end
 end
 wake(node)
--- Its room is the waiting line's again.
+-- Its capacity is the queue's again.
 admit_from_queue()
 return spared
