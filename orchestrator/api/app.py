@@ -84,12 +84,12 @@ def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
 
 def create(settings: Settings | None = None) -> FastAPI:
     """Return the application. Raises `Preflight` when a setting it needs is missing or wrong."""
-    found = settings or Settings.load()
-    configure_logging(found.log_format)
+    settings = settings or Settings.load()
+    configure_logging(settings.log_format)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with serving(found, app), dispatching(app.state.services):
+        async with serving(settings, app), dispatching(app.state.services):
             yield
 
     app = FastAPI(
@@ -106,9 +106,9 @@ def create(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     app.add_middleware(problems.BodyLimit, limit=BODY_BYTES, larger={WEBHOOK_PATH: webhook.BODY_BYTES})
     # Outside everything that may refuse a request, so that a page can read the error.
-    app.add_middleware(CORSMiddleware, **allowed_pages(found))
-    if found.root_path:
-        app.add_middleware(Below, root=found.root_path)
+    app.add_middleware(CORSMiddleware, **allowed_pages(settings))
+    if settings.root_path:
+        app.add_middleware(Below, root=settings.root_path)
     app.add_middleware(RequestLog)
     app.include_router(sessions.starting)
     for part in (sessions, events, token, admin, agents, health, reasons, webhook, metrics):
@@ -117,5 +117,5 @@ def create(settings: Settings | None = None) -> FastAPI:
     status_page.install(app)
     docs_page.install(app)
     app.openapi = _documented(app)  # type: ignore[method-assign]
-    frontend.install(app, found)
+    frontend.install(app, settings)
     return app

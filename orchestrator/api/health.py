@@ -24,7 +24,7 @@ from orchestrator.task_queue.app import WEDGED_SECONDS
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
 
-#: Seconds for which a lost registration with LiveKit is no trouble: it is made again soon after LiveKit's return.
+#: Seconds for which a lost registration with LiveKit is no warning: it is renewed soon after LiveKit's return.
 REGISTRATION_SECONDS = 10
 #: Calls in a row that lost a living agent, from which on it is a warning; the store sends its alert then too.
 FAILING_CALLS = 3

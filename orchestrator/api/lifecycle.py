@@ -1,7 +1,6 @@
 """Builds the services of the api when it starts, and closes them when it stops.
 
-A server that is told to stop waits for open connections; streams would never end by themselves, so they are closed
-first.
+A server that stops waits for open connections; streams never end by themselves, so they are closed first.
 """
 
 import asyncio

@@ -69,13 +69,13 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, failure: RequestValidationError) -> JSONResponse:
-        found = failure.errors()
-        errors = [_message(row) for row in found[:ERRORS]]
+        rows = failure.errors()
+        errors = [_message(row) for row in rows[:ERRORS]]
         if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
             errors = [{"field": "body", "message": "send it as JSON, with the header Content-Type: application/json"}]
         detail = "; ".join(f"{row['field']}: {row['message']}" for row in errors)
-        if len(found) > len(errors) > 1:
-            detail += f"; and {len(found) - len(errors)} more"
+        if len(rows) > len(errors) > 1:
+            detail += f"; and {len(rows) - len(errors)} more"
         return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, "malformed_request", detail, errors=errors)
 
     @app.exception_handler(HTTPException)

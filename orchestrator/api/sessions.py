@@ -3,7 +3,7 @@
 import asyncio
 import time
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -59,19 +59,18 @@ _WAITING_EXAMPLE = {
     "message": "An agent is being started. Poll /api/session/:id until it is ready.",
     "taskId": WAITING, "estimatedWait": "0.1s",
 }  # fmt: skip
+_WAITING: dict[str, Any] = {
+    "model": StartReply,
+    "description": "No warm agent: one is being started, or the session waits in line.",
+    "content": {"application/json": {"example": _WAITING_EXAMPLE}},
+}
 
 
 @starting.post(
     "/session/start",
     summary="Start a session",
     response_model=StartReply,
-    responses={
-        202: {
-            "model": StartReply,
-            "description": "No warm agent: one is being started, or the session waits in line.",
-            "content": {"application/json": {"example": _WAITING_EXAMPLE}},
-        }
-    },
+    responses={202: _WAITING},
 )
 async def start(body: StartRequest, request: Request) -> Response:
     """Take a warm agent for a user, or have one started, or queue the session. A user's live session is returned

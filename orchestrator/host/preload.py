@@ -26,7 +26,7 @@ from pathlib import Path
 from orchestrator.errors import OrchestratorError
 from orchestrator.host.loaded import find_generators, sockets
 from orchestrator.host.state_dir import AgentFolder
-from orchestrator.machine.process import look
+from orchestrator.machine.process import read_stat
 
 log = logging.getLogger("orchestrator.host")
 
@@ -113,8 +113,8 @@ class Deaths:
 
     def __init__(self, folder: Path, module: str) -> None:
         self._path = folder / "preload-deaths"
-        # Whoever starts the node anew has perhaps mended the module: counted are the restarts of one parent.
-        parent = look(os.getppid())
+        # A node that is started again may have a repaired module: only restarts under one parent count.
+        parent = read_stat(os.getppid())
         self._counted_for = [module, os.getppid(), parent.start_ticks if parent else 0]
 
     @property
@@ -140,7 +140,7 @@ class Deaths:
             self.forget()
 
     def forget(self) -> None:
-        """Begin to count anew."""
+        """Start the count again at 0."""
         self._path.unlink(missing_ok=True)
 
 

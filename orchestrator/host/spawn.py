@@ -22,7 +22,7 @@ from orchestrator.host.loaded import reseed
 from orchestrator.host.preload import threads
 from orchestrator.host.protocol import Process
 from orchestrator.host.state_dir import AgentFolder
-from orchestrator.machine.process import look, machine_boot_id
+from orchestrator.machine.process import machine_boot_id, read_stat
 
 #: What an agent may see of the host's environment, besides AGENT_ENV: the settings that hold no secret, and these.
 AGENT_ENVIRONMENT = (
@@ -153,7 +153,7 @@ def _record_self(agent_id: str, folder: AgentFolder) -> None:
 
 def process_of(agent_id: str, pid: int) -> Process:
     """Return what identifies an agent's process of this boot."""
-    seen = look(pid)
+    seen = read_stat(pid)
     return Process(agent_id, pid, seen.start_ticks if seen else 0, machine_boot_id())
 
 
@@ -166,7 +166,7 @@ def reaped(pid: int) -> tuple[int, int] | None:
     """Reap a child that has ended: its status and its peak memory in KiB. None while it lives."""
     if not has_ended(pid):
         return None
-    # Grandchildren that outlived the leader go with it; while it is a zombie its pid is nobody else's.
+    # Grandchildren that outlived the leader go with it; while it is a zombie no other process gets its pid.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
     _, status, usage = os.wait4(pid, 0)

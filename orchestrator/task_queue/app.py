@@ -37,7 +37,7 @@ SEND_ALERT = "orchestrator.send_alert"
 WEDGED_SECONDS = 30.0
 
 
-#: What beat sends: (task, seconds between two, seconds after which one that found no Celery worker is void, so that
+#: What beat sends: (task, seconds between two, seconds after which one that no Celery worker took is void, so that
 #: none pile up).
 PERIODIC = {
     "refill": (REFILL, 30, 25),
@@ -106,7 +106,7 @@ def _worker(settings: Settings) -> dict[str, Any]:
         "worker_consumer": "orchestrator.task_queue.foreign_tasks:Consumer",
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
-        # For Flower. Published, not kept: where nobody listens, Redis drops them.
+        # For Flower. Published, not kept: without a listener, Redis drops them.
         "worker_send_task_events": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,

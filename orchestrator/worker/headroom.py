@@ -27,7 +27,7 @@ class Headroom:
         return self.shortage
 
     def spare_bytes(self) -> int | None:
-        """Return the memory that further agents may take here; None where nobody knows."""
+        """Return the memory that further agents may take here; None where that is not known."""
         free = self._free_bytes()
         return None if free is None else free - (self._settings.memory_headroom_mb << 20)
 

@@ -3,6 +3,7 @@
 import pytest
 
 from orchestrator.faults import ACTIONS, POINTS
+from orchestrator.models import Session
 from orchestrator.states import AgentState
 from tests.simulation import promises
 from tests.simulation.cluster import Call, Cluster
@@ -17,12 +18,11 @@ SEEDS = range(5)
 _happened: set[str] = set()
 
 
-async def one_agent(cluster: Cluster, call: Call) -> None:
+async def one_agent(cluster: Cluster, call: Call, session: Session) -> None:
     """The session's agent is the only one there is, for the computers and for Redis; and everything ends well."""
 
     async def alone() -> bool:
-        # It may be lost after it was seen in the room: then it is the next one that counts.
-        session, found = await cluster.session(call), await cluster.store.agents()
+        found = await cluster.store.agents()
         return [agent.id for agent in cluster.agents] == [session.agent_id] == [agent.id for agent in found]
 
     await cluster.until(alone, "its agent is the only one", SETTLED)
@@ -40,9 +40,14 @@ def test_a_session_gets_one_agent_whatever_fails_at(simulate: Simulate, point: s
         world.arm(point, action, stands_still=600 if point.startswith("agent.") else 5)
         if point == "watch.after_due":
             world.arm("agent.before_ready", "hang", stands_still=600)
+
+        async def struck() -> bool:
+            return (point, action) in world.happened
+
         call = await cluster.begin("ada")
-        await cluster.served(call, SETTLED + (SETTLED if point == "watch.after_due" else 0))
-        await one_agent(cluster, call)
+        await cluster.until(struck, "it has happened", 2 * SETTLED)
+        session = await cluster.served(call, SETTLED + (SETTLED if point == "watch.after_due" else 0))
+        await one_agent(cluster, call, session)
 
     for world in simulate(scenario, SEEDS):
         assert (point, action) in world.happened
@@ -65,7 +70,7 @@ def test_a_death_is_acted_on_once_though_its_witness_fails(simulate: Simulate, p
         assert (second.replacements, second.takeovers) == (1, 0)
         (dead,) = await cluster.do(cluster.store.agent_records([agent.id]))
         assert dead.state is AgentState.EXITED
-        await one_agent(cluster, call)
+        await one_agent(cluster, call, second)
 
     for world in simulate(scenario, SEEDS):
         assert (point, action) in world.happened

@@ -183,6 +183,19 @@ def previous_release() -> dict[str, str]:
     return {name: prelude + source for name, source in found.items()}
 
 
+def policy_as_then(policy: Mapping[str, float]) -> dict[str, float]:
+    """Return a policy as a node of the release before writes it: with names of its own, most times in ms."""
+    names = {
+        "max_sessions": "maxSessions", "sessions_per_user": "perUser", "queue_limit": "queueLimit",
+        "queue_seconds": "queueMs", "boot_timeout_seconds": "bootMs", "start_timeout_seconds": "startMs",
+        "join_timeout_seconds": "joinMs", "user_join_seconds": "userJoinMs", "user_gone_seconds": "userGoneMs",
+        "max_session_seconds": "maxMs", "heartbeat_timeout_seconds": "silentMs", "stop_grace_seconds": "stopMs",
+        "goodbye_seconds": "goodbyeMs", "session_keep_seconds": "keepSeconds", "takeover": "takeover",
+        "max_takeovers": "maxTakeovers", "reconcile_seconds": "reconcileMs", "alert_webhooks": "webhooks",
+    }  # fmt: skip
+    return {then: policy[now] * (1000 if then.endswith("Ms") else 1) for now, then in names.items() if now in policy}
+
+
 #: What the release before called the scripts that have another name now.
 THEN = {
     "announce_replacement": "agent_announce", "claim_agent": "agent_claim", "record_exit": "agent_exited",
@@ -217,19 +230,6 @@ def as_then(name: str, keys: Iterable[str], args: Sequence[str | int]) -> tuple[
         case "agent_first_audio":
             return list(keys), [*args, "firstAudioAt", "first_audio"]
     return list(keys), list(args)
-
-
-def policy_as_then(policy: Mapping[str, float]) -> dict[str, float]:
-    """Return a policy as a node of the release before writes it: with names of its own, most times in ms."""
-    names = {
-        "max_sessions": "maxSessions", "sessions_per_user": "perUser", "queue_limit": "queueLimit",
-        "queue_seconds": "queueMs", "boot_timeout_seconds": "bootMs", "start_timeout_seconds": "startMs",
-        "join_timeout_seconds": "joinMs", "user_join_seconds": "userJoinMs", "user_gone_seconds": "userGoneMs",
-        "max_session_seconds": "maxMs", "heartbeat_timeout_seconds": "silentMs", "stop_grace_seconds": "stopMs",
-        "goodbye_seconds": "goodbyeMs", "session_keep_seconds": "keepSeconds", "takeover": "takeover",
-        "max_takeovers": "maxTakeovers", "reconcile_seconds": "reconcileMs", "alert_webhooks": "webhooks",
-    }  # fmt: skip
-    return {then: policy[now] * (1000 if then.endswith("Ms") else 1) for now, then in names.items() if now in policy}
 
 
 #: Microseconds of the clock at the beginning of every sequence.

@@ -110,7 +110,7 @@ class SessionReply(Reply):
     reason: str | None = Field(
         default=None, description="Why it ended or failed. For who shows no admin token `code: a fixed sentence`."
     )
-    cause: str | None = Field(default=None, description="Why its last agent was replaced; told as `reason` is.")
+    cause: str | None = Field(default=None, description="Why its last agent was replaced, in the form of `reason`.")
     position: int | None = Field(default=None, description="While queued or starting: 1 is next.")
     estimated_wait: str | None = None
     task_id: str | None = None
