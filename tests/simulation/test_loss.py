@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from orchestrator.store import keys
 from tests.simulation import promises
 from tests.simulation.cluster import Cluster
 from tests.simulation.conftest import Simulate
@@ -47,5 +48,27 @@ def test_the_cap_holds_though_redis_comes_back_empty(simulate: Simulate, nodes: 
             await cluster.end(call)
         await promises.when_quiet(cluster)
         assert not watching.done()
+
+    simulate(scenario, SEEDS)
+
+
+def test_clean_ups_that_come_together_end_no_session(simulate: Simulate) -> None:
+    """Beat asks for one while the node does its own: what both miss has had no time to register again."""
+
+    async def scenario(world: World) -> None:
+        cluster = Cluster(world, 1, user_join_seconds=600, max_session_seconds=600)
+        await cluster.start()
+        call = await cluster.begin("ada")
+        before = await cluster.served(call, 10)
+        await asyncio.sleep(world.dice.uniform(0, 5))
+        world.valkey.peek([("DEL", f"agent:{before.agent_id}"), ("SREM", keys.AGENTS, before.agent_id)])
+        worker = cluster.computers[0].worker
+        for _ in range(3):
+            assert await worker.start(worker.node.clean_up.run()) == []
+        await asyncio.sleep(6)
+        after = await cluster.session(call)
+        assert (after.status, after.agent_id) == (before.status, before.agent_id)
+        await cluster.end(call)
+        await promises.when_quiet(cluster)
 
     simulate(scenario, SEEDS)
