@@ -205,6 +205,7 @@ class Assigner:
         return max(1, (await self._store.capacity(self._settings.node_id)).most)
 
     async def _assigned(self, result: Assignment) -> Started:
+        # guard: may-live
         if self._may_live(result.node, result.pid, result.start_ticks):
             return Started(result.session_id, SessionState.READY, True, refill=result.refill)
         # It was killed a moment ago, and its death has not been recorded yet.

@@ -28,6 +28,7 @@ class CleanUp:
     async def run(self) -> list[str]:
         """Check once; returns the sessions that were ended. A check that follows another too closely does nothing."""
         async with self._turn:
+            # guard: looks-apart
             if self._clock.monotonic() - self._looked_at < LOOKS_APART_SECONDS:
                 return []
             ended, self._suspects = await refill.end_stale(self._store, self._suspects)
