@@ -73,8 +73,7 @@ _WAITING: dict[str, Any] = {
     responses={202: _WAITING},
 )
 async def start(body: StartRequest, request: Request) -> Response:
-    """Take a warm agent for a user, or have one started, or queue the session. A user's live session is returned
-    again.
+    """Take a warm agent, or have one started, or queue the session. A user's live session is returned again.
 
     With an `Idempotency-Key` header, a repeated request gets the same answer.
 
