@@ -93,6 +93,7 @@ class AgentContext:
         self.goodbyes: list[Goodbye] = []
         room.on("participant_connected", self.update_presence)
         room.on("participant_disconnected", self.update_presence)
+        # guard: attributes-changed
         room.on("participant_attributes_changed", self.update_presence)
         room.on("disconnected", self._on_disconnected)
         self.update_presence()

@@ -24,6 +24,7 @@ MESSAGE_BYTES = 1024
 REFILL_SECONDS = 600.0
 
 #: Options with which an agent joins its room.
+# guard: stream-bytes
 OPTIONS = rtc.RoomOptions(auto_subscribe=True, data_stream=rtc.DataStreamOptions(max_payload_byte_length=STREAM_BYTES))
 _ROOM_EVENTS = frozenset(
     "data_packet_received byte_stream_opened text_stream_opened chat_message transcription_received "
@@ -75,6 +76,7 @@ def watch(context: AgentContext, megabytes: int) -> None:
         size = size_of(event)
         if size and not over and not budget.spend(size):
             over = True
+            # guard: caller-traffic
             loop.call_soon_threadsafe(_end, context)
         return False  # nothing is queued for this listener
 

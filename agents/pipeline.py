@@ -102,6 +102,7 @@ class Pipeline:
             self._ctx.log.warning("%s: LiveKit tries again", trouble)
             return
         # LiveKit reopens the recognition stream only after an APIError.
+        # guard: refusal-ends
         if for_good or (kind == "stt_error" and not isinstance(error.error, APIError)):
             self._trouble = trouble
             self._leave(for_good=for_good)
@@ -111,6 +112,7 @@ class Pipeline:
             self._trouble = trouble
 
     def _on_close(self, _: object) -> None:
+        # guard: pipeline-closed
         self._leave(for_good=False)
 
     def _on_speech(self, event: Any) -> None:
@@ -154,6 +156,7 @@ class Pipeline:
 
     def _on_agent(self, event: Any) -> None:
         if event.new_state == "speaking":
+            # guard: apologies
             self._spoken_to = False
 
     # Consequences

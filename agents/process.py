@@ -11,7 +11,7 @@ from typing import NoReturn
 import psutil
 
 from orchestrator.livekit.refusals import WithoutTokens
-from orchestrator.logs import lose_what_is_refused
+from orchestrator.logs import never_fail_to_print
 
 log = logging.getLogger("agent.runtime")
 
@@ -23,7 +23,7 @@ def lineage() -> list[int]:
 
 def log_to_stderr() -> None:
     """Log to standard error in the agents' format. Replaces handlers of standard streams, and keeps all others."""
-    lose_what_is_refused()
+    never_fail_to_print()
     root = logging.getLogger()
     for handler in root.handlers[:]:
         if getattr(handler, "stream", None) in {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__}:

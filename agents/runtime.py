@@ -182,11 +182,13 @@ class Runtime:
             try:
                 state = await self._link.beat()
                 if not state:
+                    # guard: register-again
                     state = await self._register()
                 if state in {"", "stopping", "exited"}:
                     self._given_up()
                 failed_at = self._inbox_failed_at
                 no_inbox = failed_at is not None and time.monotonic() - failed_at > INBOX_SECONDS
+                # guard: deaf-agent
                 if no_inbox and not self._assigned.done():
                     self._fail(because("agent_error", detail="the inbox cannot be read, though Redis answers"))
             except OrchestratorError as failure:
@@ -248,6 +250,7 @@ class Runtime:
         )  # fmt: skip
         if self._failure:
             served.context.hand_over(self._failure)
+        # guard: stop-hands-over
         self._stop.add_done_callback(lambda stop: served.context.stop(stop.result()))
         await served.run()
 

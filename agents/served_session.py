@@ -69,6 +69,7 @@ class ServedSession:
         self._tasks.cancel()
         # Reported before the room is left, or another agent would take the call over. Without Redis none does, so the
         # user is not kept waiting for the report.
+        # guard: end-reported
         ending = asyncio.create_task(self.reports.end(outcome, reason))
         await asyncio.wait([ending], timeout=LEAVE_SECONDS)
         with contextlib.suppress(Exception):
@@ -97,6 +98,7 @@ class ServedSession:
         """
         context = self.context
         async for attempt in AsyncRetrying(
+            # guard: join-retry
             retry=retry_if_exception_type(rtc.ConnectError),
             wait=wait_exponential_jitter(initial=0.2, max=3),
             before_sleep=lambda state: context.log.warning(
@@ -117,6 +119,7 @@ class ServedSession:
             return
         if refusal.no_room:
             await self.reports.send(lambda: self._link.no_room(refusal.words))
+        # guard: permanent-refusal
         elif refusal.permanent:
             self.context.leave(because("join_refused", detail=refusal.words), failed=True)
 

@@ -46,6 +46,7 @@ def prewarm() -> None:
 
 def _offline_speech(*, hear: bool, speak: bool) -> None:
     """Load the given parts. Raises ModuleNotFoundError with the fix if they are not installed."""
+    # guard: offline-only-where-used
     if not (hear or speak):
         return
     from agents.offline import plugins, speech  # noqa: F401, PLC0415 - only if they are used
@@ -107,7 +108,9 @@ async def entrypoint(ctx: AgentContext) -> None:
         try:
             # The user may come back after a lost connection: the runtime decides when they are gone. LiveKit's session
             # host would show instructions, tools and the whole conversation to everybody in the room.
+            # guard: typed-words
             options = RoomOptions(close_on_disconnect=False, text_input=_text_input())
+            # guard: session-host
             await session.start(VoiceAgent(ctx), room=ctx.room, room_options=options, session_host=False)
             await ctx.wait_for_user()
             if not chosen(LLM_PROVIDERS):

@@ -46,6 +46,7 @@ class WatchedTasks:
     def _on_end(self, cause: Reason, ends: bool, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         failure = None if task.cancelled() else task.exception()
+        # guard: watched-task
         if self._over or (failure is None and ends and not task.cancelled()):
             return
         if failure is not None:

@@ -100,10 +100,12 @@ def create(settings: Settings | None = None) -> FastAPI:
         docs_url=None,  # FastAPI's pages load foreign scripts, which could read the admin token of this origin
         redoc_url=None,
         # A redirect would use the Host header as it was sent, and http where a proxy has TLS.
+        # guard: no-redirect
         redirect_slashes=False,
     )
     app.state.over_limit = {}
     problems.install(app)
+    # guard: webhook-bytes
     app.add_middleware(problems.BodyLimit, limit=BODY_BYTES, larger={WEBHOOK_PATH: webhook.BODY_BYTES})
     # Outside everything that may refuse a request, so that a page can read the error.
     app.add_middleware(CORSMiddleware, **allowed_pages(settings))

@@ -33,4 +33,5 @@ def cause(text: str | None, code: str | None, params: dict[str, Any] | None) -> 
 
 
 def _told(text: str | None, code: str | None, params: dict[str, Any] | None) -> Reason | None:
+    # guard: reason-code
     return reasons.for_callers(Reason(code or "", params or {}, text)) if text else None

@@ -75,8 +75,7 @@ _WAITING: dict[str, Any] = {
     responses={202: _WAITING},
 )
 async def start(body: StartRequest, request: Request) -> Response:
-    """Take a warm agent for a user, or have one started, or queue the session. A user's live session is returned
-    again.
+    """Take a warm agent, or have one started, or queue the session. A user's live session is returned again.
 
     With an `Idempotency-Key` header, a repeated request gets the same answer.
 
@@ -95,6 +94,7 @@ async def start(body: StartRequest, request: Request) -> Response:
             body.user_id, body.metadata, address.narrow, address.wide, key, trusted, affinity=body.affinity == "node"
         )
     )
+    # guard: session-of-its-starter
     if started.existing:  # and any caller could have named its user
         started = await _own_session(services, caller, body.user_id, started)
     note(session_id=started.session_id)
@@ -166,6 +166,7 @@ async def get_session(session: SessionDep, services: ServicesDep, caller: Caller
         reply.client = None
         return caller_view.session(reply)
     reply.agents = [agent_record(agent) for agent in await services.store.agent_records(session.printed_by)]
+    # guard: caller-view
     if caller.role is not Role.ADMIN:
         return caller_view.session(reply)
     if not session.live:
@@ -207,6 +208,7 @@ _STOPPED = {
 async def stop(body: StopRequest, services: ServicesDep, caller: CallerDep) -> StopReply:
     """End a session: its agent leaves, its room is deleted. The reason says who stopped it. Idempotent."""
     await visible_session(services, caller, body.session_id)
+    # guard: stopped-by
     ended = await services.store.end_session(body.session_id, SessionState.ENDED, _STOPPED[caller.role])
     if ended is None:
         raise NotFound
@@ -226,6 +228,7 @@ async def logs(
     have exceptions, addresses and commands in them."""
     if caller.role is Role.ANYBODY:
         raise Unauthorized("Logs are the operator's: send `Authorization: Bearer <ADMIN_TOKEN>`.")
+    # guard: logs-for-admin
     if caller.role is not Role.ADMIN:
         raise Forbidden
     return LogsReply(session_id=session.id, logs=await _logs(services.store, session, limit))

@@ -77,6 +77,7 @@ def _listen(family: socket.AddressFamily, address: _Address, *, alone: bool) -> 
             # A lone `::` listens on IPv4 too; beside an IPv4 address, which has its own socket, it must not.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if alone and address[0] == "::" else 1)
         sock.bind(address)
+        # guard: listen-before-load
         sock.listen(BACKLOG)
     except OSError:
         sock.close()

@@ -74,7 +74,7 @@ class HostClient:
         await self._request("ack", agentId=agent_id)
 
     async def reload(self) -> None:
-        """Have the host load the agent's code anew, for agents to come; returns when it has been tried.
+        """Have the host load the agent's new code, for agents to come; returns when it has been tried.
 
         The host closes the connection then, and listens again when it has loaded the new code.
 
@@ -82,17 +82,17 @@ class HostClient:
             SpawnFailed: the new code cannot be loaded, the old one goes on.
             HostUnavailable: the connection was lost before that was known.
         """
-        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._reloads.add(told)
+        verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reloads.add(verdict)
         try:
             await self._request("reload")
             async with asyncio.timeout(RELOAD_SECONDS):
-                await told
+                await verdict
         except TimeoutError:
             raise HostUnavailable(f"the agent host did not reload within {RELOAD_SECONDS:.0f} s") from None
         finally:
-            self._reloads.discard(told)
-            told.cancel()
+            self._reloads.discard(verdict)
+            verdict.cancel()
 
     def kill(self) -> None:
         """Kill the host at the other end, because it hangs: the next one finds its agents. Linux only."""
@@ -134,7 +134,7 @@ class HostClient:
             while line := await self._reader.readline():
                 message = json.loads(line)
                 if "event" in message:
-                    self._told(message)
+                    self._receive(message)
                     continue
                 answer = self._pending.get(message["id"])
                 if answer is None or answer.done():
@@ -151,20 +151,20 @@ class HostClient:
                 if not answer.done():
                     answer.set_exception(HostUnavailable())
 
-    def _told(self, message: dict[str, Any]) -> None:
+    def _receive(self, message: dict[str, Any]) -> None:
         match message["event"]:
             case "died":
                 handler = asyncio.create_task(self._died(Death(**message["death"])))
                 self._handlers.add(handler)
                 handler.add_done_callback(self._handlers.discard)
             case "reload":
-                for told in self._reloads:
-                    if told.done():
+                for verdict in self._reloads:
+                    if verdict.done():
                         continue
                     if message["error"] is None:
-                        told.set_result(None)
+                        verdict.set_result(None)
                     else:
-                        told.set_exception(SpawnFailed(message["error"]))
+                        verdict.set_exception(SpawnFailed(message["error"]))
 
     async def _died(self, death: Death) -> None:
         await self._on_death(death)

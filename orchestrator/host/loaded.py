@@ -1,7 +1,7 @@
 """What an agent's module has made while it was loaded, and a fork would share among all agents.
 
-Random generators are seeded anew in each agent, whatever their seed was: two agents that draw the same numbers give two
-users the same code. Python does the same with its own global one. Connections cannot be mended: they are named.
+Random generators are seeded again in each agent, whatever their seed was: two agents that draw the same numbers give
+two users the same code. Python does the same with its own global one. Connections cannot be replaced: they are logged.
 """
 
 import gc
@@ -20,7 +20,7 @@ _reseed: list[Callable[[], object]] = []
 
 
 def sockets() -> set[str]:
-    """Return what this process has open as sockets, by the kernel's names; none where nobody can tell."""
+    """Return what this process has open as sockets, by the kernel's names; none where the system does not say."""
     found = set()
     with suppress(OSError):
         for descriptor in list(Path("/proc/self/fd").iterdir()):
@@ -49,7 +49,7 @@ def find_generators() -> None:
 
 
 def reseed() -> None:
-    """Seed what was found anew, in the process that was forked. What cannot be is said."""
+    """Seed the generators again, in the process that was forked. One that cannot be is logged."""
     for seed in _reseed:
         try:
             seed()

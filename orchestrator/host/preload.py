@@ -92,6 +92,7 @@ def bounded(seconds: float) -> Iterator[None]:
     """Die of SIGALRM when the body takes longer; the traceback of where it hangs goes to stderr first."""
     # By a signal and not by a thread: nothing here may start one.
     faulthandler.register(signal.SIGALRM, chain=True)
+    # guard: preload-timeout
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
@@ -113,13 +114,14 @@ class Deaths:
 
     def __init__(self, folder: Path, module: str) -> None:
         self._path = folder / "preload-deaths"
-        # Whoever starts the node anew has perhaps mended the module: counted are the restarts of one parent.
+        # A node that is started again may have a repaired module: only restarts under one parent count.
         parent = read_stat(os.getppid())
         self._counted_for = [module, os.getppid(), parent.start_ticks if parent else 0]
 
     @property
     def too_many(self) -> bool:
         """Whether it is better not to try again."""
+        # guard: preload-deaths
         return self._count() >= _DEATHS
 
     def _count(self) -> int:
@@ -140,7 +142,7 @@ class Deaths:
             self.forget()
 
     def forget(self) -> None:
-        """Begin to count anew."""
+        """Start the count again at 0."""
         self._path.unlink(missing_ok=True)
 
 
@@ -170,6 +172,7 @@ class Trial:
     def verdict(self, status: int, folder: AgentFolder) -> str | None:
         """Return what went wrong, None when nothing did, by its status from wait()."""
         code = os.waitstatus_to_exitcode(status)
+        # guard: code-trial
         if code == _PASSED:
             folder.forget(TRIAL)
             return None

@@ -6,10 +6,10 @@ A client asks with `id` and `op`; the host answers with the same `id` and either
     spawn  agentId                    → process: Process
     stop   agentId, grace             → stopping: whether there was anything to stop
     ack    agentId                    → forgets a death and removes its log file
-    reload                            → the agent's module is being tried in a process of its own; how that ends
-                                        is told to every client. A second one joins the first.
+    reload                            → the agent's module is being tried in a process of its own; every client
+                                        receives the result. A second one joins the first.
 
-Unasked, every client is told `{"event": "died", "death": Death}` at once, and at the end of a reload
+Without a request, every client receives `{"event": "died", "death": Death}` at once, and at the end of a reload
 `{"event": "reload", "error": null | "what went wrong"}`. After one without error the host loads the new code: it closes
 its connections and listens again when it has done so, with the same pid and the same agents.
 """
@@ -44,7 +44,7 @@ class Death:
     exit_code: int | None = None
     signal: int | None = None
     peak_memory_kib: int | None = None
-    stopped: bool = False  #: it was told to stop
+    stopped: bool = False  #: the host had sent it TERM
     killed: bool = False  #: it had to be killed
 
     @property

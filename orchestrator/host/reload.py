@@ -56,7 +56,7 @@ class Reload:
             self.cancel()
 
     def cancel(self) -> None:
-        """Kill the trial, if one runs; clients are told how it ended."""
+        """Kill the trial, if one runs; clients receive its result."""
         if self._trial is None:
             return
         with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""The agent host's Unix socket: answers lines of JSON, from a selector loop that belongs to somebody else."""
+"""The agent host's Unix socket: answers lines of JSON, from the host's selector loop."""
 
 import contextlib
 import json

@@ -39,6 +39,7 @@ AGENT_ENVIRONMENT = (
 #: Says that this host's environment holds nothing that is not for agents.
 CLEAN = "AGENT_HOST_CLEAN"
 #: What agents have more than the host, whose own a platform may have set.
+# guard: oom-score
 OOM_SCORE_MORE = 300
 #: Libraries that would start threads in the host, which must have one when it forks.
 SINGLE_THREADED = {
@@ -109,6 +110,7 @@ def _become_agent(
     try:
         os.setsid()
         # At once: a host that is killed now can still be followed by one that finds this process.
+        # guard: record-self
         _record_self(agent_id, folder)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
@@ -122,9 +124,11 @@ def _become_agent(
                 os.close(source)
         # Nothing else is closed or unset: what the agent's module has opened and set while it was loaded is its own. A
         # number that were free again would be the next connection's, and what the module writes would go there.
+        # guard: close-inherited
         disown()
         os.environ.pop(CLEAN, None)
         os.environ["AGENT_ID"] = agent_id
+        # guard: reseed
         reseed()
         faults.arm()
         main(agent_id)
@@ -166,7 +170,7 @@ def reaped(pid: int) -> tuple[int, int] | None:
     """Reap a child that has ended: its status and its peak memory in KiB. None while it lives."""
     if not has_ended(pid):
         return None
-    # Grandchildren that outlived the leader go with it; while it is a zombie its pid is nobody else's.
+    # Grandchildren that outlived the leader go with it; while it is a zombie no other process gets its pid.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
     _, status, usage = os.wait4(pid, 0)

@@ -17,12 +17,12 @@ log = logging.getLogger("orchestrator.host")
 #: fallocate(2): FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE.
 _PUNCH_HOLE = 3
 
-#: Seconds after which a half-written record is nobody's any more.
+#: Seconds after which a half-written record has been abandoned.
 _ABANDONED = 60.0
 
 
 def _punch(path: Path, size: int) -> bool:
-    """Free the disk of the first `size` bytes of a file, whoever writes to it; False where that cannot be done."""
+    """Free the disk of the first `size` bytes of a file that is written to; False where that cannot be done."""
     if sys.platform != "linux":
         return False
     libc = ctypes.CDLL(None)
@@ -48,7 +48,7 @@ class AgentFolder:
         return self._path / f"{agent_id}.log"
 
     def write(self, record: Process | Death) -> None:
-        """Write a record; whoever reads it sees the old one or the new one, never half of it. Raises `OSError`."""
+        """Write a record; a reader sees the old one or the new one, never half of it. Raises `OSError`."""
         self._write(record).rename(self._record(record.agent_id))
 
     def claim(self, process: Process) -> None:
@@ -61,6 +61,7 @@ class AgentFolder:
         temporary = self._write(process)
         try:
             # A link is refused where a rename would replace: of two processes of one agent the second one gives up.
+            # guard: record-once
             os.link(temporary, self._record(process.agent_id))
         except FileExistsError:
             if self.read(process.agent_id) != process:
@@ -122,6 +123,7 @@ class AgentFolder:
         path = self._log(agent_id)
         try:
             found = path.stat()
+            # guard: newest-output
             if found.st_blocks * 512 > limit and not _punch(path, found.st_size - limit // 2):
                 os.truncate(path, 0)
             return found.st_size

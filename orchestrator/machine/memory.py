@@ -55,6 +55,7 @@ def _groups(root: Path, membership: Path) -> list[tuple[Path, tuple[str, str, st
         # In a container the path may be the host's: then only the top exists, and it is the container's cgroup.
         parts = [part for part in path.split("/") if part not in {"", ".."}]
         for top in tops:
+            # guard: cgroup-memory
             groups += [(top.joinpath(*parts[:depth]), names) for depth in range(len(parts) + 1)]
     return groups
 

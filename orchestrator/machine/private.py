@@ -29,6 +29,7 @@ def load(path: Path) -> dict[str, str]:
     """
     # Links are not followed, and a pipe is not waited for: neither is our file.
     status = path.lstat()
+    # guard: private-owner
     _check_owner(path, status)
     if not stat.S_ISREG(status.st_mode):
         kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no regular file"
@@ -36,7 +37,9 @@ def load(path: Path) -> dict[str, str]:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor) as file:
         status = os.fstat(descriptor)
+        # guard: private-file-owner
         _check_owner(path, status)
+        # guard: private-file-mode
         if status.st_mode & 0o077:
             raise Preflight(
                 f"{path} can be read or written by others (mode {stat.S_IMODE(status.st_mode):04o}): remove it, and "

@@ -75,6 +75,7 @@ def kill_strays(agent_ids: Collection[str]) -> None:
 
 def may_live(here: str, node: str, pid: int, start_ticks: int) -> bool:
     """Return whether an agent may live, as far as the node `here` can tell. Start ticks of 0 are unknown."""
+    # guard: process-alive
     if node != here or not pid:
         return True  # only its own node can tell
     identity = ProcessId.of(pid)
@@ -102,6 +103,7 @@ class ProcessId:
     @property
     def alive(self) -> bool:
         """Whether this very process runs."""
+        # guard: process-start
         return ProcessId.of(self.pid) == self
 
     @property

@@ -17,6 +17,7 @@ _PR_SET_DUMPABLE = 4
 def seal() -> None:
     """Protect this process from others of its user, if the system can."""
     if sys.platform == "linux":
+        # guard: sealed
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 

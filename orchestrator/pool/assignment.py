@@ -198,12 +198,14 @@ class Assigner:
         boot, session = await self._store.means()
         if state is SessionState.STARTING:
             return None if boot is None else boot * math.ceil(position / self._settings.spawn_concurrency)
+        # guard: wait-estimate
         return None if session is None else session * position / await self._max_sessions()
 
     async def _max_sessions(self) -> int:
         return max(1, (await self._store.capacity(self._settings.node_id)).most)
 
     async def _assigned(self, result: Assignment) -> Started:
+        # guard: may-live
         if self._may_live(result.node, result.pid, result.start_ticks):
             return Started(result.session_id, SessionState.READY, True, refill=result.refill)
         # It was killed a moment ago, and its death has not been recorded yet.

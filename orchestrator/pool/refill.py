@@ -78,6 +78,7 @@ async def end_stale(store: Store, suspects: set[str]) -> tuple[list[str], set[st
         The ids of the ended sessions, and the suspects for the next call.
     """
     agents = {agent.id for agent in await store.agents()}
+    # guard: heartbeat-decides
     ended, next_suspects = [], set()
     for session_id in await store.live_session_ids():
         session = await store.session(session_id)

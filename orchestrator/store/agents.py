@@ -45,6 +45,7 @@ class Agents(Base):
         deadline = now() + seconds
         while (left := deadline - now()) > 0:
             # Onto itself: a task that is delivered twice waits twice, and both are to be told.
+            # guard: boot-decided
             outcome = await self._blocking.blmove(decided, decided, min(left, BLOCK_SECONDS), "LEFT", "RIGHT")
             if outcome:
                 return str(outcome)

@@ -64,6 +64,7 @@ class Upkeep(Base):
         if not await self._redis.set(keys.REWRITTEN, "1", nx=True, ex=max(1, int(seconds))):
             return False
         try:
+            # guard: forget-on-disk
             await self._redis.bgrewriteaof()
         except ResponseError:  # a rewrite is running, or may not begin now
             await self._redis.delete(keys.REWRITTEN)

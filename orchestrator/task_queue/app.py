@@ -37,7 +37,7 @@ SEND_ALERT = "orchestrator.send_alert"
 WEDGED_SECONDS = 30.0
 
 
-#: What beat sends: (task, seconds between two, seconds after which one that found no Celery worker is void, so that
+#: What beat sends: (task, seconds between two, seconds after which one that no Celery worker took is void, so that
 #: none pile up).
 PERIODIC = {
     "refill": (REFILL, 30, 25),
@@ -58,7 +58,9 @@ def _base(where: Address, name: str, transport_options: dict[str, Any]) -> Celer
             "global_keyprefix": where.prefix,
             # Of our own: with those that every Celery has by default, its neighbours' tasks would be given back by our
             # visibility time-out while they run.
+            # guard: unacked
             "unacked_key": "celery:unacked",
+            # guard: unacked-index
             "unacked_index_key": "celery:unacked:index",
             "unacked_mutex_key": "celery:unacked:mutex",
         },
@@ -103,10 +105,11 @@ def _worker(settings: Settings) -> dict[str, Any]:
         "task_acks_late": False,
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
+        # guard: foreign-task
         "worker_consumer": "orchestrator.task_queue.foreign_tasks:Consumer",
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
-        # For Flower. Published, not kept: where nobody listens, Redis drops them.
+        # For Flower. Published, not kept: without a listener, Redis drops them.
         "worker_send_task_events": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -138,6 +141,7 @@ def _beat(where: Address) -> dict[str, Any]:
         "redbeat_redis_options": {},
         "redbeat_key_prefix": f"{where.prefix}celery:beat:",
         # A beat that was killed is replaced when its lock runs out.
+        # guard: beat-lock
         "redbeat_lock_timeout": 15,
         "beat_schedule": {
             name: {"task": task, "schedule": schedule(every), "options": {"expires": expires}}

@@ -22,7 +22,7 @@ _BARE = ("APP", "BROKER_URL", "RESULT_BACKEND", "LOADER", "CONFIG_MODULE", "SKIP
 
 
 def forget_celery_variables() -> None:
-    """Drop what configures Celery from this process's environment: it would win over what the node was told."""
+    """Drop what configures Celery from this process's environment: it would win over the node's settings."""
     for name in [name for name in os.environ if name.startswith("CELERY_") or name in _BARE]:
         del os.environ[name]
 
@@ -31,7 +31,7 @@ class Loader(AppLoader):  # type: ignore[misc]
     """Celery's loader, which reads no configuration module, whatever a variable names."""
 
     def read_configuration(self, env: str = "") -> dict[str, Any]:
-        """Return nothing: all is told to the app."""
+        """Return nothing: the app is configured in code."""
         return {}
 
 

@@ -16,12 +16,12 @@ from orchestrator.store import Store
 
 log = logging.getLogger("orchestrator.worker.tasks")
 
-#: Seconds between two looks for Redis at the start, and the longest between two later; Celery's own longest is 30.
+#: Seconds between two tries to reach Redis at the start, and the longest between two later; Celery's own longest is 30.
 LOOK_SECONDS, LONGEST_SECONDS = 1.0, 4.0
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc] # celery has no types
-    """Celery's consumer, which looks for its broker often enough."""
+    """Celery's consumer, which tries to reach its broker often enough."""
 
     def ensure_connected(self, conn: Any) -> Any:
         """Return the connection once there is one, and Redis takes writes: without that nothing can be consumed."""

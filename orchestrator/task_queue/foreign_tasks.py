@@ -1,4 +1,4 @@
-"""Other programs that use our queues: their tasks are given back, and the operator is told.
+"""Other programs that use our queues: their tasks are given back, and the operator is warned.
 
 Without REDIS_PREFIX our queue is called `celery`, as every Celery app's is. A Celery worker drops a task that it does
 not know; ours puts it back at the queue's end, later each time, so that the neighbour's worker finds it and neither
@@ -25,7 +25,7 @@ FIRST_SECONDS, MOST_SECONDS = 0.3, 5.0
 HELD, PACE_SECONDS = 500, 0.02
 #: Of so many tasks it is known how often they have come.
 REMEMBERED = 5000
-#: Seconds between two looks for other apps' Celery workers, and for which what was seen counts.
+#: Seconds between two searches for other apps' Celery workers, and for which what was seen counts.
 LOOK_SECONDS, NEWS_SECONDS = 15, 300
 
 
@@ -58,7 +58,7 @@ sightings = Sightings()
 
 
 class Consumer(consuming.Consumer):
-    """Celery's consumer, which drops nobody's tasks."""
+    """Celery's consumer, which drops no task of another program."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -120,14 +120,14 @@ class Consumer(consuming.Consumer):
 
 
 def look_for_workers(app: Celery, stop: threading.Event) -> None:
-    """Note the Celery workers of other apps that hear our broadcasts, again and again, until told to stop."""
+    """Note the Celery workers of other apps that hear our broadcasts, again and again, until it must stop."""
     while True:
         try:
             for answer in app.control.ping(timeout=1.0) or []:
                 for name in answer:
                     if not name.startswith(OUR_WORKERS):
                         sightings.note(f"Celery worker {name}")
-        except Exception as failure:  # whatever Redis or kombu raise: the next look may go well
-            log.debug("no look for other workers: %r", failure)
+        except Exception as failure:  # of Redis or kombu: the next search may succeed
+            log.debug("the search for other workers failed: %r", failure)
         if stop.wait(LOOK_SECONDS):
             return

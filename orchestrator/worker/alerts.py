@@ -44,7 +44,7 @@ def deliver(url: str, secret: str, message_id: str, content: str) -> None:
         "webhook-signature": signature(secret, message_id, timestamp, content),
     }
     try:
-        # Its answer's body is nobody's concern, and may be endless.
+        # The body of the answer is not needed, and may be endless.
         with httpx.stream("POST", url, content=content, headers=headers, timeout=PATIENCE) as answer:
             status = answer.status_code
     except httpx.HTTPError as failure:

@@ -19,7 +19,7 @@ from orchestrator.task_queue.broker import ADDRESS
 
 log = logging.getLogger("orchestrator.worker.beat")
 
-#: Seconds between two looks for a Redis that is away, and between two tries to lead.
+#: Seconds between two tries to reach Redis, and between two tries to lead.
 WAIT_SECONDS = 1.0
 
 # It blocks at the start, until it has the lock or, for good, Redis is away.
@@ -40,7 +40,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc] # redbeat has no types
         return where.prefix + BEAT_TICKS
 
     def tick(self, *args: Any, **kwargs: Any) -> Any:
-        """Send what is due; returns the seconds until the next look."""
+        """Send what is due; returns the seconds until the next call."""
         try:
             if not self._lead():
                 return WAIT_SECONDS
@@ -53,18 +53,21 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc] # redbeat has no types
         except Exception as failure:
             if (cause := waits_for_redis(failure)) is None:
                 raise
+            # guard: beat-waits
             self._say(cause)
             return WAIT_SECONDS
         self._say("")
         return pause
 
     def _tick(self, *args: Any, **kwargs: Any) -> Any:
+        # guard: refill-at-start
         if not self._leads:
-            # How long there was no beat nobody knows: the first refill does not wait for its turn.
+            # How long there was no beat is not known: the first refill does not wait for its turn.
             self.app.send_task(REFILL, expires=25)
             self._leads = True
             log.info("this beat leads; a refill is asked for")
         if not self._written or not get_redis(self.app).exists(self.app.redbeat_conf.schedule_key):
+            # guard: schedule-again
             self.setup_schedule()
             self._written = True
         pause = super().tick(*args, **kwargs)

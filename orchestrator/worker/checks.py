@@ -44,6 +44,7 @@ class Checks:
                 continue
             finding = self._examine(agent, self._settings.agent_memory_limit_mb << 20)
             await self._store.record_health(agent.id, _record(finding, int(now)))
+            # guard: health-check
             if finding.fault is not None:
                 unfit += 1
                 await self._end(agent, finding.fault)

@@ -1,4 +1,4 @@
-"""Ends what nobody serves any more: sessions without an agent, nodes that have vanished, wrong entries of lists."""
+"""Ends sessions without an agent, forgets nodes that have vanished, and corrects the lists of nodes' agents."""
 
 import asyncio
 import logging
@@ -10,7 +10,8 @@ from orchestrator.store import Store
 log = logging.getLogger("orchestrator.worker.clean_up")
 
 CLEAN_UP_SECONDS = 5.0
-#: What looks lost is lost at the second look. Between the two an agent that lives has had its heartbeat and registered.
+#: A session that seems lost is ended at the second check. Between the two an agent that lives has its heartbeat, and
+#: registers.
 LOOKS_APART_SECONDS = 4.0
 
 
@@ -25,8 +26,9 @@ class CleanUp:
         self._missing: set[str] = set()
 
     async def run(self) -> list[str]:
-        """Look once; returns the sessions that were ended. A look that follows another too closely finds nothing."""
+        """Check once; returns the sessions that were ended. A check that follows another too closely does nothing."""
         async with self._turn:
+            # guard: looks-apart
             if self._clock.monotonic() - self._looked_at < LOOKS_APART_SECONDS:
                 return []
             ended, self._suspects = await refill.end_stale(self._store, self._suspects)
@@ -37,7 +39,7 @@ class CleanUp:
         return ended
 
     async def _forget_vanished_nodes(self) -> None:
-        # At the second look: where Redis was away for a while, the living say so a moment later.
+        # At the second check: after Redis was away, a node that lives reports a moment later.
         before, self._missing = self._missing, await self._store.vanished()
         for node in sorted(before & self._missing):
             if await self._store.forget_node(node, for_good=True, if_silent=True):

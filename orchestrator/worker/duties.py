@@ -35,7 +35,7 @@ class LiveKitProbe:
 
 
 class AlertWatch:
-    """Has the operator's webhook told of what has begun to be wrong, and of what is well again."""
+    """Sends the operator's webhook a message when something begins to be wrong, and when it is well again."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

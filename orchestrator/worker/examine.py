@@ -44,6 +44,7 @@ def examine(agent: Agent, memory_limit: int) -> Finding:
                 )  # fmt: skip
     except psutil.NoSuchProcess:
         return Finding(because("zombie"))
+    # guard: only-deadline-ends
     if finding.memory <= memory_limit:
         return finding
     fault = because("memory_limit", memoryMib=finding.memory >> 20, limitMib=memory_limit >> 20)

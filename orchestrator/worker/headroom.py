@@ -27,7 +27,7 @@ class Headroom:
         return self.shortage
 
     def spare_bytes(self) -> int | None:
-        """Return the memory that further agents may take here; None where nobody knows."""
+        """Return the memory that further agents may take here; None where that is not known."""
         free = self._free_bytes()
         return None if free is None else free - (self._settings.memory_headroom_mb << 20)
 
@@ -42,6 +42,7 @@ class Headroom:
 
     def _memory(self) -> str:
         floor, free = self._settings.memory_headroom_mb, self._free_bytes()
+        # guard: memory-floor
         if not floor or free is None or free >= floor << 20:
             return ""
         return f"{free >> 20} MiB of memory are free, MEMORY_HEADROOM_MB is {floor}"

@@ -36,7 +36,7 @@ class PoolSizing:
             self._refill()
 
     async def _room(self) -> int | None:
-        """Return for how many warm agents all nodes have memory; None when nobody knows."""
+        """Return for how many warm agents all nodes have memory; None when that is not known."""
         reading = await self._store.reading()
         checks = reading.health_checks.values()
         sizes = [check.memory_bytes for check in checks if check.memory_bytes is not None]

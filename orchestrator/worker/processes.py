@@ -57,11 +57,13 @@ class Processes:
         living, deaths = await self._link.hello(client)
         for death in deaths:
             await self._deaths.record(death)
+        # guard: registered-agents
         known = {process.agent_id for process in living} | {death.agent_id for death in deaths} | self._boots.booting
         for agent in records:
             # One that is not claimed yet has its own deadline.
             if agent.node == self._settings.node_id and agent.id not in known and (agent.spawned_at or agent.pid):
                 cause = because("process_gone") if agent.pid else because("worker_died")
+                # guard: unknown-agent
                 await self._store.record_exit(agent.id, cause)
         strangers = {}
         for process in living:
@@ -79,6 +81,7 @@ class Processes:
                 log.warning("%s has no record and does not register: stopped", process.agent_id)
                 await self._stop(process.agent_id)
             return since
+        # guard: stop-exited
         if agent.state is AgentState.EXITED:
             await self._stop(process.agent_id)
         elif agent.pid is None or agent.start_ticks is None:

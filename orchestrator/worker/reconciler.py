@@ -1,8 +1,8 @@
 """Compares our sessions with the rooms at LiveKit, has the store act on what differs, and closes rooms.
 
-A webhook, or the time for a round (store/lua/process_deadlines.lua), begins a look; reconcile_room.lua decides, once
-LiveKit has said the same for a while. Rooms that are no session's are never asked about.
-Failure cases: LiveKit does not answer → a look is tried again, a round waits for the next one; the session moves while
+A webhook, or the time for a round (process_deadlines.lua), begins a check; reconcile_room.lua decides, once LiveKit
+has said the same for a while. Rooms that are no session's are never asked about.
+Failure cases: LiveKit does not answer → a check is tried again, a round waits for the next one; the session moves while
 LiveKit is asked → what it says of an earlier agent does not count.
 """
 
@@ -30,7 +30,7 @@ _BOUND = frozenset({SessionState.READY, SessionState.ACTIVE})
 
 
 class Reconciler:
-    """The looks of one node. `longest` is the longest length of a session, in seconds."""
+    """The checks of one node. `longest` is the longest length of a session, in seconds."""
 
     def __init__(self, store: Store, rooms: Rooms, longest: float) -> None:
         self._store, self._rooms, self._longest = store, rooms, longest
@@ -68,8 +68,8 @@ class Reconciler:
         await self._close_unserved()
 
     async def _close_unserved(self) -> None:
-        """Close the rooms that users have joined by a token of ours and that nobody serves: LiveKit asks for an agent
-        once, and whoever sits there would sit there for ever."""
+        """Close the rooms that users have joined by a token of ours and that have no agent: LiveKit asks for an agent
+        once, and the user would wait there for ever."""
         rooms = await self._store.rooms_without_session()
         try:
             for begin in range(0, len(rooms), ROOMS_AT_ONCE):
@@ -79,6 +79,7 @@ class Reconciler:
                     _, agent = await self._rooms.present(room)
                     if not agent:  # another program may serve our name
                         log.warning("a room that nobody serves is closed", extra={"room": room})
+                        # guard: close-unserved-room
                         await self._rooms.delete(room)
         except LiveKitUnavailable as failure:
             log.warning("rooms that nobody serves are not looked for: %s", failure.detail)
@@ -96,7 +97,7 @@ class Reconciler:
         await self._store.room_closed(session_id)
 
     async def make(self, session_id: str) -> None:
-        """Make the room of a session whose agent found none: LiveKit makes none by itself. The agent asks again."""
+        """Make the room of a session whose agent found none: LiveKit makes none by itself. The agent tries again."""
         session = await self._store.session(session_id)
         if session is None or not session.live:
             return
@@ -130,4 +131,5 @@ class Reconciler:
 
 def _to_delete(session: Session) -> bool:
     """Whether the room of a session is to be gone. In one of another's making others may go on without an agent."""
+    # guard: own-rooms
     return not session.live and re.fullmatch(ROOM_PATTERN, session.room_name) is not None

@@ -21,6 +21,8 @@ log = logging.getLogger("orchestrator.worker.set_up")
 REGISTER_SECONDS = 12.0
 RETRY_SECONDS = 0.5
 _LOOK_SECONDS = 0.2
+#: From an agent's heartbeat until it is registered.
+_REGISTERED_SECONDS = 0.5
 
 
 class SetUp:
@@ -73,10 +75,16 @@ class SetUp:
         await self._store.write_policy(self._settings.policy)
         if not await self._store.configured():
             # No start is answered until the living have registered, so the cap holds.
-            deadline = self._clock.monotonic() + REGISTER_SECONDS
+            began = self._clock.monotonic()
             with contextlib.suppress(HostUnavailable):
-                while self._clock.monotonic() < deadline and not await self._all_registered():
+                # guard: wait-for-registrations
+                while self._clock.monotonic() - began < REGISTER_SECONDS and not await self._all_registered():
                     await self._clock.sleep(_LOOK_SECONDS)
+            if self._done:
+                # Redis has lost what other nodes' agents had said too. Each registers at its next heartbeat.
+                heartbeat = self._settings.heartbeat_seconds + _REGISTERED_SECONDS
+                # guard: wait-for-heartbeats
+                await self._clock.sleep(max(0.0, began + heartbeat - self._clock.monotonic()))
         await self._before_starts()
         await self._store.configure(self._settings.policy, self._settings.pool_target)
         self._refill()

@@ -182,5 +182,5 @@ def check_node() -> int:
 
 @app.task(name=celery_app.CLEANUP_STALE)
 def cleanup_stale() -> int:
-    """End sessions and agents that nobody serves any more."""
+    """End sessions that have lost their agent, and forget nodes that have vanished."""
     return len(node.run(lambda node: node.clean_up.run(), 60))

@@ -29,6 +29,8 @@ from tests.support.host import Host
 from tests.support.pool import assign, change, fill
 from tests.support.processes import alive, poll, stop
 
+pytestmark = pytest.mark.thorough
+
 
 @dataclass
 class World:
@@ -375,7 +377,6 @@ IN_REDIS: dict[str, tuple[Callable[[World], object], str]] = {
 }
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("name", IN_REDIS)
 async def test_what_is_broken_in_redis_is_named(world: World, name: str) -> None:
     damage, words = IN_REDIS[name]
@@ -387,7 +388,6 @@ async def test_what_is_broken_in_redis_is_named(world: World, name: str) -> None
     assert any(violation.startswith(expected) for violation in found), found
 
 
-@pytest.mark.thorough
 async def test_a_process_that_the_host_does_not_know(world: World) -> None:
     """Started by exec, it is known by its environment."""
     command = [sys.executable, "-c", "import signal; signal.pause()"]
@@ -410,7 +410,6 @@ class Forgetful:
         return [], []
 
 
-@pytest.mark.thorough
 async def test_a_recorded_process_that_the_host_does_not_know(store: Store, raw: redis.Redis, tmp_path: Path) -> None:
     """A forked agent shows its host's environment: it is known by the record that it has written."""
     settings = Settings(node_id="forgetful", run_dir=tmp_path)
@@ -429,7 +428,6 @@ async def test_a_recorded_process_that_the_host_does_not_know(store: Store, raw:
     assert await check(store, settings, Forgetful(), settle_seconds=0) == []
 
 
-@pytest.mark.thorough
 async def test_an_agent_that_the_host_does_not_know(world: World, machine: Host) -> None:
     with subprocess.Popen(["sleep", "1000"]) as process:
         identity = ProcessId.of(process.pid)
@@ -441,7 +439,6 @@ async def test_an_agent_that_the_host_does_not_know(world: World, machine: Host)
         process.kill()
 
 
-@pytest.mark.thorough
 async def test_a_zombie_of_the_node(world: World) -> None:
     code = "import os, signal; pid = os.fork() or os._exit(0); print(pid, flush=True); signal.pause()"
     command = [sys.executable, "-c", code]
@@ -456,7 +453,6 @@ async def test_a_zombie_of_the_node(world: World) -> None:
     assert await world.violations() == []
 
 
-@pytest.mark.thorough
 async def test_a_zombie_of_a_sealed_program(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it was started with only root can read: it is known as a child of the node's supervisord."""
     (world.settings.run_dir / "supervisord.pid").write_text(str(os.getpid()))
@@ -531,7 +527,6 @@ async def test_the_command_looks_at_the_running_node(world: World, short_folder:
     assert found.startswith("no agent host listens on ")
 
 
-@pytest.mark.thorough
 async def test_a_busy_store_is_clean(store: Store, valkey_url: str, tmp_path: Path) -> None:
     """Its records are read while they move: what is seen half before and half after is no violation."""
     done = asyncio.Event()

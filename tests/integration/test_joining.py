@@ -23,6 +23,8 @@ from tests.support import livekit
 from tests.support.livekit import KEY, SECRET
 from tests.support.pool import assign
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -118,7 +120,6 @@ async def user(url: str, token: str) -> AsyncIterator[rtc.Room]:
             await room.disconnect()
 
 
-@pytest.mark.thorough
 async def test_a_room_that_livekit_does_not_make_is_made_and_no_agent_is_lost(
     store: Store, raw: redis.Redis, valkey_url: str, url: str, rooms: Rooms
 ) -> None:

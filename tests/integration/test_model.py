@@ -45,7 +45,7 @@ pytestmark = pytest.mark.thorough
 
 _COMMON = settings(deadline=None, stateful_step_count=50, suppress_health_check=list(HealthCheck))
 PROFILES = {
-    "ci": settings(_COMMON, max_examples=500, derandomize=True, database=None),
+    "ci": settings(_COMMON, max_examples=150, derandomize=True, database=None),
     # For `make guards`: that something is found is enough.
     "guard": settings(_COMMON, max_examples=500, database=None, phases=[Phase.generate]),
     "explore": settings(_COMMON, max_examples=2_000),

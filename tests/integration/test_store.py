@@ -10,7 +10,7 @@ import redis
 from orchestrator.errors import IllegalMove, StoreUnavailable
 from orchestrator.models import new_id
 from orchestrator.reasons import Reason, because, words
-from orchestrator.states import AGENT_MOVES, SESSION_MOVES, AgentState, SessionState
+from orchestrator.states import AGENT_MOVES, AGENT_ROWS, SESSION_MOVES, SESSION_ROWS, AgentState, SessionState
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.loader import Scripts, assemble
@@ -469,6 +469,44 @@ async def test_the_store_refuses_what_the_table_forbids(
         with pytest.raises(IllegalMove, match=f"session s: {state} -> {target}"):
             await scripts.call("probe", args=["s", target])
         assert raw.hgetall("session:s") == {"status": state}, "nothing is half-done"
+
+
+@pytest.mark.parametrize("state", list(AgentState))
+async def test_the_store_refuses_what_the_table_of_agents_forbids(
+    store: Store, raw: redis.Redis, state: AgentState
+) -> None:
+    scripts = Scripts(store._redis)
+    probe = "-- include: agents\nmove_agent(ARGV[1], ARGV[2]) return 1"
+    scripts._scripts["probe"] = store._redis.register_script(assemble(probe))
+    for target in AgentState:
+        raw.delete("agent:a")
+        raw.hset("agent:a", mapping={"state": state, "node": "n1"})
+        if target in AGENT_MOVES[state]:
+            assert await scripts.call("probe", args=["a", target]) == 1
+            assert raw.hget("agent:a", "state") == target
+        else:
+            with pytest.raises(IllegalMove, match=f"agent a: {state} -> {target}"):
+                await scripts.call("probe", args=["a", target])
+            assert raw.hgetall("agent:a") == {"state": state, "node": "n1"}, "nothing is half-done"
+
+
+async def test_a_record_begins_once_and_where_records_begin(store: Store, raw: redis.Redis) -> None:
+    scripts = Scripts(store._redis)
+    probe = "-- include: enter\nbegin(ARGV[1], 'x', ARGV[2], {'createdAt', 5}, 7) return 1"
+    scripts._scripts["probe"] = store._redis.register_script(assemble(probe))
+    for kind, rows in (("session", SESSION_ROWS.items()), ("agent", AGENT_ROWS.items())):
+        for state, row in rows:
+            raw.delete(f"{kind}:x", "deadlines")
+            if not row.begins:
+                with pytest.raises(IllegalMove, match=f"{kind} x: unknown -> {state}"):
+                    await scripts.call("probe", args=[kind, state])
+                assert not raw.exists(f"{kind}:x", "deadlines")
+                continue
+            assert await scripts.call("probe", args=[kind, state]) == 1
+            before = raw.hgetall(f"{kind}:x")
+            with pytest.raises(IllegalMove, match=f"{kind} x: {state} -> {state}"):
+                await scripts.call("probe", args=[kind, state])
+            assert raw.hgetall(f"{kind}:x") == before, "a second one is refused"
 
 
 async def test_an_agent_cannot_say_what_is_not_so(store: Store, valkey_url: str) -> None:

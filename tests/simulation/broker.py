@@ -1,4 +1,4 @@
-"""Celery's queues: tasks outlive whoever takes them, and an acknowledged one is gone."""
+"""Celery's queues: a task outlives the worker that takes it, until it is acknowledged."""
 
 import asyncio
 from collections import defaultdict
@@ -58,7 +58,7 @@ class Broker:
                     if task.void_at > self._world.now:
                         return task
             try:
-                async with asyncio.timeout(1):  # where Redis is away nobody is told of more
+                async with asyncio.timeout(1):  # while Redis is away no news of more comes
                     await more.wait()
             except TimeoutError:
                 pass

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -25,7 +25,7 @@ from tests.simulation.agent import AgentProcess
 from tests.simulation.broker import Broker, Task
 from tests.simulation.computer import RESTART_SECONDS, Computer
 from tests.simulation.livekit import LiveKit
-from tests.simulation.world import Logged, Process, World
+from tests.simulation.world import CURRENT, Logged, Process, World
 
 #: Short waits, and no two alike.
 SETTINGS: dict[str, Any] = {
@@ -36,6 +36,7 @@ SETTINGS: dict[str, Any] = {
     "pool_target": 2, "rate_limit": "1000/second", "memory_headroom_mb": 256, "livekit_url": "ws://simulation",
     "livekit_api_key": "key", "livekit_api_secret": "secret",
 }  # fmt: skip
+T = TypeVar("T")
 OVER = frozenset({SessionState.ENDED, SessionState.ERROR})
 
 
@@ -106,7 +107,7 @@ class Cluster:
         #: Redis has lost everything: who waited is forgotten, and the cap may be exceeded.
         self.lost = False
         self.api: Api
-        self.outside = Process(world, "test")
+        self.outside, self._instant = Process(world, "test"), Process(world, "oracle")
 
     async def start(self, *, full: bool = True) -> None:
         """Start everything, and wait until the pool is at its target, or at least until starts are answered."""
@@ -121,6 +122,9 @@ class Cluster:
 
     async def _make_store(self) -> None:
         self.store = self.world.store("test")
+        before = CURRENT.set(self._instant)
+        self.oracle = self.world.store("oracle")
+        CURRENT.reset(before)
 
     def _run_api(self) -> None:
         self.api = Api(self)
@@ -133,6 +137,19 @@ class Cluster:
             with contextlib.suppress(StoreUnavailable):
                 self.broker.publish(Task(task), expires=expires)
             await asyncio.sleep(every)
+
+    def at_once(self, work: Coroutine[Any, Any, T]) -> T:
+        """Ask the store something without letting time pass."""
+        self._instant.network.instant = True
+        before = CURRENT.set(self._instant)
+        try:
+            work.send(None)
+        except StopIteration as done:
+            found: T = done.value
+            return found
+        finally:
+            CURRENT.reset(before)
+        raise AssertionError("it waits")
 
     async def do(self, work: Any) -> Any:
         """Do something that no process of the deployment does."""
@@ -207,7 +224,7 @@ class Cluster:
     # Users
 
     async def begin(self, user: str, *, affinity: bool = False) -> Call:
-        """Start a session as a client does that tries again while nobody answers; returns what came of it."""
+        """Start a session as a client does that tries again while there is no answer; returns what came of it."""
         call = Call(user, self.world.now)
         self.calls.append(call)
         request = SessionRequest(user, {}, idempotency_key=f"{user}-{self.world.token(4)}", affinity=affinity)

@@ -43,11 +43,11 @@ class Computer:
         #: Seconds that an agent loads, between these two.
         self.boot_seconds = (0.1, 1.5)
         self.poisoned = False
-        #: Whether agents say goodbye, and leave then, when they are told that their node stops.
+        #: Whether agents say goodbye and leave when they hear that their node stops.
         self.polite = True
         self.free_bytes = 8 << 30
         self.on = True
-        #: What agents write to the disk: every process that was started and whose death nobody has recorded.
+        #: What agents write to the disk: every process that was started and whose death is not recorded.
         self.records: dict[str, AgentProcess] = {}
         self.deaths: dict[str, Death] = {}
         self.boots = 0
@@ -76,7 +76,7 @@ class Computer:
         asyncio.get_running_loop().call_later(self.world.dice.uniform(*RESTART_SECONDS), start)
 
     def vanish(self) -> None:
-        """Lose power: all that runs here is gone, and nobody says so."""
+        """Lose power: all that runs here is gone without a word."""
         self.on = False
         self.world.say(self.name, "vanishes")
         for process in [self.worker, self.host, *self.records.values()]:

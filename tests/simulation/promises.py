@@ -1,4 +1,4 @@
-"""What must be true of a cluster at every moment, and of one that nobody hurts any more."""
+"""What must be true of a cluster at every moment, and of one in which nothing fails any more."""
 
 import asyncio
 from collections import Counter
@@ -7,6 +7,7 @@ from orchestrator.operations.invariants import in_records
 from orchestrator.states import AgentState
 from orchestrator.store import keys
 from tests.simulation.cluster import OVER, Cluster
+from tests.simulation.virtual_time import BEGINNING
 
 #: Seconds of quiet after which nothing may be left of what happened: the longest wait of SETTINGS, and some rounds.
 SETTLED_SECONDS = 60.0
@@ -17,18 +18,55 @@ class Broken(AssertionError):
     """A promise was not kept."""
 
 
-def at_every_moment(cluster: Cluster) -> None:
-    """Check what holds whatever happens. Takes no virtual time."""
-    sizes = cluster.world.valkey.peek([("SCARD", key) for key in _SERVED])
-    if sum(sizes) > cluster.settings.max_sessions and not cluster.lost:
-        raise Broken(f"{sum(sizes)} sessions are served at once, and MAX_SESSIONS is {cluster.settings.max_sessions}")
+#: What may stand in the records for a moment: a room that is to be deleted, an agent that has been replaced and stops,
+#: one that is silent until a node acts on it.
+_PASSING = ("deadline close|", "has more than one living agent", "which is silent")
+#: Seconds after which a wait that is over has been acted on, while a node works: two rounds, and a slow network.
+LATE_SECONDS = 3.0
 
 
-async def watch(cluster: Cluster) -> None:
-    """Check it again and again."""
-    while True:
-        at_every_moment(cluster)
-        await asyncio.sleep(0.25)
+class Watch:
+    """Checks again and again what holds whatever happens. Looking takes no virtual time."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster, self._works_since = cluster, float("inf")
+
+    async def run(self) -> None:
+        """Look four times a second; at the records every two seconds."""
+        looks = 0
+        while True:
+            self._cap()
+            self._deadlines()
+            if looks % 8 == 0:
+                self._records()
+            looks += 1
+            await asyncio.sleep(0.25)
+
+    def _cap(self) -> None:
+        served = sum(self._cluster.world.valkey.peek([("SCARD", key) for key in _SERVED]))
+        if served > self._cluster.settings.max_sessions and not self._cluster.lost:
+            raise Broken(f"{served} sessions are served at once, MAX_SESSIONS is {self._cluster.settings.max_sessions}")
+
+    def _records(self) -> None:
+        seen = self._cluster.at_once(self._cluster.oracle.snapshot())
+        found = in_records(seen, self._cluster.settings.policy)
+        passing = (*_PASSING, *(("are served at once", "has more live sessions") if self._cluster.lost else ()))
+        if wrong := [one for one in found if not any(each in one for each in passing)]:
+            raise Broken("; ".join(wrong))
+
+    def _deadlines(self) -> None:
+        """Whoever waits has an answer in time: while a node works no wait is over and not acted on."""
+        world = self._cluster.world
+        working = [computer.worker for computer in self._cluster.computers]
+        if not any(each.alive and not each.hangs and not each.network.trouble for each in working):
+            self._works_since = float("inf")
+            return
+        self._works_since = min(self._works_since, world.now)
+        if world.now - self._works_since < LATE_SECONDS:
+            return
+        oldest = int((BEGINNING + world.now - LATE_SECONDS) * 1000)
+        if late := world.valkey.peek([("ZRANGEBYSCORE", keys.DEADLINES, "-inf", oldest)])[0]:
+            raise Broken(f"{LATE_SECONDS:g} s ago these waits were over: {', '.join(late)}")
 
 
 async def when_quiet(cluster: Cluster) -> float:

@@ -12,7 +12,7 @@ from tests.simulation.computer import Computer
 from tests.simulation.world import Process, World
 
 #: Seconds in which something happens.
-LENGTH = 8.0
+LENGTH = 6.0
 
 
 class Trouble:
@@ -179,7 +179,7 @@ async def schedule(world: World) -> None:
         computer.polite = dice.random() < 0.5
     await cluster.start()
     trouble = Trouble(cluster)
-    watching = cluster.outside.start(promises.watch(cluster))
+    watching = cluster.outside.start(promises.Watch(cluster).run())
     users = [cluster.outside.start(_user(cluster, f"user{number}")) for number in range(dice.randrange(2, 8))]
     began, moments = world.now, sorted(dice.uniform(0, LENGTH) for _ in range(dice.randrange(1, 6)))
     for moment in moments:

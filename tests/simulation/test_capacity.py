@@ -45,7 +45,7 @@ def test_the_cap_holds_at_every_moment_of_a_rush(simulate: Simulate, nodes: int)
             queue_seconds=120,
         )  # fmt: skip
         await cluster.start()
-        watching = cluster.outside.start(promises.watch(cluster))
+        watching = cluster.outside.start(promises.Watch(cluster).run())
         calls = await asyncio.gather(*(cluster.begin(f"rush{number}") for number in range(starts)))
         began = [call for call in calls if call.session_id and call.state != "queued"]
         for call in began:
@@ -144,7 +144,7 @@ def test_a_killed_warm_agent_is_never_handed_out(simulate: Simulate) -> None:
             await asyncio.sleep(world.dice.uniform(0, 0.05))
             call = await cluster.begin(f"user{number}")
             session = await cluster.session(call)
-            # The api looks at the process before it answers, and at the next one's: whoever is bound then lives.
+            # The api looks at the process before it answers, and at the next one's: the agent that is bound then lives.
             assert session.status == "starting" or session.agent_id not in {agent.id for agent in killed}
             await cluster.served(call, 20)
             await cluster.end(call)
@@ -154,7 +154,7 @@ def test_a_killed_warm_agent_is_never_handed_out(simulate: Simulate) -> None:
 
 
 def test_a_storm_of_starts_while_the_pool_is_resized(simulate: Simulate) -> None:
-    """Shrinking takes warm agents only: nobody's agent is replaced."""
+    """Shrinking takes warm agents only: no session's agent is replaced."""
 
     async def scenario(world: World) -> None:
         cluster = Cluster(world, 2, pool_target=3, max_sessions=50, user_join_seconds=600)

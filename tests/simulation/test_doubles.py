@@ -36,7 +36,7 @@ def test_no_start_is_lost_while_the_api_is_killed_again_and_again(simulate: Simu
             await cluster.served(call, 20)
             await cluster.end(call)
         await promises.when_quiet(cluster)
-        # One whose first agent nobody was told to start is served by another; none is an error.
+        # One whose spawn task was never queued is served by another agent; none is an error.
         assert {(await cluster.session(call)).reason for call in calls} == {"the user has hung up"}
 
     simulate(scenario, SEEDS)
@@ -83,7 +83,7 @@ def test_an_agent_whose_session_redis_forgot_says_so_again(simulate: Simulate, a
             return found is not None and found.status == "active"
 
         await cluster.until(known, "the session is known again", 10)
-        await asyncio.sleep(12)  # two rounds of whoever might end what it does not know
+        await asyncio.sleep(12)  # two rounds of the clean-up, which might end it
         looking.cancel()
         assert inside == {(before.agent_id,)}
         assert most <= 2

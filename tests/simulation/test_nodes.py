@@ -123,7 +123,7 @@ def test_a_drain_that_is_taken_back_ends_no_call(simulate: Simulate) -> None:
         cluster = Cluster(world, 1, pool_target=1, user_join_seconds=600, max_session_seconds=600, goodbye_seconds=8)
         await cluster.start()
         call, before = await talking_on(cluster, "a")
-        # There is no other node to hand the call to, so its agent is told to say goodbye; it has nothing to say.
+        # There is no other node to hand the call to, so its agent may say goodbye; this one does not.
         cluster.computers[0].polite = False
         await cluster.do(cluster.store.drain_node("a", 5))
         await asyncio.sleep(world.dice.uniform(0.1, 4))

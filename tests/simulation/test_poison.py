@@ -1,4 +1,4 @@
-"""Agents that cannot boot: the session is told why, few processes are spent, and what is repaired is back by itself."""
+"""Agents that cannot boot: the session gets the reason, few processes start, and after the repair the pool fills."""
 
 import asyncio
 

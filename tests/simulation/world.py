@@ -115,7 +115,7 @@ class World:
         return self.dice.randbytes(size).hex()
 
     def arm(self, point: str, action: str, *, stands_still: float = 5.0) -> None:
-        """Have this happen at the next pass of a point, to whoever passes it. A process that stands still goes on."""
+        """Have this happen to the next process that passes a point. `stands_still`: after so long it goes on."""
 
         def later(_: float, go_on: Callable[[], object]) -> None:
             asyncio.get_running_loop().call_later(stands_still, go_on)

@@ -11,6 +11,7 @@ from orchestrator.models import JOB_USERS, SessionId, UserId
 
 
 def _not_a_job(user_id: str) -> str:
+    # guard: reserved-user
     if re.match(JOB_USERS, user_id):
         raise ValueError("ids with this prefix are reserved for LiveKit's rooms; add a prefix of your own")
     return user_id

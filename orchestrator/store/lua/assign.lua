@@ -1,4 +1,4 @@
--- Start a session: take a warm agent for it, or have one spawned, or put it into the waiting line.
+-- Start a session: take a warm agent for it, or have one spawned, or put it into the queue.
 --
 -- KEYS  none
 -- ARGV  by name, as name and value in turn; what is not asked for is left out
@@ -21,7 +21,7 @@
 --       detail   limited: ms after which to try again; broken, livekit: the cause; full, for a job: sessions (all are
 --                taken), line (others wait for one) or what is short of memory
 --       refill   1 when the caller must queue a refill
---       agent id, node, pid, start ticks   assigned: the agent and its process, for a last look at it
+--       agent id, node, pid, start ticks   assigned: the agent and its process, which the caller checks once more
 --
 -- pool:ready              set    warm agents
 -- pool:starting           set    booting agents
@@ -35,7 +35,7 @@
 -- user:sessions:{user}    set    the user's live sessions
 -- session:{state}         set    live sessions by state (starting, ready, active)
 -- session:unbound         zset   starting sessions without an agent, by time
--- session:queued          zset   the waiting line
+-- session:queued          zset   the queue
 -- sessions                zset   all kept sessions, by time
 -- address:sessions:{address}  set  live sessions of an address or a network, where those are counted
 -- room:asker:{room}       hash   address and network of who got a token for a room of our naming
@@ -44,7 +44,7 @@
 -- arrivals:{n}            string starts in the n-th ten seconds
 -- livekit:down            string why LiveKit does not answer, while it does not
 -- nodes:draining          set    nodes that take no more sessions      nodes  set    all nodes
--- node:{id}               hash   what a node says of itself
+-- node:{id}               hash   the record of a node
 -- node:{id}:warm          set    its warm agents                       node:{id}:busy  set  its agents that have a session
 -- user:node:{user}        string the node that served the user last
 -- A further session of one user is queued as if it had come this much later.
@@ -57,15 +57,18 @@ local address, network = ARGUMENTS.address, ARGUMENTS.network
 local idempotency, job, affinity = ARGUMENTS.idempotencyKey, ARGUMENTS.jobId, ARGUMENTS.affinity
 local per_address = tonumber(ARGUMENTS.perAddress or 0)
 local waiting_per_address = tonumber(ARGUMENTS.waitingPerAddress or 0)
+-- guard: living-first
 if redis.call('EXISTS', 'policy', 'pool:target') < 2 then return {'unset', '', '', 0} end
 
 if idempotency then
   local earlier = redis.call('HMGET', 'idempotency:' .. idempotency, 'fingerprint', 'session')
+  -- guard: idempotency-key
   if earlier[1] then return {earlier[1] == ARGUMENTS.fingerprint and 'repeated' or 'reused', earlier[2], '', 0} end
 end
 
 if address and ARGUMENTS.rateAmount then
-  local wait = rate_limited_with_network('rate', address, network or address, tonumber(ARGUMENTS.rateAmount), tonumber(ARGUMENTS.rateWindowMs))
+  local amount, window = tonumber(ARGUMENTS.rateAmount), tonumber(ARGUMENTS.rateWindowMs)
+  local wait = rate_limited_with_network('rate', address, network or address, amount, window)
   if wait then return {'limited', '', wait, 0} end
 end
 
@@ -82,6 +85,7 @@ for _, session in ipairs(redis.call('SMEMBERS', 'user:sessions:' .. user)) do
     redis.call('SREM', 'user:sessions:' .. user, session)
   end
 end
+-- guard: sessions-per-user
 if held >= policy('sessions_per_user') then return {'existing', newest, '', 0} end
 
 local refusal, detail = service_refusal()
@@ -94,14 +98,18 @@ if job then
 end
 local counted, may_wait = {}, true
 if address and address ~= '' and per_address + waiting_per_address > 0 then
-  counted = network and network ~= '' and network ~= address and {{address, 1}, {network, NETWORK_SHARE}} or {{address, 1}}
+  counted[1] = {address, 1}
+  -- guard: address-network
+  if network and network ~= '' and network ~= address then counted[2] = {network, NETWORK_SHARE} end
   for _, each in ipairs(counted) do
     local live, waiting = sessions_of_address(each[1])
+    -- guard: sessions-per-address
     if per_address > 0 and live >= per_address * each[2] then return {'many', '', 'sessions', 0} end
     if waiting_per_address > 0 and waiting >= waiting_per_address * each[2] then may_wait = false end
   end
 end
 
+-- guard: memory-before-work
 require_redis_memory()
 local crowded = crowded_by()
 local agent, process
@@ -117,10 +125,12 @@ if not agent then
 end
 
 local bucket = 'arrivals:' .. math.floor(NOW / 10000)
+-- guard: arrivals
 redis.call('INCR', bucket)
 redis.call('EXPIRE', bucket, 180)
 local id = agent or waiting_id
--- An agent that was announced for a session which another one then served comes to the pool with that session's name.
+-- An agent that was booted for a session which another agent then served joins the pool under that session's id, which is
+-- in use.
 if agent and redis.call('ZSCORE', 'sessions', id) then id = waiting_id end
 
 redis.call('SET', 'session:' .. id .. ':payload', ARGUMENTS.payload)

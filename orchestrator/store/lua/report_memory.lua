@@ -8,7 +8,10 @@
 -- node:{id}:short string, pool:memory_low string, nodes set, nodes:draining set, node:{id} hash
 -- include: nodes
 local me, shortage, hold = ARGV[1], ARGV[2], ARGV[3]
-if shortage ~= '' then redis.call('SET', 'node:' .. me .. ':short', shortage, 'EX', hold) else redis.call('DEL', 'node:' .. me .. ':short') end
+local function set_or_delete(key, value)
+  if value ~= '' then redis.call('SET', key, value, 'EX', hold) else redis.call('DEL', key) end
+end
+set_or_delete('node:' .. me .. ':short', shortage)
 -- While a node with capacity can boot agents, no session waits for another's memory. Where no node is in service, this one's
 -- memory counts.
 local low = #nodes_in_service() == 0 and shortage or ''
@@ -18,5 +21,5 @@ for _, node in ipairs(nodes_in_service()) do
     if low == '' then break end
   end
 end
-if low ~= '' then redis.call('SET', 'pool:memory_low', low, 'EX', hold) else redis.call('DEL', 'pool:memory_low') end
+set_or_delete('pool:memory_low', low)
 return 1

@@ -8,6 +8,7 @@ local MAX_REPLACEMENTS = 2
 local function replace_agent(session, agent, cause)
   local key = 'session:' .. session
   local fields = redis.call('HMGET', key, 'agentId', 'status', 'activeAt')
+  -- guard: one-agent
   if fields[1] ~= agent or (fields[2] ~= 'ready' and fields[2] ~= 'active') then return '' end
   cause = with_param(cause, 'agentId', agent)
   redis.call('HSET', key, reason_fields('cause', cause))
@@ -20,6 +21,7 @@ local function replace_agent(session, agent, cause)
   local handed_over = cause.code == HANDED_OVER.code
   if handed_over or cause.code == FOUND_DEAD.code then
     count = count - 1
+  -- guard: takeover-limit
   elseif count > max then
     end_session(session, 'error', as_failure(cause))
     return 'error'
