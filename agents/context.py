@@ -1,4 +1,4 @@
-"""What an agent's entrypoint is given."""
+"""The session as an agent's entrypoint sees it."""
 
 import asyncio
 import logging
@@ -14,8 +14,8 @@ from orchestrator.livekit import presence
 STATE_ATTRIBUTE = "lk.agent.state"
 
 
-#: Why a room was closed to an agent, when that is an end and not a lost connection.
-_MEANT = frozenset(
+#: Reasons of a disconnect that mean the end of the session, not a lost connection.
+_INTENDED = frozenset(
     {
         rtc.DisconnectReason.CLIENT_INITIATED,
         rtc.DisconnectReason.ROOM_DELETED,
@@ -23,8 +23,8 @@ _MEANT = frozenset(
         rtc.DisconnectReason.PARTICIPANT_REMOVED,
     }
 )
-#: Why a user is not in the room any more, when LiveKit has waited for them already, some 20 s, before it says so.
-_LOST = frozenset(
+#: Reasons of a user's disconnect that LiveKit reports only after some 20 s of waiting for them.
+_CONNECTION_LOST = frozenset(
     {
         rtc.DisconnectReason.CONNECTION_TIMEOUT,
         rtc.DisconnectReason.MEDIA_FAILURE,
@@ -32,18 +32,18 @@ _LOST = frozenset(
         rtc.DisconnectReason.STATE_MISMATCH,
     }
 )
-#: Longest text of one turn that is kept, in characters.
+#: Characters of one turn that are kept.
 TURN_CHARACTERS = 2000
 
 Goodbye = Callable[[], Awaitable[None]]
-#: How a session goes on without its agent: it is over as it should be, it failed, another agent is to take over, one of
-#: another node is (where there is none, it is over), or one has taken over already.
+#: What happens to the session when its agent leaves: it has ended normally, it has failed, another agent is to take
+#: over, an agent of another node is (or it ends, if there is none), or another agent has taken over already.
 Outcome = Literal["ended", "error", "lost", "stopped", "replaced"]
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Something that was said in the call."""
+    """One thing that was said in the call."""
 
     role: Literal["user", "agent"]
     text: str
@@ -53,8 +53,8 @@ class Turn:
 class AgentContext:
     """One session, from inside its agent. `room` is connected when the entrypoint gets it; the token is for it only.
 
-    Made before the room is connected: a user may come and go while the agent is still connecting. When `takeovers` is
-    not 0, this agent replaces one that died in the call: `conversation` is what was said until then.
+    It is created before the room is connected, because a user may come and go while the agent is connecting. If
+    `takeovers` is not 0, this agent replaces one that died in the call, and `conversation` is what was said until then.
     """
 
     def __init__(
@@ -77,32 +77,33 @@ class AgentContext:
         self.takeovers = takeovers
         self.conversation = list(conversation)
         self.log = logging.LoggerAdapter(logging.getLogger("agent"), {"session_id": session_id})
-        #: Why the agent leaves, once that is decided.
+        #: How and why the agent leaves, once that is decided.
         self.leaving: asyncio.Future[tuple[Outcome, str]] = asyncio.get_running_loop().create_future()
         self.user_seen = asyncio.Event()
         self.user_present = asyncio.Event()
-        #: Whether the user's connection was lost, when the user is not there: they did not leave.
+        #: Whether an absent user has lost the connection rather than left.
         self.user_lost = False
-        #: Set at every change of the user's presence; whoever acts on it clears it.
+        #: Set at every change of the user's presence; its reader clears it.
         self.presence_changed = asyncio.Event()
         #: Set when the user can hear this agent for the first time.
         self.audible = asyncio.Event()
-        #: Turns that are not kept in Redis yet.
-        self.unkept: asyncio.Queue[Turn] = asyncio.Queue()
+        #: Turns that are not in Redis yet.
+        self.unsaved: asyncio.Queue[Turn] = asyncio.Queue()
         self.goodbyes: list[Goodbye] = []
-        room.on("participant_connected", self.look)
-        room.on("participant_disconnected", self.look)
-        room.on("participant_attributes_changed", self.look)
+        room.on("participant_connected", self.update_presence)
+        room.on("participant_disconnected", self.update_presence)
+        # guard: attributes-changed
+        room.on("participant_attributes_changed", self.update_presence)
         room.on("disconnected", self._on_disconnected)
-        self.look()
+        self.update_presence()
 
     @property
     def user(self) -> rtc.RemoteParticipant | None:
-        """The user, while in the room and on the line: a phone that rings is nobody yet."""
+        """The user, while in the room and on the line. A phone that still rings does not count."""
         return next(filter(_on_the_line, self.room.remote_participants.values()), None)
 
     async def wait_for_user(self) -> rtc.RemoteParticipant:
-        """Return the user, as soon as they are in the room."""
+        """Return the user as soon as they are in the room."""
         while (user := self.user) is None:
             await self.user_present.wait()
         return user
@@ -112,17 +113,17 @@ class AgentContext:
         await self.room.local_participant.set_attributes({STATE_ATTRIBUTE: state})
 
     def remember(self, role: Literal["user", "agent"], text: str) -> None:
-        """Keep what was said, so that an agent which has to take over knows it."""
+        """Save what was said for an agent that may have to take over."""
         turn = Turn(role, text[:TURN_CHARACTERS], time.time())
         self.conversation.append(turn)
-        self.unkept.put_nowait(turn)
+        self.unsaved.put_nowait(turn)
 
     def mark_audible(self) -> None:
-        """Say that the user hears this agent: the time to first audio is measured by it."""
+        """Report that the user hears this agent now: the time to first audio ends here."""
         self.audible.set()
 
     def on_goodbye(self, say: Goodbye) -> None:
-        """Have `say` called when the node must stop: a few seconds are left to say so to the user."""
+        """Call `say` when the node must stop. It has a few seconds to tell the user."""
         self.goodbyes.append(say)
 
     def leave(self, reason: str, *, failed: bool = False) -> None:
@@ -130,26 +131,26 @@ class AgentContext:
         self._leave("error" if failed else "ended", reason)
 
     def hand_over(self, cause: str) -> None:
-        """Leave the session to another agent: this one cannot go on."""
+        """Leave the session to another agent, because this one cannot go on."""
         self._leave("lost", cause)
 
     def stop(self, reason: str) -> None:
-        """Leave because this process must go: an agent of another node goes on, or the session is over."""
+        """Leave because this process must stop: an agent of another node takes over, or the session ends."""
         self._leave("stopped", reason)
 
     def give_up(self, reason: str) -> None:
-        """Leave a session that is another agent's already."""
+        """Leave a session that another agent has taken over already."""
         self._leave("replaced", reason)
 
     def _leave(self, outcome: Outcome, reason: str) -> None:
         if not self.leaving.done():
             self.leaving.set_result((outcome, reason))
 
-    def look(self, *about: object) -> None:
-        """Look whether the user is there; called when somebody comes, goes, answers or hangs up."""
+    def update_presence(self, *event: object) -> None:
+        """Update whether the user is there, after a participant has come, gone, answered or hung up."""
         before, present = self.user_present.is_set(), self.user is not None
-        people = (each for each in about if isinstance(each, rtc.RemoteParticipant) and _kind(each))
-        # One that was never on the line, a phone that rang in vain, has not been here.
+        people = (each for each in event if isinstance(each, rtc.RemoteParticipant) and _kind(each))
+        # A phone that nobody has answered was never here.
         user = next((each for each in people if before or _on_the_line(each)), None)
         if present or user:
             self.user_seen.set()
@@ -157,8 +158,8 @@ class AgentContext:
             self.user_lost = False
         elif user:
             reason = user.disconnect_reason
-            self.user_lost = reason in _LOST
-            self.log.info("the user is gone (%s)", rtc.DisconnectReason.Name(reason) if reason else "nobody says why")
+            self.user_lost = reason in _CONNECTION_LOST
+            self.log.info("the user is gone (%s)", rtc.DisconnectReason.Name(reason) if reason else "no reason given")
         if present is not before or (user and not present):
             self.presence_changed.set()
         (self.user_present.set if present else self.user_present.clear)()
@@ -167,17 +168,17 @@ class AgentContext:
         name = rtc.DisconnectReason.Name(reason)
         if reason == rtc.DisconnectReason.DUPLICATE_IDENTITY:
             self.give_up("another agent has taken over")
-        elif reason in _MEANT:
+        elif reason in _INTENDED:
             self.leave(f"room closed ({name})")
         else:
             self.hand_over(f"room_lost: {name}")
 
 
-def _kind(who: rtc.RemoteParticipant) -> str | None:
-    """Return the kind of a participant that is a person, None of one that is not."""
-    name = rtc.ParticipantKind.Name(who.kind).removeprefix("PARTICIPANT_KIND_")
+def _kind(participant: rtc.RemoteParticipant) -> str | None:
+    """Return the kind of a participant that is a person; None for a machine."""
+    name = rtc.ParticipantKind.Name(participant.kind).removeprefix("PARTICIPANT_KIND_")
     return name if name in presence.USER_KINDS else None
 
 
-def _on_the_line(who: rtc.RemoteParticipant) -> bool:
-    return presence.answered(_kind(who) or "", who.attributes)
+def _on_the_line(participant: rtc.RemoteParticipant) -> bool:
+    return presence.answered(_kind(participant) or "", participant.attributes)

@@ -1,4 +1,4 @@
-"""What an agent's module has to be: looked at when it is loaded, not in the first call."""
+"""Checks an agent's module when it is loaded, not in the first call."""
 
 import asyncio
 import functools
@@ -17,7 +17,7 @@ def load(name: str) -> ModuleType:
     """Import an agent's module and run its `prewarm()`, which may be a coroutine.
 
     Raises:
-        OrchestratorError: it is no agent; else whatever the module raises.
+        OrchestratorError: the module is no agent. Anything that the module raises passes through.
     """
     module = importlib.import_module(name)
     if not hasattr(module, "entrypoint"):
@@ -31,7 +31,7 @@ def load(name: str) -> ModuleType:
 
 
 def check(entrypoint: object, name: str) -> None:
-    """Raise `OrchestratorError` unless this can be called with the session's context and then awaited."""
+    """Raise `OrchestratorError` unless this can be called with the session's context, and awaited."""
     if not callable(entrypoint):
         raise OrchestratorError(f"{name} is no function: write it as async def entrypoint(ctx)")
     if not _is_coroutine(entrypoint):
@@ -39,9 +39,9 @@ def check(entrypoint: object, name: str) -> None:
     try:
         inspect.signature(entrypoint).bind(None)
     except TypeError as failure:
-        raise OrchestratorError(f"{name} does not take the session's context alone: {failure}") from None
+        raise OrchestratorError(f"{name} must take one argument, the session's context: {failure}") from None
     except ValueError:
-        pass  # a native callable does not say what it takes
+        pass  # a native callable has no signature
 
 
 def _is_coroutine(function: Callable[..., object]) -> bool:

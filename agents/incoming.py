@@ -1,8 +1,8 @@
-"""Bounds what a caller sends its agent as data: streams, packets, calls of its methods. Audio has a rate of its own.
+"""Limits the data that a caller may send to the agent: streams, packets, RPC calls. Audio has a fixed rate.
 
-LiveKit drops what nobody listens to. What somebody does listen to is queued without a bound, by LiveKit and by handlers
-that keep what they get; and a stream may be packed, and be a thousand times what was sent. So one stream has a largest
-size, and all that comes is counted where it comes in, on LiveKit's own thread: a caller who sends more ends the call.
+LiveKit drops data that has no handler. All other data is queued without a limit, by LiveKit and by handlers that keep
+it, and a compressed stream may unpack to a thousand times its size. Therefore one stream has a maximum size, and all
+data is counted as it arrives, on LiveKit's own thread. A caller who sends too much ends the call.
 """
 
 import asyncio
@@ -15,15 +15,16 @@ from livekit.rtc._ffi_client import FfiClient
 
 from agents.context import AgentContext
 
-#: Bytes of one stream, unpacked.
+#: Largest stream, unpacked.
 STREAM_BYTES = 5 * 2**20
-#: What the smallest message costs, whatever is in it.
+#: Bytes for which the smallest message counts.
 MESSAGE_BYTES = 1024
-#: In so many seconds the caller may send as much again.
+#: Seconds in which an empty budget fills again.
 REFILL_SECONDS = 600.0
 REASON = "the user sent more data than AGENT_DATA_MB allows"
 
-#: With what an agent joins its room.
+#: Options with which an agent joins its room.
+# guard: stream-bytes
 OPTIONS = rtc.RoomOptions(auto_subscribe=True, data_stream=rtc.DataStreamOptions(max_payload_byte_length=STREAM_BYTES))
 _ROOM_EVENTS = frozenset(
     "data_packet_received byte_stream_opened text_stream_opened chat_message transcription_received "
@@ -35,14 +36,14 @@ _EVENTS = frozenset(
 
 
 class Budget:
-    """Bytes that may still come. It is full at first, and fills again slowly."""
+    """The bytes that may still arrive. It starts full and refills slowly."""
 
     def __init__(self, size: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._size, self._left, self._clock = float(size), float(size), clock
         self._at = clock()
 
     def spend(self, size: int) -> bool:
-        """Take one message from it; returns whether there was enough."""
+        """Take one message from the budget; returns whether there was enough."""
         now = self._clock()
         self._left = min(self._size, self._left + (now - self._at) * self._size / REFILL_SECONDS)
         self._at = now
@@ -51,22 +52,22 @@ class Budget:
 
 
 def size_of(event: Any) -> int:
-    """Return how many bytes an event of LiveKit's brings that the caller has chosen, 0 for what is LiveKit's own."""
+    """Return how many bytes of a LiveKit event the caller has chosen; 0 for LiveKit's own events."""
     kind = event.WhichOneof("message")
     if kind == "room_event":
         room_event = event.room_event.WhichOneof("message")
         if room_event not in _ROOM_EVENTS:
             return 0
-        packed: int = event.ByteSize()
+        size: int = event.ByteSize()
         if room_event == "data_packet_received":
-            # Its bytes are not in the event: it says where they are.
-            packed += event.room_event.data_packet_received.user.data.data.data_len
-        return packed
+            # The event contains only the address of the data.
+            size += event.room_event.data_packet_received.user.data.data.data_len
+        return size
     return int(event.ByteSize()) if kind in _EVENTS else 0
 
 
 def watch(context: AgentContext, megabytes: int) -> None:
-    """End the session when its caller sends more than that."""
+    """End the session if its caller sends more data than that."""
     budget, loop = Budget(megabytes * 2**20), asyncio.get_running_loop()
     over = False
 
@@ -75,6 +76,7 @@ def watch(context: AgentContext, megabytes: int) -> None:
         size = size_of(event)
         if size and not over and not budget.spend(size):
             over = True
+            # guard: caller-traffic
             loop.call_soon_threadsafe(_end, context)
         return False  # nothing is queued for this listener
 

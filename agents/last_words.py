@@ -1,6 +1,6 @@
-"""Says a sentence to the user when the speech pipeline cannot: on a track of its own, by whichever voice there is.
+"""Says a sentence to the user when the speech pipeline cannot, on a track of its own.
 
-The offline voice speaks where it is installed, whatever is hosted otherwise; else the hosted one is tried once more.
+The offline voice speaks if it is installed, otherwise the hosted one is tried once more.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ from livekit.agents import tts
 
 from agents.offline import speech
 
-#: Seconds that it may take for the user's client to listen to the new track.
+#: Time limit for the user's client to subscribe to the new track.
 HEARD_SECONDS = 2.0
-#: Seconds after the last sound: what is still on its way is lost with the track.
+#: Seconds to wait after the last sound: sound in transit is lost when the track ends.
 TAIL_SECONDS = 1.0
 
 
 async def offline(text: str) -> rtc.AudioFrame | None:
-    """Return a sentence in the offline voice, None where it is not installed."""
+    """Return a sentence in the offline voice; None if that is not installed."""
     try:
         sound = await asyncio.to_thread(lambda: speech.voice().speak(text))
     except ImportError:
@@ -38,7 +38,7 @@ async def as_stream(frame: rtc.AudioFrame) -> AsyncIterator[rtc.AudioFrame]:
 
 
 async def say(room: rtc.Room, text: str, hosted: "tts.TTS[Any]") -> None:
-    """Say a sentence to its end. Raises what the hosted voice raises, where there is no other."""
+    """Say a sentence to its end. Without the offline voice, raises what the hosted one raises."""
     sound = await offline(text)
     if sound is None:
         sound = rtc.combine_audio_frames([event.frame async for event in hosted.synthesize(text)])

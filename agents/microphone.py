@@ -1,4 +1,4 @@
-"""A microphone that is always on, as a person's is: what `agents.caller` speaks into."""
+"""A microphone that is always on, as a person's is: `agents.caller` speaks into it."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ class Microphone:
 
     def __init__(self) -> None:
         self.source = rtc.AudioSource(RATE, 1, queue_size_ms=100)
-        #: 20 ms that are heard between sentences: None = silence.
+        #: 20 ms of sound between sentences; None = silence.
         self.background: NDArray[np.int16] | None = None
         self._queue: asyncio.Queue[tuple[NDArray[np.int16], asyncio.Future[float]]] = asyncio.Queue()
         self._running = asyncio.create_task(self._run())
@@ -52,5 +52,5 @@ class Microphone:
             done.set_result(time.monotonic() + self.source.queued_duration)
 
     async def _play(self, samples: NDArray[np.int16]) -> None:
-        # Waits while the queue is full: that paces it to real time.
+        # Waits while the queue is full, which paces the loop to real time.
         await self.source.capture_frame(rtc.AudioFrame(samples.tobytes(), RATE, 1, len(samples)))

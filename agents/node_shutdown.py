@@ -42,6 +42,7 @@ async def follow(
         else:
             if now >= notice.goodbye_at and not said_goodbye:
                 said_goodbye = True
+                # guard: parting-word
                 say_goodbye(max(0.0, notice.over_at - now))
             left_at = (left_at or now) if _user_left(context) else None
             if now >= notice.over_at or (left_at and now - left_at >= GONE_SECONDS):

@@ -1,10 +1,10 @@
-"""Watches the speech pipeline of a call: says sorry for a turn that failed, and leaves when no turn will work any more.
+"""Watches the speech pipeline of a call: apologises for a failed turn, and leaves when no further turn can work.
 
-A turn fails when a part says so, when the model has no answer, and when nothing becomes of what the user says. A
-pipeline is over after some failures in a row, when LiveKit has closed it, when its hearing has stopped, and when a
-provider refuses for good: another agent does not mend a wrong key or a lack of credit, so that ends the call at once.
-Otherwise another agent takes over, as often as MAX_TAKEOVERS. The reason names the part and the kind of its failure,
-and nothing that a provider has written: that may hold addresses and parts of keys.
+A turn fails if a part reports an error, if the model gives no answer, or if the user's speech leads to nothing. The
+pipeline is over after several failures in a row, when LiveKit has closed it, when speech recognition has stopped, or
+when a provider refuses permanently. Another agent cannot fix a wrong key or a lack of credit, so that ends the call at
+once; otherwise another agent takes over, up to MAX_TAKEOVERS times. The reason names the part and the kind of failure,
+and quotes nothing from a provider, which may contain addresses and parts of keys.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from livekit.agents import AgentSession, APIConnectionError, APIError, APIStatus
 from agents import last_words
 from agents.context import AgentContext
 
-#: Seconds that the last sentence may take in all: the call is handed over or ended within ten.
+#: Time limit for the last sentence: the call must be handed over or ended within ten seconds.
 LAST_WORDS_SECONDS = 8.0
-#: Failed turns in a row that do not end the pipeline. Whoever took over is not to fail as long once more.
+#: Failed turns in a row that do not end the pipeline. After a takeover the user has heard apologies already.
 TOLERANCE, LATER_TOLERANCE = 3, 1
-#: Words are there so many seconds after the user has spoken for so long, or nobody hears. A cough is shorter.
+#: If the user has spoken for WORDS_SECONDS, longer than a cough, words must arrive within UNHEARD_SECONDS.
 UNHEARD_SECONDS, WORDS_SECONDS = 6.0, 1.5
-#: What the agent says is to be heard by then: not every plugin bounds its waiting.
+#: The agent's speech must be audible within this time: not every plugin has a timeout.
 AUDIBLE_SECONDS = 15.0
 _PARTS = {"stt_error": "hearing", "llm_error": "the language model", "tts_error": "the voice"}
 _REFUSALS = {
@@ -40,7 +40,7 @@ GOODBYE = "I am sorry, a technical problem ends our call. Goodbye."
 
 
 def describe(failure: BaseException) -> tuple[str, bool]:
-    """Return what a provider's failure is, in words of ours, and whether it stays so whoever asks again."""
+    """Return a provider's failure in our own words, and whether it is permanent."""
     if isinstance(failure, APIStatusError):
         return _status(failure.status_code, str(failure.body))
     kinds = (
@@ -61,25 +61,25 @@ def _status(code: int, body: str) -> tuple[str, bool]:
         return f"{_REFUSALS[code]} ({code})", True
     if code in _BUSY:
         return f"{_BUSY[code]} ({code})", False
-    # What is no HTTP status is the close code of a websocket.
+    # Other codes are close codes of a websocket.
     return (f"answered {code}" if 400 <= code < 600 else f"closed the connection ({code})"), False
 
 
 class Pipeline:
-    """The watch over one session."""
+    """Watches one session's pipeline."""
 
     def __init__(self, ctx: AgentContext, session: "AgentSession[None]", voice: "tts.TTS[Any]") -> None:
         self._ctx, self._session, self._voice = ctx, session, voice
-        self.over = False  #: the agent leaves: whatever fails now fails for that
+        self.over = False  #: the agent leaves, and later failures follow from that
         self._failures, self._tolerance = 0, LATER_TOLERANCE if ctx.takeovers else TOLERANCE
         self._trouble = "the speech pipeline closed"
-        self._failed = False  #: the turn that is being answered
-        self._spoken_to = False  #: the user has said something that is not answered
+        self._failed = False  #: the current turn has failed
+        self._spoken_to = False  #: the user has said something that has no answer yet
         self._began = 0.0  #: when the user began to speak
         self._unheard: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
-        # LiveKit's HTTP session hangs on the context of whoever opened it.
+        # LiveKit's HTTP session belongs to the context in which it was opened.
         self._context = contextvars.copy_context()
         for name, listener in (
             ("error", self._on_error), ("close", self._on_close), ("speech_created", self._on_speech),
@@ -88,7 +88,7 @@ class Pipeline:
         ):  # fmt: skip
             session.on(name, listener)  # type: ignore[arg-type]
 
-    # What LiveKit tells
+    # Events from LiveKit
 
     def _on_error(self, event: Any) -> None:
         if self.over or self._ctx.leaving.done():
@@ -98,9 +98,10 @@ class Pipeline:
         words, for_good = describe(error.error)
         trouble = f"{_PARTS.get(kind, 'the speech pipeline')} {words}"
         if error.recoverable:
-            self._ctx.log.warning("%s: it is tried again", trouble)
+            self._ctx.log.warning("%s: LiveKit tries again", trouble)
             return
-        # LiveKit opens the stream of its hearing again after an error of the API, and after no other.
+        # LiveKit reopens the recognition stream only after an APIError.
+        # guard: refusal-ends
         if for_good or (kind == "stt_error" and not isinstance(error.error, APIError)):
             self._trouble = trouble
             self._leave(for_good=for_good)
@@ -110,6 +111,7 @@ class Pipeline:
             self._trouble = trouble
 
     def _on_close(self, _: object) -> None:
+        # guard: pipeline-closed
         self._leave(for_good=False)
 
     def _on_speech(self, event: Any) -> None:
@@ -153,9 +155,10 @@ class Pipeline:
 
     def _on_agent(self, event: Any) -> None:
         if event.new_state == "speaking":
+            # guard: apologies
             self._spoken_to = False
 
-    # What becomes of it
+    # Consequences
 
     def _fail(self, trouble: str, *, lost_voice: bool = False) -> None:
         if self.over or self._ctx.leaving.done():
@@ -179,7 +182,7 @@ class Pipeline:
         started.add_done_callback(self._tasks.discard)
 
     async def _apologise(self, *, lost_voice: bool) -> None:
-        """Say sorry in the session. A voice that has just failed cannot: the offline one does, where there is one."""
+        """Apologise in the session. If the voice has just failed, the offline one speaks, if there is one."""
         sound = await last_words.offline(LOST_VOICE) if lost_voice else None
         if self.over or (lost_voice and sound is None):
             return
@@ -188,8 +191,8 @@ class Pipeline:
                 self._session.say(PARDON, add_to_chat_ctx=False)
             else:
                 self._session.say(LOST_VOICE, audio=last_words.as_stream(sound), add_to_chat_ctx=False)
-        except RuntimeError as failure:  # it closes just now
-            self._ctx.log.warning("not said that a turn failed: %s", failure)
+        except RuntimeError as failure:  # the session is closing
+            self._ctx.log.warning("could not apologise for a failed turn: %s", failure)
 
     async def _end(self, *, for_good: bool) -> None:
         reason = f"pipeline_failed: {self._trouble}"

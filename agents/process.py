@@ -1,4 +1,4 @@
-"""What an agent says of its own process, and how it ends it."""
+"""An agent's own process: its ancestors, its log, and its end."""
 
 import contextlib
 import faulthandler
@@ -11,19 +11,19 @@ from typing import NoReturn
 import psutil
 
 from orchestrator.livekit.refusals import WithoutTokens
-from orchestrator.logs import lose_what_is_refused
+from orchestrator.logs import never_fail_to_print
 
 log = logging.getLogger("agent.runtime")
 
 
 def lineage() -> list[int]:
-    """Return this process's pid and its ancestors': what the agent host has started may be a wrapper of it."""
+    """Return this process's pid and its ancestors': the agent host may have started a wrapper of it."""
     return [os.getpid(), *(parent.pid for parent in psutil.Process().parents())]
 
 
 def log_to_stderr() -> None:
-    """Log as agents do, in place of what logs to a standard stream already. Other handlers are the agent's own."""
-    lose_what_is_refused()
+    """Log to standard error in the agents' format. Replaces handlers of standard streams, and keeps all others."""
+    never_fail_to_print()
     root = logging.getLogger()
     for handler in root.handlers[:]:
         if getattr(handler, "stream", None) in {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__}:
@@ -33,13 +33,13 @@ def log_to_stderr() -> None:
     ours.addFilter(WithoutTokens())
     root.addHandler(ours)
     root.setLevel(logging.INFO)
-    # LiveKit's own chatter is about every connection; what goes wrong it says at WARNING.
+    # At INFO LiveKit logs every connection; problems are at WARNING.
     logging.getLogger("livekit").setLevel(logging.WARNING)
     faulthandler.enable()
 
 
 def end_after(work: Callable[[], None]) -> NoReturn:
-    """Do the work of this process and end it. No exit handler runs: native libraries abort or hang in theirs."""
+    """Run the work of this process and exit without exit handlers, in which native libraries abort or hang."""
     code = 1
     try:
         work()

@@ -1,4 +1,4 @@
-"""Hosted providers of hearing, thinking and speaking: which one is used, and where its API is."""
+"""Hosted providers of speech recognition, language models and voices: which is used, and the address of its API."""
 
 import importlib
 import os
@@ -11,8 +11,8 @@ from typing import Any
 class Provider:
     """One hosted provider: the key that turns it on, LiveKit's plugin and the class in it.
 
-    `base` names the variable that holds the address of its API, for a proxy of one's own, and `path` is what the plugin
-    wants behind it. Without `base` the provider's own library reads such a variable by itself.
+    `base` names the variable with the address of its API, for a gateway; the plugin needs `path` after it. Without
+    `base` the provider's own library reads such a variable.
     """
 
     key: str
@@ -22,7 +22,7 @@ class Provider:
     path: str = ""
 
     def load(self) -> ModuleType:
-        """Import the plugin. Raises ModuleNotFoundError with the mend when the extra is not installed."""
+        """Import the plugin. Raises ModuleNotFoundError with the fix if the extra is not installed."""
         try:
             return importlib.import_module(f"livekit.plugins.{self.plugin}")
         except ModuleNotFoundError:
@@ -32,10 +32,10 @@ class Provider:
             ) from None
 
     def make(self) -> Any:
-        """Make one of it, with the plugin's own defaults."""
-        given = os.environ.get(self.base, "") if self.base else ""
-        where = {"base_url": given.rstrip("/") + self.path} if given else {}
-        return getattr(self.load(), self.kind)(**where)
+        """Create it with the plugin's own defaults."""
+        address = os.environ.get(self.base, "") if self.base else ""
+        options = {"base_url": address.rstrip("/") + self.path} if address else {}
+        return getattr(self.load(), self.kind)(**options)
 
 
 #: The first whose key is set is used.
@@ -57,5 +57,5 @@ TTS_PROVIDERS = (
 
 
 def chosen(providers: tuple[Provider, ...]) -> Provider | None:
-    """Return the provider whose key is set, None for offline."""
+    """Return the first provider whose key is set; None for offline."""
     return next((provider for provider in providers if os.environ.get(provider.key)), None)

@@ -1,23 +1,22 @@
-"""Runs one agent: says it is warm, waits for its session, joins the room, tells who is there, leaves.
+"""Runs one agent: reports that it is warm, waits for its session, joins the room, reports who is there, leaves.
 
 States: starting → ready → (assigned) joining → in the room → leaving → exit 0. Messages in the inbox:
 `assign {sessionId, room, token, userId, metadata, takeovers, conversation}` once, `goodbye {seconds}`, and
 `stop {reason}` at any time; SIGTERM means stop.
-Failure cases: Redis silent → goes on, tries again; its record is gone from Redis → registers again; room cannot be
-joined → tries until it is told to stop; the room is lost or the entrypoint raises → another agent takes over, and so
-when the heartbeat, the inbox or anything else that runs beside the call has ended; the event loop is blocked → it does
-not beat, and its silence is noticed in Redis; another one has taken over already → leaves without a word. How long a
-user may stay away is not decided here.
+Failure cases: Redis does not answer → goes on and tries again; its record is gone from Redis → registers again; the
+room cannot be joined → tries until it is told to stop; the room is lost, the entrypoint raises, or a task beside the
+call (heartbeat, inbox, …) ends → another agent takes over; the event loop is blocked → there is no heartbeat, and Redis
+notices; another agent has taken over already → leaves without a report. This module does not decide how long a user may
+stay away.
 
-`python -m agents.runtime` starts it by exec; the agent host forks into `main` instead. Your own program may call
-`run(entrypoint)` for the same contract. A process that was an agent ends without the interpreter's exit: native
-libraries abort or hang in theirs.
+`python -m agents.runtime` starts an agent by exec; the agent host forks into `main` instead. Your own program may call
+`run(entrypoint)` for the same contract. An agent's process ends without the interpreter's exit handlers, in which
+native libraries abort or hang.
 """
 
 import asyncio
 import contextlib
 import importlib
-import inspect
 import json
 import logging
 import os
@@ -27,33 +26,29 @@ from dataclasses import asdict
 from types import ModuleType
 from typing import Any, NoReturn
 
-from livekit import rtc
 from livekit.rtc._ffi_client import FfiClient
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from agents import contract, incoming, node_shutdown
-from agents.context import AgentContext, Goodbye, Turn
+from agents import contract, node_shutdown
+from agents.context import AgentContext
 from agents.contract import Entrypoint
 from agents.process import end_after, lineage, log_to_stderr
-from agents.reports import Reports
-from agents.watched import Watched
+from agents.served_session import LEAVE_SECONDS, ServedSession
+from agents.watched_tasks import WatchedTasks
 from orchestrator import faults
 from orchestrator.config.load import load
 from orchestrator.config.node import NodeSettings
 from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
-from orchestrator.livekit.refusals import Refusal
 from orchestrator.store.agent_link import TURNS, AgentLink
 from orchestrator.store.loader import sources
 
 log = logging.getLogger("agent.runtime")
 
-#: Seconds that saying goodbye to LiveKit and Redis may take.
-LEAVE_SECONDS = 1.0
-#: Seconds after which a warm agent that beats and cannot read its inbox goes: it would not hear its assignment.
-DEAF_SECONDS = 8.0
+#: A warm agent leaves if it cannot read its inbox for this long while its heartbeats arrive: it would miss its
+#: assignment.
+INBOX_SECONDS = 8.0
 
 _preloaded: ModuleType | None = None
-#: As the node has set them: a module may set REDIS_URL, or read a .env of its own, for itself.
+#: The node's settings, read before the module is imported: a module may set REDIS_URL or read a .env of its own.
 _settings: NodeSettings | None = None
 
 
@@ -75,7 +70,7 @@ def main(agent_id: str | None = None) -> None:
 
 
 def run(entrypoint: Entrypoint, agent_id: str | None = None) -> NoReturn:
-    """Run one agent with the given entrypoint, and end the process: with 0 after its session, with 1 when it failed."""
+    """Run one agent with the given entrypoint, and exit: with 0 after its session, with 1 if it failed."""
     end_after(lambda: _live(entrypoint, agent_id or os.environ["AGENT_ID"], None))
 
 
@@ -89,36 +84,35 @@ def _live(entrypoint: Entrypoint, agent_id: str, settings: NodeSettings | None) 
 
 
 class Runtime:
-    """One agent's life."""
+    """One agent, from its start to its exit."""
 
     def __init__(self, settings: NodeSettings, livekit_url: str, agent_id: str, entrypoint: Entrypoint) -> None:
         self._settings = settings
-        self._run_dir = settings.run_dir.absolute()  # an entrypoint may change its folder
+        self._run_dir = settings.run_dir.absolute()  # an entrypoint may change the working directory
         self._livekit_url = livekit_url
         self._entrypoint = entrypoint
         self._link = AgentLink(settings.redis, agent_id)
         self._stop: asyncio.Future[str]
         self._assigned: asyncio.Future[dict[str, Any]]
         self._goodbyes: asyncio.Queue[float] = asyncio.Queue()
-        self._tasks = Watched(self._broken)
-        self._fault = ""
-        self._deaf_since: float | None = None
-        self._context: AgentContext | None = None
-        self._reports: Reports | None = None
+        self._tasks = WatchedTasks(self._fail)
+        self._failure = ""
+        self._inbox_failed_at: float | None = None
+        self._served: ServedSession | None = None
 
     async def run(self) -> None:
-        """Live. Returns after the session, or when told to stop."""
+        """Run until the session is over, or until told to stop."""
         loop = asyncio.get_running_loop()
         self._stop, self._assigned = loop.create_future(), loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._request_stop, "the node is stopping")
-        _ = FfiClient.instance  # LiveKit's native part starts its threads now, not in the call
+        _ = FfiClient.instance  # starts the threads of LiveKit's native library now, not during the call
         faults.hit("agent.before_ready")
-        self._tasks.start("agent_error: the node's word is not heard any more", self._hear_the_node())
-        await self._say_ready()
-        # From the event loop: while it is blocked the agent is silent.
-        self._tasks.start("agent_error: the heartbeat has ended", self._beat())
-        self._tasks.start("agent_error: the inbox is not read any more", self._read_inbox())
+        self._tasks.start("agent_error: following the node's shutdown notice ended", self._follow_node())
+        await self._report_ready()
+        # Runs in the event loop: while that is blocked there is no heartbeat.
+        self._tasks.start("agent_error: the heartbeat ended", self._beat())
+        self._tasks.start("agent_error: reading the inbox ended", self._read_inbox())
         try:
             decided: list[asyncio.Future[Any]] = [self._stop, self._assigned]
             await asyncio.wait(decided, return_when=asyncio.FIRST_COMPLETED)
@@ -132,20 +126,22 @@ class Runtime:
                 async with asyncio.timeout(LEAVE_SECONDS):
                     await self._link.close()
 
-    async def _say_ready(self) -> None:
-        """Say that this agent is warm. Where Redis is away, that is no fault of the agent: it waits, until its boot has
-        taken too long or it is told to stop."""
-        unsaid = False
+    async def _report_ready(self) -> None:
+        """Report that this agent is warm.
+
+        If Redis does not answer, the agent waits, until its boot has taken too long or it is told to stop.
+        """
+        unanswered = False
         while not self._stop.done():
             try:
                 await self._link.ready(*lineage())
             except IllegalMove:
-                if not unsaid:
+                if not unanswered:
                     raise
-                return  # said already, though no answer came; or given up, which the heartbeat finds out
+                return  # the first report arrived without an answer; or the agent was given up: see the heartbeat
             except StoreUnavailable as failure:
-                unsaid = True
-                log.warning("warm, and not said so yet: %s", failure.detail)
+                unanswered = True
+                log.warning("warm, but not reported yet: %s", failure.detail)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.heartbeat_seconds / 5):
                         await asyncio.shield(self._stop)
@@ -157,24 +153,27 @@ class Runtime:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._link.leave(reason)
         except (OrchestratorError, TimeoutError) as failure:
-            log.warning("not said that it goes: %r", failure)
+            log.warning("could not report that it leaves: %r", failure)
 
     def _request_stop(self, reason: str) -> None:
         if not self._stop.done():
             self._stop.set_result(reason)
 
-    async def _hear_the_node(self) -> None:
+    async def _follow_node(self) -> None:
         def leave_warm(reason: str) -> None:
             if not self._assigned.done():
                 self._request_stop(reason)
 
-        await node_shutdown.follow(self._run_dir, lambda: self._context, leave_warm, self._goodbyes.put_nowait)
+        def context() -> AgentContext | None:
+            return self._served.context if self._served else None
 
-    def _broken(self, cause: str) -> None:
-        """Go: this process lives, and serves no more."""
-        self._fault = self._fault or cause
-        if self._context:
-            self._context.hand_over(cause)
+        await node_shutdown.follow(self._run_dir, context, leave_warm, self._goodbyes.put_nowait)
+
+    def _fail(self, cause: str) -> None:
+        """Leave: this process runs but can serve no session."""
+        self._failure = self._failure or cause
+        if self._served:
+            self._served.context.hand_over(cause)
         else:
             self._request_stop(cause)
 
@@ -183,37 +182,40 @@ class Runtime:
             try:
                 state = await self._link.beat()
                 if not state:
+                    # guard: register-again
                     state = await self._register()
                 if state in {"", "stopping", "exited"}:
-                    self._disowned()
-                deaf = self._deaf_since is not None and time.monotonic() - self._deaf_since > DEAF_SECONDS
-                if deaf and not self._assigned.done():
-                    self._broken("agent_error: the inbox cannot be read, though Redis answers")
+                    self._given_up()
+                failed_at = self._inbox_failed_at
+                no_inbox = failed_at is not None and time.monotonic() - failed_at > INBOX_SECONDS
+                # guard: deaf-agent
+                if no_inbox and not self._assigned.done():
+                    self._fail("agent_error: the inbox cannot be read, though Redis answers")
             except OrchestratorError as failure:
-                self._deaf_since = None  # it is Redis that is away
+                self._inbox_failed_at = None  # Redis itself does not answer
                 log.warning("no heartbeat: %s", failure.detail)
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
     async def _register(self) -> str:
         pid, *ancestors = lineage()
         log.warning("Redis has no record of this agent or its session: registers again")
-        told: dict[str, Any] = {}
+        session: dict[str, Any] = {}
         if self._assigned.done():
             message = self._assigned.result()
             payload = {name: message[name] for name in ("type", "room", "token", "userId", "metadata")}
-            turns = self._context.conversation if self._context else []
-            active_at = self._reports.active_at if self._reports else None
-            told = {
+            turns = self._served.context.conversation if self._served else []
+            active_at = self._served.reports.active_at if self._served else None
+            session = {
                 "id": message["sessionId"], "userId": message["userId"], "roomName": message["room"],
                 "createdAt": message["createdAt"], "activeAt": active_at, "payload": json.dumps(payload),
                 "conversation": [json.dumps(asdict(turn)) for turn in turns[-TURNS:]],
             }  # fmt: skip
-        return await self._link.register(pid, self._settings.node_id, told, *ancestors)
+        return await self._link.register(pid, self._settings.node_id, session, *ancestors)
 
-    def _disowned(self) -> None:
-        """Go: the store has given up this agent, and its session, if any, is over or another agent's."""
-        if self._context:
-            self._context.give_up("the store has given this agent up")
+    def _given_up(self) -> None:
+        """Leave: the store has given up this agent, and its session, if any, is over or belongs to another agent."""
+        if self._served:
+            self._served.context.give_up("the store has given this agent up")
         else:
             self._request_stop("the store has given this agent up")
 
@@ -222,15 +224,15 @@ class Runtime:
             try:
                 message = await self._link.next_message()
             except OrchestratorError as failure:
-                log.warning("inbox not readable: %s", failure.detail)
-                self._deaf_since = self._deaf_since or time.monotonic()
+                log.warning("the inbox cannot be read: %s", failure.detail)
+                self._inbox_failed_at = self._inbox_failed_at or time.monotonic()
                 await asyncio.sleep(self._settings.heartbeat_seconds / 5)
                 continue
-            self._deaf_since = None
+            self._inbox_failed_at = None
             if message is not None:
-                self._obey(message)
+                self._handle(message)
 
-    def _obey(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: dict[str, Any]) -> None:
         match message:
             case {"type": "stop", "reason": str() as reason}:
                 self._request_stop(reason)
@@ -239,102 +241,20 @@ class Runtime:
             case {"type": "assign"} if not self._assigned.done():
                 self._assigned.set_result(message)
             case _:
-                log.warning("a message in the inbox is left aside: nobody knows it, or an assignment has come before")
-
-    # The session
+                log.warning("ignored a message in the inbox: it is unknown, or a second assignment")
 
     async def _serve(self, assignment: dict[str, Any]) -> None:
-        room = rtc.Room()
-        context = self._context = AgentContext(
-            session_id=assignment["sessionId"],
-            user_id=assignment["userId"],
-            metadata=assignment["metadata"],
-            room=room,
-            url=self._livekit_url,
-            token=assignment["token"],
-            takeovers=assignment["takeovers"],
-            conversation=[Turn(**turn) for turn in assignment["conversation"]],
-        )
-        reports = self._reports = Reports(self._link, context, self._settings.heartbeat_seconds / 5)
-        if self._fault:
-            context.hand_over(self._fault)
-        self._stop.add_done_callback(lambda stop: context.stop(stop.result()))
-        incoming.watch(context, self._settings.agent_data_mb)
-        faults.hit("agent.before_join")
-        tasks = Watched(context.hand_over)
-        tasks.start("join_failed", self._join(context, assignment, reports, tasks), ends=True)
-        outcome, reason = await context.leaving
-        context.log.info("leaves: %s", reason)
-        tasks.cancel()
-        # Recorded first, or another agent would take the call over. Where Redis is away nobody does, and the user is
-        # let go all the same.
-        ending = asyncio.create_task(reports.end(outcome, reason))
-        await asyncio.wait([ending], timeout=LEAVE_SECONDS)
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(LEAVE_SECONDS):
-                await tasks.ended()
-                await room.disconnect()
-        await ending
-
-    async def _join(self, context: AgentContext, assignment: dict[str, Any], reports: Reports, tasks: Watched) -> None:
-        await self._connect(context, assignment, reports)
-        context.look()
-        context.log.info("joined %s", assignment["room"])
-        tasks.start("agent_error: the user's presence is not told any more", reports.presence())
-        tasks.start("agent_error: the first sound is not told", reports.audio(), ends=True)
-        tasks.start("agent_error: turns are not kept any more", reports.turns())
-        tasks.start("agent_error: goodbye cannot be said", self._say_goodbye(context), ends=True)
-        # It may end: the session goes on until somebody leaves it.
-        tasks.start("agent_error", self._enter(context), ends=True)
-
-    async def _connect(self, context: AgentContext, assignment: dict[str, Any], reports: Reports) -> None:
-        """Join the room. LiveKit may be away for a while: tries until the store gives this agent up. What LiveKit would
-        refuse any agent ends the session."""
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(rtc.ConnectError),
-            wait=wait_exponential_jitter(initial=0.2, max=3),
-            before_sleep=lambda state: context.log.warning(
-                "not in the room yet (attempt %d): %s",
-                state.attempt_number,
-                state.outcome and state.outcome.exception(),
-            ),
-        ):
-            with attempt:
-                try:
-                    await context.room.connect(self._livekit_url, assignment["token"], incoming.OPTIONS)
-                except rtc.ConnectError as failure:
-                    await self._refused(context, reports, Refusal.read(failure))
-                    raise
-
-    async def _refused(self, context: AgentContext, reports: Reports, refusal: Refusal | None) -> None:
-        if refusal is None:
-            return
-        if refusal.no_room:
-            await reports.say(lambda: self._link.no_room(refusal.words))
-        elif refusal.permanent:
-            context.leave(f"join_refused: LiveKit refuses the agent: {refusal.words}", failed=True)
-
-    async def _enter(self, context: AgentContext) -> None:
-        await self._entrypoint(context)
-
-    async def _say_goodbye(self, context: AgentContext) -> None:
-        """Have the agent tell its user that the node must stop; then leave. Where it has nothing to say, go on."""
-        seconds = await self._goodbyes.get()
-        context.log.info("the node is stopping: %g s are left", seconds)
-        while not context.goodbyes:
-            seconds = await self._goodbyes.get()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await asyncio.gather(*map(_say_one, context.goodbyes), return_exceptions=True)
-        context.leave("the node is stopping")
-
-
-async def _say_one(say: Goodbye) -> None:
-    said = say()
-    if inspect.isawaitable(said):
-        await said
+        served = self._served = ServedSession(
+            self._settings, self._livekit_url, self._link, self._entrypoint,
+            assignment=assignment, goodbyes=self._goodbyes,
+        )  # fmt: skip
+        if self._failure:
+            served.context.hand_over(self._failure)
+        # guard: stop-hands-over
+        self._stop.add_done_callback(lambda stop: served.context.stop(stop.result()))
+        await served.run()
 
 
 if __name__ == "__main__":
-    # The module as others import it: this one is called __main__, and would be a second copy.
+    # Not this module's own `main`: as __main__ it is a second copy of what others import.
     end_after(lambda: importlib.import_module("agents.runtime").main())

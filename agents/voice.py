@@ -1,4 +1,4 @@
-"""A voice agent on LiveKit Agents: hosted providers where their keys are set, offline speech where not."""
+"""A voice agent on LiveKit Agents, with hosted providers whose keys are set and offline speech for the rest."""
 
 import importlib
 import os
@@ -28,14 +28,14 @@ INSTRUCTIONS = (
     "You are a friendly voice agent on a call. Answer in one or two short spoken sentences, without markup. "
     "When the user says goodbye, call hang_up."
 )
-#: Seconds that the user has to be silent before the agent answers.
+#: Seconds of silence after which the agent answers.
 ENDPOINTING = 0.4
-#: A provider that hangs costs a turn some 13 s; then the user is asked to say it again.
+#: With these a provider that hangs costs a turn some 13 s; then the user is asked to repeat it.
 PATIENCE = APIConnectOptions(max_retry=2, retry_interval=0.5, timeout=4.0)
 
 
 def prewarm() -> None:
-    """Load what every call needs, once, before the agents are forked. What is hosted needs nothing offline."""
+    """Load what every call needs, once, before agents are forked. Hosted parts need no offline models."""
     for providers in (STT_PROVIDERS, LLM_PROVIDERS, TTS_PROVIDERS):
         if provider := chosen(providers):
             provider.load()
@@ -44,10 +44,11 @@ def prewarm() -> None:
 
 
 def _offline_speech(*, hear: bool, speak: bool) -> None:
-    """Load what is wanted of it. Raises ModuleNotFoundError with the mend where that is not installed."""
+    """Load the given parts. Raises ModuleNotFoundError with the fix if they are not installed."""
+    # guard: offline-only-where-used
     if not (hear or speak):
         return
-    from agents.offline import plugins, speech  # noqa: F401, PLC0415 - only where they are used
+    from agents.offline import plugins, speech  # noqa: F401, PLC0415 - only if they are used
 
     try:
         speech.warm_up(hear=hear, speak=speak)
@@ -94,8 +95,8 @@ async def entrypoint(ctx: AgentContext) -> None:
                 "interruption": {"mode": "vad"},
                 "preemptive_generation": {"enabled": False},
             },
-            # The agent's last words are still on their way when it has said them; a second is short enough for those
-            # that a broken pipeline is left with.
+            # The transcript of the agent's last words is still in transit when it has said them. A broken pipeline has
+            # little time left, so the limit is short.
             session_close_transcript_timeout=1.0,
             conn_options=SessionConnectOptions(
                 stt_conn_options=PATIENCE, llm_conn_options=PATIENCE, tts_conn_options=PATIENCE
@@ -104,9 +105,11 @@ async def entrypoint(ctx: AgentContext) -> None:
         _keep_turns(ctx, session)
         pipeline = Pipeline(ctx, session, text_to_speech)
         try:
-            # The user may come back after a lost connection: the runtime decides when they are gone.
-            # The session's own door shows instructions, tools and the whole conversation to whoever is in the room.
+            # The user may come back after a lost connection: the runtime decides when they are gone. LiveKit's session
+            # host would show instructions, tools and the whole conversation to everybody in the room.
+            # guard: typed-words
             options = RoomOptions(close_on_disconnect=False, text_input=_text_input())
+            # guard: session-host
             await session.start(VoiceAgent(ctx), room=ctx.room, room_options=options, session_host=False)
             await ctx.wait_for_user()
             if not chosen(LLM_PROVIDERS):
@@ -123,7 +126,7 @@ async def entrypoint(ctx: AgentContext) -> None:
 
 
 def _parts(conversation: Conversation) -> tuple[stt.STT[Any], llm.LLM[Any], tts.TTS[Any]]:
-    """Make the three parts. What is offline is imported where it is chosen: the image may be without it."""
+    """Create the three parts. Offline parts are imported only if chosen: an image may not have them."""
     listen, think, talk = (chosen(group) for group in (STT_PROVIDERS, LLM_PROVIDERS, TTS_PROVIDERS))
     return (
         listen.make() if listen else _offline("plugins").OfflineSTT(),
@@ -137,7 +140,7 @@ def _offline(module: str) -> Any:
 
 
 def _text_input() -> TextInputOptions | bool:
-    """Return how typed words are taken: not at all, unless VOICE_TEXT_INPUT says so, and never endlessly many."""
+    """Return how typed words are handled: ignored, unless VOICE_TEXT_INPUT is set, and cut to a maximum length."""
     if os.environ.get("VOICE_TEXT_INPUT", "").lower() not in {"1", "true", "yes", "on"}:
         return False
 
@@ -158,7 +161,7 @@ def _keep_turns(ctx: AgentContext, session: "AgentSession[None]") -> None:
     def keep(event: Any) -> None:
         if event.item.type == "message":
             text = event.item.text_content or ""
-            # What people say is theirs: the log says that they spoke, not what.
+            # What people say is private: the log contains only its length.
             ctx.log.info("%s spoke, %d characters", event.item.role, len(text))
             ctx.remember("user" if event.item.role == "user" else "agent", text)
 

@@ -1,9 +1,9 @@
-"""Every error the orchestrator raises on purpose. The docstring is the message when none is given."""
+"""All errors that the orchestrator raises on purpose. An error without a message has its docstring as the message."""
 
 from http import HTTPStatus
 
-#: Exit code of a program that can never run as it is set up (EX_CONFIG of sysexits.h): starting it again is no use.
-#: Whatever else a program ends with, it is started again, without end once it has run.
+#: Exit code of a program that can never run with its settings (EX_CONFIG of sysexits.h): it is not started again. After
+#: any other exit code a program that has run is always started again.
 CANNOT_RUN = 78
 
 
@@ -12,8 +12,8 @@ class OrchestratorError(Exception):
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     code = "internal_error"
-    #: Whether `detail` speaks of the request alone, in words of ours: then whoever sent it reads it. Any other is the
-    #: operator's, and callers are told the sentence that caller_words.py has for the code.
+    #: Whether `detail` concerns only the request, in our own words, so that its sender may read it. Any other detail is
+    #: for the operator; callers get the sentence of the code instead.
     about_request = False
 
     def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:

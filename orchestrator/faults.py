@@ -14,6 +14,7 @@ from orchestrator.errors import OrchestratorError
 
 #: Every point, and what happens there.
 POINTS: dict[str, str] = {
+    # guard: fault-points
     "host.after_fork": "the agent host has started an agent process and has not yet registered it",
     "worker.after_claim": "the Celery worker has claimed an agent for its node and has not yet had it started",
     "worker.after_spawn": "an agent process runs, and the Celery worker has not yet written its pid to Redis",

@@ -1,7 +1,7 @@
-"""One way of logging for all of the orchestrator's programs: a static message and its facts, as text or as JSON.
+"""The log of the orchestrator's programs: a static message with its facts, as text or as JSON.
 
-What belongs to a request or a task (`begin`, `note`) stands on every line that is written on its behalf: in the api,
-and in the Celery worker, since the id of a request travels with the tasks it queues.
+The facts of a request or a task (`begin`, `note`) are added to every line that is logged while it is served: in the
+api, and in the Celery worker, because a request's id travels with the tasks that it queues.
 """
 
 import contextlib
@@ -16,37 +16,37 @@ from typing import Any, Literal, TextIO
 from orchestrator.machine.printable import one_line
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "data", "color_message"}
-#: Characters of one fact that are kept.
+#: Characters of one fact that are logged.
 _FACT = 300
 
-#: Facts of the request or task that is being served; None outside of any.
+#: Facts of the current request or task; None outside of any.
 _facts: ContextVar[dict[str, str] | None] = ContextVar("facts", default=None)
 
 
 def begin(**facts: str) -> dict[str, str]:
-    """Begin to serve a request or a task; returns its facts, to which `note` adds."""
+    """Start the facts of a request or a task, and return them. `note` adds to them."""
     _facts.set(facts)
     return facts
 
 
 def note(**facts: str) -> None:
-    """Say more about the request or task that is being served."""
-    if (known := _facts.get()) is not None:
-        known.update(facts)
+    """Add facts to the current request or task."""
+    if (current := _facts.get()) is not None:
+        current.update(facts)
 
 
 def end() -> None:
-    """What is logged from now on belongs to no request or task."""
+    """End the facts of the current request or task."""
     _facts.set(None)
 
 
 def request_id() -> str:
-    """Return the id of the request on whose behalf this runs, '' outside of any."""
+    """Return the id of the current request; '' outside of any."""
     return (_facts.get() or {}).get("request_id", "")
 
 
 class TextFormatter(logging.Formatter):
-    """Puts the facts behind the message. One record is one line; what follows (a traceback) is indented."""
+    """Appends the facts to the message. One record is one line; the lines of a traceback follow, indented."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -68,36 +68,36 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         facts = {name: value if _plain(value) else str(value)[:_FACT] for name, value in _all_facts(record).items()}
-        told = facts | {
+        fields = facts | {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
-        return json.dumps(told)  # non-ASCII is escaped, line ends of every kind with it
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)  # escapes all but ASCII, so that no character ends the line
 
 
 class Lossy:
-    """A stream whose file may be on a full disk: what cannot be written is lost, and whoever prints is not ended."""
+    """A stream that drops what it cannot write, for example to a full disk, instead of raising."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write, or lose it."""
+        """Write a text, or drop it."""
         with contextlib.suppress(OSError):
             self._stream.write(text)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write each line, or lose it."""
+        """Write each line, or drop it."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Write what is buffered, or lose it."""
+        """Write the buffer, or drop it."""
         with contextlib.suppress(OSError):
             self._stream.flush()
 
@@ -105,8 +105,8 @@ class Lossy:
         return getattr(self._stream, name)
 
 
-def lose_what_is_refused() -> None:
-    """Have `print` and the log in this process never fail."""
+def never_fail_to_print() -> None:
+    """Make `print` and the log in this process drop what cannot be written."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, Lossy):
@@ -124,7 +124,7 @@ def configure_logging(style: Literal["text", "json"] = "text") -> None:
     for own in ("uvicorn", "uvicorn.error"):  # uvicorn has handlers of its own
         logging.getLogger(own).handlers.clear()
         logging.getLogger(own).propagate = True
-    # Its line per request would be the second one, and has the query in it.
+    # Our own line per request replaces it; uvicorn's contains the query.
     logging.getLogger("uvicorn.access").disabled = True
     for noisy in ("httpx", "httpcore", "celery.redirected", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""The records that are passed between rooms: sessions, agents, nodes. No I/O."""
+"""The records of sessions and agents, and their ids. No I/O."""
 
 import secrets
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from pydantic import StringConstraints
 from orchestrator.states import LIVE_SESSION_STATES, AgentState, SessionState
 
 ID_PATTERN = r"^(prewarm|session)_[0-9a-f]{32}$"
-#: The rooms that we name: nobody else is in them but the user and the agent.
+#: The rooms that we name. Only the user and the agent are in them.
 ROOM_PATTERN = r"room_[0-9a-f]{32}"
 SessionId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
-#: Users for whom LiveKit's jobs stand: of a room that we name its user, of any other the room. No caller may be one.
+#: User ids of sessions that a LiveKit job requested: made from the room. No caller may use one.
 JOB_USERS = r"(room:|room-sha256:|user-[0-9a-f]{32}$)"
 
 
@@ -43,12 +43,12 @@ class Session:
     created_at: float
     prewarmed: bool = False
     agent_id: str | None = None
-    agent_ids: tuple[str, ...] = ()  #: every agent that was ever bound to it, the newest last
+    agent_ids: tuple[str, ...] = ()  #: all agents that were ever bound to it, the newest last
     agent_pid: int | None = None
     node: str | None = None
     reason: str | None = None
     ready_at: float | None = None
-    joined_at: float | None = None  #: the agent was in the room
+    joined_at: float | None = None  #: the agent joined the room
     active_at: float | None = None  #: user and agent were both in the room
     ended_at: float | None = None
     task_id: str | None = None
@@ -56,20 +56,20 @@ class Session:
     takeovers: int = 0  #: how often an agent was replaced in the call
     cause: str | None = None  #: why the last agent was replaced
     first_audio_at: float | None = None  #: the agent's first sound
-    client: str | None = None  #: the address that asked for it
-    via: str | None = None  #: `dispatch`: LiveKit asked for it, and not a client of the API
-    job_id: str | None = None  #: LiveKit's job, and the dispatch that it is of
+    client: str | None = None  #: the address that requested it
+    via: str | None = None  #: `dispatch`: LiveKit requested it, not a client of the API
+    job_id: str | None = None  #: LiveKit's job, and the dispatch of the job
     dispatch_id: str | None = None
     door: str | None = None  #: the node whose door the job came by
 
     @property
     def printed_by(self) -> tuple[str, ...]:
-        """Whose logs are its: one that never got an agent has the one that was started for it."""
+        """Ids of the agents whose logs belong to it. One that got no agent has the one that was started for it."""
         return self.agent_ids or (self.id,)
 
     @property
     def live(self) -> bool:
-        """Whether the session is not over."""
+        """Whether the session has not ended."""
         return self.status in LIVE_SESSION_STATES
 
     @property
@@ -121,7 +121,7 @@ class Agent:
     start_ticks: int | None = None
     boot_id: str | None = None
     session_id: str | None = None
-    spawned_at: float | None = None  #: a node has taken it on
+    spawned_at: float | None = None  #: a node claimed its boot
     ready_at: float | None = None
     last_beat: float | None = None
     stopping_at: float | None = None

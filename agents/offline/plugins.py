@@ -1,4 +1,4 @@
-"""The offline speech as LiveKit Agents plugins."""
+"""Offline speech as plugins of LiveKit Agents."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""A small, honest conversation without a language model: it says what it can do, and does that."""
+"""A small conversation without a language model."""
 
 import re
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ class Conversation:
     name: str | None = None
     turns: int = 0
     last_answer: str = ""
-    over: bool = field(default=False)  #: the user said goodbye; hang up after the answer
+    over: bool = field(default=False)  #: the user said goodbye: hang up after the answer
 
     def resume(self, turns: Iterable[tuple[str, str]]) -> None:
         """Take over a conversation: `turns` are (`user` or `agent`, what they said), oldest first."""

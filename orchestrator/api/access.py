@@ -82,6 +82,7 @@ class Access:
         digest = _digest(secret)
         # Every key is compared, so the time that it takes reveals nothing.
         admin, *keys = [hmac.compare_digest(digest, known) for known in (self._admin, *self._keys)]
+        # guard: guessed-secret
         if secret and not secret.startswith(_SECRET_PREFIX):
             self._count(request, good=admin or any(keys))
         if admin:
@@ -122,6 +123,7 @@ class Access:
             raise TooManyAttempts(retry_after=wait)
 
     def _check_host(self, request: Request) -> None:
+        # guard: loopback-only
         if not (self._loopback_only or self._hosts):
             return
         name = _host_name(request)
@@ -131,6 +133,7 @@ class Access:
         raise InvalidHost(detail + (", or set API_KEYS." if self._loopback_only else "."))
 
     def _is_secret_of(self, secret: str, session_id: str) -> bool:
+        # guard: client-secret-session
         return hmac.compare_digest(_digest(secret), _digest(self.client_secret(session_id)))
 
     def may_see(self, caller: Caller, session_id: str) -> bool:

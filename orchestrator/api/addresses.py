@@ -23,6 +23,7 @@ def client_address(request: Request, trusted: str) -> Address:
 
     Headers count only from a proxy that TRUSTED_PROXY names: any other client could choose its address with them.
     """
+    # guard: peer-address
     peer = request.client.host if request.client else ""
     forwarded = _forwarded(request, peer, trusted) if trusted else None
     return _counted(forwarded or _parsed(peer))

@@ -19,6 +19,7 @@ from orchestrator.api.status import LINES, SEATED, Place, streaming
 from orchestrator.errors import NotFound, StoreUnavailable
 from orchestrator.models import Agent
 
+# guard: agent-log-for-admin
 router = APIRouter(prefix="/api", tags=["admin"], route_class=gated(administrator), responses=PROBLEM_RESPONSES)
 
 

@@ -84,12 +84,12 @@ def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
 
 def create(settings: Settings | None = None) -> FastAPI:
     """Return the application. Raises `Preflight` when a setting it needs is missing or wrong."""
-    found = settings or Settings.load()
-    configure_logging(found.log_format)
+    settings = settings or Settings.load()
+    configure_logging(settings.log_format)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with serving(found, app), dispatching(app.state.services):
+        async with serving(settings, app), dispatching(app.state.services):
             yield
 
     app = FastAPI(
@@ -100,15 +100,17 @@ def create(settings: Settings | None = None) -> FastAPI:
         docs_url=None,  # FastAPI's pages load foreign scripts, which could read the admin token of this origin
         redoc_url=None,
         # A redirect would use the Host header as it was sent, and http where a proxy has TLS.
+        # guard: no-redirect
         redirect_slashes=False,
     )
     app.state.over_limit = {}
     problems.install(app)
+    # guard: webhook-bytes
     app.add_middleware(problems.BodyLimit, limit=BODY_BYTES, larger={WEBHOOK_PATH: webhook.BODY_BYTES})
     # Outside everything that may refuse a request, so that a page can read the error.
-    app.add_middleware(CORSMiddleware, **allowed_pages(found))
-    if found.root_path:
-        app.add_middleware(Below, root=found.root_path)
+    app.add_middleware(CORSMiddleware, **allowed_pages(settings))
+    if settings.root_path:
+        app.add_middleware(Below, root=settings.root_path)
     app.add_middleware(RequestLog)
     app.include_router(sessions.starting)
     for part in (sessions, events, token, admin, agents, health, reasons, webhook, metrics):
@@ -117,5 +119,5 @@ def create(settings: Settings | None = None) -> FastAPI:
     status_page.install(app)
     docs_page.install(app)
     app.openapi = _documented(app)  # type: ignore[method-assign]
-    frontend.install(app, found)
+    frontend.install(app, settings)
     return app

@@ -42,6 +42,7 @@ class Attempts:
         if now >= seen.began + WINDOW_SECONDS:
             seen.began, seen.wrong = now, 0
         trusted = now < seen.good_until
+        # guard: wrong-secrets
         if not trusted and seen.wrong >= MOST:
             return seen.began + WINDOW_SECONDS - now
         if good:

@@ -21,6 +21,7 @@ class Below:
                 path, raw = path + "/", raw + b"/"
             elif not path.startswith(f"{self._root}/"):
                 path, raw = self._root + path, self._root.encode() + raw
+            # guard: path-below
             scope.update(path=path, raw_path=raw, root_path=self._root)
         await self._app(scope, receive, send)
 

@@ -16,12 +16,12 @@ _EVENT = frozenset({"id", "at", "state", "phase", "position", "agentId", "event"
 
 def event(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return an event of a session as callers get it."""
-    told = {name: value for name, value in fields.items() if name in _EVENT}
+    visible = {name: value for name, value in fields.items() if name in _EVENT}
     if "reason" in fields:
-        told["reason"] = caller_words.reason(fields["reason"])
+        visible["reason"] = caller_words.reason(fields["reason"])
     if "cause" in fields:
-        told["cause"] = caller_words.cause(fields["cause"])
-    return told
+        visible["cause"] = caller_words.cause(fields["cause"])
+    return visible
 
 
 def session(reply: SessionReply) -> SessionReply:
@@ -29,7 +29,7 @@ def session(reply: SessionReply) -> SessionReply:
     agents = reply.agents and [
         agent.model_copy(update={"cause": agent.cause and caller_words.cause(agent.cause)}) for agent in reply.agents
     ]
-    events = reply.events and [Event.model_validate(event(found.model_dump())) for found in reply.events]
+    events = reply.events and [Event.model_validate(event(each.model_dump())) for each in reply.events]
     return reply.model_copy(
         update={
             "reason": reply.reason and caller_words.reason(reply.reason),
@@ -66,7 +66,7 @@ def health(reply: HealthReply) -> HealthReply:
 
 def _warnings(reply: HealthReply) -> Iterator[str]:
     """Yield the codes of what is wrong, from the typed fields; the operator's warnings are not parsed."""
-    found = {
+    wrong = {
         "store_unavailable": not reply.redis["ok"],
         "livekit_unavailable": not reply.livekit["ok"],
         "agents_do_not_boot": reply.breaker.state != "closed",
@@ -74,6 +74,6 @@ def _warnings(reply: HealthReply) -> Iterator[str]:
         "host_unavailable": any(not node.host for node in reply.nodes.values()),
         "draining": any(node.draining for node in reply.nodes.values()),
     }
-    yield from (code for code, wrong in found.items() if wrong)
-    if reply.warnings and not any(found.values()):
+    yield from (code for code, is_wrong in wrong.items() if is_wrong)
+    if reply.warnings and not any(wrong.values()):
         yield "other"

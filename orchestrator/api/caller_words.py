@@ -53,6 +53,7 @@ def reason(text: str) -> str:
         return text
     kind = text.partition(": ")[0]
     if kind in REASONS:
+        # guard: reason-code
         return f"{kind}: {REASONS[kind]}"
     return RENAMED.get(text.partition(" (")[0], OTHER)
 

@@ -73,6 +73,7 @@ class ChangeFeed:
                 last, sessions = await self._store.changes(last)
                 if sessions is not None:
                     self._wake(None, *sessions)
+            # guard: feed-survives
             except Exception as failure:  # the feed must outlast any failure
                 if task and task.cancelling():  # redis-py takes a cancellation for a lost connection
                     raise asyncio.CancelledError from failure

@@ -91,10 +91,12 @@ class Connections:
     def admit(self, new: Connection) -> bool:
         """Accept a new connection; False when it must be refused."""
         mine = self._of.get(new.peer, {})
+        # guard: connections-per-address
         if len(mine) >= self._per_address > 0 and not (self._exempt and self._exempt(new.host)):
             self.refusals.log("address", f"{new.peer} has {len(mine)} connections (CONNECTIONS_PER_ADDRESS)")
             if not self._close(next((each for each in mine if each in self._waiting), None)):
                 return False
+        # guard: connections
         if len(self._everyone) >= self._most:
             self.refusals.log(
                 "connections", f"{self._most} connections are open: the limit of open files allows no more"

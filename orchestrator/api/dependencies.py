@@ -81,6 +81,7 @@ async def visible_session(services: ServicesDep, caller: Caller, session_id: str
     if session is None:
         raise NotFound
     ended = session.ended_at if caller.role is Role.CLIENT else None
+    # guard: client-secret-expiry
     if ended is not None and await services.store.now() > ended + AFTERWARDS_SECONDS:
         raise NotFound
     return session

@@ -21,6 +21,7 @@ router = APIRouter(include_in_schema=False)
 @router.api_route("/docs", methods=["GET", "HEAD"])
 async def docs() -> FileResponse:
     """Return the page; it reads `openapi.json` beside it."""
+    # guard: docs-headers
     return FileResponse(WEB / "docs.html", headers=_HEADERS)
 
 

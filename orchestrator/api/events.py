@@ -72,6 +72,7 @@ async def events(
     if not session.live and not await services.store.events(session.id, after):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    # guard: caller-events
     view = dict if caller.role is Role.ADMIN else caller_view.event
     messages = _messages(services, session, after, changed, view)
     return StreamingResponse(messages, headers=headers, media_type="text/event-stream")

@@ -11,7 +11,7 @@ from orchestrator.api.sessions import moment
 #: Failures that are kept.
 FAILURES = 50
 
-#: How an agent's process ends when nobody has told it to.
+#: How an agent's process ends unexpectedly.
 _UNEXPECTED = re.compile(
     r"killed by signal|exited with code [1-9]|no heartbeat|process gone|private memory|pid belongs|found dead"
 )

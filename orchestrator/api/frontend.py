@@ -60,6 +60,7 @@ def _below(root: str, page: str) -> str:
 
     ROOT_PATH without a slash is the page too: a proxy that strips the path requests `/` in both cases.
     """
+    # guard: page-base
     return page.replace("<head>", f'<head>\n    <base href="{root}/" />', 1) if root else page
 
 

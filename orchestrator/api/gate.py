@@ -70,7 +70,9 @@ class Limit:
         services = request.app.state.services
         rate = self._rate(services.settings)
         with contextlib.suppress(StoreUnavailable):
-            wait = await services.store.limited(self._what, *_address(request), rate.amount, rate.get_expiry() * 1000)
+            wait = await services.store.take_rate_limit(
+                self._what, *_address(request), rate.amount, rate.get_expiry() * 1000
+            )
             if wait:
                 failure = self._over(wait)
                 self.remember(request, failure)
@@ -101,12 +103,14 @@ class Gated(APIRoute):
         with_body = self.body_field is not None
 
         async def handler(request: Request) -> Response:
+            # guard: credentials-before-body
             caller = request.state.caller = await check(request)
             limited = limit if caller and caller.role is Role.ANYBODY else None
             if limited:
                 await limited.refuse(request)
             try:
                 if with_body:
+                    # guard: body-depth
                     bound(await _body(request))
                 return await plain(request)
             except RequestValidationError:
@@ -134,6 +138,7 @@ def idempotency_key(request: Request, *, trusted: bool) -> str:
     if not key:
         return ""
     scope = _address(request).narrow if not trusted and len(key) < UNGUESSABLE else ""
+    # guard: key-scope
     return hashlib.sha256(f"{scope}\n{key}".encode()).hexdigest()
 
 

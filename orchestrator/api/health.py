@@ -24,7 +24,7 @@ from orchestrator.task_queue.app import WEDGED_SECONDS
 router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
 
-#: Seconds for which a lost registration with LiveKit is no trouble: it is made again soon after LiveKit's return.
+#: Seconds for which a lost registration with LiveKit is no warning: it is renewed soon after LiveKit's return.
 REGISTRATION_SECONDS = 10
 #: Calls in a row that lost a living agent, from which on it is a warning; the store sends its alert then too.
 FAILING_CALLS = 3
@@ -67,9 +67,11 @@ async def readyz(services: ServicesDep) -> Alive:
 @router.get("/api/health", summary="Get the health of the node")
 async def health(request: Request, services: ServicesDep) -> HealthReply:
     """Return counts, latencies and warnings. Only the operator gets the reasons and the nodes concerned."""
+    # guard: client-secret-routes
     caller = services.access.starter(request)
     try:
         reply = describe_health(services, await services.store.reading())
+        # guard: caller-health
         return reply if caller.role is Role.ADMIN else caller_view.health(reply)
     except StoreUnavailable as failure:
         # What is in Redis is unknown now; how this node's programs are doing is not.
@@ -153,6 +155,7 @@ def _settings_troubles(services: Services) -> Iterator[str]:
     """Yield the warnings about settings that do not fit this node's machine or its environment."""
     if not services.settings.redis.verify:
         yield sharing.UNVERIFIED
+    # guard: livekit-unreachable
     yield from reach.troubles(services.settings, os.environ)
     if kill := kill_window.warning(services.settings, os.environ):
         yield kill

@@ -1,7 +1,6 @@
 """Builds the services of the api when it starts, and closes them when it stops.
 
-A server that is told to stop waits for open connections; streams would never end by themselves, so they are closed
-first.
+A server that stops waits for open connections; streams never end by themselves, so they are closed first.
 """
 
 import asyncio
@@ -30,6 +29,7 @@ from orchestrator.store import Store
 from orchestrator.task_queue.app import Publisher
 
 #: Seconds that connecting to Redis, and one command, may each take: every request is answered within 2 s.
+# guard: redis-patience
 PATIENCE = 0.9
 
 
@@ -40,6 +40,7 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
         raise Preflight("the api needs LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET; `make up` sets them itself")
     if settings.admin_token is None:
         raise Preflight("the api needs ADMIN_TOKEN; `make up` generates one")
+    # guard: api-keys-missing
     if settings.access_trouble:
         raise Preflight(settings.access_trouble)
     access = Access(settings)
@@ -62,6 +63,7 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
                 settings, access, store, feed, assigner, minter, rooms, webhooks, publisher, threads, set()
             )
             listening = asyncio.create_task(feed.run(), name="change feed")
+            # guard: streams-stop
             with _on_stop_signal(feed.close):
                 yield
             feed.close()

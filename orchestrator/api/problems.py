@@ -58,6 +58,7 @@ def install(app: FastAPI) -> None:
         if not failure.about_request:
             level = logging.ERROR if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
             log.log(level, "request failed", extra={"path": request.url.path, "code": failure.code, "cause": detail})
+            # guard: error-detail
             detail = detail if _is_operator(request) else caller_words.problem(failure.code)
         answer = problem(request, failure.status, failure.code, detail, retry_after=failure.retry_after)
         if isinstance(failure, RateLimited):
@@ -69,13 +70,14 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, failure: RequestValidationError) -> JSONResponse:
-        found = failure.errors()
-        errors = [_message(row) for row in found[:ERRORS]]
+        rows = failure.errors()
+        # guard: error-count
+        errors = [_message(row) for row in rows[:ERRORS]]
         if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
             errors = [{"field": "body", "message": "send it as JSON, with the header Content-Type: application/json"}]
         detail = "; ".join(f"{row['field']}: {row['message']}" for row in errors)
-        if len(found) > len(errors) > 1:
-            detail += f"; and {len(found) - len(errors)} more"
+        if len(rows) > len(errors) > 1:
+            detail += f"; and {len(rows) - len(errors)} more"
         return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, "malformed_request", detail, errors=errors)
 
     @app.exception_handler(HTTPException)
@@ -92,6 +94,7 @@ def install(app: FastAPI) -> None:
     async def unknown(request: Request, failure: Exception) -> JSONResponse:
         log.exception("unexpected error", extra={"path": request.url.path})
         detail = f"An unexpected error, which is in the api's log: {failure!r}"
+        # guard: unexpected-error-detail
         detail = detail if _is_operator(request) else caller_words.problem("internal_error")
         return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
 

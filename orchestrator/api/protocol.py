@@ -103,6 +103,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if now - self._read_at > READ_SECONDS:
             self.bounds.refusals.log("slow reader", f"{self.peer} does not read its answer")
             self.abort()
+        # guard: request-seconds
         elif now > self._due:
             self._due = _NEVER
             self._late()
@@ -147,6 +148,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._expects is _Expects.BODY:
             if self._came > BODY_BYTES:
                 raise _Refused(*_BODY_TOO_LARGE)
+        # guard: header-bytes
         elif self._came > HEADER_BYTES:
             raise _Refused(*_HEADER_TOO_LARGE)
 

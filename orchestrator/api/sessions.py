@@ -3,7 +3,7 @@
 import asyncio
 import time
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -59,19 +59,18 @@ _WAITING_EXAMPLE = {
     "message": "An agent is being started. Poll /api/session/:id until it is ready.",
     "taskId": WAITING, "estimatedWait": "0.1s",
 }  # fmt: skip
+_WAITING: dict[str, Any] = {
+    "model": StartReply,
+    "description": "No warm agent: one is being started, or the session waits in line.",
+    "content": {"application/json": {"example": _WAITING_EXAMPLE}},
+}
 
 
 @starting.post(
     "/session/start",
     summary="Start a session",
     response_model=StartReply,
-    responses={
-        202: {
-            "model": StartReply,
-            "description": "No warm agent: one is being started, or the session waits in line.",
-            "content": {"application/json": {"example": _WAITING_EXAMPLE}},
-        }
-    },
+    responses={202: _WAITING},
 )
 async def start(body: StartRequest, request: Request) -> Response:
     """Take a warm agent for a user, or have one started, or queue the session. A user's live session is returned
@@ -94,6 +93,7 @@ async def start(body: StartRequest, request: Request) -> Response:
             body.user_id, body.metadata, address.narrow, address.wide, key, trusted, affinity=body.affinity == "node"
         )
     )
+    # guard: session-of-its-starter
     if started.existing:  # and any caller could have named its user
         started = await _own_session(services, caller, body.user_id, started)
     note(session_id=started.session_id)
@@ -165,6 +165,7 @@ async def get_session(session: SessionDep, services: ServicesDep, caller: Caller
         reply.client = None
         return caller_view.session(reply)
     reply.agents = [agent_record(agent) for agent in await services.store.agent_records(session.printed_by)]
+    # guard: caller-view
     if caller.role is not Role.ADMIN:
         return caller_view.session(reply)
     if not session.live:
@@ -206,6 +207,7 @@ _STOPPED = {
 async def stop(body: StopRequest, services: ServicesDep, caller: CallerDep) -> StopReply:
     """End a session: its agent leaves, its room is deleted. The reason says who stopped it. Idempotent."""
     await visible_session(services, caller, body.session_id)
+    # guard: stopped-by
     ended = await services.store.end_session(body.session_id, SessionState.ENDED, _STOPPED[caller.role])
     if ended is None:
         raise NotFound
@@ -225,6 +227,7 @@ async def logs(
     have exceptions, addresses and commands in them."""
     if caller.role is Role.ANYBODY:
         raise Unauthorized("Logs are the operator's: send `Authorization: Bearer <ADMIN_TOKEN>`.")
+    # guard: logs-for-admin
     if caller.role is not Role.ADMIN:
         raise Forbidden
     return LogsReply(session_id=session.id, logs=await _logs(services.store, session, limit))

@@ -37,20 +37,20 @@ def listening(settings: Settings) -> list[socket.socket]:
 def addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, _Address]]:
     """Return the addresses of a host, once each. Raises `Preflight` when it has none."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as failure:
         raise Preflight(f"HOST={host} is no address of this machine: {failure}. Correct HOST.") from None
     families = {socket.AF_INET, socket.AF_INET6}
-    return list(dict.fromkeys((family, address) for family, _, _, _, address in found if family in families))
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in rows if family in families))
 
 
 def _open(host: str, port: int, setting: str) -> list[socket.socket]:
     opened: list[socket.socket] = []
     missing: OSError | None = None
-    found = addresses(host, port)
-    for family, address in found:
+    wanted = addresses(host, port)
+    for family, address in wanted:
         try:
-            opened.append(_listen(family, address, alone=len(found) == 1))
+            opened.append(_listen(family, address, alone=len(wanted) == 1))
         except OSError as failure:
             if failure.errno in _NOT_HERE:
                 missing = failure
@@ -77,6 +77,7 @@ def _listen(family: socket.AddressFamily, address: _Address, *, alone: bool) -> 
             # A lone `::` listens on IPv4 too; beside an IPv4 address, which has its own socket, it must not.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if alone and address[0] == "::" else 1)
         sock.bind(address)
+        # guard: listen-before-load
         sock.listen(BACKLOG)
     except OSError:
         sock.close()

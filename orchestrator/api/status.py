@@ -35,8 +35,8 @@ def install(app: FastAPI) -> None:
 
 
 async def _status_view(request: Request) -> StatusView:
-    found: StatusView = request.app.state.status_view
-    return found
+    view: StatusView = request.app.state.status_view
+    return view
 
 
 async def _seat(request: Request) -> AsyncIterator[None]:

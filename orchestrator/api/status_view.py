@@ -79,6 +79,7 @@ class StatusView:
         }
         unknown = [session_id for session_id, brief in shown.items() if brief is None]
         records, kept = await services.store.kept_records(unknown, self._failures.records)
+        # guard: failures-kept
         self._failures.keep(kept)
         for session in records:
             shown[session.id] = _brief(session)

@@ -56,7 +56,9 @@ async def token(
             raise SessionOver(f"The session is over ({session.reason}); start a new one.")
         room, dispatch = session.room_name, None
         await services.rooms.ensure(room)
+    # guard: one-identity
     identity = user_identity(room)
+    # guard: room-chosen
     if body.room_name not in {None, "", room}:
         raise InvalidRequest("room_name: rooms are chosen by the server; leave it out.")
     if body.participant_identity not in {None, "", identity}:
@@ -87,7 +89,7 @@ async def _may_get_room(request: HttpRequest, services: Services) -> Address | N
     if caller.role is not Role.ANYBODY:
         return None
     rate, address = services.settings.token_rate, client_address(request, services.settings.trusted_proxy)
-    wait = await services.store.limited("tokens", *address, rate.amount, rate.get_expiry() * 1000)
+    wait = await services.store.take_rate_limit("tokens", *address, rate.amount, rate.get_expiry() * 1000)
     if wait:
         limit = services.settings.token_rate_limit.replace("/", " tokens a ")
         raise RateLimited(f"More than {limit} from this address; try again in {wait:.0f} s.", retry_after=wait)
@@ -95,6 +97,7 @@ async def _may_get_room(request: HttpRequest, services: Services) -> Address | N
 
 
 def _attributes(wanted: dict[str, str]) -> dict[str, str]:
+    # guard: livekit-attributes
     if reserved := next((name for name in wanted if name.lower().startswith("lk.")), None):
         raise InvalidRequest(f"participant_attributes: {reserved[:64]} is LiveKit's own; leave it out.")
     if sum(len(text.encode()) for pair in wanted.items() for text in pair) > ATTRIBUTES_BYTES:

@@ -1,4 +1,4 @@
-"""What can be wrong on a machine: each check says what it found and, when that is bad, how to mend it."""
+"""The checks of `orchestrator doctor`: each says what it found and, if that is bad, how to fix it."""
 
 import asyncio
 import contextlib
@@ -51,10 +51,10 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def violations(settings: Settings) -> list[str]:
-    """Return the invariants of the running node that do not hold, in words. Raises `OrchestratorError`."""
+    """Return the violated invariants of the running node, in words. Raises `OrchestratorError`."""
 
     async def ignore(_: Death) -> None:
-        """The Celery worker's to record."""
+        """The Celery worker records deaths."""
 
     async def check() -> list[str]:
         async with Store(settings.redis, name="doctor", keep_seconds=1) as store:
@@ -79,7 +79,7 @@ def _python() -> Finding:
 
 
 def _folder(settings: Settings) -> Finding | None:
-    """Return why the node's folder cannot be trusted; what else is to be looked at reads the secrets in it."""
+    """Return why the node's folder cannot be trusted: the other checks read the secrets in it."""
     try:
         with contextlib.suppress(FileNotFoundError):
             private.check_folder(settings.run_dir)
@@ -106,8 +106,8 @@ def _node(settings: Settings, running: bool) -> Finding:
         warnings = health.get("warnings", [health.get("detail", "")])
         state = f"up, {health['sessions']['pool']} warm agents" if health.get("sessions") else "up, but degraded"
     except (httpx.HTTPError, ValueError, KeyError) as failure:
-        return Finding("node", False, f"does not answer its health route: {failure!r}", "Look at RUN_DIR/logs/api.log.")
-    mend = f"{'; '.join(warnings)}. Look at {settings.run_dir}/logs." if warnings else ""
+        return Finding("node", False, f"does not answer its health route: {failure!r}", "Read RUN_DIR/logs/api.log.")
+    mend = f"{'; '.join(warnings)}. Read the logs in {settings.run_dir}/logs." if warnings else ""
     return Finding("node", not warnings, state, mend)
 
 
@@ -132,9 +132,9 @@ def _redis(settings: Settings, running: bool) -> Finding:
             return Finding("redis", False, refused, "Correct REDIS_URL, or the rights of its user (docs/redis.md).")
         return Finding("redis", True, f"{settings.redis} answers in {asyncio.run(ping()) * 1000:.1f} ms")
     except OrchestratorError as failure:
-        mend = "Correct REDIS_URL, or unset it for the embedded Valkey."
+        mend = "Correct REDIS_URL, or unset it to use the embedded Valkey."
         if not settings.redis_url:
-            mend = f"Set RUN_DIR as the node has it, and look at {settings.run_dir}/logs/valkey.log."
+            mend = f"Set RUN_DIR to the node's value, and read {settings.run_dir}/logs/valkey.log."
         return Finding("redis", False, failure.detail, mend)
 
 
@@ -146,7 +146,7 @@ def _livekit(settings: Settings, running: bool) -> Finding:
             return Finding("livekit", False, failure.detail)
         if found:
             return Finding("livekit", True, f"local server, {found}")
-        return Finding("livekit", True, "no server yet", "make up builds one with Go, which takes minutes, once.")
+        return Finding("livekit", True, "no server yet", "make up builds one with Go once; that takes minutes.")
     url = settings.livekit_url or f"ws://127.0.0.1:{settings.livekit_port}"
     key, secret = settings.livekit_api_key, settings.livekit_api_secret
     if key is None or secret is None:
@@ -164,12 +164,12 @@ def _livekit(settings: Settings, running: bool) -> Finding:
     if trouble := asyncio.run(reach()):
         mend = "Correct LIVEKIT_URL and its key pair."
         if not settings.livekit_url:
-            mend = f"Set LIVEKIT_PORT as the node has it, and look at {settings.run_dir}/logs/livekit.log."
+            mend = f"Set LIVEKIT_PORT to the node's value, and read {settings.run_dir}/logs/livekit.log."
         return Finding("livekit", False, f"{url}: {trouble}", mend)
-    return Finding("livekit", True, f"{url} answers and takes the key pair")
+    return Finding("livekit", True, f"{url} answers and accepts the key pair")
 
 
-#: What hears and speaks offline, and the keys of the hosted providers that do it instead.
+#: The modules of offline recognition and speech, and the keys of the hosted providers that replace each.
 _OFFLINE = (
     (("moonshine_voice",), ("DEEPGRAM_API_KEY", "OPENAI_API_KEY")),
     (
@@ -191,11 +191,11 @@ def _models(settings: Settings) -> Finding:
         return Finding("models", False, f"not installed: {', '.join(missing)}", mend)
     if missing:
         return Finding("models", True, "not needed by AGENT_MODULE")
-    return Finding("models", True, "offline speech is installed" if offline else "hosted providers hear and speak")
+    return Finding("models", True, "offline speech is installed" if offline else "hosted providers recognise and speak")
 
 
 def _memory(settings: Settings) -> Finding:
-    """Advise what the node itself advises: both ask `sizing`, with the same limit."""
+    """Give the advice that the node gives at its start: both use `sizing` with the same limit."""
     limit = limit_bytes()
     found = (
         f"a full pool needs about {sizing.pool_mb(settings)} MiB, each call with offline speech {sizing.CALL_MB} more"

@@ -22,6 +22,7 @@ def load(kind: type[S]) -> S:
     """
     try:
         if CHECKED in os.environ:  # `up` has put what `.env` says into the environment of the programs that need it
+            # guard: program-dotenv
             return kind(_env_file=None)
         return kind()
     except ValidationError as failure:

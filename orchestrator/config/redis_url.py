@@ -1,6 +1,6 @@
-"""Where Redis is: REDIS_URL, read once. What every client connects with is made of this and of nothing else.
+"""The address of Redis: REDIS_URL, parsed once. Every client's options are made from the result alone.
 
-Managed services write their addresses in many ways; each client library would read them by rules of its own, and some
+Managed services write their addresses in many ways. Each client library has rules of its own for reading them, and some
 of those rules switch the check of certificates off.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 PORT = 6379
-#: What an address may begin with, and what it means.
+#: Accepted schemes, and what they mean.
 _SCHEMES = {
     "redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss", "unix": "unix",
     "redis+socket": "unix",
@@ -26,39 +26,41 @@ _YES, _NO = {"true", "1", "yes"}, {"false", "0", "no"}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One Redis, how to get in, and what stands before each of our names there."""
+    """The address of one Redis, its credentials, and the prefix of our names there."""
 
     host: str = "localhost"
     port: int = PORT
-    path: str | None = None  #: of a Unix socket, instead of host and port
+    path: str | None = None  #: Unix socket, instead of host and port
     db: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: bool = False
-    verify: bool = True  #: whether the certificate and the name in it are checked
-    ca_file: str | None = None  #: trusted beside the system's
+    verify: bool = True  #: whether the certificate and its name are checked
+    ca_file: str | None = None  #: trusted in addition to the system's
     cert_file: str | None = None
     key_file: str | None = None
     prefix: str = ""
 
     def __str__(self) -> str:
-        """Where it is, without user and password: for people and logs."""
+        """The address without user and password, for people and logs."""
         return self._written("")
 
     @property
     def url(self) -> str:
-        """The address in full, for programs. `parse` reads it back."""
+        """The full address, for programs. `parse` reads it back."""
         user = quote(self.username or "", safe="")
         secret = "" if self.password is None else ":" + quote(self.password, safe="")
         return self._written(f"{user}{secret}@" if user or secret else "")
 
     def options(self) -> dict[str, Any]:
-        """Return the arguments of redis-py's connections, whichever of its clients makes them."""
+        """Return the arguments of redis-py's connections, the same for each of its clients."""
         found: dict[str, Any] = {"db": self.db, "username": self.username, "password": self.password}
         if self.path is not None:
             return found | {"path": self.path}
         found |= {"host": self.host, "port": self.port}
         if self.tls:
+            # guard: tls-hostname
+            # guard: tls-verify
             found |= {
                 "ssl_cert_reqs": "required" if self.verify else "none", "ssl_check_hostname": self.verify,
                 "ssl_ca_certs": self.ca_file, "ssl_certfile": self.cert_file, "ssl_keyfile": self.key_file,
@@ -81,7 +83,7 @@ class Address:
 
 
 def parse(text: str, *, ca_file: Path | None = None, prefix: str = "") -> Address:
-    """Read an address. Raises `ValueError`; its text holds no part of a password."""
+    """Parse an address. Raises `ValueError`, whose text contains no part of a password."""
     scheme, mark, _ = text.strip().partition("://")
     _refuse_the_unsupported(scheme.lower(), text)
     kind = _SCHEMES.get(scheme.lower())
@@ -90,7 +92,7 @@ def parse(text: str, *, ca_file: Path | None = None, prefix: str = "") -> Addres
     try:
         parts = urlsplit(text.strip())
         port = None if kind == "unix" else parts.port
-    except ValueError:  # whose text has a part of the password in it
+    except ValueError:  # its text may contain a part of the password
         raise ValueError(f"its port cannot be read: {_ESCAPES}") from None
     if parts.fragment:
         raise ValueError(f"there is a # in it: {_ESCAPES}")
@@ -147,7 +149,7 @@ def _query(text: str) -> dict[str, str]:
     for pair in filter(None, text.split("&")):
         name, _, value = pair.partition("=")
         if name not in _KNOWN:
-            # Not the whole of it: behind an unescaped ? stands the rest of a password.
+            # Without its text: after an unescaped ? it may be the rest of a password.
             known = " ".join(sorted(_KNOWN))
             raise ValueError(f"something behind its ? is not known here (known: {known}): leave it out; {_ESCAPES}")
         if name in found:

@@ -108,6 +108,7 @@ class Children:
         for child in self.living.values():
             if child.kill_at is not None and now >= child.kill_at:
                 child.killed, child.kill_at = True, None
+                # guard: kill-after-term
                 child.identity.signal_group(signal.SIGKILL)
 
     def look(self, now: float, log_bytes: int) -> None:
@@ -116,6 +117,7 @@ class Children:
         for agent_id, child in list(self.living.items()):
             before, child.log_size = child.log_size, self._folder.bound_log(agent_id, log_bytes)
             if abs(child.log_size - before) > log_bytes // 10:
+                # guard: flood-look
                 self.next_look = now + FLOOD_LOOK
             if not child.own and child.pidfd is None and not child.identity.alive and not child.outlived_by_others:
                 self._ended(child)
@@ -135,11 +137,13 @@ class Children:
         process = child.process
         self._forget_pidfd(child)
         del self.living[process.agent_id]
+        # guard: reaped
         self._strays_of.add(process.agent_id)
         if self.has_another(process.agent_id):
             self.scan()  # this one has given up in favour of one that was there first
             return
         if not child.own and process.boot_id == machine_boot_id():
+            # guard: kill-group
             child.identity.kill_left_behind()
         death = Death(
             process.agent_id, process.pid, process.start_ticks, process.boot_id, code, number, peak,
@@ -148,9 +152,11 @@ class Children:
         self.deaths[process.agent_id] = death
         try:
             self._folder.write(death)
+        # guard: host-full-disk
         except OSError as failure:
             # Reported all the same. A later host finds the older record, of a process that is gone.
             log.warning("how %s ended is not written down: %s", process.agent_id, failure)
+        # guard: death-event
         self._on_death(death)
 
     def acknowledge(self, agent_id: str) -> None:
@@ -169,17 +175,20 @@ class Children:
             if isinstance(record, Death):
                 self.deaths[record.agent_id] = record
             else:
+                # guard: adopt
                 self._adopt(record)
 
     def kill_strays(self) -> None:
         """Kill what dead agents have sent out of their process groups."""
         if self._strays_of:
+            # guard: kill-strays
             kill_strays(self._strays_of - self.living.keys())
             self._strays_of.clear()
 
     def _adopt(self, process: Process) -> None:
         child = Child(process, own=False)
         self.living[process.agent_id] = child
+        # guard: stop-handover
         if stop := self._stops.get(process.agent_id):
             child.stopped, child.killed, child.kill_at = True, stop["killed"], stop["killAt"]
         same_boot = process.boot_id == machine_boot_id()

@@ -72,6 +72,7 @@ class AgentHost:
         self._children.scan()
         self._catch_signals()
         self._server.open()
+        # guard: host-leaves-agents
         while not (self._leaving or (self._draining and not self._children.living)):
             for key, _ in self._selector.select(self._timeout()):
                 key.data()
@@ -123,7 +124,9 @@ class AgentHost:
         self._reload.kill_overdue(now)
         if now >= self._children.next_look:
             self._reload.bound_log(self._settings.agent_log_bytes)
+            # guard: flooded-log
             self._children.look(now, self._settings.agent_log_bytes)
+        # guard: scan-records
         if now >= self._children.next_scan:
             self._children.scan()
 
@@ -189,6 +192,7 @@ class AgentHost:
             case "hello":
                 return {
                     "agents": [encode(child.process) for child in self._children.living.values()],
+                    # guard: death-until-acknowledged
                     "deaths": [encode(death) for death in self._children.deaths.values()],
                     "warning": self._launcher.warning,
                 }
@@ -226,6 +230,7 @@ def main() -> None:
     configure_logging()
     try:
         settings = load(NodeSettings)
+        # guard: agent-environment
         forget_the_rest(settings)
         configure_logging(settings.log_format)
         handover = json.loads(os.environ.pop(HANDOVER, "{}"))

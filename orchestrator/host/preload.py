@@ -26,7 +26,7 @@ from pathlib import Path
 from orchestrator.errors import OrchestratorError
 from orchestrator.host.loaded import find_generators, sockets
 from orchestrator.host.state_dir import AgentFolder
-from orchestrator.machine.process import look
+from orchestrator.machine.process import read_stat
 
 log = logging.getLogger("orchestrator.host")
 
@@ -92,6 +92,7 @@ def bounded(seconds: float) -> Iterator[None]:
     """Die of SIGALRM when the body takes longer; the traceback of where it hangs goes to stderr first."""
     # By a signal and not by a thread: nothing here may start one.
     faulthandler.register(signal.SIGALRM, chain=True)
+    # guard: preload-timeout
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
@@ -114,12 +115,13 @@ class Deaths:
     def __init__(self, folder: Path, module: str) -> None:
         self._path = folder / "preload-deaths"
         # A node that is started again may have a repaired module: only restarts under one parent count.
-        parent = look(os.getppid())
+        parent = read_stat(os.getppid())
         self._counted_for = [module, os.getppid(), parent.start_ticks if parent else 0]
 
     @property
     def too_many(self) -> bool:
         """Whether it is better not to try again."""
+        # guard: preload-deaths
         return self._count() >= _DEATHS
 
     def _count(self) -> int:
@@ -170,6 +172,7 @@ class Trial:
     def verdict(self, status: int, folder: AgentFolder) -> str | None:
         """Return what went wrong, None when nothing did, by its status from wait()."""
         code = os.waitstatus_to_exitcode(status)
+        # guard: code-trial
         if code == _PASSED:
             folder.forget(TRIAL)
             return None

@@ -22,7 +22,7 @@ from orchestrator.host.loaded import reseed
 from orchestrator.host.preload import threads
 from orchestrator.host.protocol import Process
 from orchestrator.host.state_dir import AgentFolder
-from orchestrator.machine.process import look, machine_boot_id
+from orchestrator.machine.process import machine_boot_id, read_stat
 
 #: What an agent may see of the host's environment, besides AGENT_ENV: the settings that hold no secret, and these.
 AGENT_ENVIRONMENT = (
@@ -39,6 +39,7 @@ AGENT_ENVIRONMENT = (
 #: Says that this host's environment holds nothing that is not for agents.
 CLEAN = "AGENT_HOST_CLEAN"
 #: What agents have more than the host, whose own a platform may have set.
+# guard: oom-score
 OOM_SCORE_MORE = 300
 #: Libraries that would start threads in the host, which must have one when it forks.
 SINGLE_THREADED = {
@@ -109,6 +110,7 @@ def _become_agent(
     try:
         os.setsid()
         # At once: a host that is killed now can still be followed by one that finds this process.
+        # guard: record-self
         _record_self(agent_id, folder)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
@@ -122,9 +124,11 @@ def _become_agent(
                 os.close(source)
         # Nothing else is closed or unset: what the agent's module has opened and set while it was loaded is its own. A
         # number that were free again would be the next connection's, and what the module writes would go there.
+        # guard: close-inherited
         disown()
         os.environ.pop(CLEAN, None)
         os.environ["AGENT_ID"] = agent_id
+        # guard: reseed
         reseed()
         faults.arm()
         main(agent_id)
@@ -153,7 +157,7 @@ def _record_self(agent_id: str, folder: AgentFolder) -> None:
 
 def process_of(agent_id: str, pid: int) -> Process:
     """Return what identifies an agent's process of this boot."""
-    seen = look(pid)
+    seen = read_stat(pid)
     return Process(agent_id, pid, seen.start_ticks if seen else 0, machine_boot_id())
 
 

@@ -61,6 +61,7 @@ class AgentFolder:
         temporary = self._write(process)
         try:
             # A link is refused where a rename would replace: of two processes of one agent the second one gives up.
+            # guard: record-once
             os.link(temporary, self._record(process.agent_id))
         except FileExistsError:
             if self.read(process.agent_id) != process:
@@ -122,6 +123,7 @@ class AgentFolder:
         path = self._log(agent_id)
         try:
             found = path.stat()
+            # guard: newest-output
             if found.st_blocks * 512 > limit and not _punch(path, found.st_size - limit // 2):
                 os.truncate(path, 0)
             return found.st_size

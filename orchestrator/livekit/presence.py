@@ -19,4 +19,5 @@ def answered(kind: str, attributes: Mapping[str, str]) -> bool:
     A phone is on the line after it was answered and until it hangs up. A service that sends no call status connects
     answered calls only.
     """
+    # guard: ringing
     return kind in USER_KINDS and (kind != "SIP" or attributes.get(CALL_STATUS, "").lower() in {"", "active"})

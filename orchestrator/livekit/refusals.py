@@ -27,6 +27,7 @@ _MEANINGS = {
 
 def readable(text: str) -> str:
     """Return LiveKit's message as one short line without a token."""
+    # guard: livekit-token-in-words
     return " ".join(_TOKEN.sub("(token)", text).split())[:MAX_CHARACTERS]
 
 

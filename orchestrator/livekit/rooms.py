@@ -142,6 +142,7 @@ class Rooms:
             status, text, skew = await self._ask("POST", _LIST_ROOMS, api.VideoGrants(room_list=True))
         except LiveKitUnavailable as failure:
             return failure.detail
+        # guard: not-livekit
         if status == HTTPStatus.OK and not text.lstrip().startswith("{"):
             return f"LiveKit does not answer: something else does, with {refusals.readable(text) or 'nothing'}"
         if status == HTTPStatus.OK:
@@ -162,6 +163,7 @@ class Rooms:
         body = b'{"names":["-"]}' if method == "POST" else None
         try:
             async with (
+                # guard: livekit-hangs
                 asyncio.timeout(REQUEST_SECONDS),
                 aiohttp.ClientSession() as http,
                 http.request(method, self._http + path, headers=headers, data=body) as answer,

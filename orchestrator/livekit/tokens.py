@@ -88,6 +88,7 @@ class TokenMinter:
         self, identity: str, room: str, grants: api.VideoGrants, agents: Sequence[api.RoomAgentDispatch] = ()
     ) -> api.AccessToken:
         config = api.RoomConfiguration(agents=agents)
+        # guard: room-timeouts
         config.MergeFrom(self._room)
         token = api.AccessToken(self._key, self._secret).with_identity(identity)
         return token.with_grants(grants).with_ttl(TOKEN_LIFETIME).with_room_config(config)
@@ -106,6 +107,7 @@ def user_identity(room: str) -> str:
 def _bounded(identity: str) -> str:
     """Keep an identity within LiveKit's limit; a hash replaces the end of a longer one."""
     raw = identity.encode()
+    # guard: identity-bytes
     if len(raw) <= IDENTITY_BYTES:
         return identity
     end = hashlib.sha256(raw).hexdigest()[:32]

@@ -47,6 +47,7 @@ class Webhooks:
             WebhookRefused: it is not signed with our key pair, or not a webhook.
         """
         try:
+            # guard: webhook-scheme
             event = self._receiver.receive(body.decode(), authorization)
         except Exception as failure:  # LiveKit's receiver raises plain `Exception`; its parsers, many kinds
             raise WebhookRefused(f"This is not a webhook that is signed with our key: {failure}.") from failure

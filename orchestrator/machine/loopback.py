@@ -1,16 +1,16 @@
-"""Addresses of this machine: no proxy stands in front of them, whatever HTTP_PROXY says."""
+"""Addresses of this machine. Requests to them must not use the proxy of HTTP_PROXY."""
 
 import ipaddress
 from urllib.parse import urlsplit
 
 
 def is_loopback(url: str) -> bool:
-    """Return whether a URL's host is this machine, as far as its name says so."""
+    """Return whether a URL's host is this machine, judged by its name or address."""
     return is_loopback_host((urlsplit(url).hostname or "").rstrip(".").partition("%")[0])
 
 
 def is_loopback_host(host: str) -> bool:
-    """Return the same of a name, or of an address without brackets and zone."""
+    """Return the same for a name, or for an address without brackets and zone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -18,5 +18,5 @@ def is_loopback_host(host: str) -> bool:
 
 
 def bracketed(host: str) -> str:
-    """Return a host as it stands in a URL: an address of IPv6 in brackets."""
+    """Return a host as a URL contains it: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host

@@ -1,4 +1,4 @@
-"""How much memory there is and is left: of the machine, or of the cgroup that this process may not leave."""
+"""The memory that exists and is free: of the machine, or of this process's cgroup."""
 
 import contextlib
 from pathlib import Path
@@ -12,38 +12,38 @@ _ROOT, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def headroom_bytes(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> int | None:
-    """Return how many bytes can still be taken; None where nobody can tell.
+    """Return how many bytes are free; None if that is unknown.
 
-    Page cache that the kernel would give back counts as free. `root` is where cgroups are mounted, `membership` the
-    file that says in which ones this process is.
+    Reclaimable page cache counts as free. `root` is the mount point of the cgroups, `membership` the file that lists
+    those of this process.
     """
-    found = []
+    free = []
     with contextlib.suppress(psutil.Error, OSError):
-        found.append(int(psutil.virtual_memory().available))
+        free.append(int(psutil.virtual_memory().available))
     for folder, names in _groups(root, membership):
         with contextlib.suppress(OSError, ValueError, StopIteration):
-            found.append(_left(folder, *names))
-    return min(found, default=None)
+            free.append(_free(folder, *names))
+    return min(free, default=None)
 
 
 def limit_bytes(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> int | None:
-    """Return how many bytes this process and those around it may have in all; None where nobody can tell."""
-    found = []
+    """Return how many bytes this process and its neighbours may use together; None if that is unknown."""
+    limits = []
     with contextlib.suppress(psutil.Error, OSError):
-        found.append(int(psutil.virtual_memory().total))
+        limits.append(int(psutil.virtual_memory().total))
     for folder, (limit, _, _) in _groups(root, membership):
         with contextlib.suppress(OSError, ValueError):
-            found.append(int((folder / limit).read_text()))
-    return min(found, default=None)
+            limits.append(int((folder / limit).read_text()))
+    return min(limits, default=None)
 
 
 def _groups(root: Path, membership: Path) -> list[tuple[Path, tuple[str, str, str]]]:
-    """Return this process's cgroups and the ones around them: each of them may set a limit."""
+    """Return this process's cgroups and their parents: each of them may set a limit."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
         return []
-    found = []
+    groups = []
     for line in lines:
         number, controllers, path = line.split(":", 2)
         if number == "0":
@@ -52,16 +52,17 @@ def _groups(root: Path, membership: Path) -> list[tuple[Path, tuple[str, str, st
             tops, names = [root / "memory"], _V1
         else:
             continue
-        # In a container the path may be the one outside: then only the top is there, and it is the container's.
+        # In a container the path may be the host's: then only the top exists, and it is the container's cgroup.
         parts = [part for part in path.split("/") if part not in {"", ".."}]
         for top in tops:
-            found += [(top.joinpath(*parts[:depth]), names) for depth in range(len(parts) + 1)]
-    return found
+            # guard: cgroup-memory
+            groups += [(top.joinpath(*parts[:depth]), names) for depth in range(len(parts) + 1)]
+    return groups
 
 
-def _left(folder: Path, limit: str, usage: str, cache: str) -> int:
-    """Return what a cgroup leaves. Raises ValueError where its limit is the word `max`, OSError where it has none."""
-    most = int((folder / limit).read_text())
+def _free(folder: Path, limit: str, usage: str, cache: str) -> int:
+    """Return a cgroup's free bytes. Raises ValueError if its limit is the word `max`, OSError if it has none."""
+    limit_bytes = int((folder / limit).read_text())
     used = int((folder / usage).read_text())
     stat = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    return max(0, most - used + next(int(value) for name, value in stat if name == cache))
+    return max(0, limit_bytes - used + next(int(value) for name, value in stat if name == cache))

@@ -1,7 +1,7 @@
-"""What only this user may have written: the folder of a node, and the secrets in it.
+"""Checks that only this user can have written a node's folder and the secrets in it.
 
-Whoever can put a file there chooses the node's admin token and LiveKit secret. Root's are trusted: nothing can be kept
-from root.
+Anybody who can put a file there chooses the node's admin token and LiveKit secret. Files of root are trusted, since
+nothing can be kept from root.
 """
 
 import contextlib
@@ -14,86 +14,89 @@ from pathlib import Path
 
 from orchestrator.errors import Preflight
 
-#: Folders in RUN_DIR that the node trusts: what is in `agents` it may kill.
+#: Folders in RUN_DIR that the node trusts: it kills processes that `agents` names.
 FOLDERS = ("logs", "valkey", "agents")
-_ELSE = "or set another RUN_DIR."
+_OR_ELSE = "or set another RUN_DIR."
 
 
 def load(path: Path) -> dict[str, str]:
-    """Return the texts of a JSON object that is this user's alone.
+    """Return the strings of a JSON object in a file that only this user can read or write.
 
     Raises:
-        Preflight: somebody else could have written or read it.
-        OSError: it cannot be read; `FileNotFoundError` when there is none.
-        ValueError: it is not what it should be.
+        Preflight: another user could have read or written the file.
+        OSError: it cannot be read; `FileNotFoundError` if it does not exist.
+        ValueError: its content is wrong.
     """
-    # Neither followed nor waited for: a link or a pipe in its place is no file of ours.
-    found = path.lstat()
-    _check_owner(path, found)
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "no file"
-        raise Preflight(f"{path} is {kind}: remove it, {_ELSE}")
+    # Links are not followed, and a pipe is not waited for: neither is our file.
+    status = path.lstat()
+    # guard: private-owner
+    _check_owner(path, status)
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no regular file"
+        raise Preflight(f"{path} is {kind}: remove it, {_OR_ELSE}")
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor) as file:
-        found = os.fstat(descriptor)
-        _check_owner(path, found)
-        if found.st_mode & 0o077:
+        status = os.fstat(descriptor)
+        # guard: private-file-owner
+        _check_owner(path, status)
+        # guard: private-file-mode
+        if status.st_mode & 0o077:
             raise Preflight(
-                f"{path} can be read or written by others (mode {stat.S_IMODE(found.st_mode):04o}): remove it, and new "
-                f"secrets are made; or, if nobody has used that, run: chmod 600 {path}"
+                f"{path} can be read or written by others (mode {stat.S_IMODE(status.st_mode):04o}): remove it, and "
+                f"new secrets are generated; or, if nobody has used that, run: chmod 600 {path}"
             )
         texts = json.load(file)
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise ValueError("it is not an object of texts")
+        raise ValueError("it is not an object of strings")
     return texts
 
 
 def kept(path: Path) -> dict[str, str]:
-    """Return the same; nothing where there is nothing, or nothing that can be read. Raises `Preflight`."""
+    """Return the same; an empty dict if the file is missing or cannot be read. Raises `Preflight`."""
     with contextlib.suppress(OSError, ValueError):
         return load(path)
     return {}
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `Preflight` when somebody else could have put something into a node's folder, or could replace it.
+    """Raise `Preflight` if another user could have put files into a node's folder, or could replace the folder.
 
-    A sticky folder will do, and so will one that root has mounted, as Kubernetes does with a mode of 0777: what others
-    have put there is refused.
+    A sticky folder is accepted, and one that root has mounted, as Kubernetes does with mode 0777; files of other users
+    in it are refused.
     """
-    given = folder.lstat()
-    if stat.S_ISLNK(given.st_mode):
-        _check_owner(folder, given)
+    link = folder.lstat()
+    if stat.S_ISLNK(link.st_mode):
+        _check_owner(folder, link)
     folder = folder.resolve()
-    found = folder.stat()
-    _check_owner(folder, found)
-    if _is_open(folder, found, 0o022):
+    status = folder.stat()
+    _check_owner(folder, status)
+    if _is_open(folder, status, 0o022):
         raise Preflight(
-            f"RUN_DIR={folder} can be written by others (mode {stat.S_IMODE(found.st_mode):04o}): what is in it may be "
-            f"theirs. Look through it and run: chmod 700 {folder}, {_ELSE}"
+            f"RUN_DIR={folder} can be written by others (mode {stat.S_IMODE(status.st_mode):04o}): its files may be "
+            f"theirs. Check them and run: chmod 700 {folder}, {_OR_ELSE}"
         )
     for parent in folder.parents:
         if _is_open(parent, parent.stat(), 0o002):
             raise Preflight(
                 f"RUN_DIR={folder} can be replaced by others, who may write in {parent}. Run: chmod o-w {parent}, "
-                f"{_ELSE}"
+                f"{_OR_ELSE}"
             )
-    enterable = found.st_mode & 0o011
+    enterable = status.st_mode & 0o011
     for path in _entries(folder):
-        with contextlib.suppress(FileNotFoundError):  # a node that runs has removed it
+        with contextlib.suppress(FileNotFoundError):  # a running node has removed it
             entry = path.lstat()
             _check_owner(path, entry)
             if enterable and entry.st_mode & 0o002 and not stat.S_ISLNK(entry.st_mode):
-                raise Preflight(f"{path} can be written by others: remove it, {_ELSE}")
+                raise Preflight(f"{path} can be written by others: remove it, {_OR_ELSE}")
 
 
 def check_program(path: Path) -> None:
-    """Raise `Preflight` when a program that was built here could be somebody else's by now."""
+    """Raise `Preflight` if another user could have replaced a program that was built here."""
     for part in (path.parent, path):
-        found = part.stat()
-        if found.st_uid not in {0, os.geteuid()} or _is_open(part, found, 0o002):
+        status = part.stat()
+        if status.st_uid not in {0, os.geteuid()} or _is_open(part, status, 0o002):
             raise Preflight(
-                f"{part} belongs to {_name(found.st_uid)}, or others may write in it: remove {path}, or set "
+                f"{part} belongs to {_name(status.st_uid)}, or others may write in it: remove {path}, or set "
                 "XDG_CACHE_HOME to a folder of your own"
             )
 
@@ -105,18 +108,18 @@ def _entries(folder: Path) -> Iterator[Path]:
             yield from (folder / name).iterdir()
 
 
-def _is_open(folder: Path, found: os.stat_result, bits: int) -> bool:
-    """Return whether others may rename what is in a folder."""
-    mounted = found.st_uid == 0 and folder.is_mount()
-    return bool(found.st_mode & bits) and not found.st_mode & stat.S_ISVTX and not mounted
+def _is_open(folder: Path, status: os.stat_result, bits: int) -> bool:
+    """Return whether others may rename the files in a folder."""
+    mounted = status.st_uid == 0 and folder.is_mount()
+    return bool(status.st_mode & bits) and not status.st_mode & stat.S_ISVTX and not mounted
 
 
-def _check_owner(path: Path, found: os.stat_result) -> None:
-    if found.st_uid not in {0, os.geteuid()}:
-        owner, me = _name(found.st_uid), _name(os.geteuid())
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    if status.st_uid not in {0, os.geteuid()}:
+        owner, user = _name(status.st_uid), _name(os.geteuid())
         raise Preflight(
-            f"{path} belongs to {owner}, and this is {me}: what is in it may be anybody's. Do this as {owner}, remove "
-            f"it, {_ELSE}"
+            f"{path} belongs to {owner}, and this is {user}: its content cannot be trusted. Do this as {owner}, remove "
+            f"it, {_OR_ELSE}"
         )
 
 

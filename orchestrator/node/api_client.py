@@ -30,6 +30,7 @@ class Api:
         """GET a JSON document; None while Redis is unavailable, which does not stop the work that is waited for."""
         try:
             return self.get(path)
+        # guard: wait-without-redis
         except StoreUnavailable:
             return None
 

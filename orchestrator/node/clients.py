@@ -65,7 +65,7 @@ def _broker(app: Celery) -> None:
 
 async def _store(settings: Settings) -> None:
     async with Store(settings.redis, name="up", keep_seconds=1) as store:
-        await store.agree()
+        await store.check_schema()
         await store.check_blocking()
 
 

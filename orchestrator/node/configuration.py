@@ -51,6 +51,7 @@ class Options(ServerOptions):  # type: ignore[misc]
         self.environ_expansions = {name: self.environ_expansions[name] for name in names}
         try:
             return super().read_config(fp)
+        # guard: supervisord-error
         except ValueError as failure:
             self.usage(f"{path.name} cannot be used{_place(str(failure))}: supervisord does not accept a value in it")
 
@@ -70,6 +71,7 @@ class Options(ServerOptions):  # type: ignore[misc]
 
     def _literal(self, option: str, times: int, match: re.Match[str]) -> str:
         value = self.environ_expansions[match[1]]
+        # guard: quoted-path
         return (shlex.quote(value) if option == "command" else value).replace("%", "%" * 2**times)
 
     def usage(self, msg: str) -> NoReturn:
@@ -94,9 +96,11 @@ class Options(ServerOptions):  # type: ignore[misc]
         finally:
             if pid == 0:
                 for number in (*HELD_SIGNALS, signal.SIGTTOU):
+                    # guard: signal-after-fork
                     signal.signal(number, signal.SIG_DFL)
                 if sys.platform == "linux":
                     # If this process is killed, it stops no program: the kernel does.
+                    # guard: parent-death
                     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return pid

@@ -74,6 +74,7 @@ class Drain:
             if self._trouble:
                 counted = f"{self._trouble}, so every live agent counts as a call. {counted}"
             _print(f"Draining: {counted} up to {self._settings.drain_seconds:g} s. Ctrl-C again stops now.")
+        # guard: drain-waits
         while calls and time.monotonic() < deadline:
             time.sleep(POLL)
             calls = self._left()
@@ -88,6 +89,7 @@ class Drain:
             self._trouble = self._trouble or failure.detail
             self._asked = False  # Redis may have lost the drain, or may have counted a pause into its deadline
             self._notices.publish(Notice(self._over_at - self._settings.goodbye_seconds, self._over_at))
+            # guard: drain-counts-processes
             return self._living()
         self._notices.withdraw()
         # A Redis that has just come back may not know of every call yet.

@@ -19,6 +19,7 @@ from orchestrator.settings import CHECKED, Settings
 #: Seconds beyond DRAIN_SECONDS after which supervisord kills the program `drain`.
 _DRAIN_STOP_MARGIN = 10
 
+# guard: valkey-password
 _VALKEY_CONF = """\
 # Written by `orchestrator up`. Only users who may enter RUN_DIR reach the socket, and they need the password too.
 port 0

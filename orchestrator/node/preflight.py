@@ -49,6 +49,7 @@ def prepare_folders(settings: Settings) -> None:
     run_dir = settings.run_dir.resolve()
     try:
         run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # guard: private-folder
         private.check_folder(settings.run_dir)
         check_supervisor(run_dir)
         for name in private.FOLDERS:

@@ -78,6 +78,7 @@ def shared(environment: Mapping[str, str]) -> dict[str, str]:
 
 def secrets_of(program: str, environment: Mapping[str, str], settings: NodeSettings) -> dict[str, str]:
     """Return the variables that only this program gets. The agent host gets no secret, even if AGENT_ENV names it."""
+    # guard: program-secrets
     names = set(NEEDS[program])
     if program == HOST:
         names |= {name for name in for_agents(settings) if name.upper() not in SECRETS}
@@ -101,6 +102,7 @@ def hand_over(environment: Mapping[str, str], settings: NodeSettings) -> dict[st
     with os.fdopen(descriptor, "w", closefd=False) as file:
         json.dump(secrets, file)
     os.lseek(descriptor, 0, os.SEEK_SET)
+    # guard: supervisord-secrets
     return shared(environment) | {HANDED: str(descriptor)}
 
 

@@ -63,6 +63,7 @@ def read(run_dir: Path) -> Notice | None:
         return None
     try:
         text = os.read(file, _SIZE).strip()
+        # guard: parting-of-another
         return Notice(**json.loads(text)) if text and _has_writer(file) else None
     except (OSError, ValueError, TypeError):
         return None

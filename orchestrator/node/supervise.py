@@ -37,6 +37,7 @@ def main() -> None:
     # Output to a terminal must neither block nor end this process, nor stop it (`stty tostop`).
     stops = hangup_stops()
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    # guard: patient-terminal
     sys.stdout, sys.stderr = NonBlockingText(sys.stdout), NonBlockingText(sys.stderr)
     first = True
     while True:
@@ -48,6 +49,7 @@ def main() -> None:
             _warn(settings, options)
         supervisor = Supervisor(options)
         supervisor.ends = restarts.Ends(settings.run_dir)
+        # guard: hangup-stops
         supervisor.hangup_stops = stops
         if settings.log_to == "stdout":
             supervisor.stream = LogStream(sys.stdout.fileno(), named=settings.log_format == "text")
@@ -57,6 +59,7 @@ def main() -> None:
         options.close_httpservers()
         options.close_logger()
         if options.mood != SupervisorStates.RESTARTING:
+            # guard: kill-orphans
             _kill_orphans()
             sys.exit(FAILED if supervisor.failed else 0)
         first = False

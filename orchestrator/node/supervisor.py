@@ -47,8 +47,10 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
         events.subscribe(events.ProcessStateRunningEvent, lambda event: self._up.add(event.process.config.name))
         events.subscribe(events.ProcessStateExitedEvent, self._on_exit)
         events.subscribe(events.ProcessStateBackoffEvent, self._on_backoff)
+        # guard: given-up
         events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)
         events.subscribe(events.ProcessLogEvent, self.stream.take if self.stream else _on_output)
+        # guard: stopping-event
         events.subscribe(events.SupervisorStoppingEvent, self._on_stopping)
         sockets = self.options.get_socket_map()
         wake, woken = socket.socketpair()
@@ -78,9 +80,11 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
             if not self._hang_up():
                 return
             number = signal.SIGTERM
+        # guard: hangup-while-draining
         elif self._hung_up and number in STOP_SIGNALS:
             self._hung_up = False
         elif self.stopping and number in STOP_SIGNALS:
+            # guard: second-signal
             self._skip_drain()
         self.options.signal_receiver.receive(number, None)
         super().handle_signal()
@@ -91,6 +95,7 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
         Closing a terminal sends several, and a logout sends a SIGTERM after them: neither skips the drain.
         """
         stopping = self.options.mood == SupervisorStates.SHUTDOWN or self._hung_up
+        # guard: hangup-without-terminal
         if stopping or not self.hangup_stops:
             self.options.logger.info("ignored SIGHUP: the node has no terminal, or is stopping")
             return False
@@ -120,6 +125,7 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
         process = event.process
         if self._ended(process) and process.config.name in self._up:
             # With more attempts than its startretries supervisord would give it up.
+            # guard: restart-forever
             process.backoff = min(process.backoff, LONGEST_PAUSE, process.config.startretries)
             process.delay = min(process.delay, time.time() + LONGEST_PAUSE)
 

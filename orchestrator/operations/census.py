@@ -39,6 +39,7 @@ def take(settings: NodeSettings) -> Census:
             if process.status() == psutil.STATUS_ZOMBIE:
                 dead.append(process)
                 continue
+            # guard: sealed-census
             environment = _started_with(process, settings.node_id if process.pid in supervised else "")
         except (psutil.Error, OSError):
             continue  # gone, or somebody else's

@@ -50,6 +50,7 @@ def warning(settings: Settings, environ: Mapping[str, str], stopping_seconds: fl
     seconds = window(settings, environ)
     after = stopping(settings) if stopping_seconds is None else stopping_seconds
     needed = drain_limit(settings) + after
+    # guard: kill-window
     if seconds is None or needed <= seconds:
         return None
     enough = math.ceil(needed / 5) * 5

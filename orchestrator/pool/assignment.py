@@ -198,16 +198,18 @@ class Assigner:
         boot, session = await self._store.means()
         if state is SessionState.STARTING:
             return None if boot is None else boot * math.ceil(position / self._settings.spawn_concurrency)
+        # guard: wait-estimate
         return None if session is None else session * position / await self._max_sessions()
 
     async def _max_sessions(self) -> int:
         return max(1, (await self._store.capacity(self._settings.node_id)).most)
 
     async def _assigned(self, result: Assignment) -> Started:
+        # guard: may-live
         if self._may_live(result.node, result.pid, result.start_ticks):
             return Started(result.session_id, SessionState.READY, True, refill=result.refill)
         # It was killed a moment ago, and its death has not been recorded yet.
-        await self._store.exited(result.agent_id, FOUND_DEAD)
+        await self._store.record_exit(result.agent_id, FOUND_DEAD)
         await pass_over_the_dead(self._store, result.session_id, self._may_live)
         return await self._current(result.session_id)
 
@@ -235,4 +237,4 @@ async def pass_over_the_dead(store: Store, session_id: str, may_live: MayLive) -
         agent = await store.agent(session.agent_id)
         if agent is None or may_live(agent.node or "", agent.pid or 0, agent.start_ticks or 0):
             return
-        await store.exited(agent.id, FOUND_DEAD)
+        await store.record_exit(agent.id, FOUND_DEAD)

@@ -30,9 +30,9 @@ async def refill(store: Store, node: str, boot: Boot, stop: Stop, *, refused: st
     Returns:
         How many agents became warm.
     """
-    for agent_id in await store.surplus():
+    for agent_id in await store.retire_surplus():
         await stop(agent_id)
-    announced = await store.reserve([new_id("prewarm") for _ in range(REFILL_BATCH)], node, refused=refused)
+    announced = await store.reserve_agents([new_id("prewarm") for _ in range(REFILL_BATCH)], node, refused=refused)
     results = await asyncio.gather(*(boot(agent_id) for agent_id in announced), return_exceptions=True)
     for agent_id, result in zip(announced, results, strict=True):
         if isinstance(result, OrchestratorError):
@@ -77,6 +77,7 @@ async def end_stale(store: Store, suspects: set[str]) -> tuple[list[str], set[st
         The ids of the ended sessions, and the suspects for the next call.
     """
     agents = {agent.id for agent in await store.agents()}
+    # guard: heartbeat-decides
     ended, next_suspects = [], set()
     for session_id in await store.live_session_ids():
         session = await store.session(session_id)

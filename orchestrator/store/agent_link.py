@@ -79,17 +79,16 @@ class AgentLink:
 
     async def presence(self, session_id: str, *, present: bool, lost: bool = False) -> None:
         """Say whether the user is in the room with this agent; `lost`: has not left, but lost the connection."""
-        await self._scripts.call("session_presence", args=[session_id, self.agent_id, int(present), int(lost)])
+        await self._scripts.call("agent_presence", args=[session_id, self.agent_id, int(present), int(lost)])
 
     async def first_audio(self, session_id: str) -> None:
         """Say that the user can hear this agent. The first time counts."""
-        args = [session_id, "firstAudioAt", "first_audio"]
-        await self._scripts.call("session_note", keys=[keys.session(session_id)], args=args)
+        await self._scripts.call("agent_first_audio", keys=[keys.session(session_id)], args=[session_id])
 
     async def turn(self, session_id: str, turn: Mapping[str, Any]) -> None:
         """Keep one turn of the conversation, for an agent that may have to take over. The newest `TURNS` are kept."""
         names = [keys.conversation(session_id)]
-        await self._scripts.call("session_turn", names, [session_id, self.agent_id, json.dumps(turn), TURNS])
+        await self._scripts.call("agent_turn", names, [session_id, self.agent_id, json.dumps(turn), TURNS])
 
     async def register(self, pid: int, node: str, session: Mapping[str, Any], *ancestors: int) -> str:
         """Say what this agent knows of itself and of its session ({} when warm): Redis has lost it.
@@ -101,19 +100,19 @@ class AgentLink:
 
     async def failed(self, cause: str) -> None:
         """Say that this agent can serve its session no more: another one is to take over."""
-        await self._scripts.call("agent_failed", args=[self.agent_id, cause[:CAUSE], 0])
+        await self._scripts.call("agent_failed", args=[self.agent_id, cause[:CAUSE]])
 
     async def stopped(self, reason: str) -> None:
         """Say that this agent's process must go: another node's agent goes on with its call, or it is over."""
-        await self._scripts.call("agent_failed", args=[self.agent_id, reason[:CAUSE], 1])
+        await self._scripts.call("agent_stopped", args=[self.agent_id, reason[:CAUSE]])
 
     async def ended(self, session_id: str, status: str, reason: str) -> None:
         """Say that this agent's session is over (`ended` or `error`) and why. Idempotent."""
-        await self._scripts.call("session_end", args=[session_id, status, reason[:CAUSE], self.agent_id])
+        await self._scripts.call("agent_ended", args=[session_id, status, reason[:CAUSE], self.agent_id])
 
     async def leave(self, reason: str) -> None:
         """Say that this agent, still warm, is about to go: nobody is to be given it."""
-        await self._scripts.call("agent_stop", keys=[keys.agent(self.agent_id)], args=[self.agent_id, reason[:CAUSE]])
+        await self._scripts.call("agent_leave", args=[self.agent_id, reason[:CAUSE]])
 
     async def close(self) -> None:
         """Close both connections."""

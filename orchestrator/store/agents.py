@@ -20,23 +20,23 @@ class Agents(Base):
 
     async def announce_replacement(self, session_id: str, agent_id: str) -> str:
         """Announce one more agent for a waiting session: announced, over (it waits no more) or open (the breaker)."""
-        return str(await self._scripts.call("agent_announce", args=[session_id, agent_id]))
+        return str(await self._scripts.call("announce_replacement", args=[session_id, agent_id]))
 
-    async def claim(self, agent_id: str, node: str, *, anywhere: bool = False) -> tuple[str, str]:
+    async def claim_agent(self, agent_id: str, node: str, *, anywhere: bool = False) -> tuple[str, str]:
         """Claim an announced agent for a node: claimed, taken (by an earlier delivery), gone, or elsewhere and where.
 
         `anywhere`: any node may boot it, and the one with the smallest load is to.
         """
         outcome, where = await self._scripts.call(
-            "agent_claim", keys=[keys.agent(agent_id)], args=[agent_id, node, int(anywhere)]
+            "claim_agent", keys=[keys.agent(agent_id)], args=[agent_id, node, int(anywhere)]
         )
         return outcome, where
 
-    async def spawned(self, agent_id: str, pid: int, start_ticks: int, boot_id: str, node: str) -> bool:
+    async def record_spawn(self, agent_id: str, pid: int, start_ticks: int, boot_id: str, node: str) -> bool:
         """Record an agent's process; False when the agent has no record."""
         names = [keys.agent(agent_id), keys.agent_pid(agent_id)]
         return bool(
-            await self._scripts.call("agent_spawned", keys=names, args=[pid, start_ticks, boot_id, node, agent_id])
+            await self._scripts.call("record_spawn", keys=names, args=[pid, start_ticks, boot_id, node, agent_id])
         )
 
     @translated
@@ -46,12 +46,13 @@ class Agents(Base):
         deadline = now() + seconds
         while (left := deadline - now()) > 0:
             # Onto itself: a task that is delivered twice waits twice, and both are to be told.
+            # guard: boot-decided
             outcome = await self._blocking.blmove(decided, decided, min(left, BLOCK_SECONDS), "LEFT", "RIGHT")
             if outcome:
                 return str(outcome)
         return None
 
-    async def exited(
+    async def record_exit(
         self,
         agent_id: str,
         cause: str,
@@ -61,12 +62,12 @@ class Agents(Base):
     ) -> Exit:
         """Record that an agent's process is gone; its session is given another agent or ended. Idempotent."""
         seen = ("" if value is None else value for value in (exit_code, signal, peak_memory_kib))
-        session_id, outcome, before = await self._scripts.call("agent_exited", args=[agent_id, cause[:CAUSE], *seen])
+        session_id, outcome, before = await self._scripts.call("record_exit", args=[agent_id, cause[:CAUSE], *seen])
         return Exit(session_id or None, outcome, before)
 
-    async def unfit(self, agent_id: str, reason: str) -> str:
+    async def retire_unfit(self, agent_id: str, reason: str) -> str:
         """Take one agent out of service; returns its state before, '' when it is already leaving or gone."""
-        return str(await self._scripts.call("agent_stop", keys=[keys.agent(agent_id)], args=[agent_id, reason[:CAUSE]]))
+        return str(await self._scripts.call("retire_unfit", args=[agent_id, reason[:CAUSE]]))
 
     @translated
     async def agent(self, agent_id: str) -> Agent | None:
@@ -107,7 +108,7 @@ class Agents(Base):
         names = [keys.agent_logs(agent_id), keys.agent_log_count(agent_id), keys.agent_log_bytes(agent_id)]
         shipped = "" if offset is None else offset
         args = [keep_lines, LOG_BYTES, self._keep, shipped, *lines]
-        await self._scripts.call("log_append", [*names, keys.agent_log_offset(agent_id)], args)
+        await self._scripts.call("append_logs", [*names, keys.agent_log_offset(agent_id)], args)
 
     @translated
     async def log_offset(self, agent_id: str) -> int:

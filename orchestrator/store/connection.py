@@ -19,6 +19,7 @@ from orchestrator.store.prefixed import PrefixedRedis
 
 #: While a pool listens for a hosted Redis's notices of maintenance, redis-py 8 hands out connections whose server is
 #: gone: after a restart of Redis each that had been idle would fail one command, minutes later.
+# guard: idle-connection
 _NO_NOTICES = MaintNotificationsConfig(enabled=False)
 
 #: Longest wait for a blocking read, in seconds; the socket time-out of such a client lies above it.
@@ -32,6 +33,7 @@ def connect(place: Address | str, *, name: str, max_connections: int = 64, patie
         name=name,
         max_connections=max_connections,
         timeout=patience,
+        # guard: redis-timeout
         socket_timeout=patience,
         socket_connect_timeout=patience,
         health_check_interval=15,

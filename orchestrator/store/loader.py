@@ -80,6 +80,11 @@ def sources(prefix: str = "") -> Mapping[str, str]:
     }
 
 
+def named(**arguments: str | int | None) -> list[str | int]:
+    """Return the arguments of a script that takes them by name; those that are empty or 0 are left out."""
+    return [part for name, value in arguments.items() if value for part in (name, value)]
+
+
 class Scripts:
     """The Lua scripts of one Redis client, called by name."""
 

@@ -64,9 +64,9 @@ class Measured(Base):
         records = zip(session_ids, hashes, strict=True)
         return [Session.from_hash(name, fields) for name, fields in records if fields.get("status")], [*map(bool, kept)]
 
-    async def look_at_alerts(self) -> list[str]:
+    async def check_alerts(self) -> list[str]:
         """Tell what has begun or is over; returns the names of what is wrong."""
-        return list(await self._scripts.call("alerts_look"))
+        return list(await self._scripts.call("check_alerts"))
 
     @translated
     async def alert(self, alert_id: str) -> dict[str, Any] | None:
@@ -77,10 +77,7 @@ class Measured(Base):
     @translated
     async def alert_queued(self, alert_id: str) -> None:
         """Say that the delivery of an alert is queued."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.zrem(keys.DEADLINES, f"alert|{alert_id}")
-            pipe.delete(keys.alert(alert_id))
-            await pipe.execute()
+        await self._scripts.call("alert_queued", args=[alert_id])
 
 
 def _samples(rows: Sequence[str]) -> list[tuple[float, float]]:

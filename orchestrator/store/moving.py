@@ -24,6 +24,7 @@ class _Moving:
             return await super().read_response(*args, **options)  # type: ignore[misc]
         except ResponseError as failure:
             if is_elsewhere(failure):
+                # guard: moved-connection
                 self.mark_for_reconnect()  # not at once: answers to other commands may be on their way
             raise
 
@@ -41,6 +42,7 @@ class _SyncMoving:
             return super().read_response(*args, **options)  # type: ignore[misc]
         except ResponseError as failure:
             if is_elsewhere(failure):
+                # guard: moved-celery-connection
                 self.mark_for_reconnect()
             raise
 

@@ -43,24 +43,24 @@ class Nodes(Base):
         """
         queue = keys.node_queue(node)
         names = [queue, keys.bindings(queue)]
-        return bool(await self._scripts.call("node_forget", names, [node, int(for_good), int(if_silent)]))
+        return bool(await self._scripts.call("forget_node", names, [node, int(for_good), int(if_silent)]))
 
     @translated
     async def vanished(self) -> set[str]:
         """Return the nodes that say nothing of themselves any more."""
         return set(await self._redis.smembers(keys.NODES)) - (await self.nodes()).keys()
 
-    async def recount(self) -> int:
+    async def recount_nodes(self) -> int:
         """Bring the lists of each node's warm and busy agents into line with the agents; returns how much was wrong."""
-        return int(await self._scripts.call("nodes_recount"))
+        return int(await self._scripts.call("recount_nodes"))
 
     async def drain_node(self, node: str, seconds: float) -> None:
         """Take a node out of service; its calls are over after `seconds`."""
-        await self._scripts.call("node_drain", args=[node, int(seconds * 1000)])
+        await self._scripts.call("drain_node", args=[node, int(seconds * 1000)])
 
     async def undrain_node(self, node: str) -> list[str]:
         """Put a node in service again. Returns the sessions that were told goodbye and go on."""
-        return list(await self._scripts.call("node_undrain", args=[node]))
+        return list(await self._scripts.call("undrain_node", args=[node]))
 
     @translated
     async def draining(self) -> set[str]:

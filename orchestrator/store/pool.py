@@ -37,20 +37,20 @@ class Pool(Base):
         """Return whether a node has set the store up, and Redis still knows."""
         return int(await self._redis.exists(keys.POLICY, keys.POOL_TARGET)) == 2
 
-    async def due(self, limit: int = 100) -> list[Action]:
+    async def process_deadlines(self, limit: int = 100) -> list[Action]:
         """Act on the deadlines that are over; returns what is left to do outside Redis."""
-        return [Action(*row) for row in await self._scripts.call("deadlines_due", args=[limit])]
+        return [Action(*row) for row in await self._scripts.call("process_deadlines", args=[limit])]
 
-    async def reserve(self, candidates: Sequence[str], node: str, *, refused: str = "") -> list[str]:
+    async def reserve_agents(self, candidates: Sequence[str], node: str, *, refused: str = "") -> list[str]:
         """Announce the candidate agents that a node is to boot, as many as the pool lacks there; returns their ids.
 
         `refused`: why no agent can be started on this node; none is announced then.
         """
-        return list(await self._scripts.call("pool_reserve", args=[node, refused, *candidates]))
+        return list(await self._scripts.call("reserve_agents", args=[node, refused, *candidates]))
 
-    async def surplus(self) -> list[str]:
+    async def retire_surplus(self) -> list[str]:
         """Take the warm agents beyond the target out of the pool; returns their ids, to be stopped."""
-        return list(await self._scripts.call("pool_surplus"))
+        return list(await self._scripts.call("retire_surplus"))
 
     @translated
     async def set_target(self, target: int) -> None:
@@ -59,11 +59,15 @@ class Pool(Base):
 
     async def mark_stale(self, agent_ids: Sequence[str]) -> int:
         """Have the warm and booting ones among these agents replaced one by one; returns how many."""
-        return int(await self._scripts.call("pool_stale", args=agent_ids))
+        return int(await self._scripts.call("mark_stale", args=agent_ids))
 
-    async def memory(self, node: str, shortage: str, *, hold_seconds: int) -> int:
-        """Say what is short of memory on a node, '' for nothing, and serve the line; returns who is left in it."""
-        return int(await self._scripts.call("pool_promote", args=[node, shortage, hold_seconds]))
+    async def report_memory(self, node: str, shortage: str, *, hold_seconds: int) -> None:
+        """Report what is short of memory on a node, '' for nothing."""
+        await self._scripts.call("report_memory", args=[node, shortage, hold_seconds])
+
+    async def admit_waiting(self) -> int:
+        """Serve the sessions that wait, where there is capacity; returns how many are in the queue."""
+        return int(await self._scripts.call("admit_waiting"))
 
     @translated
     async def wait_wake(self, node: str) -> bool:

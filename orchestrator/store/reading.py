@@ -267,6 +267,7 @@ async def _members(redis: Any, lists: Mapping[str, frozenset[str]]) -> _Members:
             warm=len(replies[keys.node_warm(node)]),
             busy=len(replies[keys.node_busy(node)]),
             agents=living[node],
+            # guard: drain-waits-for-rooms
             closing=left[node],
         )
         for node in node_ids

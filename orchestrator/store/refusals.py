@@ -27,6 +27,7 @@ _MISTAKEN = re.compile(
     re.IGNORECASE,
 )
 #: Codes by which a server says that another one has taken over from it.
+# guard: failover-codes
 _ELSEWHERE = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})
 _CODE = re.compile(r"([A-Z][A-Z0-9]{1,15}) ")
 #: How Redis up to 6.2 repeats what a command in a script was answered, and how redis-py does it for a pipeline.
@@ -40,6 +41,7 @@ def translate(failure: RedisError) -> OrchestratorError:
     told = told_by(failure)
     if isinstance(failure, ResponseError) and "ILLEGAL" in told:
         return IllegalMove(told.partition("ILLEGAL ")[2])
+    # guard: redis-away
     if isinstance(failure, RedisConnectionError) and not _code(failure, told):
         return StoreUnavailable(f"Redis does not answer ({told}); try again shortly.", retry_after=RETRY_SECONDS)
     if isinstance(failure, RedisTimeoutError):
@@ -51,12 +53,14 @@ def translate(failure: RedisError) -> OrchestratorError:
 
 def is_wait(failure: BaseException) -> bool:
     """Whether an error says that Redis is away or does not serve now, and not that a command is wrong."""
+    # guard: redis-away-cause
     if isinstance(failure, RedisConnectionError | RedisTimeoutError | InvalidResponse):
         return True
     if not isinstance(failure, ResponseError):
         return False
     told = told_by(failure)
     code = _code(failure, told)
+    # guard: redis-refusal
     return code not in _MISTAKES and not (code in {"", "ERR"} and _MISTAKEN.search(told))
 
 

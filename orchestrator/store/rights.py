@@ -35,6 +35,7 @@ KEYS = (
     "_kombu.binding.celery _kombu.binding_deadlines _kombu.binding_permanent.celery x.reply.celery.pidbox "
     "session:x session:user:x session:room:x user:sessions:x user:node:x agent:x node:x alert:x alerts arrivals:0 "
     "outcomes:0 histogram:x recent:x rate:x:0 idempotency:x webhook:x reload:x door:x deadlines:looked pool:refill "
+    # guard: key-rights
     "pool:wake:x pool:memory_low address:sessions:x room:asker:x".split(),
     *(value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)),
 )

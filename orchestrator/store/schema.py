@@ -23,6 +23,7 @@ def disagreement(found: Mapping[str, str]) -> str | None:
     if not found:
         return None
     version, readable_by = int(found["version"]), int(found["readableBy"])
+    # guard: schema
     if readable_by > VERSION:
         return (
             f"Redis holds schema {version} of a newer release, and this one knows {VERSION}: start the newer release, "

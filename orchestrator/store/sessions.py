@@ -7,6 +7,7 @@ from orchestrator.models import Session
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
+from orchestrator.store.loader import named
 from orchestrator.store.records import Assignment, Capacity, DispatchRef, Ended
 
 #: A token is good for a quarter of an hour, and whoever joined with it at the end is looked for a while longer.
@@ -42,34 +43,24 @@ class Sessions(Base):
 
         For a job the session is never put in line, and none begins where the room has one.
         """
-        outcome, session_id, detail, refill, *process = await self._scripts.call(
-            "assign",
-            args=[
-                user_id,
-                waiting_id,
-                room_name,
-                payload,
-                address,
-                rate_amount,
-                rate_window_ms,
-                idempotency_key,
-                fingerprint,
-                *((job.id, job.dispatch_id, job.node) if job else ("", "", "")),
-                int(affinity),
-                network,
-                per_address,
-                waiting_per_address,
-            ],
-        )
+        arguments = named(
+            userId=user_id, waitingId=waiting_id, roomName=room_name, payload=payload, affinity=int(affinity),
+            address=address, network=network, rateAmount=rate_amount, rateWindowMs=rate_window_ms,
+            perAddress=per_address, waitingPerAddress=waiting_per_address,
+            idempotencyKey=idempotency_key, fingerprint=fingerprint,
+        )  # fmt: skip
+        if job:
+            arguments += named(jobId=job.id, dispatchId=job.dispatch_id, jobNode=job.node)
+        outcome, session_id, detail, refill, *process = await self._scripts.call("assign", args=arguments)
         agent_id, node, pid, ticks = process or ("", "", "", "")
         return Assignment(
             outcome, session_id or "", str(detail or ""), bool(refill), agent_id, node, int(pid or 0), int(ticks or 0)
         )
 
-    async def limited(self, what: str, address: str, network: str, amount: int, window_ms: int) -> float:
+    async def take_rate_limit(self, what: str, address: str, network: str, amount: int, window_ms: int) -> float:
         """Count one more of something by address, and by the network that it is of; returns 0, or seconds after which
         it is allowed again."""
-        return int(await self._scripts.call("rate", args=[what, address, network, amount, window_ms])) / 1000
+        return int(await self._scripts.call("take_rate_limit", args=[what, address, network, amount, window_ms])) / 1000
 
     async def capacity(self, node: str) -> Capacity:
         """Return whether a job that comes by a node's door would be served now."""
@@ -121,7 +112,7 @@ class Sessions(Base):
     @translated
     async def job_assigned(self, session_id: str) -> None:
         """Say that LiveKit has given us the job of a session."""
-        await self._redis.zrem(keys.DEADLINES, f"job|{session_id}")
+        await self._scripts.call("job_assigned", args=[session_id])
 
     @translated
     async def keep_answer(self, idempotency_key: str, answer: str) -> None:
@@ -178,7 +169,7 @@ class Sessions(Base):
     async def end_session(self, session_id: str, status: str, reason: str) -> Ended | None:
         """End a session (`ended` or `error`): its agent is told to leave, its room is deleted by the next node that
         looks. Idempotent; None when unknown."""
-        reply = await self._scripts.call("session_end", args=[session_id, status, reason, ""])
+        reply = await self._scripts.call("end_session", args=[session_id, status, reason])
         if not reply:
             return None
         first, status = reply
@@ -187,7 +178,7 @@ class Sessions(Base):
     @translated
     async def room_closed(self, session_id: str) -> None:
         """Say that the room of a session that is over is gone."""
-        await self._redis.zrem(keys.DEADLINES, f"close|{session_id}")
+        await self._scripts.call("room_closed", args=[session_id])
 
     @translated
     async def room_made(self, session_id: str) -> None:
@@ -201,18 +192,20 @@ class Sessions(Base):
         """
         return str(await self._scripts.call("webhook", args=[event_id, event, room, created_at, dropped]))
 
-    async def seen(
+    async def reconcile_room(
         self, session_id: str, agent_id: str, *, exists: bool, user: str = "gone", agent: bool = False
     ) -> str:
         """Say what LiveKit says of a session's room; `agent_id`: whom the session had before LiveKit was asked.
 
-        Returns what was done about it, see session_look.lua; '' when nothing had to be.
+        Returns what was done about it, see reconcile_room.lua; '' when nothing had to be.
         """
-        return str(await self._scripts.call("session_look", args=[session_id, agent_id, int(exists), user, int(agent)]))
+        return str(
+            await self._scripts.call("reconcile_room", args=[session_id, agent_id, int(exists), user, int(agent)])
+        )
 
-    async def look_again(self, session_id: str, seconds: float) -> None:
+    async def check_room_within(self, session_id: str, seconds: float) -> None:
         """Have a node look at a session's room at LiveKit in a while, at the latest."""
-        await self._scripts.call("session_look_by", args=[session_id, int(seconds * 1000)])
+        await self._scripts.call("check_room_within", args=[session_id, int(seconds * 1000)])
 
     @translated
     async def bound_and_over(self, since: float) -> tuple[list[Session], list[Session]]:

@@ -17,7 +17,7 @@ class Upkeep(Base):
     """The store as a whole."""
 
     @translated
-    async def agree(self) -> None:
+    async def check_schema(self) -> None:
         """Record which schema this release writes. Raises `SchemaMismatch` when it cannot share this Redis."""
         found: dict[str, str] = await self._redis.hgetall(keys.SCHEMA)
         if reason := schema.disagreement(found):
@@ -64,6 +64,7 @@ class Upkeep(Base):
         if not await self._redis.set(keys.REWRITTEN, "1", nx=True, ex=max(1, int(seconds))):
             return False
         try:
+            # guard: forget-on-disk
             await self._redis.bgrewriteaof()
         except ResponseError:  # a rewrite is running, or may not begin now
             await self._redis.delete(keys.REWRITTEN)

@@ -58,7 +58,9 @@ def _base(where: Address, name: str, transport_options: dict[str, Any]) -> Celer
             "global_keyprefix": where.prefix,
             # Of our own: with those that every Celery has by default, its neighbours' tasks would be given back by our
             # visibility time-out while they run.
+            # guard: unacked
             "unacked_key": "celery:unacked",
+            # guard: unacked-index
             "unacked_index_key": "celery:unacked:index",
             "unacked_mutex_key": "celery:unacked:mutex",
         },
@@ -103,6 +105,7 @@ def _worker(settings: Settings) -> dict[str, Any]:
         "task_acks_late": False,
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
+        # guard: foreign-task
         "worker_consumer": "orchestrator.task_queue.foreign_tasks:Consumer",
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
@@ -138,6 +141,7 @@ def _beat(where: Address) -> dict[str, Any]:
         "redbeat_redis_options": {},
         "redbeat_key_prefix": f"{where.prefix}celery:beat:",
         # A beat that was killed is replaced when its lock runs out.
+        # guard: beat-lock
         "redbeat_lock_timeout": 15,
         "beat_schedule": {
             name: {"task": task, "schedule": schedule(every), "options": {"expires": expires}}

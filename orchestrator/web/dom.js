@@ -35,6 +35,7 @@ export function attribute(node, name, value) {
 
 /** Set a node's text; writes only what differs, so that nothing is announced or laid out anew for no reason. */
 export function text(node, value) {
+  // guard: page-text
   const wanted = oneLine(String(value ?? ""));
   if (node.textContent !== wanted) node.textContent = wanted;
 }

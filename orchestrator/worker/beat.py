@@ -53,18 +53,21 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc] # redbeat has no types
         except Exception as failure:
             if (cause := waits_for_redis(failure)) is None:
                 raise
+            # guard: beat-waits
             self._say(cause)
             return WAIT_SECONDS
         self._say("")
         return pause
 
     def _tick(self, *args: Any, **kwargs: Any) -> Any:
+        # guard: refill-at-start
         if not self._leads:
             # How long there was no beat is not known: the first refill does not wait for its turn.
             self.app.send_task(REFILL, expires=25)
             self._leads = True
             log.info("this beat leads; a refill is asked for")
         if not self._written or not get_redis(self.app).exists(self.app.redbeat_conf.schedule_key):
+            # guard: schedule-again
             self.setup_schedule()
             self._written = True
         pause = super().tick(*args, **kwargs)

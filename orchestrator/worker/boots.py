@@ -35,7 +35,7 @@ class Boots:
         """
         self.booting.add(agent_id)
         try:
-            claim, where = await self._store.claim(agent_id, self._settings.node_id, anywhere=anywhere)
+            claim, where = await self._store.claim_agent(agent_id, self._settings.node_id, anywhere=anywhere)
             if claim == "gone":
                 raise GivenUp
             if claim == "elsewhere":
@@ -56,7 +56,7 @@ class Boots:
             process = await (await self._link.host()).spawn(agent_id)
         except OrchestratorError as failure:
             kind = "boot_error" if isinstance(failure, SpawnFailed) else "not spawned"
-            await self._store.exited(agent_id, f"{kind}: {failure.detail}")
+            await self._store.record_exit(agent_id, f"{kind}: {failure.detail}")
             raise
         faults.hit("worker.after_spawn")
         self._logs.follow(agent_id)
@@ -64,7 +64,7 @@ class Boots:
 
     async def record_spawn(self, process: Process) -> None:
         """Write the process of an agent into its record."""
-        await self._store.spawned(
+        await self._store.record_spawn(
             process.agent_id, process.pid, process.start_ticks, process.boot_id, self._settings.node_id
         )
 

@@ -43,6 +43,7 @@ class Checks:
                 continue
             finding = self._examine(agent, self._settings.agent_memory_limit_mb << 20)
             await self._store.record_health(agent.id, _record(finding, int(now)))
+            # guard: health-check
             if finding.fault is not None:
                 unfit += 1
                 await self._end(agent, finding.fault)
@@ -51,11 +52,11 @@ class Checks:
 
     async def _end(self, agent: Agent, fault: str) -> None:
         log.warning("unfit agent", extra={"agent_id": agent.id, "fault": fault})
-        await self._store.unfit(agent.id, fault)
+        await self._store.retire_unfit(agent.id, fault)
         if await self._stops.here(agent.id) or not agent.pid:
             return
         if not self._may_live(self._settings.node_id, agent.pid, 0):
-            await self._store.exited(agent.id, fault)
+            await self._store.record_exit(agent.id, fault)
 
 
 def _record(finding: Finding, now: int) -> dict[str, str | int | float]:

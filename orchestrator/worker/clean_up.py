@@ -28,11 +28,12 @@ class CleanUp:
     async def run(self) -> list[str]:
         """Check once; returns the sessions that were ended. A check that follows another too closely does nothing."""
         async with self._turn:
+            # guard: looks-apart
             if self._clock.monotonic() - self._looked_at < LOOKS_APART_SECONDS:
                 return []
             ended, self._suspects = await refill.end_stale(self._store, self._suspects)
             await self._forget_vanished_nodes()
-            if wrong := await self._store.recount():
+            if wrong := await self._store.recount_nodes():
                 log.info("%d entries of the nodes' lists were wrong", wrong)
             self._looked_at = self._clock.monotonic()
         return ended

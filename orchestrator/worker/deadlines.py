@@ -35,7 +35,7 @@ class Deadlines:
 
     async def enforce(self) -> None:
         """Have the store act on the deadlines that are over, and begin what that asks for."""
-        actions = await self._store.due()
+        actions = await self._store.process_deadlines()
         if actions:
             faults.hit("watch.after_due")
         for action in actions:

@@ -56,12 +56,12 @@ class Deaths:
         await self._ship_last_lines(death)
         last = self._logs.last_line(death.agent_id)
         reason = f"boot_error: {death.cause}" + (f": {last}" if last else "")
-        return death.cause, await self._store.exited(death.agent_id, reason, *_seen(death))
+        return death.cause, await self._store.record_exit(death.agent_id, reason, *_seen(death))
 
     async def _died(self, death: Death, agent: Agent | None) -> tuple[str, Exit]:
         # A user may be on the line: whatever can wait until another agent is on its way, does.
         cause = (agent and agent.reason) or death.cause  # why it was stopped says more than the signal that did it
-        result = await self._store.exited(death.agent_id, cause, *_seen(death))
+        result = await self._store.record_exit(death.agent_id, cause, *_seen(death))
         if result.outcome == "replaced" and result.session_id:
             await pass_over_the_dead(self._store, result.session_id, self._may_live)
         await self._ship_last_lines(death)

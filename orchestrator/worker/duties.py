@@ -43,7 +43,7 @@ class AlertWatch:
 
     async def look(self) -> None:
         """Look at every alert; one that has begun is logged."""
-        wrong = set(await self._store.look_at_alerts())
+        wrong = set(await self._store.check_alerts())
         for name in wrong - self._wrong:
             log.warning("alert: %s", name)
         self._wrong = wrong

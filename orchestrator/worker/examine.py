@@ -43,6 +43,7 @@ def examine(agent: Agent, memory_limit: int) -> Finding:
                 )  # fmt: skip
     except psutil.NoSuchProcess:
         return Finding("process gone or zombie")
+    # guard: only-deadline-ends
     if finding.memory <= memory_limit:
         return finding
     fault = f"private memory {finding.memory >> 20} MiB over the limit of {memory_limit >> 20} MiB"

@@ -42,6 +42,7 @@ class Headroom:
 
     def _memory(self) -> str:
         floor, free = self._settings.memory_headroom_mb, self._free_bytes()
+        # guard: memory-floor
         if not floor or free is None or free >= floor << 20:
             return ""
         return f"{free >> 20} MiB of memory are free, MEMORY_HEADROOM_MB is {floor}"
@@ -56,6 +57,7 @@ class HeadroomReport:
     async def report(self) -> None:
         """Say whether there is room for one more agent; where there is, the waiting line is served."""
         before, now = self._headroom.shortage, self._headroom.look()
-        await self._store.memory(self._node, now, hold_seconds=int(3 * MEMORY_SECONDS))
+        await self._store.report_memory(self._node, now, hold_seconds=int(3 * MEMORY_SECONDS))
+        await self._store.admit_waiting()
         if before and not now:
             self._refill()

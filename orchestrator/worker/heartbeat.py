@@ -55,6 +55,7 @@ class Heartbeat(LoopService):
                 await self.beat()
             except StoreUnavailable:
                 pass  # the api reports it
+            # guard: loop-survives
             except Exception:
                 log.exception("the node's heartbeat failed and will be tried again")
             await self._clock.sleep(NODE_BEAT_SECONDS)

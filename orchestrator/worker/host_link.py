@@ -59,6 +59,7 @@ class HostLink:
             return await client.hello()
         except HostSilent as failure:
             log.critical("%s: it is killed and will be restarted", failure.detail)
+            # guard: host-hangs
             client.kill()
             raise
 

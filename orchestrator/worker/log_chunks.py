@@ -82,4 +82,5 @@ def _next_bytes(progress: Progress, read: Read) -> tuple[list[bytes], bytes, Pro
 
 def clean(line: bytes) -> str:
     """Return a line as text that is one line wherever it is shown, and no longer than LINE."""
+    # guard: shipped-line
     return _CONTROL.sub("", _ESCAPE.sub("", line[:LINE_BYTES].decode(errors="replace")))[:LINE]

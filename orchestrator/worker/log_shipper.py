@@ -95,6 +95,7 @@ class LogShipper:
         if chunk.lines:
             await self._store.append_logs(agent_id, chunk.lines, self._keep, chunk.progress.offset)
         file.progress = chunk.progress
+        # guard: ship-rate
         file.lines = max(0.0, file.lines - chunk.counted)
 
     def _allowed(self, file: _File) -> int:

@@ -56,12 +56,14 @@ class Processes:
         living, deaths = await self._link.hello(client)
         for death in deaths:
             await self._deaths.record(death)
+        # guard: registered-agents
         known = {process.agent_id for process in living} | {death.agent_id for death in deaths} | self._boots.booting
         for agent in records:
             # One that is not claimed yet has its own deadline.
             if agent.node == self._settings.node_id and agent.id not in known and (agent.spawned_at or agent.pid):
                 cause = "process gone, exit code unknown" if agent.pid else "its Celery worker died before the spawn"
-                await self._store.exited(agent.id, cause)
+                # guard: unknown-agent
+                await self._store.record_exit(agent.id, cause)
         strangers = {}
         for process in living:
             self._logs.follow(process.agent_id)
@@ -78,6 +80,7 @@ class Processes:
                 log.warning("%s has no record and does not register: stopped", process.agent_id)
                 await self._stop(process.agent_id)
             return since
+        # guard: stop-exited
         if agent.state is AgentState.EXITED:
             await self._stop(process.agent_id)
         elif agent.pid is None or agent.start_ticks is None:

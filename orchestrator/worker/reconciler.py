@@ -1,6 +1,6 @@
 """Compares our sessions with the rooms at LiveKit, has the store act on what differs, and closes rooms.
 
-A webhook, or the time for a round (store/lua/deadlines_due.lua), begins a check; session_look.lua decides, once LiveKit
+A webhook, or the time for a round (process_deadlines.lua), begins a check; reconcile_room.lua decides, once LiveKit
 has said the same for a while. Rooms that are no session's are never asked about.
 Failure cases: LiveKit does not answer → a check is tried again, a round waits for the next one; the session moves while
 LiveKit is asked → what it says of an earlier agent does not count.
@@ -44,7 +44,7 @@ class Reconciler:
             await self._compare(session, await self._rooms.existing([session.room_name]))
         except LiveKitUnavailable as failure:
             log.info("%s is looked at again: %s", session_id, failure.detail)
-            await self._store.look_again(session_id, AGAIN_SECONDS)
+            await self._store.check_room_within(session_id, AGAIN_SECONDS)
 
     async def all(self) -> None:
         """Compare all sessions that have an agent, and find the rooms of those that are over."""
@@ -64,7 +64,7 @@ class Reconciler:
             log.warning("sessions are not compared with LiveKit: %s", failure.detail)
             return
         for room in sorted(existing & over.keys()):
-            self._say(over[room], await self._store.seen(over[room], "", exists=True))
+            self._say(over[room], await self._store.reconcile_room(over[room], "", exists=True))
         await self._close_unserved()
 
     async def _close_unserved(self) -> None:
@@ -79,6 +79,7 @@ class Reconciler:
                     _, agent = await self._rooms.present(room)
                     if not agent:  # another program may serve our name
                         log.warning("a room that nobody serves is closed", extra={"room": room})
+                        # guard: close-unserved-room
                         await self._rooms.delete(room)
         except LiveKitUnavailable as failure:
             log.warning("rooms that nobody serves are not looked for: %s", failure.detail)
@@ -119,7 +120,9 @@ class Reconciler:
     async def _compare(self, session: Session, existing: set[str]) -> None:
         exists, agent_id = session.room_name in existing, session.agent_id or ""
         user, agent = await self._rooms.present(session.room_name) if exists and session.live else ("gone", False)
-        self._say(session.id, await self._store.seen(session.id, agent_id, exists=exists, user=user, agent=agent))
+        self._say(
+            session.id, await self._store.reconcile_room(session.id, agent_id, exists=exists, user=user, agent=agent)
+        )
 
     def _say(self, session_id: str, done: str) -> None:
         if done and done != "doubt":
@@ -128,4 +131,5 @@ class Reconciler:
 
 def _to_delete(session: Session) -> bool:
     """Whether the room of a session is to be gone. In one of another's making others may go on without an agent."""
+    # guard: own-rooms
     return not session.live and re.fullmatch(ROOM_PATTERN, session.room_name) is not None

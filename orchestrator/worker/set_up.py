@@ -57,7 +57,7 @@ class SetUp:
 
     async def _agree(self) -> None:
         try:
-            await self._store.agree()
+            await self._store.check_schema()
         except SchemaMismatch as failure:
             log.critical("this node cannot run: %s", failure.detail)
             self._end_process(CANNOT_RUN)
@@ -77,11 +77,13 @@ class SetUp:
             # No start is answered until the living have registered, so the cap holds.
             began = self._clock.monotonic()
             with contextlib.suppress(HostUnavailable):
+                # guard: wait-for-registrations
                 while self._clock.monotonic() - began < REGISTER_SECONDS and not await self._all_registered():
                     await self._clock.sleep(_LOOK_SECONDS)
             if self._done:
                 # Redis has lost what other nodes' agents had said too. Each registers at its next heartbeat.
                 heartbeat = self._settings.heartbeat_seconds + _REGISTERED_SECONDS
+                # guard: wait-for-heartbeats
                 await self._clock.sleep(max(0.0, began + heartbeat - self._clock.monotonic()))
         await self._before_starts()
         await self._store.configure(self._settings.policy, self._settings.pool_target)

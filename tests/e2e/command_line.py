@@ -53,7 +53,7 @@ def doctor_on_a_running_node(node: Node) -> None:
     findings = json.loads(node.command("doctor", "--json").stdout)
     assert {finding["name"] for finding in findings} == {"python", "node", "redis", "livekit", "models", "memory"}
     assert all(finding["ok"] for finding in findings), findings
-    assert "answers and takes the key pair" in node.command("doctor").stdout
+    assert "answers and accepts the key pair" in node.command("doctor").stdout
 
 
 def doctor_names_what_is_wrong(node: Node) -> None:

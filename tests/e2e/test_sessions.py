@@ -200,7 +200,7 @@ async def what_stands_in_dot_env_reaches_the_agents_and_no_more(node: Node) -> N
 
 
 def a_session_that_nobody_joins_frees_its_agent(node: Node) -> None:
-    with hurt.policy(node, userJoinMs=2000):
+    with hurt.policy(node, user_join_seconds=2):
         started = node.begin("no-show")
         session = state(node, started["sessionId"], "ended")
         assert session["reason"] == "user did not join within 2 s"
@@ -208,7 +208,7 @@ def a_session_that_nobody_joins_frees_its_agent(node: Node) -> None:
 
 
 async def a_session_has_a_maximum_length(node: Node) -> None:
-    with hurt.policy(node, maxMs=4000):
+    with hurt.policy(node, max_session_seconds=4):
         async with Call(node.url, "talker") as call:
             await call.gone()
             session = await asyncio.to_thread(state, node, call.session_id, "ended")

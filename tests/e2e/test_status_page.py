@@ -473,12 +473,12 @@ async def _fail_to_boot(node: Node, lines: list[str], session_id: str) -> str:
     async with _store(node) as store:
         before = (await store.counts())["target"]
         await store.set_target(before + 1)
-        reserved = await store.reserve([new_id("prewarm")], "a-node-that-is-gone")
+        reserved = await store.reserve_agents([new_id("prewarm")], "a-node-that-is-gone")
         await store.set_target(before)
         (agent_id,) = reserved
         await store.append_logs(agent_id, [*lines, "[agent exited with code 1]"], 500)
         cause = f"boot_error: exited with code 1: {lines[-1]}"
-        await store.exited(agent_id, cause, 1)
+        await store.record_exit(agent_id, cause, 1)
         await store.end_session(session_id, "error", cause)
         await store.close_breaker()
         return agent_id

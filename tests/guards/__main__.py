@@ -16,7 +16,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.guards.table import GUARDS, REPOSITORY, Guard
+from tests.guards.anchors import REPOSITORY, tracked
+from tests.guards.table import GUARDS, Guard
 
 #: Seconds that one test may take.
 SECONDS = 600
@@ -29,18 +30,14 @@ def take_away(each: Guard) -> tuple[bool, str]:
     with tempfile.TemporaryDirectory(prefix="g", ignore_cleanup_errors=True) as folder:
         root, temporary = Path(folder) / "project", Path(folder) / "tmp"
         temporary.mkdir()
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=REPOSITORY, capture_output=True, check=True, text=True,
-        ).stdout  # fmt: skip
-        for name in filter(None, listed.split("\0")):
-            if (REPOSITORY / name).exists():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(REPOSITORY / name, root / name)
+        for path in tracked(REPOSITORY):
+            copy = root / path.relative_to(REPOSITORY)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
         for change in each.changes:
             change.make(root)
         environment = os.environ | {"PYTHONPATH": str(root), "TMPDIR": str(temporary), **each.environment}
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", each.test]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-x", each.test]
         try:
             done = subprocess.run(
                 command, cwd=root, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False

@@ -15,8 +15,10 @@ from typing import Literal
 REPOSITORY = Path(__file__).resolve().parents[2]
 How = Literal["remove", "never", "always", "return", "replace"]
 _NAME = re.compile(r"^\s*(?:#|--|//) guard: ([a-z0-9-]+)$")
+#: What a guard may stand in, by the ends of files' names.
+_LANGUAGES = {".py", ".lua", ".js", ".conf", ".yml"}
 _CONDITION = {
-    ".py": (re.compile(r"\b(if|elif|while)\b.*:", re.DOTALL), r"\1 {}:", "False", "True"),
+    ".py": (re.compile(r"\b(if|elif|while)\b.*?:(?=[ \t]*(?:#.*)?\n)", re.DOTALL), r"\1 {}:", "False", "True"),
     ".lua": (re.compile(r"\b(if|elseif|while)\b.*?\b(then|do)\b"), r"\1 {} \2", "false", "true"),
 }
 
@@ -33,17 +35,12 @@ def tracked(root: Path) -> tuple[Path, ...]:
 def places() -> dict[str, list[tuple[str, int]]]:
     """Return where each name stands, as files and numbers of lines."""
     found: dict[str, list[tuple[str, int]]] = {}
-    for path in tracked(REPOSITORY):
-        name = path.relative_to(REPOSITORY)
-        if name.parts[0] in {"tests", "docs"}:
-            continue
-        try:
-            lines = path.read_text().split("\n")
-        except UnicodeDecodeError:
-            continue
-        for number, line in enumerate(lines):
-            if match := _NAME.match(line):
-                found.setdefault(match[1], []).append((str(name), number))
+    roots = [each for folder in ("orchestrator", "agents") for each in (REPOSITORY / folder).rglob("*")]
+    for path in [*roots, *REPOSITORY.iterdir()]:
+        if path.is_file() and (path.suffix in _LANGUAGES or path.name.startswith("Dockerfile")):
+            for number, line in enumerate(path.read_text().split("\n")):
+                if match := _NAME.match(line):
+                    found.setdefault(match[1], []).append((str(path.relative_to(REPOSITORY)), number))
     return found
 
 

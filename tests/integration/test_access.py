@@ -18,7 +18,7 @@ from tests.support.pool import warm
 
 KEY, OTHER_KEY = "first-key-of-16-and-more", "second-key-of-16-and-more"
 #: What needs no credentials: platforms ask whether it lives, LiveKit signs what it sends, pages hold no data.
-PUBLIC = {"/livez", "/readyz", "/api/livekit/webhook", "/", "/status"}
+PUBLIC = {"/livez", "/readyz", "/api/livekit/webhook", "/api/reasons", "/", "/status"}
 
 
 def bearer(secret: str) -> dict[str, str]:

@@ -37,11 +37,11 @@ async def fail(store: Store, *lines: str, node: str = "n1") -> str:
     await store.close_breaker()
     counts = await store.counts()
     await store.set_target(counts["pool"] + counts["booting"] + 1)
-    (agent_id,) = await store.reserve([new_id("prewarm")], node)
-    await store.claim(agent_id, node)
-    await store.spawned(agent_id, 77, 5000, "boot", node)
+    (agent_id,) = await store.reserve_agents([new_id("prewarm")], node)
+    await store.claim_agent(agent_id, node)
+    await store.record_spawn(agent_id, 77, 5000, "boot", node)
     await store.append_logs(agent_id, lines or TRACEBACK, 500, 7)
-    await store.exited(agent_id, CAUSE, 1)
+    await store.record_exit(agent_id, CAUSE, 1)
     return agent_id
 
 
@@ -81,8 +81,8 @@ async def test_any_agent_can_be_read_warm_in_a_session_or_gone(
 
 async def test_an_agent_that_printed_nothing_still_has_its_cause(http: httpx.AsyncClient, store: Store) -> None:
     await store.set_target(1)
-    (agent_id,) = await store.reserve([new_id("prewarm")], "n1")
-    await store.exited(agent_id, "not spawned: the agent host is away")
+    (agent_id,) = await store.reserve_agents([new_id("prewarm")], "n1")
+    await store.record_exit(agent_id, "not spawned: the agent host is away")
     found = (await http.get(f"/api/agents/{agent_id}/logs")).json()
     assert (found["logs"], found["agent"]["cause"]) == ([], "not spawned: the agent host is away")
 
@@ -129,14 +129,14 @@ async def test_it_is_pushed_as_it_is_written(
     async with on_a_port(app) as http:
         http.headers.update(ADMIN)
         await store.set_target(1)
-        (agent_id,) = await store.reserve([new_id("prewarm")], "n1")
+        (agent_id,) = await store.reserve_agents([new_id("prewarm")], "n1")
         await store.append_logs(agent_id, ["loading"], 500)
         path = f"/api/agents/{agent_id}/logs/events"
         async with follow(http, path) as events:
             _, told, place = await events.next("lines")
             assert told == {"agentId": agent_id, "lines": ["loading"], "missed": 0}
             await store.append_logs(agent_id, ["RuntimeError"], 500)
-            await store.exited(agent_id, CAUSE, 1)
+            await store.record_exit(agent_id, CAUSE, 1)
             assert (await events.next("lines", "end"))[1]["lines"] == ["RuntimeError"]
             assert (await events.next("lines", "end"))[0] == "end"
             await events.over()
@@ -202,11 +202,11 @@ async def test_a_boot_that_works_takes_it_all_back(http: httpx.AsyncClient, stor
 
 async def test_a_session_tells_whose_boots_failed(http: httpx.AsyncClient, store: Store) -> None:
     session_id = (await start(http, "ada")).json()["sessionId"]
-    await store.exited(session_id, CAUSE, 1)
+    await store.record_exit(session_id, CAUSE, 1)
     second = new_id("prewarm")
     assert await store.announce_replacement(session_id, second) == "announced"
     other = "boot_error: exited with code 2: no key"
-    await store.exited(second, other, 2)
+    await store.record_exit(second, other, 2)
     await store.end_session(session_id, "error", f"{other} (after 2 attempts)")
     events = (await http.get(f"/api/session/{session_id}")).json()["events"]
     told = [(event["state"], event["failedAgentId"]) for event in events if "failedAgentId" in event]
@@ -229,7 +229,7 @@ async def test_when_the_breaker_opens_those_who_wait_are_told_whose_boot_it_was(
     for _ in range(5):
         last = new_id("prewarm")
         if await store.announce_replacement(waiting, last) == "announced":
-            await store.exited(last, CAUSE, 1)
+            await store.record_exit(last, CAUSE, 1)
     look = (await http.get(f"/api/session/{waiting}")).json()
     assert (look["status"], look["reason"]) == ("error", CAUSE)
     assert look["events"][-1]["failedAgentId"] == last

@@ -13,7 +13,7 @@ from tests.support.pool import assign, change, warm
 
 @pytest.fixture
 async def told(store: Store, raw: redis.Redis) -> "Told":
-    await change(store, webhooks=1)
+    await change(store, alert_webhooks=1)
     await store.beat_node("n1", {"host": 1}, 60)
     return Told(store, raw)
 
@@ -26,9 +26,9 @@ class Told:
 
     async def look(self) -> list[dict[str, Any]]:
         """Have both nodes look at once, and take what is to be sent."""
-        await asyncio.gather(*(self.store.look_at_alerts() for _ in range(2)))
+        await asyncio.gather(*(self.store.check_alerts() for _ in range(2)))
         found = []
-        for actions in await asyncio.gather(self.store.due(), self.store.due()):
+        for actions in await asyncio.gather(self.store.process_deadlines(), self.store.process_deadlines()):
             for action in actions:
                 if action.what == "alert" and (alert := await self.store.alert(action.id)):
                     found.append(alert)
@@ -51,7 +51,7 @@ async def test_an_empty_pool_is_told_once_it_lasts_and_once_it_is_over(told: Tol
     (alert,) = await told.look()
     assert (alert["type"], alert["data"]) == ("pool.empty", {"target": 1, "warm": 0, "booting": 0})
     assert await told.kinds() == [], "it lasts"
-    assert await told.store.look_at_alerts() == ["pool"]
+    assert await told.store.check_alerts() == ["pool"]
     await told.store.set_target(0)
     await warm(told.store, valkey_url, 1)
     assert await told.kinds() == []
@@ -60,7 +60,7 @@ async def test_an_empty_pool_is_told_once_it_lasts_and_once_it_is_over(told: Tol
     assert alert["type"] == "pool.filled"
     assert alert["data"]["lasted"] >= 0
     assert await told.kinds() == []
-    assert await told.store.look_at_alerts() == []
+    assert await told.store.check_alerts() == []
     assert not told.raw.keys("alert:*")
     assert not [member for member in told.raw.zrange("deadlines", 0, -1) if member.startswith("alert|")]
 
@@ -85,8 +85,8 @@ async def test_an_open_breaker_is_told_at_once(told: Told, valkey_url: str) -> N
     await told.store.set_target(0)
     for number in range(5):
         session = (await assign(told.store, f"user-{number}")).session_id
-        await told.store.claim(session, "n1")
-        await told.store.exited(session, "boot_error: no microphone")
+        await told.store.claim_agent(session, "n1")
+        await told.store.record_exit(session, "boot_error: no microphone")
     alerts = await told.look()
     assert [alert["type"] for alert in alerts] == ["breaker.opened"]
     assert alerts[0]["data"] == {"cause": "boot_error: no microphone", "failures": 5}
@@ -166,7 +166,7 @@ async def test_calls_whose_agents_are_silent_and_live_count_too(
         agent = await serve(told, valkey_url, session)
         told.raw.expire("node:n1", ttl)
         told.raw.zadd("deadlines", {f"beat|{agent}": 0})
-        await told.store.due()
+        await told.store.process_deadlines()
         told.raw.expire("node:n1", 60)
         found = await told.store.session(session)
         assert found is not None
@@ -181,7 +181,7 @@ async def test_a_takeover_is_told_when_it_begins_and_when_it_is_over(told: Told,
     await warm(told.store, valkey_url, 2)
     session = (await assign(told.store, "ada")).session_id
     first = await serve(told, valkey_url, session)
-    await told.store.exited(first, "killed by signal 9", None, 9)
+    await told.store.record_exit(first, "killed by signal 9", None, 9)
     (alert,) = await told.look()
     assert alert["type"] == "takeover.started"
     assert alert["data"] == {"sessionId": session, "agentId": first, "cause": "killed by signal 9"}
@@ -189,7 +189,7 @@ async def test_a_takeover_is_told_when_it_begins_and_when_it_is_over(told: Told,
     (alert,) = await told.look()
     assert (alert["type"], alert["data"]["agentId"]) == ("takeover.finished", second)
     assert alert["data"]["lasted"] >= 0
-    await told.store.exited(second, "killed by signal 9", None, 9)
+    await told.store.record_exit(second, "killed by signal 9", None, 9)
     await told.store.end_session(session, "ended", "stopped by request")
     alerts = {alert["type"]: alert["data"] for alert in await told.look()}
     assert alerts.keys() == {"takeover.started", "takeover.failed"}
@@ -210,18 +210,18 @@ async def test_what_nobody_has_queued_is_taken_again(told: Told, valkey_url: str
     """The node that took it died before it had queued the delivery."""
     await warm(told.store, valkey_url, 2)
     session = (await assign(told.store, "ada")).session_id
-    await told.store.exited(await serve(told, valkey_url, session), "killed by signal 9", None, 9)
-    (first,) = [action for action in await told.store.due() if action.what == "alert"]
-    assert not [action for action in await told.store.due() if action.what == "alert"], "it is taken"
+    await told.store.record_exit(await serve(told, valkey_url, session), "killed by signal 9", None, 9)
+    (first,) = [action for action in await told.store.process_deadlines() if action.what == "alert"]
+    assert not [action for action in await told.store.process_deadlines() if action.what == "alert"], "it is taken"
     told.raw.zincrby("deadlines", -40_000, f"alert|{first.id}")
-    (again,) = [action for action in await told.store.due() if action.what == "alert"]
+    (again,) = [action for action in await told.store.process_deadlines() if action.what == "alert"]
     assert again.id == first.id, "by its id the receiver knows it again"
 
 
 async def test_nothing_is_told_where_nobody_listens(told: Told, valkey_url: str) -> None:
-    await change(told.store, webhooks=0)
+    await change(told.store, alert_webhooks=0)
     await warm(told.store, valkey_url, 2)
     session = (await assign(told.store, "ada")).session_id
-    await told.store.exited(await serve(told, valkey_url, session), "killed by signal 9", None, 9)
+    await told.store.record_exit(await serve(told, valkey_url, session), "killed by signal 9", None, 9)
     assert not told.raw.keys("alert:*")
     assert not [member for member in told.raw.zrange("deadlines", 0, -1) if member.startswith("alert|")]

@@ -261,7 +261,7 @@ async def open_breaker(http: httpx.AsyncClient, store: Store) -> str:
     """Have five boots in a row fail; returns the last session that waited."""
     for number in range(5):
         session_id: str = (await start(http, f"user {number}")).json()["sessionId"]
-        await store.exited(session_id, "boot_error: exited with code 1: no such model", 1)
+        await store.record_exit(session_id, "boot_error: exited with code 1: no such model", 1)
     return session_id
 
 
@@ -427,7 +427,7 @@ async def test_a_session_tells_its_whole_story(http: httpx.AsyncClient, store: S
         await agent.presence(session_id, present=True)
         await agent.first_audio(session_id)
     await store.append_logs(first, [f"line {number}" for number in range(30)], 500)
-    await store.exited(first, "killed by signal 9", None, 9, 90_000)
+    await store.record_exit(first, "killed by signal 9", None, 9, 90_000)
     async with agent_link(valkey_url, second) as agent:
         await agent.joined()
         await agent.presence(session_id, present=True)
@@ -441,7 +441,7 @@ async def test_a_session_tells_its_whole_story(http: httpx.AsyncClient, store: S
 
     await store.append_logs(second, ["the last line"], 500)
     await http.post("/api/session/stop", json={"sessionId": session_id})
-    await store.exited(second, "exited with code 0", 0, None, 80_000)
+    await store.record_exit(second, "exited with code 0", 0, None, 80_000)
     look = (await http.get(f"/api/session/{session_id}", headers=ADMIN)).json()
     assert (look["status"], look["reason"]) == ("ended", "stopped by request")
     assert [event["state"] for event in look["events"]] == [
@@ -467,7 +467,7 @@ async def test_the_story_of_a_boot_that_failed(http: httpx.AsyncClient, store: S
     """No agent was ever bound to it: the one that was started for it is shown."""
     session_id = (await start(http, "ada")).json()["sessionId"]
     await store.append_logs(session_id, ["ImportError: no module named nothing"], 500)
-    await store.exited(session_id, "boot_error: exited with code 1: ImportError", 1, None, 9_000)
+    await store.record_exit(session_id, "boot_error: exited with code 1: ImportError", 1, None, 9_000)
     await store.end_session(session_id, "error", "boot_error: exited with code 1: ImportError")
     look = (await http.get(f"/api/session/{session_id}", headers=ADMIN)).json()
     (agent,) = look["agents"]

@@ -18,6 +18,8 @@ import yaml
 
 from tests.support.processes import alive, free_ports, poll
 
+pytestmark = pytest.mark.thorough
+
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 PASSWORD = "a-password-of-the-test"
 #: What a node needs of its Redis: everything is kept, and nothing is thrown away for want of memory.

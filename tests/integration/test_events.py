@@ -80,9 +80,9 @@ async def test_a_boot_is_told_step_by_step(
     session_id = (await start(http, "ada")).json()["sessionId"]
     async with following(http, session_id) as stream:
         assert await stream.next() == ("state", {"state": "starting", "at": 0.0})
-        await store.claim(session_id, "n")
+        await store.claim_agent(session_id, "n")
         assert (await stream.until("boot"))[-1]["phase"] == "claimed"
-        await store.spawned(session_id, 1000, 1, "b", "n")
+        await store.record_spawn(session_id, 1000, 1, "b", "n")
         assert (await stream.until("boot"))[-1]["phase"] == "process"
         link = AgentLink(valkey_url, session_id)
         await link.ready(1000)

@@ -11,7 +11,7 @@ import redis
 from orchestrator.models import new_id
 from orchestrator.store import Store
 from orchestrator.store.connection import connect
-from orchestrator.store.loader import Scripts, sources
+from orchestrator.store.loader import Scripts, named, sources
 from tests.support.pool import POLICY, assign, fill
 
 PROCESSES, STARTS, CONNECTIONS = 8, 1000, 32
@@ -19,7 +19,7 @@ PROCESSES, STARTS, CONNECTIONS = 8, 1000, 32
 
 def look_then_take(source: str) -> str:
     """Return the assignment as it must not be: it looks at the pool, and takes what it saw in a second call."""
-    body = source.replace("local id = redis.call('SPOP', 'pool:ready')", "local id = ARGV[17]")
+    body = source.replace("local id = redis.call('SPOP', 'pool:ready')", "local id = ARGUMENTS.seen")
     body = body.replace(
         "if agent then return agent, fields end\n  end\nend",
         "if agent then return agent, fields end\n  return nil end end",
@@ -41,25 +41,9 @@ async def _starts(url: str, first: int, count: int, mutant: bool, gate: Any) -> 
 
             async def start(user: str) -> str:
                 seen = await redis_client.srandmember("pool:ready")
-                arguments = [
-                    user,
-                    new_id("session"),
-                    new_id("room"),
-                    "{}",
-                    60,
-                    99_999,
-                    60_000,
-                    "",
-                    1,
-                    "",
-                    "",
-                    "",
-                    0,
-                    "",
-                    0,
-                    0,
-                    seen,
-                ]
+                arguments = named(
+                    userId=user, waitingId=new_id("session"), roomName=new_id("room"), payload="{}", seen=seen
+                )
                 return str((await script(args=arguments))[1])
         else:
 

@@ -125,7 +125,7 @@ async def call(store: Store, url: str, user: str, **options: str) -> str:
     await store.append_logs(begun.agent_id, ["a line"], 500, 7)
     await store.record_health(begun.agent_id, {"status": "ok"})
     await store.end_session(begun.session_id, "ended", "enough")
-    await store.exited(begun.agent_id, "exited with code 0", 0)
+    await store.record_exit(begun.agent_id, "exited with code 0", 0)
     await store.room_closed(begun.session_id)
     return begun.session_id
 
@@ -183,7 +183,7 @@ async def test_a_session_whose_room_is_open_is_kept(store: Store, raw: redis.Red
     await call(store, valkey_url, "cyd")
     assert await store.session(begun.session_id) is not None, "nobody else would know of its room"
     await store.room_closed(begun.session_id)
-    await store.exited(begun.agent_id, "exited with code 0", 0)
+    await store.record_exit(begun.agent_id, "exited with code 0", 0)
     await call(store, valkey_url, "dee")
     assert await store.session(begun.session_id) is None
 
@@ -193,7 +193,7 @@ async def test_agents_without_a_session_are_bounded_too(store: Store, raw: redis
     for _ in range(10):
         (agent_id,) = await warm(store, valkey_url, 1)
         await store.append_logs(agent_id, ["a line"], 500, 7)
-        await store.exited(agent_id, "killed by signal 9", None, 9)
+        await store.record_exit(agent_id, "killed by signal 9", None, 9)
     kept = raw.zrange("agent:over", 0, -1)
     assert len(kept) == 3
     found = {key.split(":")[1] for key in raw.keys("agent:prewarm_*")}

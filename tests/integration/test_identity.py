@@ -91,14 +91,14 @@ async def hosts() -> AsyncIterator[list[Host]]:
 
 async def boot(store: Store, host: Host, agent_id: str, *, told_late: bool = False) -> str | None:
     """Boot an agent as a node does; returns how that was decided. `told_late`: the agent speaks first."""
-    assert (await store.claim(agent_id, "n"))[0] == "claimed"
+    assert (await store.claim_agent(agent_id, "n"))[0] == "claimed"
     process = await host.client.spawn(agent_id)
     record = (process.pid, process.start_ticks, process.boot_id, "n")
     if not told_late:
-        assert await store.spawned(agent_id, *record)
+        assert await store.record_spawn(agent_id, *record)
     outcome = await store.wait_boot(agent_id, 20)
     if told_late:
-        assert await store.spawned(agent_id, *record)
+        assert await store.record_spawn(agent_id, *record)
     return outcome
 
 
@@ -120,7 +120,7 @@ async def test_what_counts_as_warm_can_be_handed_out(  # noqa: PLR0917 - fixture
     host = await _host(short_folder, valkey_url, WRAPPERS[wrapper])
     hosts.append(host)
     await store.set_target(1)
-    (agent_id,) = await store.reserve([new_id("prewarm")], "n")
+    (agent_id,) = await store.reserve_agents([new_id("prewarm")], "n")
     assert await boot(store, host, agent_id, told_late=told_late) == "ready"
     # Whole, or the agent would fail at once.
     payload = {"type": "assign", "room": "r", "token": "t", "userId": "ada", "metadata": {}}
@@ -145,7 +145,7 @@ async def test_a_process_that_is_not_the_hosts_is_refused_with_its_reason(  # no
     host = await _host(short_folder, valkey_url, RUNAWAY)
     hosts.append(host)
     await store.set_target(1)
-    (agent_id,) = await store.reserve([new_id("prewarm")], "n")
+    (agent_id,) = await store.reserve_agents([new_id("prewarm")], "n")
     outcome = await boot(store, host, agent_id, told_late=told_late)
     reason = raw.hget(f"agent:{agent_id}", "cause") or raw.hget(f"agent:{agent_id}", "reason") or ""
     assert "is neither process" in reason
@@ -163,8 +163,8 @@ async def test_a_process_that_claims_a_running_boot_gets_nothing(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     agent_id = (await assign(store, "ada")).session_id
-    await store.claim(agent_id, "n")
-    await store.spawned(agent_id, 100, 5, "boot", "n")
+    await store.claim_agent(agent_id, "n")
+    await store.record_spawn(agent_id, 100, 5, "boot", "n")
     stranger = AgentLink(valkey_url, agent_id)
     try:
         with pytest.raises(NotTheAgent, match=r"process 7 says .* neither process 100, .* nor a descendant"):
@@ -180,11 +180,11 @@ async def test_a_call_that_a_stranger_got_goes_to_another_agent(
 ) -> None:
     """It spoke before the node had said what it had started."""
     agent_id = (await assign(store, "ada")).session_id
-    await store.claim(agent_id, "n")
+    await store.claim_agent(agent_id, "n")
     stranger = AgentLink(valkey_url, agent_id)
     assert await stranger.ready(7, 1) == agent_id
     await stranger.close()
-    await store.spawned(agent_id, 100, 5, "boot", "n")
+    await store.record_spawn(agent_id, 100, 5, "boot", "n")
     assert raw.hget(f"agent:{agent_id}", "state") == "stopping"
     assert raw.hget(f"session:{agent_id}", "status") == "starting"
     assert raw.hget(f"session:{agent_id}", "cause").startswith("boot_error: process 7 says")
@@ -196,12 +196,12 @@ async def test_an_agent_that_registers_again_is_who_the_host_says(
     agent_id = new_id("prewarm")
     link = AgentLink(valkey_url, agent_id)
     assert await link.register(7, "n", {}, 100, 1) == "ready"
-    await store.spawned(agent_id, 100, 5, "boot", "n")
+    await store.record_spawn(agent_id, 100, 5, "boot", "n")
     assert raw.hmget(f"agent:{agent_id}", "state", "pid", "startTicks") == ["ready", "100", "5"]
     await link.close()
     stranger = AgentLink(valkey_url, (other := new_id("prewarm")))
     assert await stranger.register(8, "n", {}, 1) == "ready"
-    await store.spawned(other, 200, 5, "boot", "n")
+    await store.record_spawn(other, 200, 5, "boot", "n")
     assert raw.hget(f"agent:{other}", "state") == "stopping"
     await stranger.close()
 
@@ -212,7 +212,7 @@ async def test_what_is_measured_is_all_that_was_started(
     host = await _host(short_folder, valkey_url, WRAPPERS["two of them"], ballast=300 << 20)
     hosts.append(host)
     await store.set_target(1)
-    (agent_id,) = await store.reserve([new_id("prewarm")], "n")
+    (agent_id,) = await store.reserve_agents([new_id("prewarm")], "n")
     assert await boot(store, host, agent_id) == "ready"
     agent = await store.agent(agent_id)
     assert agent is not None
@@ -251,7 +251,7 @@ async def test_a_hung_program_behind_wrappers_is_killed(
     host = await _host(short_folder, valkey_url, WRAPPERS["two of them"])
     hosts.append(host)
     await store.set_target(1)
-    (agent_id,) = await store.reserve([new_id("prewarm")], "n")
+    (agent_id,) = await store.reserve_agents([new_id("prewarm")], "n")
     assert await boot(store, host, agent_id) == "ready"
     process = await host.living(agent_id)
     assert process is not None

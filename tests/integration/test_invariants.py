@@ -28,6 +28,8 @@ from tests.support.host import Host
 from tests.support.pool import assign, change, fill
 from tests.support.processes import alive, poll, stop
 
+pytestmark = pytest.mark.thorough
+
 
 @dataclass
 class World:
@@ -97,9 +99,9 @@ async def link(url: str, agent_id: str) -> AsyncIterator[AgentLink]:
 
 async def boot(store: Store, url: str, host: HostClient, node: str, agent_id: str) -> int:
     """Bring an announced agent the real way to where its process is warm."""
-    await store.claim(agent_id, node)
+    await store.claim_agent(agent_id, node)
     process = await host.spawn(agent_id)
-    await store.spawned(agent_id, process.pid, process.start_ticks, process.boot_id, node)
+    await store.record_spawn(agent_id, process.pid, process.start_ticks, process.boot_id, node)
     async with link(url, agent_id) as agent:
         await agent.ready(process.pid)
     return process.pid
@@ -112,7 +114,7 @@ async def world(store: Store, raw: redis.Redis, valkey_url: str, machine: Host) 
     await change(store, max_sessions=3)
     async with connected(machine) as host:
         await store.set_target(3)
-        ids = await store.reserve([new_id("prewarm") for _ in range(3)], node)
+        ids = await store.reserve_agents([new_id("prewarm") for _ in range(3)], node)
         pids = {agent_id: await boot(store, valkey_url, host, node, agent_id) for agent_id in ids}
         over = (await assign(store, "joan")).session_id
         active = (await assign(store, "ada")).session_id
@@ -125,7 +127,7 @@ async def world(store: Store, raw: redis.Redis, valkey_url: str, machine: Host) 
         await store.room_closed(over)
         await host.stop(over, 0)
         poll(lambda: not alive(pids[over]), "its agent is gone")
-        await store.exited(over, "stopped by request", 0)
+        await store.record_exit(over, "stopped by request", 0)
         starting = (await assign(store, "barbara")).session_id
         queued = (await assign(store, "frances")).session_id
         (warm,) = fill(raw, 1)
@@ -374,7 +376,6 @@ IN_REDIS: dict[str, tuple[Callable[[World], object], str]] = {
 }
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("name", IN_REDIS)
 async def test_what_is_broken_in_redis_is_named(world: World, name: str) -> None:
     damage, words = IN_REDIS[name]
@@ -386,7 +387,6 @@ async def test_what_is_broken_in_redis_is_named(world: World, name: str) -> None
     assert any(violation.startswith(expected) for violation in found), found
 
 
-@pytest.mark.thorough
 async def test_a_process_that_the_host_does_not_know(world: World) -> None:
     """Started by exec, it is known by its environment."""
     command = [sys.executable, "-c", "import signal; signal.pause()"]
@@ -409,7 +409,6 @@ class Forgetful:
         return [], []
 
 
-@pytest.mark.thorough
 async def test_a_recorded_process_that_the_host_does_not_know(store: Store, raw: redis.Redis, tmp_path: Path) -> None:
     """A forked agent shows its host's environment: it is known by the record that it has written."""
     settings = Settings(node_id="forgetful", run_dir=tmp_path)
@@ -428,7 +427,6 @@ async def test_a_recorded_process_that_the_host_does_not_know(store: Store, raw:
     assert await check(store, settings, Forgetful(), settle_seconds=0) == []
 
 
-@pytest.mark.thorough
 async def test_an_agent_that_the_host_does_not_know(world: World, machine: Host) -> None:
     with subprocess.Popen(["sleep", "1000"]) as process:
         identity = ProcessId.of(process.pid)
@@ -440,7 +438,6 @@ async def test_an_agent_that_the_host_does_not_know(world: World, machine: Host)
         process.kill()
 
 
-@pytest.mark.thorough
 async def test_a_zombie_of_the_node(world: World) -> None:
     code = "import os, signal; pid = os.fork() or os._exit(0); print(pid, flush=True); signal.pause()"
     command = [sys.executable, "-c", code]
@@ -455,7 +452,6 @@ async def test_a_zombie_of_the_node(world: World) -> None:
     assert await world.violations() == []
 
 
-@pytest.mark.thorough
 async def test_a_zombie_of_a_sealed_program(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it was started with only root can read: it is known as a child of the node's supervisord."""
     (world.settings.run_dir / "supervisord.pid").write_text(str(os.getpid()))
@@ -530,7 +526,6 @@ async def test_the_command_looks_at_the_running_node(world: World, short_folder:
     assert found.startswith("no agent host listens on ")
 
 
-@pytest.mark.thorough
 async def test_a_busy_store_is_clean(store: Store, valkey_url: str, tmp_path: Path) -> None:
     """Its records are read while they move: what is seen half before and half after is no violation."""
     done = asyncio.Event()
@@ -541,7 +536,7 @@ async def test_a_busy_store_is_clean(store: Store, valkey_url: str, tmp_path: Pa
             session = await store.session(session_id)
             assert session is not None
             if session.agent_id is None:
-                await store.claim(session_id, "n1")
+                await store.claim_agent(session_id, "n1")
                 async with link(valkey_url, session_id) as agent:
                     session_id = await agent.ready(1) or session_id
                     session = await store.session(session_id)
@@ -553,7 +548,7 @@ async def test_a_busy_store_is_clean(store: Store, valkey_url: str, tmp_path: Pa
                     await agent.presence(session_id, present=True)
             await store.end_session(session_id, "ended", "enough")
             await store.room_closed(session_id)
-            await store.exited(session.agent_id, "exited with code 0", 0)
+            await store.record_exit(session.agent_id, "exited with code 0", 0)
 
     users = [asyncio.create_task(live(f"user {number}")) for number in range(8)]
     settings = Settings(node_id="elsewhere", run_dir=tmp_path)

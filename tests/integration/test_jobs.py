@@ -90,7 +90,7 @@ async def test_a_job_never_waits_in_line(store: Store, raw: redis.Redis, valkey_
 
 
 async def test_a_job_is_not_promised_memory(store: Store) -> None:
-    await store.memory("n1", "3 MiB are free", hold_seconds=60)
+    await store.report_memory("n1", "3 MiB are free", hold_seconds=60)
     refused = await ask(store, "lobby")
     assert (refused.outcome, refused.detail) == ("full", "3 MiB are free")
 
@@ -101,7 +101,7 @@ async def test_a_job_that_livekit_does_not_give_us_is_over(store: Store, raw: re
     await store.job_assigned(given.session_id)
     for found in (lost, given):
         raw.zadd("deadlines", {f"job|{found.session_id}": 1}, xx=True)
-    await store.due()
+    await store.process_deadlines()
     ended, live = await store.session(lost.session_id), await store.session(given.session_id)
     assert ended is not None
     assert live is not None
@@ -128,13 +128,13 @@ async def test_what_livekit_is_told_of_us(store: Store, raw: redis.Redis, valkey
 
     await change(store, max_sessions=2)
     assert await said() == (0, 2, "", "")
-    await store.memory("n1", "3 MiB are free", hold_seconds=60)
+    await store.report_memory("n1", "3 MiB are free", hold_seconds=60)
     assert await said() == (0, 2, "full", "3 MiB are free")
     await warm(store, valkey_url, 1)
     assert await said() == (0, 2, "", ""), "a warm agent needs no memory"
     await ask(store, "lobby")
     assert await said() == (1, 2, "full", "3 MiB are free")
-    await store.memory("n1", "", hold_seconds=60)
+    await store.report_memory("n1", "", hold_seconds=60)
     raw.hset("pool:breaker", mapping={"failures": 5, "cause": "boot_error: no model"})
     assert await said() == (1, 2, "broken", "boot_error: no model")
     raw.delete("pool:breaker")

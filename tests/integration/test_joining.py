@@ -23,6 +23,8 @@ from tests.support import livekit
 from tests.support.livekit import KEY, SECRET
 from tests.support.pool import assign
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -51,8 +53,8 @@ async def agents(store: Store, valkey_url: str, url: str, count: int = 3) -> Asy
     running: list[asyncio.Task[None]] = []
     try:
         while len(ids) < count:
-            for agent_id in await store.reserve([new_id("prewarm") for _ in range(count - len(ids))], "n1"):
-                await store.claim(agent_id, "n1")
+            for agent_id in await store.reserve_agents([new_id("prewarm") for _ in range(count - len(ids))], "n1"):
+                await store.claim_agent(agent_id, "n1")
                 running.append(asyncio.create_task(Runtime(settings, url, agent_id, serve).run()))
                 ids.append(agent_id)
                 await until(store, agent_id, "ready")
@@ -87,7 +89,7 @@ async def act(store: Store, rooms: Rooms, session_id: str, *states: str) -> Sess
     reconciler = Reconciler(store, rooms, 3600)
     async with asyncio.timeout(20):
         while True:
-            for action in await store.due():
+            for action in await store.process_deadlines():
                 if action.what == "room":
                     await reconciler.make(action.id)
             session = await store.session(session_id)
@@ -118,7 +120,6 @@ async def user(url: str, token: str) -> AsyncIterator[rtc.Room]:
             await room.disconnect()
 
 
-@pytest.mark.thorough
 async def test_a_room_that_livekit_does_not_make_is_made_and_no_agent_is_lost(
     store: Store, raw: redis.Redis, valkey_url: str, url: str, rooms: Rooms
 ) -> None:

@@ -114,7 +114,7 @@ async def test_what_is_not_written_yet_is_written_at_the_end(raw: redis.Redis, s
 
 async def test_each_step_of_a_call_is_measured_once(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     session = (await assign(store, "ada")).session_id
-    assert await store.claim(session, "n1") == ("claimed", "")
+    assert await store.claim_agent(session, "n1") == ("claimed", "")
     link = AgentLink(valkey_url, session)
     back_in_time(raw, f"agent:{session}", "spawnedAt", 700)
     back_in_time(raw, f"session:{session}", "createdAt", 2_000)
@@ -144,11 +144,11 @@ async def test_a_takeover_lasts_until_the_next_agent_is_in_the_room(
     served = [str(raw.hget(f"session:{session}", "agentId"))]
     await links[served[0]].joined()
     await links[served[0]].presence(session, present=True)
-    await store.exited(served[0], "killed by signal 9", None, 9)
+    await store.record_exit(served[0], "killed by signal 9", None, 9)
     back_in_time(raw, f"session:{session}", "takeoverAt", 400)
     served.append(str(raw.hget(f"session:{session}", "agentId")))
     # The second dies on its way: the user has been without one since the first was lost.
-    await store.exited(served[1], "killed by signal 9", None, 9)
+    await store.record_exit(served[1], "killed by signal 9", None, 9)
     served.append(str(raw.hget(f"session:{session}", "agentId")))
     await links[served[2]].joined()
     assert len(set(served)) == 3

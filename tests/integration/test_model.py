@@ -26,6 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from orchestrator.store.loader import named
 from tests.support.model import (
     NODE_FAILURES,
     UNPROVEN,
@@ -43,7 +44,7 @@ pytestmark = pytest.mark.thorough
 
 _COMMON = settings(deadline=None, stateful_step_count=50, suppress_health_check=list(HealthCheck))
 PROFILES = {
-    "ci": settings(_COMMON, max_examples=500, derandomize=True, database=None),
+    "ci": settings(_COMMON, max_examples=150, derandomize=True, database=None),
     # For `make guards`: that something is found is enough.
     "guard": settings(_COMMON, max_examples=500, database=None, phases=[Phase.generate]),
     "explore": settings(_COMMON, max_examples=2_000),
@@ -224,7 +225,7 @@ class Machine(RuleBasedStateMachine):
                 assert before.warm or before.unbound, "there was nobody to take over"
 
         same = (state == "exited" and known and not (code or signal)) or not state
-        return self.do("agent_exited", process.id, cause, code, signal, "", twice=twice, same=same, after=after)
+        return self.do("record_exit", process.id, cause, code, signal, "", twice=twice, same=same, after=after)
 
     def obey(self, actions: Iterable[list[str]], obedient: bool) -> None:
         """Do what the deadlines ask for, or be too dead to."""
@@ -233,7 +234,7 @@ class Machine(RuleBasedStateMachine):
                 self.exit(self.m.processes[who], "stopped", "", "15")
 
     def tick(self) -> list[list[str]]:
-        actions: list[list[str]] = self.do("deadlines_due", 100)
+        actions: list[list[str]] = self.do("process_deadlines", 100)
         return actions
 
     # Users
@@ -307,9 +308,11 @@ class Machine(RuleBasedStateMachine):
                 self.announced(session)
 
         self.say_capacity(expected, key)
-        self.do("assign", user, fresh, room or f"room_{fresh}", '{"type":"assign","token":"t"}', "", 10, 60_000, key,
-                print_, job, f"d-{job}" if job else "", "n1" if job else "", 0, after=after,
-                twice=twice and (bool(key) or self.m.policy["sessions_per_user"] == 1))  # fmt: skip
+        asked = named(
+            userId=user, waitingId=fresh, roomName=room or f"room_{fresh}", payload='{"type":"assign","token":"t"}',
+            idempotencyKey=key, fingerprint=print_, jobId=job, dispatchId=job and f"d-{job}", jobNode=job and "n1",
+        )  # fmt: skip
+        self.do("assign", *asked, after=after, twice=twice and (bool(key) or self.m.policy["sessions_per_user"] == 1))
 
     def say_capacity(self, expected: set[str], key: str) -> None:
         """What LiveKit is told of us is what a job of it would be answered."""
@@ -328,7 +331,7 @@ class Machine(RuleBasedStateMachine):
         ids = sorted(self.now.live) if self.now.live and pick < 13 else sorted(self.now.sessions)
         session = ids[pick % len(ids)]
         alive = session in self.now.live
-        answer = self.do("session_end", session, status, "asked for", "", twice=twice, same=not alive)
+        answer = self.do("end_session", session, status, "asked for", twice=twice, same=not alive)
         assert bool(answer[0]) is alive
         assert session not in self.now.live
 
@@ -352,12 +355,12 @@ class Machine(RuleBasedStateMachine):
                 process.node = node
 
         self.do(
-            "agent_claim", process.id, node, 0, keys=[f"agent:{process.id}"], after=after,
+            "claim_agent", process.id, node, 0, keys=[f"agent:{process.id}"], after=after,
             same=expected == "taken" or fields.get("state") != "starting", twice=twice,
         )  # fmt: skip
         if process.node:
             keys = [f"agent:{process.id}", f"agent:{process.id}:pid"]
-            self.do("agent_spawned", process.pid, 7, "boot", process.node, process.id, keys=keys,
+            self.do("record_spawn", process.pid, 7, "boot", process.node, process.id, keys=keys,
                     twice=twice, same=not self.state(process))  # fmt: skip
 
     @precondition(lambda self: self.m.processes)
@@ -393,7 +396,7 @@ class Machine(RuleBasedStateMachine):
     def claim_for(self, process: Process, node: str) -> None:
         if not process.node:
             process.node = self.now.agents[process.id].get("node", node)
-            if self.do("agent_claim", process.id, process.node, 0, keys=[f"agent:{process.id}"])[0] != "claimed":
+            if self.do("claim_agent", process.id, process.node, 0, keys=[f"agent:{process.id}"])[0] != "claimed":
                 process.node = ""
 
     @precondition(lambda self: self.now.agents_of("starting"))
@@ -427,7 +430,7 @@ class Machine(RuleBasedStateMachine):
             if answer == "announced":
                 self.announced(agent)
 
-        self.do("agent_announce", session, agent, after=after)
+        self.do("announce_replacement", session, agent, after=after)
 
     @precondition(lambda self: self.m.processes)
     @rule(pick=picks)
@@ -522,7 +525,7 @@ class Machine(RuleBasedStateMachine):
 
         legal = own and (live or not there)
         lost = int(not there and twice)
-        self.do("session_presence", session, process.id, int(there), lost, legal=legal, twice=twice, after=after,
+        self.do("agent_presence", session, process.id, int(there), lost, legal=legal, twice=twice, after=after,
                 same=own and not live)  # fmt: skip
 
     @precondition(lambda self: self.now.sessions)
@@ -594,7 +597,7 @@ class Machine(RuleBasedStateMachine):
                 assert status == "active", "a user who is not there ends nothing at once"
                 self.m.there[session] = user == "there"
 
-        self.do("session_look", session, bound, int(room), user, int(agent), after=after)
+        self.do("reconcile_room", session, bound, int(room), user, int(agent), after=after)
 
     @precondition(lambda self: self.now.agents_of("assigned"))
     @rule(pick=picks)
@@ -615,7 +618,7 @@ class Machine(RuleBasedStateMachine):
         fields = self.now.sessions[session]
         own = fields.get("agentId") == process.id and session in self.now.live
         key = f"session:{session}:conversation"
-        answer = self.do("session_turn", session, process.id, '{"text":"x"}', 2, keys=[key], same=not own)
+        answer = self.do("agent_turn", session, process.id, '{"text":"x"}', 2, keys=[key], same=not own)
         assert answer == int(own)
         assert len(self.now.values.get(key, [])) <= 2
 
@@ -626,7 +629,7 @@ class Machine(RuleBasedStateMachine):
         process = self.some(pick, "assigned", "running")
         same = self.state(process) not in {"assigned", "running"}
         session = self.session_of(process) if not same else ""
-        self.do("agent_failed", process.id, "room lost", int(told_to_go), same=same, twice=twice)
+        self.do("agent_stopped" if told_to_go else "agent_failed", process.id, "room lost", same=same, twice=twice)
         if told_to_go:
             # The session's record may be lost (`lose`): then it has no status.
             status = self.now.sessions.get(session, {}).get("status")
@@ -641,7 +644,7 @@ class Machine(RuleBasedStateMachine):
         if session not in self.now.sessions:
             return
         own = self.now.sessions.get(session, {}).get("agentId") == process.id and session in self.now.live
-        self.do("session_end", session, status, "hung up", process.id, same=not own, twice=twice)
+        self.do("agent_ended", session, status, "hung up", process.id, same=not own, twice=twice)
         assert not own or session not in self.now.live
 
     @precondition(lambda self: self.m.processes)
@@ -661,7 +664,7 @@ class Machine(RuleBasedStateMachine):
         process = self.some(pick, state)
         before = self.state(process)
         over = before in {"", "stopping", "exited"}
-        answer = self.do("agent_stop", process.id, "too fat", keys=[f"agent:{process.id}"], same=over, twice=twice)
+        answer = self.do("retire_unfit", process.id, "too fat", same=over, twice=twice)
         assert answer == ("" if over else before)
 
     # The pool
@@ -727,7 +730,7 @@ class Machine(RuleBasedStateMachine):
             else:
                 assert len(found) == min(missing, count), f"{len(found)} are announced, {missing} are missing"
 
-        self.do("pool_reserve", node, "", *ids, after=after)
+        self.do("reserve_agents", node, "", *ids, after=after)
 
     @rule(size=st.integers(0, 3), acts=st.booleans())
     def resize(self, size: int, acts: bool) -> None:
@@ -736,7 +739,7 @@ class Machine(RuleBasedStateMachine):
         self.look()
         if acts:
             before = self.now.members("pool:ready") & self.now.agents_of("ready")
-            stopped = self.do("pool_surplus", legal=True)
+            stopped = self.do("retire_surplus", legal=True)
             most = self.warm_target(self.builders(self.now))
             assert len(before - set(stopped)) == min(len(before), most)
             assert set(stopped) <= before
@@ -746,9 +749,11 @@ class Machine(RuleBasedStateMachine):
         """Memory and LiveKit, which come and go."""
         match what:
             case "memory" | "low":
+                self.m.slack = True
+                for node in NODES:  # where one node has memory, no session waits for the other's
+                    self.do("report_memory", node, "3 MiB are free" if what == "low" else "", 3600)
                 self.m.slack = False
-                for node in NODES:  # where one node has memory, nobody waits for the other's
-                    self.do("pool_promote", node, "3 MiB are free" if what == "low" else "", 3600)
+                self.do("admit_waiting")
             case "up":
                 self.b.redis.delete("livekit:down")
                 self.look()
@@ -764,16 +769,16 @@ class Machine(RuleBasedStateMachine):
         match what:
             case "reload":
                 ids = [i for i, process in self.m.processes.items() if process.node == node]
-                self.do("pool_stale", *ids, twice=twice)
+                self.do("mark_stale", *ids, twice=twice)
                 assert {i for i in self.now.agents_of("ready", "starting") if i in ids} <= self.now.members(
                     "pool:stale"
                 )
             case "drain":
-                self.do("node_drain", node, window, twice=twice)
+                self.do("drain_node", node, window, twice=twice)
                 left = self.now.unbound | self.now.queued
                 assert self.now.in_service or not left, "nobody is left to serve those who wait"
             case "undrain":
-                self.do("node_undrain", node, twice=twice)
+                self.do("undrain_node", node, twice=twice)
                 told = {i for i in self.now.live if f"goodbye|{i}" in self.now.scores("deadlines")}
                 ends = {i for i in told if self.now.sessions[i].get("node") == node}
                 assert not ends, f"{ends} end because of a drain that was taken back"

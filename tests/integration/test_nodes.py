@@ -22,11 +22,11 @@ async def beat(store: Store, *nodes: str, seconds: int = 60, **fields: Any) -> N
 
 
 async def reserved(store: Store, node: str, **options: str) -> int:
-    return len(await store.reserve([new_id("prewarm") for _ in range(10)], node, **options))
+    return len(await store.reserve_agents([new_id("prewarm") for _ in range(10)], node, **options))
 
 
 async def boot(store: Store, agent_id: str, node: str) -> None:
-    assert await store.claim(agent_id, node) == ("claimed", "")
+    assert await store.claim_agent(agent_id, node) == ("claimed", "")
 
 
 async def test_each_node_boots_its_share(store: Store, raw: redis.Redis) -> None:
@@ -40,7 +40,7 @@ async def test_a_node_that_cannot_boot_leaves_its_share_to_the_others(store: Sto
     await beat(store, "n1", "n2", "drains", "short")
     await beat(store, "hostless", host=0)
     await store.drain_node("drains", 60)
-    await store.memory("short", "1 MiB is free", hold_seconds=60)
+    await store.report_memory("short", "1 MiB is free", hold_seconds=60)
     raw.set("pool:proven", 1)
     await store.set_target(4)
     assert (await store.reading()).memory_shortage is None, "others have memory"
@@ -72,7 +72,7 @@ async def three_nodes(store: Store, raw: redis.Redis, url: str, each: int, **fie
     raw.set("pool:proven", 1)
     await store.set_target(3 * each)
     for node in ("n1", "n2", "n3"):
-        ids = await store.reserve([new_id("prewarm") for _ in range(each)], node)
+        ids = await store.reserve_agents([new_id("prewarm") for _ in range(each)], node)
         assert len(ids) == each
         for agent_id in ids:
             await boot(store, agent_id, node)
@@ -132,7 +132,7 @@ async def test_warm_agents_of_a_full_node_are_not_handed_out(store: Store, raw: 
     await three_nodes(store, raw, valkey_url, 2, sessions=1)
     for node in ("n2", "n3"):
         for agent_id in raw.smembers(f"node:{node}:warm"):
-            await store.exited(agent_id, "killed by signal 9")
+            await store.record_exit(agent_id, "killed by signal 9")
     assert await where(store, "first") == "n1"
     assert raw.scard("node:n1:warm") == 1
     assert await where(store, "second") == "starting", "it waits for an agent of another node"
@@ -145,9 +145,9 @@ async def test_a_miss_is_booted_where_there_is_most_room(store: Store, raw: redi
     await store.end_session(raw.hget(f"agent:{raw.smembers('node:n3:busy').pop()}", "sessionId") or "", "ended", "x")
     await store.set_target(0)
     missed = (await assign(store, "miss")).session_id
-    assert await store.claim(missed, "n1", anywhere=True) == ("elsewhere", "n3")
-    assert await store.claim(missed, "n3") == ("claimed", "")
-    assert await store.claim(missed, "n1") == ("taken", "")
+    assert await store.claim_agent(missed, "n1", anywhere=True) == ("elsewhere", "n3")
+    assert await store.claim_agent(missed, "n3") == ("claimed", "")
+    assert await store.claim_agent(missed, "n1") == ("taken", "")
 
 
 async def test_calls_that_outlast_a_drain_go_on_elsewhere(store: Store, raw: redis.Redis, valkey_url: str) -> None:
@@ -161,7 +161,7 @@ async def test_calls_that_outlast_a_drain_go_on_elsewhere(store: Store, raw: red
     await change(store, goodbye_seconds=0)
     await store.drain_node(call.node, 0)
     raw.zadd("deadlines", {f"drain|{call.node}": 0})
-    await store.due()
+    await store.process_deadlines()
     found = raw.hgetall(f"session:{call.session_id}")
     assert found["node"] != call.node
     assert (found["status"], found.get("takeovers"), found["handovers"]) == ("ready", None, "1")
@@ -183,7 +183,7 @@ async def test_a_session_that_has_not_begun_is_handed_over_as_a_new_one(
     call = await assign(store, "ada")
     await store.drain_node(call.node, 0)
     raw.zadd("deadlines", {f"drain|{call.node}": 0})
-    await store.due()
+    await store.process_deadlines()
     found = raw.hgetall(f"session:{call.session_id}")
     assert (found["node"] != call.node, found.get("handovers"), found.get("replacements")) == (True, None, None)
     heir = AgentLink(valkey_url, found["agentId"])
@@ -197,7 +197,7 @@ async def test_without_another_node_a_drain_says_goodbye(store: Store, raw: redi
     call = await assign(store, "ada")
     await store.drain_node("n1", 0)
     raw.zadd("deadlines", {"drain|n1": 0})
-    await store.due()
+    await store.process_deadlines()
     assert raw.hget(f"session:{call.session_id}", "agentId") == call.agent_id
     assert raw.zscore("deadlines", f"goodbye|{call.session_id}")
 
@@ -255,7 +255,7 @@ async def test_warm_agents_of_a_silent_node_leave_the_pool(store: Store, raw: re
     for agent_id in (first, second):
         raw.hset(f"agent:{agent_id}", "lastBeat", 0)
         raw.zadd("deadlines", {f"beat|{agent_id}": 0})
-    await store.due()
+    await store.process_deadlines()
     assert raw.scard("node:n2:warm") == 0
     assert raw.scard("pool:ready") == 4
 
@@ -272,7 +272,7 @@ async def test_a_redis_of_another_release_is_left_alone(
 ) -> None:
     raw.hset("schema", mapping=found)
     with pytest.raises(SchemaMismatch, match=told) as failure:
-        await store.agree()
+        await store.check_schema()
     assert "REDIS_URL" in failure.value.detail
     assert raw.hgetall("schema") == found
 
@@ -280,12 +280,12 @@ async def test_a_redis_of_another_release_is_left_alone(
 async def test_a_newer_release_that_this_one_may_go_on_beside(store: Store, raw: redis.Redis) -> None:
     newer = {"version": str(schema.VERSION + 1), "readableBy": str(schema.VERSION)}
     raw.hset("schema", mapping=newer)
-    await store.agree()
+    await store.check_schema()
     assert raw.hgetall("schema") == newer, "what the newest has written stays"
 
 
 async def test_the_first_to_come_says_its_schema(store: Store, raw: redis.Redis) -> None:
-    await asyncio.gather(store.agree(), store.agree())
+    await asyncio.gather(store.check_schema(), store.check_schema())
     assert raw.hgetall("schema") == {"version": str(schema.VERSION), "readableBy": str(schema.READABLE_BY)}
 
 
@@ -302,14 +302,14 @@ async def test_a_node_whose_agents_do_not_boot_is_left_alone(store: Store, raw: 
     raw.set("pool:proven", 1)
     await store.set_target(4)
     for _ in range(3):
-        (agent_id, *_) = await store.reserve([new_id("prewarm")], "bad")
+        (agent_id, *_) = await store.reserve_agents([new_id("prewarm")], "bad")
         await boot(store, agent_id, "bad")
-        await store.exited(agent_id, "boot_error: exited with code 1: no such model", 1)
+        await store.record_exit(agent_id, "boot_error: exited with code 1: no such model", 1)
     assert (await store.breaker()).state == "closed", "the others boot"
     assert await reserved(store, "bad") == 0
     assert await reserved(store, "good") == 4, "it has the whole pool"
     raw.delete("node:bad:failures")  # a minute later
-    assert await store.surplus() == []
+    assert await store.retire_surplus() == []
 
 
 async def test_when_nobodys_agents_boot_the_breaker_opens(store: Store, raw: redis.Redis) -> None:
@@ -319,9 +319,9 @@ async def test_when_nobodys_agents_boot_the_breaker_opens(store: Store, raw: red
     for number in range(12):
         node = ("n1", "n2")[number % 2]
         raw.hdel("pool:breaker", "nextAt")
-        for agent_id in await store.reserve([new_id("prewarm")], node):
+        for agent_id in await store.reserve_agents([new_id("prewarm")], node):
             await boot(store, agent_id, node)
-            await store.exited(agent_id, "boot_error: no", 1)
+            await store.record_exit(agent_id, "boot_error: no", 1)
     assert (await store.breaker()).failures >= 5
 
 
@@ -330,7 +330,7 @@ async def test_a_call_is_not_handed_over_to_where_no_room_is(store: Store, raw: 
     begun = [await assign(store, f"user{number}") for number in range(3)]
     await store.drain_node(begun[0].node, 0)
     raw.zadd("deadlines", {f"drain|{begun[0].node}": 0})
-    await store.due()
+    await store.process_deadlines()
     assert raw.hget(f"session:{begun[0].session_id}", "agentId") == begun[0].agent_id
     assert raw.zscore("deadlines", f"goodbye|{begun[0].session_id}")
 
@@ -342,10 +342,10 @@ async def test_what_is_booted_on_a_full_node_joins_the_pool(store: Store, raw: r
     full = next(node for node in ("n1", "n2", "n3") if raw.scard(f"node:{node}:busy"))
     free = next(node for node in ("n1", "n2", "n3") if not raw.scard(f"node:{node}:busy"))
     (warm_one,) = raw.smembers(f"node:{free}:warm")
-    await store.exited(warm_one, "killed by signal 9")
+    await store.record_exit(warm_one, "killed by signal 9")
     waits = await assign(store, "waits")
     assert waits.outcome == "starting"
-    assert await store.claim(waits.session_id, full) == ("claimed", "")
+    assert await store.claim_agent(waits.session_id, full) == ("claimed", "")
     link = AgentLink(valkey_url, waits.session_id)
     assert await link.ready(1) is None, "its node is full, and another is not"
     await link.close()
@@ -361,7 +361,7 @@ async def told_goodbye(store: Store, raw: redis.Redis, session_id: str, node: st
     """Drain the only node until its calls are told goodbye."""
     await store.drain_node(node, 0)
     raw.zadd("deadlines", {f"drain|{node}": 0})
-    await store.due()
+    await store.process_deadlines()
     assert raw.zscore("deadlines", f"goodbye|{session_id}")
 
 
@@ -383,7 +383,7 @@ async def test_a_node_that_is_put_back_ends_no_call_however_often(
         assert raw.hget("node:n1", "goodbyeMs") is None
         kinds = {member.partition("|")[0] for member in raw.zrange("deadlines", 0, -1)}
         assert not kinds & {"goodbye", "drain"}
-        await store.due()
+        await store.process_deadlines()
         found = await store.session(call.session_id)
         assert found is not None
         assert found.status == "active"
@@ -411,7 +411,7 @@ async def test_undraining_one_node_leaves_the_others_goodbyes(store: Store, raw:
     await store.drain_node("n1", 0)
     await store.drain_node("n2", 0)
     raw.zadd("deadlines", {"drain|n1": 0, "drain|n2": 0})
-    await store.due()
+    await store.process_deadlines()
     assert await store.undrain_node("n1") == [calls["n1"].session_id]
     assert raw.zscore("deadlines", f"goodbye|{calls['n2'].session_id}")
 
@@ -445,18 +445,18 @@ async def test_a_node_that_came_back_is_not_forgotten(store: Store, raw: redis.R
 async def test_a_look_that_is_planned_sooner_stays(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await warm(store, valkey_url, 1)
     call = await assign(store, "ada")
-    await store.look_again(call.session_id, 2)
+    await store.check_room_within(call.session_id, 2)
     later = raw.zscore("deadlines", f"look|{call.session_id}")
     assert later is not None
     raw.zadd("deadlines", {f"look|{call.session_id}": later - 1500})
-    await store.look_again(call.session_id, 2)
+    await store.check_room_within(call.session_id, 2)
     assert raw.zscore("deadlines", f"look|{call.session_id}") == later - 1500
-    await store.look_again("session_nobody", 2)
+    await store.check_room_within("session_nobody", 2)
     assert raw.zscore("deadlines", "look|session_nobody") is None
     # While nobody looks at the deadlines, time does not count: the next look adds what was missed.
     raw.zrem("deadlines", f"look|{call.session_id}")
     raw.set("deadlines:looked", raw.time()[0] * 1000 - 600_000)
-    await store.look_again(call.session_id, 2)
+    await store.check_room_within(call.session_id, 2)
     found = raw.zscore("deadlines", f"look|{call.session_id}")
     assert found is not None
     assert found < later - 500_000

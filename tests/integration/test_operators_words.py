@@ -90,7 +90,7 @@ async def test_a_boot_error_is_the_operators(store: Store, valkey_url: str, caps
         sessions = [await begun(found) for _ in range(5)]
         for session, _ in sessions:
             await store.append_logs(session, [f"OSError: {SECRET}"], 500)
-            await store.exited(session, BOOT, 1)
+            await store.record_exit(session, BOOT, 1)
         session, secret = sessions[-1]
         operator = await nobody_reads(found, session, secret)
         assert operator.count(BOOT) > 3
@@ -133,7 +133,7 @@ async def test_of_an_agent_that_fails_callers_get_the_code(store: Store, raw: re
         serving = str(raw.hget(f"session:{session}", "agentId"))
         raw.delete(f"agent:{serving}:inbox")  # it has read what it was told
         await store.append_logs(serving, [f"Traceback: {SECRET}"], 500)
-        await store.exited(serving, f"agent_error: RuntimeError: {LEFT}", 1)
+        await store.record_exit(serving, f"agent_error: RuntimeError: {LEFT}", 1)
         assert LEFT in await nobody_reads(found, session, secret)
         _, http = found["keys"]
         look = (await http.get(f"/api/session/{session}", headers=bearer(KEY))).json()
@@ -169,7 +169,7 @@ async def test_the_stream_of_events_tells_a_caller_no_more(store: Store, raw: re
                 return (await http.get(path, headers=headers)).text
 
         following = [asyncio.create_task(read(headers)) for headers in ({}, bearer(body["clientSecret"]), ADMIN)]
-        await store.exited(str(serving), f"RuntimeError: {LEFT}", 1)
+        await store.record_exit(str(serving), f"RuntimeError: {LEFT}", 1)
         await store.end_session(body["sessionId"], "error", f"pipeline_failed: {LEFT}")
         *callers, operator = await asyncio.gather(*following)
         for text in callers:

@@ -63,7 +63,7 @@ async def test_a_session_leaves_no_key_without_the_prefix(ours: Store, raw: redi
     await ours.beat_node("n1", {"life": "x"}, 10)
     assert set(await ours.nodes()) == {"n1"}
     await ours.append_logs(agent, ["one line"], 10)
-    await ours.due()
+    await ours.process_deadlines()
     await link.ended(agent, "ended", "said goodbye")
     await link.close()
     assert not stray(raw)

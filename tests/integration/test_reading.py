@@ -60,10 +60,10 @@ async def busy(store: Store, raw: redis.Redis, url: str) -> None:
     await store.configure(POLICY | {"max_sessions": 3}, 4)
     await assign(store, "waits-in-line")
     await store.drain_node("n3", 600)
-    await store.exited(sessions[4].agent_id, "killed by signal 9", signal=9)
-    (booting,) = await store.reserve([new_id("prewarm")], "n1") or [""]
+    await store.record_exit(sessions[4].agent_id, "killed by signal 9", signal=9)
+    (booting,) = await store.reserve_agents([new_id("prewarm")], "n1") or [""]
     if booting:
-        await store.claim(booting, "n1")
+        await store.claim_agent(booting, "n1")
     await store.livekit_down("LiveKit does not answer", 60)
     raw.set("pool:memory_low", "200 MiB are left")
     raw.hset("beat:ticks", mapping={"beat": int(await store.now()), "refill": 1})

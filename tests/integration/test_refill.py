@@ -61,7 +61,9 @@ async def test_an_agent_that_is_heard_lives_whatever_is_known_of_its_node(
     assert raw.hget(f"agent:{agent_id}", "state") == "assigned"
     # One that is not heard is given up at its own deadline, and stopped by nobody: its node is gone.
     raw.zadd("deadlines", {f"beat|{agent_id}": 1})
-    assert [(action.what, action.id, action.node) for action in await store.due()] == [("stop", agent_id, "away")]
+    assert [(action.what, action.id, action.node) for action in await store.process_deadlines()] == [
+        ("stop", agent_id, "away")
+    ]
     found = await store.session(session_id)
     assert found is not None
     assert (found.status, found.replacements) == ("starting", 1)

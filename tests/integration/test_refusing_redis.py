@@ -108,7 +108,7 @@ async def test_a_full_redis_takes_no_new_work_though_a_warm_agent_is_there(store
         with pytest.raises(StoreUnavailable, match="OOM"):
             await assign(store, "ada", rate_amount=0)
         with pytest.raises(StoreUnavailable, match="OOM"):
-            await store.reserve([new_id("prewarm")], "n1")
+            await store.reserve_agents([new_id("prewarm")], "n1")
     assert (await assign(store, "ada", rate_amount=0)).agent_id == agent_id, "it was not spent"
 
 

@@ -169,7 +169,7 @@ async def test_failures_are_told_once_with_their_cause(
     session_id = await begin(http, "ada")
     bound = (await http.get(f"/api/session/{session_id}")).json()["agentId"]
     raw.delete(f"agent:{bound}:inbox")  # it has read what it was told
-    await store.exited(bound, "killed by signal 9", signal=9)
+    await store.record_exit(bound, "killed by signal 9", signal=9)
     found = await _failures(http)
     # The death of the agent and what it meant to its session are one thing.
     assert [(row["kind"], row["cause"], row["sessionId"]) for row in found] == [
@@ -177,12 +177,12 @@ async def test_failures_are_told_once_with_their_cause(
     ]
     now_bound = (await http.get(f"/api/session/{session_id}")).json()["agentId"]
     idle = next(agent for agent in warmed if agent not in {bound, now_bound})
-    await store.exited(idle, "exited with code 3", exit_code=3)
+    await store.record_exit(idle, "exited with code 3", exit_code=3)
     await store.end_session(session_id, "error", "agent_error: KeyError")
     booting = "prewarm_" + "b" * 32
     await store.set_target(50)
-    assert await store.reserve([booting], "n1") == [booting]
-    await store.exited(booting, "boot_error: exited with code 1: no such module")
+    assert await store.reserve_agents([booting], "n1") == [booting]
+    await store.record_exit(booting, "boot_error: exited with code 1: no such module")
     found = await _failures(http)
     assert [(row["kind"], row["cause"]) for row in found] == [
         ("boot", "boot_error: exited with code 1: no such module"),
@@ -330,7 +330,7 @@ async def test_logs_end_after_the_last_words(
         await store.append_logs(session_id, ["hello"], 500)
         await events.next("lines")
         await store.end_session(session_id, "ended", "stopped by request")
-        await store.exited(session_id, "exited with code 0", exit_code=0)
+        await store.record_exit(session_id, "exited with code 0", exit_code=0)
         await store.append_logs(session_id, ["[agent exited with code 0]"], 500)
         assert (await events.next("lines", "end"))[1]["lines"] == ["[agent exited with code 0]"]
         assert (await events.next("lines", "end"))[0] == "end"

@@ -9,7 +9,7 @@ import redis
 
 from orchestrator.errors import IllegalMove, StoreUnavailable
 from orchestrator.models import new_id
-from orchestrator.states import AGENT_MOVES, SESSION_MOVES, AgentState, SessionState
+from orchestrator.states import AGENT_MOVES, AGENT_ROWS, SESSION_MOVES, SESSION_ROWS, AgentState, SessionState
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.loader import Scripts, assemble
@@ -41,7 +41,7 @@ async def test_a_miss_waits_and_the_next_warm_agent_serves_it(store: Store, raw:
     assert raw.smembers("session:starting") == {result.session_id}
     assert raw.smembers("pool:starting") == {result.session_id}, "an agent of the session's own id is announced"
     assert await store.position(result.session_id) == 1
-    assert await store.claim(result.session_id, "n1") == ("claimed", "")
+    assert await store.claim_agent(result.session_id, "n1") == ("claimed", "")
     link = AgentLink(valkey_url, result.session_id)
     assert await link.ready(77) == result.session_id
     message = await link.next_message()
@@ -149,15 +149,15 @@ async def test_a_bound_agent_that_dies_before_the_call_is_replaced(
     session_id = (await assign(store, "ada")).session_id
     (spare,) = raw.smembers("pool:ready")
     raw.delete(f"agent:{session_id}:inbox")  # it has heard of its session
-    result = await store.exited(session_id, "killed by signal 9", None, 9)
+    result = await store.record_exit(session_id, "killed by signal 9", None, 9)
     assert (result.session_id, result.outcome) == (session_id, "replaced")
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.agent_id, session.replacements) == ("ready", spare, 1)
     assert json.loads(raw.lpop(f"agent:{spare}:inbox"))["sessionId"] == session_id
-    again = await store.exited(session_id, "killed by signal 9", None, 9)
+    again = await store.record_exit(session_id, "killed by signal 9", None, 9)
     assert again.outcome == "", "a death counts once"
-    result = await store.exited(spare, "exited with code 1", 1, None)
+    result = await store.record_exit(spare, "exited with code 1", 1, None)
     assert result.outcome == "waiting"
     session = await store.session(session_id)
     assert session is not None
@@ -173,7 +173,7 @@ async def test_who_was_dead_when_it_was_handed_out_has_failed_nobody(store: Stor
         session = await store.session(session_id)
         assert session is not None
         assert session.agent_id is not None
-        await store.exited(session.agent_id, "killed by signal 9", None, 9)
+        await store.record_exit(session.agent_id, "killed by signal 9", None, 9)
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.replacements) == ("starting", 0)
@@ -187,7 +187,7 @@ async def test_replacing_has_an_end(store: Store, raw: redis.Redis, valkey_url: 
         assert session is not None
         assert session.agent_id is not None
         raw.delete(f"agent:{session.agent_id}:inbox")
-        assert (await store.exited(session.agent_id, "exited with code 1", 1, None)).outcome == expected
+        assert (await store.record_exit(session.agent_id, "exited with code 1", 1, None)).outcome == expected
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.reason) == ("error", "agent_lost: exited with code 1")
@@ -214,7 +214,7 @@ async def test_an_agent_that_dies_in_a_call_is_replaced_in_the_same_room(
     (spare,) = raw.smembers("pool:ready")
     assert before is not None
     assert before.agent_id is not None
-    assert (await store.exited(before.agent_id, "killed by signal 11", None, 11, 4096)).outcome == "replaced"
+    assert (await store.record_exit(before.agent_id, "killed by signal 11", None, 11, 4096)).outcome == "replaced"
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.agent_id, session.room_name) == ("ready", spare, before.room_name)
@@ -244,7 +244,7 @@ async def test_an_agent_that_registered_while_it_joined_is_not_thrown_out(
     assert raw.zscore("deadlines", f"join|{session_id}") is None
     # And one that never comes is replaced, though it counts as running.
     raw.zadd("deadlines", {f"join|{session_id}": 1})
-    assert [(action.what, action.id) for action in await store.due()] == [("stop", session_id)]
+    assert [(action.what, action.id) for action in await store.process_deadlines()] == [("stop", session_id)]
     assert raw.hget(f"agent:{session_id}", "state") == "stopping"
     replaced = await store.session(session_id)
     assert replaced is not None
@@ -261,11 +261,11 @@ async def test_a_call_is_not_over_because_livekit_is_away(store: Store, raw: red
     await link.close()
     await store.livekit_down("no answer")
     raw.zadd("deadlines", {f"gone|{session_id}": 1})
-    assert await store.due() == []
+    assert await store.process_deadlines() == []
     assert raw.zscore("deadlines", f"gone|{session_id}") > 1
     await store.livekit_down(None)
     raw.zadd("deadlines", {f"gone|{session_id}": 1})
-    assert await store.due() == []
+    assert await store.process_deadlines() == []
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.reason) == ("ended", "user was gone for 0.001 s")
@@ -276,14 +276,14 @@ async def test_the_room_of_a_session_that_is_over_is_deleted_until_that_has_work
 ) -> None:
     await warm(store, valkey_url, 1)
     session_id = await in_call(store, valkey_url, "ada")
-    assert await store.due() == []
+    assert await store.process_deadlines() == []
     await store.end_session(session_id, "ended", "stopped")
     member = f"close|{session_id}"
-    assert await store.due() == [], "what was said last is still on its way"
+    assert await store.process_deadlines() == [], "what was said last is still on its way"
     for _ in range(2):  # LiveKit did not answer the first time
         raw.zadd("deadlines", {member: 1})
-        assert [(action.what, action.id) for action in await store.due()] == [("close", session_id)]
-        assert await store.due() == [], "not again at once"
+        assert [(action.what, action.id) for action in await store.process_deadlines()] == [("close", session_id)]
+        assert await store.process_deadlines() == [], "not again at once"
         assert raw.zscore("deadlines", member) > time.time() * 1000
     await store.room_closed(session_id)
     assert raw.zscore("deadlines", member) is None
@@ -293,7 +293,7 @@ async def test_the_room_of_a_session_that_is_over_is_deleted_until_that_has_work
     assert raw.zscore("deadlines", f"close|{waiting}") is None
     # Nobody knows the room's name any more.
     raw.zadd("deadlines", {"close|session_forgotten": 1})
-    assert await store.due() == []
+    assert await store.process_deadlines() == []
     assert raw.zscore("deadlines", "close|session_forgotten") is None
 
 
@@ -316,7 +316,7 @@ async def test_the_living_register_before_starts_are_answered(store: Store, raw:
     link = AgentLink(valkey_url, new_id("prewarm"))
     assert await link.register(1001, "n1", {}) == "ready"
     await link.close()
-    assert await store.surplus() == [], "nobody has said yet how many are to be warm"
+    assert await store.retire_surplus() == [], "nobody has said yet how many are to be warm"
     await store.configure(POLICY, 0)
     assert await store.configured()
     assert (await assign(store, "grace")).outcome == "assigned"
@@ -336,7 +336,7 @@ async def test_who_lost_the_connection_is_waited_for_less_long_than_who_left(
         assert 0 < ahead <= (10_000 if lost else 30_000)
         assert lost or ahead > 10_000
         raw.zadd("deadlines", {f"gone|{session_id}": 1})
-        await store.due()
+        await store.process_deadlines()
         session = await store.session(session_id)
         assert session is not None
         assert (session.status, session.reason) == ("ended", reason)
@@ -348,13 +348,13 @@ async def test_time_in_which_nobody_could_look_does_not_count(
 ) -> None:
     await warm(store, valkey_url, 1)
     session_id = await in_call(store, valkey_url, "ada")
-    await store.due()
+    await store.process_deadlines()
     now = raw.time()[0] * 1000
     # How long each wait had to go at the last look, it has to go now.
     left = {f"max|{session_id}": 1_500, f"beat|{session_id}": 10_000, "reconcile|": 20_000}
     raw.set("deadlines:looked", now - away)
     raw.zadd("deadlines", {member: now - away + ms for member, ms in left.items()})
-    assert await store.due() == []
+    assert await store.process_deadlines() == []
     session = await store.session(session_id)
     assert session is not None
     assert session.status == "active"
@@ -366,7 +366,7 @@ async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, raw: 
     await warm(store, valkey_url, 4)
     await change(store, takeover=0)
     off = await in_call(store, valkey_url, "off")
-    assert (await store.exited(off, "killed by signal 11", None, 11)).outcome == "error"
+    assert (await store.record_exit(off, "killed by signal 11", None, 11)).outcome == "error"
     await change(store, takeover=1, max_takeovers=1)
     session_id = await in_call(store, valkey_url, "ada")
     for expected in ("replaced", "error"):
@@ -374,7 +374,7 @@ async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, raw: 
         assert session is not None
         assert session.agent_id is not None
         raw.delete(f"agent:{session.agent_id}:inbox")
-        assert (await store.exited(session.agent_id, "killed by signal 9", None, 9)).outcome == expected
+        assert (await store.record_exit(session.agent_id, "killed by signal 9", None, 9)).outcome == expected
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.reason, session.takeovers) == ("error", "agent_lost: killed by signal 9", 1)
@@ -398,7 +398,9 @@ async def test_ending_is_idempotent_and_tells_the_agent(store: Store, raw: redis
 
 async def test_two_refills_at_once_announce_what_is_missing_once(store: Store, raw: redis.Redis) -> None:
     await store.set_target(4)
-    batches = await asyncio.gather(*(store.reserve([new_id("prewarm") for _ in range(8)], "n1") for _ in range(6)))
+    batches = await asyncio.gather(
+        *(store.reserve_agents([new_id("prewarm") for _ in range(8)], "n1") for _ in range(6))
+    )
     assert sum(len(batch) for batch in batches) == 4
     assert raw.scard("pool:starting") == 4
 
@@ -407,14 +409,14 @@ async def test_a_refill_makes_up_for_waiting_sessions_too(store: Store) -> None:
     await store.set_target(2)
     await assign(store, "ada")
     want = [new_id("prewarm") for _ in range(8)]
-    assert len(await store.reserve(want, "n1")) == 2, "the session's own agent is announced"
+    assert len(await store.reserve_agents(want, "n1")) == 2, "the session's own agent is announced"
 
 
 async def test_shrinking_takes_warm_agents_only(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await warm(store, valkey_url, 4)
     bound = (await assign(store, "ada")).session_id
     await store.set_target(1)
-    stopped = await store.surplus()
+    stopped = await store.retire_surplus()
     assert len(stopped) == 2
     assert bound not in stopped
     assert raw.scard("pool:ready") == 1
@@ -427,7 +429,7 @@ async def test_an_agent_that_nobody_needs_any_more_goes_when_it_is_warm(
 ) -> None:
     """It was booting while the pool was made smaller."""
     await store.set_target(1)
-    (agent_id,) = await store.reserve([new_id("prewarm")], "n1")
+    (agent_id,) = await store.reserve_agents([new_id("prewarm")], "n1")
     await store.set_target(0)
     link = AgentLink(valkey_url, agent_id)
     assert await link.ready(1) is None
@@ -439,8 +441,8 @@ async def test_an_agent_that_nobody_needs_any_more_goes_when_it_is_warm(
 
 async def test_a_redelivered_spawn_finds_its_agent_claimed(store: Store) -> None:
     agent_id = (await assign(store, "ada")).session_id
-    assert [(await store.claim(agent_id, "n1"))[0] for _ in range(2)] == ["claimed", "taken"]
-    assert await store.claim("prewarm_" + "1" * 32, "n1") == ("gone", "")
+    assert [(await store.claim_agent(agent_id, "n1"))[0] for _ in range(2)] == ["claimed", "taken"]
+    assert await store.claim_agent("prewarm_" + "1" * 32, "n1") == ("gone", "")
 
 
 @pytest.mark.parametrize("state", list(SessionState))
@@ -459,6 +461,44 @@ async def test_the_store_refuses_what_the_table_forbids(
         with pytest.raises(IllegalMove, match=f"session s: {state} -> {target}"):
             await scripts.call("probe", args=["s", target])
         assert raw.hgetall("session:s") == {"status": state}, "nothing is half-done"
+
+
+@pytest.mark.parametrize("state", list(AgentState))
+async def test_the_store_refuses_what_the_table_of_agents_forbids(
+    store: Store, raw: redis.Redis, state: AgentState
+) -> None:
+    scripts = Scripts(store._redis)
+    probe = "-- include: agents\nmove_agent(ARGV[1], ARGV[2]) return 1"
+    scripts._scripts["probe"] = store._redis.register_script(assemble(probe))
+    for target in AgentState:
+        raw.delete("agent:a")
+        raw.hset("agent:a", mapping={"state": state, "node": "n1"})
+        if target in AGENT_MOVES[state]:
+            assert await scripts.call("probe", args=["a", target]) == 1
+            assert raw.hget("agent:a", "state") == target
+        else:
+            with pytest.raises(IllegalMove, match=f"agent a: {state} -> {target}"):
+                await scripts.call("probe", args=["a", target])
+            assert raw.hgetall("agent:a") == {"state": state, "node": "n1"}, "nothing is half-done"
+
+
+async def test_a_record_begins_once_and_where_records_begin(store: Store, raw: redis.Redis) -> None:
+    scripts = Scripts(store._redis)
+    probe = "-- include: enter\nbegin(ARGV[1], 'x', ARGV[2], {'createdAt', 5}, 7) return 1"
+    scripts._scripts["probe"] = store._redis.register_script(assemble(probe))
+    for kind, rows in (("session", SESSION_ROWS.items()), ("agent", AGENT_ROWS.items())):
+        for state, row in rows:
+            raw.delete(f"{kind}:x", "deadlines")
+            if not row.begins:
+                with pytest.raises(IllegalMove, match=f"{kind} x: unknown -> {state}"):
+                    await scripts.call("probe", args=[kind, state])
+                assert not raw.exists(f"{kind}:x", "deadlines")
+                continue
+            assert await scripts.call("probe", args=[kind, state]) == 1
+            before = raw.hgetall(f"{kind}:x")
+            with pytest.raises(IllegalMove, match=f"{kind} x: {state} -> {state}"):
+                await scripts.call("probe", args=[kind, state])
+            assert raw.hgetall(f"{kind}:x") == before, "a second one is refused"
 
 
 async def test_an_agent_cannot_say_what_is_not_so(store: Store, valkey_url: str) -> None:
@@ -491,14 +531,14 @@ async def test_a_redis_that_is_gone_is_an_error_and_no_hang() -> None:
         with pytest.raises(StoreUnavailable, match="Redis does not answer"):
             await nowhere.ping()
         with pytest.raises(StoreUnavailable):
-            await nowhere.reserve(["prewarm_x"], "n1")
+            await nowhere.reserve_agents(["prewarm_x"], "n1")
 
 
 async def test_whoever_waits_for_a_boot_is_told_how_it_ended(store: Store, valkey_url: str) -> None:
     """A spawn task that is delivered twice waits twice for one agent."""
     agent_id = (await assign(store, "ada")).session_id
-    assert await store.claim(agent_id, "n1") == ("claimed", "")
-    assert await store.claim(agent_id, "n1") == ("taken", "")
+    assert await store.claim_agent(agent_id, "n1") == ("claimed", "")
+    assert await store.claim_agent(agent_id, "n1") == ("taken", "")
     both = asyncio.gather(store.wait_boot(agent_id, 5), store.wait_boot(agent_id, 5))
     await asyncio.sleep(0.2)
     link = AgentLink(valkey_url, agent_id)
@@ -516,8 +556,8 @@ async def test_an_agent_whose_record_is_lost_leaves_the_lists_of_its_node(
     busy = (await assign(store, "ada")).agent_id
     lost = [busy, next(i for i in ids if i != busy)]
     raw.delete(*(f"agent:{i}" for i in lost))
-    assert await store.recount() == 2
+    assert await store.recount_nodes() == 2
     assert (raw.scard("node:n1:warm"), raw.scard("node:n1:busy")) == (1, 0)
     raw.delete("node:n1:warm")
-    assert await store.recount() == 1, "what is missing there comes back"
+    assert await store.recount_nodes() == 1, "what is missing there comes back"
     assert (raw.scard("node:n1:warm"), raw.scard("node:n1:busy")) == (1, 0)

@@ -21,6 +21,7 @@ from orchestrator.models import new_id
 from orchestrator.settings import WEBHOOK_PATH, Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
+from orchestrator.store.loader import named
 from orchestrator.worker.reconciler import Reconciler
 from tests.integration.test_api import serve
 from tests.support.model import WAITS, Bench, Dump, ms
@@ -213,16 +214,16 @@ async def test_a_room_of_ours_is_looked_at(
     http: httpx.AsyncClient, store: Store, raw: "redis.Redis", valkey_url: str
 ) -> None:
     session_id, _ = await session(store, valkey_url, "ours")
-    await store.due()
+    await store.process_deadlines()
     for kind, looked in {
         "participant_left": True, "participant_connection_aborted": True, "participant_joined": True,
         "room_finished": True, "track_published": False, "egress_ended": False, "something_new": False,
     }.items():  # fmt: skip
         assert (await send(http, event(kind, "ours"))).json()["result"] == "recorded"
-        found = [(action.what, action.id) for action in await store.due()]
+        found = [(action.what, action.id) for action in await store.process_deadlines()]
         assert found == ([("look", session_id)] if looked else []), kind
     assert (await send(http, event("participant_left", "theirs"))).json()["result"] == "foreign"
-    assert await store.due() == []
+    assert await store.process_deadlines() == []
     found = await store.session(session_id)
     assert found is not None
     assert found.status == "active", "a webhook moves nothing"
@@ -237,13 +238,13 @@ async def test_the_room_of_a_session_that_is_over_is_looked_at_when_it_is_entere
     session_id, _ = await session(store, valkey_url, "ours")
     await store.end_session(session_id, "ended", "asked for")
     await store.room_closed(session_id)
-    await store.due()
+    await store.process_deadlines()
     for kind, looked in {"participant_left": False, "room_finished": False, "room_started": True}.items():
         assert (await send(http, event(kind, "ours"))).json()["result"] == "recorded"
-        assert bool(await store.due()) is looked, kind
-    assert await store.seen(session_id, "", exists=True) == "room_open"
-    assert [(action.what, action.id) for action in await store.due()] == [("close", session_id)]
-    assert await store.seen(session_id, "", exists=True) == "", "it is being deleted"
+        assert bool(await store.process_deadlines()) is looked, kind
+    assert await store.reconcile_room(session_id, "", exists=True) == "room_open"
+    assert [(action.what, action.id) for action in await store.process_deadlines()] == [("close", session_id)]
+    assert await store.reconcile_room(session_id, "", exists=True) == "", "it is being deleted"
     assert raw.ttl("session:room:ours") == pytest.approx(raw.ttl(f"session:{session_id}"), abs=2)
 
 
@@ -255,19 +256,19 @@ async def test_a_room_that_has_a_new_session_is_not_the_old_one_s_to_delete(
     await store.end_session(old, "ended", "asked for")
     new, _ = await session(store, valkey_url, "theirs")
     assert raw.ttl("session:room:theirs") == -1
-    assert await store.seen(old, "", exists=True) == ""
+    assert await store.reconcile_room(old, "", exists=True) == ""
     bound, over = await store.bound_and_over(0)
     assert ([one.id for one in bound], [one.id for one in over]) == ([new], [old])
     await store.end_session(new, "ended", "asked for")
     await store.room_closed(new)
-    assert await store.seen(old, "", exists=True) == ""
-    assert await store.seen(new, "", exists=True) == "room_open"
+    assert await store.reconcile_room(old, "", exists=True) == ""
+    assert await store.reconcile_room(new, "", exists=True) == "room_open"
 
 
 async def test_what_livekit_has_dropped_is_looked_for_everywhere(
     http: httpx.AsyncClient, store: Store, raw: "redis.Redis"
 ) -> None:
-    await store.due()
+    await store.process_deadlines()
     assert raw.zscore("deadlines", "reconcile|") > (time.time() + 20) * 1000
     await send(http, event("track_published", numDropped=3))
     planned = raw.zscore("deadlines", "reconcile|")
@@ -324,13 +325,13 @@ class House:
         self.b.redis.set("pool:target", 1)
         self.b.redis.sadd("nodes", "n1")
         self.b.redis.hset("node:n1", "pid", 1)
-        (self.agent,) = self.b.call("pool_reserve", "n1", "", "prewarm_1")
-        self.b.call("agent_claim", self.agent, "n1", 0, keys=[f"agent:{self.agent}"])
+        (self.agent,) = self.b.call("reserve_agents", "n1", "", "prewarm_1")
+        self.b.call("claim_agent", self.agent, "n1", 0, keys=[f"agent:{self.agent}"])
         self.b.call("agent_ready", self.agent, 1)
-        started = self.b.call("assign", "ada", "session_1", "r", "{}", "", 10, 60_000, "", "", "", "", "", 0)
+        started = self.b.call("assign", *named(userId="ada", waitingId="session_1", roomName="r", payload="{}"))
         self.session = started[1]
         self.b.call("agent_joined", self.agent)
-        self.b.call("session_presence", self.session, self.agent, 1, 0)
+        self.b.call("agent_presence", self.session, self.agent, 1, 0)
 
     def look(self, wrong: str = "") -> str:
         told = {"user": "there", "agent": 1, "room": 1}
@@ -338,13 +339,13 @@ class House:
             told |= {"user": {"user": "gone"}, "agent": {"agent": 0}, "room": {"user": "gone", "agent": 0, "room": 0}}[
                 wrong
             ]
-        return str(self.b.call("session_look", self.session, self.agent, told["room"], told["user"], told["agent"]))
+        return str(self.b.call("reconcile_room", self.session, self.agent, told["room"], told["user"], told["agent"]))
 
     def later(self, ms: int) -> list[str]:
         """Let time pass, in which the agent's heart beats; returns what a node has to do then."""
         self.b.advance(ms)
         self.b.call("agent_beat", self.agent, keys=[f"agent:{self.agent}", "pool:ready"])
-        return [what for what, _, _ in self.b.call("deadlines_due", 100)]
+        return [what for what, _, _ in self.b.call("process_deadlines", 100)]
 
     def time(self, ms: int) -> None:
         """Let time pass, in which a node looks where it is told to."""
@@ -389,7 +390,7 @@ def test_no_webhook_ends_a_call(valkey_url: str, happens: list[tuple[Any, ...]])
 @pytest.fixture
 def call(valkey_url: str) -> House:
     found = House(valkey_url)
-    found.b.call("deadlines_due", 100)
+    found.b.call("process_deadlines", 100)
     return found
 
 
@@ -445,12 +446,12 @@ def test_looks_far_apart_do_not_add_up(call: House) -> None:
 def test_the_agent_speaks_and_the_reckoning_begins_anew(call: House) -> None:
     call.look("user")
     call.later(2_100)
-    call.b.call("session_presence", call.session, call.agent, 1, 0)
+    call.b.call("agent_presence", call.session, call.agent, 1, 0)
     assert call.look("user") == "doubt"
 
 
 def test_a_wait_that_the_agent_began_is_ended_only_by_two_looks(call: House) -> None:
-    call.b.call("session_presence", call.session, call.agent, 0, 0)
+    call.b.call("agent_presence", call.session, call.agent, 0, 0)
     assert call.look("user") == ""
     assert waits(call, "look") is None, "the agent is in charge"
     assert call.look() == "doubt"
@@ -463,13 +464,13 @@ def test_a_wait_that_the_agent_began_is_ended_only_by_two_looks(call: House) -> 
 def test_a_call_becomes_active_though_the_agent_says_nothing(call: House) -> None:
     other = House.__new__(House)
     other.b = call.b
-    call.b.call("session_end", call.session, "ended", "over", "")
+    call.b.call("end_session", call.session, "ended", "over")
     call.b.redis.set("pool:target", 2)
     call.later(1_000)
-    other.agent = call.b.call("pool_reserve", "n1", "", "prewarm_2")[0]
-    other.b.call("agent_claim", other.agent, "n1", 0, keys=[f"agent:{other.agent}"])
+    other.agent = call.b.call("reserve_agents", "n1", "", "prewarm_2")[0]
+    other.b.call("claim_agent", other.agent, "n1", 0, keys=[f"agent:{other.agent}"])
     other.b.call("agent_ready", other.agent, 1)
-    other.session = other.b.call("assign", "bob", "session_2", "q", "{}", "", 10, 60_000, "", "", "", "", "", 0)[1]
+    other.session = other.b.call("assign", *named(userId="bob", waitingId="session_2", roomName="q", payload="{}"))[1]
     assert other.look() == "", "the agent is on its way"
     other.b.call("agent_joined", other.agent)
     assert other.look() == "doubt"
@@ -497,7 +498,7 @@ def test_an_agent_that_is_not_in_the_room_is_replaced(call: House) -> None:
 def test_what_is_said_of_an_earlier_agent_does_not_count(call: House) -> None:
     call.look("user")
     call.later(2_100)
-    assert call.b.call("session_look", call.session, "prewarm_other", 1, "gone", 0) == ""
+    assert call.b.call("reconcile_room", call.session, "prewarm_other", 1, "gone", 0) == ""
     assert call.look("user") == "doubt"
 
 
@@ -511,7 +512,7 @@ def test_a_room_that_is_gone_with_everybody_is_a_user_who_left(call: House) -> N
 
 def test_who_is_still_connecting_is_neither_there_nor_gone(call: House) -> None:
     for _ in range(3):
-        assert call.b.call("session_look", call.session, call.agent, 1, "coming", 1) == ""
+        assert call.b.call("reconcile_room", call.session, call.agent, 1, "coming", 1) == ""
         call.later(2_100)
     assert waits(call, "gone") is None
 
@@ -546,7 +547,7 @@ async def test_rooms_of_others_are_not_even_asked_about(store: Store, raw: "redi
     for each in sessions.values():
         await reconciler.look(each)
     assert server.asked == {ours}
-    assert [(action.what, action.id) for action in await store.due()] == [("close", sessions[ours])]
+    assert [(action.what, action.id) for action in await store.process_deadlines()] == [("close", sessions[ours])]
 
 
 async def test_a_round_looks_at_every_call(store: Store, raw: "redis.Redis", valkey_url: str) -> None:

@@ -40,7 +40,12 @@ def test_a_session_gets_one_agent_whatever_fails_at(simulate: Simulate, point: s
         world.arm(point, action, stands_still=600 if point.startswith("agent.") else 5)
         if point == "watch.after_due":
             world.arm("agent.before_ready", "hang", stands_still=600)
+
+        async def struck() -> bool:
+            return (point, action) in world.happened
+
         call = await cluster.begin("ada")
+        await cluster.until(struck, "it has happened", 2 * SETTLED)
         session = await cluster.served(call, SETTLED + (SETTLED if point == "watch.after_due" else 0))
         await one_agent(cluster, call, session)
 

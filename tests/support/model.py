@@ -6,7 +6,7 @@ is a statement about what the keys say, checked against the hashes, which are th
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,6 +196,42 @@ def policy_as_then(policy: Mapping[str, float]) -> dict[str, float]:
     return {then: policy[now] * (1000 if then.endswith("Ms") else 1) for now, then in names.items() if now in policy}
 
 
+#: What the release before called the scripts that have another name now.
+THEN = {
+    "announce_replacement": "agent_announce", "claim_agent": "agent_claim", "record_exit": "agent_exited",
+    "record_spawn": "agent_spawned", "retire_unfit": "agent_stop", "agent_leave": "agent_stop",
+    "check_alerts": "alerts_look", "process_deadlines": "deadlines_due", "append_logs": "log_append",
+    "drain_node": "node_drain", "forget_node": "node_forget", "undrain_node": "node_undrain",
+    "recount_nodes": "nodes_recount", "report_memory": "pool_promote", "reserve_agents": "pool_reserve",
+    "mark_stale": "pool_stale", "retire_surplus": "pool_surplus", "take_rate_limit": "rate",
+    "end_session": "session_end", "agent_ended": "session_end", "reconcile_room": "session_look",
+    "check_room_within": "session_look_by", "agent_first_audio": "session_note", "agent_presence": "session_presence",
+    "agent_turn": "session_turn", "agent_stopped": "agent_failed",
+}  # fmt: skip
+_ASSIGN_THEN = (
+    "userId", "waitingId", "roomName", "payload", "address", "rateAmount", "rateWindowMs", "idempotencyKey",
+    "fingerprint", "jobId", "dispatchId", "jobNode", "affinity", "network", "perAddress", "waitingPerAddress",
+)  # fmt: skip
+_NUMBERS = {"rateAmount", "rateWindowMs", "affinity", "perAddress", "waitingPerAddress"}
+
+
+def as_then(name: str, keys: Iterable[str], args: Sequence[str | int]) -> tuple[list[str], list[str | int]]:
+    """Return a script's keys and arguments as the release before takes them."""
+    match name:
+        case "assign":
+            given = dict(zip(args[::2], args[1::2], strict=True))
+            return [], [given.get(each, 0 if each in _NUMBERS else "") for each in _ASSIGN_THEN]
+        case "retire_unfit" | "agent_leave":
+            return [f"agent:{args[0]}"], list(args)
+        case "end_session":
+            return [], [*args, ""]
+        case "agent_failed" | "agent_stopped":
+            return [], [*args, int(name == "agent_stopped")]
+        case "agent_first_audio":
+            return list(keys), [*args, "firstAudioAt", "first_audio"]
+    return list(keys), list(args)
+
+
 #: Microseconds of the clock at the beginning of every sequence.
 BEGINNING = 1_800_000_000_000_000
 
@@ -237,8 +273,9 @@ class Bench:
         # By the clock, so that a sequence always does the same; not by turns, as scripts run by turns too.
         coin = int(self.redis.get(CLOCK)) // 250 * 2_654_435_761 % 2**32 >> 31
         try:
-            if coin and name in self._previous:
-                return self._previous[name](keys=list(keys), args=list(args))
+            if coin and (previous := self._previous.get(THEN.get(name, name))):
+                names, arguments = as_then(name, keys, args)
+                return previous(keys=names, args=arguments)
             return self._scripts[name](keys=list(keys), args=list(args))
         except redis.ResponseError as failure:
             if "ILLEGAL" in str(failure):

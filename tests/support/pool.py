@@ -26,7 +26,7 @@ async def warm(store: Store, url: Address | str, count: int, node: str = "n1") -
     await store.set_target(counts["pool"] + counts["booting"] + count)
     ids: list[str] = []
     while len(ids) < count:  # before the first boot only a few are announced at once
-        fresh = await store.reserve([new_id("prewarm") for _ in range(count - len(ids))], node)
+        fresh = await store.reserve_agents([new_id("prewarm") for _ in range(count - len(ids))], node)
         assert fresh
         ids += await _boot(store, url, fresh, node, len(ids))
     return ids
@@ -34,8 +34,8 @@ async def warm(store: Store, url: Address | str, count: int, node: str = "n1") -
 
 async def _boot(store: Store, url: Address | str, ids: list[str], node: str, first: int) -> list[str]:
     for number, agent_id in enumerate(ids, first):
-        assert await store.claim(agent_id, node) == ("claimed", "")
-        await store.spawned(agent_id, 1000 + number, 5000 + number, "boot", node)
+        assert await store.claim_agent(agent_id, node) == ("claimed", "")
+        await store.record_spawn(agent_id, 1000 + number, 5000 + number, "boot", node)
         link = AgentLink(url, agent_id)
         await link.ready(1000 + number)
         await link.close()

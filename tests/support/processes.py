@@ -18,8 +18,11 @@ T = TypeVar("T")
 POLL = 0.02
 
 
-def poll(look: Callable[[], T], what: str, seconds: float = 30, *, every: float = POLL) -> T:
-    """Return the first true result of `look`, which is asked `every` so many seconds; fails after a deadline."""
+def poll(look: Callable[[], T], what: str, seconds: float = 60, *, every: float = POLL) -> T:
+    """Return the first true result of `look`, which is asked `every` so many seconds.
+
+    It fails after a deadline, which asserts nothing about how long something takes: it ends what would hang.
+    """
     deadline = time.monotonic() + seconds
     while not (result := look()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"

@@ -29,10 +29,9 @@ INSIDE = "RuntimeError: redis://bot:hunter2@10.0.0.1 `python agent.py`"
 #: What may stand in the detail of an error that is about the request: what was sent, and numbers of ours.
 TOLD = {
     "detail + (', or set API_KEYS.' if self._loopback_only else '.')", "node", "node_id",
-    "f'{words}; try again in {math.ceil(seconds)} s.'",
-    "reserved[:64]", "ATTRIBUTES_BYTES", "wanted.agent_name", "agent_name", "told", "wait", "waiting",
-    "self._settings.rate_limit.replace('/', ' starts a ')", "math.ceil(seconds)", "words", "len(text.encode())",
-    "METADATA_BYTES", "agent_id", "limit", "message",
+    "reserved[:64]", "ATTRIBUTES_BYTES", "wanted.agent_name", "agent_name", "limit", "wait", "waiting",
+    "self._settings.rate_limit.replace('/', ' starts a ')", "math.ceil(seconds)", "message", "len(text.encode())",
+    "METADATA_BYTES", "agent_id",
 }  # fmt: skip
 
 
@@ -46,7 +45,9 @@ def trees() -> Iterator[ast.Module]:
 
 def sources() -> str:
     files = [file for package in PACKAGES for kind in ("py", "lua") for file in (ROOT / package).rglob(f"*.{kind}")]
-    return "\n".join(file.read_text() for file in files if file.name not in {"caller_words.py", "schemas.py"})
+    return "\n".join(
+        file.read_text() for file in files if file.name != "caller_words.py" and "schemas" not in file.parts
+    )
 
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)

@@ -348,7 +348,7 @@ def test_docs_states_names_every_wait() -> None:
     """Each of them, and none that is no more: what a miss does is a function of its name."""
     table = (REPOSITORY / "docs/states.md").read_text().partition("\n## Deadlines")[2].partition("\n## ")[0]
     named = {name for cells in documents.rows(table) for name in re.findall("`(\\w+)`", cells[0])}
-    assert named == set(re.findall(r"^function on_timeout\.(\w+)", sources()["deadlines_due"], re.MULTILINE))
+    assert named == set(re.findall(r"^function on_timeout\.(\w+)", sources()["process_deadlines"], re.MULTILINE))
 
 
 def test_each_part_of_ctx_that_is_named_is_there() -> None:

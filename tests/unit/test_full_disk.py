@@ -59,7 +59,7 @@ def test_a_node_whose_disk_is_full_boots_nothing(tmp_path: Path) -> None:
 
 def test_an_agent_that_prints_goes_on(tmp_path: Path) -> None:
     script = (
-        "import logging, sys; from orchestrator.logs import lose_what_is_refused; lose_what_is_refused()\n"
+        "import logging, sys; from orchestrator.logs import never_fail_to_print; never_fail_to_print()\n"
         "logging.basicConfig(stream=sys.stderr)\n"
         "for number in range(1000): print('x' * 100, flush=True); logging.error('y' * 100)\n"
         "print('no end'); sys.stdout.writelines(['z']); open(sys.argv[1], 'w').write('went on')\n"

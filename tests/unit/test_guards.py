@@ -1,27 +1,35 @@
 """The list of guards: each can be taken away, each test is there, every chaos test has one, the docs repeat it."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.guards.table import GUARDS, REPOSITORY, Guard
+from tests.guards.anchors import REPOSITORY, places
+from tests.guards.table import GUARDS, Guard
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
 def test_a_guard_can_be_taken_away(guard: Guard, tmp_path: Path) -> None:
-    """Its text is at its one place; that the test fails then is what `make guards` shows."""
+    """Its name stands once, and what is left is a program; that the test fails then is what `make guards` shows."""
     for change in guard.changes:
         copy = tmp_path / change.file
         copy.parent.mkdir(parents=True, exist_ok=True)
         if not copy.exists():
             copy.write_text((REPOSITORY / change.file).read_text())
         change.make(tmp_path)
+        if copy.suffix == ".py":
+            ast.parse(copy.read_text())
     file, _, name = guard.test.partition("::")
     assert not name or f"def {name.partition('[')[0]}(" in (REPOSITORY / file).read_text()
     if step := guard.environment.get("STEP"):
         steps = [path.read_text() for path in (REPOSITORY / "tests/e2e").glob("*.py")]
         assert sum(f"def {step}(" in text for text in steps) == 1
+
+
+def test_every_name_in_the_code_is_a_guards() -> None:
+    assert places().keys() - {change.name for guard in GUARDS for change in guard.changes} == set()
 
 
 def test_every_chaos_test_has_its_guard() -> None:

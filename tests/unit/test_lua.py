@@ -8,6 +8,8 @@ import pytest
 
 import orchestrator.store
 from orchestrator.settings import Settings
+from orchestrator.store import Store
+from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.generated import GENERATED, literal
 from orchestrator.store.loader import assemble, includes, library, sources, without_comments
 
@@ -101,6 +103,29 @@ def test_a_script_says_what_it_takes_and_returns(path: Path) -> None:
     assert header, "its header is missing"
     for part in (r"^-- KEYS  \S", r"^-- ARGV  \S", r"^-- Returns \S"):
         assert re.search(part, header[0], re.MULTILINE), part
+
+
+def test_a_script_is_named_as_the_method_that_calls_it() -> None:
+    """What an agent reports of itself is a method of AgentLink, and its script has `agent_` in front."""
+    methods = set(dir(Store)) | {f"agent_{name}" for name in dir(AgentLink)}
+    assert [path.stem for path in SCRIPTS if path.stem not in methods] == []
+    calls = re.compile(r"^    (?:async )?def (\w+)\(|_scripts\.call\(\s*\"(\w+)\"", re.MULTILINE)
+    others = {"observe", "capacity"}  # called later, and as a part of a reading
+    for path in LUA.parent.glob("*.py"):
+        method = ""
+        for defined_here, called in calls.findall(path.read_text()):
+            method = defined_here or method
+            name = f"agent_{method}" if path.stem == "agent_link" else method
+            assert not called or called == name or called in others, f"{path.name}: {method} calls {called}"
+
+
+def test_python_never_writes_deadlines() -> None:
+    """Only scripts do: they know whether time counts now, and what else must be true."""
+    sources = {path: path.read_text() for path in (LUA.parent.parent).rglob("*.py")}
+    written = re.compile(
+        r"\b(z(?:add|incrby|rem\w*|pop\w*)|delete|unlink|rename|set)\([^)]*(?:DEADLINES|[\"']deadlines[\"'])"
+    )
+    assert {path.name: found for path, text in sources.items() if (found := written.findall(text))} == {}
 
 
 def test_what_is_sent_has_no_comments_and_one_byte_a_character() -> None:

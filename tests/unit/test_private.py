@@ -69,7 +69,7 @@ def _dangling(run: Path) -> None:
         (lambda run: _plant(run, 0o620), "(mode 0620)"),
         (_linked, "is a symbolic link: remove it"),
         (_dangling, "is a symbolic link: remove it"),
-        (_piped, "is no file: remove it"),
+        (_piped, "is no regular file: remove it"),
         pytest.param(lambda run: _give(_plant(run)), "belongs to", marks=needs_root),
         pytest.param(lambda run: (_linked(run), _give(run / "secrets.json")), "belongs to", marks=needs_root),
     ],

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.machine import process
-from orchestrator.machine.process import Look, ProcessId
+from orchestrator.machine.process import ProcessId, ProcStat
 from tests.support.processes import alive, poll
 
 pytestmark = pytest.mark.thorough
@@ -31,8 +31,8 @@ def test_a_killed_process_counts_as_dead_at_once() -> None:
 
 
 def test_a_kill_between_two_fields_of_one_look_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = iter([Look(False, 1, 2, 2, 3), Look(True, 1, 2, 2, 3)])
-    monkeypatch.setattr(process, "look", lambda _: next(looks))
+    looks = iter([ProcStat(False, 1, 2, 2, 3), ProcStat(True, 1, 2, 2, 3)])
+    monkeypatch.setattr(process, "read_stat", lambda _: next(looks))
     assert ProcessId.of(2) is None
 
 

@@ -15,6 +15,7 @@ from livekit import rtc
 from agents import contract, node_shutdown
 from agents.context import AgentContext
 from agents.runtime import Runtime
+from agents.served_session import ServedSession
 from orchestrator.errors import OrchestratorError, StoreUnavailable
 from orchestrator.node.shutdown_notice import Notice, NoticeWriter
 from orchestrator.settings import NodeSettings
@@ -68,7 +69,7 @@ async def live(
 
     async def connect(*_: object) -> None: ...
 
-    monkeypatch.setattr(Runtime, "_connect", connect)
+    monkeypatch.setattr(ServedSession, "_connect", connect)
     settings = NodeSettings(heartbeat_seconds=0.05, run_dir=run_dir or Path(".run"))
     runtime = Runtime(settings, "ws://127.0.0.1:1", "agent", entrypoint)
     runtime._link = link  # type: ignore[assignment]
@@ -144,7 +145,9 @@ async def test_the_death_of_a_helper_is_the_agents(
         link.broken_beat = ValueError("x")
     how, reason = await end(link)
     assert how == ("failed" if assigned else "leave")
-    assert reason.startswith("agent_error: the inbox is not read" if which == "inbox" else "agent_error: the heartbeat")
+    assert reason.startswith(
+        "agent_error: reading the inbox ended" if which == "inbox" else "agent_error: the heartbeat"
+    )
 
 
 async def test_returning_does_not_end_the_session(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,9 +161,9 @@ async def test_returning_does_not_end_the_session(link: Link, monkeypatch: pytes
     await returned.wait()
     for _ in range(20):
         await asyncio.sleep(0)
-    assert runtime._context is not None
-    assert not runtime._context.leaving.done()
-    runtime._context.leave("enough")
+    assert runtime._served is not None
+    assert not runtime._served.context.leaving.done()
+    runtime._served.context.leave("enough")
     assert await end(link) == ("ended", "s", "ended", "enough")
 
 
@@ -179,23 +182,23 @@ async def test_each_drain_has_its_goodbye_and_rubbish_is_left_aside(
         link.inbox.put_nowait(message)
     while not link.inbox.empty() or runtime._goodbyes.qsize():  # noqa: ASYNC110 - two queues
         await asyncio.sleep(0.01)
-    assert runtime._context is not None
-    assert not runtime._context.leaving.done()
-    runtime._context.on_goodbye(say)
+    assert runtime._served is not None
+    assert not runtime._served.context.leaving.done()
+    runtime._served.context.on_goodbye(say)
     link.inbox.put_nowait({"type": "goodbye", "seconds": 5})
     assert await end(link) == ("ended", "s", "ended", "the node is stopping")
     assert said.is_set()
 
 
 async def in_call(link: Link, monkeypatch: pytest.MonkeyPatch, folder: Path) -> AgentContext:
-    """Return the session of an agent that looks for its node's word in this folder."""
+    """Return the session of an agent that follows the shutdown notice in this folder."""
     monkeypatch.setattr(node_shutdown, "POLL_SECONDS", 0.02)
     runtime = await live(link, waits, monkeypatch, folder)
     link.inbox.put_nowait(ASSIGN)
     async with asyncio.timeout(5):
-        while runtime._context is None:  # noqa: ASYNC110 - it is set in the agent
+        while runtime._served is None:  # noqa: ASYNC110 - it is set in the agent
             await asyncio.sleep(0.01)
-    return runtime._context
+    return runtime._served.context
 
 
 ENDED = ("ended", "s", "ended", node_shutdown.REASON)
@@ -265,7 +268,7 @@ async def test_a_warm_agent_goes_by_its_nodes_word(link: Link, monkeypatch: pyte
 async def test_the_user_is_let_go_though_the_end_cannot_be_recorded(
     link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("agents.runtime.LEAVE_SECONDS", 0.1)
+    monkeypatch.setattr("agents.served_session.LEAVE_SECONDS", 0.1)
     left, recorded = asyncio.Event(), asyncio.Event()
 
     async def disconnect(_: rtc.Room) -> None:
@@ -290,7 +293,7 @@ async def test_a_warm_agent_that_beats_and_does_not_hear_goes(
     link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, warm: bool
 ) -> None:
     """It would not hear its assignment. In a call there is little to hear, and another agent gains nothing."""
-    monkeypatch.setattr("agents.runtime.DEAF_SECONDS", 0.3)
+    monkeypatch.setattr("agents.runtime.INBOX_SECONDS", 0.3)
     deaf = StoreUnavailable("Redis does not answer (Error 24: too many open files)")
 
     async def next_message() -> dict[str, Any]:
@@ -310,9 +313,9 @@ async def test_a_warm_agent_that_beats_and_does_not_hear_goes(
         assert await end(link) == ("leave", "agent_error: the inbox cannot be read, though Redis answers")
     else:
         await asyncio.sleep(0.6)
-        assert runtime._context is not None
-        assert not runtime._context.leaving.done()
-        runtime._context.leave("enough")
+        assert runtime._served is not None
+        assert not runtime._served.context.leaving.done()
+        runtime._served.context.leave("enough")
         assert await end(link) == ("ended", "s", "ended", "enough")
 
 
@@ -348,7 +351,7 @@ def test_what_an_entrypoint_may_be(fit: object) -> None:
 
 @pytest.mark.parametrize(
     ("unfit", "why"),
-    [(_sync, "is not async"), (_generator, "is not async"), (7, "is no function"), (_none, "does not take")],
+    [(_sync, "is not async"), (_generator, "is not async"), (7, "is no function"), (_none, "must take one argument")],
 )
 def test_what_it_may_not_be(unfit: object, why: str) -> None:
     with pytest.raises(OrchestratorError, match=f"mine.entrypoint {why}"):

@@ -81,7 +81,7 @@ class HealthReply(Reply):
     )  # fmt: skip
     status: str
     version: str
-    access: str = Field(description="open: anybody who reaches the api may start calls; keys: holders of API_KEYS.")
+    access: str = Field(description="open: anyone who reaches the api may start calls; keys: holders of API_KEYS.")
     sessions: dict[str, int]
     redis: dict[str, Any]
     celery: dict[str, int]

@@ -11,6 +11,7 @@ from orchestrator.models import JOB_USERS, SessionId, UserId
 
 
 def _not_a_job(user_id: str) -> str:
+    # guard: reserved-user
     if re.match(JOB_USERS, user_id):
         raise ValueError("ids with this prefix are reserved for LiveKit's rooms; add a prefix of your own")
     return user_id
@@ -110,7 +111,7 @@ class SessionReply(Reply):
     reason: str | None = Field(
         default=None, description="Why it ended or failed. For who shows no admin token `code: a fixed sentence`."
     )
-    cause: str | None = Field(default=None, description="Why its last agent was replaced; told as `reason` is.")
+    cause: str | None = Field(default=None, description="Why its last agent was replaced, in the form of `reason`.")
     position: int | None = Field(default=None, description="While queued or starting: 1 is next.")
     estimated_wait: str | None = None
     task_id: str | None = None

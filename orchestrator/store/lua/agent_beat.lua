@@ -1,4 +1,4 @@
--- An agent lives. A warm one that was passed over for a late heartbeat is there again.
+-- The heartbeat of an agent. A warm one that left the pool because it was silent joins it again.
 --
 -- KEYS  agent:{id}, pool:ready
 -- ARGV  1 agent id
@@ -9,6 +9,7 @@
 local fields = redis.call('HMGET', KEYS[1], 'state', 'sessionId')
 local state, session = fields[1], fields[2]
 if not state then return '' end
+-- guard: lost-session
 if session and (state == 'assigned' or state == 'running') and not session_state(session) then return '' end
 redis.call('HSET', KEYS[1], 'lastBeat', NOW)
 if state == 'ready' and redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 0 then state = return_to_pool(ARGV[1]) end

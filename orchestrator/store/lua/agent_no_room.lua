@@ -9,5 +9,6 @@
 local session = get('agent:' .. ARGV[1], 'sessionId')
 if not session or get('session:' .. session, 'agentId') ~= ARGV[1] or agent_state(ARGV[1]) ~= 'assigned' then return 0 end
 redis.call('HSET', 'session:' .. session, 'refused', ARGV[2])
+-- guard: make-room
 set_deadline('room', session, 0)
 return 1

@@ -1,4 +1,4 @@
--- An agent is warm. It serves the session that has waited longest, or joins the pool, or goes where the pool is full.
+-- An agent is warm. It serves the session that has waited longest, or joins the pool, or leaves when the pool is full.
 --
 -- KEYS  none
 -- ARGV  1 agent id  2 pid  3… pids of its ancestors
@@ -13,17 +13,19 @@
 local id = ARGV[1]
 local state = agent_state(id)
 if state ~= 'starting' then illegal_move('agent', id, state, 'ready') end
--- Who the agent is says the agent host: its process is what is looked at, stopped and measured, with all below it.
+-- The agent host decides which process is the agent: that one, with its descendants, is checked, stopped and measured.
 local lineage = table.concat(ARGV, ',', 2)
 local started = redis.call('HMGET', 'agent:' .. id, 'pid', 'startTicks')
+-- guard: host-process-id
 if started[1] and started[2] then
   local wrong = contradiction(started[1], lineage)
+  -- guard: agent-process
   if wrong then
     exit_agent(id, 'boot_error: ' .. wrong)
     return {'', wrong}
   end
 else
-  -- The host's word is on its way: agent_spawned.lua compares.
+  -- The host's report is on its way: record_spawn.lua compares.
   redis.call('HSET', 'agent:' .. id, 'pid', ARGV[2], 'lineage', lineage)
   redis.call('SET', 'agent:' .. id .. ':pid', ARGV[2])
 end
@@ -35,7 +37,7 @@ local node = get('agent:' .. id, 'node')
 if node then redis.call('DEL', 'node:' .. node .. ':failures') end
 redis.call('SET', 'pool:proven', NOW)
 
--- Mean boot time over about the last ten boots: the wait that a miss is told.
+-- Mean boot time over about the last ten boots, from which the wait of a start without a warm agent is estimated.
 local since_spawn = ms_since(get('agent:' .. id, 'spawnedAt'))
 observe('boot', since_spawn)
 local spawned = NOW - (since_spawn or 0)
@@ -44,7 +46,7 @@ redis.call('HSET', 'pool:stats', 'boot_ms_mean', string.format('%.1f', mean * 0.
 redis.call('HINCRBY', 'pool:stats', 'total_spawned', 1)
 local nodes = nodes_able_to_boot(node)
 local want, warm = pool_shares(nodes), count_by_node('pool:ready')
--- Others were held back while boots failed.
+-- Other nodes were held back while boots failed.
 if missing_agents(nodes) > 0 or (warm[node] or 0) + 1 < (want[node] or 0) then wake() end
 
 append_boot_phase(id, 'warm')
@@ -55,8 +57,8 @@ if node and redis.call('SISMEMBER', 'nodes:draining', node) == 1 then
   retire(id, 'node_draining')
   return {'', ''}
 end
--- More are warm than wanted: the pool was made smaller, another agent served the session this one was for, or a node that
--- has come takes over its share.
+-- More agents are warm than wanted: the pool was made smaller, another agent served the session that this one was for, or
+-- a new node takes over its share.
 local target = redis.call('EXISTS', 'pool:target') == 1 and warm_target(nodes) or math.huge
 local stale = redis.call('SMEMBERS', 'pool:stale')
 if redis.call('SCARD', 'pool:ready') >= target then

@@ -1,12 +1,12 @@
--- A living agent whose record is gone, because Redis came back without it, says what it knows.
+-- A living agent whose record Redis has lost reports what it knows of itself and of its session.
 --
 -- KEYS  none
 -- ARGV  1 agent id  2 pid  3 node
 --       4 '' for a warm agent, else JSON of its session: id, userId, roomName, createdAt, activeAt (or nil), payload,
 --         conversation (array of strings, each a JSON object)
 --       5… pids of its ancestors
--- Returns its state, '' when its session is over or another agent's: then it has nothing to do here; unset while no node
--- has written the policy, by which its waits are set: it tries again
+-- Returns its state; '' when its session is over or another agent's: it leaves; unset while no node has written the policy,
+-- which its deadlines depend on: it tries again
 --
 -- agent:{id} hash, agent:{id}:pid string, agents set, pool:ready set, session:{id} hash, session:{id}:payload string
 -- session:{id}:conversation list, session:room:{room} string, session:user:{user} string, user:sessions:{user} set, sessions zset, deadlines zset

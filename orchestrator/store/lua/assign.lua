@@ -1,15 +1,17 @@
--- Start a session: take a warm agent for it, or have one spawned, or put it into the waiting line.
+-- Start a session: take a warm agent for it, or have one spawned, or put it into the queue.
 --
 -- KEYS  none
--- ARGV  1 user id  2 id of the session unless it gets its agent's  3 room name
---       4 payload for the agent (JSON, holds its token)
---       5 client address  6 starts per window (0 = no rate limit)  7 window in ms
---       8 idempotency key ('' = none)  9 fingerprint of the request that the key stands for
---       10 id of the LiveKit job that wants it ('' = none): then it is never put into the waiting line, and refused where
---          its room has a session  11 id of the job's dispatch  12 node whose door the job came by
---       13 1 when the user is to be served by the node of the last time, if it has a warm agent
---       14 the network that the address is of (IPv4: the address)
---       15 sessions that one address may have at once  16 those of them that wait in line (0 = any number)
+-- ARGV  by name, as name and value in turn; what is not asked for is left out
+--       userId, roomName
+--       waitingId       id of the session unless it gets its agent's
+--       payload         for the agent (JSON, holds its token)
+--       affinity        1 when the user is to be served by the node of the last time, if that has a warm agent
+--       address         of the client, and network that it is of (IPv4: the address)
+--       rateAmount      starts per window, and rateWindowMs
+--       perAddress      sessions that one address may have at once, and waitingPerAddress those of them in the queue
+--       idempotencyKey  and fingerprint of the request that the key stands for
+--       jobId           of the LiveKit job that wants the session: then it is never queued, and refused where its room has
+--                       a session. And dispatchId of its dispatch, jobNode whose registration the job came by
 -- Returns {outcome, session id, detail, refill, agent id, node, pid, start ticks}
 --       outcome  assigned | starting | queued | existing | repeated | reused (the key, for another request) | limited
 --                | full | broken (agents do not boot) | draining | livekit (it does not answer)
@@ -19,7 +21,7 @@
 --       detail   limited: ms after which to try again; broken, livekit: the cause; full, for a job: sessions (all are
 --                taken), line (others wait for one) or what is short of memory
 --       refill   1 when the caller must queue a refill
---       agent id, node, pid, start ticks   assigned: the agent and its process, for a last look at it
+--       agent id, node, pid, start ticks   assigned: the agent and its process, which the caller checks once more
 --
 -- pool:ready              set    warm agents
 -- pool:starting           set    booting agents
@@ -33,7 +35,7 @@
 -- user:sessions:{user}    set    the user's live sessions
 -- session:{state}         set    live sessions by state (starting, ready, active)
 -- session:unbound         zset   starting sessions without an agent, by time
--- session:queued          zset   the waiting line
+-- session:queued          zset   the queue
 -- sessions                zset   all kept sessions, by time
 -- address:sessions:{address}  set  live sessions of an address or a network, where those are counted
 -- room:asker:{room}       hash   address and network of who got a token for a room of our naming
@@ -42,31 +44,35 @@
 -- arrivals:{n}            string starts in the n-th ten seconds
 -- livekit:down            string why LiveKit does not answer, while it does not
 -- nodes:draining          set    nodes that take no more sessions      nodes  set    all nodes
--- node:{id}               hash   what a node says of itself
+-- node:{id}               hash   the record of a node
 -- node:{id}:warm          set    its warm agents                       node:{id}:busy  set  its agents that have a session
 -- user:node:{user}        string the node that served the user last
 -- A further session of one user is queued as if it had come this much later.
--- include: addresses, admission, affinity, agents, clock, deadlines, dispatch, enter, events, inbox, live_session
--- include: memory, network_share, policy, queue, rate_limit, rooms, take_warm
+-- include: addresses, admission, affinity, agents, arguments, clock, deadlines, dispatch, enter, events, inbox
+-- include: live_session, memory, network_share, policy, queue, rate_limit, rooms, take_warm
 local FAIRNESS_US = 60 * 1000000
 
-local user, waiting_id, room, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local address, amount, window, idempotency = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
-local job, dispatch, door, affinity = ARGV[10], ARGV[11], ARGV[12], ARGV[13] == '1'
-local network, per_address, waiting_per_address = ARGV[14], tonumber(ARGV[15]), tonumber(ARGV[16])
+local user, waiting_id, room = ARGUMENTS.userId, ARGUMENTS.waitingId, ARGUMENTS.roomName
+local address, network = ARGUMENTS.address, ARGUMENTS.network
+local idempotency, job, affinity = ARGUMENTS.idempotencyKey, ARGUMENTS.jobId, ARGUMENTS.affinity
+local per_address = tonumber(ARGUMENTS.perAddress or 0)
+local waiting_per_address = tonumber(ARGUMENTS.waitingPerAddress or 0)
+-- guard: living-first
 if redis.call('EXISTS', 'policy', 'pool:target') < 2 then return {'unset', '', '', 0} end
 
-if idempotency ~= '' then
+if idempotency then
   local earlier = redis.call('HMGET', 'idempotency:' .. idempotency, 'fingerprint', 'session')
-  if earlier[1] then return {earlier[1] == ARGV[9] and 'repeated' or 'reused', earlier[2], '', 0} end
+  -- guard: idempotency-key
+  if earlier[1] then return {earlier[1] == ARGUMENTS.fingerprint and 'repeated' or 'reused', earlier[2], '', 0} end
 end
 
-if address ~= '' and amount > 0 then
-  local wait = rate_limited_with_network('rate', address, network, amount, window)
+if address and ARGUMENTS.rateAmount then
+  local amount, window = tonumber(ARGUMENTS.rateAmount), tonumber(ARGUMENTS.rateWindowMs)
+  local wait = rate_limited_with_network('rate', address, network or address, amount, window)
   if wait then return {'limited', '', wait, 0} end
 end
 
-local occupant = job ~= '' and live_session_of_room(room)
+local occupant = job and live_session_of_room(room)
 if occupant then return {'occupied', occupant, '', 0} end
 
 local held, newest, newest_at = 0, nil, -1
@@ -79,26 +85,31 @@ for _, session in ipairs(redis.call('SMEMBERS', 'user:sessions:' .. user)) do
     redis.call('SREM', 'user:sessions:' .. user, session)
   end
 end
+-- guard: sessions-per-user
 if held >= policy('sessions_per_user') then return {'existing', newest, '', 0} end
 
 local refusal, detail = service_refusal()
 if refusal then return {refusal, '', detail, 0} end
 
-if job ~= '' then
-  -- Whoever calls by LiveKit got the token for the room from us.
+if job then
+  -- The caller got the token for the room from us.
   local asker = redis.call('HMGET', 'room:asker:' .. room, 'address', 'network')
-  address, network = asker[1] or '', asker[2] or ''
+  address, network = asker[1] or nil, asker[2] or nil
 end
 local counted, may_wait = {}, true
-if address ~= '' and per_address + waiting_per_address > 0 then
-  counted = network ~= address and {{address, 1}, {network, NETWORK_SHARE}} or {{address, 1}}
+if address and address ~= '' and per_address + waiting_per_address > 0 then
+  counted[1] = {address, 1}
+  -- guard: address-network
+  if network and network ~= '' and network ~= address then counted[2] = {network, NETWORK_SHARE} end
   for _, each in ipairs(counted) do
     local live, waiting = sessions_of_address(each[1])
+    -- guard: sessions-per-address
     if per_address > 0 and live >= per_address * each[2] then return {'many', '', 'sessions', 0} end
     if waiting_per_address > 0 and waiting >= waiting_per_address * each[2] then may_wait = false end
   end
 end
 
+-- guard: memory-before-work
 require_redis_memory()
 local crowded = crowded_by()
 local agent, process
@@ -108,19 +119,21 @@ if not agent then
   if refusal == 'broken' then return {refusal, '', detail, 0} end
   crowded = crowded or detail
   -- The caller is in the room already, and would wait in silence.
-  if crowded and job ~= '' then return {'full', '', crowded, 0} end
+  if crowded and job then return {'full', '', crowded, 0} end
   if crowded and redis.call('ZCARD', 'session:queued') >= policy('queue_limit') then return {'full', '', '', 0} end
   if crowded and not may_wait then return {'many', '', 'line', 0} end
 end
 
 local bucket = 'arrivals:' .. math.floor(NOW / 10000)
+-- guard: arrivals
 redis.call('INCR', bucket)
 redis.call('EXPIRE', bucket, 180)
 local id = agent or waiting_id
--- An agent that was announced for a session which another one then served comes to the pool with that session's name.
+-- An agent that was booted for a session which another agent then served joins the pool under that session's id, which is
+-- in use.
 if agent and redis.call('ZSCORE', 'sessions', id) then id = waiting_id end
 
-redis.call('SET', 'session:' .. id .. ':payload', payload)
+redis.call('SET', 'session:' .. id .. ':payload', ARGUMENTS.payload)
 redis.call('SET', 'session:user:' .. user, id)
 redis.call('SADD', 'user:sessions:' .. user, id)
 redis.call('ZADD', 'sessions', NOW, id)
@@ -132,14 +145,14 @@ if affinity then
   if agent then remember_node(user, process[3]) end
 end
 local via = {}
-if job ~= '' then
-  via = {'via', 'dispatch', 'jobId', job, 'dispatchId', dispatch}
-  redis.call('HSET', 'session:' .. id, 'door', door, unpack(via))
+if job then
+  via = {'via', 'dispatch', 'jobId', job, 'dispatchId', ARGUMENTS.dispatchId}
+  redis.call('HSET', 'session:' .. id, 'door', ARGUMENTS.jobNode, unpack(via))
   via[7], via[8] = 'roomName', room
   set_deadline('job', id, JOB_MS)
 end
-if idempotency ~= '' then
-  redis.call('HSET', 'idempotency:' .. idempotency, 'fingerprint', ARGV[9], 'session', id)
+if idempotency then
+  redis.call('HSET', 'idempotency:' .. idempotency, 'fingerprint', ARGUMENTS.fingerprint, 'session', id)
   redis.call('EXPIRE', 'idempotency:' .. idempotency, policy_expiry('session_keep_seconds'))
   redis.call('HSET', 'session:' .. id, 'request', idempotency)
 end
@@ -147,14 +160,14 @@ if agent then
   -- Starting and ready in one step: this is the path that a caller waits for.
   move_agent(agent, 'assigned', 'sessionId', id)
   begin('session', id, 'ready', {'userId', user, 'roomName', room, 'createdAt', NOW, 'agentId', agent, 'agentIds', agent,
-    'node', process[3] or '', 'agentPid', process[4] or '', 'prewarmed', 1, 'client', address})
+    'node', process[3] or '', 'agentPid', process[4] or '', 'prewarmed', 1, 'client', address or ''})
   append_event(id, 'ready', 'agentId', agent, unpack(via))
-  send_assignment(agent, id, payload)
+  send_assignment(agent, id, ARGUMENTS.payload)
   redis.call('HINCRBY', 'pool:stats', 'total_hits', 1)
 else
   process = {}
   begin('session', id, crowded and 'queued' or 'starting',
-    {'userId', user, 'roomName', room, 'taskId', id, 'client', address},
+    {'userId', user, 'roomName', room, 'taskId', id, 'client', address or ''},
     crowded and NOW_US + held * FAIRNESS_US or NOW_US)
   redis.call('HINCRBY', 'pool:stats', 'total_misses', 1)
   if crowded then

@@ -1,5 +1,5 @@
--- A webhook of LiveKit's, whose signature is verified. It may come late, twice, or before the one that it follows, so it
--- moves nothing: it makes a node look at the room, where the truth is.
+-- A webhook of LiveKit, whose signature is verified. It may come late, twice, or before the one that it follows, so it moves
+-- nothing: it makes a node check the room itself.
 --
 -- KEYS  none
 -- ARGV  1 id of the event  2 its name  3 room ('' = of none)  4 when it was made, Unix seconds
@@ -9,20 +9,21 @@
 -- webhook:{id} string, session:room:{room} string, session:{id}:events stream, deadlines zset, pool:stats hash
 -- include: clock, deadlines, events, live_session, records
 local id, event, room = ARGV[1], ARGV[2], ARGV[3]
--- LiveKit sends an event again for less than a minute; one that is as old as this comes from somebody else, or from a
+-- LiveKit sends an event again for less than a minute; an older one comes from another sender, or from a
 -- server with another clock. Its id is remembered for longer than it is accepted.
 local OLDEST_MS, REMEMBER_S = 600000, 1800
--- What says that somebody has come or gone; and what happens in the room of a session that is over only when somebody
--- enters it again.
+-- Events that mean that a participant has come or gone; and those that happen in the room of a session that is over only
+-- when it is entered again.
 local MOVED = {participant_joined = true, participant_left = true, participant_connection_aborted = true,
   room_finished = true}
 local ENTERED = {room_started = true, participant_joined = true}
--- Rounds that are asked for are at least so far apart: LiveKit drops events when it has too much to do.
+-- Requested rounds are at least this far apart: LiveKit drops events when it is overloaded.
 local ROUND_MS = 2000
 
 local result = 'recorded'
 if math.abs(NOW - tonumber(ARGV[4]) * 1000) > OLDEST_MS then
   result = 'stale'
+-- guard: webhook-once
 elseif not redis.call('SET', 'webhook:' .. id, '1', 'NX', 'EX', REMEMBER_S) then
   result = 'replayed'
 else

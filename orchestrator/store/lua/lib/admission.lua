@@ -4,13 +4,16 @@
 -- Returns why none is served at all, and the detail; nil when they are. livekit | draining
 local function service_refusal()
   local down = redis.call('GET', 'livekit:down')
+  -- guard: livekit-down
   if down then return 'livekit', down end
   if redis.call('SCARD', 'nodes:draining') > 0 and not any_node_in_service() then return 'draining', '' end
 end
 
 -- Returns what keeps a new session from a place: sessions (all places are taken) | line (others are queued), or nil.
 local function crowded_by()
+  -- guard: cap
   if served_sessions() >= max_sessions() then return 'sessions' end
+  -- guard: queue-first
   if redis.call('ZCARD', 'session:queued') > 0 then return 'line' end
 end
 

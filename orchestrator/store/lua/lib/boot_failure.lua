@@ -22,6 +22,7 @@ local function record_boot_failure(agent, cause, failed)
   redis.call('DEL', 'pool:proven')
   redis.call('HSET', 'pool:breaker', 'cause', cause, 'agent', agent, 'nextAt', math.floor(NOW + pause))
   set_deadline('refill', '', math.ceil(pause) + 1)
+  -- guard: breaker
   if failures < BREAKER_FAILURES then return end
   if not get('pool:breaker', 'openedAt') then redis.call('HSET', 'pool:breaker', 'openedAt', NOW) end
   for _, session in ipairs(redis.call('ZRANGE', 'session:unbound', 0, -1)) do

@@ -20,5 +20,6 @@ local function nodes_able_to_boot(me)
     if (node.id == me or (node.host and not low_on_memory(node))) and has_capacity(node) then add(node) end
   end
   if me and not known and redis.call('SISMEMBER', 'nodes:draining', me) == 0 then add({id = me}) end
+  -- guard: sound-nodes
   return #sound > 0 and sound or able
 end

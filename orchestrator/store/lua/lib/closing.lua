@@ -10,6 +10,7 @@ local function release_owner(id, user, addresses)
   end
   if redis.call('GET', 'session:user:' .. user) == id then
     local other = redis.call('SRANDMEMBER', 'user:sessions:' .. user)
+    -- guard: user-record
     if other then redis.call('SET', 'session:user:' .. user, other) else redis.call('DEL', 'session:user:' .. user) end
   end
 end
@@ -47,12 +48,14 @@ local function close_session(id, to, reason)
   -- A room that we did not name may have its next session already.
   local room = 'session:room:' .. (fields[4] or '')
   if redis.call('GET', room) == id then redis.call('EXPIRE', room, keep) end
+  -- guard: record-count
   keep_last('session:over', id, policy('session_keep_count'), drop_session)
 end
 
 -- End a session; its place goes to the queue.
 local function end_session(id, to, reason)
   close_session(id, to, reason)
+  -- guard: promote
   admit_from_queue()
 end
 

@@ -14,6 +14,7 @@ local function take_effect(id, from, row, record, score)
       for _, name in ipairs(deadline.policy or NONE) do ms = ms + policy_ms(name) end
       if deadline.since then ms = ms + record[deadline.since] - NOW end
       local set = deadline.keeps and set_deadline_if_none or set_deadline
+      -- guard: start-deadline
       set(deadline.kind, id, ms)
     end
   end

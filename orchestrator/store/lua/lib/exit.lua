@@ -24,5 +24,6 @@ local function exit_agent(id, cause, ...)
   end
   if not session or not session_state(session) then return {'', '', before} end
   append_history(session, 'agent_exited', 'agentId', id, 'cause', cause, ...)
+  -- guard: dead-at-assignment
   return {session, replace_agent(session, id, unread and FOUND_DEAD or cause), before}
 end

@@ -9,6 +9,7 @@ local SERVES_NO_MORE = {pipeline_failed = true, agent_error = true}
 -- Count a call once. `lives`: the agent has given no reason itself, and its process is known to live.
 local function count_failing_call(session, cause, lives)
   if not lives and not SERVES_NO_MORE[string.match(cause, '^(%a+_%a+): ')] then return end
+  -- guard: failing-once
   if redis.call('HSETNX', 'session:' .. session, 'failing', 1) == 0 then return end
   redis.call('HINCRBY', 'pool:failing', 'calls', 1)
   redis.call('HSET', 'pool:failing', 'cause', cause)

@@ -6,5 +6,6 @@ local function send_assignment(agent, session, payload)
   local turns = redis.call('LRANGE', 'session:' .. session .. ':conversation', 0, -1)
   redis.call('RPUSH', 'agent:' .. agent .. ':inbox', '{"sessionId":"' .. session .. '","createdAt":'
     .. (fields[1] or NOW) .. ',"takeovers":' .. (fields[2] or 0) + (fields[3] or 0)
+    -- guard: conversation
     .. ',"conversation":[' .. table.concat(turns, ',') .. '],' .. string.sub(payload, 2))
 end

@@ -7,6 +7,7 @@ local function change_lists(id, from, to, node, score)
   local kept = {}
   for _, set in ipairs(to.sets or NONE) do kept[set] = true end
   for _, set in ipairs(from and from.sets or NONE) do
+    -- guard: leave-pool
     if kept[set] then kept[set] = nil else redis.call('SREM', set, id) end
   end
   for set in pairs(kept) do redis.call('SADD', set, id) end
@@ -15,5 +16,6 @@ local function change_lists(id, from, to, node, score)
   if to.queue then redis.call('ZADD', to.queue, score, id) end
   local before = from and from.nodeSet
   if node and before and before ~= to.nodeSet then redis.call('SREM', 'node:' .. node .. ':' .. before, id) end
+  -- guard: node-sets
   if node and to.nodeSet and before ~= to.nodeSet then redis.call('SADD', 'node:' .. node .. ':' .. to.nodeSet, id) end
 end

@@ -26,4 +26,5 @@ local function any_node_in_service() return #nodes_in_service() > 0 end
 local function load_of(node)
   return redis.call('SCARD', 'node:' .. node.id .. ':busy') / (node.max or policy('max_sessions'))
 end
+-- guard: node-capacity
 local function has_capacity(node) return not node.max or load_of(node) < 1 end

@@ -11,6 +11,7 @@ end
 -- `lost`: the user has not left but lost the connection. LiveKit reports that after some 20 s, which count.
 local function user_left(id, lost, ...)
   clear_deadlines(id, 'user')
+  -- guard: lost-connection
   set_deadline_if_none('gone', id, policy_ms('user_gone_seconds') / (lost and 4 or 1))
   redis.call('HSET', 'session:' .. id, 'userLost', lost and 1 or 0)
   append_event(id, lost and 'user_lost' or 'user_left', ...)

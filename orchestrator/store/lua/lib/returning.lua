@@ -7,6 +7,7 @@ local function serve_waiting(agent, node, prewarmed)
   local draining = node and redis.call('SISMEMBER', 'nodes:draining', node) == 1
   local waiting = redis.call('ZRANGE', 'session:unbound', 0, 0)[1]
   -- A call on a draining node soon ends: it begins there only when no other node is left.
+  -- guard: full-node-boots
   if waiting and not (draining and any_node_in_service()) and may_serve_on(node) then
     bind(waiting, agent, prewarmed)
     return waiting

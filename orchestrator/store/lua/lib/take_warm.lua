@@ -7,6 +7,7 @@ local function if_recent(id)
   local fields = redis.call('HMGET', 'agent:' .. id, 'state', 'lastBeat', 'node', 'pid', 'startTicks')
   if fields[3] then redis.call('SREM', 'node:' .. fields[3] .. ':warm', id) end
   local silence = NOW - tonumber(fields[2] or 0)
+  -- guard: silent-not-assigned
   if fields[1] == 'ready' and silence <= policy_ms('heartbeat_timeout_seconds') then return id, fields end
 end
 
@@ -17,6 +18,9 @@ local function take_warm(prefer)
   if #nodes_in_service() > 1 or (IN_SERVICE[1] and IN_SERVICE[1].max) then
     for _, node in ipairs(nodes_in_service()) do
       if has_capacity(node) then
+        -- guard: affinity
+        -- guard: late-node
+        -- guard: least-load
         nodes[#nodes + 1] = {id = node.id, rank = (node.late and 4 or node.id == prefer and 0 or 2) + load_of(node),
           warm = redis.call('SCARD', 'node:' .. node.id .. ':warm')}
       end

@@ -7,6 +7,7 @@ local MAX_REPLACEMENTS = 2
 local function replace_agent(session, agent, cause)
   local key = 'session:' .. session
   local fields = redis.call('HMGET', key, 'agentId', 'status', 'activeAt')
+  -- guard: one-agent
   if fields[1] ~= agent or (fields[2] ~= 'ready' and fields[2] ~= 'active') then return '' end
   redis.call('HSET', key, 'cause', cause)
   count_failing_call(session, cause)
@@ -17,6 +18,7 @@ local function replace_agent(session, agent, cause)
   local count = tonumber(get(key, name .. 's') or 0) + 1
   if cause == FOUND_DEAD or cause == HANDED_OVER then
     count = count - 1
+  -- guard: takeover-limit
   elseif count > max then
     end_session(session, 'error', as_reason(cause))
     return 'error'

@@ -1,7 +1,7 @@
--- The agent says whether the user is in the room with it.
+-- An agent reports whether the user is in the room with it.
 --
 -- KEYS  none
--- ARGV  1 session id  2 id of the agent that says so  3 1 = the user is there, 0 = the user is not, and was
+-- ARGV  1 session id  2 id of that agent  3 1 = the user is there, 0 = the user is not, and was
 --       4 1 = the user's connection was lost: LiveKit has waited some 20 s before it said so, and that counts
 -- Returns 1
 --
@@ -12,6 +12,6 @@ if get('session:' .. id, 'agentId') ~= ARGV[2] then illegal_move('session', id, 
 local state = session_state(id)
 if ARGV[3] == '1' then user_joined(id)
 elseif state == 'ready' or state == 'active' then user_left(id, ARGV[4] == '1') end
--- The agent has spoken: LiveKit has to contradict it anew (session_look.lua).
+-- A mismatch with LiveKit that is pending referred to what the agent said before (reconcile_room.lua).
 redis.call('HDEL', 'session:' .. id, 'doubt')
 return 1

@@ -23,6 +23,7 @@ for _, node in ipairs(redis.call('SMEMBERS', 'nodes')) do
   for name, right in pairs({warm = warm, busy = busy}) do
     local key = 'node:' .. node .. ':' .. name
     for _, id in ipairs(redis.call('SMEMBERS', key)) do
+      -- guard: recount
       if right[id] ~= node then wrong = wrong + redis.call('SREM', key, id) end
     end
   end

@@ -17,6 +17,7 @@ for i = 5, #ARGV do
   bytes = bytes + #ARGV[i]
 end
 local kept = redis.call('LLEN', logs)
+-- guard: log-bytes
 while kept > most or (bytes > most_bytes and kept > 1) do
   bytes = bytes - #redis.call('LPOP', logs)
   kept = kept - 1

@@ -18,6 +18,7 @@ local nodes = nodes_able_to_boot()
 local want = pool_shares(nodes)
 local surplus = redis.call('SCARD', 'pool:ready') - warm_target(nodes)
 for i = 1, surplus do
+  -- guard: shrink-pool-only
   local id = redis.call('SINTER', 'pool:ready', 'pool:stale')[1] or agent_above_share(want)
   retire(id, 'pool_shrunk')
   stopped[i] = id

@@ -1,7 +1,7 @@
 -- Keep one turn of a session's conversation, for the agent that may have to take over.
 --
 -- KEYS  session:{id}:conversation
--- ARGV  1 session id  2 id of the agent that says so  3 the turn, a JSON object  4 turns to keep
+-- ARGV  1 session id  2 id of the agent  3 the turn, a JSON object  4 turns to keep
 -- Returns 1, or 0 when the session is not that agent's (any more)
 --
 -- session:{id}:conversation  list  the newest turns, oldest first; gone at the end of the session

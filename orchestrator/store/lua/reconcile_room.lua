@@ -1,20 +1,20 @@
--- What LiveKit says of a session's room, where the record says otherwise. The agent is the first to be believed: LiveKit
--- must contradict it in every look for a while. The next look is scheduled here.
+-- Compare a session with what LiveKit says of its room. The agent's reports come first: LiveKit must contradict them in
+-- every check for a while. The next check is scheduled here.
 --
 -- KEYS  none
 -- ARGV  1 session id  2 id of the agent that it had before LiveKit was asked ('' = none)  3 1 = there is such a room
 --       4 user: there | coming (not fully connected) | gone  5 1 = an agent is in the room
 -- Returns what was done: user_gone (its time to come back runs) | user_there (the call is active) | agent_lost (another
---       one takes over) | room_open (of a session that is over: it is deleted) | doubt (look again) | '' (nothing to do)
+--       one takes over) | room_open (of a session that is over: it is deleted) | doubt (a mismatch that is checked again) | '' (nothing to do)
 --
 -- session:{id} hash (doubt), agent:{id} hash, session:room:{room} string, session:{id}:events stream, deadlines zset
 -- pool:stats hash
 -- include: clock, deadlines, live_session, presence, records, retire, takeover
 local id, agent, user = ARGV[1], ARGV[2], ARGV[4]
 local key = 'session:' .. id
--- From one look to the next; and how long after a look another one still goes on from it.
+-- From one check to the next; and how long a mismatch is pending without another check.
 local AGAIN_MS, FRESH_MS = 2000, 15000
--- A user is missed sooner than an agent: after LiveKit itself was away, agents take some seconds to be back.
+-- A missing user counts sooner than a missing agent: after LiveKit itself was away, agents take some seconds to be back.
 local PATIENCE_MS = {user_gone = 2000, user_there = 2000, agent_lost = 10000}
 local ENTERING_MS = 10000
 
@@ -31,7 +31,7 @@ if not LIVE_SESSION[state] then
   return done('room_open')
 end
 
--- Since when LiveKit has contradicted the record in this, look after look. Nil: it does so for the first time.
+-- Since when LiveKit has contradicted the record in this, in every check. Nil: for the first time.
 local function contradicted_since(what)
   local said, about, first, last = string.match(get(key, 'doubt') or '', '^(%S+) (%S+) (%d+) (%d+)$')
   if said == what and about == agent and NOW - tonumber(last) <= FRESH_MS then return tonumber(first) end
@@ -42,11 +42,14 @@ local function keep_mismatch(what, first)
 end
 
 local finding
--- Without an agent in the room it is starting, or being taken over: that has waits of its own.
+-- Without an agent in the room it is starting, or being taken over: other deadlines cover that.
+-- guard: takeover-agent
+-- guard: takeover-state
 local served = (state == 'ready' or state == 'active') and get(key, 'agentId') == agent and agent_state(agent) == 'running'
 local waits = redis.call('ZSCORE', 'deadlines', 'gone|' .. id)
 if served and user == 'gone' and state == 'active' then
-  -- A wait that LiveKit's word alone has begun is looked at until its end: it may take that word back.
+  -- When only LiveKit has said that the user is gone, the room is checked until that wait ends: LiveKit may correct itself.
+  -- guard: livekit-takes-back
   if not waits or contradicted_since('user_gone') then finding = 'user_gone' end
 elseif served and user == 'there' then
   local joined = tonumber(get('agent:' .. agent, 'joinedAt') or get('agent:' .. agent, 'readyAt') or NOW)
@@ -58,8 +61,9 @@ if not finding then
   return ''
 end
 
+-- guard: second-look
 local first = contradicted_since(finding)
--- LiveKit takes back what only it has said: that needs no second look.
+-- LiveKit corrects what only it has said: that needs no second check.
 local withdrawn = finding == 'user_there' and waits and contradicted_since('user_gone')
 if not withdrawn and (not first or NOW - first < PATIENCE_MS[finding]) then
   keep_mismatch(finding, first or NOW)

@@ -9,6 +9,7 @@
 local marked = 0
 for _, id in ipairs(ARGV) do
   local state = agent_state(id)
+  -- guard: stale-agents
   if state == 'ready' or state == 'starting' then marked = marked + redis.call('SADD', 'pool:stale', id) end
 end
 wake()

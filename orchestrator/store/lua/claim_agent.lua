@@ -24,6 +24,7 @@ if ARGV[3] == '1' then
     -- Whoever has the task keeps it when others are no better off.
     if load < least or (load == least and node.id == me) then best, least = node.id, load end
   end
+  -- guard: boot-elsewhere
   if best and best ~= me then return {'elsewhere', best} end
   if not best and not may_serve_on(me) then
     exit_agent(id, 'not spawned: no node that can boot an agent has room')

@@ -1,14 +1,15 @@
--- Say that a node is gone.
+-- Forget a node that is gone.
 --
 -- KEYS  1 its Celery queue  2 the bindings of that queue
--- ARGV  1 node id  2 1 = for good: its queue goes too  3 1 = only while it says nothing of itself
+-- ARGV  1 node id  2 1 = for good: its queue goes too  3 1 = only while it is silent
 -- Returns 1 when it is forgotten, 0 when it lives
 --
 -- nodes set, nodes:draining set, node:{id} hash, node:{id}:short, node:{id}:failures string, pool:wake:{node} list
 -- deadlines zset
 -- include: deadlines
 local node, key = ARGV[1], 'node:' .. ARGV[1]
--- It may have come back since somebody saw that it was silent: its queue has tasks then.
+-- It may have come back since it was seen silent: then its queue has tasks.
+-- guard: forget-queue
 if ARGV[3] == '1' and redis.call('EXISTS', key) == 1 then return 0 end
 redis.call('SREM', 'nodes', node)
 redis.call('SREM', 'nodes:draining', node)

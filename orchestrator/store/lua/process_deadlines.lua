@@ -1,4 +1,4 @@
--- Act on every wait that is over. The one place that says what a miss does:
+-- Act on every deadline that has passed. This is the one place that decides what happens then:
 --
 --   boot     agent is not warm in time, or no node claimed it    it has exited; what waits gets the next
 --   beat     agent is silent                                     its session gets another agent; it is stopped
@@ -9,24 +9,24 @@
 --   user     user has not joined                                 ended, the agent is free
 --   gone     user has left and stays away                        ended
 --   max      session has lasted too long                         ended
---   queue    session has waited too long in line                 error
+--   queue    session has waited too long in the queue                error
 --   room     LiveKit has no such room, and makes none by itself          it is made
 --   job      LiveKit has not said that the job is ours           error, unless the call goes on
 --   drain    node's calls must end soon                          another node's agents go on with them; where there is
 --                                                                no other node, agents say goodbye
 --   goodbye  they have had their time                            ended
 --   refill   boots had failed, and the pause is over             refill
---   close    session is over and nobody has said that its room is too    its room is deleted
+--   close    session is over, and its room is not known to be    its room is deleted
 --   look     something may have happened in a session's room             LiveKit is asked who is there
 --   reconcile  every so often; also when LiveKit has lost webhooks       LiveKit is asked about all rooms
---   alert    the operator's webhook is to be told of something           its delivery is queued
+--   alert    an event is enqueued for the operator's webhook            its delivery is queued
 --
 -- KEYS  none
 -- ARGV  1 most to act on in one go
 -- Returns a list of {what, id, node}: what the caller has to do
 --       stop (agent id, node) | close (session id, '': delete its room, and take the deadline away) | refill
 --       room (session id, '': make its room)
---       look (session id, '') | reconcile: tell session_look.lua what LiveKit says of it, or of all
+--       look (session id, '') | reconcile: report to reconcile_room.lua what LiveKit says of it, or of all
 --       alert (alert id, '': queue its delivery, and take the deadline away)
 --
 -- deadlines zset, deadlines:looked string, livekit:down string, alert:{id} string, and what the moves touch
@@ -34,9 +34,10 @@
 -- include: live_session, policy, records, retire, seconds, takeover
 local looked = tonumber(redis.call('GET', 'deadlines:looked') or NOW)
 redis.call('SET', 'deadlines:looked', NOW)
--- Nobody has looked for a while: Redis or every node was away, and with them those who could have met a deadline. Or the
+-- No node has checked for a while: Redis or every node was away, and nothing could meet a deadline. Or the
 -- clock was set. Either way that time does not count, or every wait would be over at once, or too long.
 local missed = NOW - looked
+-- guard: blind-time
 if math.abs(missed) > PAUSE_MS then
   local flat = redis.call('ZRANGE', 'deadlines', 0, -1, 'WITHSCORES')
   for i = 1, #flat, 2 do redis.call('ZADD', 'deadlines', tonumber(flat[i + 1]) + missed, flat[i]) end
@@ -49,15 +50,18 @@ local function live(id)
 end
 
 local on_timeout = {}
+-- guard: boot-timeout
 function on_timeout.boot(id)
   if agent_state(id) ~= 'starting' then return end
   if get('agent:' .. id, 'spawnedAt') then
     exit_agent(id, 'boot_timeout: not warm after ' .. seconds(policy_ms('boot_timeout_seconds')) .. ' s')
     stop(id)
   else
+    -- guard: boot-unclaimed
     exit_agent(id, 'unclaimed: no Celery worker took its spawn task')
   end
 end
+-- guard: heartbeat-timeout
 function on_timeout.beat(id)
   local state = agent_state(id)
   if state ~= 'ready' and state ~= 'assigned' and state ~= 'running' then return end
@@ -65,9 +69,10 @@ function on_timeout.beat(id)
   local session = get('agent:' .. id, 'sessionId')
   move_agent(id, 'stopping', 'reason', cause)
   if session then
-    -- Its node would have told of its death: it lives, and its event loop or its way to Redis is blocked. A node that is
+    -- Its node would have reported its death: it lives, and its event loop or its way to Redis is blocked. A node that is
     -- late itself may have vanished, and its agents with it.
     local node = get('agent:' .. id, 'node')
+    -- guard: silent-fails
     if node and redis.call('PTTL', 'node:' .. node) >= LATE_NODE_MS then count_failing_call(session, cause, true) end
     replace_agent(session, id, cause)
   end
@@ -78,6 +83,7 @@ function on_timeout.stop(id)
   set_deadline('stop', id, 5000)
   stop(id)
 end
+-- guard: start-timeout
 function on_timeout.start(id)
   if session_state(id) ~= 'starting' then return end
   local cause = redis.call('GET', 'pool:boot_error')
@@ -89,6 +95,7 @@ function on_timeout.join(id)
   if session_state(id) ~= 'ready' or not agent then return end
   -- It is LiveKit that is away: another agent could not join either.
   local patience = policy_ms('join_timeout_seconds')
+  -- guard: livekit-down-join
   if redis.call('EXISTS', 'livekit:down') == 1 then return set_deadline('join', id, patience) end
   local cause = 'join_timeout: not in the room after ' .. seconds(patience) .. ' s'
   local state = agent_state(agent)
@@ -122,6 +129,7 @@ function on_timeout.max(id)
   end
 end
 function on_timeout.queue(id)
+  -- guard: queue-timeout
   if session_state(id) == 'queued' then
     end_session(id, 'error', 'queue_timeout: no room within ' .. seconds(policy_ms('queue_seconds')) .. ' s')
   end
@@ -136,11 +144,14 @@ function on_timeout.drain(node)
   for _, name in ipairs({'session:ready', 'session:active'}) do
     for _, id in ipairs(redis.call('SMEMBERS', name)) do
       local fields = redis.call('HMGET', 'session:' .. id, 'node', 'agentId')
+      -- guard: handover
+      -- guard: handover-capacity
       if fields[1] == node and policy('takeover') ~= 0 and can_serve_one_more() then
         if BUSY[agent_state(fields[2])] then retire(fields[2], HANDED_OVER) end
         replace_agent(id, fields[2], HANDED_OVER)
       elseif fields[1] == node then
         local left = tonumber(get('node:' .. node, 'goodbyeMs') or policy_ms('goodbye_seconds'))
+        -- guard: goodbye
         redis.call('RPUSH', 'agent:' .. fields[2] .. ':inbox', cjson.encode({type = 'goodbye', seconds = left / 1000}))
         set_deadline('goodbye', id, left)
         append_event(id, 'goodbye')
@@ -148,12 +159,14 @@ function on_timeout.drain(node)
     end
   end
 end
+-- guard: goodbye-timeout
 function on_timeout.goodbye(id)
   if live(id) then end_session(id, 'ended', 'the node is stopping') end
 end
 function on_timeout.refill() act('refill', '') end
 function on_timeout.close(id)
   if not session_state(id) then return end
+  -- guard: close-room
   set_deadline('close', id, 5000)
   act('close', id)
 end
@@ -177,6 +190,7 @@ for _, member in ipairs(due) do
   redis.call('ZREM', 'deadlines', member)
   if on_timeout[kind] then on_timeout[kind](id) end
 end
--- Whoever looks first has the next round: one node at a time, and not all houses of one LiveKit at once.
+-- One node at a time does the next round. It is spread so that deployments sharing one LiveKit do not all reconcile at once.
+-- guard: next-reconciliation
 set_deadline_if_none('reconcile', '', math.floor(policy_ms('reconcile_seconds') * (2 / 3 + NOW_US % 1000 / 1500)))
 return actions

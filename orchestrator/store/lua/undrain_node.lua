@@ -4,7 +4,7 @@
 --
 -- KEYS  none
 -- ARGV  1 node id
--- Returns the sessions that were told goodbye and whose deadline is taken back
+-- Returns the sessions whose agents were sent a goodbye that is taken back
 --
 -- nodes:draining set, node:{id} hash (goodbyeMs), session:{state} set, session:{id} hash, session:{id}:events stream
 -- agent:{id}:inbox list, session:queued zset, session:unbound zset, pool:wake:{node} list, deadlines zset
@@ -16,6 +16,7 @@ redis.call('HDEL', 'node:' .. node, 'goodbyeMs')
 for _, name in ipairs({'session:ready', 'session:active'}) do
   for _, id in ipairs(redis.call('SMEMBERS', name)) do
     local fields = redis.call('HMGET', 'session:' .. id, 'node', 'agentId')
+    -- guard: undrain-goodbye
     if fields[1] == node and redis.call('ZREM', 'deadlines', 'goodbye|' .. id) == 1 then
       local inbox = 'agent:' .. fields[2] .. ':inbox'
       for _, text in ipairs(redis.call('LRANGE', inbox, 0, -1)) do
@@ -27,6 +28,6 @@ for _, name in ipairs({'session:ready', 'session:active'}) do
   end
 end
 wake(node)
--- Its room is the waiting line's again.
+-- Its capacity is the queue's again.
 admit_from_queue()
 return spared

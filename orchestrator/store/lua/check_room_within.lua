@@ -1,4 +1,4 @@
--- Have a node look at a session's room at LiveKit in a while, or sooner when that is planned already.
+-- Have a node check a session's room at LiveKit within some time; a check that is due sooner stays.
 --
 -- KEYS  none
 -- ARGV  1 session id  2 ms

@@ -1,11 +1,11 @@
--- Compare what the operator is told of with how it is, and tell what has changed. Level-triggered: however many nodes look,
--- each change is told once, and what lasts is not told again.
+-- Compare the state of the system with what was last sent to the operator, and send what has changed. Level-triggered:
+-- however many nodes check, each change is sent once, and what lasts is not sent again.
 --
 -- KEYS  none
 -- ARGV  none
 -- Returns the names of what is wrong now
 --
--- alerts  hash  {name}: since when it is told as wrong (ms); {name}:since: since when it differs from what was told
+-- alerts  hash  {name}: when it was sent as wrong (ms); {name}:since: since when it differs from what was sent
 -- pool:target string, pool:ready set, pool:breaker hash, pool:failing hash, outcomes:{n} hash, nodes set, nodes:draining set
 -- alert:{id} string, deadlines zset
 -- include: alerts, breaker, clock, failing_calls, nodes, outcomes, records
@@ -13,7 +13,7 @@ local EMPTY_MS, FILLED_MS = 15000, 5000
 local MOST_ERRORS, LEAST_SESSIONS, NORMAL_MS = 0.1, 10, 60000
 local wrong = {}
 
--- Tell that something has begun (`bad`) after it has lasted `wait` ms, and that it is over (`good`) after `calm` ms.
+-- Send that something has begun (`bad`) after it has lasted `wait` ms, and that it is over (`good`) after `calm` ms.
 local function watch(name, holds, bad, wait, good, calm, data)
   local told = get('alerts', name)
   if told then wrong[#wrong + 1] = name end

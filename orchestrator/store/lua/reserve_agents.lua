@@ -16,7 +16,8 @@ redis.call('DEL', 'pool:refill')
 local me, most = ARGV[1], #ARGV - 2
 local next_at = tonumber(get('pool:breaker', 'nextAt'))
 local booting = redis.call('SCARD', 'pool:starting')
--- Held back: whoever is woken would be too, and would wake this one.
+-- Held back: a node that is woken would be too, and would wake this one.
+-- guard: held-back
 if next_at and NOW < next_at then
   set_deadline('refill', '', next_at - NOW + 1)
   return {}
@@ -25,7 +26,8 @@ if next_at and booting > 0 then return {} end
 if redis.call('EXISTS', 'pool:proven') == 0 then most = math.min(most, UNPROVEN - booting) end
 if most <= 0 then return {} end
 local nodes = nodes_able_to_boot(ARGV[2] == '' and me or nil)
-local want, ready, starting, stale = pool_shares(nodes), count_by_node('pool:ready'), count_by_node('pool:starting'), count_by_node('pool:stale')
+local want, ready = pool_shares(nodes), count_by_node('pool:ready')
+local starting, stale = count_by_node('pool:starting'), count_by_node('pool:stale')
 local own, others = nil, 0
 for _, node in ipairs(nodes) do
   local id = node.id
@@ -38,9 +40,10 @@ for _, node in ipairs(nodes) do
   end
 end
 if ARGV[2] ~= '' or not own then return {} end
--- Its agents fail, and others' do not: one at a time is tried.
+-- Its agents fail to boot, and those of other nodes do not: one at a time is tried.
 if not next_at and boot_failures(me) > 0 then most = math.min(most, 1 - (starting[me] or 0)) end
--- What waits without an agent on its way is anybody's: whoever looks first.
+-- Sessions that wait without an agent on its way are served by the first node that checks.
+-- guard: own-share
 local missing = math.min(math.max(own, missing_agents(nodes) - others), most)
 if missing <= 0 then return {} end
 if next_at then

@@ -1,0 +1,143 @@
+"""One session from its agent's side: join the room, run the entrypoint, report, say goodbye, leave."""
+
+import asyncio
+import contextlib
+import inspect
+from typing import Any
+
+from livekit import rtc
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+
+from agents import incoming
+from agents.context import AgentContext, Goodbye, Turn
+from agents.contract import Entrypoint
+from agents.reports import Reports
+from agents.watched_tasks import WatchedTasks
+from orchestrator import faults
+from orchestrator.config.node import NodeSettings
+from orchestrator.livekit.refusals import Refusal
+from orchestrator.store.agent_link import AgentLink
+
+#: Time limit for disconnecting from LiveKit and from Redis.
+LEAVE_SECONDS = 1.0
+
+
+class ServedSession:
+    """The session that an agent was assigned.
+
+    Args:
+        assignment: the message from the inbox.
+        goodbyes: seconds that are left, once for each drain of the node.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        livekit_url: str,
+        link: AgentLink,
+        entrypoint: Entrypoint,
+        *,
+        assignment: dict[str, Any],
+        goodbyes: asyncio.Queue[float],
+    ) -> None:
+        self._livekit_url, self._entrypoint, self._link = livekit_url, entrypoint, link
+        self.assignment = assignment
+        self._goodbyes = goodbyes
+        self.context = AgentContext(
+            session_id=assignment["sessionId"],
+            user_id=assignment["userId"],
+            metadata=assignment["metadata"],
+            room=rtc.Room(),
+            url=livekit_url,
+            token=assignment["token"],
+            takeovers=assignment["takeovers"],
+            conversation=[Turn(**turn) for turn in assignment["conversation"]],
+        )
+        self.reports = Reports(link, self.context, settings.heartbeat_seconds / 5)
+        self._data_mb = settings.agent_data_mb
+        self._tasks = WatchedTasks(self.context.hand_over)
+
+    async def run(self) -> None:
+        """Serve the session until the agent leaves it."""
+        context = self.context
+        incoming.watch(context, self._data_mb)
+        faults.hit("agent.before_join")
+        self._tasks.start("join_failed", self._join(), ends=True)
+        outcome, reason = await context.leaving
+        context.log.info("leaves: %s", reason)
+        self._tasks.cancel()
+        # Reported before the room is left, or another agent would take the call over. Without Redis none does, so the
+        # user is not kept waiting for the report.
+        # guard: end-reported
+        ending = asyncio.create_task(self.reports.end(outcome, reason))
+        await asyncio.wait([ending], timeout=LEAVE_SECONDS)
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._tasks.ended()
+                await context.room.disconnect()
+        await ending
+
+    async def _join(self) -> None:
+        await self._connect()
+        self.context.update_presence()
+        self.context.log.info("joined %s", self.assignment["room"])
+        start, reports = self._tasks.start, self.reports
+        start("agent_error: reporting the user's presence ended", reports.presence())
+        start("agent_error: reporting the first sound failed", reports.audio(), ends=True)
+        start("agent_error: keeping the turns ended", reports.turns())
+        start("agent_error: saying goodbye failed", self._say_goodbye(), ends=True)
+        # The entrypoint may return: the session goes on until its user or the agent leaves.
+        start("agent_error", self._enter(), ends=True)
+
+    async def _connect(self) -> None:
+        """Join the room.
+
+        LiveKit may be unavailable for a while: tries until the store gives this agent up. A refusal that any agent
+        would get ends the session.
+        """
+        context = self.context
+        async for attempt in AsyncRetrying(
+            # guard: join-retry
+            retry=retry_if_exception_type(rtc.ConnectError),
+            wait=wait_exponential_jitter(initial=0.2, max=3),
+            before_sleep=lambda state: context.log.warning(
+                "not in the room yet (attempt %d): %s",
+                state.attempt_number,
+                state.outcome and state.outcome.exception(),
+            ),
+        ):
+            with attempt:
+                try:
+                    await context.room.connect(self._livekit_url, self.assignment["token"], incoming.OPTIONS)
+                except rtc.ConnectError as failure:
+                    await self._on_refusal(Refusal.read(failure))
+                    raise
+
+    async def _on_refusal(self, refusal: Refusal | None) -> None:
+        if refusal is None:
+            return
+        if refusal.no_room:
+            await self.reports.send(lambda: self._link.no_room(refusal.words))
+        # guard: permanent-refusal
+        elif refusal.permanent:
+            self.context.leave(f"join_refused: LiveKit refuses the agent: {refusal.words}", failed=True)
+
+    async def _enter(self) -> None:
+        await self._entrypoint(self.context)
+
+    async def _say_goodbye(self) -> None:
+        """Let the agent say goodbye to its user, then leave. An agent without a goodbye stays until the end."""
+        seconds = await self._goodbyes.get()
+        self.context.log.info("the node is stopping: %g s are left", seconds)
+        while not self.context.goodbyes:
+            seconds = await self._goodbyes.get()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*map(_say_one, self.context.goodbyes), return_exceptions=True)
+        self.context.leave("the node is stopping")
+
+
+async def _say_one(say: Goodbye) -> None:
+    saying = say()
+    if inspect.isawaitable(saying):
+        await saying
