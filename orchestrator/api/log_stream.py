@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fastapi.sse import ServerSentEvent
 
 from orchestrator.api.change_feed import wait_for_event
+from orchestrator.models import ID_PATTERN
 from orchestrator.store import Store
 
 #: Seconds between two reads: lines are shipped four times a second.
@@ -20,7 +21,7 @@ LAST_WORDS_SECONDS = 5.0
 #: Lines in one event.
 LINES = 200
 
-_ONE = r"(?:prewarm|session)_[0-9a-f]{32}:\d{1,12}"
+_ONE = ID_PATTERN.strip("^$") + r":\d{1,12}"
 #: The syntax of a place.
 PLACE = rf"^({_ONE}(,{_ONE})*)?$"
 

@@ -7,7 +7,7 @@ import { get, post } from "./api.js";
 import { badge } from "./badge.js";
 import { attribute, byId, el, rows, text } from "./dom.js";
 import { facts, processWords } from "./facts.js";
-import { bytes, duration, full, measured, short } from "./format.js";
+import { bytes, duration, full, ID, measured, short } from "./format.js";
 import { logs } from "./logs.js";
 import { LIVE } from "./model.js";
 import { timeline } from "./timeline.js";
@@ -52,7 +52,7 @@ export function detail(model) {
     // A question, or what is typed, has Escape for itself.
     if (event.key === "Escape" && !event.target.closest("dialog, input")) close();
   });
-  const linked = /^#(?:(agent)\/)?((?:prewarm|session)_[0-9a-f]{32})$/.exec(location.hash);
+  const linked = new RegExp(`^#(?:(agent)/)?(${ID})$`).exec(location.hash);
   if (linked) queueMicrotask(() => open(linked[2], linked[1]));
 
   return {

@@ -43,6 +43,9 @@ const exact = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short
 /** A date and a time of day. */
 export const full = (at) => exact.format(at);
 
+/** An id of a session or an agent. */
+export const ID = "(?:prewarm|session)_[0-9a-f]{32}";
+
 /** An id that can be told from others: its kind and eight digits of it. */
 export const short = (id) => String(id ?? "").replace(/^(\w+_[0-9a-f]{8})[0-9a-f]{24}$/, "$1");
 

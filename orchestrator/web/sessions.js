@@ -2,12 +2,12 @@
 
 import { badge } from "./badge.js";
 import { attribute, byId, el, rows, text } from "./dom.js";
-import { bytes, duration, plural, short } from "./format.js";
+import { bytes, duration, ID, plural, short } from "./format.js";
 import { LIVE } from "./model.js";
 import { reasonWords } from "./words.js";
 
 const PAGE = 25;
-const ID = /^(prewarm|session)_[0-9a-f]{32}$/;
+const WHOLE_ID = new RegExp(`^${ID}$`);
 const FILTERS = [
   ["all", "All", () => true],
   ["live", "Live", (session) => LIVE.has(session.status)],
@@ -74,7 +74,7 @@ export function sessions(model, open) {
     if (count) return;
     const kept = model.sessions.size;
     // Only the newest are here; an older one is found by its id.
-    if (ID.test(words)) note.replaceChildren(el("span", {}, "It is not among the newest sessions. "), beyond);
+    if (WHOLE_ID.test(words)) note.replaceChildren(el("span", {}, "It is not among the newest sessions. "), beyond);
     else text(note, kept ? `None of the ${plural(kept, "newest session")} fits.` : "No session yet. The first caller will show up here.");
   }
 
