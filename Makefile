@@ -39,7 +39,7 @@ frontend/node_modules/.installed: frontend/package-lock.json
 		--fetch-timeout=30000 >/dev/null
 	@touch $@
 
-frontend/dist/index.html: frontend/node_modules/.installed $(shell find frontend -type f -not -path '*/node_modules/*' \
+frontend/dist/index.html: frontend/node_modules/.installed orchestrator/web/sse.js $(shell find frontend -type f -not -path '*/node_modules/*' \
 		-not -path '*/dist/*' -not -name '*.test.ts' 2>/dev/null)
 	@cd frontend && npm run --silent build -- --logLevel warn
 	@touch $@

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from livekit import rtc
 
 from orchestrator.livekit import presence
+from orchestrator.reasons import Reason, because, words
 
 STATE_ATTRIBUTE = "lk.agent.state"
 
@@ -78,7 +79,7 @@ class AgentContext:
         self.conversation = list(conversation)
         self.log = logging.LoggerAdapter(logging.getLogger("agent"), {"session_id": session_id})
         #: How and why the agent leaves, once that is decided.
-        self.leaving: asyncio.Future[tuple[Outcome, str]] = asyncio.get_running_loop().create_future()
+        self.leaving: asyncio.Future[tuple[Outcome, Reason]] = asyncio.get_running_loop().create_future()
         self.user_seen = asyncio.Event()
         self.user_present = asyncio.Event()
         #: Whether an absent user has lost the connection rather than left.
@@ -126,25 +127,25 @@ class AgentContext:
         """Call `say` when the node must stop. It has a few seconds to tell the user."""
         self.goodbyes.append(say)
 
-    def leave(self, reason: str, *, failed: bool = False) -> None:
-        """End the session; the first reason counts."""
+    def leave(self, reason: str | Reason, *, failed: bool = False) -> None:
+        """End the session; the first reason counts. Words of your own are the operator's: callers do not read them."""
         self._leave("error" if failed else "ended", reason)
 
-    def hand_over(self, cause: str) -> None:
+    def hand_over(self, cause: str | Reason) -> None:
         """Leave the session to another agent, because this one cannot go on."""
         self._leave("lost", cause)
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: Reason) -> None:
         """Leave because this process must stop: an agent of another node takes over, or the session ends."""
         self._leave("stopped", reason)
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, reason: Reason) -> None:
         """Leave a session that another agent has taken over already."""
         self._leave("replaced", reason)
 
-    def _leave(self, outcome: Outcome, reason: str) -> None:
+    def _leave(self, outcome: Outcome, reason: str | Reason) -> None:
         if not self.leaving.done():
-            self.leaving.set_result((outcome, reason))
+            self.leaving.set_result((outcome, words(reason) if isinstance(reason, str) else reason))
 
     def update_presence(self, *event: object) -> None:
         """Update whether the user is there, after a participant has come, gone, answered or hung up."""
@@ -167,11 +168,11 @@ class AgentContext:
     def _on_disconnected(self, reason: rtc.DisconnectReason.ValueType) -> None:
         name = rtc.DisconnectReason.Name(reason)
         if reason == rtc.DisconnectReason.DUPLICATE_IDENTITY:
-            self.give_up("another agent has taken over")
+            self.give_up(because("taken_over"))
         elif reason in _INTENDED:
-            self.leave(f"room closed ({name})")
+            self.leave(because("room_closed", disconnect=name))
         else:
-            self.hand_over(f"room_lost: {name}")
+            self.hand_over(because("room_lost", disconnect=name))
 
 
 def _kind(participant: rtc.RemoteParticipant) -> str | None:

@@ -14,6 +14,7 @@ from livekit import rtc
 from livekit.rtc._ffi_client import FfiClient
 
 from agents.context import AgentContext
+from orchestrator.reasons import because
 
 #: Largest stream, unpacked.
 STREAM_BYTES = 5 * 2**20
@@ -21,7 +22,6 @@ STREAM_BYTES = 5 * 2**20
 MESSAGE_BYTES = 1024
 #: Seconds in which an empty budget fills again.
 REFILL_SECONDS = 600.0
-REASON = "the user sent more data than AGENT_DATA_MB allows"
 
 #: Options with which an agent joins its room.
 # guard: stream-bytes
@@ -84,5 +84,6 @@ def watch(context: AgentContext, megabytes: int) -> None:
 
 
 def _end(context: AgentContext) -> None:
-    context.log.warning("%s: the session ends", REASON)
-    context.leave(REASON)
+    reason = because("too_much_data")
+    context.log.warning("%s: the session ends", reason.text)
+    context.leave(reason)

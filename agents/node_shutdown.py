@@ -11,18 +11,18 @@ from pathlib import Path
 
 from agents.context import AgentContext
 from orchestrator.node import shutdown_notice
+from orchestrator.reasons import Reason, because
 
 #: Seconds between two reads of the notice.
 POLL_SECONDS = 0.5
 #: Seconds after which a user who has left does not come back: reloading a page takes less.
 GONE_SECONDS = 5.0
-REASON = "the node is stopping"
 
 
 async def follow(
     run_dir: Path,
     call: Callable[[], AgentContext | None],
-    leave_warm: Callable[[str], None],
+    leave_warm: Callable[[Reason], None],
     say_goodbye: Callable[[float], None],
 ) -> None:
     """Follow the node's notices, until cancelled.
@@ -38,7 +38,7 @@ async def follow(
         if notice is None:
             said_goodbye, left_at = False, None
         elif context is None:
-            leave_warm(REASON)
+            leave_warm(because("node_stopping"))
         else:
             if now >= notice.goodbye_at and not said_goodbye:
                 said_goodbye = True
@@ -46,7 +46,7 @@ async def follow(
                 say_goodbye(max(0.0, notice.over_at - now))
             left_at = (left_at or now) if _user_left(context) else None
             if now >= notice.over_at or (left_at and now - left_at >= GONE_SECONDS):
-                context.leave(REASON)
+                context.leave(because("node_stopping"))
         await asyncio.sleep(POLL_SECONDS)
 
 

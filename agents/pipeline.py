@@ -15,6 +15,7 @@ from livekit.agents import AgentSession, APIConnectionError, APIError, APIStatus
 
 from agents import last_words
 from agents.context import AgentContext
+from orchestrator.reasons import because
 
 #: Time limit for the last sentence: the call must be handed over or ended within ten seconds.
 LAST_WORDS_SECONDS = 8.0
@@ -195,8 +196,8 @@ class Pipeline:
             self._ctx.log.warning("could not apologise for a failed turn: %s", failure)
 
     async def _end(self, *, for_good: bool) -> None:
-        reason = f"pipeline_failed: {self._trouble}"
-        self._ctx.log.error("%s", reason)
+        reason = because("pipeline_failed", detail=self._trouble)
+        self._ctx.log.error("%s", reason.text)
         try:
             async with asyncio.timeout(LAST_WORDS_SECONDS):
                 await self._session.aclose()

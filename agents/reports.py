@@ -13,6 +13,7 @@ from dataclasses import asdict
 from agents.context import AgentContext
 from orchestrator import faults
 from orchestrator.errors import IllegalMove, OrchestratorError
+from orchestrator.reasons import Reason
 from orchestrator.store.agent_link import AgentLink
 
 log = logging.getLogger("agent.runtime")
@@ -70,7 +71,7 @@ class Reports:
             turn = await self._context.unsaved.get()
             await self.send(lambda turn=turn: self._link.turn(self._context.session_id, asdict(turn)))  # type: ignore[misc]
 
-    async def end(self, outcome: str, reason: str) -> None:
+    async def end(self, outcome: str, reason: Reason) -> None:
         """Report how the session ended, or that another agent is to take over."""
         if outcome == "replaced":
             return

@@ -34,12 +34,12 @@ from agents.contract import Entrypoint
 from agents.process import end_after, lineage, log_to_stderr
 from agents.served_session import LEAVE_SECONDS, ServedSession
 from agents.watched_tasks import WatchedTasks
-from orchestrator import faults
+from orchestrator import faults, reasons
 from orchestrator.config.load import load
 from orchestrator.config.node import NodeSettings
 from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
+from orchestrator.reasons import Reason, because
 from orchestrator.store.agent_link import TURNS, AgentLink
-from orchestrator.store.loader import sources
 
 log = logging.getLogger("agent.runtime")
 
@@ -56,7 +56,7 @@ def preload(module: str) -> None:
     """Import an agent module and run its `prewarm()`, before a fork. Raises whatever the module raises."""
     global _preloaded, _settings  # noqa: PLW0603 - the forked child finds here what its parent loaded
     _settings = load(NodeSettings)
-    sources(_settings.redis_prefix)  # assembled once, for all agents that are forked
+    reasons.table()  # read once, for every agent
     _preloaded = contract.load(module)
 
 
@@ -92,11 +92,11 @@ class Runtime:
         self._livekit_url = livekit_url
         self._entrypoint = entrypoint
         self._link = AgentLink(settings.redis, agent_id)
-        self._stop: asyncio.Future[str]
+        self._stop: asyncio.Future[Reason]
         self._assigned: asyncio.Future[dict[str, Any]]
         self._goodbyes: asyncio.Queue[float] = asyncio.Queue()
         self._tasks = WatchedTasks(self._fail)
-        self._failure = ""
+        self._failure: Reason | None = None
         self._inbox_failed_at: float | None = None
         self._served: ServedSession | None = None
 
@@ -105,14 +105,14 @@ class Runtime:
         loop = asyncio.get_running_loop()
         self._stop, self._assigned = loop.create_future(), loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._request_stop, "the node is stopping")
+            loop.add_signal_handler(number, self._request_stop, because("node_stopping"))
         _ = FfiClient.instance  # starts the threads of LiveKit's native library now, not during the call
         faults.hit("agent.before_ready")
-        self._tasks.start("agent_error: following the node's shutdown notice ended", self._follow_node())
+        self._tasks.start(_ended("following the node's shutdown notice"), self._follow_node())
         await self._report_ready()
         # Runs in the event loop: while that is blocked there is no heartbeat.
-        self._tasks.start("agent_error: the heartbeat ended", self._beat())
-        self._tasks.start("agent_error: reading the inbox ended", self._read_inbox())
+        self._tasks.start(_ended("the heartbeat"), self._beat())
+        self._tasks.start(_ended("reading the inbox"), self._read_inbox())
         try:
             decided: list[asyncio.Future[Any]] = [self._stop, self._assigned]
             await asyncio.wait(decided, return_when=asyncio.FIRST_COMPLETED)
@@ -148,19 +148,19 @@ class Runtime:
             else:
                 return
 
-    async def _retire(self, reason: str) -> None:
+    async def _retire(self, reason: Reason) -> None:
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._link.leave(reason)
         except (OrchestratorError, TimeoutError) as failure:
             log.warning("could not report that it leaves: %r", failure)
 
-    def _request_stop(self, reason: str) -> None:
+    def _request_stop(self, reason: Reason) -> None:
         if not self._stop.done():
             self._stop.set_result(reason)
 
     async def _follow_node(self) -> None:
-        def leave_warm(reason: str) -> None:
+        def leave_warm(reason: Reason) -> None:
             if not self._assigned.done():
                 self._request_stop(reason)
 
@@ -169,7 +169,7 @@ class Runtime:
 
         await node_shutdown.follow(self._run_dir, context, leave_warm, self._goodbyes.put_nowait)
 
-    def _fail(self, cause: str) -> None:
+    def _fail(self, cause: Reason) -> None:
         """Leave: this process runs but can serve no session."""
         self._failure = self._failure or cause
         if self._served:
@@ -190,7 +190,7 @@ class Runtime:
                 no_inbox = failed_at is not None and time.monotonic() - failed_at > INBOX_SECONDS
                 # guard: deaf-agent
                 if no_inbox and not self._assigned.done():
-                    self._fail("agent_error: the inbox cannot be read, though Redis answers")
+                    self._fail(because("agent_error", detail="the inbox cannot be read, though Redis answers"))
             except OrchestratorError as failure:
                 self._inbox_failed_at = None  # Redis itself does not answer
                 log.warning("no heartbeat: %s", failure.detail)
@@ -215,9 +215,9 @@ class Runtime:
     def _given_up(self) -> None:
         """Leave: the store has given up this agent, and its session, if any, is over or belongs to another agent."""
         if self._served:
-            self._served.context.give_up("the store has given this agent up")
+            self._served.context.give_up(because("given_up"))
         else:
-            self._request_stop("the store has given this agent up")
+            self._request_stop(because("given_up"))
 
     async def _read_inbox(self) -> None:
         while True:
@@ -234,8 +234,8 @@ class Runtime:
 
     def _handle(self, message: dict[str, Any]) -> None:
         match message:
-            case {"type": "stop", "reason": str() as reason}:
-                self._request_stop(reason)
+            case {"type": "stop", "reason": str() as text}:
+                self._request_stop(Reason(message.get("code") or "", message.get("params") or {}, text))
             case {"type": "goodbye", "seconds": int() | float() as seconds}:
                 self._goodbyes.put_nowait(seconds)  # one for each drain: the node may be undrained in between
             case {"type": "assign"} if not self._assigned.done():
@@ -253,6 +253,11 @@ class Runtime:
         # guard: stop-hands-over
         self._stop.add_done_callback(lambda stop: served.context.stop(stop.result()))
         await served.run()
+
+
+def _ended(task: str) -> Reason:
+    """Return that a task of the agent ended, for WatchedTasks to add how."""
+    return because("agent_error", detail=f"{task} ended")
 
 
 if __name__ == "__main__":

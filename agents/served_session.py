@@ -16,6 +16,7 @@ from agents.watched_tasks import WatchedTasks
 from orchestrator import faults
 from orchestrator.config.node import NodeSettings
 from orchestrator.livekit.refusals import Refusal
+from orchestrator.reasons import because
 from orchestrator.store.agent_link import AgentLink
 
 #: Time limit for disconnecting from LiveKit and from Redis.
@@ -62,9 +63,9 @@ class ServedSession:
         context = self.context
         incoming.watch(context, self._data_mb)
         faults.hit("agent.before_join")
-        self._tasks.start("join_failed", self._join(), ends=True)
+        self._tasks.start(because("join_failed"), self._join(), ends=True)
         outcome, reason = await context.leaving
-        context.log.info("leaves: %s", reason)
+        context.log.info("leaves: %s", reason.text)
         self._tasks.cancel()
         # Reported before the room is left, or another agent would take the call over. Without Redis none does, so the
         # user is not kept waiting for the report.
@@ -82,12 +83,12 @@ class ServedSession:
         self.context.update_presence()
         self.context.log.info("joined %s", self.assignment["room"])
         start, reports = self._tasks.start, self.reports
-        start("agent_error: reporting the user's presence ended", reports.presence())
-        start("agent_error: reporting the first sound failed", reports.audio(), ends=True)
-        start("agent_error: keeping the turns ended", reports.turns())
-        start("agent_error: saying goodbye failed", self._say_goodbye(), ends=True)
+        start(because("agent_error", detail="reporting the user's presence ended"), reports.presence())
+        start(because("agent_error", detail="reporting the first sound failed"), reports.audio(), ends=True)
+        start(because("agent_error", detail="keeping the turns ended"), reports.turns())
+        start(because("agent_error", detail="saying goodbye failed"), self._say_goodbye(), ends=True)
         # The entrypoint may return: the session goes on until its user or the agent leaves.
-        start("agent_error", self._enter(), ends=True)
+        start(because("agent_error"), self._enter(), ends=True)
 
     async def _connect(self) -> None:
         """Join the room.
@@ -120,7 +121,7 @@ class ServedSession:
             await self.reports.send(lambda: self._link.no_room(refusal.words))
         # guard: permanent-refusal
         elif refusal.permanent:
-            self.context.leave(f"join_refused: LiveKit refuses the agent: {refusal.words}", failed=True)
+            self.context.leave(because("join_refused", detail=refusal.words), failed=True)
 
     async def _enter(self) -> None:
         await self._entrypoint(self.context)
@@ -134,7 +135,7 @@ class ServedSession:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await asyncio.gather(*map(_say_one, self.context.goodbyes), return_exceptions=True)
-        self.context.leave("the node is stopping")
+        self.context.leave(because("node_stopping"))
 
 
 async def _say_one(say: Goodbye) -> None:

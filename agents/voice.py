@@ -23,6 +23,7 @@ from agents.context import TURN_CHARACTERS, AgentContext
 from agents.offline.reply import Conversation
 from agents.pipeline import Pipeline
 from agents.providers import LLM_PROVIDERS, STT_PROVIDERS, TTS_PROVIDERS, chosen
+from orchestrator.reasons import because
 
 INSTRUCTIONS = (
     "You are a friendly voice agent on a call. Answer in one or two short spoken sentences, without markup. "
@@ -75,7 +76,7 @@ class VoiceAgent(Agent):
     async def hang_up(self) -> None:
         """End the call. Use it when the user has said goodbye."""
         await self.session.say("Goodbye.", allow_interruptions=False)
-        self._ctx.leave("the agent hung up")
+        self._ctx.leave(because("agent_hung_up"))
 
 
 async def entrypoint(ctx: AgentContext) -> None:
@@ -175,7 +176,7 @@ def _hang_up_after_goodbye(ctx: AgentContext, session: "AgentSession[None]", con
     @session.on("agent_state_changed")
     def hang_up(event: Any) -> None:
         if conversation.over and event.old_state == "speaking":
-            ctx.leave("the agent hung up")
+            ctx.leave(because("agent_hung_up"))
 
 
 def _name(ctx: AgentContext) -> str | None:

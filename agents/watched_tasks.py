@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from orchestrator.reasons import Reason
+
 log = logging.getLogger("agent.runtime")
 
 
@@ -20,13 +22,13 @@ class _ExitRequest(Exception):
 class WatchedTasks:
     """Tasks that are watched until `cancel`. `failed` is called with the cause of each end."""
 
-    def __init__(self, failed: Callable[[str], None]) -> None:
+    def __init__(self, failed: Callable[[Reason], None]) -> None:
         self._failed = failed
         self._tasks: set[asyncio.Task[None]] = set()
         self._over = False
 
-    def start(self, cause: str, work: Coroutine[Any, Any, object], *, ends: bool = False) -> None:
-        """Start a task. `cause`: the beginning of the failure's text; `ends`: whether the task may return."""
+    def start(self, cause: Reason, work: Coroutine[Any, Any, object], *, ends: bool = False) -> None:
+        """Start a task. `cause`: the reason when it fails, to which the failure is added; `ends`: it may return."""
         task = asyncio.create_task(_contained(work))
         self._tasks.add(task)
         task.add_done_callback(partial(self._on_end, cause, ends))
@@ -41,7 +43,7 @@ class WatchedTasks:
         """Wait until all tasks have ended."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _on_end(self, cause: str, ends: bool, task: "asyncio.Task[None]") -> None:
+    def _on_end(self, cause: Reason, ends: bool, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         failure = None if task.cancelled() else task.exception()
         # guard: watched-task
@@ -51,8 +53,10 @@ class WatchedTasks:
             what = describe(failure)
         else:
             what = "CancelledError: it was cancelled" if task.cancelled() else "it returned"
-        log.error("%s: %s", cause, what, exc_info=failure)
-        self._failed(f"{cause}: {what}")
+        before = cause.params.get("detail")
+        reason = cause.of(detail=f"{before}: {what}" if before else what)
+        log.error("%s", reason.text, exc_info=failure)
+        self._failed(reason)
 
 
 def describe(failure: BaseException) -> str:

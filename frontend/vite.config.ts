@@ -8,7 +8,9 @@ export default defineConfig(({ mode }) => {
     plugins: [react()],
     // Relative addresses: the page may be served below a path.
     base: "./",
-    server: { host: "127.0.0.1", port: 5173, proxy: { "/api": ORCHESTRATOR_URL } },
+    // The operator's page is served without a build, so what both pages use is there.
+    resolve: { alias: { "@orchestrator/sse": decodeURIComponent(new URL("../orchestrator/web/sse.js", import.meta.url).pathname) } },
+    server: { host: "127.0.0.1", port: 5173, proxy: { "/api": ORCHESTRATOR_URL }, fs: { allow: [".", "../orchestrator/web"] } },
     build: {
       target: "es2022",
       // Nothing inline: the page is served with a strict content security policy.

@@ -2,6 +2,8 @@
 
 from http import HTTPStatus
 
+from orchestrator.reasons import Reason
+
 #: Exit code of a program that can never run with its settings (EX_CONFIG of sysexits.h): it is not started again. After
 #: any other exit code a program that has run is always started again.
 CANNOT_RUN = 78
@@ -192,6 +194,11 @@ class SpawnFailed(OrchestratorError):
     """The agent process could not be started."""
 
     code = "spawn_failed"
+
+    def __init__(self, detail: str = "", *, reason: Reason | None = None) -> None:
+        #: How the boot of its agent ended, where that is known.
+        self.reason = reason
+        super().__init__(detail or (reason.text if reason else ""))
 
 
 class LiveKitUnavailable(OrchestratorError):

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import StringConstraints
 
+from orchestrator.reasons import Reason
 from orchestrator.states import LIVE_SESSION_STATES, AgentState, SessionState
 
 ID_PATTERN = r"^(prewarm|session)_[0-9a-f]{32}$"
@@ -46,7 +47,7 @@ class Session:
     agent_ids: tuple[str, ...] = ()  #: all agents that were ever bound to it, the newest last
     agent_pid: int | None = None
     node: str | None = None
-    reason: str | None = None
+    reason: Reason | None = None  #: why it is over
     ready_at: float | None = None
     joined_at: float | None = None  #: the agent joined the room
     active_at: float | None = None  #: user and agent were both in the room
@@ -54,7 +55,7 @@ class Session:
     task_id: str | None = None
     replacements: int = 0  #: how often an agent was replaced before the call began
     takeovers: int = 0  #: how often an agent was replaced in the call
-    cause: str | None = None  #: why the last agent was replaced
+    cause: Reason | None = None  #: why the last agent was replaced
     first_audio_at: float | None = None  #: the agent's first sound
     client: str | None = None  #: the address that requested it
     via: str | None = None  #: `dispatch`: LiveKit requested it, not a client of the API
@@ -91,7 +92,7 @@ class Session:
             agent_ids=tuple(fields["agentIds"].split(",")) if fields.get("agentIds") else (),
             agent_pid=_number(fields.get("agentPid")),
             node=fields.get("node"),
-            reason=fields.get("reason"),
+            reason=Reason.recorded_as(fields, "reason"),
             ready_at=_seconds(fields.get("readyAt")),
             joined_at=_seconds(fields.get("joinedAt")),
             active_at=_seconds(fields.get("activeAt")),
@@ -99,7 +100,7 @@ class Session:
             task_id=fields.get("taskId"),
             replacements=int(fields.get("replacements", 0)),
             takeovers=int(fields.get("takeovers", 0)),
-            cause=fields.get("cause"),
+            cause=_last_loss(fields),
             first_audio_at=_seconds(fields.get("firstAudioAt")),
             client=fields.get("client") or None,
             via=fields.get("via"),
@@ -107,6 +108,18 @@ class Session:
             dispatch_id=fields.get("dispatchId"),
             door=fields.get("door"),
         )
+
+
+def _last_loss(fields: Mapping[str, str]) -> Reason | None:
+    """Return why the last agent of a session was replaced.
+
+    During a deploy the release before may have replaced a later agent than the code is about: it writes the text alone.
+    """
+    cause = Reason.recorded_as(fields, "cause")
+    last = fields.get("agentIds", "").split(",")[-2:]  # the lost one, and the next where there is one already
+    if cause is not None and cause.params.get("agentId") not in last:
+        return Reason("", {}, cause.recorded)
+    return cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +139,8 @@ class Agent:
     last_beat: float | None = None
     stopping_at: float | None = None
     exited_at: float | None = None
-    reason: str | None = None  #: why it was told to leave
-    cause: str | None = None  #: how it ended
+    reason: Reason | None = None  #: why it was told to leave
+    cause: Reason | None = None  #: how it ended
     exit_code: int | None = None
     signal: int | None = None
     peak_memory: int | None = None  #: bytes
@@ -149,8 +162,8 @@ class Agent:
             last_beat=_seconds(fields.get("lastBeat")),
             stopping_at=_seconds(fields.get("stoppingAt")),
             exited_at=_seconds(fields.get("exitedAt")),
-            reason=fields.get("reason"),
-            cause=fields.get("cause"),
+            reason=Reason.recorded_as(fields, "reason"),
+            cause=Reason.recorded_as(fields, "cause"),
             exit_code=_number(fields.get("exitCode")),
             signal=_number(fields.get("signal")),
             peak_memory=(kib := _number(fields.get("peakMemoryKib"))) and kib * 1024,

@@ -10,11 +10,11 @@ A row of the table:
 - `booting`: an agent that exits with it did not boot;
 - `text`: what the record says, `{signal}` and the like being parameters, `{cause}` the text of another code;
 - `prefix`: what stands before the text; the code itself in a failure;
-- `sentence`: what the operator reads of a session that ended with it;
+- `sentence`: what the operator reads of a session that failed with it, before the facts;
 - `told_as`: the code that callers are told instead; their sentence and page are that code's;
 - `caller`: the sentence for callers; `title` and `page`: the words of the page with the Talk button;
 - `retry`: false where the same request cannot succeed later; `retry_after`: after so many seconds it may;
-- `remedy`: what the operator can do. docs/troubleshooting.md is made of these.
+- `remedy`: what the operator can do, and `see`, where more is told: docs/troubleshooting.md is made of these.
 
 This module imports the standard library only: everything else may depend on it.
 """
@@ -32,6 +32,8 @@ Param = str | int | float
 
 #: Longest text that a record keeps, in characters: an exception's may be of any size, and is kept several times.
 LONGEST = 1000
+#: How a process ends: what its parent sees (`exit_of`).
+PROCESS_ENDS = frozenset({"killed", "crashed", "finished", "process_gone"})
 #: What callers are told of a session of which nothing else may be told.
 OTHER = "other"
 #: Parameters in which nothing is the operator's.
@@ -45,8 +47,8 @@ class Row:
     code: str
     kind: str
     text: str
-    sentence: str
     remedy: str
+    sentence: str = ""
     prefix: str = ""
     booting: bool = False
     told_as: str = ""
@@ -56,6 +58,12 @@ class Row:
     page: str = ""
     retry: bool = True
     retry_after: int | None = None
+    see: str = ""
+
+    @property
+    def text_prefix(self) -> str:
+        """What stands before the text of a record."""
+        return self.prefix or (self.code if self.kind == "failure" else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,7 @@ class Problem:
     remedy: str
     caller: str = ""
     retry: bool = True
+    see: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +101,7 @@ class Reason:
         """What a program without the table reads."""
         if self.recorded or self.row is None:
             return self.recorded or self.code
-        prefix = self.row.prefix or (self.code if self.row.kind == "failure" else "")
-        return ": ".join(filter(None, (prefix, _facts(self.row, self.params)))) or self.code
+        return self._prefixed(_facts(self.row, self.params))
 
     @property
     def row(self) -> Row | None:
@@ -108,6 +116,15 @@ class Reason:
         number = self.params.get("signal")
         name = signals().get(number) if isinstance(number, int) else None
         return _facts(self.row, {**self.params, "signal": f"{number} ({name})"} if name else self.params)
+
+    @property
+    def words(self) -> str:
+        """The text for people: as `text`, with the facts for people."""
+        return self.recorded if self.row is None else self._prefixed(self.facts)
+
+    def _prefixed(self, facts: str) -> str:
+        row = self.row
+        return ": ".join(filter(None, (row.text_prefix if row else "", facts))) or self.code
 
     def of(self, **params: Param) -> "Reason":
         """Return the same reason with further parameters."""
@@ -217,15 +234,3 @@ def _facts(row: Row, parameters: Mapping[str, Param]) -> str:
 def signals() -> dict[int, str]:
     """Return the names of this system's signals by number."""
     return {number.value: number.name for number in signal.Signals}
-
-
-def lua_table() -> str:
-    """Return the texts as Lua source: the scripts write them into records for programs without the table."""
-    rows = []
-    for row in table().reasons.values():
-        prefix = row.prefix or (row.code if row.kind == "failure" else "")
-        rows.append(
-            f"{row.code}={{kind='{row.kind}',prefix={json.dumps(prefix)},text={json.dumps(row.text)}"
-            f"{',booting=true' if row.booting else ''}}}"
-        )
-    return f"local REASONS={{{','.join(rows)}}}\n"

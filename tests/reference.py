@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator import reasons
 from orchestrator.operations import metrics
+from orchestrator.reasons import because
 from tests.guards.table import GUARDS
 from tests.support import printed, state_tables
 from tests.support.documents import REPOSITORY
@@ -139,7 +140,7 @@ def remedies() -> str:
     for kind, heading in KINDS.items():
         lines += ["", f"### {heading}", "", "| code | means | what to do |", "|---|---|---|"]
         found = (row for row in reasons.table().reasons.values() if row.kind == kind)
-        lines += [f"| `{row.code}` | {_means(row)} | {_printed(row.remedy)} |" for row in found]
+        lines += [f"| `{row.code}` | {_means(row)} | {_printed(row)} |" for row in found]
     return "\n".join(lines[1:])
 
 
@@ -149,18 +150,38 @@ def _means(row: reasons.Row) -> str:
 
 def problems() -> str:
     """Return every code of an error, and what to do about it."""
-    rows = [f"| `{code}` | {_printed(each.remedy)} |" for code, each in reasons.table().problems.items()]
+    rows = [f"| `{code}` | {_printed(each)} |" for code, each in reasons.table().problems.items()]
     return "\n".join(["| code | what to do |", "|---|---|", *rows])
 
 
-def _printed(remedy: str) -> str:
+def _printed(row: reasons.Row | reasons.Problem) -> str:
     """Return a remedy as a document prints it: a command works from the root of the repository."""
-    return _cell(remedy.replace("`orchestrator ", "`.venv/bin/orchestrator "))
+    text = re.sub(r"(?<!`)\b[A-Z]+(?:_[A-Z]+)+\b(?!`)", r"`\g<0>`", row.remedy)
+    text = text.replace("`orchestrator ", "`.venv/bin/orchestrator ")
+    return _cell(f"{text} ({row.see})" if row.see else text)
+
+
+def _told(row: reasons.Row) -> str:
+    """Return what callers read of a reason, or the code that they are told instead."""
+    return f"`{row.told_as}`" if row.told_as else reasons.for_callers(because(row.code, seconds="N")).text
+
+
+def told(*kinds: str) -> str:
+    """Return a table of reasons, what callers read of each and what its record says."""
+    lines = ["| code | callers read | the operator reads |", "|---|---|---|"]
+    for row in reasons.table().reasons.values():
+        if row.kind in kinds:
+            facts = ": ".join(filter(None, (row.text_prefix, row.text.replace("{cause}", "") or "…")))
+            lines.append(f"| `{row.code}` | {_told(row)} | {facts} |")
+    return "\n".join(lines)
 
 
 #: By document and name of the part: what writes it.
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/api.md", "routes"): routes,
+    ("docs/errors.md", "failures"): lambda: told("failure"),
+    ("docs/errors.md", "ends"): lambda: told("end"),
+    ("docs/errors.md", "agents"): lambda: told("boot", "death", "leave"),
     ("docs/metrics.md", "metrics"): metrics.table,
     ("docs/states.md", "rows"): state_tables.tables,
     ("docs/testing.md", "guards"): guards,

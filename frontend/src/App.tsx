@@ -1,7 +1,7 @@
 import { lazy, Suspense, useEffect, useRef, useSyncExternalStore } from "react";
 
 import type { Caller } from "./caller";
-import type { Call } from "./machine";
+import type { Call } from "./types";
 import { Over, TalkStage } from "./Over";
 import { Transcript } from "./Transcript";
 import { Waiting } from "./Waiting";

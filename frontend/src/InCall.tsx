@@ -9,7 +9,7 @@ import { useEffect, useId, useState } from "react";
 
 import { useAgent } from "./agent";
 import { DevicesIcon, HangUpIcon, MicrophoneIcon, MutedIcon } from "./icons";
-import type { Call } from "./machine";
+import type { Call } from "./types";
 import type { Said } from "./room";
 import { Transcript } from "./Transcript";
 import { NOTICES } from "./words";

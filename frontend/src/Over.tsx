@@ -1,7 +1,7 @@
 import { useEffect, useState } from "react";
 
 import { MicrophoneIcon } from "./icons";
-import type { Call } from "./machine";
+import type { Call } from "./types";
 import { duration, GOES_ON } from "./words";
 
 /** Before the first call; `live`: this browser is in one already. */

@@ -1,4 +1,5 @@
-import { type Call, PHASES } from "./machine";
+import { PHASES } from "./machine";
+import type { Call } from "./types";
 import { about, PHASE_WORDS } from "./words";
 
 /** Everything between the press of the button and the room. Nothing before or after it. */

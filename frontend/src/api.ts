@@ -23,15 +23,17 @@ export interface SessionEvent {
   state: string;
   phase?: string;
   position?: number;
-  reason?: string;
-  cause?: string;
+  /** Why the session is over: see `words.ts`. */
+  reasonCode?: string;
+  reasonParams?: Record<string, string | number>;
 }
 
 export interface Snapshot {
   status: string;
   position?: number;
   estimatedWait?: string;
-  reason?: string;
+  reasonCode?: string;
+  reasonParams?: Record<string, string | number>;
   events: SessionEvent[];
 }
 

@@ -150,13 +150,13 @@ describe("a call", () => {
   });
 
   it.each([
-    ["stopped by request of an operator", "The service has ended the call."],
-    ["stopped by request of the backend", "The service has ended the call."],
-    ["stopped by request of the caller", "You have ended it in another tab or window."],
-  ])("that is %s is not said to be hung up here", async (reason, text) => {
+    ["stopped_by_operator", "The service has ended the call."],
+    ["stopped_by_backend", "The service has ended the call."],
+    ["stopped_by_caller", "You have ended it in another tab or window."],
+  ])("that is %s is not said to be hung up here", async (reasonCode, text) => {
     stage.caller.press();
     await stage.until("talking");
-    stage.snapshot = { status: "ended", reason, events: [] };
+    stage.snapshot = { status: "ended", reasonCode, events: [] };
     stage.events.onLeft("closed");
     await vi.waitFor(() => expect(stage.caller.current()).toMatchObject({ step: "over", ending: { text } }), 5_000);
     expect(stage.api.stop).not.toHaveBeenCalled();
@@ -165,7 +165,7 @@ describe("a call", () => {
   it("whose agent failed for good says that", async () => {
     stage.caller.press();
     await stage.until("talking");
-    stage.snapshot = { status: "error", reason: "pipeline_failed: secret", events: [] };
+    stage.snapshot = { status: "error", reasonCode: "pipeline_failed", reasonParams: { detail: "secret" }, events: [] };
     stage.events.onLeft("closed");
     await stage.until("failed");
     expect(JSON.stringify(stage.caller.current())).not.toContain("secret");

@@ -2,11 +2,12 @@
 
 import { type Api, Refused, type Session, type SessionEvent, type Started, type Token, Unreachable } from "./api";
 import { follow, pause } from "./follow";
-import { type Action, busy, type Call, IDLE, next } from "./machine";
+import { type Action, busy, IDLE, next } from "./machine";
 import type { Left, LocalAudioTrack, Room, Said } from "./room";
+import type { Call, Failure } from "./types";
 import { caller as callerId, drop, keep, kept, randomId, renew } from "./user";
 import {
-  CANCELLED, deaf, ELSEWHERE, ended, type Failure, failed, HUNG_UP, NETWORK_LOST, NO_MEDIA, refused,
+  CANCELLED, deaf, ELSEWHERE, ended, failed, HUNG_UP, NETWORK_LOST, NO_MEDIA, refused,
 } from "./words";
 
 type Media = typeof import("./room");
@@ -165,9 +166,9 @@ export class Caller {
 
   private happened(attempt: Attempt, event: SessionEvent): void {
     if (attempt !== this.attempt) return;
-    if (event.state === "ended") return this.end(attempt, { type: "over", ending: ended(event.reason) }, false);
+    if (event.state === "ended") return this.end(attempt, { type: "over", ending: ended(event) }, false);
     if (event.state === "error") {
-      const failure = failed(event.reason, this.joined > 0);
+      const failure = failed(event, this.joined > 0);
       return this.end(attempt, { type: "failed", failure }, false);
     }
     const before = this.call;
@@ -211,8 +212,8 @@ export class Caller {
     const found = await this.api.look(attempt.session, signal).catch(() => undefined);
     if (signal.aborted) return;
     if (found && (why === "closed" || found.status === "ended" || found.status === "error")) {
-      const failure = found.status === "error" && failed(found.reason, true);
-      return this.end(attempt, failure ? { type: "failed", failure } : { type: "over", ending: ended(found.reason) }, false);
+      const failure = found.status === "error" && failed(found, true);
+      return this.end(attempt, failure ? { type: "failed", failure } : { type: "over", ending: ended(found) }, false);
     }
     this.end(attempt, { type: "failed", failure: NETWORK_LOST }, false);
   }

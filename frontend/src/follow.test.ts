@@ -1,7 +1,8 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
 
 import { type Api, Refused, type SessionEvent, type Snapshot } from "./api";
-import { follow, type Line, PATIENCE } from "./follow";
+import { follow, PATIENCE } from "./follow";
+import type { Line } from "./types";
 
 const session = { sessionId: "session_1", clientSecret: "cs" };
 const message = (id: string, data: object, event = "state") => `id: ${id}\nevent: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
@@ -46,7 +47,7 @@ afterEach(() => vi.useRealTimers());
 
 describe("following a session", () => {
   it("tells events that arrive in pieces, and ends with the session", async () => {
-    const text = message("1-0", { at: 0, state: "ready" }) + message("2-0", { at: 3, state: "ended", reason: "x" });
+    const text = message("1-0", { at: 0, state: "ready" }) + message("2-0", { at: 3, state: "ended", reasonCode: "stopped" });
     const found = await told({ events: () => sse(text.slice(0, 30), text.slice(30, 70), text.slice(70)) });
     expect(found.events).toEqual(["ready", "ended"]);
   });
@@ -76,7 +77,7 @@ describe("following a session", () => {
     const looks: Snapshot[] = [
       { status: "queued", position: 2, estimatedWait: "5s", events: [{ at: 0, state: "queued", position: 2 }] },
       { status: "ready", events: [{ at: 0, state: "queued", position: 2 }, { at: 4, state: "ready" }] },
-      { status: "ended", reason: "stopped by request", events: [] },
+      { status: "ended", reasonCode: "stopped", events: [] },
     ];
     const found = await told({ look: () => looks.shift()! });
     expect(found.events).toEqual(["queued", "ready", "ended"]);
@@ -87,7 +88,7 @@ describe("following a session", () => {
   it("polls when the stream is held up on its way", async () => {
     const found = await told({
       events: () => new Promise<Response>((_, no) => setTimeout(() => no(new Error("aborted")), PATIENCE.first)),
-      look: () => ({ status: "error", reason: "boot_error: x", events: [] }),
+      look: () => ({ status: "error", reasonCode: "boot_error", events: [] }),
     });
     expect(found.events).toEqual(["error"]);
   });

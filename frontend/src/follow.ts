@@ -1,13 +1,9 @@
 // Tells what happens to a session, as it happens: by server-sent events, and by polling where those do not get through.
 
-import { createParser } from "eventsource-parser";
+import { follow as followStream } from "@orchestrator/sse";
 
 import { type Api, Refused, type Session, type SessionEvent } from "./api";
-
-export interface Line {
-  position: number;
-  estimatedWait?: string | undefined;
-}
+import type { Line } from "./types";
 
 export interface Following {
   onEvent(event: SessionEvent): void;
@@ -15,7 +11,7 @@ export interface Following {
 }
 
 /** Milliseconds. The server sends what has happened at once, and a ping every 15 s. */
-export const PATIENCE = { first: 4_000, next: 40_000, again: 500, poll: 1_000, pollCalm: 3_000 };
+export const PATIENCE = { first: 4_000, next: 40_000, poll: 1_000, pollCalm: 3_000 };
 /** Streams that may fail in a row before it polls. */
 const FAILURES = 2;
 
@@ -24,19 +20,7 @@ const OVER = new Set(["ended", "error"]);
 /** Returns when the session is over or the signal is given; never throws. */
 export async function follow(api: Api, session: Session, to: Following, signal: AbortSignal): Promise<void> {
   const told = new Told(to);
-  let last: string | undefined;
-  let failures = 0;
-  while (!signal.aborted && !told.over && failures < FAILURES) {
-    try {
-      const before = told.count;
-      const more = await stream(api, session, last, told, signal, (id) => (last = id));
-      if (!more) return;
-      failures = told.count > before ? 0 : failures + 1;
-    } catch {
-      failures += 1;
-    }
-    if (!told.over) await pause(PATIENCE.again, signal);
-  }
+  if ((await stream(api, session, told, signal)) !== "given up") return;
   while (!signal.aborted && !told.over) {
     await look(api, session, told, signal);
     if (!told.over) await pause(told.served ? PATIENCE.pollCalm : PATIENCE.poll, signal);
@@ -48,7 +32,6 @@ class Told {
   over = false;
   /** Whether it has an agent: nobody waits for the next event then. */
   served = false;
-  count = 0;
   private readonly seen = new Set<string>();
   private readonly to: Following;
 
@@ -57,7 +40,6 @@ class Told {
   }
 
   event(event: SessionEvent): void {
-    this.count += 1;
     const key = `${event.at} ${event.state} ${event.phase ?? ""}`;
     if (this.over || this.seen.has(key)) return;
     this.seen.add(key);
@@ -68,53 +50,41 @@ class Told {
   }
 
   line(line: Line): void {
-    this.count += 1;
     if (!this.over) this.to.onLine(line);
   }
 }
 
-/** Reads one stream to its end; false: there is nothing more to come. Throws when it fails or falls silent. */
-async function stream(
-  api: Api, session: Session, after: string | undefined, told: Told, signal: AbortSignal, seen: (id: string) => void,
-): Promise<boolean> {
-  const silence = new AbortController();
-  let watch = setTimeout(() => silence.abort(), PATIENCE.first);
-  const either = AbortSignal.any([signal, silence.signal]);
-  try {
-    const answer = await api.events(session, after, either);
-    if (answer.status === 204) return false;
-    if (!answer.ok || !answer.body) throw new Error(`events: ${answer.status}`);
-    const parser = createParser({
-      onEvent: (message) => {
-        if (message.id) seen(message.id);
-        const data: unknown = JSON.parse(message.data);
-        if (message.event === "position") told.line(data as Line);
-        else if (message.event === "state") told.event(data as SessionEvent);
+/** Follows the session's events, until it is over or streams do not get through. */
+async function stream(api: Api, session: Session, told: Told, signal: AbortSignal): Promise<string> {
+  const stream = followStream(
+    async (aborted, lastId) => {
+      const answer = await api.events(session, lastId || undefined, aborted);
+      if (!answer.ok || (!answer.body && answer.status !== 204)) throw new Error(`events: ${answer.status}`);
+      return answer;
+    },
+    {
+      message(event, data) {
+        if (event === "position") told.line(data as Line);
+        else if (event === "state") told.event(data as SessionEvent);
+        if (told.over) stream.close();
       },
-    });
-    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return true;
-      clearTimeout(watch);
-      watch = setTimeout(() => silence.abort(), PATIENCE.next);
-      parser.feed(value);
-    }
-  } finally {
-    clearTimeout(watch);
-    silence.abort();
-  }
+    },
+    { first: PATIENCE.first, silence: PATIENCE.next, attempts: FAILURES },
+  );
+  signal.addEventListener("abort", stream.close);
+  if (signal.aborted) stream.close();
+  return stream.done.finally(() => signal.removeEventListener("abort", stream.close));
 }
 
 async function look(api: Api, session: Session, told: Told, signal: AbortSignal): Promise<void> {
   try {
-    const { status, events, position, estimatedWait, reason } = await api.look(session, signal);
+    const { status, events, position, estimatedWait, ...why } = await api.look(session, signal);
     for (const event of events) told.event(event);
     if (position !== undefined) told.line({ position, estimatedWait });
-    if (OVER.has(status)) told.event({ at: Number.POSITIVE_INFINITY, state: status, reason });
+    if (OVER.has(status)) told.event({ at: Number.POSITIVE_INFINITY, state: status, ...why });
   } catch (failure) {
     const gone = failure instanceof Refused && failure.problem.status === 404;
-    if (gone) told.event({ at: Number.POSITIVE_INFINITY, state: "error", reason: "not_found" });
+    if (gone) told.event({ at: Number.POSITIVE_INFINITY, state: "error", reasonCode: "not_found" });
     // Anything else may pass: the next look tells.
   }
 }

@@ -1,7 +1,8 @@
 import type { Room } from "livekit-client";
 import { describe, expect, it } from "vitest";
 
-import { type Action, busy, type Call, IDLE, next } from "./machine";
+import { type Action, busy, IDLE, next } from "./machine";
+import type { Call } from "./types";
 import { HUNG_UP, NETWORK_LOST } from "./words";
 
 const room = {} as Room;
@@ -42,7 +43,7 @@ describe("the way to the room", () => {
 
 describe("a takeover", () => {
   it("keeps the call, and says what happens", () => {
-    let call = next(talking, event("takeover", { cause: "killed by signal 9" }));
+    let call = next(talking, event("takeover", { causeCode: "agent_lost" }));
     expect(call).toMatchObject({ step: "talking", notices: ["takeover"] });
     call = next(call, event("starting"));
     call = next(call, event("ready"));
@@ -64,8 +65,8 @@ describe("a takeover", () => {
 
 describe("the end", () => {
   it("is told with its reason", () => {
-    expect(next(talking, event("ended", { reason: "the agent hung up" }))).toMatchObject({ step: "over" });
-    expect(next(talking, event("error", { reason: "agent_lost: twice" }))).toMatchObject({ step: "failed" });
+    expect(next(talking, event("ended", { reasonCode: "agent_hung_up" }))).toMatchObject({ step: "over" });
+    expect(next(talking, event("error", { reasonCode: "agent_lost" }))).toMatchObject({ step: "failed" });
   });
 
   it("is the end: what comes late changes nothing", () => {

@@ -3,25 +3,10 @@
 import type { Room } from "livekit-client";
 
 import type { SessionEvent } from "./api";
-import type { Line } from "./follow";
-import { ended, type Ending, type Failure, failed } from "./words";
+import type { Call, Ending, Failure, Line, Notice, Phase } from "./types";
+import { ended, failed } from "./words";
 
-/** Something that the user is told while the call goes on. */
-export type Notice = "takeover" | "replaced" | "reconnecting" | "goodbye" | "microphone";
-
-/** How far the start of an agent has come. */
-export const PHASES = ["asked", "claimed", "process", "warm"] as const;
-export type Phase = (typeof PHASES)[number];
-
-export type Call =
-  | { step: "idle"; live?: boolean }
-  | { step: "microphone" }
-  | { step: "queued"; line: Line | undefined }
-  | { step: "starting"; phase: Phase }
-  | { step: "joining"; room?: Room }
-  | { step: "talking"; room: Room; notices: Notice[] }
-  | { step: "over"; ending: Ending }
-  | { step: "failed"; failure: Failure };
+export const PHASES: readonly Phase[] = ["asked", "claimed", "process", "warm"];
 
 export type Action =
   | { type: "live" }
@@ -70,9 +55,9 @@ export function next(call: Call, action: Action): Call {
 function happened(call: Call, event: SessionEvent): Call {
   switch (event.state) {
     case "ended":
-      return { step: "over", ending: ended(event.reason) };
+      return { step: "over", ending: ended(event) };
     case "error":
-      return { step: "failed", failure: failed(event.reason, call.step === "talking") };
+      return { step: "failed", failure: failed(event, call.step === "talking") };
     case "takeover":
       return notice(notice(call, "replaced", false), "takeover", true);
     // Of the second agent, when the first was lost: the one that is told of here is there and speaks.

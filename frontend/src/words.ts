@@ -1,21 +1,22 @@
 // What the user reads when something happens: what it is, why, and what to do next.
 
-import { Refused, Unreachable } from "./api";
-import type { Notice, Phase } from "./machine";
+import { Refused, type SessionEvent, Unreachable } from "./api";
+import table from "./codes.json";
+import type { Ending, Failure, Notice, Phase } from "./types";
 
-export interface Ending {
-  title: string;
-  text: string;
-}
-
-export interface Failure extends Ending {
-  /** Seconds after which trying again may help. */
+/** What the server's table has for a code: `GET /api/reasons`, as this page was built with it. */
+interface Row {
+  kind?: string;
+  title?: string;
+  page?: string;
+  retryable: boolean;
   retryAfter?: number;
-  /** Trying again as it is cannot help. */
-  final?: boolean;
-  /** What to tell whoever runs the service. */
-  requestId?: string;
 }
+const REASONS: Readonly<Record<string, Row>> = table.reasons;
+const PROBLEMS: Readonly<Record<string, Row>> = table.problems;
+
+/** Why a session is over, as an event or the session itself says it. */
+type Over = Pick<SessionEvent, "reasonCode" | "reasonParams">;
 
 export const PHASE_WORDS: Record<Phase, string> = {
   asked: "A place for you",
@@ -33,141 +34,54 @@ export const NOTICES: Record<Notice, string> = {
 };
 
 const AGAIN = "Please try again; if it stays so, tell whoever runs this service.";
-const OVER = "The call is over.";
 
-/** How calls end as they should. The server's words are not shown: who ended it, and why, is said in ours. */
-const ENDINGS: readonly [RegExp, string, string][] = [
-  // This page's own hanging up is told at once, and never by the server (HUNG_UP).
-  [/^stopped by request of the caller$/, "Call ended", "You have ended it in another tab or window."],
-  [/^stopped by request/, "Call ended", "The service has ended the call."],
-  [/^the agent hung up$/, "Call ended", "The agent said goodbye."],
-  [/^maximum length of (\S+)/, "Time is up", "The call has reached its longest length, {1}."],
-  [/^the node is stopping$/, "Call ended", "The service restarts. Please call again in a moment."],
-  [/^user did not join/, "Call ended", "The agent waited for you, but your connection never arrived."],
-  [/^user was gone|^the connection of the user/, "Call ended", "Your connection was gone for too long."],
-  [/^room_closed\b/, "Call ended", "The room was closed."],
-  [/^call_withdrawn\b/, "Call ended", "Whoever asked for the call has withdrawn it."],
-  [/^too_much_data\b/, "Call ended", "Your browser sent more data than a call may."],
-  [/^other\b/, "Call ended", OVER],
-];
-
-/** Why a call is over. */
-export function ended(reason = ""): Ending {
-  for (const [pattern, title, text] of ENDINGS) {
-    const found = pattern.exec(reason);
-    if (found) return { title, text: text.replace("{1}", about(found[1])) };
-  }
-  return { title: "Call ended", text: OVER };
+/** Why a call is over that ended as it should. The server's words are not shown: the code has words of its own. */
+export function ended({ reasonCode, reasonParams }: Over = {}): Ending {
+  const row = found(REASONS, reasonCode);
+  const { title = "Call ended", page = "The call is over." } = row?.kind === "end" ? row : {};
+  return { title, text: page.replace("{seconds}", about(reasonParams?.seconds)) };
 }
-
-/** Whether the page has words of its own for a reason. */
-export const knows = (reason: string): boolean =>
-  Object.hasOwn(FAILURES, kind(reason)) || ENDINGS.some(([pattern]) => pattern.test(reason));
-
-/** What the reasons of failed sessions mean to their users, by the code in front. */
-const FAILURES: Record<string, Failure> = {
-  queue_timeout: { title: "Nobody was free", text: "You have waited in line for too long. Please try again later." },
-  boot_timeout: { title: "No agent came up", text: `No agent was ready in time. ${AGAIN}` },
-  boot_error: { title: "Agents do not start", text: `The agent that was started for you failed. ${AGAIN}` },
-  unclaimed: { title: "No agent came up", text: `No machine took on your agent. ${AGAIN}` },
-  spawn_not_queued: { title: "No agent came up", text: `Your agent could not be asked for. ${AGAIN}` },
-  join_timeout: { title: "No agent came", text: `Your agent did not come into the room. ${AGAIN}` },
-  join_failed: { title: "No agent came", text: `Your agent could not join the room. ${AGAIN}` },
-  join_refused: { title: "No agent came", text: `Your agent was not let into the room. ${AGAIN}` },
-  room_lost: { title: "The agent was lost", text: `Your agent lost the room, and could not come back. ${AGAIN}` },
-  agent_lost: { title: "The agent was lost", text: `Your call cannot go on. ${AGAIN}` },
-  agent_error: { title: "The agent could not go on", text: `Your agent had a technical problem. ${AGAIN}` },
-  pipeline_failed: { title: "The agent could not go on", text: `Your agent could not hear or speak any more. ${AGAIN}` },
-  job_lost: { title: "No agent came", text: `The call was given to somebody else. ${AGAIN}` },
-  node_draining: { title: "The service restarts", text: "Please try again in a moment.", retryAfter: 10 },
-  not_found: { title: "The call is gone", text: "The service does not know this call any more. Please call again." },
-};
 
 /** What a session's error means to its user. */
-export function failed(reason = "", talking = false): Failure {
-  const known = Object.hasOwn(FAILURES, kind(reason)) ? FAILURES[kind(reason)] : undefined;
-  if (known) return known;
-  return talking ? FAILURES.agent_lost! : { title: "No agent came", text: `Something failed. ${AGAIN}` };
+export function failed({ reasonCode }: Over = {}, talking = false): Failure {
+  const row = found(REASONS, reasonCode);
+  if (row?.kind === "failure") return failure(row);
+  return talking ? failure(REASONS.agent_lost!) : { title: "No agent came", text: `Something failed. ${AGAIN}` };
 }
 
-const ELSEWHERE_STARTED: Failure = {
-  title: "Calls start elsewhere",
-  text:
-    "This service accepts starts only from a backend that holds an API key. Open the page of the product you " +
-    "want to call from; if you run it, let its backend start the session and pass the answer on.",
-  final: true,
-};
-const BROKEN: Failure = { title: "Something went wrong", text: `The service had a problem. ${AGAIN}` };
-const NOT_NOW: Failure = { title: "Not available just now", text: "The service cannot take your call. Please try again in a moment." };
-const REFUSED: Failure = { title: "The call was refused", text: `The service does not accept it. ${AGAIN}` };
-const RESTARTS: Failure = { title: "The service restarts", text: "Please try again in a moment." };
-const GONE: Failure = { title: "The call is over", text: "It ended before you could join it. Please call again." };
-const OFTEN: Failure = { title: "Too many calls", text: "There were too many from your network. Please wait a moment, and try again." };
+function found(rows: Readonly<Record<string, Row>>, code = ""): Row | undefined {
+  return Object.hasOwn(rows, code) ? rows[code] : undefined;
+}
 
-/** What the codes of the server's refusals mean to whoever pressed the button. */
-export const REFUSALS: Record<string, Failure> = {
-  unauthorized: ELSEWHERE_STARTED,
-  forbidden: ELSEWHERE_STARTED,
-  invalid_host: {
-    title: "This address is not served",
-    text: "The service does not know the name in this page’s address. If you run it, its log says how to allow that.",
-    final: true,
-  },
-  at_capacity: { title: "All lines are busy", text: "Every agent is in a call, and the waiting line is full." },
-  rate_limited: OFTEN,
-  too_many_attempts: OFTEN,
-  too_many_sessions: { title: "Too many calls", text: "As many as may go on from your network do. End one, or try again later." },
-  too_many_listeners: { title: "Too many pages", text: "This call is open too often. Close some of its tabs, and try again." },
-  agents_do_not_boot: { title: "Agents do not start", text: "No agent can be started just now. Please try again later." },
-  livekit_unavailable: { title: "The media server is down", text: "No call can begin without it. Please try again in a moment." },
-  host_unavailable: { title: "Agents do not start", text: "No agent can be started just now. Please try again in a moment." },
-  store_unavailable: NOT_NOW,
-  not_set_up: NOT_NOW,
-  not_warm: NOT_NOW,
-  schema_mismatch: NOT_NOW,
-  draining: RESTARTS,
-  session_over: GONE,
-  not_found: GONE,
-  user_has_session: { title: "You are in a call already", text: "It was begun elsewhere. End it there, or wait until it is over." },
-  room_taken: { title: "You are in a call already", text: "Another call goes on in this room." },
-  idempotency_key_reused: REFUSED,
-  invalid_request: REFUSED,
-  malformed_request: REFUSED,
-  webhook_refused: REFUSED,
-  illegal_move: BROKEN,
-  internal_error: BROKEN,
-  not_the_agent: BROKEN,
-  spawn_failed: BROKEN,
-  given_up: BROKEN,
-  boot_elsewhere: BROKEN,
-  not_delivered: BROKEN,
-  preflight: BROKEN,
-};
+function failure({ title = "", page = "", retryable, retryAfter }: Row): Failure {
+  return { title, text: page, ...(retryable ? {} : { final: true }), ...(retryAfter ? { retryAfter } : {}) };
+}
 
 /** What to say when a request was refused or not answered. */
-export function refused(failure: unknown): Failure {
-  if (failure instanceof Unreachable) {
+export function refused(failed: unknown): Failure {
+  if (failed instanceof Unreachable) {
     return {
       title: "The service cannot be reached",
       text: "Check your network. If others have the same trouble, the service is down: try again later.",
     };
   }
-  if (!(failure instanceof Refused)) {
+  if (!(failed instanceof Refused)) {
     return { title: "Something went wrong", text: "This page had a problem. Reload it and try again." };
   }
-  const { status, code, retryAfter, requestId } = failure.problem;
-  const known = Object.hasOwn(REFUSALS, code) ? REFUSALS[code] : undefined;
-  const told: Failure = { ...(known ?? unknown(status)) };
+  const { status, code, retryAfter, requestId } = failed.problem;
+  const known = found(PROBLEMS, code);
+  const told = failure(known ?? PROBLEMS[like(status)]!);
   if (retryAfter !== undefined && !told.final) told.retryAfter = retryAfter;
   // By it whoever runs the service finds out what it was.
   if (requestId !== undefined && (!known || status >= 500)) told.requestId = requestId;
   return told;
 }
 
-function unknown(status: number): Failure {
-  if (status === 401 || status === 403) return ELSEWHERE_STARTED;
-  if (status === 503) return NOT_NOW;
-  return status >= 500 ? BROKEN : REFUSED;
+/** The code that has the words for one that is not known here. */
+function like(status: number): string {
+  if (status === 401 || status === 403) return "unauthorized";
+  if (status === 503) return "store_unavailable";
+  return status >= 500 ? "internal_error" : "invalid_request";
 }
 
 /** What to say when the microphone cannot be used. */
@@ -227,14 +141,10 @@ export function duration(seconds: number): string {
   return `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
-/** An estimate as the server writes it (`48s`), as people say it; nothing when there is none. */
-export function about(estimate: string | undefined): string {
-  const seconds = Number.parseFloat(estimate ?? "");
+/** Some seconds, or an estimate as the server writes it (`48s`), as people say it; nothing when there is none. */
+export function about(estimate: string | number | undefined): string {
+  const seconds = Number.parseFloat(String(estimate ?? ""));
   if (Number.isNaN(seconds)) return "";
   if (seconds < 10) return "a few seconds";
   return seconds < 90 ? `${Math.round(seconds)} seconds` : `${Math.round(seconds / 60)} minutes`;
-}
-
-function kind(reason: string): string {
-  return reason.split(": ", 1)[0] ?? "";
 }

@@ -49,7 +49,7 @@ def allowed_pages(settings: Settings) -> dict[str, Any]:
     }
 
 
-#: What needs no credentials: platforms ask for its health, LiveKit signs what it sends, pages need words before a key.
+#: What needs no credentials: platforms ask whether it lives, LiveKit signs what it sends, and words are no secret.
 PUBLIC = frozenset({"/livez", "/readyz", "/api/reasons", WEBHOOK_PATH})
 
 

@@ -6,34 +6,36 @@ The fields that callers get are listed here one by one, so that a new field is t
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from orchestrator.api import caller_words
 from orchestrator.api.schemas.health import BreakerReply, HealthReply, NodeBrief
 from orchestrator.api.schemas.sessions import Event, SessionReply
 
 #: What belongs to an event, its reason and its cause aside.
-_EVENT = frozenset({"id", "at", "state", "phase", "position", "agentId", "event"})
+_EVENT = frozenset({"id", "at", "state", "phase", "position", "agentId", "event", "toldNext"})
 
 
 def event(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return an event of a session as callers get it."""
     visible = {name: value for name, value in fields.items() if name in _EVENT}
-    if "reason" in fields:
-        visible["reason"] = caller_words.reason(fields["reason"])
-    if "cause" in fields:
-        visible["cause"] = caller_words.cause(fields["cause"])
+    for name, words in (("reason", caller_words.reason), ("cause", caller_words.cause)):
+        found = words(fields.get(name), fields.get(f"{name}Code"), fields.get(f"{name}Params"))
+        visible |= {to_camel(field): value for field, value in found.items() if value is not None}
     return visible
 
 
 def session(reply: SessionReply) -> SessionReply:
     """Return a session as callers get it."""
     agents = reply.agents and [
-        agent.model_copy(update={"cause": agent.cause and caller_words.cause(agent.cause)}) for agent in reply.agents
+        agent.model_copy(update=caller_words.cause(agent.cause, agent.cause_code, agent.cause_params))
+        for agent in reply.agents
     ]
-    events = reply.events and [Event.model_validate(event(each.model_dump())) for each in reply.events]
+    events = reply.events and [Event.model_validate(event(found.model_dump(by_alias=True))) for found in reply.events]
     return reply.model_copy(
         update={
-            "reason": reply.reason and caller_words.reason(reply.reason),
-            "cause": reply.cause and caller_words.cause(reply.cause),
+            **caller_words.reason(reply.reason, reply.reason_code, reply.reason_params),
+            **caller_words.cause(reply.cause, reply.cause_code, reply.cause_params),
             "events": events,
             "agents": agents,
             "last_log_lines": None,

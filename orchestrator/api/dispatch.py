@@ -32,6 +32,7 @@ from orchestrator.livekit.agent_worker import WorkerConnection
 from orchestrator.livekit.jobs import Answer, JobOffer, Outcome, WorkerLoad
 from orchestrator.models import ROOM_PATTERN, Session, UserId
 from orchestrator.pool.assignment import SessionRequest, Started
+from orchestrator.reasons import because
 from orchestrator.states import LIVE_SESSION_STATES, SessionState
 from orchestrator.store import DispatchRef
 
@@ -124,7 +125,7 @@ class DispatchService:
         if session_id := self._sessions.get(job_id):
             async for attempt in _patiently():
                 with attempt:
-                    await self._store.end_session(session_id, SessionState.ENDED, "LiveKit has ended its dispatch")
+                    await self._store.end_session(session_id, SessionState.ENDED, because("call_withdrawn"))
 
     def running(self) -> list[str]:
         """Return the jobs that are not over."""
@@ -218,7 +219,7 @@ class DispatchService:
                 self._reported_running.add(job_id)
             return
         failed = session is None or session.status is SessionState.ERROR
-        reason = (session and session.reason) or "its record is gone"
+        reason = session.reason.text if session and session.reason else "its record is gone"
         outcome = Outcome.FAILED if failed else Outcome.SUCCESS
         # One that does not reach LiveKit is reported again in the next round.
         if await self.worker.report_job(job_id, outcome, reason if failed else ""):

@@ -1,21 +1,18 @@
 """The last failures, collected from the stream of all events as it grows."""
 
 import itertools
-import re
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
+from orchestrator.api.schemas.base import why
 from orchestrator.api.sessions import moment
+from orchestrator.reasons import Reason
 
 #: Failures that are kept.
 FAILURES = 50
-
-#: How an agent's process ends unexpectedly.
-_UNEXPECTED = re.compile(
-    r"killed by signal|exited with code [1-9]|no heartbeat|process gone|private memory|pid belongs|found dead"
-)
-_NOT_BOOTED = re.compile(r"boot_\w+:|unclaimed:|not spawned")
 
 
 class FailureLog:
@@ -56,7 +53,8 @@ class FailureLog:
     def _add(self, failure: dict[str, Any]) -> None:
         last = self._failures[-1] if self._failures else None
         # An agent's death is followed by what it did to its session, which includes the cause: one entry is enough.
-        same = last and last["kind"] == "agent" and failure["cause"].endswith(last["cause"])
+        lost = failure.get("agentId") or (failure.get("causeParams") or {}).get("agentId")
+        same = last and last["kind"] == "agent" and last["agentId"] == lost
         if last and same and "sessionId" in failure and last["at"] == failure["at"]:
             self._failures.pop()
         self._failures.append(failure)
@@ -70,16 +68,27 @@ def _record(failure: Mapping[str, Any]) -> tuple[str, str]:
 
 def _failure(fields: Mapping[str, str]) -> dict[str, Any] | None:
     """Return what went wrong with a state change: kind, cause and whom it concerns; None when nothing did."""
-    state, cause = fields.get("state"), fields.get("cause", "")
-    if session_id := fields.get("session"):
-        if state == "error":
-            return {"kind": "session", "cause": fields.get("reason", ""), "sessionId": session_id}
-        if state in {"takeover", "replacement"}:
-            return {"kind": state, "cause": cause, "sessionId": session_id, "agentId": fields.get("agentId", "")}
-        return None
-    if agent_id := fields.get("agent"):
-        if state == "exited" and _NOT_BOOTED.match(cause):
-            return {"kind": "boot", "cause": cause, "agentId": agent_id}
-        if state == "exited" and _UNEXPECTED.match(cause):
-            return {"kind": "agent", "cause": cause, "agentId": agent_id}
+    state, session_id, agent_id = fields.get("state"), fields.get("session"), fields.get("agent")
+    cause = Reason.recorded_as(fields, "cause")
+    if session_id and state == "error":
+        return {"kind": "session", **_cause(Reason.recorded_as(fields, "reason")), "sessionId": session_id}
+    if session_id and state in {"takeover", "replacement"}:
+        return {"kind": state, **_cause(cause), "sessionId": session_id, "agentId": fields.get("agentId", "")}
+    if agent_id and state == "exited" and (kind := _kind(cause, fields)):
+        return {"kind": kind, **_cause(cause), "agentId": agent_id}
     return None
+
+
+def _cause(reason: Reason | None) -> dict[str, Any]:
+    told = why("cause", reason) or {"cause": ""}
+    return {to_camel(name): value for name, value in told.items() if value is not None}
+
+
+def _kind(cause: Reason | None, fields: Mapping[str, str]) -> str:
+    """Return `boot` of an agent that did not boot, `agent` of one that ended unbidden, '' of any other."""
+    if cause is None or cause.row is None:
+        # The release before wrote no code.
+        return "agent" if fields.get("signal") or fields.get("exitCode", "0") not in {"", "0"} else ""
+    if cause.row.booting:
+        return "boot"
+    return "agent" if cause.row.kind == "death" else ""

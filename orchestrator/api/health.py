@@ -10,7 +10,7 @@ from orchestrator.api import caller_view, redis_memory
 from orchestrator.api.access import Role
 from orchestrator.api.dependencies import ServicesDep
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas.base import Reply, example
+from orchestrator.api.schemas.base import Reply, example, why
 from orchestrator.api.schemas.health import BreakerReply, HealthReply, NodeHealth, RegistrationReply
 from orchestrator.api.services import Services
 from orchestrator.errors import Draining, HostUnavailable, NotSetUp, NotWarm, StoreUnavailable
@@ -196,7 +196,7 @@ def describe_breaker(breaker: Breaker) -> BreakerReply:
     return BreakerReply(
         state=breaker.state,
         failures=breaker.failures,
-        cause=breaker.cause,
         agent_id=breaker.agent,
         retry_in=round(breaker.retry_seconds, 1),
+        **why("cause", breaker.cause),
     )

@@ -1,5 +1,7 @@
 """The table of reasons, as pages and clients get it: words for every code that the API answers with."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -30,12 +32,13 @@ class Words(BaseModel):
     page: str | None = Field(default=None, description="The same in a sentence.")
     retryable: bool = Field(description="False: the same request cannot succeed later.")
     retry_after: int | None = Field(default=None, description="Seconds after which it may.")
-    operator: str | None = Field(default=None, description="For the operator: of a session that ended with it.")
+    operator: str | None = Field(default=None, description="For the operator: of a session that failed with it.")
     text: str | None = Field(
         default=None,
         description="For the operator: the facts, `{signal}` and the like standing for `reasonParams`, `{cause}` for "
         "the text of that code.",
     )
+    prefix: str | None = Field(default=None, description="For the operator: what stands before that in `reason`.")
     told_as: str | None = Field(default=None, description="For the operator: the code that callers are told instead.")
     remedy: str | None = Field(default=None, description="For the operator: what to do.")
 
@@ -78,7 +81,14 @@ def for_operators() -> ReasonsReply:
     """Return the whole table."""
     found = for_callers()
     for code, row in reasons.table().reasons.items():
-        more = {"operator": row.sentence, "text": row.text, "told_as": row.told_as or None, "remedy": row.remedy}
+        told = {
+            "operator": row.sentence,
+            "text": row.text,
+            "prefix": row.text_prefix,
+            "told_as": row.told_as,
+            "remedy": row.remedy,
+        }
+        more = {name: text or None for name, text in told.items()}
         found.reasons[code] = _words(row).model_copy(update=more)
     for code, problem in reasons.table().problems.items():
         found.problems[code].remedy = problem.remedy
@@ -87,8 +97,7 @@ def for_operators() -> ReasonsReply:
 
 
 def _words(row: reasons.Row | reasons.Problem) -> Words:
-    reason = row if isinstance(row, reasons.Row) else None
-    return Words(
-        kind=reason and reason.kind, caller=row.caller or None, title=row.title or None, page=row.page or None,
-        retryable=row.retry, retry_after=reason and reason.retry_after,
-    )  # fmt: skip
+    more: dict[str, Any] = {name: getattr(row, name) or None for name in ("caller", "title", "page")}
+    if isinstance(row, reasons.Row):
+        more |= {"kind": row.kind, "retry_after": row.retry_after}
+    return Words(retryable=row.retry, **more)

@@ -15,6 +15,7 @@ from orchestrator.livekit.tokens import TokenMinter
 from orchestrator.livekit.webhooks import Webhooks
 from orchestrator.logs import request_id
 from orchestrator.pool.assignment import Assigner, Started
+from orchestrator.reasons import because
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
 from orchestrator.store import Store
@@ -72,7 +73,7 @@ class Services:
             try:
                 await self.publish(celery_app.SPAWN_AGENT, started.session_id, task_id=started.session_id)
             except StoreUnavailable:
-                await self.store.end_session(started.session_id, SessionState.ERROR, "spawn_not_queued")
+                await self.store.end_session(started.session_id, SessionState.ERROR, because("spawn_not_queued"))
                 if key:
                     await self.store.release_key(key)
                 raise

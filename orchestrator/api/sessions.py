@@ -20,8 +20,9 @@ from orchestrator.api.dependencies import (
     visible_session,
 )
 from orchestrator.api.gate import Limit, gated, idempotency_key
+from orchestrator.api.history import marked
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas.base import WAITING, in_words
+from orchestrator.api.schemas.base import WAITING, in_words, why
 from orchestrator.api.schemas.sessions import (
     AgentRecord,
     Event,
@@ -37,6 +38,7 @@ from orchestrator.errors import Forbidden, NotFound, Unauthorized, UserHasSessio
 from orchestrator.logs import note
 from orchestrator.models import Agent, Session
 from orchestrator.pool.assignment import SessionRequest, Started
+from orchestrator.reasons import because
 from orchestrator.states import SessionState
 from orchestrator.store import Store
 
@@ -73,8 +75,7 @@ _WAITING: dict[str, Any] = {
     responses={202: _WAITING},
 )
 async def start(body: StartRequest, request: Request) -> Response:
-    """Take a warm agent for a user, or have one started, or queue the session. A user's live session is returned
-    again.
+    """Take a warm agent, or have one started, or queue the session. A user's live session is returned again.
 
     With an `Idempotency-Key` header, a repeated request gets the same answer.
 
@@ -159,7 +160,7 @@ async def get_session(session: SessionDep, services: ServicesDep, caller: Caller
         reply.estimated_wait = in_words(await services.assigner.estimated_wait(session.status, reply.position))
     reply.events = [
         Event.model_validate(event | {"at": round(event["at"] - session.created_at, 3)})
-        for event in await services.store.events(session.id)
+        for event in marked(await services.store.events(session.id))
     ]
     if caller.role is Role.CLIENT:
         reply.client = None
@@ -187,19 +188,19 @@ def agent_record(agent: Agent) -> AgentRecord:
         pid=agent.pid,
         node=agent.node,
         status=agent.state,
-        cause=agent.cause or agent.reason,
         exit_code=agent.exit_code,
         signal=agent.signal,
         peak_memory=agent.peak_memory,
+        **why("cause", agent.cause or agent.reason),
     )
 
 
-#: The reason of a stop, by the caller's role. On an open api a caller without credentials is unknown.
+#: Why a session is over that was stopped, by the caller's role. On an open api a caller without credentials is unknown.
 _STOPPED = {
-    Role.CLIENT: "stopped by request of the caller",
-    Role.KEY: "stopped by request of the backend",
-    Role.ADMIN: "stopped by request of an operator",
-    Role.ANYBODY: "stopped by request",
+    Role.CLIENT: because("stopped_by_caller"),
+    Role.KEY: because("stopped_by_backend"),
+    Role.ADMIN: because("stopped_by_operator"),
+    Role.ANYBODY: because("stopped"),
 }
 
 
@@ -250,8 +251,6 @@ def describe(session: Session) -> SessionReply:
         created_at=moment(session.created_at),
         startup_time=session.startup_time,
         timings={name: round(at - session.created_at, 3) for name, at in marks.items() if at is not None},
-        reason=session.reason,
-        cause=session.cause,
         task_id=session.task_id,
         client=session.client,
         via=session.via,
@@ -259,6 +258,8 @@ def describe(session: Session) -> SessionReply:
         job_id=session.job_id,
         replacements=session.replacements,
         takeovers=session.takeovers,
+        **why("reason", session.reason),
+        **why("cause", session.cause),
     )
 
 

@@ -53,7 +53,8 @@ async def token(
     else:
         session = await visible_session(services, caller, body.session_id)
         if not session.live:
-            raise SessionOver(f"The session is over ({session.reason}); start a new one.")
+            reason = session.reason.text if session.reason else session.status
+            raise SessionOver(f"The session is over ({reason}); start a new one.")
         room, dispatch = session.room_name, None
         await services.rooms.ensure(room)
     # guard: one-identity

@@ -1,16 +1,12 @@
 """A session's flight record, told as a story in plain sentences."""
 
 import re
-import signal
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from itertools import zip_longest
 from typing import Any
 
-from orchestrator import reasons
+from orchestrator.reasons import PROCESS_ENDS, Reason, exit_of
 
-#: What the kinds of a reason (`kind: words`) mean to whoever wants to know why there was no agent.
-_KINDS = {code: row.sentence for code, row in reasons.table().reasons.items() if row.kind == "failure" and row.caller}
 _LIVE = {
     "queued": "It waits in line.",
     "starting": "It waits for an agent.",
@@ -72,16 +68,23 @@ def _tell_events(told: Telling, record: dict[str, Any]) -> None:
     agents = {agent["agentId"]: agent for agent in record.get("agents") or ()}
     events = record.get("events") or []
     waits = _Waits()
-    for event, following in zip_longest(events, events[1:]):
-        if not _retold(event, following) and (text := _sentence(event, waits, agents, record.get("reason"))):
+    for event in events:
+        if not event.get("toldNext") and (text := _sentence(event, waits, agents, _reason(record, "reason"))):
             told.at(event["at"], text)
         waits.note(event)
 
 
+def _reason(told: dict[str, Any], name: str) -> Reason | None:
+    """Return the reason that an answer holds as `name`, `{name}Code` and `{name}Params`."""
+    text = told.get(name)
+    return Reason(told.get(f"{name}Code") or "", told.get(f"{name}Params") or {}, text) if text else None
+
+
 def _sentence(
-    event: dict[str, Any], waits: "_Waits", agents: dict[str, dict[str, Any]], reason: str | None
+    event: dict[str, Any], waits: "_Waits", agents: dict[str, dict[str, Any]], reason: Reason | None
 ) -> str | None:
-    at, cause = event["at"], _words(event.get("cause", "nobody saw how"))
+    found = _reason(event, "cause")
+    at, cause = event["at"], found.words if found else "nobody saw how"
     text = _PLAIN.get(event["state"])
     match event["state"]:
         case "queued":
@@ -106,7 +109,7 @@ def _sentence(
         case "takeover" | "replacement":
             text = f"The agent was lost ({cause}){'' if waits.began else ', before the call began'}."
         case "ended" | "error" as state:
-            text = _end(state, event.get("reason") or reason) + _log_of(event) + waits.unserved(at)
+            text = _end(state, _reason(event, "reason") or reason) + _log_of(event) + waits.unserved(at)
     return text
 
 
@@ -129,8 +132,8 @@ class _Waits:
             case "takeover" | "replacement":
                 # Lost again before anybody had come: the user has waited since the first loss.
                 if self.lost is None:
-                    silent = re.match(r"no heartbeat for ([\d.]+) s", event.get("cause", ""))
-                    self.lost, self.unheard = event["at"], float(silent[1]) if silent else 0.0
+                    silent = event.get("causeCode") == "no_heartbeat"
+                    self.lost, self.unheard = event["at"], event["causeParams"]["seconds"] if silent else 0.0
             case "agent_joined":
                 self.lost = None
             case "active":
@@ -161,22 +164,14 @@ class _Waits:
         return f" There had been no agent for {at - self.lost + self.unheard:.3f} s." if self.lost is not None else ""
 
 
-def _retold(event: dict[str, Any], following: dict[str, Any] | None) -> bool:
-    """Whether the next line says it too: how an agent ended is what it was replaced for."""
-    if following is None:
-        return False
-    if event["state"] == "agent_exited":
-        lost = following["agentId"] if following["state"] in {"takeover", "replacement"} else None
-        return bool(event["agentId"] == lost)
-    # With a warm agent there, the store moves a session on in the same millisecond.
-    return bool(event["state"] == "starting" and following["state"] == "ready" and following["at"] == event["at"])
-
-
-def _end(state: str, reason: str | None) -> str:
-    kind, _, rest = (reason or "nobody said why").partition(": ")
-    if kind in _KINDS:
-        reason = _KINDS[kind] + (f" ({rest})" if rest else "")
-    return f"{'It ended' if state == 'ended' else 'It failed'}: {_words(reason or kind)}."
+def _end(state: str, reason: Reason | None) -> str:
+    if reason is None:
+        told = "nobody said why"
+    elif reason.row is None or not reason.row.sentence:
+        told = reason.words
+    else:
+        told = reason.row.sentence + (f" ({reason.facts})" if reason.facts else "")
+    return f"{'It ended' if state == 'ended' else 'It failed'}: {told}."
 
 
 def _log_of(event: dict[str, Any]) -> str:
@@ -198,35 +193,26 @@ def _agent(agent: dict[str, Any]) -> str:
         told.append(f"pid {agent['pid']}")
     if agent.get("node"):
         told.append(f"on {agent['node']}")
-    number, code, cause = agent.get("signal"), agent.get("exitCode"), agent.get("cause")
-    if number is not None:
-        how = f"killed by signal {number}"
-    elif code is not None:
-        how = f"exited with code {code}"
-    else:
-        how = cause or f"is {agent['status']}"
-    if cause and how not in cause:
-        how += f" ({cause})"
-    elif cause:
-        how = cause
-    text = f"{' '.join(told)}: {_words(how)}"
+    text = f"{' '.join(told)}: {_how(agent)}"
     if agent.get("peakMemory"):
         text += f", peak memory {agent['peakMemory'] / 2**20:.0f} MiB"
     return text
 
 
+def _how(agent: dict[str, Any]) -> str:
+    """Return how an agent's process ended, and why where that is something else."""
+    number, code, cause = agent.get("signal"), agent.get("exitCode"), _reason(agent, "cause")
+    if number is None and code is None:
+        return cause.words if cause else f"is {agent['status']}"
+    ended = exit_of(code, number).facts
+    if cause is None:
+        return ended
+    # The text of a record without a code is all that is known.
+    if not cause.code or {cause.code, cause.params.get("cause")} & PROCESS_ENDS:
+        return cause.words
+    return f"{ended} ({cause.words})"
+
+
 def _short(agent_id: str) -> str:
     """Return an id that can be told from others and read in a sentence."""
     return re.sub(r"(?<=_[0-9a-f]{8})[0-9a-f]{24}$", "…", agent_id)
-
-
-def _words(text: str) -> str:
-    """Return a cause with its signal's name."""
-
-    def named(found: re.Match[str]) -> str:
-        try:
-            return f"{found[0]} ({signal.Signals(int(found[1])).name})"
-        except ValueError:
-            return found[0]
-
-    return re.sub(r"signal (\d+)", named, text)

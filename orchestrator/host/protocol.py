@@ -17,6 +17,8 @@ its connections and listens again when it has done so, with the same pid and the
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from orchestrator.reasons import Reason, exit_of
+
 #: Longest line either side accepts, in bytes.
 MAX_LINE = 1 << 20
 
@@ -46,13 +48,9 @@ class Death:
     killed: bool = False  #: it had to be killed
 
     @property
-    def cause(self) -> str:
-        """The death in words, from a closed set."""
-        if self.signal is not None:
-            return f"killed by signal {self.signal}"
-        if self.exit_code is None:
-            return "process gone, exit code unknown"
-        return f"exited with code {self.exit_code}"
+    def reason(self) -> Reason:
+        """How the process ended, as its parent saw it."""
+        return exit_of(self.exit_code, self.signal)
 
 
 def encode(record: Process | Death) -> dict[str, Any]:

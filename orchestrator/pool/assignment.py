@@ -21,10 +21,10 @@ from orchestrator.errors import (
     TooManySessions,
 )
 from orchestrator.models import new_id
+from orchestrator.reasons import because
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
 from orchestrator.store import Assignment, DispatchRef, Store
-from orchestrator.store.constants import FOUND_DEAD
 
 #: Returns whether the process (node, pid, start ticks) may be alive; False only if it is certainly dead.
 MayLive = Callable[[str, int, int], bool]
@@ -209,7 +209,7 @@ class Assigner:
         if self._may_live(result.node, result.pid, result.start_ticks):
             return Started(result.session_id, SessionState.READY, True, refill=result.refill)
         # It was killed a moment ago, and its death has not been recorded yet.
-        await self._store.record_exit(result.agent_id, FOUND_DEAD)
+        await self._store.record_exit(result.agent_id, because("found_dead"))
         await pass_over_the_dead(self._store, result.session_id, self._may_live)
         return await self._current(result.session_id)
 
@@ -237,4 +237,4 @@ async def pass_over_the_dead(store: Store, session_id: str, may_live: MayLive) -
         agent = await store.agent(session.agent_id)
         if agent is None or may_live(agent.node or "", agent.pid or 0, agent.start_ticks or 0):
             return
-        await store.record_exit(agent.id, FOUND_DEAD)
+        await store.record_exit(agent.id, because("found_dead"))

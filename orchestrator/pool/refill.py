@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.models import new_id
+from orchestrator.reasons import because
 from orchestrator.states import SessionState
 from orchestrator.store import Store
 
@@ -91,7 +92,7 @@ async def end_stale(store: Store, suspects: set[str]) -> tuple[list[str], set[st
         elif session is None:
             await store.forget_session(session_id)
         else:
-            await store.end_session(session_id, SessionState.ERROR, "agent_lost: its record is gone")
+            await store.end_session(session_id, SessionState.ERROR, because("record_lost"))
             ended.append(session_id)
     await store.trim()
     return ended, next_suspects

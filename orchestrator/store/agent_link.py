@@ -8,13 +8,12 @@ from redis.exceptions import RedisError
 
 from orchestrator.config.redis_url import Address
 from orchestrator.errors import NotTheAgent
+from orchestrator.reasons import Reason
 from orchestrator.store import keys
 from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking
 from orchestrator.store.loader import Scripts
 from orchestrator.store.refusals import translate
 
-#: Longest text of a cause that is kept, in characters: an exception's may be of any size, and is kept several times.
-CAUSE = 1000
 #: Turns of a conversation that are kept for a takeover.
 TURNS = 50
 
@@ -98,21 +97,21 @@ class AgentLink:
         told = json.dumps(session) if session else ""
         return str(await self._scripts.call("agent_register", args=[self.agent_id, pid, node, told, *ancestors]))
 
-    async def failed(self, cause: str) -> None:
+    async def failed(self, cause: Reason) -> None:
         """Say that this agent can serve its session no more: another one is to take over."""
-        await self._scripts.call("agent_failed", args=[self.agent_id, cause[:CAUSE]])
+        await self._scripts.call("agent_failed", args=[self.agent_id, cause.record()])
 
-    async def stopped(self, reason: str) -> None:
+    async def stopped(self, reason: Reason) -> None:
         """Say that this agent's process must go: another node's agent goes on with its call, or it is over."""
-        await self._scripts.call("agent_stopped", args=[self.agent_id, reason[:CAUSE]])
+        await self._scripts.call("agent_stopped", args=[self.agent_id, reason.record()])
 
-    async def ended(self, session_id: str, status: str, reason: str) -> None:
+    async def ended(self, session_id: str, status: str, reason: Reason) -> None:
         """Say that this agent's session is over (`ended` or `error`) and why. Idempotent."""
-        await self._scripts.call("agent_ended", args=[session_id, status, reason[:CAUSE], self.agent_id])
+        await self._scripts.call("agent_ended", args=[session_id, status, reason.record(), self.agent_id])
 
-    async def leave(self, reason: str) -> None:
+    async def leave(self, reason: Reason) -> None:
         """Say that this agent, still warm, is about to go: nobody is to be given it."""
-        await self._scripts.call("agent_leave", args=[self.agent_id, reason[:CAUSE]])
+        await self._scripts.call("agent_leave", args=[self.agent_id, reason.record()])
 
     async def close(self) -> None:
         """Close both connections."""

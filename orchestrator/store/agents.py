@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from orchestrator.models import Agent
+from orchestrator.reasons import Reason
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
 from orchestrator.store.records import Exit
 
-#: Longest text of a cause that is kept, in characters.
-CAUSE = 1000
 #: Most bytes of one agent's log that are kept: lines may be long.
 LOG_BYTES = 262_144
 
@@ -41,7 +40,7 @@ class Agents(Base):
 
     @translated
     async def wait_boot(self, agent_id: str, seconds: float) -> str | None:
-        """Wait until a boot is decided: `ready`, the cause of its failure, or None at the deadline."""
+        """Wait until a boot is decided: `ready`, anything else when it failed, or None at the deadline."""
         now, decided = asyncio.get_running_loop().time, keys.agent_boot(agent_id)
         deadline = now() + seconds
         while (left := deadline - now()) > 0:
@@ -55,19 +54,19 @@ class Agents(Base):
     async def record_exit(
         self,
         agent_id: str,
-        cause: str,
+        reason: Reason,
         exit_code: int | None = None,
         signal: int | None = None,
         peak_memory_kib: int | None = None,
     ) -> Exit:
         """Record that an agent's process is gone; its session is given another agent or ended. Idempotent."""
         seen = ("" if value is None else value for value in (exit_code, signal, peak_memory_kib))
-        session_id, outcome, before = await self._scripts.call("record_exit", args=[agent_id, cause[:CAUSE], *seen])
+        session_id, outcome, before = await self._scripts.call("record_exit", args=[agent_id, reason.record(), *seen])
         return Exit(session_id or None, outcome, before)
 
-    async def retire_unfit(self, agent_id: str, reason: str) -> str:
+    async def retire_unfit(self, agent_id: str, reason: Reason) -> str:
         """Take one agent out of service; returns its state before, '' when it is already leaving or gone."""
-        return str(await self._scripts.call("retire_unfit", args=[agent_id, reason[:CAUSE]]))
+        return str(await self._scripts.call("retire_unfit", args=[agent_id, reason.record()]))
 
     @translated
     async def agent(self, agent_id: str) -> Agent | None:

@@ -1,7 +1,5 @@
 """Constants that the Lua scripts and Python share: the scripts get them from here (see generated.py)."""
 
-#: How an agent ended that was dead before it was handed out. That is no fault of its session.
-FOUND_DEAD = "found dead at assignment"
 #: Seconds between two beats of a node, and how long its record lasts after one.
 NODE_BEAT_SECONDS = 1.0
 NODE_TTL_SECONDS = 10

@@ -1,8 +1,10 @@
 """The parts of the Lua scripts that are generated from Python, so that no table and no constant is written twice."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from orchestrator import reasons
 from orchestrator.config.calls import CallSettings
 from orchestrator.states import AGENT_ROWS, BUSY_AGENT_STATES, LIVE_SESSION_STATES, SESSION_ROWS, Deadline, Row
 from orchestrator.store import constants, histograms
@@ -65,6 +67,17 @@ def _rows(function: str, rows: Mapping[Any, Row]) -> str:
     return f"local function {function}(state)\n{''.join(cases)}end\n"
 
 
+def _codes(wanted: Callable[[reasons.Row], bool]) -> list[str]:
+    return [code for code, row in reasons.table().reasons.items() if wanted(row)]
+
+
+def _reason(row: reasons.Row) -> str:
+    """Return a reason as a constant: whole where its text names no parameter (see lib/reasons.lua)."""
+    text = ": ".join(filter(None, (row.text_prefix, row.text))) or row.code
+    value: Value = {"code": row.code, "text": text, "params": {}}
+    return _local(**{row.code.upper(): value})
+
+
 #: What scripts and libraries may include beside the files in lua/lib.
 GENERATED: dict[str, Callable[[], str]] = {
     "session_rows": lambda: _rows("session_row", SESSION_ROWS),
@@ -75,7 +88,9 @@ GENERATED: dict[str, Callable[[], str]] = {
     "histogram_bounds": lambda: _local(HISTOGRAM_BOUNDS=histograms.BOUNDS),
     "recent_samples": lambda: _local(RECENT_SAMPLES=histograms.RECENT),
     "policy_defaults": lambda: _local(POLICY_DEFAULTS=CallSettings.model_construct().policy | {"alert_webhooks": 0}),
-    "found_dead": lambda: _local(FOUND_DEAD=constants.FOUND_DEAD),
+    "failure_codes": lambda: _local(FAILURE_CODES=_members(_codes(lambda row: row.kind == "failure"))),
+    "boot_codes": lambda: _local(BOOT_CODES=_members(_codes(lambda row: row.booting))),
     "late_node": lambda: _local(LATE_NODE_MS=constants.LATE_NODE_MS),
     "wake_seconds": lambda: _local(WAKE_SECONDS=constants.WAKE_SECONDS),
+    **{f"reason_{code}": partial(_reason, row) for code, row in reasons.table().reasons.items()},
 }

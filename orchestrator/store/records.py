@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from orchestrator.reasons import Reason
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -74,7 +76,7 @@ class Breaker:
 
     state: str
     failures: int = 0
-    cause: str | None = None
+    cause: Reason | None = None
     retry_seconds: float = 0.0  #: until the next attempt
     agent: str | None = None  #: whose boot failed last
 
@@ -87,7 +89,7 @@ class Breaker:
         state = "closed"
         if "openedAt" in fields:
             state = "open" if left > 0 and not booting else "half-open"
-        return cls(state, int(fields["failures"]), fields.get("cause"), max(0.0, left), fields.get("agent"))
+        return cls(state, int(fields["failures"]), _last_boot(fields), max(0.0, left), fields.get("agent"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,3 +217,11 @@ def _object(text: str | None) -> dict[str, str]:
         if isinstance(value, dict):
             return {str(name): str(each) for name, each in value.items()}
     return {}
+
+
+def _last_boot(fields: Mapping[str, str]) -> Reason | None:
+    """Return why the boot before the breaker's pause failed. During a deploy the release before writes no code."""
+    cause = Reason.recorded_as(fields, "cause")
+    if cause is not None and cause.params.get("agentId") != fields.get("agent"):
+        return Reason("", {}, cause.recorded)
+    return cause

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator import reasons
 from orchestrator.models import Session
+from orchestrator.reasons import Reason
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
@@ -166,10 +168,10 @@ class Sessions(Base):
         rank = unbound if queued is None else queued
         return None if rank is None else int(rank) + 1
 
-    async def end_session(self, session_id: str, status: str, reason: str) -> Ended | None:
+    async def end_session(self, session_id: str, status: str, reason: Reason) -> Ended | None:
         """End a session (`ended` or `error`): its agent is told to leave, its room is deleted by the next node that
         looks. Idempotent; None when unknown."""
-        reply = await self._scripts.call("end_session", args=[session_id, status, reason])
+        reply = await self._scripts.call("end_session", args=[session_id, status, reason.record()])
         if not reply:
             return None
         first, status = reply
@@ -226,7 +228,7 @@ class Sessions(Base):
         rows = await self._redis.xrange(keys.events(session_id), min=f"({after}")
         return [
             {"id": entry, "at": int(entry.partition("-")[0]) / 1000}
-            | {name: int(value) if name == "position" else value for name, value in fields.items() if value}
+            | {name: _read(name, value) for name, value in fields.items() if value}
             for entry, fields in rows
         ]
 
@@ -266,3 +268,10 @@ class Sessions(Base):
             pipe.zrange(keys.SESSION_QUEUED, 0, -1)
             bound, queued = await pipe.execute()
         return set(bound) | set(queued)
+
+
+def _read(name: str, value: str) -> Any:
+    """Return a field of an event as the API shows it."""
+    if name == "position":
+        return int(value)
+    return reasons.params(value) if name in {"reasonParams", "causeParams"} else value

@@ -3,9 +3,10 @@
 import { get } from "./api.js";
 import { badge } from "./badge.js";
 import { attribute, el, text } from "./dom.js";
-import { ending, facts, processWords } from "./facts.js";
+import { facts, processWords } from "./facts.js";
 import { bytes, short } from "./format.js";
 import { logs } from "./logs.js";
+import { endWords } from "./words.js";
 
 export function agentPanel(model, id, close) {
   const state = badge("agent");
@@ -39,7 +40,7 @@ export function agentPanel(model, id, close) {
     state.set(now.status);
     const over = !living && record.status === "exited";
     why.hidden = !over;
-    text(why, over ? ending(record) || "It is gone, and its record with it." : "");
+    text(why, over ? endWords(record) || "It is gone, and its record with it." : "");
     attribute(why, "data-level", record?.exitCode === 0 ? "fine" : "bad");
     known.draw([
       ["Agent", id],

@@ -20,6 +20,10 @@ export class Refused extends Error {
   get locked() {
     return this.status === 401 || this.status === 403;
   }
+  /** Whether a stream is not to be asked for again (sse.js). */
+  get final() {
+    return this.locked;
+  }
 }
 
 /** Send a request; returns the response, or throws `Refused` in the words of the api. */

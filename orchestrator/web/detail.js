@@ -6,12 +6,12 @@ import { act, ask, say } from "./ask.js";
 import { get, post } from "./api.js";
 import { badge } from "./badge.js";
 import { attribute, byId, el, rows, text } from "./dom.js";
-import { ending, facts, processWords } from "./facts.js";
+import { facts, processWords } from "./facts.js";
 import { bytes, duration, full, measured, short } from "./format.js";
 import { logs } from "./logs.js";
 import { LIVE } from "./model.js";
 import { timeline } from "./timeline.js";
-import { causeWords, reasonWords } from "./words.js";
+import { causeWords, endWords, reasonWords } from "./words.js";
 
 export function detail(model) {
   const panel = byId("detail");
@@ -120,9 +120,9 @@ function session(model, id, close, open) {
     text(title, brief.userId);
     state.set(brief.status);
     stop.hidden = !LIVE.has(brief.status);
-    const reason = brief.reason ?? record?.reason;
-    why.hidden = !reason;
-    text(why, reason ? `${brief.status === "error" ? "Failed" : "Ended"}: ${reasonWords(reason)}` : "");
+    const over = brief.reason ? brief : record?.reason ? record : null;
+    why.hidden = !over;
+    text(why, over ? `${brief.status === "error" ? "Failed" : "Ended"}: ${reasonWords(over)}` : "");
     attribute(why, "data-level", brief.status === "error" ? "bad" : "fine");
     known.draw(factsOf(model, record ?? brief, brief));
     if (!record) return;
@@ -177,7 +177,7 @@ function factsOf(model, record, brief) {
     ["Agent after", measured(brief.startupTime), brief.prewarmed ? "it was warm" : ""],
     ["In room after", measured(timings.agentJoined)],
     ["Heard after", measured(timings.firstAudio)],
-    ["Takeovers", String(brief.takeovers ?? 0), brief.cause && brief.takeovers ? causeWords(brief.cause) : ""],
+    ["Takeovers", String(brief.takeovers ?? 0), brief.cause && brief.takeovers ? causeWords(brief) : ""],
     record.position && ["Place", `${record.position}`, record.estimatedWait ? `about ${record.estimatedWait}` : ""],
     ["Memory", bytes(model.agents.get(agent)?.memory)],
     ["Process", brief.agentPid ? `${brief.agentPid}` : "–", brief.node ? `on ${brief.node}` : ""],
@@ -197,7 +197,7 @@ function agentRow(model) {
       const living = model.agents.get(agent.agentId);
       state.set(living?.status ?? agent.status);
       text(name, short(agent.agentId));
-      text(how, [processWords(agent), !living && ending(agent), agent.peakMemory && `at most ${bytes(agent.peakMemory)} of memory`].filter(Boolean).join("; "));
+      text(how, [processWords(agent), !living && endWords(agent), agent.peakMemory && `at most ${bytes(agent.peakMemory)} of memory`].filter(Boolean).join("; "));
     },
   };
 }

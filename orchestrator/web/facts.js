@@ -1,7 +1,6 @@
-// What is known of a session or an agent, as a list of names and values; and how an agent's process ended.
+// What is known of a session or an agent, as a list of names and values.
 
 import { attribute, el, rows, text } from "./dom.js";
-import { causeWords } from "./words.js";
 
 /** A list of facts; `draw` takes [name, value, note] of each. */
 export function facts() {
@@ -22,13 +21,6 @@ function fact() {
       text(note, more ?? "");
     },
   };
-}
-
-/** How an agent's process ended, in words. */
-export function ending({ cause, signal, exitCode }) {
-  const seen = signal ? `killed by signal ${signal}` : exitCode === undefined ? "" : `exited with code ${exitCode}`;
-  if (!cause || !seen) return causeWords(cause || seen);
-  return causeWords(cause.includes(seen) ? cause : `${cause} (${seen})`);
 }
 
 /** Where a process runs or ran. */

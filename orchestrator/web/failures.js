@@ -23,16 +23,18 @@ export function failures(model, open) {
   };
 }
 
-function row({ at, kind, sessionId, agentId, cause }, model, open) {
+function row(failure, model, open) {
+  const { at, kind, sessionId, agentId } = failure;
   const when = el("time", { datetime: at, title: full(Date.parse(at)) });
   const who = sessionId
     ? el("button", { type: "button", class: "row-open", on: { click: () => open(sessionId) } })
     : el("button", { type: "button", class: "row-open", on: { click: () => open(agentId, "agent") } }, `Log of ${short(agentId)}`);
-  const words = kind === "session" ? reasonWords(cause) : causeWords(cause);
+  const words = el("p");
   return {
-    node: el("li", { "data-kind": kind }, el("p", { class: "failure-head" }, when, el("strong", {}, KINDS[kind] ?? kind), who), el("p", {}, words)),
+    node: el("li", { "data-kind": kind }, el("p", { class: "failure-head" }, when, el("strong", {}, KINDS[kind] ?? kind), who), words),
     update() {
       text(when, clock(Date.parse(at)));
+      text(words, kind === "session" ? reasonWords(failure, "cause") : causeWords(failure));
       if (sessionId) text(who, model.sessions.get(sessionId)?.userId ?? short(sessionId));
     },
   };

@@ -13,6 +13,7 @@ import { pool } from "./pool.js";
 import { sessions } from "./sessions.js";
 import { follow } from "./stream.js";
 import { strip } from "./strip.js";
+import { readWords } from "./words.js";
 
 const model = new Model();
 /** Messages come every two seconds; a connection that is silent for longer than this is dead. */
@@ -63,6 +64,8 @@ function open() {
   byId("page").hidden = false;
   views ??= build();
   link.connecting();
+  // Without them the reasons' texts are shown.
+  readWords().then(draw, () => {});
   stream = follow(
     "api/status/events",
     {

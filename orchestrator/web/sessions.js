@@ -124,7 +124,7 @@ function row({ session: { sessionId } }, model, open) {
     update({ session, selected }) {
       state.set(session.status);
       text(user, session.userId);
-      text(why, session.reason ? reasonWords(session.reason) : "");
+      text(why, session.reason ? reasonWords(session) : "");
       text(cells.age, duration(model.age(session)));
       text(cells.agent, session.agentId ? `${short(session.agentId)}${session.agentPid ? ` · ${session.agentPid}` : ""}` : "–");
       text(cells.node, session.node || "–");

@@ -17,7 +17,7 @@ export function timeline(model, open) {
   return {
     nodes: [picture, list],
     draw(record, brief) {
-      const events = (record.events ?? []).filter((event, index, all) => !retold(event, all[index + 1]));
+      const events = (record.events ?? []).filter((event) => !event.toldNext);
       const end = LIVE.has(brief.status) ? model.age(brief) : Math.max(brief.timings.ended ?? 0, events.at(-1)?.at ?? 0);
       attribute(picture, "aria-label", `${duration(end)} in all; the list below tells what happened`);
       picture.replaceChildren(...paint(events, Math.max(end, 0.001)));
@@ -26,13 +26,6 @@ export function timeline(model, open) {
       update(events.map((event, index) => ({ event, index, agents, begun })), ({ index, event }) => `${index} ${event.state}`);
     },
   };
-}
-
-/** Whether the next line says it too: how an agent ended is what it was replaced for, and a warm one is there at once. */
-function retold(event, next) {
-  if (!next || next.at !== event.at) return false;
-  if (event.state === "agent_exited") return ["takeover", "replacement"].includes(next.state) && next.agentId === event.agentId;
-  return event.state === "starting" && next.state === "ready";
 }
 
 function paint(events, end) {

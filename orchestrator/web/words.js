@@ -1,42 +1,69 @@
-// What happened, in plain sentences.
+// What happened, in plain sentences. The words for a reason's code are the api's: GET /api/reasons (orchestrator/reasons.toml).
 
+import { get } from "./api.js";
 import { measured, short } from "./format.js";
 
-const KINDS = {
-  boot_error: "the agent that was started for it did not boot",
-  boot_timeout: "no agent was warm in time",
-  unclaimed: "no node took on the start of an agent",
-  queue_timeout: "it waited in line too long",
-  join_timeout: "its agent did not come into the room",
-  join_failed: "its agent could not join the room",
-  room_lost: "its agent lost the room",
-  agent_lost: "its agent was lost",
-  agent_error: "its agent's own code failed",
-  join_refused: "LiveKit refused its agent, as it would any",
-  job_lost: "LiveKit asked for it, and then did not give us the job",
-  pipeline_failed: "its agent could not hear, think or speak any more",
-  node_draining: "the node was stopping",
-  spawn_not_queued: "the start of an agent could not be queued",
-};
+let table = { reasons: {}, signals: {} };
 
-const SIGNALS = { 6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM" };
-
-/** A reason, whose kind stands in front (`kind: words`), for people. */
-export function reasonWords(reason) {
-  const [, kind, rest] = /^(\w+)(?:: (.*))?$/s.exec(reason) ?? [];
-  return causeWords(KINDS[kind] ? KINDS[kind] + (rest ? ` (${rest})` : "") : reason);
+/** Read the table; until it is there, and for a code that it lacks, a reason is its text. */
+export async function readWords() {
+  table = await get("api/reasons");
 }
 
-/** A cause with the name of its signal. */
-export function causeWords(cause) {
-  return String(cause).replace(/signal (\d+)/, (all, number) => (SIGNALS[number] ? `${all}, ${SIGNALS[number]}` : all));
+const known = (code) => (code && Object.hasOwn(table.reasons, code) ? table.reasons[code] : null);
+
+/** A template of the table with its parameters; a signal has its name too. */
+function filled(template, params) {
+  return template.replace(/\{(\w+)\}/g, (_, name) => {
+    if (name === "cause") return filled(known(params.cause)?.text ?? "", params);
+    const value = params[name] ?? "?";
+    return name === "signal" && table.signals[value] ? `${value} (${table.signals[value]})` : String(value);
+  });
+}
+
+/** What is known beside a code: killed by signal 9 (SIGKILL). */
+function facts(row, params) {
+  const attempts = params.attempts ? ` (after ${params.attempts} attempts)` : "";
+  return [filled(row.text ?? "", params), params.detail].filter(Boolean).join(": ") + attempts;
+}
+
+/** The reason that an answer has as `name`, `${name}Code` and `${name}Params`. */
+const reasonOf = (answer, name) => ({
+  text: answer[name] ?? "",
+  row: known(answer[`${name}Code`]),
+  params: answer[`${name}Params`] ?? {},
+});
+
+/** Why a session is over. */
+export function reasonWords(answer, name = "reason") {
+  const { text, row, params } = reasonOf(answer, name);
+  if (!row?.operator) return causeWords(answer, name);
+  const more = facts(row, params);
+  return more ? `${row.operator} (${more})` : row.operator || text;
+}
+
+/** Why an agent ended, or was replaced. */
+export function causeWords(answer, name = "cause") {
+  const { text, row, params } = reasonOf(answer, name);
+  return row ? [row.prefix, facts(row, params)].filter(Boolean).join(": ") || text : text;
+}
+
+/** How the process of an agent ended, and why where that is something else. */
+export function endWords(agent) {
+  const { signal, exitCode, cause, causeCode, causeParams } = agent;
+  const code = signal ? "killed" : exitCode === undefined ? "" : exitCode ? "crashed" : "finished";
+  const ended = code && known(code) ? facts(known(code), { signal, exitCode }) : "";
+  if (!ended || !cause) return causeWords(agent) || ended;
+  // The text of a record without a code is all that is known; a boot that failed has the end of its process within.
+  const told = !causeCode || [causeCode, causeParams?.cause].includes(code) || causeCode === "process_gone";
+  return told ? causeWords(agent) : `${ended} (${causeWords(agent)})`;
 }
 
 /** An event of a session's history as a sentence. */
 export function eventWords(event, agents) {
   const agent = agents.get(event.agentId);
   const who = event.agentId ? `${short(event.agentId)}${agent?.pid ? ` (pid ${agent.pid} on ${agent.node})` : ""}` : "an agent";
-  const cause = event.cause ? `: ${causeWords(event.cause)}` : "";
+  const cause = event.cause ? `: ${causeWords(event)}` : "";
   switch (event.state) {
     case "queued":
       return `All places were taken: in line${event.position ? `, number ${event.position}` : ""}`;
@@ -73,9 +100,9 @@ export function eventWords(event, agents) {
     case "registered":
       return "Redis had lost this session; its agent registered it again";
     case "ended":
-      return `Ended: ${reasonWords(event.reason ?? "nobody said why")}`;
+      return `Ended: ${reasonWords(event) || "nobody said why"}`;
     case "error":
-      return `Failed: ${reasonWords(event.reason ?? "nobody said why")}`;
+      return `Failed: ${reasonWords(event) || "nobody said why"}`;
     default:
       return event.state.replaceAll("_", " ");
   }

@@ -9,6 +9,7 @@ import logging
 from orchestrator import faults
 from orchestrator.errors import BootElsewhere, GivenUp, OrchestratorError, SpawnFailed
 from orchestrator.host.protocol import Process
+from orchestrator.reasons import Reason, because
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
 from orchestrator.store import Store
@@ -49,14 +50,15 @@ class Boots:
         patience = self._settings.boot_timeout_seconds + 5
         outcome = await self._store.wait_boot(agent_id, patience)
         if outcome != "ready":
-            raise SpawnFailed(outcome or f"boot_timeout: not warm after {patience:g} s")
+            agent = await self._store.agent(agent_id)
+            raise SpawnFailed(reason=(agent and agent.cause) or because("boot_timeout", seconds=patience))
 
     async def _spawn(self, agent_id: str) -> None:
         try:
             process = await (await self._link.host()).spawn(agent_id)
         except OrchestratorError as failure:
-            kind = "boot_error" if isinstance(failure, SpawnFailed) else "not spawned"
-            await self._store.record_exit(agent_id, f"{kind}: {failure.detail}")
+            code = "boot_error" if isinstance(failure, SpawnFailed) else "not_spawned"
+            await self._store.record_exit(agent_id, because(code, detail=failure.detail))
             raise
         faults.hit("worker.after_spawn")
         self._logs.follow(agent_id)
@@ -79,7 +81,7 @@ class Boots:
         if announce and (answer := await self._store.announce_replacement(session_id, agent_id)) != "announced":
             if answer == "open":
                 breaker = await self._store.breaker()
-                await self.fail_session(session_id, breaker.cause or "boot_error: agents do not boot")
+                await self.fail_session(session_id, breaker.cause or because("boot_error", detail="agents do not boot"))
             return False
         try:
             await self.boot(agent_id, anywhere=anywhere)
@@ -87,9 +89,15 @@ class Boots:
             return False  # giving it up has asked for a refill, which makes up for it
         return True
 
-    async def fail_session(self, session_id: str, reason: str) -> None:
+    async def fail_session(self, session_id: str, reason: Reason) -> None:
         """End a session that still waits, as an error."""
         session = await self._store.session(session_id)
         if session is not None and session.status is SessionState.STARTING:
             await self._store.end_session(session_id, SessionState.ERROR, reason)
-            log.error("session failed", extra={"session_id": session_id, "reason": reason})
+            log.error("session failed", extra={"session_id": session_id, "reason": reason.text})
+
+
+def given_up_after(attempts: int, failure: OrchestratorError) -> Reason:
+    """Return the reason of a session for which no agent was booted in so many attempts."""
+    found = failure.reason if isinstance(failure, SpawnFailed) else None
+    return (found or because("not_spawned", detail=failure.detail)).of(attempts=attempts)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from orchestrator.models import Agent
 from orchestrator.pool.assignment import MayLive
+from orchestrator.reasons import Reason
 from orchestrator.settings import Settings
 from orchestrator.states import AgentState
 from orchestrator.store import Store
@@ -50,8 +51,8 @@ class Checks:
         await self._pool.refill()
         return unfit
 
-    async def _end(self, agent: Agent, fault: str) -> None:
-        log.warning("unfit agent", extra={"agent_id": agent.id, "fault": fault})
+    async def _end(self, agent: Agent, fault: Reason) -> None:
+        log.warning("unfit agent", extra={"agent_id": agent.id, "fault": fault.text})
         await self._store.retire_unfit(agent.id, fault)
         if await self._stops.here(agent.id) or not agent.pid:
             return
@@ -62,7 +63,7 @@ class Checks:
 def _record(finding: Finding, now: int) -> dict[str, str | int | float]:
     return {
         "last_check": now,
-        "status": finding.fault or "ok",
+        "status": finding.fault.text if finding.fault else "ok",
         "memory_bytes": finding.memory,
         "cpu_seconds": round(finding.cpu_seconds, 2),
         "threads": finding.threads,

@@ -11,6 +11,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.host.protocol import Death
 from orchestrator.models import Agent
 from orchestrator.pool.assignment import MayLive, pass_over_the_dead
+from orchestrator.reasons import Reason
 from orchestrator.states import AgentState
 from orchestrator.store import Exit, Store
 from orchestrator.worker.host_link import HostLink
@@ -45,22 +46,22 @@ class Deaths:
         else:
             cause, result = await self._died(death, agent)
         log.info(
-            "agent exited", extra={"agent_id": death.agent_id, "cause": cause, "session": result.outcome or "none"}
+            "agent exited", extra={"agent_id": death.agent_id, "cause": cause.text, "session": result.outcome or "none"}
         )
         faults.hit("watch.before_ack")
         if self._link.client:
             await self._link.client.acknowledge(death.agent_id)
 
-    async def _failed_boot(self, death: Death) -> tuple[str, Exit]:
+    async def _failed_boot(self, death: Death) -> tuple[Reason, Exit]:
         # Its last line is the reason that a waiting session is given.
         await self._ship_last_lines(death)
         last = self._logs.last_line(death.agent_id)
-        reason = f"boot_error: {death.cause}" + (f": {last}" if last else "")
-        return death.cause, await self._store.record_exit(death.agent_id, reason, *_seen(death))
+        reason = death.reason.within("boot_error").of(**({"detail": last} if last else {}))
+        return death.reason, await self._store.record_exit(death.agent_id, reason, *_seen(death))
 
-    async def _died(self, death: Death, agent: Agent | None) -> tuple[str, Exit]:
+    async def _died(self, death: Death, agent: Agent | None) -> tuple[Reason, Exit]:
         # A user may be on the line: whatever can wait until another agent is on its way, does.
-        cause = (agent and agent.reason) or death.cause  # why it was stopped says more than the signal that did it
+        cause = (agent and agent.reason) or death.reason  # why it was stopped says more than the signal that did it
         result = await self._store.record_exit(death.agent_id, cause, *_seen(death))
         if result.outcome == "replaced" and result.session_id:
             await pass_over_the_dead(self._store, result.session_id, self._may_live)
@@ -68,7 +69,7 @@ class Deaths:
         return cause, result
 
     async def _ship_last_lines(self, death: Death) -> None:
-        await self._logs.finish(death.agent_id, f"[agent {death.cause}]")
+        await self._logs.finish(death.agent_id, f"[agent {death.reason.text}]")
 
 
 def _seen(death: Death) -> tuple[int | None, int | None, int | None]:

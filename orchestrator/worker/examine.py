@@ -10,13 +10,14 @@ import psutil
 
 from orchestrator.machine.process import ProcessId
 from orchestrator.models import Agent
+from orchestrator.reasons import Reason, because
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What one look at an agent showed. Memory in bytes; `fault` None when it is fit."""
 
-    fault: str | None
+    fault: Reason | None
     memory: int = 0
     cpu_seconds: float = 0.0
     threads: int = 0
@@ -28,9 +29,9 @@ def examine(agent: Agent, memory_limit: int) -> Finding:
         return Finding(None)
     identity = ProcessId.of(agent.pid)
     if identity is None:
-        return Finding("process gone or zombie")
+        return Finding(because("zombie"))
     if agent.start_ticks is not None and identity.start_ticks != agent.start_ticks:
-        return Finding("pid belongs to another process")
+        return Finding(because("pid_reused"))
     try:
         process = psutil.Process(agent.pid)
         finding = _measure(process)
@@ -42,11 +43,11 @@ def examine(agent: Agent, memory_limit: int) -> Finding:
                     finding.threads + more.threads,
                 )  # fmt: skip
     except psutil.NoSuchProcess:
-        return Finding("process gone or zombie")
+        return Finding(because("zombie"))
     # guard: only-deadline-ends
     if finding.memory <= memory_limit:
         return finding
-    fault = f"private memory {finding.memory >> 20} MiB over the limit of {memory_limit >> 20} MiB"
+    fault = because("memory_limit", memoryMib=finding.memory >> 20, limitMib=memory_limit >> 20)
     return replace(finding, fault=fault)
 
 

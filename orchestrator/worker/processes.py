@@ -10,6 +10,7 @@ from orchestrator.clock import Clock
 from orchestrator.host.client import HostClient
 from orchestrator.host.protocol import Process
 from orchestrator.models import Agent
+from orchestrator.reasons import because
 from orchestrator.settings import Settings
 from orchestrator.states import AgentState
 from orchestrator.store import Store
@@ -61,7 +62,7 @@ class Processes:
         for agent in records:
             # One that is not claimed yet has its own deadline.
             if agent.node == self._settings.node_id and agent.id not in known and (agent.spawned_at or agent.pid):
-                cause = "process gone, exit code unknown" if agent.pid else "its Celery worker died before the spawn"
+                cause = because("process_gone") if agent.pid else because("worker_died")
                 # guard: unknown-agent
                 await self._store.record_exit(agent.id, cause)
         strangers = {}

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from orchestrator.reasons import because
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.worker.host_link import HostLink
@@ -23,7 +24,7 @@ class Stops:
         if node and node != self._settings.node_id and node in await self._store.nodes():
             await asyncio.to_thread(self._queue.stop_elsewhere, agent_id, node)
         elif node != self._settings.node_id or not await self.here(agent_id):
-            await self._store.record_exit(agent_id, "process gone, exit code unknown")
+            await self._store.record_exit(agent_id, because("process_gone"))
 
     async def anywhere(self, agent_id: str) -> None:
         """Stop an agent on the node that its record names."""

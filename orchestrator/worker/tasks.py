@@ -19,6 +19,7 @@ from orchestrator.task_queue.app import make_worker_app, publishing
 from orchestrator.task_queue.consuming import wait_for_redis
 from orchestrator.task_queue.foreign_tasks import look_for_workers
 from orchestrator.worker import alerts
+from orchestrator.worker.boots import given_up_after
 from orchestrator.worker.node_thread import NodeThread
 from orchestrator.worker.task_queue import TaskQueue
 
@@ -121,7 +122,7 @@ def spawn_agent(self: Task, session_id: str) -> bool:
         raise Ignore from None
     except OrchestratorError as failure:
         if attempt >= SPAWN_RETRIES:
-            reason = f"{failure.detail} (after {attempt + 1} attempts)"
+            reason = given_up_after(attempt + 1, failure)
             node.run(lambda node: node.boots.fail_session(session_id, reason), 10)
             return False
         log.warning("spawn failed, is tried again", extra={"session_id": session_id, "cause": failure.detail})

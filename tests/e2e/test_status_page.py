@@ -16,6 +16,7 @@ from playwright.sync_api import Locator, expect
 
 from orchestrator.machine.printable import one_line
 from orchestrator.models import new_id
+from orchestrator.reasons import because
 from orchestrator.store import Store
 from tests.support.browser import PHONE, Browser
 from tests.support.node import Node
@@ -156,7 +157,7 @@ def a_session_opens_with_its_history_and_its_logs_live(node: Node, session: Star
         expect(panel.get_by_role("log")).to_contain_text("the newest line", timeout=WAIT)
         agent = node.session(started)["agentPid"]
         os.kill(agent, signal.SIGKILL)
-        expect(panel.locator(".events")).to_contain_text("killed by signal 9, SIGKILL", timeout=WAIT)
+        expect(panel.locator(".events")).to_contain_text("killed by signal 9 (SIGKILL)", timeout=WAIT)
         expect(panel.locator(".agent-list li")).to_have_count(2, timeout=WAIT)
         browser.screenshot("status-session")
         page.keyboard.press("Escape")
@@ -244,7 +245,7 @@ def what_strangers_send_is_text(node: Node, session: Starter) -> None:
             panel = page.locator("#detail")
             _print(node, started, f"hello {HOSTILE}")
             expect(panel.get_by_role("log")).to_contain_text(f"hello {HOSTILE}", timeout=WAIT)
-            aside(_fail(node, started, f"agent_error: {HOSTILE}"))
+            aside(_fail(node, started, HOSTILE))
             expect(panel.locator(".why-box")).to_contain_text(HOSTILE, timeout=WAIT)
             expect(page.locator("#failures")).to_contain_text(HOSTILE, timeout=WAIT)
             expect(panel.get_by_role("heading", name=HOSTILE)).to_be_visible()
@@ -274,7 +275,7 @@ def controls_and_directions_of_strangers_are_written_out(node: Node, _: Starter)
             expect(panel.get_by_role("heading", name=shown, exact=True)).to_be_visible()
             _print(node, started, f"hello {STRANGE}\tand \x1b[2Jmore")
             expect(panel.get_by_role("log")).to_contain_text(f"hello {shown}\\tand \\x1b[2Jmore", timeout=WAIT)
-            aside(_fail(node, started, f"agent_error: {STRANGE}"))
+            aside(_fail(node, started, STRANGE))
             expect(panel.locator(".why-box")).to_contain_text(shown, timeout=WAIT)
             expect(page.locator("#failures")).to_contain_text(shown, timeout=WAIT)
             # Whatever there is of it on the page, attributes too.
@@ -398,7 +399,7 @@ def streams_are_put_together_and_percentiles_taken(node: Node, _: Starter) -> No
         stream = ': ping\n\nevent: a\nid: 7\ndata: {"x":\ndata: 1}\n\ndata: "two\\n"\r\n\r\n'
         told = browser.page.evaluate(
             """async (stream) => {
-                 const { parser } = await import("/web/stream.js");
+                 const { parser } = await import("/web/sse.js");
                  const parse = parser();
                  return [...stream].flatMap((piece) => parse(piece));
                }""",
@@ -463,9 +464,9 @@ def _print(node: Node, session_id: str, line: str) -> None:
     aside(append())
 
 
-async def _fail(node: Node, session_id: str, reason: str) -> None:
+async def _fail(node: Node, session_id: str, detail: str) -> None:
     async with _store(node) as store:
-        await store.end_session(session_id, "error", reason)
+        await store.end_session(session_id, "error", because("agent_error", detail=detail))
 
 
 async def _fail_to_boot(node: Node, lines: list[str], session_id: str) -> str:
@@ -477,7 +478,7 @@ async def _fail_to_boot(node: Node, lines: list[str], session_id: str) -> str:
         await store.set_target(before)
         (agent_id,) = reserved
         await store.append_logs(agent_id, [*lines, "[agent exited with code 1]"], 500)
-        cause = f"boot_error: exited with code 1: {lines[-1]}"
+        cause = because("boot_error", cause="crashed", exitCode=1, detail=lines[-1], agentId=agent_id)
         await store.record_exit(agent_id, cause, 1)
         await store.end_session(session_id, "error", cause)
         await store.close_breaker()

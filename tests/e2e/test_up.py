@@ -96,6 +96,7 @@ def _its_state_is_there_again(node: Node, session_id: str) -> None:
         assert raw.get(f"agent:{min(ready)}:pid") in {str(agent["pid"]) for agent in node.agents()}
         assert raw.hgetall(f"session:{session_id}")["userId"] == "ada"
         poll(lambda: raw.llen("celery") == 0, "the task queue is empty")
+        poll(lambda: raw.zscore("deadlines", f"close|{session_id}") is None, "its room is gone with its last life")
         assert int(raw.hget("pool:stats", "total_spawned")) >= 5, "two of them in this life"
         poll(lambda: raw.keys("celery:result:*"), "Celery keeps results")
         assert {"celery:beat::schedule", "celery:beat:refill"} <= set(raw.keys("celery:beat:*"))
@@ -107,7 +108,8 @@ def _a_call_is_kept_until_it_ends(node: Node) -> None:
     assert node.process is not None
     node.process.send_signal(signal.SIGTERM)
     words = f"Draining: 1 call has up to {DRAIN_SECONDS} s. Ctrl-C again stops now."
-    poll(lambda: words in node.said(), "it drains")
+    poll(lambda: "Draining:" in node.said(), "it drains")
+    assert words in node.said()
     assert alive(call)
     assert node.session(session_id)["status"] in {"ready", "active"}
     refused = node.http.post("/api/session/start", json={"userId": "hopper"})

@@ -233,6 +233,7 @@ def secrets_stay_where_they_belong(node: Node) -> None:
     """Agents see neither the LiveKit secret nor the admin token, not even in the environment they inherit."""
     secrets = dict(node.secrets)
     secrets.pop("VALKEY_PASSWORD")  # of REDIS_URL, which an agent has
+    poll(lambda: node.counts()["pool"] == 2 == node.counts()["agents"], "only the pool is left")
     agents = node.agents()
     assert agents
     for pid in [*(agent["pid"] for agent in agents), node.program("host")]:

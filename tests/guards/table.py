@@ -260,7 +260,11 @@ GUARDS = (
     guard(
         "of reasons and causes callers read the code",
         "unit/test_caller_words.py::test_a_reason_is_told_by_its_code",
-        replace("reason-code", 'f"{kind}: {REASONS[kind]}"', "text"),
+        replace(
+            "reason-code",
+            'reasons.for_callers(Reason(code or "", params or {}, text))',
+            'Reason(code or "", params or {}, text)',
+        ),
     ),
     guard(
         "a session is told to callers in fixed words",
@@ -585,7 +589,7 @@ GUARDS = (
     guard(
         "a boot that nobody has claimed is given up",
         "chaos/test_crash_points.py::test_a_session_gets_one_agent_whoever_fails_at[api.after_assign-kill]",
-        replace("boot-unclaimed", "exit_agent(id, 'unclaimed: no Celery worker took its spawn task')", "return"),
+        replace("boot-unclaimed", "exit_agent(id, UNCLAIMED)", "return"),
     ),
     guard(
         "a boot that takes too long is given up",

@@ -11,12 +11,14 @@ from fastapi import FastAPI
 from orchestrator.api import log_stream
 from orchestrator.api.app import create
 from orchestrator.models import new_id
+from orchestrator.reasons import because
 from orchestrator.store import Store
 from tests.integration.test_status import follow
 from tests.support.api import ADMIN, is_problem, on_a_port, serve, settings, start
 from tests.support.pool import assign, change, warm
 
 TRACEBACK = ["Traceback (most recent call last):", "RuntimeError: cannot load model", "[agent exited with code 1]"]
+REASON = because("boot_error", cause="crashed", exitCode=1, detail="RuntimeError: cannot load model")
 CAUSE = "boot_error: exited with code 1: RuntimeError: cannot load model"
 
 
@@ -41,7 +43,7 @@ async def fail(store: Store, *lines: str, node: str = "n1") -> str:
     await store.claim_agent(agent_id, node)
     await store.record_spawn(agent_id, 77, 5000, "boot", node)
     await store.append_logs(agent_id, lines or TRACEBACK, 500, 7)
-    await store.record_exit(agent_id, CAUSE, 1)
+    await store.record_exit(agent_id, REASON, 1)
     return agent_id
 
 
@@ -58,6 +60,7 @@ async def test_the_traceback_of_a_boot_that_failed_is_read(http: httpx.AsyncClie
         "agentId": agent_id,
         "agent": {
             "agentId": agent_id, "pid": 77, "node": "n1", "status": "exited", "cause": CAUSE, "exitCode": 1,
+            "causeCode": REASON.code, "causeParams": {**REASON.params, "agentId": agent_id},
         },
         "logs": TRACEBACK,
     }  # fmt: skip
@@ -82,7 +85,7 @@ async def test_any_agent_can_be_read_warm_in_a_session_or_gone(
 async def test_an_agent_that_printed_nothing_still_has_its_cause(http: httpx.AsyncClient, store: Store) -> None:
     await store.set_target(1)
     (agent_id,) = await store.reserve_agents([new_id("prewarm")], "n1")
-    await store.record_exit(agent_id, "not spawned: the agent host is away")
+    await store.record_exit(agent_id, because("not_spawned", detail="the agent host is away"))
     found = (await http.get(f"/api/agents/{agent_id}/logs")).json()
     assert (found["logs"], found["agent"]["cause"]) == ([], "not spawned: the agent host is away")
 
@@ -136,7 +139,7 @@ async def test_it_is_pushed_as_it_is_written(
             _, told, place = await events.next("lines")
             assert told == {"agentId": agent_id, "lines": ["loading"], "missed": 0}
             await store.append_logs(agent_id, ["RuntimeError"], 500)
-            await store.record_exit(agent_id, CAUSE, 1)
+            await store.record_exit(agent_id, REASON, 1)
             assert (await events.next("lines", "end"))[1]["lines"] == ["RuntimeError"]
             assert (await events.next("lines", "end"))[0] == "end"
             await events.over()
@@ -202,12 +205,12 @@ async def test_a_boot_that_works_takes_it_all_back(http: httpx.AsyncClient, stor
 
 async def test_a_session_tells_whose_boots_failed(http: httpx.AsyncClient, store: Store) -> None:
     session_id = (await start(http, "ada")).json()["sessionId"]
-    await store.record_exit(session_id, CAUSE, 1)
+    await store.record_exit(session_id, REASON, 1)
     second = new_id("prewarm")
     assert await store.announce_replacement(session_id, second) == "announced"
-    other = "boot_error: exited with code 2: no key"
+    other = because("boot_error", cause="crashed", exitCode=2, detail="no key", agentId=second)
     await store.record_exit(second, other, 2)
-    await store.end_session(session_id, "error", f"{other} (after 2 attempts)")
+    await store.end_session(session_id, "error", other.of(attempts=2))
     events = (await http.get(f"/api/session/{session_id}")).json()["events"]
     told = [(event["state"], event["failedAgentId"]) for event in events if "failedAgentId" in event]
     assert told == [("boot_retried", session_id), ("error", second)]
@@ -229,7 +232,7 @@ async def test_when_the_breaker_opens_those_who_wait_are_told_whose_boot_it_was(
     for _ in range(5):
         last = new_id("prewarm")
         if await store.announce_replacement(waiting, last) == "announced":
-            await store.record_exit(last, CAUSE, 1)
+            await store.record_exit(last, REASON, 1)
     look = (await http.get(f"/api/session/{waiting}")).json()
     assert (look["status"], look["reason"]) == ("error", CAUSE)
     assert look["events"][-1]["failedAgentId"] == last

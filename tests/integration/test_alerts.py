@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import redis
 
+from orchestrator.reasons import Reason, because, words
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from tests.support.pool import assign, change, warm
@@ -86,10 +87,12 @@ async def test_an_open_breaker_is_told_at_once(told: Told, valkey_url: str) -> N
     for number in range(5):
         session = (await assign(told.store, f"user-{number}")).session_id
         await told.store.claim_agent(session, "n1")
-        await told.store.record_exit(session, "boot_error: no microphone")
+        await told.store.record_exit(session, because("boot_error", detail="no microphone"))
     alerts = await told.look()
     assert [alert["type"] for alert in alerts] == ["breaker.opened"]
-    assert alerts[0]["data"] == {"cause": "boot_error: no microphone", "failures": 5}
+    assert alerts[0]["data"] == {
+        "cause": "boot_error: no microphone", "causeCode": "boot_error", "failures": 5,
+    }  # fmt: skip
     await told.store.close_breaker()
     assert await told.kinds() == ["breaker.closed"]
 
@@ -98,7 +101,7 @@ async def test_many_errors_are_told_few_are_not(told: Told) -> None:
     async def over(status: str, count: int) -> None:
         for number in range(count):
             session = (await assign(told.store, f"{status}-{number}")).session_id
-            await told.store.end_session(session, status, "because")
+            await told.store.end_session(session, status, words("because"))
 
     await over("error", 1)
     assert await told.kinds() == [], "one session is no rate"
@@ -120,9 +123,9 @@ async def test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_a
     told: Told, valkey_url: str
 ) -> None:
     """Each call counts once, however many agents it loses; a greeting alone is no answer."""
-    refused = "pipeline_failed: the language model refuses the key (401)"
+    refused = because("pipeline_failed", detail="the language model refuses the key (401)")
 
-    async def call(user: str, *causes: str, say: str = "") -> None:
+    async def call(user: str, *causes: Reason, say: str = "") -> None:
         """Have a call that loses its agents one by one, says what is said, and ends."""
         await warm(told.store, valkey_url, len(causes) + 1)
         session = (await assign(told.store, user)).session_id
@@ -134,20 +137,23 @@ async def test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_a
         for role in say.split():
             await link.turn(session, {"role": role, "text": "…", "at": 0})
         await link.close()
-        await told.store.end_session(session, "ended", "stopped by request")
+        await told.store.end_session(session, "ended", because("stopped"))
 
     def agents(alerts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [alert for alert in alerts if alert["type"].startswith("agents.")]
 
     await call("ada", refused, refused, say="agent user")
-    await call("bob", "agent_error: ValueError: no", say="agent user")
-    await call("eve", "killed by signal 9", say="agent")
+    await call("bob", because("agent_error", detail="ValueError: no"), say="agent user")
+    await call("eve", because("killed", signal=9), say="agent")
     assert agents(await told.look()) == []
     reading = await told.store.reading()
     assert (reading.failing_calls, reading.failing_cause) == (2, "agent_error: ValueError: no")
     await call("kim", refused, say="agent user agent")
     (alert,) = agents(await told.look())
-    assert (alert["type"], alert["data"]) == ("agents.failing", {"calls": 3, "cause": refused})
+    assert (alert["type"], alert["data"]) == (
+        "agents.failing",
+        {"calls": 3, "cause": refused.text, "causeCode": refused.code},
+    )
     assert 0 < told.raw.ttl("pool:failing") <= 3600
     await call("lea", say="agent user agent")
     (alert,) = agents(await told.look())
@@ -181,19 +187,23 @@ async def test_a_takeover_is_told_when_it_begins_and_when_it_is_over(told: Told,
     await warm(told.store, valkey_url, 2)
     session = (await assign(told.store, "ada")).session_id
     first = await serve(told, valkey_url, session)
-    await told.store.record_exit(first, "killed by signal 9", None, 9)
+    await told.store.record_exit(first, because("killed", signal=9), None, 9)
     (alert,) = await told.look()
     assert alert["type"] == "takeover.started"
-    assert alert["data"] == {"sessionId": session, "agentId": first, "cause": "killed by signal 9"}
+    assert alert["data"] == {
+        "sessionId": session, "agentId": first, "cause": "killed by signal 9", "causeCode": "killed",
+    }  # fmt: skip
     second = await serve(told, valkey_url, session)
     (alert,) = await told.look()
     assert (alert["type"], alert["data"]["agentId"]) == ("takeover.finished", second)
     assert alert["data"]["lasted"] >= 0
-    await told.store.record_exit(second, "killed by signal 9", None, 9)
-    await told.store.end_session(session, "ended", "stopped by request")
+    await told.store.record_exit(second, because("killed", signal=9), None, 9)
+    await told.store.end_session(session, "ended", because("stopped"))
     alerts = {alert["type"]: alert["data"] for alert in await told.look()}
     assert alerts.keys() == {"takeover.started", "takeover.failed"}
-    assert alerts["takeover.failed"] == {"sessionId": session, "reason": "stopped by request"}
+    assert alerts["takeover.failed"] == {
+        "sessionId": session, "reason": "stopped by request", "reasonCode": "stopped",
+    }  # fmt: skip
 
 
 async def serve(told: Told, url: str, session: str) -> str:
@@ -210,7 +220,7 @@ async def test_what_nobody_has_queued_is_taken_again(told: Told, valkey_url: str
     """The node that took it died before it had queued the delivery."""
     await warm(told.store, valkey_url, 2)
     session = (await assign(told.store, "ada")).session_id
-    await told.store.record_exit(await serve(told, valkey_url, session), "killed by signal 9", None, 9)
+    await told.store.record_exit(await serve(told, valkey_url, session), because("killed", signal=9), None, 9)
     (first,) = [action for action in await told.store.process_deadlines() if action.what == "alert"]
     assert not [action for action in await told.store.process_deadlines() if action.what == "alert"], "it is taken"
     told.raw.zincrby("deadlines", -40_000, f"alert|{first.id}")
@@ -222,6 +232,6 @@ async def test_nothing_is_told_where_nobody_listens(told: Told, valkey_url: str)
     await change(told.store, alert_webhooks=0)
     await warm(told.store, valkey_url, 2)
     session = (await assign(told.store, "ada")).session_id
-    await told.store.record_exit(await serve(told, valkey_url, session), "killed by signal 9", None, 9)
+    await told.store.record_exit(await serve(told, valkey_url, session), because("killed", signal=9), None, 9)
     assert not told.raw.keys("alert:*")
     assert not [member for member in told.raw.zrange("deadlines", 0, -1) if member.startswith("alert|")]

@@ -15,6 +15,7 @@ import redis
 
 from orchestrator.api.app import create
 from orchestrator.models import new_id
+from orchestrator.reasons import because, words
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from tests.support.api import ADMIN, is_problem, serve, settings, start
@@ -254,14 +255,19 @@ async def test_an_empty_redis_is_not_set_up(raw: redis.Redis, valkey_url: str) -
         assert (await http.get("/api/health")).status_code == 200
 
 
-CLOSED = {"success": True, "state": "closed", "failures": 0, "cause": None, "agentId": None, "retryIn": 0}
+CLOSED = {
+    "success": True, "state": "closed", "failures": 0, "cause": None, "causeCode": None, "causeParams": None,
+    "agentId": None, "retryIn": 0,
+}  # fmt: skip
 
 
 async def open_breaker(http: httpx.AsyncClient, store: Store) -> str:
     """Have five boots in a row fail; returns the last session that waited."""
     for number in range(5):
         session_id: str = (await start(http, f"user {number}")).json()["sessionId"]
-        await store.record_exit(session_id, "boot_error: exited with code 1: no such model", 1)
+        await store.record_exit(
+            session_id, because("boot_error", cause="crashed", exitCode=1, detail="no such model"), 1
+        )
     return session_id
 
 
@@ -345,7 +351,7 @@ async def test_a_node_drains(http: httpx.AsyncClient, store: Store, raw: redis.R
     health = (await http.get("/api/health", headers=ADMIN)).json()
     assert (health["sessions"]["pool"], health["sessions"]["ready"]) == (0, 1)
     assert "node api-test drains" in health["warnings"]
-    await store.end_session(session_id, "ended", "enough")
+    await store.end_session(session_id, "ended", words("enough"))
     assert (await http.get(path, headers=ADMIN)).json()["sessions"] == 1, "its room is still open"
     await store.room_closed(session_id)
     assert (await http.get(path, headers=ADMIN)).json()["sessions"] == 0
@@ -427,7 +433,7 @@ async def test_a_session_tells_its_whole_story(http: httpx.AsyncClient, store: S
         await agent.presence(session_id, present=True)
         await agent.first_audio(session_id)
     await store.append_logs(first, [f"line {number}" for number in range(30)], 500)
-    await store.record_exit(first, "killed by signal 9", None, 9, 90_000)
+    await store.record_exit(first, because("killed", signal=9), None, 9, 90_000)
     async with agent_link(valkey_url, second) as agent:
         await agent.joined()
         await agent.presence(session_id, present=True)
@@ -441,7 +447,7 @@ async def test_a_session_tells_its_whole_story(http: httpx.AsyncClient, store: S
 
     await store.append_logs(second, ["the last line"], 500)
     await http.post("/api/session/stop", json={"sessionId": session_id})
-    await store.record_exit(second, "exited with code 0", 0, None, 80_000)
+    await store.record_exit(second, because("finished", exitCode=0), 0, None, 80_000)
     look = (await http.get(f"/api/session/{session_id}", headers=ADMIN)).json()
     assert (look["status"], look["reason"]) == ("ended", "stopped by request")
     assert [event["state"] for event in look["events"]] == [
@@ -456,7 +462,7 @@ async def test_a_session_tells_its_whole_story(http: httpx.AsyncClient, store: S
     died, left = look["agents"]
     assert died == {
         "agentId": first, "pid": died["pid"], "node": "n1", "status": "exited", "cause": "killed by signal 9",
-        "signal": 9, "peakMemory": 90_000 * 1024,
+        "causeCode": "killed", "causeParams": {"signal": 9}, "signal": 9, "peakMemory": 90_000 * 1024,
     }  # fmt: skip
     assert (left["agentId"], left["exitCode"], left["peakMemory"]) == (second, 0, 80_000 * 1024)
     assert look["lastLogLines"] == [f"line {number}" for number in range(11, 30)] + ["the last line"]
@@ -467,8 +473,12 @@ async def test_the_story_of_a_boot_that_failed(http: httpx.AsyncClient, store: S
     """No agent was ever bound to it: the one that was started for it is shown."""
     session_id = (await start(http, "ada")).json()["sessionId"]
     await store.append_logs(session_id, ["ImportError: no module named nothing"], 500)
-    await store.record_exit(session_id, "boot_error: exited with code 1: ImportError", 1, None, 9_000)
-    await store.end_session(session_id, "error", "boot_error: exited with code 1: ImportError")
+    await store.record_exit(
+        session_id, because("boot_error", cause="crashed", exitCode=1, detail="ImportError"), 1, None, 9_000
+    )
+    await store.end_session(
+        session_id, "error", because("boot_error", cause="crashed", exitCode=1, detail="ImportError")
+    )
     look = (await http.get(f"/api/session/{session_id}", headers=ADMIN)).json()
     (agent,) = look["agents"]
     assert (agent["agentId"], agent["status"], agent["exitCode"]) == (session_id, "exited", 1)

@@ -16,6 +16,7 @@ from orchestrator.errors import StoreUnavailable
 from orchestrator.livekit.jobs import Answer, JobOffer, Outcome
 from orchestrator.models import Session
 from orchestrator.pool.assignment import SessionRequest
+from orchestrator.reasons import because, words
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from tests.integration.test_api import serve, settings
@@ -102,7 +103,7 @@ async def test_an_agent_that_cannot_be_started_is_not_promised(
         patched.setattr(Services, "publish", fail)
         assert await dispatch.on_availability(job()) == NO
     (session,) = await store.sessions()
-    assert (session.status, session.reason) == ("error", "spawn_not_queued")
+    assert (session.status, session.reason and session.reason.text) == ("error", "spawn_not_queued")
     assert (await dispatch.on_availability(job())).available, "the next api may try the same job"
 
 
@@ -123,7 +124,7 @@ async def test_a_second_job_for_a_room_needs_nobody(dispatch: DispatchService, s
 
 async def test_a_job_whose_session_is_over_is_not_taken_again(dispatch: DispatchService, store: Store) -> None:
     session = await of(store, await dispatch.on_availability(job()))
-    await store.end_session(session.id, "ended", "over")
+    await store.end_session(session.id, "ended", words("over"))
     assert await dispatch.on_availability(job()) == NO
 
 
@@ -155,7 +156,7 @@ async def test_livekit_is_told_how_a_job_goes(dispatch: DispatchService, store: 
     for _ in range(2):
         await dispatch._report_jobs()
     assert said(dispatch) == [("AJ_1", Outcome.RUNNING, "")]
-    await store.end_session(session.id, "ended", "user was gone for 20 s")
+    await store.end_session(session.id, "ended", because("user_gone", seconds=20))
     dispatch.worker.connected = False  # type: ignore[attr-defined]
     await dispatch._report_jobs()
     dispatch.worker.connected = True  # type: ignore[attr-defined]
@@ -167,7 +168,7 @@ async def test_livekit_is_told_how_a_job_goes(dispatch: DispatchService, store: 
 
 async def test_a_failure_is_told_with_its_reason(dispatch: DispatchService, store: Store) -> None:
     session = await of(store, await dispatch.on_availability(job()))
-    await store.end_session(session.id, "error", "boot_error: no model")
+    await store.end_session(session.id, "error", because("boot_error", detail="no model"))
     await dispatch._report_jobs()
     assert said(dispatch) == [("AJ_1", Outcome.FAILED, "boot_error: no model")]
 
@@ -190,7 +191,7 @@ async def test_a_deleted_dispatch_ends_the_session(dispatch: DispatchService, st
     await dispatch.on_termination("AJ_1")
     ended = await store.session(session.id)
     assert ended is not None
-    assert (ended.status, ended.reason) == ("ended", "LiveKit has ended its dispatch")
+    assert (ended.status, ended.reason and ended.reason.text) == ("ended", "LiveKit has ended its dispatch")
 
 
 async def test_the_next_api_of_a_node_takes_its_jobs_over(
@@ -200,7 +201,7 @@ async def test_the_next_api_of_a_node_takes_its_jobs_over(
     elsewhere = await of(store, await dispatch.on_availability(job(2, "desk")))
     over = await of(store, await dispatch.on_availability(job(3, "hall")))
     raw.hset(f"session:{elsewhere.id}", "door", "another-node")
-    await store.end_session(over.id, "ended", "over")
+    await store.end_session(over.id, "ended", words("over"))
     await parts.assigner.start(SessionRequest("ada", {}))
     successor = DispatchService(parts)
     await successor._take_over()

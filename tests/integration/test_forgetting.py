@@ -13,9 +13,10 @@ from orchestrator.api.redis_memory import warnings
 from orchestrator.errors import StoreUnavailable
 from orchestrator.models import new_id
 from orchestrator.node.environment import embedded_valkey
+from orchestrator.reasons import LONGEST, because, words
 from orchestrator.settings import Settings
 from orchestrator.store import Store
-from orchestrator.store.agent_link import CAUSE, AgentLink
+from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.agents import LOG_BYTES
 from orchestrator.store.records import MemoryUse
 from orchestrator.worker.duties import EMBEDDED_REWRITE_SECONDS, FileRewrite
@@ -73,7 +74,7 @@ async def test_what_was_said_is_gone_from_the_disk(lasting: Store, durable: tupl
     await link.joined()
     await link.turn(call.session_id, {"role": "user", "text": SECRET, "at": 1.0})
     poll(lambda: on_disk(folder, SECRET), "it is on the disk")
-    await lasting.end_session(call.session_id, "ended", "enough")
+    await lasting.end_session(call.session_id, "ended", words("enough"))
     await link.close()
     assert on_disk(folder, SECRET), "its record is gone and the file still has it"
     assert await lasting.rewrite_log(60)
@@ -124,8 +125,8 @@ async def call(store: Store, url: str, user: str, **options: str) -> str:
     assert begun.outcome == "assigned"
     await store.append_logs(begun.agent_id, ["a line"], 500, 7)
     await store.record_health(begun.agent_id, {"status": "ok"})
-    await store.end_session(begun.session_id, "ended", "enough")
-    await store.record_exit(begun.agent_id, "exited with code 0", 0)
+    await store.end_session(begun.session_id, "ended", words("enough"))
+    await store.record_exit(begun.agent_id, because("finished", exitCode=0), 0)
     await store.room_closed(begun.session_id)
     return begun.session_id
 
@@ -154,7 +155,7 @@ async def test_a_flood_of_starts_that_end_at_once_leaves_no_more_keys(store: Sto
     async def cycle(count: int) -> int:
         for _ in range(count):
             begun = await assign(store, new_id("user"), idempotency_key=new_id("key"), fingerprint="f")
-            await store.end_session(begun.session_id, "ended", "changed my mind")
+            await store.end_session(begun.session_id, "ended", words("changed my mind"))
         return int(raw.dbsize())
 
     before = await cycle(40)
@@ -177,13 +178,13 @@ async def test_a_session_whose_room_is_open_is_kept(store: Store, raw: redis.Red
     await change(store, session_keep_count=1)
     await warm(store, valkey_url, 1)
     begun = await assign(store, "ada")
-    await store.end_session(begun.session_id, "ended", "enough")
+    await store.end_session(begun.session_id, "ended", words("enough"))
     assert raw.zscore("deadlines", f"close|{begun.session_id}")
     await call(store, valkey_url, "bob")
     await call(store, valkey_url, "cyd")
     assert await store.session(begun.session_id) is not None, "nobody else would know of its room"
     await store.room_closed(begun.session_id)
-    await store.record_exit(begun.agent_id, "exited with code 0", 0)
+    await store.record_exit(begun.agent_id, because("finished", exitCode=0), 0)
     await call(store, valkey_url, "dee")
     assert await store.session(begun.session_id) is None
 
@@ -193,7 +194,7 @@ async def test_agents_without_a_session_are_bounded_too(store: Store, raw: redis
     for _ in range(10):
         (agent_id,) = await warm(store, valkey_url, 1)
         await store.append_logs(agent_id, ["a line"], 500, 7)
-        await store.record_exit(agent_id, "killed by signal 9", None, 9)
+        await store.record_exit(agent_id, because("killed", signal=9), None, 9)
     kept = raw.zrange("agent:over", 0, -1)
     assert len(kept) == 3
     found = {key.split(":")[1] for key in raw.keys("agent:prewarm_*")}
@@ -239,11 +240,13 @@ async def test_a_cause_is_bounded(store: Store, raw: redis.Redis, valkey_url: st
     link = AgentLink(valkey_url, begun.agent_id)
     await link.joined()
     await link.presence(begun.session_id, present=True)
-    await link.failed("agent_error: ValueError: " + "é" * 3_000_000)
+    await link.failed(because("agent_error", detail="ValueError: " + "é" * 3_000_000))
     await link.close()
     session = await store.session(begun.session_id)
     assert session is not None
-    assert len(session.reason or "") == CAUSE
+    assert session.reason is not None
+    assert len(session.reason.text) == LONGEST
+    assert len(str(session.reason.params["detail"])) == LONGEST
 
 
 # Redis's memory
@@ -265,8 +268,8 @@ async def test_a_cause_is_bounded(store: Store, raw: redis.Redis, valkey_url: st
 def test_a_redis_that_is_nearly_full_or_evicts_is_named(use: MemoryUse, here: int | None, expected: list[str]) -> None:
     found = list(warnings(use, here))
     assert len(found) == len(expected)
-    for warning, words in zip(found, expected, strict=True):
-        assert words in warning
+    for warning, part in zip(found, expected, strict=True):
+        assert part in warning
 
 
 async def test_redis_tells_what_it_uses(store: Store, raw: redis.Redis) -> None:

@@ -218,7 +218,9 @@ async def test_what_is_measured_is_all_that_was_started(
     assert agent is not None
     finding = examine(agent, memory_limit=1 << 40)
     assert finding.memory > 300 << 20
-    assert "over the limit of 256 MiB" in str(examine(agent, memory_limit=256 << 20).fault)
+    fault = examine(agent, memory_limit=256 << 20).fault
+    assert fault is not None
+    assert "over the limit of 256 MiB" in fault.text
 
 
 @pytest.mark.parametrize("adopted", [False, True])

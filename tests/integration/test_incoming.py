@@ -10,6 +10,7 @@ from livekit import api, rtc
 
 from agents import incoming
 from agents.context import AgentContext
+from orchestrator.reasons import Reason, because
 from tests.support import livekit
 
 pytestmark = pytest.mark.thorough
@@ -70,7 +71,7 @@ class Pair:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def until_it_leaves(self, send: Callable[[], Awaitable[object]]) -> tuple[str, str]:
+    async def until_it_leaves(self, send: Callable[[], Awaitable[object]]) -> tuple[str, Reason]:
         """Send again and again until the agent leaves; returns how it does."""
         async with asyncio.timeout(30):
             while not self.context.leaving.done():
@@ -83,7 +84,7 @@ async def test_a_caller_who_sends_more_than_an_agent_takes_ends_the_call(url: st
     noise = os.urandom(CHUNK)
     async with Pair().joined(url, "streams") as pair:
         writer = await pair.caller.local_participant.stream_bytes("f", topic="kept")
-        assert await pair.until_it_leaves(lambda: writer.write(noise)) == ("ended", incoming.REASON)
+        assert await pair.until_it_leaves(lambda: writer.write(noise)) == ("ended", because("too_much_data"))
         held = sum(reader._queue.qsize() for reader in pair.kept) * CHUNK
         assert held < 4 * MEGABYTE, "it left at once"
 
@@ -106,7 +107,7 @@ async def test_however_the_data_comes(url: str, what: str) -> None:
             "many streams": stream,
             "calls": call,
         }
-        assert await pair.until_it_leaves(sends[what]) == ("ended", incoming.REASON)
+        assert await pair.until_it_leaves(sends[what]) == ("ended", because("too_much_data"))
 
 
 async def test_a_stream_that_unpacks_into_more_is_cut_and_a_chat_goes_on(url: str) -> None:

@@ -21,6 +21,7 @@ from orchestrator.host.state_dir import AgentFolder
 from orchestrator.machine.process import ProcessId, machine_boot_id
 from orchestrator.models import new_id
 from orchestrator.operations.invariants import check
+from orchestrator.reasons import because, words
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
@@ -123,11 +124,11 @@ async def world(store: Store, raw: redis.Redis, valkey_url: str, machine: Host) 
             await agent.joined()
             await agent.presence(active, present=True)
             await agent.turn(active, {"role": "user", "text": "hello"})
-        await store.end_session(over, "ended", "stopped by request")
+        await store.end_session(over, "ended", because("stopped"))
         await store.room_closed(over)
         await host.stop(over, 0)
         poll(lambda: not alive(pids[over]), "its agent is gone")
-        await store.record_exit(over, "stopped by request", 0)
+        await store.record_exit(over, because("stopped"), 0)
         starting = (await assign(store, "barbara")).session_id
         queued = (await assign(store, "frances")).session_id
         (warm,) = fill(raw, 1)
@@ -546,9 +547,9 @@ async def test_a_busy_store_is_clean(store: Store, valkey_url: str, tmp_path: Pa
                 with suppress(IllegalMove):  # another user's agent, served first
                     await agent.joined()
                     await agent.presence(session_id, present=True)
-            await store.end_session(session_id, "ended", "enough")
+            await store.end_session(session_id, "ended", words("enough"))
             await store.room_closed(session_id)
-            await store.record_exit(session.agent_id, "exited with code 0", 0)
+            await store.record_exit(session.agent_id, because("finished", exitCode=0), 0)
 
     users = [asyncio.create_task(live(f"user {number}")) for number in range(8)]
     settings = Settings(node_id="elsewhere", run_dir=tmp_path)

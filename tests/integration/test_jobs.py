@@ -3,6 +3,7 @@
 import redis
 
 from orchestrator.models import new_id
+from orchestrator.reasons import words
 from orchestrator.store import Assignment, DispatchRef, Store
 from orchestrator.store.agent_link import AgentLink
 from tests.support.pool import assign, change, warm
@@ -54,7 +55,7 @@ async def test_a_room_has_one_session(store: Store, valkey_url: str) -> None:
     await warm(store, valkey_url, 2)
     first, second = await ask(store, "lobby"), await ask(store, "lobby", "AJ_2")
     assert (second.outcome, second.session_id) == ("occupied", first.session_id)
-    await store.end_session(first.session_id, "ended", "over")
+    await store.end_session(first.session_id, "ended", words("over"))
     third = await ask(store, "lobby", "AJ_2")
     assert third.outcome == "assigned"
     assert await store.session_in("lobby") == third.session_id
@@ -63,12 +64,12 @@ async def test_a_room_has_one_session(store: Store, valkey_url: str) -> None:
 async def test_the_room_is_known_as_long_as_the_record(store: Store, raw: redis.Redis) -> None:
     first = await ask(store, "lobby")
     assert raw.ttl("session:room:lobby") == -1
-    await store.end_session(first.session_id, "ended", "over")
+    await store.end_session(first.session_id, "ended", words("over"))
     assert 0 < raw.ttl("session:room:lobby") <= 3600
     # The end of an older session does not touch what a newer one has written.
     second = await ask(store, "lobby", "AJ_2")
     assert raw.ttl("session:room:lobby") == -1
-    await store.end_session(first.session_id, "ended", "again")
+    await store.end_session(first.session_id, "ended", words("again"))
     assert raw.ttl("session:room:lobby") == -1
     assert await store.session_in("lobby") == second.session_id
 
@@ -82,7 +83,7 @@ async def test_a_job_never_waits_in_line(store: Store, raw: redis.Redis, valkey_
     assert raw.zcard("session:queued") == 0
     assert await store.session_of_job("dispatch:AJ_2") is None, "it may be asked for again"
     assert (await assign(store, "ada")).outcome == "queued"
-    await store.end_session(taken.session_id, "ended", "over")
+    await store.end_session(taken.session_id, "ended", words("over"))
     await change(store, max_sessions=2)
     raw.zadd("session:queued", {new_id("session"): 1})
     line = await ask(store, "desk", "AJ_2")
@@ -105,7 +106,10 @@ async def test_a_job_that_livekit_does_not_give_us_is_over(store: Store, raw: re
     ended, live = await store.session(lost.session_id), await store.session(given.session_id)
     assert ended is not None
     assert live is not None
-    assert (ended.status, ended.reason) == ("error", "job_lost: LiveKit did not assign its job within 7.5 s")
+    assert (ended.status, ended.reason and ended.reason.text) == (
+        "error",
+        "job_lost: LiveKit did not assign its job within 7.5 s",
+    )
     assert live.status == "ready"
 
 

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from orchestrator.api.app import create
 from orchestrator.models import new_id
 from orchestrator.operations.metrics import DEFINITIONS, HISTOGRAMS, PREFIX
+from orchestrator.reasons import because
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.histograms import BOUNDS, RECENT
@@ -144,11 +145,11 @@ async def test_a_takeover_lasts_until_the_next_agent_is_in_the_room(
     served = [str(raw.hget(f"session:{session}", "agentId"))]
     await links[served[0]].joined()
     await links[served[0]].presence(session, present=True)
-    await store.record_exit(served[0], "killed by signal 9", None, 9)
+    await store.record_exit(served[0], because("killed", signal=9), None, 9)
     back_in_time(raw, f"session:{session}", "takeoverAt", 400)
     served.append(str(raw.hget(f"session:{session}", "agentId")))
     # The second dies on its way: the user has been without one since the first was lost.
-    await store.record_exit(served[1], "killed by signal 9", None, 9)
+    await store.record_exit(served[1], because("killed", signal=9), None, 9)
     served.append(str(raw.hget(f"session:{session}", "agentId")))
     await links[served[2]].joined()
     assert len(set(served)) == 3

@@ -26,6 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from orchestrator.reasons import Reason, because, words
 from orchestrator.store.loader import named
 from tests.support.model import (
     NODE_FAILURES,
@@ -50,6 +51,7 @@ PROFILES = {
     "explore": settings(_COMMON, max_examples=2_000),
     "nightly": settings(_COMMON, max_examples=20_000),
 }
+NO_BOOT = because("boot_error", detail="no")
 NODES = ("n1", "n2")
 #: Time passes in steps of this, with a look at the deadlines after each.
 STEP_MS = 2_500
@@ -210,7 +212,7 @@ class Machine(RuleBasedStateMachine):
                 process.told = message
         self.now = self.b.dump()
 
-    def exit(self, process: Process, cause: str, code: str, signal: str, twice: bool = False) -> Any:
+    def exit(self, process: Process, cause: Reason, code: str, signal: str, twice: bool = False) -> Any:
         """Report that a process is gone."""
         before, state = self.now, self.state(process)
         process.alive = False
@@ -225,13 +227,13 @@ class Machine(RuleBasedStateMachine):
                 assert before.warm or before.unbound, "there was nobody to take over"
 
         same = (state == "exited" and known and not (code or signal)) or not state
-        return self.do("record_exit", process.id, cause, code, signal, "", twice=twice, same=same, after=after)
+        return self.do("record_exit", process.id, cause.record(), code, signal, "", twice=twice, same=same, after=after)
 
     def obey(self, actions: Iterable[list[str]], obedient: bool) -> None:
         """Do what the deadlines ask for, or be too dead to."""
         for what, who, _ in actions:
             if what == "stop" and obedient and who in self.m.processes:
-                self.exit(self.m.processes[who], "stopped", "", "15")
+                self.exit(self.m.processes[who], words("stopped"), "", "15")
 
     def tick(self) -> list[list[str]]:
         actions: list[list[str]] = self.do("process_deadlines", 100)
@@ -331,7 +333,7 @@ class Machine(RuleBasedStateMachine):
         ids = sorted(self.now.live) if self.now.live and pick < 13 else sorted(self.now.sessions)
         session = ids[pick % len(ids)]
         alive = session in self.now.live
-        answer = self.do("end_session", session, status, "asked for", twice=twice, same=not alive)
+        answer = self.do("end_session", session, status, words("asked for").record(), twice=twice, same=not alive)
         assert bool(answer[0]) is alive
         assert session not in self.now.live
 
@@ -401,10 +403,10 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.now.agents_of("starting"))
     @rule(
-        pick=picks, cause=st.sampled_from(["boot_error: no", "boot_error: no", "not spawned: host away"]),
+        pick=picks, cause=st.sampled_from([NO_BOOT, NO_BOOT, because("not_spawned", detail="host away")]),
         more=st.sampled_from([0, 0, 0, 1, 5]), twice=twice,
     )  # fmt: skip
-    def boot_fails(self, pick: int, cause: str, more: int, twice: bool) -> None:
+    def boot_fails(self, pick: int, cause: Reason, more: int, twice: bool) -> None:
         """A boot fails, and maybe those that are tried after it."""
         process = self.some(pick, "starting")
         if self.state(process) == "starting":
@@ -486,7 +488,7 @@ class Machine(RuleBasedStateMachine):
             self.do("agent_register", process.id, process.pid, process.node or process.home or "n1", words, after=after)
             == ""
         ):
-            self.exit(process, "exited with code 0", "0", "")
+            self.exit(process, because("finished", exitCode=0), "0", "")
 
     @precondition(lambda self: self.now.agents_of("assigned", "running"))
     @rule(pick=picks, twice=twice)
@@ -629,7 +631,13 @@ class Machine(RuleBasedStateMachine):
         process = self.some(pick, "assigned", "running")
         same = self.state(process) not in {"assigned", "running"}
         session = self.session_of(process) if not same else ""
-        self.do("agent_stopped" if told_to_go else "agent_failed", process.id, "room lost", same=same, twice=twice)
+        self.do(
+            "agent_stopped" if told_to_go else "agent_failed",
+            process.id,
+            because("room_lost").record(),
+            same=same,
+            twice=twice,
+        )
         if told_to_go:
             # The session's record may be lost (`lose`): then it has no status.
             status = self.now.sessions.get(session, {}).get("status")
@@ -644,7 +652,7 @@ class Machine(RuleBasedStateMachine):
         if session not in self.now.sessions:
             return
         own = self.now.sessions.get(session, {}).get("agentId") == process.id and session in self.now.live
-        self.do("agent_ended", session, status, "hung up", process.id, same=not own, twice=twice)
+        self.do("agent_ended", session, status, words("hung up").record(), process.id, same=not own, twice=twice)
         assert not own or session not in self.now.live
 
     @precondition(lambda self: self.m.processes)
@@ -656,7 +664,7 @@ class Machine(RuleBasedStateMachine):
         process = self.some(pick, state)
         if self.state(process) == "exited" and process.exit is not None:
             seen = process.exit if pick % 2 else ("", "")  # nobody sees one death in two ways
-        self.exit(process, "process gone", *seen, twice)
+        self.exit(process, because("process_gone"), *seen, twice)
 
     @precondition(lambda self: self.m.processes)
     @rule(pick=picks, state=st.sampled_from(["starting", "ready", "assigned", "running"]), twice=twice)
@@ -664,7 +672,7 @@ class Machine(RuleBasedStateMachine):
         process = self.some(pick, state)
         before = self.state(process)
         over = before in {"", "stopping", "exited"}
-        answer = self.do("retire_unfit", process.id, "too fat", same=over, twice=twice)
+        answer = self.do("retire_unfit", process.id, because("zombie").record(), same=over, twice=twice)
         assert answer == ("" if over else before)
 
     # The pool

@@ -10,6 +10,7 @@ import redis
 
 from orchestrator.errors import SchemaMismatch
 from orchestrator.models import new_id
+from orchestrator.reasons import because, words
 from orchestrator.store import Store, schema
 from orchestrator.store.agent_link import AgentLink
 from tests.support.pool import assign, change, warm
@@ -106,7 +107,7 @@ async def test_a_user_comes_back_to_the_node_of_the_last_time(store: Store, raw:
     await three_nodes(store, raw, valkey_url, 3)
     home = await where(store, "loyal", affinity=True)
     session_id = raw.get("session:user:loyal") or ""
-    await store.end_session(session_id, "ended", "enough")
+    await store.end_session(session_id, "ended", words("enough"))
     assert await where(store, "somebody") != home or await where(store, "else") != home
     # Its node has more calls than the others now, or as many.
     for number in range(4):
@@ -123,7 +124,7 @@ async def test_a_node_has_no_more_calls_than_it_has_room_for(store: Store, raw: 
     assert (await store.capacity("n1")).most == (await store.reading()).max_sessions == 4
     # Room on a node is the line's at once.
     ended = next(raw.smembers(f"node:{node}:busy") for node in ("n2",)).pop()
-    await store.end_session(raw.hget(f"agent:{ended}", "sessionId") or "", "ended", "enough")
+    await store.end_session(raw.hget(f"agent:{ended}", "sessionId") or "", "ended", words("enough"))
     assert raw.zcard("session:queued") == 0
     assert raw.scard("node:n2:busy") == 1
 
@@ -132,7 +133,7 @@ async def test_warm_agents_of_a_full_node_are_not_handed_out(store: Store, raw: 
     await three_nodes(store, raw, valkey_url, 2, sessions=1)
     for node in ("n2", "n3"):
         for agent_id in raw.smembers(f"node:{node}:warm"):
-            await store.record_exit(agent_id, "killed by signal 9")
+            await store.record_exit(agent_id, because("killed", signal=9))
     assert await where(store, "first") == "n1"
     assert raw.scard("node:n1:warm") == 1
     assert await where(store, "second") == "starting", "it waits for an agent of another node"
@@ -142,7 +143,9 @@ async def test_a_miss_is_booted_where_there_is_most_room(store: Store, raw: redi
     await three_nodes(store, raw, valkey_url, 1)
     for number in range(3):
         await where(store, f"user{number}")
-    await store.end_session(raw.hget(f"agent:{raw.smembers('node:n3:busy').pop()}", "sessionId") or "", "ended", "x")
+    await store.end_session(
+        raw.hget(f"agent:{raw.smembers('node:n3:busy').pop()}", "sessionId") or "", "ended", words("x")
+    )
     await store.set_target(0)
     missed = (await assign(store, "miss")).session_id
     assert await store.claim_agent(missed, "n1", anywhere=True) == ("elsewhere", "n3")
@@ -304,7 +307,7 @@ async def test_a_node_whose_agents_do_not_boot_is_left_alone(store: Store, raw: 
     for _ in range(3):
         (agent_id, *_) = await store.reserve_agents([new_id("prewarm")], "bad")
         await boot(store, agent_id, "bad")
-        await store.record_exit(agent_id, "boot_error: exited with code 1: no such model", 1)
+        await store.record_exit(agent_id, because("boot_error", cause="crashed", exitCode=1, detail="no such model"), 1)
     assert (await store.breaker()).state == "closed", "the others boot"
     assert await reserved(store, "bad") == 0
     assert await reserved(store, "good") == 4, "it has the whole pool"
@@ -321,7 +324,7 @@ async def test_when_nobodys_agents_boot_the_breaker_opens(store: Store, raw: red
         raw.hdel("pool:breaker", "nextAt")
         for agent_id in await store.reserve_agents([new_id("prewarm")], node):
             await boot(store, agent_id, node)
-            await store.record_exit(agent_id, "boot_error: no", 1)
+            await store.record_exit(agent_id, because("boot_error", detail="no"), 1)
     assert (await store.breaker()).failures >= 5
 
 
@@ -342,7 +345,7 @@ async def test_what_is_booted_on_a_full_node_joins_the_pool(store: Store, raw: r
     full = next(node for node in ("n1", "n2", "n3") if raw.scard(f"node:{node}:busy"))
     free = next(node for node in ("n1", "n2", "n3") if not raw.scard(f"node:{node}:busy"))
     (warm_one,) = raw.smembers(f"node:{free}:warm")
-    await store.record_exit(warm_one, "killed by signal 9")
+    await store.record_exit(warm_one, because("killed", signal=9))
     waits = await assign(store, "waits")
     assert waits.outcome == "starting"
     assert await store.claim_agent(waits.session_id, full) == ("claimed", "")
@@ -353,7 +356,7 @@ async def test_what_is_booted_on_a_full_node_joins_the_pool(store: Store, raw: r
     assert raw.hget(f"session:{waits.session_id}", "status") == "starting"
     # Room on its node is for who waits.
     busy = raw.hget(f"agent:{raw.smembers(f'node:{full}:busy').pop()}", "sessionId") or ""
-    await store.end_session(busy, "ended", "enough")
+    await store.end_session(busy, "ended", words("enough"))
     assert raw.hget(f"session:{waits.session_id}", "node") == full
 
 

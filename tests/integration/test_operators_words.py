@@ -1,6 +1,7 @@
 """What the operator's texts say, no caller reads: in no answer, header or stream, whatever fails. The operator does."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from orchestrator.api.app import create
 from orchestrator.errors import OrchestratorError, StoreUnavailable
 from orchestrator.models import new_id
 from orchestrator.node.api_client import Api
+from orchestrator.reasons import because, words
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.task_queue.app import Publisher
@@ -25,7 +27,8 @@ from tests.support.pool import warm
 KEY = "first-key-of-16-and-more"
 #: What must reach nobody, and the texts of the operator's in which it stands.
 SECRET = "hunter2"
-BOOT = f"boot_error: exited with code 1: OSError: no weights at https://bot:{SECRET}@models.example/llama.gguf"
+WEIGHTS = f"OSError: no weights at https://bot:{SECRET}@models.example/llama.gguf"
+BOOT = f"boot_error: exited with code 1: {WEIGHTS}"
 AWAY = f"LiveKit at ws://{SECRET}.internal:7880 does not answer"
 LEFT = f"cannot reach postgresql://bot:{SECRET}@db.internal"
 #: What a caller may not read either, in any case.
@@ -90,7 +93,7 @@ async def test_a_boot_error_is_the_operators(store: Store, valkey_url: str, caps
         sessions = [await begun(found) for _ in range(5)]
         for session, _ in sessions:
             await store.append_logs(session, [f"OSError: {SECRET}"], 500)
-            await store.record_exit(session, BOOT, 1)
+            await store.record_exit(session, because("boot_error", cause="crashed", exitCode=1, detail=WEIGHTS), 1)
         session, secret = sessions[-1]
         operator = await nobody_reads(found, session, secret)
         assert operator.count(BOOT) > 3
@@ -133,7 +136,7 @@ async def test_of_an_agent_that_fails_callers_get_the_code(store: Store, raw: re
         serving = str(raw.hget(f"session:{session}", "agentId"))
         raw.delete(f"agent:{serving}:inbox")  # it has read what it was told
         await store.append_logs(serving, [f"Traceback: {SECRET}"], 500)
-        await store.record_exit(serving, f"agent_error: RuntimeError: {LEFT}", 1)
+        await store.record_exit(serving, because("agent_error", detail=f"RuntimeError: {LEFT}"), 1)
         assert LEFT in await nobody_reads(found, session, secret)
         _, http = found["keys"]
         look = (await http.get(f"/api/session/{session}", headers=bearer(KEY))).json()
@@ -141,7 +144,7 @@ async def test_of_an_agent_that_fails_callers_get_the_code(store: Store, raw: re
         # An agent's own words at the end, and a reason that looks like one of ours.
         left = str(raw.hget(f"session:{session}", "agentId"))
         async with agent_link(valkey_url, left) as link:
-            await link.ended(session, "ended", LEFT)
+            await link.ended(session, "ended", words(LEFT))
         assert LEFT in await nobody_reads(found, session, secret)
         assert left in {first, second, third}
         for text in (
@@ -150,8 +153,11 @@ async def test_of_an_agent_that_fails_callers_get_the_code(store: Store, raw: re
             f"my_kind: {SECRET}",
             f"room closed ({SECRET})",
         ):
-            raw.hset(f"session:{session}", "reason", text)
-            raw.xadd(f"session:{session}:events", {"state": "ended", "reason": text, "later": SECRET})
+            # Without a code, as the release before wrote it, and with one that is not in the table.
+            for code in ("", SECRET):
+                fields = {"reason": text, "reasonCode": code, "reasonParams": json.dumps({"detail": SECRET})}
+                raw.hset(f"session:{session}", mapping=fields)
+                raw.xadd(f"session:{session}:events", {"state": "ended", **fields, "later": SECRET})
             await nobody_reads(found, session, secret)
             is_problem(
                 await http.post("/api/token", json={"sessionId": session}, headers=bearer(secret)), 409, "session_over"
@@ -169,8 +175,8 @@ async def test_the_stream_of_events_tells_a_caller_no_more(store: Store, raw: re
                 return (await http.get(path, headers=headers)).text
 
         following = [asyncio.create_task(read(headers)) for headers in ({}, bearer(body["clientSecret"]), ADMIN)]
-        await store.record_exit(str(serving), f"RuntimeError: {LEFT}", 1)
-        await store.end_session(body["sessionId"], "error", f"pipeline_failed: {LEFT}")
+        await store.record_exit(str(serving), words(f"RuntimeError: {LEFT}"), 1)
+        await store.end_session(body["sessionId"], "error", because("pipeline_failed", detail=LEFT))
         *callers, operator = await asyncio.gather(*following)
         for text in callers:
             assert not [inside for inside in INSIDE if inside in text], text

@@ -15,6 +15,7 @@ import redis
 
 import orchestrator.store
 from orchestrator.config import redis_url
+from orchestrator.reasons import words
 from orchestrator.store import Store, keys, prefixed
 from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.loader import LUA, sources
@@ -64,7 +65,7 @@ async def test_a_session_leaves_no_key_without_the_prefix(ours: Store, raw: redi
     assert set(await ours.nodes()) == {"n1"}
     await ours.append_logs(agent, ["one line"], 10)
     await ours.process_deadlines()
-    await link.ended(agent, "ended", "said goodbye")
+    await link.ended(agent, "ended", words("said goodbye"))
     await link.close()
     assert not stray(raw)
 

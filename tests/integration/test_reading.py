@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from orchestrator.api.app import create
 from orchestrator.models import new_id
+from orchestrator.reasons import because, words
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
@@ -55,12 +56,12 @@ async def busy(store: Store, raw: redis.Redis, url: str) -> None:
         await link.joined()
         await link.presence(started.session_id, present=True)
         await link.close()
-    await store.end_session(sessions[0].session_id, "ended", "enough")
-    await store.end_session(sessions[1].session_id, "error", "agent_lost: killed by signal 9")
+    await store.end_session(sessions[0].session_id, "ended", words("enough"))
+    await store.end_session(sessions[1].session_id, "error", because("killed", signal=9).within("agent_lost"))
     await store.configure(POLICY | {"max_sessions": 3}, 4)
     await assign(store, "waits-in-line")
     await store.drain_node("n3", 600)
-    await store.record_exit(sessions[4].agent_id, "killed by signal 9", signal=9)
+    await store.record_exit(sessions[4].agent_id, because("killed", signal=9), signal=9)
     (booting,) = await store.reserve_agents([new_id("prewarm")], "n1") or [""]
     if booting:
         await store.claim_agent(booting, "n1")

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from orchestrator.api import log_stream, status
 from orchestrator.api.app import create
+from orchestrator.reasons import because
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from tests.support.api import ADMIN, is_problem, on_a_port, settings, start
@@ -169,7 +170,7 @@ async def test_failures_are_told_once_with_their_cause(
     session_id = await begin(http, "ada")
     bound = (await http.get(f"/api/session/{session_id}")).json()["agentId"]
     raw.delete(f"agent:{bound}:inbox")  # it has read what it was told
-    await store.record_exit(bound, "killed by signal 9", signal=9)
+    await store.record_exit(bound, because("killed", signal=9), signal=9)
     found = await _failures(http)
     # The death of the agent and what it meant to its session are one thing.
     assert [(row["kind"], row["cause"], row["sessionId"]) for row in found] == [
@@ -177,12 +178,12 @@ async def test_failures_are_told_once_with_their_cause(
     ]
     now_bound = (await http.get(f"/api/session/{session_id}")).json()["agentId"]
     idle = next(agent for agent in warmed if agent not in {bound, now_bound})
-    await store.record_exit(idle, "exited with code 3", exit_code=3)
-    await store.end_session(session_id, "error", "agent_error: KeyError")
+    await store.record_exit(idle, because("crashed", exitCode=3), exit_code=3)
+    await store.end_session(session_id, "error", because("agent_error", detail="KeyError"))
     booting = "prewarm_" + "b" * 32
     await store.set_target(50)
     assert await store.reserve_agents([booting], "n1") == [booting]
-    await store.record_exit(booting, "boot_error: exited with code 1: no such module")
+    await store.record_exit(booting, because("boot_error", cause="crashed", exitCode=1, detail="no such module"))
     found = await _failures(http)
     assert [(row["kind"], row["cause"]) for row in found] == [
         ("boot", "boot_error: exited with code 1: no such module"),
@@ -221,7 +222,7 @@ async def test_changes_are_pushed_and_only_they(
         while not (rows := (await events.next("change"))[1].get("sessions")):
             pass
         assert rows[0]["lastEvent"] > before_it_left
-        await store.end_session(session_id, "ended", "stopped by request")
+        await store.end_session(session_id, "ended", because("stopped"))
         while not (rows := (await events.next("change"))[1].get("sessions")) or "reason" not in rows[0]:
             pass
         assert [(row["sessionId"], row["reason"]) for row in rows] == [(session_id, "stopped by request")]
@@ -329,8 +330,8 @@ async def test_logs_end_after_the_last_words(
     async with follow(http, f"/api/session/{session_id}/logs/events") as events:
         await store.append_logs(session_id, ["hello"], 500)
         await events.next("lines")
-        await store.end_session(session_id, "ended", "stopped by request")
-        await store.record_exit(session_id, "exited with code 0", exit_code=0)
+        await store.end_session(session_id, "ended", because("stopped"))
+        await store.record_exit(session_id, because("finished", exitCode=0), exit_code=0)
         await store.append_logs(session_id, ["[agent exited with code 0]"], 500)
         assert (await events.next("lines", "end"))[1]["lines"] == ["[agent exited with code 0]"]
         assert (await events.next("lines", "end"))[0] == "end"

@@ -9,6 +9,7 @@ import redis
 
 from orchestrator.errors import IllegalMove, StoreUnavailable
 from orchestrator.models import new_id
+from orchestrator.reasons import Reason, because, words
 from orchestrator.states import AGENT_MOVES, AGENT_ROWS, SESSION_MOVES, SESSION_ROWS, AgentState, SessionState
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
@@ -66,7 +67,7 @@ async def test_a_session_never_takes_the_name_of_another(store: Store, valkey_ur
     await store.set_target(1)
     first, second = [(await assign(store, user)).session_id for user in ("a", "b")]
     for agent_id in (second, first):
-        await store.end_session(second, "ended", "changed their mind") if agent_id == first else None
+        await store.end_session(second, "ended", words("changed their mind")) if agent_id == first else None
         link = AgentLink(valkey_url, agent_id)
         assert await link.ready(1) == (first if agent_id == second else None)
         await link.close()
@@ -83,7 +84,7 @@ async def test_the_same_user_gets_the_same_session(store: Store, valkey_url: str
     first = await assign(store, "ada")
     again = await assign(store, "ada")
     assert (again.outcome, again.session_id) == ("existing", first.session_id)
-    await store.end_session(first.session_id, "ended", "test")
+    await store.end_session(first.session_id, "ended", words("test"))
     assert (await assign(store, "ada")).session_id != first.session_id
 
 
@@ -96,7 +97,7 @@ async def test_the_cap_counts_every_live_session(store: Store, valkey_url: str) 
     queued = await assign(store, "c")
     assert queued.outcome == "queued"
     assert (await assign(store, "d")).outcome == "full"
-    await store.end_session(waiting.session_id, "ended", "test")
+    await store.end_session(waiting.session_id, "ended", words("test"))
     promoted = await store.session(queued.session_id)
     assert promoted is not None
     assert promoted.status == "starting"
@@ -149,15 +150,15 @@ async def test_a_bound_agent_that_dies_before_the_call_is_replaced(
     session_id = (await assign(store, "ada")).session_id
     (spare,) = raw.smembers("pool:ready")
     raw.delete(f"agent:{session_id}:inbox")  # it has heard of its session
-    result = await store.record_exit(session_id, "killed by signal 9", None, 9)
+    result = await store.record_exit(session_id, because("killed", signal=9), None, 9)
     assert (result.session_id, result.outcome) == (session_id, "replaced")
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.agent_id, session.replacements) == ("ready", spare, 1)
     assert json.loads(raw.lpop(f"agent:{spare}:inbox"))["sessionId"] == session_id
-    again = await store.record_exit(session_id, "killed by signal 9", None, 9)
+    again = await store.record_exit(session_id, because("killed", signal=9), None, 9)
     assert again.outcome == "", "a death counts once"
-    result = await store.record_exit(spare, "exited with code 1", 1, None)
+    result = await store.record_exit(spare, because("crashed", exitCode=1), 1, None)
     assert result.outcome == "waiting"
     session = await store.session(session_id)
     assert session is not None
@@ -173,7 +174,7 @@ async def test_who_was_dead_when_it_was_handed_out_has_failed_nobody(store: Stor
         session = await store.session(session_id)
         assert session is not None
         assert session.agent_id is not None
-        await store.record_exit(session.agent_id, "killed by signal 9", None, 9)
+        await store.record_exit(session.agent_id, because("killed", signal=9), None, 9)
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.replacements) == ("starting", 0)
@@ -187,10 +188,10 @@ async def test_replacing_has_an_end(store: Store, raw: redis.Redis, valkey_url: 
         assert session is not None
         assert session.agent_id is not None
         raw.delete(f"agent:{session.agent_id}:inbox")
-        assert (await store.record_exit(session.agent_id, "exited with code 1", 1, None)).outcome == expected
+        assert (await store.record_exit(session.agent_id, because("crashed", exitCode=1), 1, None)).outcome == expected
     session = await store.session(session_id)
     assert session is not None
-    assert (session.status, session.reason) == ("error", "agent_lost: exited with code 1")
+    assert (session.status, session.reason and session.reason.text) == ("error", "agent_lost: exited with code 1")
     assert len(session.agent_ids) == 3
 
 
@@ -214,11 +215,14 @@ async def test_an_agent_that_dies_in_a_call_is_replaced_in_the_same_room(
     (spare,) = raw.smembers("pool:ready")
     assert before is not None
     assert before.agent_id is not None
-    assert (await store.record_exit(before.agent_id, "killed by signal 11", None, 11, 4096)).outcome == "replaced"
+    assert (
+        await store.record_exit(before.agent_id, because("killed", signal=11), None, 11, 4096)
+    ).outcome == "replaced"
     session = await store.session(session_id)
     assert session is not None
     assert (session.status, session.agent_id, session.room_name) == ("ready", spare, before.room_name)
-    assert (session.takeovers, session.replacements, session.cause) == (1, 0, "killed by signal 11")
+    assert (session.takeovers, session.replacements) == (1, 0)
+    assert session.cause == Reason("killed", {"signal": 11, "agentId": before.agent_id}, "killed by signal 11")
     told = json.loads(raw.lpop(f"agent:{spare}:inbox"))
     assert (told["takeovers"], told["token"]) == (1, "t")
     assert told["conversation"] == [{"role": "user", "text": "my name is Ada", "at": 1.0}]
@@ -268,7 +272,7 @@ async def test_a_call_is_not_over_because_livekit_is_away(store: Store, raw: red
     assert await store.process_deadlines() == []
     session = await store.session(session_id)
     assert session is not None
-    assert (session.status, session.reason) == ("ended", "user was gone for 0.001 s")
+    assert (session.status, session.reason and session.reason.text) == ("ended", "user was gone for 0.001 s")
 
 
 async def test_the_room_of_a_session_that_is_over_is_deleted_until_that_has_worked(
@@ -277,7 +281,7 @@ async def test_the_room_of_a_session_that_is_over_is_deleted_until_that_has_work
     await warm(store, valkey_url, 1)
     session_id = await in_call(store, valkey_url, "ada")
     assert await store.process_deadlines() == []
-    await store.end_session(session_id, "ended", "stopped")
+    await store.end_session(session_id, "ended", words("stopped"))
     member = f"close|{session_id}"
     assert await store.process_deadlines() == [], "what was said last is still on its way"
     for _ in range(2):  # LiveKit did not answer the first time
@@ -289,7 +293,7 @@ async def test_the_room_of_a_session_that_is_over_is_deleted_until_that_has_work
     assert raw.zscore("deadlines", member) is None
     # One that never had an agent never had a room.
     waiting = (await assign(store, "grace")).session_id
-    await store.end_session(waiting, "ended", "stopped")
+    await store.end_session(waiting, "ended", words("stopped"))
     assert raw.zscore("deadlines", f"close|{waiting}") is None
     # Nobody knows the room's name any more.
     raw.zadd("deadlines", {"close|session_forgotten": 1})
@@ -339,7 +343,7 @@ async def test_who_lost_the_connection_is_waited_for_less_long_than_who_left(
         await store.process_deadlines()
         session = await store.session(session_id)
         assert session is not None
-        assert (session.status, session.reason) == ("ended", reason)
+        assert (session.status, session.reason and session.reason.text) == ("ended", reason)
 
 
 @pytest.mark.parametrize("away", [60_000, -3_600_000], ids=["nobody looked for a minute", "the clock was set back"])
@@ -366,7 +370,7 @@ async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, raw: 
     await warm(store, valkey_url, 4)
     await change(store, takeover=0)
     off = await in_call(store, valkey_url, "off")
-    assert (await store.record_exit(off, "killed by signal 11", None, 11)).outcome == "error"
+    assert (await store.record_exit(off, because("killed", signal=11), None, 11)).outcome == "error"
     await change(store, takeover=1, max_takeovers=1)
     session_id = await in_call(store, valkey_url, "ada")
     for expected in ("replaced", "error"):
@@ -374,26 +378,30 @@ async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, raw: 
         assert session is not None
         assert session.agent_id is not None
         raw.delete(f"agent:{session.agent_id}:inbox")
-        assert (await store.record_exit(session.agent_id, "killed by signal 9", None, 9)).outcome == expected
+        assert (await store.record_exit(session.agent_id, because("killed", signal=9), None, 9)).outcome == expected
     session = await store.session(session_id)
     assert session is not None
-    assert (session.status, session.reason, session.takeovers) == ("error", "agent_lost: killed by signal 9", 1)
+    assert (session.status, session.reason and session.reason.text, session.takeovers) == (
+        "error",
+        "agent_lost: killed by signal 9",
+        1,
+    )
 
 
 async def test_ending_is_idempotent_and_tells_the_agent(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     (agent_id,) = await warm(store, valkey_url, 1)
     await assign(store, "ada")
     raw.delete(f"agent:{agent_id}:inbox")
-    first = await store.end_session(agent_id, "ended", "stopped by request")
-    second = await store.end_session(agent_id, "error", "something else")
+    first = await store.end_session(agent_id, "ended", because("stopped"))
+    second = await store.end_session(agent_id, "error", words("something else"))
     assert first is not None
     assert second is not None
     assert (first.first, second.first, second.status) == (True, False, "ended")
     inbox = [json.loads(message) for message in raw.lrange(f"agent:{agent_id}:inbox", 0, -1)]
-    assert inbox == [{"type": "stop", "reason": "stopped by request"}]
+    assert inbox == [{"type": "stop", "reason": "stopped by request", "code": "stopped", "params": {}}]
     assert raw.exists("session:user:ada", f"session:{agent_id}:payload") == 0
     assert raw.ttl(f"session:{agent_id}") > 0
-    assert await store.end_session("prewarm_" + "0" * 32, "ended", "x") is None
+    assert await store.end_session("prewarm_" + "0" * 32, "ended", words("x")) is None
 
 
 async def test_two_refills_at_once_announce_what_is_missing_once(store: Store, raw: redis.Redis) -> None:
@@ -433,7 +441,7 @@ async def test_an_agent_that_nobody_needs_any_more_goes_when_it_is_warm(
     await store.set_target(0)
     link = AgentLink(valkey_url, agent_id)
     assert await link.ready(1) is None
-    assert await link.next_message() == {"type": "stop", "reason": "pool_full"}
+    assert await link.next_message() == {"type": "stop", "reason": "pool_full", "code": "pool_full", "params": {}}
     await link.close()
     assert raw.smembers("pool:ready") == set()
     assert raw.hget(f"agent:{agent_id}", "state") == "stopping"

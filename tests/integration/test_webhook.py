@@ -18,6 +18,7 @@ from livekit import api
 from orchestrator.api.app import create
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.models import new_id
+from orchestrator.reasons import words
 from orchestrator.settings import WEBHOOK_PATH, Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
@@ -236,7 +237,7 @@ async def test_the_room_of_a_session_that_is_over_is_looked_at_when_it_is_entere
     http: httpx.AsyncClient, store: Store, raw: "redis.Redis", valkey_url: str
 ) -> None:
     session_id, _ = await session(store, valkey_url, "ours")
-    await store.end_session(session_id, "ended", "asked for")
+    await store.end_session(session_id, "ended", words("asked for"))
     await store.room_closed(session_id)
     await store.process_deadlines()
     for kind, looked in {"participant_left": False, "room_finished": False, "room_started": True}.items():
@@ -253,13 +254,13 @@ async def test_a_room_that_has_a_new_session_is_not_the_old_one_s_to_delete(
 ) -> None:
     """A room of another's making: its dispatches follow each other."""
     old, _ = await session(store, valkey_url, "theirs")
-    await store.end_session(old, "ended", "asked for")
+    await store.end_session(old, "ended", words("asked for"))
     new, _ = await session(store, valkey_url, "theirs")
     assert raw.ttl("session:room:theirs") == -1
     assert await store.reconcile_room(old, "", exists=True) == ""
     bound, over = await store.bound_and_over(0)
     assert ([one.id for one in bound], [one.id for one in over]) == ([new], [old])
-    await store.end_session(new, "ended", "asked for")
+    await store.end_session(new, "ended", words("asked for"))
     await store.room_closed(new)
     assert await store.reconcile_room(old, "", exists=True) == ""
     assert await store.reconcile_room(new, "", exists=True) == "room_open"
@@ -539,7 +540,7 @@ async def test_rooms_of_others_are_not_even_asked_about(store: Store, raw: "redi
     ours, theirs = new_id("room"), "theirs"
     sessions = {room: (await session(store, valkey_url, room, user=room))[0] for room in (ours, theirs)}
     for each in sessions.values():
-        await store.end_session(each, "ended", "asked for")
+        await store.end_session(each, "ended", words("asked for"))
         await store.room_closed(each)
     server = Server(ours, theirs, "of somebody else")
     reconciler = Reconciler(store, cast(Rooms, server), 3600)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import faults
 from orchestrator.errors import IllegalMove, LiveKitUnavailable, OrchestratorError, StoreUnavailable
 from orchestrator.host.protocol import Process as Identity
+from orchestrator.reasons import Reason, because
 from tests.simulation.livekit import NOTICES_SECONDS, Room
 from tests.simulation.virtual_time import BEGINNING
 from tests.simulation.world import Process
@@ -40,7 +41,7 @@ class AgentProcess(Process):
         self._assigned: asyncio.Future[dict[str, Any]]
         self._goodbye = asyncio.Event()
         self._active_at: int | None = None
-        self._given_up = ""  #: why it leaves its session without a word
+        self._given_up = False  #: it leaves its session without a word
         self._room: tuple[str, Room] | None = None
         self.at_end(self._vanish)
 
@@ -56,7 +57,7 @@ class AgentProcess(Process):
     def terminate(self) -> None:
         """SIGTERM: heard when the process runs."""
         self.stopped = True
-        self._request_stop("the node is stopping")
+        self._request_stop(because("node_stopping"))
 
     def _vanish(self) -> None:
         if self._room is not None:
@@ -65,7 +66,7 @@ class AgentProcess(Process):
             asyncio.get_running_loop().call_later(NOTICES_SECONDS, livekit.part, name, self.id)
         self.computer.ended(self)
 
-    def _request_stop(self, reason: str) -> None:
+    def _request_stop(self, reason: Reason) -> None:
         if not self._stop.done():
             self._stop.set_result(reason)
 
@@ -126,8 +127,8 @@ class AgentProcess(Process):
             with contextlib.suppress(OrchestratorError):
                 state = await self._link.beat() or await self._register()
                 if state in {"", "stopping", "exited"}:
-                    self._given_up = "the store has given this agent up"
-                    self._request_stop(self._given_up)
+                    self._given_up = True
+                    self._request_stop(because("given_up"))
             await self._pause(self.computer.settings.heartbeat_seconds)
 
     async def _register(self) -> str:
@@ -150,8 +151,8 @@ class AgentProcess(Process):
                 await self._pause(self.computer.settings.heartbeat_seconds / 5)
                 continue
             match message:
-                case {"type": "stop", "reason": str() as reason}:
-                    self._request_stop(reason)
+                case {"type": "stop", "reason": str() as text}:
+                    self._request_stop(Reason(message["code"], message["params"], text))
                 case {"type": "goodbye"} if self.computer.polite:
                     self._goodbye.set()
                 case {"type": "assign"} if not self._assigned.done():
@@ -185,15 +186,15 @@ class AgentProcess(Process):
                 await self._pause(0.5)
         return None
 
-    async def _until_the_end(self, name: str) -> tuple[str, str]:
+    async def _until_the_end(self, name: str) -> tuple[str, Reason]:
         """Wait until this agent leaves its session; returns how and why."""
         while not self._stop.done():
             room = self.computer.livekit.rooms.get(name)
             if room is None or self.id not in room.agents:
-                return "lost", "agent_error: the room is lost"
+                return "lost", because("agent_error", detail="the room is lost")
             if self._goodbye.is_set():
                 await self._pause(0.5)
-                return "ended", "the node is stopping"
+                return "ended", because("node_stopping")
             changes = [self.start(room.changed.wait()), self.start(self._goodbye.wait())]
             await asyncio.wait([self._stop, *changes], return_when=asyncio.FIRST_COMPLETED)
             for change in changes:
@@ -214,7 +215,7 @@ class AgentProcess(Process):
                 await changed.wait()
                 await self.pass_on()
 
-    async def _leave(self, session: str, outcome: str, reason: str) -> None:
+    async def _leave(self, session: str, outcome: str, reason: Reason) -> None:
         link = self._link
         told: Callable[[], Awaitable[object]]
         match outcome:

@@ -15,6 +15,7 @@ from orchestrator import faults
 from orchestrator.errors import OrchestratorError, StoreUnavailable
 from orchestrator.models import Session
 from orchestrator.pool.assignment import Assigner, SessionRequest, Started
+from orchestrator.reasons import because
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
 from orchestrator.store import keys
@@ -68,7 +69,7 @@ class Api(Process):
             try:
                 self._cluster.broker.publish(Task(tasks.SPAWN_AGENT, (started.session_id,)))
             except StoreUnavailable:
-                await self.store.end_session(started.session_id, SessionState.ERROR, "spawn_not_queued")
+                await self.store.end_session(started.session_id, SessionState.ERROR, because("spawn_not_queued"))
                 await self.store.release_key(request.idempotency_key)
                 raise
         if started.refill:
@@ -218,7 +219,7 @@ class Cluster:
 
     async def end(self, call: "Call") -> None:
         """Hang up for a user."""
-        await self.do(self.store.end_session(call.session_id, SessionState.ENDED, "the user has hung up"))
+        await self.do(self.store.end_session(call.session_id, SessionState.ENDED, because("stopped_by_caller")))
 
     # Users
 
@@ -271,7 +272,7 @@ class Cluster:
                         self.livekit.join(name)
                 if joined_at is not None and self.world.now - joined_at > seconds:
                     if hangs_up:
-                        await self.store.end_session(call.session_id, SessionState.ENDED, "the user has hung up")
+                        await self.store.end_session(call.session_id, SessionState.ENDED, because("stopped_by_caller"))
                     self.livekit.part(name)
                     comes = False
             await asyncio.sleep(0.5)

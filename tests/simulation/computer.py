@@ -12,6 +12,7 @@ from orchestrator.models import Agent, new_id
 from orchestrator.settings import Settings
 from orchestrator.store.keys import CELERY_QUEUE, node_queue
 from orchestrator.task_queue import app as tasks
+from orchestrator.worker.boots import given_up_after
 from orchestrator.worker.examine import Finding
 from orchestrator.worker.node import Machine, Node
 from orchestrator.worker.task_queue import TaskQueue
@@ -355,8 +356,7 @@ class Worker(Process):
             broker.publish(Task(task.name, task.args, node_queue(better.node)))
         except OrchestratorError as failure:
             if task.attempt >= SPAWN_RETRIES:
-                reason = f"{failure.detail} (after {task.attempt + 1} attempts)"
-                await boots.fail_session(session_id, reason)
+                await boots.fail_session(session_id, given_up_after(task.attempt + 1, failure))
                 return
             pause = 2**task.attempt * self.computer.world.dice.uniform(0.5, 1.0)
             broker.publish(Task(task.name, task.args, task.queue, task.attempt + 1), after=pause)

@@ -216,7 +216,10 @@ _NUMBERS = {"rateAmount", "rateWindowMs", "affinity", "perAddress", "waitingPerA
 
 
 def as_then(name: str, keys: Iterable[str], args: Sequence[str | int]) -> tuple[list[str], list[str | int]]:
-    """Return a script's keys and arguments as the release before takes them."""
+    """Return a script's keys and arguments as the release before takes them: of a reason the text alone."""
+    at = {"record_exit": 1, "agent_failed": 1, "agent_stopped": 1, "retire_unfit": 1, "agent_leave": 1}.get(name, 2)
+    if name in {"end_session", "agent_ended"} or at == 1:
+        args = [json.loads(str(arg))["text"] if index == at else arg for index, arg in enumerate(args)]
     match name:
         case "assign":
             given = dict(zip(args[::2], args[1::2], strict=True))

@@ -12,10 +12,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from orchestrator import errors
+from orchestrator import errors, reasons
 from orchestrator.api import caller_words, problems
+from orchestrator.api import reasons as served
 from orchestrator.api.access import Access
 from orchestrator.cli import explain
+from orchestrator.reasons import Reason, because, words
+from orchestrator.store.loader import includes
 from tests.support.api import ADMIN, is_problem, settings
 
 ROOT = Path(__file__).parents[2]
@@ -23,8 +26,8 @@ PACKAGES = ("orchestrator", "agents")
 CLASSES = [
     found for found in vars(errors).values() if isinstance(found, type) and issubclass(found, errors.OrchestratorError)
 ]
-#: The api's own, of which no class is.
-OTHERS = ("malformed_request",)
+#: What callers are told of what they may not be told.
+OTHER = "other: The call is over, for a reason of its agent's own."
 INSIDE = "RuntimeError: redis://bot:hunter2@10.0.0.1 `python agent.py`"
 #: What may stand in the detail of an error that is about the request: what was sent, and numbers of ours.
 TOLD = {
@@ -41,13 +44,6 @@ def trees() -> Iterator[ast.Module]:
             if "cli" in file.parts:
                 continue  # what it says is said to the operator
             yield ast.parse(file.read_text())
-
-
-def sources() -> str:
-    files = [file for package in PACKAGES for kind in ("py", "lua") for file in (ROOT / package).rglob(f"*.{kind}")]
-    return "\n".join(
-        file.read_text() for file in files if file.name != "caller_words.py" and "schemas" not in file.parts
-    )
 
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
@@ -93,84 +89,129 @@ def test_what_an_error_about_the_request_says_is_of_the_request() -> None:
 
 
 def test_the_sentences_hold_nothing_of_the_inside() -> None:
-    tables = (caller_words.PROBLEMS, caller_words.REASONS, caller_words.RENAMED, caller_words.WARNINGS)
-    for sentence in (*(text for table in tables for text in table.values()), caller_words.OTHER, *caller_words.ENDS):
+    table = reasons.table()
+    rows = [*table.reasons.values(), *table.problems.values()]
+    for sentence in (*(row.caller for row in rows), *(row.page for row in rows), *table.warnings.values()):
         assert not re.search(r"redis|livekit|celery|valkey|://|127\.|`|Error\b|\.py", sentence, re.IGNORECASE), sentence
 
 
-def test_every_reason_in_the_code_is_known() -> None:
-    kinds = set(re.findall(r"""['"]([a-z]+_[a-z_]+): [a-zA-Z{]""", sources()))
-    kinds |= set(re.findall(r"tasks\.start\(\s*\"([a-z_]+)\"", sources()))
-    not_reasons = {"ttl_redis", "room_name", "participant_identity", "participant_attributes"}
-    assert kinds - not_reasons <= caller_words.REASONS.keys()
-    assert {"boot_error", "queue_timeout", "pipeline_failed", "join_refused", "agent_error"} <= kinds
+def written() -> set[str]:
+    """Return every code of a reason that the product can write, as its sources say it."""
+    codes = set()
+    for tree in trees():
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+            if name in {"because", "within"}:
+                (code,) = _constants(call.args[0], tree)
+                codes |= code
+    for path in (ROOT / "orchestrator/store/lua").rglob("*.lua"):
+        codes |= {part.removeprefix("reason_") for part in includes(path.read_text()) if part.startswith("reason_")}
+    return codes
+
+
+def _constants(node: ast.expr, tree: ast.Module) -> list[set[str]]:
+    """Return the texts that an expression can be: a constant, one of two, or a local name for those."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return [{text}]
+        case ast.IfExp(body=first, orelse=second):
+            return [_constants(first, tree)[0] | _constants(second, tree)[0]]
+        case ast.Name(id=name):
+            assigned = (each for each in ast.walk(tree) if isinstance(each, ast.Assign))
+            values = [each.value for each in assigned if name in {getattr(target, "id", "") for target in each.targets}]
+            return [set().union(*(_constants(value, tree)[0] for value in values))]
+    return [{reasons.OTHER}] if ast.unparse(node) == "OTHER" else []
+
+
+def test_every_code_that_can_be_written_has_words_everywhere() -> None:
+    table, document = reasons.table().reasons, (ROOT / "docs" / "errors.md").read_text()
+    found = written()
+    assert found == table.keys() - {"not_found"}, "the last is the page's own, for a session whose record is gone"
+    callers, operators = served.for_callers(), served.for_operators()
+    for code in found:
+        reason = because(code, **PARAMS)
+        assert f"| `{code}` |" in document, code
+        assert reasons.for_callers(reason).code in callers.reasons
+        assert (operators.reasons[code].text or operators.reasons[code].operator or code == reasons.OTHER) is not None
+        # `orchestrator explain` has a line for it, with the facts.
+        record = {"sessionId": "s", "userId": "ada", "roomName": "r", "createdAt": "2026-01-01T12:00:00.000Z"}
+        end = {"at": 1.0, "state": "error", "reason": reason.text, "reasonCode": code, "reasonParams": PARAMS}
+        line = explain.story(record | {"status": "error", "events": [end]})[3]
+        assert "It failed: " in line
+        assert table[code].sentence in line
+        assert "?" not in line
+
+
+#: Parameters of every name that a template has.
+PARAMS: dict[str, Any] = {
+    "signal": 9, "exitCode": 3, "seconds": 4.5, "memoryMib": 900, "limitMib": 512, "disconnect": "ROOM_DELETED",
+    "pid": 41, "hostPid": 42, "cause": "killed", "detail": "as it was said",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
-        (f"boot_error: {INSIDE}", "boot_error: The agent that was started for the call failed."),
-        ("spawn_not_queued", "spawn_not_queued: An agent could not be asked for."),
-        ("stopped by request of the caller", "stopped by request of the caller"),
-        ("maximum length of 1800 s reached", "maximum length of 1800 s reached"),
-        ("user was gone for 4.5 s", "user was gone for 4.5 s"),
-        ("room closed (ROOM_DELETED)", "room_closed: The room was closed."),
-        ("LiveKit has ended its dispatch", "call_withdrawn: Whoever asked for the call has withdrawn it."),
-        (INSIDE, caller_words.OTHER),
-        ("", caller_words.OTHER),
-        ("boot_error", "boot_error: The agent that was started for the call failed."),
-        (f"of_tomorrow: {INSIDE}", caller_words.OTHER),
-        (f"the agent hung up {INSIDE}", caller_words.OTHER),
-        (f"the agent hung up\n{INSIDE}", caller_words.OTHER),
-        ("maximum length of 1.2.3.4 s reached", caller_words.OTHER),
+        (because("boot_error", detail=INSIDE), "boot_error: The agent that was started for the call failed."),
+        (because("spawn_not_queued"), "spawn_not_queued: An agent could not be asked for."),
+        (because("stopped_by_caller"), "stopped by request of the caller"),
+        (because("max_duration", seconds=1800), "maximum length of 1800 s reached"),
+        (because("user_gone", seconds=4.5), "user was gone for 4.5 s"),
+        (because("room_closed", disconnect="ROOM_DELETED"), "room_closed: The room was closed."),
+        (because("call_withdrawn"), "call_withdrawn: Whoever asked for the call has withdrawn it."),
+        (because("too_much_data"), "too_much_data: The call's page sent more data than it may."),
+        (because("killed", signal=9), "agent_lost: The agent was lost."),
+        (words(INSIDE), OTHER),
+        (Reason("", {}, INSIDE), OTHER),
+        (Reason("of_tomorrow", {"seconds": 4}, INSIDE), OTHER),
+        # Of the release before: a text alone. It may look like one of ours, and hold anything.
+        (Reason("", {}, f"the agent hung up {INSIDE}"), OTHER),
+        (Reason("", {}, f"boot_error: {INSIDE}"), OTHER),
     ],
 )
-def test_a_reason_is_told_by_its_code(raw: str, told: str) -> None:
-    assert caller_words.reason(raw) == told
+def test_a_reason_is_told_by_its_code(raw: Reason, told: str) -> None:
+    found = caller_words.reason(raw.text, raw.code, dict(raw.params))
+    assert found["reason"] == told
+    assert found["reason_code"] in served.for_callers().reasons
+    assert (found["reason_params"] or {}).keys() <= {"seconds"}
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "code", "told"),
     [
-        ("", ""),
-        ("exited with code 0", "exited with code 0"),
-        ("killed by signal 9", "agent_lost: The agent was lost."),
-        (f"agent_error: {INSIDE}", "agent_error: The agent failed."),
-        (INSIDE, "agent_lost: The agent was lost."),
+        (because("finished", exitCode=0), "finished", "exited with code 0"),
+        (because("killed", signal=9), "agent_lost", "agent_lost: The agent was lost."),
+        (because("agent_error", detail=INSIDE), "agent_error", "agent_error: The agent failed."),
+        (because("handed_over"), "node_draining", "node_draining: The service was about to restart."),
+        (words(INSIDE), "agent_lost", "agent_lost: The agent was lost."),
+        (Reason("", {}, INSIDE), "agent_lost", "agent_lost: The agent was lost."),
     ],
 )
-def test_a_cause_is_told_by_its_code(raw: str, told: str) -> None:
-    assert caller_words.cause(raw) == told
+def test_a_cause_is_told_by_its_code(raw: Reason, code: str, told: str) -> None:
+    found = caller_words.cause(raw.text, raw.code, dict(raw.params))
+    assert (found["cause_code"], found["cause"]) == (code, told)
 
 
-def codes() -> dict[str, Any]:
-    """Return what the page with the Talk button must have words for."""
-    reasons = [f"{code}: {text}" for code, text in caller_words.REASONS.items() if code != "not_found"]
-    reasons += [*caller_words.RENAMED.values(), caller_words.OTHER]
-    reasons += [end.replace("{}", "30") for end in caller_words.ENDS]
-    return {"problems": sorted({*OTHERS, *(found.code for found in CLASSES)}), "reasons": reasons}
+def test_where_there_is_no_reason_none_is_told() -> None:
+    assert caller_words.reason(None, None, None) == {}
+    assert caller_words.cause(None, None, None) == {}
 
 
-def test_the_page_is_tested_with_every_code() -> None:
-    """words.test.ts holds that the page has words for what stands in this file."""
+def test_the_page_is_built_with_the_words_for_callers() -> None:
+    """words.test.ts holds that the page makes something of each."""
     file = ROOT / "frontend" / "src" / "codes.json"
-    assert json.loads(file.read_text()) == codes(), f"write into it: {json.dumps(codes(), indent=2)}"
-
-
-def test_the_status_page_and_explain_know_every_reason() -> None:
-    text = (ROOT / "orchestrator" / "web" / "words.js").read_text()
-    block = text[text.index("const KINDS") : text.index("};")]
-    assert set(re.findall(r"^  (\w+):", block, re.MULTILINE)) == caller_words.REASONS.keys() - {"not_found"}
-    assert explain._KINDS.keys() == caller_words.REASONS.keys()
+    table = served.for_callers().model_dump(by_alias=True, exclude_none=True, exclude={"success"})
+    assert json.loads(file.read_text()) == table, f"write into it: {json.dumps(table, indent=2, ensure_ascii=False)}"
 
 
 def test_the_document_lists_them() -> None:
     text = (ROOT / "docs" / "errors.md").read_text()
-    for code, sentence in {**caller_words.PROBLEMS, **caller_words.REASONS}.items():
-        if code == "not_found":
-            continue
-        assert re.search(rf"^\| `{code}` \|.*{re.escape(sentence)} \|", text, re.MULTILINE), code
+    table = reasons.table()
+    for code, row in table.problems.items():
+        if row.caller:
+            assert re.search(rf"^\| `{code}` \|.*{re.escape(row.caller)} \|", text, re.MULTILINE), code
     for found in CLASSES:
         assert not found.about_request or f"| `{found.code}` |" in text, found.code
-    for end in (*caller_words.ENDS, *caller_words.RENAMED.values()):
-        assert end.replace("{}", "N") in text, end
+    for code, reason in table.reasons.items():
+        told = reasons.for_callers(because(code, seconds="N")).text if not reason.told_as else f"`{reason.told_as}`"
+        assert f"| `{code}` | {told} |" in text, code

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic.alias_generators import to_camel
 
+from orchestrator.api.schemas.base import why
 from orchestrator.cli.explain import story
+from orchestrator.reasons import Reason, because, words
 
 FLIGHTS = Path(__file__).parent / "flights"
 
@@ -120,6 +123,11 @@ Session session_ab91335462a251f1ce9b622f2ec49e1f, error, room room_2d4b5b7c33da2
     )
 
 
+def of(name: str, reason: Reason | None) -> dict[str, Any]:
+    """Return the fields by which the api tells of a reason."""
+    return {to_camel(field): value for field, value in why(name, reason).items() if value is not None}
+
+
 def with_events(*events: tuple[float, str] | tuple[float, str, dict[str, Any]], **fields: Any) -> dict[str, Any]:
     shaped = [{"at": at, "state": state} | (more[0] if more else {}) for at, state, *more in events]
     return recorded("takeover") | {"events": shaped, "client": None} | fields
@@ -138,10 +146,11 @@ def test_in_line_and_then_served() -> None:
 
 
 def test_a_miss_and_a_replacement_before_the_call() -> None:
+    crash = FIRST | of("cause", because("killed", signal=11))
     text = told(
         with_events(
-            (0, "starting"), (0.25, "ready", FIRST), (1, "agent_exited", FIRST | {"cause": "killed by signal 11"}),
-            (1, "replacement", FIRST | {"cause": "killed by signal 11"}), (1, "starting"), (1.5, "ready", SECOND),
+            (0, "starting"), (0.25, "ready", FIRST), (1, "agent_exited", crash | {"toldNext": True}),
+            (1, "replacement", crash), (1, "starting"), (1.5, "ready", SECOND),
             (2, "agent_joined", SECOND), (3, "active"), status="active",
         )
     )  # fmt: skip
@@ -157,12 +166,12 @@ def test_a_miss_and_a_replacement_before_the_call() -> None:
 
 
 def test_lost_twice_before_anybody_was_back() -> None:
-    lost = {"cause": "no heartbeat for 8 s"}
+    lost = of("cause", because("no_heartbeat", seconds=8))
     text = told(
         with_events(
             (0, "ready", FIRST), (1, "agent_joined", FIRST), (2, "active"), (10, "takeover", FIRST | lost),
             (10, "starting"), (10, "ready", SECOND), (14, "takeover", SECOND | lost), (14, "starting"),
-            (20, "error", {"reason": "boot_timeout: no agent within 30 s"}), status="error",
+            (20, "error", of("reason", because("start_timeout", seconds=30))), status="error",
         )
     )  # fmt: skip
     assert text.count("The agent was lost (no heartbeat for 8 s).") == 2
@@ -189,16 +198,24 @@ def test_one_that_still_waits(fields: dict[str, Any], line: str) -> None:
 @pytest.mark.parametrize(
     ("reason", "told_as"),
     [
-        ("user was gone for 20 s", "It ended: user was gone for 20 s."),
-        ("agent_lost: killed by signal 9", "It ended: its agent was lost (killed by signal 9 (SIGKILL))."),
-        ("spawn_not_queued", "It ended: the start of an agent could not be queued."),
-        ("agent_lost: killed by signal 99", "It ended: its agent was lost (killed by signal 99)."),
-        ("own words: of an agent", "It ended: own words: of an agent."),
+        (because("user_gone", seconds=20), "It ended: user was gone for 20 s."),
+        (
+            because("killed", signal=9).within("agent_lost"),
+            "It ended: its agent was lost (killed by signal 9 (SIGKILL)).",
+        ),
+        (because("spawn_not_queued"), "It ended: the start of an agent could not be queued."),
+        (because("killed", signal=99).within("agent_lost"), "It ended: its agent was lost (killed by signal 99)."),
+        (because("not_spawned", attempts=4), "It ended: its process was not started (not spawned (after 4 attempts))."),
+        (words("own words: of an agent"), "It ended: own words: of an agent."),
+        # Of the release before, and of one to come.
+        (Reason("", {}, "agent_lost: killed by signal 9"), "It ended: agent_lost: killed by signal 9."),
+        (Reason("of_tomorrow", {"n": 1}, "new words"), "It ended: new words."),
         (None, "It ended: nobody said why."),
     ],
 )
-def test_ends_in_words(reason: str | None, told_as: str) -> None:
-    (line,) = [line for line in story(with_events((1, "ended"), reason=reason)) if "It ended" in line]
+def test_ends_in_words(reason: Reason | None, told_as: str) -> None:
+    record = with_events((1, "ended")) | dict.fromkeys(("reason", "reasonCode", "reasonParams")) | of("reason", reason)
+    (line,) = [line for line in story(record) if "It ended" in line]
     assert line.endswith(told_as)
 
 

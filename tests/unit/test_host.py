@@ -59,12 +59,12 @@ async def test_it_starts_reaps_and_tells_the_exit_code(shell: Host) -> None:
     assert process.boot_id == machine_boot_id()
     death = await shell.death()
     assert (death.agent_id, death.pid, death.exit_code, death.signal) == ("exit_1", process.pid, 7, None)
-    assert death.cause == "exited with code 7"
+    assert death.reason.text == "exited with code 7"
     assert ProcessId.of(process.pid) is None, "it is reaped, not a zombie"
     assert not Path(f"/proc/{process.pid}").exists()
     await shell.client.spawn("crash_1")
     death = await shell.death()
-    assert (death.exit_code, death.signal, death.cause) == (None, signal.SIGSEGV, "killed by signal 11")
+    assert (death.exit_code, death.signal, death.reason.text) == (None, signal.SIGSEGV, "killed by signal 11")
     assert death.peak_memory_kib
     assert death.peak_memory_kib > 1000
 
@@ -90,7 +90,7 @@ async def test_the_next_host_finds_the_agents_of_a_killed_one(shell: Host) -> No
     os.kill(first.pid, signal.SIGKILL)
     death = await shell.death()
     assert (death.agent_id, death.exit_code) == ("one", None), "seen at once, though not its child"
-    assert death.cause == "process gone, exit code unknown"
+    assert death.reason.code == "process_gone"
     assert await shell.client.stop("two", 5)
     assert (await shell.death()).stopped
 

@@ -94,7 +94,9 @@ def test_no_script_uses_a_name_that_is_not_defined() -> None:
 
 def test_nothing_is_in_the_library_that_no_script_needs() -> None:
     carried = {name for source in sources().values() for name in words(source)}
-    assert [name for name in owners() if name not in carried] == []
+    # Each reason of the table is a part: scripts make some of them.
+    unused = [name for name, part in owners().items() if name not in carried and not part.startswith("reason_")]
+    assert unused == []
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)

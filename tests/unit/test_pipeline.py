@@ -44,8 +44,8 @@ class Call:
         self.session, self.left = Session(), asyncio.get_running_loop().create_future()
         context = SimpleNamespace(
             takeovers=takeovers, leaving=self.left, room=None, log=logging.getLogger("test"),
-            leave=lambda reason, failed=False: self.left.set_result(("error" if failed else "ended", reason)),
-            hand_over=lambda cause: self.left.set_result(("lost", cause)),
+            leave=lambda reason, failed=False: self.left.set_result(("error" if failed else "ended", reason.text)),
+            hand_over=lambda cause: self.left.set_result(("lost", cause.text)),
         )  # fmt: skip
         self.watch = pipeline.Pipeline(context, self.session, None)  # type: ignore[arg-type]
 

@@ -18,6 +18,7 @@ from agents.runtime import Runtime
 from agents.served_session import ServedSession
 from orchestrator.errors import OrchestratorError, StoreUnavailable
 from orchestrator.node.shutdown_notice import Notice, NoticeWriter
+from orchestrator.reasons import Reason, because
 from orchestrator.settings import NodeSettings
 from tests.support.node import REPOSITORY
 
@@ -49,7 +50,7 @@ class Link:
     def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
         async def say(*args: object) -> None:
             if name in {"failed", "ended", "stopped", "leave"}:
-                self.said.put_nowait((name, *args))
+                self.said.put_nowait((name, *(arg.text if isinstance(arg, Reason) else arg for arg in args)))
 
         return say
 
@@ -201,7 +202,8 @@ async def in_call(link: Link, monkeypatch: pytest.MonkeyPatch, folder: Path) -> 
     return runtime._served.context
 
 
-ENDED = ("ended", "s", "ended", node_shutdown.REASON)
+STOPPING = because("node_stopping").text
+ENDED = ("ended", "s", "ended", STOPPING)
 
 
 async def test_without_redis_an_agent_parts_by_its_nodes_word(
@@ -251,7 +253,7 @@ async def test_a_call_whose_user_has_left_does_not_hold_up_its_node(
         if lost:
             await asyncio.sleep(0.4)
             assert not context.leaving.done(), "may be on the way back"
-            context.leave(node_shutdown.REASON)
+            context.leave(because("node_stopping"))
         assert await end(link) == ENDED
 
 
@@ -262,7 +264,7 @@ async def test_a_warm_agent_goes_by_its_nodes_word(link: Link, monkeypatch: pyte
         await asyncio.sleep(0.1)
         now = time.monotonic()
         speaker.publish(Notice(now + 1000, now + 1000))
-        assert await end(link) == ("leave", node_shutdown.REASON)
+        assert await end(link) == ("leave", STOPPING)
 
 
 async def test_the_user_is_let_go_though_the_end_cannot_be_recorded(

@@ -1,9 +1,11 @@
 """What every router's bodies and answers share. Bodies are camelCase."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
+
+from orchestrator.reasons import Param, Reason
 
 SESSION = "prewarm_4f0c2a9d8b7e6f5a4b3c2d1e0f9a8b7c"
 
@@ -13,6 +15,18 @@ WAITING = "session_9e8d7c6b5a4f3e2d1c0b9a8f7e6d5c4b"
 
 #: Largest metadata of a start, as JSON, in bytes.
 METADATA_BYTES = 4096
+
+#: The code and the parameters of the reason that stands beside them as text.
+Code = Annotated[str | None, Field(description="`GET /api/reasons` has words for it.")]
+Params = Annotated[dict[str, Param] | None, Field(description="What belongs to the code: seconds, a signal, a detail.")]
+
+
+def why(name: str, reason: Reason | None) -> dict[str, Any]:
+    """Return the fields of an answer that tell of a reason: its text, its code and its parameters."""
+    if reason is None:
+        return {}
+    return {name: reason.text, f"{name}_code": reason.code or None, f"{name}_params": dict(reason.params) or None}
+
 
 #: Largest number of fields of a body, known ones and others: pydantic would make an error of each.
 FIELDS = 32

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from orchestrator.api.schemas.base import Reply, example
+from orchestrator.api.schemas.base import Code, Params, Reply, example
 
 
 class BreakerReply(Reply):
@@ -15,6 +15,8 @@ class BreakerReply(Reply):
     state: str = Field(description="closed; open: agents do not boot, starts on an empty pool are refused; half-open.")
     failures: int = Field(default=0, description="Boots that failed in a row.")
     cause: str | None = None
+    cause_code: Code = None
+    cause_params: Params = None
     agent_id: str | None = Field(default=None, description="Its boot failed last: `GET /api/agents/{id}/logs`.")
     retry_in: float = Field(default=0, description="Seconds until the next attempt.")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from orchestrator.api.schemas.base import METADATA_BYTES, ROOM, SESSION, Body, Reply, example
+from orchestrator.api.schemas.base import METADATA_BYTES, ROOM, SESSION, Body, Code, Params, Reply, example
 from orchestrator.models import JOB_USERS, SessionId, UserId
 
 
@@ -65,9 +65,12 @@ class StartReply(Reply):
 class Event(BaseModel):
     """Something that happened to a session. Further fields depend on the state."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{"at": 0.0, "state": "ready"}]})
+    model_config = ConfigDict(
+        extra="allow", populate_by_name=True, json_schema_extra={"examples": [{"at": 0.0, "state": "ready"}]}
+    )
     at: float = Field(description="Seconds since the session's start.")
     state: str
+    told_next: bool | None = Field(default=None, alias="toldNext", description="True: the next event tells of it too.")
 
 
 class AgentRecord(BaseModel):
@@ -82,6 +85,8 @@ class AgentRecord(BaseModel):
     node: str | None = None
     status: str
     cause: str | None = None
+    cause_code: Code = None
+    cause_params: Params = None
     exit_code: int | None = None
     signal: int | None = None
     peak_memory: int | None = Field(default=None, description="Bytes.")
@@ -111,7 +116,11 @@ class SessionReply(Reply):
     reason: str | None = Field(
         default=None, description="Why it ended or failed. For who shows no admin token `code: a fixed sentence`."
     )
+    reason_code: Code = None
+    reason_params: Params = None
     cause: str | None = Field(default=None, description="Why its last agent was replaced, in the form of `reason`.")
+    cause_code: Code = None
+    cause_params: Params = None
     position: int | None = Field(default=None, description="While queued or starting: 1 is next.")
     estimated_wait: str | None = None
     task_id: str | None = None

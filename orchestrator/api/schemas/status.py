@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from orchestrator.api.schemas.admin import AgentBrief
-from orchestrator.api.schemas.base import SESSION, Reply, example
+from orchestrator.api.schemas.base import SESSION, Code, Params, Reply, example
 from orchestrator.api.schemas.health import HealthReply
 from orchestrator.api.schemas.sessions import SessionReply
 
@@ -32,6 +32,8 @@ class Failure(BaseModel):
         description="session (it ended in error), takeover, replacement, boot (of an agent), agent (it crashed)."
     )
     cause: str
+    cause_code: Code = None
+    cause_params: Params = None
     session_id: str | None = None
     agent_id: str | None = None
 

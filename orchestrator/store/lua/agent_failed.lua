@@ -1,12 +1,12 @@
 -- An agent reports that it can serve its session no more; its process goes by itself.
 --
 -- KEYS  none
--- ARGV  1 agent id  2 cause in words
+-- ARGV  1 agent id  2 the reason (JSON of code, params, text)
 -- Returns what became of the session: '' (not its own any more) | replaced | waiting | error
 --
 -- agent:{id} hash, session:{id} hash, session:unbound zset, pool:ready set, deadlines zset
--- include: agents, busy_agent, records, takeover
-local id, cause = ARGV[1], ARGV[2]
+-- include: agents, busy_agent, reasons, records, takeover
+local id, cause = ARGV[1], cjson.decode(ARGV[2])
 if not BUSY[agent_state(id)] then return '' end
-move_agent(id, 'stopping', 'reason', cause)
+move_agent(id, 'stopping', reason_fields('reason', cause))
 return replace_agent(get('agent:' .. id, 'sessionId'), id, cause)

@@ -8,8 +8,8 @@
 -- pool:boot_error string, pool:breaker hash, pool:ready set, pool:starting set, pool:stale set, pool:stats hash
 -- session:unbound zset, session:{id} hash, session:{id}:events stream, nodes set, nodes:draining set, node:{id} hash
 -- node:{id}:warm set, node:{id}:busy set, node:{id}:short string, pool:wake:{node} list
--- include: agents, boot_nodes, boot_phases, clock, count_by_node, exit, histograms, identity, illegal_move
--- include: pool_shares, records, retire, returning, wake
+-- include: agents, boot_nodes, boot_phases, clock, count_by_node, exit, histograms, identity, illegal_move, pool_shares
+-- include: reason_drained, reason_newer_code, reason_pool_full, reason_rebalanced, records, retire, returning, wake
 local id = ARGV[1]
 local state = agent_state(id)
 if state ~= 'starting' then illegal_move('agent', id, state, 'ready') end
@@ -18,11 +18,11 @@ local lineage = table.concat(ARGV, ',', 2)
 local started = redis.call('HMGET', 'agent:' .. id, 'pid', 'startTicks')
 -- guard: host-process-id
 if started[1] and started[2] then
-  local wrong = contradiction(started[1], lineage)
+  local wrong, words = contradiction(started[1], lineage)
   -- guard: agent-process
   if wrong then
-    exit_agent(id, 'boot_error: ' .. wrong)
-    return {'', wrong}
+    exit_agent(id, wrong)
+    return {'', words}
   end
 else
   -- The host's report is on its way: record_spawn.lua compares.
@@ -54,7 +54,7 @@ local waiting = serve_waiting(id, node, 0)
 if waiting then return {waiting, ''} end
 if node and redis.call('SISMEMBER', 'nodes:draining', node) == 1 then
   wake()
-  retire(id, 'node_draining')
+  retire(id, DRAINED)
   return {'', ''}
 end
 -- More agents are warm than wanted: the pool was made smaller, another agent served the session that this one was for, or
@@ -62,16 +62,16 @@ end
 local target = redis.call('EXISTS', 'pool:target') == 1 and warm_target(nodes) or math.huge
 local stale = redis.call('SMEMBERS', 'pool:stale')
 if redis.call('SCARD', 'pool:ready') >= target then
-  local old, why = nil, 'replaced by newer code'
+  local old, why = nil, NEWER_CODE
   for _, candidate in ipairs(stale) do
     if candidate ~= id and agent_state(candidate) == 'ready' then old = candidate end
   end
   local outdated = redis.call('SISMEMBER', 'pool:stale', id) == 1
   if not old and not outdated and (warm[node] or 0) < (want[node] or 0) then
-    old, why = agent_above_share(want), 'replaced by one of another node'
+    old, why = agent_above_share(want), REBALANCED
   end
   if not old or outdated then
-    retire(id, 'pool_full')
+    retire(id, POOL_FULL)
     return {'', ''}
   end
   retire(old, why)

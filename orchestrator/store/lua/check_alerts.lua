@@ -41,11 +41,11 @@ watch('pool', target > 0 and warm == 0 and any_node_in_service(), 'pool.empty', 
   {target = target, warm = warm, booting = redis.call('SCARD', 'pool:starting')})
 
 watch('breaker', breaker_open(), 'breaker.opened', 0, 'breaker.closed', 0, {
-  cause = get('pool:breaker', 'cause'), failures = tonumber(get('pool:breaker', 'failures') or 0)})
+  cause = get('pool:breaker', 'cause'), causeCode = get('pool:breaker', 'causeCode'), failures = tonumber(get('pool:breaker', 'failures') or 0)})
 
 local calls = tonumber(get('pool:failing', 'calls') or 0)
 watch('agents', calls >= FAILING_CALLS, 'agents.failing', 0, 'agents.serving', 0, {
-  calls = calls, cause = get('pool:failing', 'cause')})
+  calls = calls, cause = get('pool:failing', 'cause'), causeCode = get('pool:failing', 'causeCode')})
 
 local ended, errors = 0, 0
 for back = 0, OUTCOME_MINUTES - 1 do

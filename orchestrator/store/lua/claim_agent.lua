@@ -7,14 +7,15 @@
 -- agent:{id}  hash  gets node and spawnedAt       deadlines  zset       pool:breaker  hash
 -- session:unbound  zset       session:{id}:events  stream       nodes, nodes:draining  set       node:{id}  hash
 -- node:{id}:busy  set       node:{id}:short  string       pool:starting  set
--- include: boot_nodes, boot_phases, breaker, clock, count_by_node, deadlines, exit, nodes, placement, policy, records
+-- include: boot_nodes, boot_phases, breaker, clock, count_by_node, deadlines, exit, nodes, placement, policy
+-- include: reason_breaker_open, reason_no_capacity, reasons, records
 local id, me = ARGV[1], ARGV[2]
 local fields = redis.call('HMGET', KEYS[1], 'state', 'node', 'spawnedAt')
 if fields[1] ~= 'starting' then return {'gone', ''} end
 if fields[3] or (fields[2] and fields[2] ~= me) then return {'taken', ''} end
 -- Only the breaker's own probe boots while it is open.
 if breaker_open() and string.sub(id, 1, 8) == 'session_' then
-  exit_agent(id, 'not spawned: agents do not boot (' .. get('pool:breaker', 'cause') .. ')')
+  exit_agent(id, reason(BREAKER_OPEN, {detail = get('pool:breaker', 'cause')}))
   return {'gone', ''}
 end
 if ARGV[3] == '1' then
@@ -27,7 +28,7 @@ if ARGV[3] == '1' then
   -- guard: boot-elsewhere
   if best and best ~= me then return {'elsewhere', best} end
   if not best and not may_serve_on(me) then
-    exit_agent(id, 'not spawned: no node that can boot an agent has room')
+    exit_agent(id, NO_CAPACITY)
     return {'gone', ''}
   end
 end

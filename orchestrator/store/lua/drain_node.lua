@@ -7,11 +7,11 @@
 --
 -- nodes set, nodes:draining set, node:{id} hash, pool:ready set, session:{state} set, session:{id} hash
 -- session:unbound zset, session:queued zset, agent:{id} hash, deadlines zset
--- include: closing, deadlines, nodes, policy, records, retire, wake
+-- include: closing, deadlines, nodes, policy, reason_drained, reason_node_draining, records, retire, wake
 local node, window = ARGV[1], tonumber(ARGV[2])
 local first = redis.call('SADD', 'nodes:draining', node)
 for _, id in ipairs(redis.call('SMEMBERS', 'pool:ready')) do
-  if get('agent:' .. id, 'node') == node then retire(id, 'node_draining') end
+  if get('agent:' .. id, 'node') == node then retire(id, DRAINED) end
 end
 if any_node_in_service() then
   wake()
@@ -19,7 +19,7 @@ else
   -- Nobody is left to serve those who wait; a call that waits for its takeover is lost with them.
   for _, name in ipairs({'session:unbound', 'session:queued'}) do
     for _, id in ipairs(redis.call('ZRANGE', name, 0, -1)) do
-      close_session(id, 'error', 'node_draining: the node is stopping; start again')
+      close_session(id, 'error', NODE_DRAINING)
     end
   end
 end

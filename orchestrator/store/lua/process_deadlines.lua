@@ -30,8 +30,11 @@
 --       alert (alert id, '': queue its delivery, and take the deadline away)
 --
 -- deadlines zset, deadlines:looked string, livekit:down string, alert:{id} string, and what the moves touch
--- include: agents, busy_agent, clock, closing, deadlines, dispatch, events, exit, failing_calls, handover, late_node
--- include: live_session, policy, records, retire, seconds, takeover
+-- include: agents, busy_agent, clock, closing, deadlines, dispatch, events, exit, failed_boot, failing_calls, handover
+-- include: late_node, live_session, policy, reason_boot_timeout, reason_handed_over, reason_job_lost
+-- include: reason_join_refused, reason_join_timeout, reason_max_duration, reason_no_heartbeat, reason_node_stopping
+-- include: reason_queue_timeout, reason_start_timeout, reason_unclaimed, reason_user_gone, reason_user_lost
+-- include: reason_user_never_joined, reasons, records, retire, takeover
 local looked = tonumber(redis.call('GET', 'deadlines:looked') or NOW)
 redis.call('SET', 'deadlines:looked', NOW)
 -- No node has checked for a while: Redis or every node was away, and nothing could meet a deadline. Or the
@@ -54,20 +57,20 @@ local on_timeout = {}
 function on_timeout.boot(id)
   if agent_state(id) ~= 'starting' then return end
   if get('agent:' .. id, 'spawnedAt') then
-    exit_agent(id, 'boot_timeout: not warm after ' .. seconds(policy_ms('boot_timeout_seconds')) .. ' s')
+    exit_agent(id, reason(BOOT_TIMEOUT, {seconds = policy('boot_timeout_seconds')}))
     stop(id)
   else
     -- guard: boot-unclaimed
-    exit_agent(id, 'unclaimed: no Celery worker took its spawn task')
+    exit_agent(id, UNCLAIMED)
   end
 end
 -- guard: heartbeat-timeout
 function on_timeout.beat(id)
   local state = agent_state(id)
   if state ~= 'ready' and state ~= 'assigned' and state ~= 'running' then return end
-  local cause = 'no heartbeat for ' .. seconds(NOW - tonumber(get('agent:' .. id, 'lastBeat') or NOW)) .. ' s'
+  local cause = reason(NO_HEARTBEAT, {seconds = (NOW - tonumber(get('agent:' .. id, 'lastBeat') or NOW)) / 1000})
   local session = get('agent:' .. id, 'sessionId')
-  move_agent(id, 'stopping', 'reason', cause)
+  move_agent(id, 'stopping', reason_fields('reason', cause))
   if session then
     -- Its node would have reported its death: it lives, and its event loop or its way to Redis is blocked. A node that is
     -- late itself may have vanished, and its agents with it.
@@ -86,9 +89,7 @@ end
 -- guard: start-timeout
 function on_timeout.start(id)
   if session_state(id) ~= 'starting' then return end
-  local cause = redis.call('GET', 'pool:boot_error')
-  local waited = seconds(policy_ms('start_timeout_seconds'))
-  end_session(id, 'error', cause or ('boot_timeout: no agent within ' .. waited .. ' s'))
+  end_session(id, 'error', last_failed_boot() or reason(START_TIMEOUT, {seconds = policy('start_timeout_seconds')}))
 end
 function on_timeout.join(id)
   local agent = get('session:' .. id, 'agentId')
@@ -97,20 +98,20 @@ function on_timeout.join(id)
   local patience = policy_ms('join_timeout_seconds')
   -- guard: livekit-down-join
   if redis.call('EXISTS', 'livekit:down') == 1 then return set_deadline('join', id, patience) end
-  local cause = 'join_timeout: not in the room after ' .. seconds(patience) .. ' s'
+  local cause = reason(JOIN_TIMEOUT, {seconds = patience / 1000})
   local state = agent_state(agent)
   local refused = get('session:' .. id, 'refused')
   if refused then
-    end_session(id, 'error', 'join_refused: LiveKit refuses the agent: ' .. refused)
+    end_session(id, 'error', reason(JOIN_REFUSED, {detail = refused}))
     return stop(agent)
   end
-  if state == 'assigned' or state == 'running' then move_agent(agent, 'stopping', 'reason', cause) end
+  if state == 'assigned' or state == 'running' then move_agent(agent, 'stopping', reason_fields('reason', cause)) end
   replace_agent(id, agent, cause)
   stop(agent)
 end
 function on_timeout.user(id)
   if session_state(id) == 'ready' then
-    end_session(id, 'ended', 'user did not join within ' .. seconds(policy_ms('user_join_seconds')) .. ' s')
+    end_session(id, 'ended', reason(USER_NEVER_JOINED, {seconds = policy('user_join_seconds')}))
   end
 end
 function on_timeout.gone(id)
@@ -121,22 +122,24 @@ function on_timeout.gone(id)
     return set_deadline('gone', id, patience)
   end
   local lost = get('session:' .. id, 'userLost') == '1'
-  end_session(id, 'ended', lost and 'the connection of the user was lost' or 'user was gone for ' .. seconds(patience) .. ' s')
+  end_session(id, 'ended', lost and USER_LOST or reason(USER_GONE, {seconds = patience / 1000}))
 end
 function on_timeout.max(id)
   if live(id) then
-    end_session(id, 'ended', 'maximum length of ' .. seconds(policy_ms('max_session_seconds')) .. ' s reached')
+    end_session(id, 'ended', reason(MAX_DURATION, {seconds = policy('max_session_seconds')}))
   end
 end
 function on_timeout.queue(id)
   -- guard: queue-timeout
   if session_state(id) == 'queued' then
-    end_session(id, 'error', 'queue_timeout: no room within ' .. seconds(policy_ms('queue_seconds')) .. ' s')
+    -- The policy may be another one by now than when the wait began.
+    local waited = math.floor((NOW - get('session:' .. id, 'createdAt')) / 100 + 0.5) / 10
+    end_session(id, 'error', reason(QUEUE_TIMEOUT, {seconds = waited}))
   end
 end
 function on_timeout.job(id)
   if live(id) then
-    end_session(id, 'error', 'job_lost: LiveKit did not assign its job within ' .. seconds(JOB_MS) .. ' s')
+    end_session(id, 'error', reason(JOB_LOST, {seconds = JOB_MS / 1000}))
   end
 end
 function on_timeout.drain(node)
@@ -161,7 +164,7 @@ function on_timeout.drain(node)
 end
 -- guard: goodbye-timeout
 function on_timeout.goodbye(id)
-  if live(id) then end_session(id, 'ended', 'the node is stopping') end
+  if live(id) then end_session(id, 'ended', NODE_STOPPING) end
 end
 function on_timeout.refill() act('refill', '') end
 function on_timeout.close(id)

@@ -9,7 +9,7 @@
 --
 -- session:{id} hash (doubt), agent:{id} hash, session:room:{room} string, session:{id}:events stream, deadlines zset
 -- pool:stats hash
--- include: clock, deadlines, live_session, presence, records, retire, takeover
+-- include: clock, deadlines, live_session, presence, reason_not_in_room, records, retire, takeover
 local id, agent, user = ARGV[1], ARGV[2], ARGV[4]
 local key = 'session:' .. id
 -- From one check to the next; and how long a mismatch is pending without another check.
@@ -77,8 +77,7 @@ elseif finding == 'user_there' then
   user_joined(id, 'by', 'livekit')
   redis.call('HDEL', key, 'doubt')
 else
-  local cause = 'LiveKit does not find it in the room'
-  retire(agent, cause)
-  replace_agent(id, agent, cause)
+  retire(agent, NOT_IN_ROOM)
+  replace_agent(id, agent, NOT_IN_ROOM)
 end
 return done(finding)

@@ -9,7 +9,7 @@
 -- agent:{id}:pid  string  the pid
 -- session:unbound  zset      session:{id}:events  stream      session:{id}  hash  agentPid
 -- pool:boot_error  string      pool:breaker  hash      pool:ready  set      deadlines  zset
--- include: agents, boot_failure, boot_phases, busy_agent, identity, records, takeover
+-- include: agents, boot_failure, boot_phases, busy_agent, identity, reasons, records, takeover
 local fields = redis.call('HMGET', KEYS[1], 'state', 'lineage', 'sessionId')
 local state, lineage, session = fields[1], fields[2], fields[3]
 if not state then return 0 end
@@ -23,8 +23,8 @@ if session and get('session:' .. session, 'agentId') == ARGV[5] then
 end
 local wrong = contradiction(ARGV[1], lineage)
 if wrong and (state == 'ready' or BUSY[state]) then
-  record_boot_failure(ARGV[5], 'boot_error: ' .. wrong, ARGV[4])
-  move_agent(ARGV[5], 'stopping', 'reason', 'boot_error: ' .. wrong)
-  if session then replace_agent(session, ARGV[5], 'boot_error: ' .. wrong) end
+  record_boot_failure(ARGV[5], wrong, ARGV[4])
+  move_agent(ARGV[5], 'stopping', reason_fields('reason', wrong))
+  if session then replace_agent(session, ARGV[5], wrong) end
 end
 return 1

@@ -8,7 +8,7 @@
 -- pool:target string, pool:ready set, pool:stale set, agent:{id} hash, agent:{id}:inbox list
 -- nodes set, nodes:draining set, node:{id} hash, node:{id}:warm set
 -- Whoever has lost its record comes back by itself, when it lives.
--- include: boot_nodes, pool_shares, records, retire
+-- include: boot_nodes, pool_shares, reason_pool_shrunk, records, retire
 for _, id in ipairs(redis.call('SMEMBERS', 'pool:ready')) do
   if not agent_state(id) then redis.call('SREM', 'pool:ready', id) end
 end
@@ -20,7 +20,7 @@ local surplus = redis.call('SCARD', 'pool:ready') - warm_target(nodes)
 for i = 1, surplus do
   -- guard: shrink-pool-only
   local id = redis.call('SINTER', 'pool:ready', 'pool:stale')[1] or agent_above_share(want)
-  retire(id, 'pool_shrunk')
+  retire(id, POOL_SHRUNK)
   stopped[i] = id
 end
 return stopped

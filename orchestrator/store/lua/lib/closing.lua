@@ -1,6 +1,6 @@
 -- Ending sessions.
--- include: alerts, busy_agent, clock, failed_boot, failing_calls, forgetting, outcomes, policy, queue, records
--- include: retire, sessions
+-- include: alerts, boot_codes, busy_agent, clock, failing_calls, failure_codes, forgetting, outcomes, policy, queue
+-- include: reason_agent_lost, reasons, records, retire, sessions
 
 -- A session is over: nothing counts it any more as one of its user and of its address.
 local function release_owner(id, user, addresses)
@@ -17,16 +17,18 @@ end
 
 -- Move a live session to `ended` or `error`, retire its agent, and let its record expire. The next node that processes
 -- deadlines deletes its room, and again until that has worked.
-local function close_session(id, to, reason)
+local function close_session(id, to, why)
   local key = 'session:' .. id
   local keep = policy_expiry('session_keep_seconds')
   local fields = redis.call('HMGET', key, 'userId', 'agentId', 'readyAt', 'roomName', 'takeoverAt', 'client', 'network')
   if fields[5] then
-    enqueue_alert('takeover.failed', id .. '_' .. fields[5], {sessionId = id, reason = reason})
+    enqueue_alert('takeover.failed', id .. '_' .. fields[5], {sessionId = id, reason = why.text, reasonCode = why.code})
     redis.call('HDEL', key, 'takeoverAt')
   end
-  move_session(id, to, 'reason', reason, unpack(failed_boot_fields(reason)))
-  if to == 'error' then count_failing_call(id, reason)
+  -- The log of the agent that did not boot says more.
+  local failed = BOOT_CODES[why.code] and why.params.agentId
+  move_session(id, to, reason_fields('reason', why, unpack(failed and {'failedAgentId', failed} or {})))
+  if to == 'error' then count_failing_call(id, why)
   elseif not get(key, 'failing') and answered(id) then redis.call('DEL', 'pool:failing') end
   redis.call('DEL', key .. ':payload', key .. ':conversation')
   local addresses = {}
@@ -42,7 +44,7 @@ local function close_session(id, to, reason)
     redis.call('HSET', 'pool:stats', 'session_ms_mean', string.format('%.1f', mean * 0.9 + length * 0.1))
   end
   local agent = fields[2]
-  if agent and BUSY[agent_state(agent)] then retire(agent, reason) end
+  if agent and BUSY[agent_state(agent)] then retire(agent, why) end
   redis.call('EXPIRE', key, keep)
   redis.call('EXPIRE', key .. ':events', keep)
   -- A room that we did not name may have its next session already.
@@ -53,13 +55,16 @@ local function close_session(id, to, reason)
 end
 
 -- End a session; its place goes to the queue.
-local function end_session(id, to, reason)
-  close_session(id, to, reason)
+local function end_session(id, to, why)
+  close_session(id, to, why)
   -- guard: promote
   admit_from_queue()
 end
 
--- The cause of an agent's end as a session's reason: it starts with its kind.
-local function as_reason(cause)
-  return string.match(cause, '^%a+_%a+: ') and cause or ('agent_lost: ' .. cause)
+-- How an agent ended, as the reason of its session's failure.
+local function as_failure(cause)
+  if FAILURE_CODES[cause.code] then return cause end
+  local name, value = 'cause', cause.code
+  if value == '' then name, value = 'detail', cause.text end
+  return {code = AGENT_LOST.code, params = with_param(cause, name, value).params, text = AGENT_LOST.code .. ': ' .. cause.text}
 end

@@ -1,6 +1,11 @@
--- Fields of a session's event whose reason is the last failed boot: the agent whose log says more.
-local function failed_boot_fields(reason)
-  local cause, agent = redis.call('GET', 'pool:boot_error'), redis.call('GET', 'pool:boot_error:agent')
-  if not cause or not agent or string.sub(reason, 1, #cause) ~= cause then return {} end
-  return {'failedAgentId', agent}
+-- Why the last boot failed, for five minutes or until one works.
+-- include: reasons
+
+-- Returns the reason, said of the agent whose boot it was, or nil.
+local function last_failed_boot()
+  local text, agent = redis.call('GET', 'pool:boot_error'), redis.call('GET', 'pool:boot_error:agent')
+  if not text then return end
+  -- One that another process claimed to be has not exited yet: it was told to leave.
+  local known = agent and (recorded_reason('agent:' .. agent, 'cause') or recorded_reason('agent:' .. agent, 'reason'))
+  return with_param(known or {code = '', params = {}, text = text}, 'agentId', agent or nil)
 end

@@ -1,6 +1,5 @@
--- A call leaves a node that stops: nothing has failed, so it does not count against the session.
+-- Whether a call that leaves a node which stops can go on elsewhere.
 -- include: boot_nodes, nodes
-local HANDED_OVER = 'node_draining: the node stops, the call goes on elsewhere'
 
 -- Whether one more waiting session would get an agent: from a node with capacity that has a warm one or can boot one.
 -- `but`: a node that does not count.

@@ -1,6 +1,7 @@
 -- Take an agent out of service and tell it to leave.
--- include: agents
-local function retire(id, reason)
-  move_agent(id, 'stopping', 'reason', reason)
-  redis.call('RPUSH', 'agent:' .. id .. ':inbox', cjson.encode({type = 'stop', reason = reason}))
+-- include: agents, reasons
+local function retire(id, why)
+  move_agent(id, 'stopping', reason_fields('reason', why))
+  redis.call('RPUSH', 'agent:' .. id .. ':inbox',
+    cjson.encode({type = 'stop', reason = why.text, code = why.code, params = why.params}))
 end

@@ -1,5 +1,5 @@
 -- An agent that is warm serves who waits, before it joins the pool.
--- include: agent_rows, binding, lists, nodes, placement, records, retire
+-- include: agent_rows, binding, lists, nodes, placement, reason_drained, records, retire
 
 -- Bind it to the session that has waited longest, if one may begin on its node. Returns the session, or nil.
 -- `prewarmed`: 1 when the agent was warm before, 0 when it has just booted.
@@ -19,7 +19,7 @@ local function return_to_pool(id)
   local node = get('agent:' .. id, 'node')
   if serve_waiting(id, node, 1) then return 'assigned' end
   if node and redis.call('SISMEMBER', 'nodes:draining', node) == 1 then
-    retire(id, 'node_draining')
+    retire(id, DRAINED)
     return 'stopping'
   end
   change_lists(id, nil, agent_row('ready'), node)

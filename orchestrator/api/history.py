@@ -1,0 +1,22 @@
+"""A session's history, as both the status page and `orchestrator explain` tell it."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+
+def marked(events: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Mark the events that the next one tells of too (`toldNext`): whoever tells the story leaves them out."""
+    for event, following in pairwise(events):
+        if _told(event, following):
+            event["toldNext"] = True
+    return events
+
+
+def _told(event: dict[str, Any], following: dict[str, Any]) -> bool:
+    if event["state"] == "agent_exited":
+        # How an agent ended is what it was replaced for.
+        lost = following.get("agentId") if following["state"] in {"takeover", "replacement"} else None
+        return bool(event.get("agentId") == lost)
+    # With a warm agent there, the store moves a session on in the same millisecond.
+    return bool(event["state"] == "starting" and following["state"] == "ready" and following["at"] == event["at"])
