@@ -1221,6 +1221,11 @@ GUARDS = (
         remove("moved-connection"),
     ),
     guard(
+        "a cancellation ends a command whenever it comes",
+        "integration/test_connection.py::test_a_cancellation_ends_a_command_whenever_it_comes",
+        remove("cancelled-while-sending"),
+    ),
+    guard(
         "Celery's connections follow a failover",
         "integration/test_failover.py::test_beat_moves",
         remove("moved-celery-connection"),
