@@ -35,8 +35,8 @@ class _Moving:
         task = asyncio.current_task()
         before = task.cancelling() if task else 0
         await super().send_packed_command(command, check_health)  # type: ignore[misc]
-        # redis-py sends by asyncio.wait_for. Python 3.11's drops a cancellation that comes as it finishes: the task would
-        # go on, and whoever cancelled it would wait for ever (https://github.com/python/cpython/issues/86296).
+        # redis-py sends by asyncio.wait_for. Python 3.11's drops a cancellation that comes as it finishes: the task
+        # would go on, and its canceller would wait for ever (https://github.com/python/cpython/issues/86296).
         # guard: cancelled-while-sending
         if task and task.cancelling() > before:
             await self.disconnect(nowait=True)  # nobody reads the answer
