@@ -180,7 +180,8 @@ class Call:
             try:
                 await asyncio.wait((said, gone), return_when=asyncio.FIRST_COMPLETED)
                 # The track's end is told after the room's: what was said last is still to come.
-                utterance = await asyncio.wait_for(said, PAUSE_SECONDS)
+                async with asyncio.timeout(PAUSE_SECONDS):
+                    utterance = await said
             except TimeoutError:
                 raise CallError("the call was ended") from None
             finally:

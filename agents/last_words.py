@@ -48,7 +48,8 @@ async def say(room: rtc.Room, text: str, hosted: "tts.TTS[Any]") -> None:
     try:
         publication = await room.local_participant.publish_track(track, options)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(publication.wait_for_subscription(), HEARD_SECONDS)
+            async with asyncio.timeout(HEARD_SECONDS):
+                await publication.wait_for_subscription()
         async for piece in as_stream(sound):
             await source.capture_frame(piece)
         await source.wait_for_playout()

@@ -4,6 +4,7 @@ After a failover the old server may live on as a replica: it refuses every write
 while its name leads to another one. Who is refused so has met the wrong server, and the next command connects anew.
 """
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,7 +32,15 @@ class _Moving:
     async def send_packed_command(self: Any, command: Packed, check_health: bool = True) -> None:
         if self.should_reconnect():
             await self.disconnect(nowait=True)
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
         await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        # redis-py sends by asyncio.wait_for. Python 3.11's drops a cancellation that comes as it finishes: the task
+        # would go on, and its canceller would wait for ever (https://github.com/python/cpython/issues/86296).
+        # guard: cancelled-while-sending
+        if task and task.cancelling() > before:
+            await self.disconnect(nowait=True)  # nobody reads the answer
+            raise asyncio.CancelledError
 
 
 class _SyncMoving:

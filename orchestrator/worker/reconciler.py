@@ -109,7 +109,7 @@ class Reconciler:
             await self._store.room_made(session_id)
 
     async def _leave(self, room: str) -> None:
-        newest = await self._store.session(await self._store.session_in(room) or "")
+        newest = await self._store.session(await self._store.newest_session_of_room(room) or "")
         if newest is not None and newest.live:
             return  # the next session is in it already
         if re.fullmatch(ROOM_PATTERN, room):

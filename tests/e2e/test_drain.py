@@ -14,7 +14,7 @@ from tests.support.hurt import connected, moment, talking
 from tests.support.node import Node
 from tests.support.processes import alive, poll
 
-DRAIN, GOODBYE, CALLS, LINE = 8, 2, 4, 2
+DRAIN, GOODBYE, CALLS, LINE = 14, 4, 4, 2
 SETTINGS: dict[str, Any] = {
     "AGENT_MODULE": "tests.support.agents", "POOL_TARGET": 2, "MAX_SESSIONS": CALLS, "USER_JOIN_SECONDS": 600,
     "DRAIN_SECONDS": DRAIN, "GOODBYE_SECONDS": GOODBYE, "JOIN_TIMEOUT_SECONDS": 60,
@@ -82,6 +82,7 @@ async def test_calls_are_heard_until_the_drain_is_over(short_folder: Path) -> No
             status, body, headers = answer(node, "POST", "/api/session/start", json={"userId": "late"})
             assert (status, body["code"]) == (503, "draining")
             assert int(headers["Retry-After"]) >= DRAIN
+            await silent.next_sound()
             for each in line:
                 found = node.session(each["sessionId"])
                 assert (found["status"], found["reason"].partition(":")[0]) == ("error", "node_draining")
@@ -92,7 +93,6 @@ async def test_calls_are_heard_until_the_drain_is_over(short_folder: Path) -> No
             assert answer(node, "GET", "/livez")[0] == 200
             # The polite one's agent takes its leave; what is left to the other one it may use.
             await polite.gone()
-            await silent.next_sound()
             await silent.gone()
         code = await asyncio.to_thread(node.process.wait, DRAIN + 60)
         assert code == 0

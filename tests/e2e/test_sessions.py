@@ -29,7 +29,7 @@ def node(short_folder: Path) -> Iterator[Node]:
     folder = short_folder / "sessions"
     folder.mkdir()
     (folder / ".env").write_text("OPENAI_API_KEY=from-the-file\nOWN=listed\nAGENT_ENV=OWN\n")
-    settings = {"USER_GONE_SECONDS": 2, "SESSION_KEEP_SECONDS": 1000, "HEARTBEAT_SECONDS": 1}
+    settings = {"USER_GONE_SECONDS": 2, "USER_JOIN_SECONDS": 600, "SESSION_KEEP_SECONDS": 1000, "HEARTBEAT_SECONDS": 1}
     with Node(folder, POOL_TARGET=2, AGENT_MODULE="tests.support.agents", **settings) as found:
         yield found
 

@@ -115,23 +115,23 @@ GUARDS = (
     ),
     guard(
         "the cap is looked at where the agent is taken",
-        "chaos/test_capacity.py::test_the_cap_holds_at_every_moment_of_a_rush",
+        "simulation/test_capacity.py::test_the_cap_holds_at_every_moment_of_a_rush",
         never("cap"),
     ),
     guard(
         "the end of a session and the next one's turn are one step",
-        "chaos/test_capacity.py::test_the_line_is_first_come_first_served_and_moves_at_once",
+        "simulation/test_capacity.py::test_the_line_is_first_come_first_served_and_moves_at_once",
         remove("promote"),
     ),
     guard(
         "who comes while others wait joins the line, room or not",
-        "chaos/test_capacity.py::test_whoever_comes_later_stands_behind_even_when_a_place_is_free",
+        "simulation/test_capacity.py::test_whoever_comes_later_stands_behind_even_when_a_place_is_free",
         never("queue-first"),
         remove("promote"),
     ),
     guard(
         "a wait in line ends",
-        "chaos/test_capacity.py::test_a_place_in_line_is_given_up_in_time_and_by_its_user",
+        "simulation/test_capacity.py::test_a_place_in_line_is_given_up_in_time_and_by_its_user",
         never("queue-timeout"),
     ),
     guard(
@@ -143,7 +143,7 @@ GUARDS = (
     ),
     guard(
         "the sessions of a user are counted",
-        "chaos/test_capacity.py::test_one_user_never_has_more_than_their_share",
+        "simulation/test_capacity.py::test_one_user_never_has_more_than_their_share",
         never("sessions-per-user"),
     ),
     guard(
@@ -153,7 +153,7 @@ GUARDS = (
     ),
     guard(
         "shrinking takes from the pool only",
-        "chaos/test_capacity.py::test_a_storm_of_starts_while_the_pool_is_resized",
+        "simulation/test_capacity.py::test_a_storm_of_starts_while_the_pool_is_resized",
         replace(
             "shrink-pool-only",
             "redis.call('SINTER', 'pool:ready', 'pool:stale')[1] or agent_above_share(want)",
@@ -1088,21 +1088,18 @@ GUARDS = (
     # Several nodes
     guard(
         "a start goes to the node with the smallest load",
-        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
+        "simulation/test_nodes.py::test_each_has_its_share_and_starts_go_where_there_is_most_room",
         replace("least-load", "+ load_of", "- load_of"),
-        STEP="each_has_its_share_and_starts_go_where_there_is_most_room",
     ),
     guard(
         "a user comes back to the node of the last time",
-        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
+        "simulation/test_nodes.py::test_a_user_comes_back_to_the_same_node",
         replace("affinity", "node.id == prefer and 0 or ", ""),
-        STEP="a_user_comes_back_to_the_same_node",
     ),
     guard(
         "calls that outlast a drain go on elsewhere",
-        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
+        "simulation/test_nodes.py::test_one_that_is_drained_hands_its_calls_over",
         never("handover"),
-        STEP="one_that_is_drained_hands_its_calls_over",
     ),
     guard(
         "whoever is left hears that a node is silent",
@@ -1222,6 +1219,11 @@ GUARDS = (
         "connections follow a failover",
         "integration/test_failover.py::test_every_connection_of_the_store_moves",
         remove("moved-connection"),
+    ),
+    guard(
+        "a cancellation ends a command whenever it comes",
+        "integration/test_connection.py::test_a_cancellation_ends_a_command_whenever_it_comes",
+        never("cancelled-while-sending"),
     ),
     guard(
         "Celery's connections follow a failover",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from orchestrator.store import Store
 from orchestrator.store.connection import connect, connect_blocking
 from tests.support.processes import alive, free_ports, start_valkey, stop
 
@@ -30,3 +31,17 @@ async def test_connections_that_were_idle_over_a_restart_of_redis_fail_nobody(
         finally:
             stop(valkey)
     assert not alive(valkey.pid)
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_cancellation_ends_a_command_whenever_it_comes(store: Store, blocking: bool) -> None:
+    for steps in range(40):
+        command = store.changes("$") if blocking else store.last_change()
+        task = asyncio.create_task(command)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if not task.cancel():
+            continue  # the answer was there first
+        done, _ = await asyncio.wait([task], timeout=2)
+        assert done, f"cancelled after {steps} steps of the loop, the task goes on"
+        assert task.cancelled(), f"cancelled after {steps} steps of the loop, it has an answer"

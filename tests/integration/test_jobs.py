@@ -25,13 +25,13 @@ async def test_a_job_gets_a_warm_agent_and_leaves_its_facts(store: Store, raw: r
     assert facts == ("dispatch", "AJ_1", "AD_1", "n1", "lobby")
     (first,) = [fields for _, fields in raw.xrange(f"session:{session.id}:events")]
     assert first | {"via": "dispatch", "jobId": "AJ_1", "dispatchId": "AD_1", "roomName": "lobby"} == first
-    assert await store.session_in("lobby") == session.id
+    assert await store.newest_session_of_room("lobby") == session.id
     assert await store.session_of_job("dispatch:AJ_1") == session.id
 
 
 async def test_a_session_that_was_asked_for_by_http_says_nothing_of_a_job(store: Store, raw: redis.Redis) -> None:
     started = await assign(store, "ada", room_name="room_1")
-    assert await store.session_in("room_1") == started.session_id
+    assert await store.newest_session_of_room("room_1") == started.session_id
     session = await store.session(started.session_id)
     assert session is not None
     assert (session.via, session.job_id, session.door) == (None, None, None)
@@ -58,7 +58,7 @@ async def test_a_room_has_one_session(store: Store, valkey_url: str) -> None:
     await store.end_session(first.session_id, "ended", words("over"))
     third = await ask(store, "lobby", "AJ_2")
     assert third.outcome == "assigned"
-    assert await store.session_in("lobby") == third.session_id
+    assert await store.newest_session_of_room("lobby") == third.session_id
 
 
 async def test_the_room_is_known_as_long_as_the_record(store: Store, raw: redis.Redis) -> None:
@@ -71,7 +71,7 @@ async def test_the_room_is_known_as_long_as_the_record(store: Store, raw: redis.
     assert raw.ttl("session:room:lobby") == -1
     await store.end_session(first.session_id, "ended", words("again"))
     assert raw.ttl("session:room:lobby") == -1
-    assert await store.session_in("lobby") == second.session_id
+    assert await store.newest_session_of_room("lobby") == second.session_id
 
 
 async def test_a_job_never_waits_in_line(store: Store, raw: redis.Redis, valkey_url: str) -> None:

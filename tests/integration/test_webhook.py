@@ -465,7 +465,7 @@ def test_a_wait_that_the_agent_began_is_ended_only_by_two_looks(call: House) -> 
 def test_a_call_becomes_active_though_the_agent_says_nothing(call: House) -> None:
     other = House.__new__(House)
     other.b = call.b
-    call.b.call("end_session", call.session, "ended", "over")
+    call.b.call("end_session", call.session, "ended", words("over").record())
     call.b.redis.set("pool:target", 2)
     call.later(1_000)
     other.agent = call.b.call("reserve_agents", "n1", "", "prewarm_2")[0]

@@ -199,6 +199,11 @@ class Cluster:
         assert isinstance(found, Session)
         return found
 
+    async def code(self, call: "Call") -> str:
+        """Return the code of the reason for which a call's session is over; '' while it is not."""
+        reason = (await self.session(call)).reason
+        return reason.code if reason else ""
+
     async def served(self, call: "Call", seconds: float, *, but: str = "") -> Session:
         """Wait until a call has a living agent in its room, another one than `but`."""
 

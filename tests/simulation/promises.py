@@ -8,8 +8,9 @@ from orchestrator.store import keys
 from tests.simulation.cluster import OVER, Cluster
 from tests.simulation.virtual_time import BEGINNING
 
-#: Seconds of quiet after which nothing may be left of what happened: the longest wait of SETTINGS, and some rounds.
-SETTLED_SECONDS = 60.0
+#: Seconds of quiet after which nothing may be left of what happened: the breaker's longest pause (60 s and up to a
+#: quarter more), a boot and some rounds.
+SETTLED_SECONDS = 90.0
 _SERVED = (keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE)
 
 

@@ -37,7 +37,7 @@ def test_no_start_is_lost_while_the_api_is_killed_again_and_again(simulate: Simu
             await cluster.end(call)
         await promises.when_quiet(cluster)
         # One whose spawn task was never queued is served by another agent; none is an error.
-        assert {(await cluster.session(call)).reason for call in calls} == {"the user has hung up"}
+        assert {await cluster.code(call) for call in calls} == {"stopped_by_caller"}
 
     simulate(scenario, SEEDS)
 

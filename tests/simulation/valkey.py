@@ -5,6 +5,7 @@ command is sent and answered while the event loop stands still. A client may fin
 """
 
 import asyncio
+import contextlib
 import hashlib
 import random
 import socket
@@ -165,20 +166,12 @@ class Valkey:
         """Run commands that change nothing, outside of time."""
         return self._send(commands)
 
-    async def pushed(self, keys: Iterable[str], seconds: float) -> None:
-        """Wait until something is pushed to one of these lists, at most so long."""
-        waiter = asyncio.get_running_loop().create_future()
+    def waiter(self, keys: Iterable[str]) -> asyncio.Future[None]:
+        """Return what is done when something is pushed to one of these lists."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for key in keys:
             self._waiting[key].append(waiter)
-        try:
-            async with asyncio.timeout(seconds):
-                await waiter
-        except TimeoutError:
-            pass
-        finally:
-            for key in keys:
-                if waiter in self._waiting.get(key, ()):
-                    self._waiting[key].remove(waiter)
+        return waiter
 
     def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         self._socket.sendall(b"".join(hiredis.pack_command(command) for command in commands))
@@ -197,9 +190,11 @@ class Valkey:
 class Network:
     """The way of one process to Redis: how long each command takes, and whether it comes through at all."""
 
-    def __init__(self, valkey: Valkey, dice: random.Random, pass_on: Callable[[], Any]) -> None:
+    def __init__(
+        self, valkey: Valkey, dice: random.Random, pass_on: Callable[[], Any], alive: Callable[[], bool]
+    ) -> None:
         """`pass_on`: awaited before anything is sent; it never returns in a process that is dead, or stands still."""
-        self._valkey, self._dice, self._pass_on = valkey, dice, pass_on
+        self._valkey, self._dice, self._pass_on, self._alive = valkey, dice, pass_on, alive
         #: "" when all is well; `refuses`: every command fails at once; `silent`: after two seconds; `deaf`: it is
         #: carried out, and no answer comes.
         self.trouble = ""
@@ -210,6 +205,16 @@ class Network:
         """Run commands as one, in their turn."""
         if self.instant:
             return self._valkey.run(commands, asyncio.get_running_loop().time())
+        results = await self._run(commands, ())
+        assert isinstance(results, list)
+        if self._dice.random() < 0.1:
+            await asyncio.sleep(self._delay())
+        await self._pass_on()
+        return results
+
+    async def _run(
+        self, commands: Sequence[tuple[Any, ...]], keys: Sequence[str]
+    ) -> "list[Any] | asyncio.Future[None]":
         await asyncio.sleep(self._delay())
         await self._pass_on()
         match self.trouble:
@@ -218,18 +223,39 @@ class Network:
             case "silent":
                 await asyncio.sleep(2)
                 raise RedisTimeoutError("Timeout reading from socket")
-        results = self._valkey.run(commands, asyncio.get_running_loop().time())
+        results = self._take(commands, keys)
         if self.trouble == "deaf":
             await asyncio.sleep(2)
             raise RedisTimeoutError("Timeout reading from socket")
-        if self._dice.random() < 0.1:
-            await asyncio.sleep(self._delay())
-        await self._pass_on()
         return results
 
-    async def pushed(self, keys: Iterable[str], seconds: float) -> None:
-        """Wait until something is pushed to one of these lists."""
-        await self._valkey.pushed(keys, seconds)
+    async def take(self, commands: Sequence[tuple[Any, ...]], keys: Sequence[str], seconds: float) -> list[Any]:
+        """Run commands that take something from lists, again whenever something is pushed there, until one takes it."""
+        now = asyncio.get_running_loop().time
+        end = now() + seconds
+        found = await self._run(commands, keys)
+        while isinstance(found, asyncio.Future):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(end):
+                    await found
+            if found.cancelled():
+                break
+            # It is taken when it is pushed and not a round trip later, by a process that stands still too.
+            if not self._alive() or self.trouble in {"refuses", "silent"}:
+                raise RedisConnectionError("Connection lost")
+            found = self._take(commands, keys)
+        await self._pass_on()
+        return [None] if isinstance(found, asyncio.Future) else found
+
+    def _take(self, commands: Sequence[tuple[Any, ...]], keys: Sequence[str]) -> "list[Any] | asyncio.Future[None]":
+        now = asyncio.get_running_loop().time()
+        if not keys:
+            return self._valkey.run(commands, now)
+        for at, command in enumerate(commands):
+            (found,) = self._valkey.run([command], now)
+            if found is not None:
+                return [None] * at + [found]
+        return self._valkey.waiter(keys)
 
     def load(self, source: str) -> str:
         """Load a script; returns its digest."""
@@ -265,26 +291,12 @@ class Client(Redis):
         return _Pipeline(self.network)
 
     async def blpop(self, keys: Any, timeout: Any = 0) -> Any:  # type: ignore[override] # noqa: ASYNC109 - redis-py's
-        end = asyncio.get_running_loop().time() + timeout
-        while True:
-            for key in keys:
-                if (found := await self.execute_command("LPOP", key)) is not None:
-                    return [key, found]
-            if not await self._wait(keys, end):
-                return None
+        found = await self.network.take([("LPOP", key) for key in keys], list(keys), timeout)
+        return next(([key, each] for key, each in zip(keys, found, strict=False) if each is not None), None)
 
     async def blmove(self, first: str, second: str, timeout: float, *ends: str) -> Any:  # type: ignore[override] # noqa: ASYNC109
-        end = asyncio.get_running_loop().time() + timeout
-        while (found := await self.execute_command("LMOVE", first, second, *ends)) is None:
-            if not await self._wait([first], end):
-                return None
+        (found,) = await self.network.take([("LMOVE", first, second, *ends)], [first], timeout)
         return found
-
-    async def _wait(self, keys: Sequence[str], end: float) -> bool:
-        left = end - asyncio.get_running_loop().time()
-        if left > 0:
-            await self.network.pushed(keys, left)
-        return left > 0
 
     async def aclose(self, *_: Any, **__: Any) -> None: ...
 

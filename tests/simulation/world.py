@@ -29,7 +29,7 @@ class Process:
         self._goes_on.set()
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._at_end: list[Callable[[], None]] = []
-        self.network = Network(world.valkey, world.dice, self.pass_on)
+        self.network = Network(world.valkey, world.dice, self.pass_on, lambda: self.alive)
 
     def start(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         """Run something in this process, and all that it starts."""

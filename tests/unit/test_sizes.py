@@ -10,9 +10,7 @@ from tests.support.node import REPOSITORY
 
 MOST = {"class": 250, "module": 350, "function": 50}
 #: What is larger still, with its lines. The list may only shrink: one that is split leaves it, and none may grow.
-LARGER: dict[str, int] = {
-    "orchestrator/store/sessions.py Sessions": 260,
-}
+LARGER: dict[str, int] = {}
 
 
 def _lines(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> int:
