@@ -26,6 +26,9 @@ from orchestrator.store import Node, Reading
 from orchestrator.store.keys import node_queue
 from orchestrator.task_queue import app as celery_app
 
+#: The steps of a reload on a node; anything else is what went wrong there.
+RELOAD_STEPS = frozenset({"waiting", "running", "done"})
+
 router = APIRouter(prefix="/api", tags=["admin"], route_class=gated(administrator), responses=PROBLEM_RESPONSES)
 
 
@@ -157,10 +160,11 @@ async def reload_state(reload_id: ReloadPath, services: ServicesDep) -> ReloadRe
     # A node that has gone meanwhile has nothing to load.
     states = {node: progress[node] for node in await services.store.nodes() if node in progress}
     stale = (await services.store.counts())["stale"]
-    failed = [f"{node}: {state}" for node, state in states.items() if state.startswith("failed")]
+    failed = sorted(node for node, state in states.items() if state not in RELOAD_STEPS)
     done = bool(states) and not failed and not stale and all(state == "done" for state in states.values())
-    message = "New agent code is live." if done else "; ".join(failed) or "The agents' code is being loaded."
-    return ReloadReply(reload_id=reload_id, nodes=states, stale=stale, done=done, message=message)
+    failures = "; ".join(f"{node}: {states[node]}" for node in failed)
+    message = "New agent code is live." if done else failures or "The agents' code is being loaded."
+    return ReloadReply(reload_id=reload_id, nodes=states, failed=failed, stale=stale, done=done, message=message)
 
 
 @router.post("/breaker/close", summary="Close the circuit breaker")

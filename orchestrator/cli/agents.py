@@ -28,7 +28,7 @@ def reload(json: Json = False) -> None:
         if not json and (text := _progress(answer)) != printed:
             console.print(text, soft_wrap=True)
             printed = text
-        failed = any(state.startswith("failed") for state in answer["nodes"].values())
+        failed = bool(answer["failed"])
         if answer["done"] or failed or time.monotonic() > deadline:
             break
         time.sleep(POLL_SECONDS)

@@ -13,7 +13,14 @@ from orchestrator.cli import logs as logs_module
 from orchestrator.cli.main import main
 from orchestrator.node.output import console
 
-REPLY = {"reloadId": "7f3a9d8b7e6f5a4b", "nodes": {"n1": "running"}, "stale": 0, "done": False, "message": "loading"}
+REPLY = {
+    "reloadId": "7f3a9d8b7e6f5a4b",
+    "nodes": {"n1": "running"},
+    "failed": [],
+    "stale": 0,
+    "done": False,
+    "message": "loading",
+}
 OPEN = {"state": "open", "failures": 6, "cause": "boot_error: no [such] model", "retryIn": 31.4}
 CLOSED = {"state": "closed", "failures": 0, "cause": None, "retryIn": 0}
 HEALTH: dict[str, Any] = {
@@ -107,7 +114,7 @@ def test_what_is_waited_for_goes_on_while_redis_is_away(api: Api, run: Run, monk
 
 
 def test_reload_that_failed(api: Api, run: Run) -> None:
-    failed = REPLY | {"nodes": {"n1": "failed: SyntaxError"}, "message": "n1: failed: SyntaxError"}
+    failed = REPLY | {"nodes": {"n1": "failed: SyntaxError"}, "failed": ["n1"], "message": "n1: failed: SyntaxError"}
     api.on("POST /api/agents/reload", REPLY)
     api.on(f"GET /api/agents/reload/{REPLY['reloadId']}", failed)
     code, _, errors = run("agents", "reload")

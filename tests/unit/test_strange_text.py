@@ -54,7 +54,14 @@ def told(api: Api, text: str) -> list[list[str]]:
         "warnings": [text], "nodes": {text: {}}, "sizing": text, "breaker": breaker, "status": text, "version": text,
     }  # fmt: skip
     agent = {"agentId": AGENT, "status": "ready", "pid": 1, "node": text, "age": 1.0, "memory": 1}
-    reload = {"reloadId": "7", "nodes": {text: f"failed: {text}"}, "stale": 0, "done": False, "message": text}
+    reload = {
+        "reloadId": "7",
+        "nodes": {text: f"failed: {text}"},
+        "failed": [text],
+        "stale": 0,
+        "done": False,
+        "message": text,
+    }
     api.on("GET /api/health", health)
     api.on("GET /api/sessions", {"sessions": [session(text)], "agents": [agent]})
     api.on(f"GET /api/session/{ID}", session(text))

@@ -96,10 +96,12 @@ class ReloadReply(Reply):
     """Whether new agent code is live."""
 
     model_config = example(
-        success=True, reloadId="7f3a", nodes={"node-1": "done"}, stale=0, done=True, message="New agent code is live."
-    )
+        success=True, reloadId="7f3a", nodes={"node-1": "done"}, failed=[], stale=0, done=True,
+        message="New agent code is live.",
+    )  # fmt: skip
     reload_id: str
     nodes: dict[str, str] = Field(description="Of each node: waiting, running, done, or what went wrong.")
+    failed: list[str] = Field(description="The nodes on which it went wrong.")
     stale: int = Field(description="Warm agents on older code that are still to be replaced.")
     done: bool
     message: str
