@@ -79,7 +79,7 @@ check: $(VENV)/.installed-dev ## Lint, type-check, check the import rules, run t
 	@$(MAKE) --silent --jobs 4 --output-sync=target lint types imports quick
 
 quick: $(VENV)/.installed-dev
-	@$(PYTEST) --quiet --dist worksteal -o timeout_func_only=false -m "not thorough" tests/integration tests/unit
+	@$(PYTEST) --quiet --numprocesses 2 --dist worksteal -o timeout_func_only=false -m "not thorough" tests/integration tests/unit
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

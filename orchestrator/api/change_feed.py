@@ -66,6 +66,8 @@ class ChangeFeed:
         task = asyncio.current_task()
         last: str | None = None
         while not self.closed.is_set():
+            if task and task.cancelling():  # redis-py may have taken the cancellation for a lost connection
+                raise asyncio.CancelledError
             try:
                 if last is None:
                     last = await self._store.last_change()
@@ -75,12 +77,11 @@ class ChangeFeed:
                     self._wake(None, *sessions)
             # guard: feed-survives
             except Exception as failure:  # the feed must outlast any failure
-                if task and task.cancelling():  # redis-py takes a cancellation for a lost connection
-                    raise asyncio.CancelledError from failure
                 if not isinstance(failure, StoreUnavailable):
                     log.exception("reading changes failed; trying again")
                 last = None
-                await wait_for_event(self.closed, RETRY_SECONDS)
+                if not (task and task.cancelling()):
+                    await wait_for_event(self.closed, RETRY_SECONDS)
 
     def _wake(self, *names: str | None) -> None:
         for name in names:
