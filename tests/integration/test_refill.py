@@ -125,11 +125,17 @@ def test_examining_finds_each_fault() -> None:
     fit = examine(_agent(os.getpid()), memory_limit=limit)
     assert fit.fault is None
     assert fit.memory > 1 << 20
-    assert "over the limit of 1 MiB" in str(examine(_agent(os.getpid()), memory_limit=1 << 20).fault)
+    large = examine(_agent(os.getpid()), memory_limit=1 << 20).fault
+    assert large is not None
+    assert (large.code, large.params["limitMib"]) == ("memory_limit", 1)
     stranger = _agent(os.getpid(), start_ticks=1)
-    assert examine(stranger, memory_limit=limit).fault == "pid belongs to another process"
+    fault = examine(stranger, memory_limit=limit).fault
+    assert fault is not None
+    assert fault.text == "pid belongs to another process"
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         agent = _agent(process.pid)
         process.kill()
         poll(lambda: ProcessId.of(process.pid) is None, "it is a zombie")
-        assert examine(agent, memory_limit=limit).fault == "process gone or zombie"
+        fault = examine(agent, memory_limit=limit).fault
+        assert fault is not None
+        assert fault.text == "process gone or zombie"
