@@ -16,7 +16,6 @@ from orchestrator.store import Store
 from tests.support.pool import POLICY
 from tests.support.processes import alive, free_ports, start_valkey, stop
 
-
 #: Files of these rings that take longest. One file is one process's: what begins last must be short.
 _LONG = ("test_supervise.py", "test_host.py", "test_host_code.py", "test_refusing_redis.py", "test_fuzz.py")
 
