@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 EXTRAS := agents,offline
 
 # Most tests wait most of the time: more processes than there are cores share them, file by file.
-WORKERS := 3
+WORKERS := 4
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The first Python that is new enough, by any of its usual names.
@@ -79,7 +79,7 @@ check: $(VENV)/.installed-dev ## Lint, type-check, check the import rules, run t
 	@$(MAKE) --silent --jobs 4 --output-sync=target lint types imports quick
 
 quick: $(VENV)/.installed-dev
-	@$(PYTEST) --quiet --numprocesses 2 --dist worksteal -o timeout_func_only=false -m "not thorough" tests/integration tests/unit
+	@$(PYTEST) --quiet --numprocesses 4 --dist worksteal -o timeout_func_only=false -m "not thorough" tests/integration tests/unit
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -29,6 +29,9 @@ from tests.support.refusing import ALL, NO_WRITES, Hurt, Refusing
 #: Seconds after which everything is to be well again.
 HEALED = 15.0
 
+#: Nobody answers one that is silent: each of its cases waits for seconds.
+KINDS = [pytest.param(hurt, marks=pytest.mark.thorough) if hurt is Refusing.silent else hurt for hurt in ALL]
+
 
 @pytest.fixture
 def valkey(tmp_path: Path) -> Iterator[Refusing]:
@@ -63,7 +66,7 @@ async def until(look, seconds: float = HEALED):
     return result
 
 
-@pytest.mark.parametrize("hurt", ALL, ids=lambda hurt: hurt.__name__)
+@pytest.mark.parametrize("hurt", KINDS, ids=lambda hurt: hurt.__name__)
 async def test_a_start_is_refused_with_the_cause_and_served_again(
     http: httpx.AsyncClient, store: Store, valkey: Refusing, hurt: Hurt
 ) -> None:
@@ -112,7 +115,7 @@ async def test_a_full_redis_takes_no_new_work_though_a_warm_agent_is_there(store
     assert (await assign(store, "ada", rate_amount=0)).agent_id == agent_id, "it was not spent"
 
 
-@pytest.mark.parametrize("hurt", ALL, ids=lambda hurt: hurt.__name__)
+@pytest.mark.parametrize("hurt", KINDS, ids=lambda hurt: hurt.__name__)
 async def test_the_health_route_answers_and_names_it(
     http: httpx.AsyncClient, store: Store, valkey: Refusing, hurt: Hurt, tmp_path: Path
 ) -> None:
@@ -147,7 +150,7 @@ async def test_the_health_route_answers_and_names_it(
     await until(well)
 
 
-@pytest.mark.parametrize("hurt", ALL, ids=lambda hurt: hurt.__name__)
+@pytest.mark.parametrize("hurt", KINDS, ids=lambda hurt: hurt.__name__)
 async def test_an_agent_goes_on_and_speaks_again(store: Store, valkey: Refusing, hurt: Hurt) -> None:
     (agent_id,) = await warm(store, valkey.url, 1)
     link = AgentLink(valkey.url, agent_id)
@@ -171,7 +174,7 @@ async def test_an_agent_goes_on_and_speaks_again(store: Store, valkey: Refusing,
         await link.close()
 
 
-@pytest.mark.parametrize("hurt", ALL, ids=lambda hurt: hurt.__name__)
+@pytest.mark.parametrize("hurt", KINDS, ids=lambda hurt: hurt.__name__)
 def test_what_cannot_be_queued_is_told_as_a_wait(valkey: Refusing, hurt: Hurt) -> None:
     publisher = Publisher(valkey.url)
     try:
@@ -254,7 +257,7 @@ async def test_another_password_is_a_wait_too(tmp_path: Path) -> None:
         publisher.close()
 
 
-@pytest.mark.parametrize("hurt", ALL, ids=lambda hurt: hurt.__name__)
+@pytest.mark.parametrize("hurt", KINDS, ids=lambda hurt: hurt.__name__)
 def test_beat_waits_and_leads_again(valkey: Refusing, hurt: Hurt) -> None:
     app = make_worker_app(Settings(redis_url=valkey.url, node_id="n1"))
     scheduler = Scheduler(app=app)
@@ -284,7 +287,8 @@ def ticks(scheduler: Scheduler, valkey: Refusing) -> None:
             scheduler.tick()
 
 
-@pytest.mark.parametrize("hurt", ALL, ids=lambda hurt: hurt.__name__)
+@pytest.mark.thorough
+@pytest.mark.parametrize("hurt", KINDS, ids=lambda hurt: hurt.__name__)
 async def test_a_celery_worker_waits_before_it_begins(valkey: Refusing, hurt: Hurt) -> None:
     with hurt(valkey):
         waiting = asyncio.create_task(asyncio.to_thread(wait_for_redis, Settings(redis_url=valkey.url)))
