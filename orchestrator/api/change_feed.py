@@ -63,11 +63,8 @@ class ChangeFeed:
 
     async def run(self) -> None:
         """Listen to Redis until `close`, or until the task is cancelled."""
-        task = asyncio.current_task()
         last: str | None = None
         while not self.closed.is_set():
-            if task and task.cancelling():  # redis-py may have taken the cancellation for a lost connection
-                raise asyncio.CancelledError
             try:
                 if last is None:
                     last = await self._store.last_change()
@@ -80,8 +77,7 @@ class ChangeFeed:
                 if not isinstance(failure, StoreUnavailable):
                     log.exception("reading changes failed; trying again")
                 last = None
-                if not (task and task.cancelling()):
-                    await wait_for_event(self.closed, RETRY_SECONDS)
+                await wait_for_event(self.closed, RETRY_SECONDS)
 
     def _wake(self, *names: str | None) -> None:
         for name in names:

@@ -10,7 +10,7 @@ from typing import Any
 
 import redis as sync
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.store.refusals import is_elsewhere
 
@@ -34,13 +34,19 @@ class _Moving:
             await self.disconnect(nowait=True)
         task = asyncio.current_task()
         before = task.cancelling() if task else 0
-        await super().send_packed_command(command, check_health)  # type: ignore[misc]
-        # redis-py sends by asyncio.wait_for. Python 3.11's drops a cancellation that comes as it finishes: the task
-        # would go on, and its canceller would wait for ever (https://github.com/python/cpython/issues/86296).
+        failure: RedisError | None = None
+        try:
+            await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        except RedisError as found:
+            failure = found
+        # redis-py sends by asyncio.wait_for. Python 3.11's drops a cancellation that comes as it finishes or fails: the
+        # task would go on, and its canceller would wait for ever (https://github.com/python/cpython/issues/86296).
         # guard: cancelled-while-sending
         if task and task.cancelling() > before:
             await self.disconnect(nowait=True)  # nobody reads the answer
-            raise asyncio.CancelledError
+            raise asyncio.CancelledError from failure
+        if failure:
+            raise failure
 
 
 class _SyncMoving:

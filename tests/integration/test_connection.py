@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from orchestrator.errors import StoreUnavailable
 from orchestrator.store import Store
 from orchestrator.store.connection import connect, connect_blocking
 from tests.support.processes import alive, free_ports, start_valkey, stop
@@ -45,3 +46,25 @@ async def test_a_cancellation_ends_a_command_whenever_it_comes(store: Store, blo
         done, _ = await asyncio.wait([task], timeout=2)
         assert done, f"cancelled after {steps} steps of the loop, the task goes on"
         assert task.cancelled(), f"cancelled after {steps} steps of the loop, it has an answer"
+
+
+async def test_a_cancellation_ends_a_command_also_as_its_connection_is_lost(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.last_change()
+
+    async def lose(*_: object) -> None:
+        await asyncio.sleep(0)
+        raise OSError(104, "Connection reset by peer")
+
+    for steps in range(20):
+        with monkeypatch.context() as patch:
+            patch.setattr("redis.asyncio.connection.AbstractConnection._send_packed_command", lose)
+            task = asyncio.create_task(store.last_change())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            if not task.cancel():
+                assert isinstance(task.exception(), StoreUnavailable)
+                continue
+            await asyncio.wait([task], timeout=2)
+        assert task.cancelled(), f"cancelled after {steps} steps of the loop, it fails with {task.exception()!r}"
