@@ -10,9 +10,10 @@ import pytest
 
 from agents.caller import Call
 from tests.support.agreement import os_agents
+from tests.support.drained import alone, answer, old_life_is_over, within
 from tests.support.hurt import connected, moment, talking
 from tests.support.node import Node
-from tests.support.processes import alive, poll
+from tests.support.processes import alive
 
 DRAIN, GOODBYE, CALLS, LINE = 14, 4, 4, 2
 SETTINGS: dict[str, Any] = {
@@ -25,41 +26,6 @@ def node_in(folder: Path, **settings: Any) -> Node:
     """Return a node that finds what an earlier one has left in the folder."""
     folder.mkdir(exist_ok=True)
     return Node(folder, NODE_ID=f"drains-{folder.name}", **SETTINGS | settings)
-
-
-def alone(node: Node, count: int) -> list[str]:
-    """Start sessions whose users never come; returns their ids once each has its agent."""
-    ids = [node.begin(f"alone{number}")["sessionId"] for number in range(count)]
-    for session_id in ids:
-        poll(lambda session_id=session_id: node.session(session_id)["status"] == "ready", "it has its agent", 60)
-    return ids
-
-
-async def within(seconds: float, look: Any, what: str) -> None:
-    """Wait for something beside a call."""
-    await asyncio.to_thread(poll, look, what, seconds)
-
-
-def answer(node: Node, method: str, path: str, **options: Any) -> tuple[int, dict[str, Any], httpx.Headers]:
-    """Return what the api answers; 0 when it is gone."""
-    try:
-        found = node.http.request(method, path, **options)
-    except httpx.HTTPError:
-        return 0, {}, httpx.Headers()
-    return found.status_code, found.json(), found.headers
-
-
-def old_life_is_over(node: Node, ids: dict[str, str]) -> None:
-    """Assert that a node which was started anew has nothing of its last life but records."""
-    counts = node.counts()
-    assert (counts["pool"], counts["agents"]) == (2, 2), counts
-    assert not any(counts[state] for state in ("queued", "starting", "ready", "active")), counts
-    for session_id, status in ids.items():
-        found = node.session(session_id)
-        assert found["status"] == status, found
-        assert found["reason"]
-    assert not [warning for warning in node.health()["warnings"] if "drain" in warning]
-    node.clean()
 
 
 @pytest.mark.timeout(300)
