@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 from orchestrator.machine.printable import one_line
+from orchestrator.machine.redaction import Redaction
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "data", "color_message"}
 #: Characters of one fact that are logged.
@@ -79,6 +80,18 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields)  # escapes all but ASCII, so that no character ends the line
 
 
+class WithoutSecrets(logging.Formatter):
+    """Removes secrets from what another formatter returns, tracebacks included."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner, self._redact = inner, Redaction()
+
+    def format(self, record: logging.LogRecord) -> str:
+        # guard: secrets-in-logs
+        return self._redact(self._inner.format(record))
+
+
 class Lossy:
     """A stream that drops what it cannot write, for example to a full disk, instead of raising."""
 
@@ -116,7 +129,7 @@ def never_fail_to_print() -> None:
 def configure_logging(style: Literal["text", "json"] = "text") -> None:
     """Send the log to standard error, from level INFO on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    handler.setFormatter(WithoutSecrets(JsonFormatter() if style == "json" else TextFormatter()))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)

@@ -33,7 +33,7 @@ def _bare_environment() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-#: The programs that this process has started since the last test.
+#: The programs that this process has started since the current test began.
 _STARTED: list[str] = []
 
 
@@ -45,13 +45,18 @@ def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_on_event)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Forget what was started since the last test: its module's fixtures end after it, and may start programs."""
+    _STARTED.clear()
+
+
 @pytest.fixture(autouse=True)
 def _no_process_but_valkey(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that starts another process and is not marked for it: `make check` would take minutes."""
     yield
     # Python itself asks uname, once.
     started = [program for program in _STARTED if "valkey" not in program and program != "uname"]
-    _STARTED.clear()
     if request.path.parent.name in {"unit", "integration"} and not request.node.get_closest_marker("thorough"):
         assert not started, f"a test that starts {started} is marked `thorough`"
 

@@ -1,20 +1,20 @@
 """LiveKit's refusals: its own message without the token that it quotes, and what that message means.
 
-Agents and the orchestrator share these rules; the module imports the standard library only.
+Agents and the orchestrator share these rules; the module imports no library.
 """
 
-import logging
 import re
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+
+from orchestrator.machine.redaction import without_tokens
 
 #: Characters of LiveKit's message that are passed on.
 MAX_CHARACTERS = 300
 #: Largest difference between two clocks that LiveKit tolerates.
 TOLERATED_SECONDS = 60.0
 
-_TOKEN = re.compile(r"\beyJ[\w-]*\.[\w-]+(?:\.[\w-]*)?")
 #: LiveKit's SDK reports the status with which the server answered a join in these words.
 _ANSWERED = re.compile(r"client error: (\d{3})\b[^-]*(?:- (.*))?$", re.DOTALL)
 _MEANINGS = {
@@ -28,7 +28,7 @@ _MEANINGS = {
 def readable(text: str) -> str:
     """Return LiveKit's message as one short line without a token."""
     # guard: livekit-token-in-words
-    return " ".join(_TOKEN.sub("(token)", text).split())[:MAX_CHARACTERS]
+    return " ".join(without_tokens(text).split())[:MAX_CHARACTERS]
 
 
 def explained(text: str, ahead: float = 0.0) -> str:
@@ -77,13 +77,3 @@ class Refusal:
         """Whether another attempt, or another agent, would be refused too. An HTML page comes from a proxy and says
         nothing about LiveKit."""
         return self.status in {400, 401, 403} and not self.words.startswith("<")
-
-
-class WithoutTokens(logging.Filter):
-    """Removes tokens from a log: LiveKit's SDK logs refusals with the token in them."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Remove tokens from a record."""
-        if "eyJ" in (text := record.getMessage()):
-            record.msg, record.args = _TOKEN.sub("(token)", text), None
-        return True

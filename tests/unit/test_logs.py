@@ -104,3 +104,31 @@ def test_uvicorn_logs_like_the_others(style: str, capsys: pytest.CaptureFixture[
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.endswith('"message": "Started"}\n' if style == "json" else "INFO uvicorn.error Started\n")
+
+
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl"
+SECRETS = (
+    TOKEN, "key-of-a-provider", "first-of-two", "second-of-two", "hunter2-of-redis", "sk-proj-****************wxyz",
+    "sk-ant-api03-AbCdEfGh_1234",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("inner", [TextFormatter(), JsonFormatter(), logging.Formatter("%(message)s")])
+def test_no_secret_in_a_message_a_fact_or_a_traceback_however_deep(
+    inner: logging.Formatter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEEPGRAM_API_KEY", "key-of-a-provider")
+    monkeypatch.setenv("API_KEYS", "first-of-two, second-of-two")
+    monkeypatch.setenv("MODEL_TOKEN", "yes")
+    said = " ".join(SECRETS).replace("hunter2-of-redis", "redis://ada:hunter2-of-redis@127.0.0.1:6379/0")
+    failure = raised(said)
+    failure.__cause__ = raised(said)
+    line = logs.WithoutSecrets(inner).format(record("refused: %s, yes", said, error=failure, detail=said))
+    assert not [secret for secret in SECRETS if secret in line]
+    assert "refused: (token) (secret) (secret) (secret) redis://ada:(secret)@127.0.0.1:6379/0 (key) (key)" in line
+    assert "yes" in line, "a value this short is a word"
+
+
+def test_what_is_no_secret_stays() -> None:
+    text = "task-queue sk-1 ask-for-more-of-this http://127.0.0.1:8000/a:b@c room-1234 disk_usage_percent key"
+    assert logs.WithoutSecrets(logging.Formatter()).format(record(text)) == text
