@@ -214,6 +214,11 @@ GUARDS = (
         replace("lost-connection", "(lost and 4 or 1)", "1"),
     ),
     guard(
+        "a client that dies frees its agent as soon as is promised",
+        "chaos/test_users.py::test_a_client_that_dies_frees_its_agent_within_thirty_seconds",
+        replace("lost-connection", "(lost and 4 or 1)", "1"),
+    ),
+    guard(
         "a user has one identity in the room, from whatever tab",
         "chaos/test_users.py::test_a_second_tab_goes_on_with_the_call",
         replace("one-identity", "user_identity(room)", 'new_id("user")'),
