@@ -22,18 +22,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tests.simulation.virtual_time import BEGINNING
 from tests.support.model import BENCH, CLOCK
 
-#: Keys that expire later than this never do: no schedule is so long.
-LONGEST_TTL_US = 300_000_000
 _TTL, _PUSHED = "test:ttl", "test:pushed"
 #: Before BENCH: lifetimes of keys by the clock, and which lists something was pushed to.
 _LIFETIMES = f"""
 local raw, redis = redis, setmetatable({{}}, {{__index = redis}})
 local function lives(key, us)
-  if us <= {LONGEST_TTL_US} then
-    raw.call('ZADD', '{_TTL}', tonumber(raw.call('GET', '{CLOCK}')) + us, key)
-  else
-    raw.call('ZREM', '{_TTL}', key)
-  end
+  raw.call('ZADD', '{_TTL}', tonumber(raw.call('GET', '{CLOCK}')) + us, key)
 end
 function redis.call(command, key, ...)
   if command == 'EXPIRE' then
