@@ -449,8 +449,13 @@ async def test_a_session_tells_its_whole_story(http: httpx.AsyncClient, store: S
     assert 0 <= look["timings"]["agentJoined"] <= look["timings"]["active"] <= look["timings"]["firstAudio"]
 
     await store.append_logs(second, ["the last line"], 500)
+    for agent_id in (first, second):
+        await store.close_log(agent_id)
+    logs = f"/api/session/{session_id}/logs"
+    assert (await http.get(logs, headers=ADMIN)).json()["complete"] is False, "another agent may follow"
     await http.post("/api/session/stop", json={"sessionId": session_id})
     await store.record_exit(second, because("finished", exitCode=0), 0, None, 80_000)
+    assert (await http.get(logs, headers=ADMIN)).json()["complete"] is True
     look = (await http.get(f"/api/session/{session_id}", headers=ADMIN)).json()
     assert (look["status"], look["reason"]) == ("ended", "stopped by request")
     assert [event["state"] for event in look["events"]] == [
