@@ -263,6 +263,11 @@ GUARDS = (
         replace("error-detail", " if _is_operator(request) else caller_words.problem(failure.code)", ""),
     ),
     guard(
+        "the warnings within an error are the operator's",
+        "integration/test_refusing_redis.py::test_the_health_route_answers_and_names_it",
+        replace("caller-warning-codes", " if _is_operator(request)]", "]"),
+    ),
+    guard(
         "an error that nobody expected tells callers nothing of itself",
         "integration/test_operators_words.py::test_an_unexpected_error_is_the_operators",
         replace("unexpected-error-detail", ' if _is_operator(request) else caller_words.problem("internal_error")', ""),
