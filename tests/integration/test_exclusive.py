@@ -25,7 +25,7 @@ def look_then_take(source: str) -> str:
         "if agent then return agent, fields end\n  return nil end end",
     )
     # What would be refused as an illegal move is what a non-atomic take never notices.
-    body = body.replace("if not from or not row or not (from.moves or NONE)[to] then", "if false then")
+    body = body.replace("if not legal then", "if false then")
     body = body.replace("if before then illegal_move", "if false then illegal_move")
     return body.replace("if fields[1] == 'ready' and", "if").replace(
         "if agent and redis.call('ZSCORE', 'sessions', id) then", "if false then"
