@@ -129,7 +129,9 @@ def _redis(settings: Settings, running: bool) -> Finding:
 
     try:
         if refused := clients.refusal(settings):
-            return Finding("redis", False, refused, "Correct REDIS_URL, or the rights of its user (docs/redis.md).")
+            return Finding(
+                "redis", False, str(refused), "Correct REDIS_URL, or the rights of its user (docs/redis.md)."
+            )
         return Finding("redis", True, f"{settings.redis} answers in {asyncio.run(ping()) * 1000:.1f} ms")
     except OrchestratorError as failure:
         mend = "Correct REDIS_URL, or unset it to use the embedded Valkey."
@@ -203,5 +205,5 @@ def _memory(settings: Settings) -> Finding:
     if limit is not None:
         found = f"{limit >> 20} MiB for this node; {found}"
     if tight := sizing.warning(settings, limit):
-        return Finding("memory", False, found, tight)
-    return Finding("memory", True, found, sizing.calls_warning(settings, limit) or "")
+        return Finding("memory", False, found, str(tight))
+    return Finding("memory", True, found, str(sizing.calls_warning(settings, limit) or ""))

@@ -12,16 +12,17 @@
 --       idempotencyKey  and fingerprint of the request that the key stands for
 --       jobId           of the LiveKit job that wants the session: then it is never queued, and refused where its room has
 --                       a session. And dispatchId of its dispatch, jobNode whose registration the job came by
--- Returns {outcome, session id, detail, refill, agent id, node, pid, start ticks}
+-- Returns {outcome, session id, detail, refill, agent id, node, pid, start ticks, shortage}
 --       outcome  assigned | starting | queued | existing | repeated | reused (the key, for another request) | limited
 --                | full | broken (agents do not boot) | draining | livekit (it does not answer)
 --                | many (sessions of this address, or of its network)
 --                | occupied (the job's room has a session: that one)
 --                | unset (no node has set the store up, or the living still register)
 --       detail   limited: ms after which to try again; broken, livekit: the cause; full, for a job: sessions (all are
---                taken), line (others wait for one) or what is short of memory
+--                taken), line (others wait for one) or memory; many: sessions or line
 --       refill   1 when the caller must queue a refill
 --       agent id, node, pid, start ticks   assigned: the agent and its process, which the caller checks once more
+--       shortage memory: what is short, as text
 --
 -- pool:ready              set    warm agents
 -- pool:starting           set    booting agents
@@ -114,14 +115,14 @@ end
 -- guard: memory-before-work
 require_redis_memory()
 local crowded = crowded_by()
-local agent, process
+local agent, process, shortage
 if not crowded then agent, process = take_warm(affinity and remembered_node(user)) end
 if not agent then
-  refusal, detail = boot_refusal()
+  refusal, detail, shortage = boot_refusal()
   if refusal == 'broken' then return {refusal, '', detail, 0} end
   crowded = crowded or detail
   -- The caller is in the room already, and would wait in silence.
-  if crowded and job then return {'full', '', crowded, 0} end
+  if crowded and job then return {'full', '', crowded, 0, '', '', '', '', shortage} end
   if crowded and redis.call('ZCARD', 'session:queued') >= policy('queue_limit') then return {'full', '', '', 0} end
   if crowded and not may_wait then return {'many', '', 'line', 0} end
 end

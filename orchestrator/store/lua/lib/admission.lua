@@ -17,9 +17,10 @@ local function crowded_by()
   if redis.call('ZCARD', 'session:queued') > 0 then return 'line' end
 end
 
--- Returns why no agent can be booted, and the detail; nil when one can. broken | full (short of memory)
+-- Returns why no agent can be booted, the detail, and for `memory` what is short; nil when one can.
+-- broken (the detail is the cause) | full (the detail is memory)
 local function boot_refusal()
   if breaker_open() then return 'broken', get('pool:breaker', 'cause') end
   local shortage = redis.call('GET', 'pool:memory_low')
-  if shortage then return 'full', shortage end
+  if shortage then return 'full', 'memory', shortage end
 end
