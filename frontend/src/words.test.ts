@@ -97,7 +97,7 @@ describe("what the user reads", () => {
   });
 
   it("of an estimate", () => {
-    expect(["2.5s", "48s", "180s", undefined].map(about)).toEqual(["a few seconds", "48 seconds", "3 minutes", ""]);
+    expect([2.5, 48, 180, null, undefined].map(about)).toEqual(["a few seconds", "48 seconds", "3 minutes", "", ""]);
   });
 
   it("of a length", () => expect([duration(9.4), duration(61)]).toEqual(["9 s", "1 min 1 s"]));
