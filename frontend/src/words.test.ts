@@ -34,6 +34,10 @@ describe("what the user reads", () => {
     ["constructor", "No agent came"],
   ])("of a failure: %s", (reasonCode, title) => expect(failed({ reasonCode }).title).toBe(title));
 
+  it("of a failure that it does not know, with the table's words for one", () => {
+    expect(failed({ reasonCode: "of_tomorrow" }).text).toBe(codes.problems.internal_error.page);
+  });
+
   it("of an agent that is lost in a call", () => {
     expect(failed({}, true).title).toBe("The agent was lost");
   });

@@ -33,8 +33,6 @@ export const NOTICES: Record<Notice, string> = {
   microphone: "Your microphone stopped. Choose another one below, or plug it in again.",
 };
 
-const AGAIN = "Please try again; if it stays so, tell whoever runs this service.";
-
 /** Why a call is over that ended as it should. The server's words are not shown: the code has words of its own. */
 export function ended({ reasonCode, reasonParams }: Over = {}): Ending {
   const row = found(REASONS, reasonCode);
@@ -50,7 +48,7 @@ function number(param: string | number | undefined): number | undefined {
 export function failed({ reasonCode }: Over = {}, talking = false): Failure {
   const row = found(REASONS, reasonCode);
   if (row?.kind === "failure") return failure(row);
-  return talking ? failure(REASONS.agent_lost!) : { title: "No agent came", text: `Something failed. ${AGAIN}` };
+  return talking ? failure(REASONS.agent_lost!) : { ...failure(PROBLEMS.internal_error!), title: "No agent came" };
 }
 
 function found(rows: Readonly<Record<string, Row>>, code = ""): Row | undefined {
