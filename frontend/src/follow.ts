@@ -20,7 +20,7 @@ const OVER = new Set(["ended", "error"]);
 /** Returns when the session is over or the signal is given; never throws. */
 export async function follow(api: Api, session: Session, to: Following, signal: AbortSignal): Promise<void> {
   const told = new Told(to);
-  if ((await stream(api, session, told, signal)) !== "given up") return;
+  if ((await stream(api, session, told, signal)) !== "given_up") return;
   while (!signal.aborted && !told.over) {
     await look(api, session, told, signal);
     if (!told.over) await pause(told.served ? PATIENCE.pollCalm : PATIENCE.poll, signal);

@@ -150,11 +150,8 @@ class Assigner:
         match result.outcome:
             case "limited":
                 seconds = int(result.detail) / 1000
-                return RateLimited(
-                    f"More than {self._settings.rate_limit.replace('/', ' starts a ')} from this address; "
-                    f"try again in {math.ceil(seconds)} s.",
-                    retry_after=seconds,
-                )
+                limit = f"More than {self._settings.rate_limit.replace('/', ' starts a ')} from this address"
+                return RateLimited(limit, retry_after=seconds)
             case "many":
                 waiting = " wait in line" if result.detail == "line" else " are live"
                 return TooManySessions(f"As many sessions as one address may have{waiting}; end one, or try later.")
