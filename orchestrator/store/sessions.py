@@ -54,10 +54,11 @@ class Sessions(Base):
         if job:
             arguments += named(jobId=job.id, dispatchId=job.dispatch_id, jobNode=job.node)
         outcome, session_id, detail, refill, *process = await self._scripts.call("assign", args=arguments)
-        agent_id, node, pid, ticks = process or ("", "", "", "")
+        agent_id, node, pid, ticks, shortage = (*process, "", "", "", "", "")[:5]
         return Assignment(
-            outcome, session_id or "", str(detail or ""), bool(refill), agent_id, node, int(pid or 0), int(ticks or 0)
-        )
+            outcome, session_id or "", str(detail or ""), bool(refill),
+            agent_id, node, int(pid or 0), int(ticks or 0), shortage,
+        )  # fmt: skip
 
     async def take_rate_limit(self, what: str, address: str, network: str, amount: int, window_ms: int) -> float:
         """Count one more of something by address, and by the network that it is of; returns 0, or seconds after which
@@ -66,8 +67,8 @@ class Sessions(Base):
 
     async def capacity(self, node: str) -> Capacity:
         """Return whether a job that comes by a node's door would be served now."""
-        live, most, refusal, detail = await self._scripts.call("capacity", args=[node])
-        return Capacity(int(live), int(most), refusal, detail)
+        live, most, refusal, detail, shortage = await self._scripts.call("capacity", args=[node])
+        return Capacity(int(live), int(most), refusal, detail, shortage)
 
     @translated
     async def keep_answer(self, idempotency_key: str, answer: str) -> None:
@@ -159,15 +160,9 @@ class Sessions(Base):
         entries = [entry for batch in rows[keys.EVENTS] for entry in batch]
         return entries[-1][0], {fields["session"] for _, fields in entries if "session" in fields}
 
-    @translated
-    async def forget_session(self, session_id: str) -> None:
-        """Take a session whose record is gone out of every list of live ones."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            for name in (keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE):
-                pipe.srem(name, session_id)
-            for name in (keys.SESSION_QUEUED, keys.SESSION_UNBOUND):
-                pipe.zrem(name, session_id)
-            await pipe.execute()
+    async def forget_session(self, session_id: str) -> bool:
+        """Take a session whose record is gone out of the lists; False when its agent has registered it again."""
+        return bool(await self._scripts.call("forget_session", args=[session_id]))
 
     @translated
     async def live_session_ids(self) -> set[str]:

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from agents.caller import Call
-from orchestrator.node import shutdown_notice
+from orchestrator.machine import shutdown_notice
 from tests.chaos.conftest import LONG
 from tests.support.hurt import talking
 from tests.support.node import Node

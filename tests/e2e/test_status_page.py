@@ -149,7 +149,7 @@ def a_session_opens_with_its_history_and_its_logs_live(node: Node, session: Star
         page, panel = browser.page, browser.page.locator("#detail")
         row(browser, "opener").click()
         expect(panel.get_by_role("heading", name="opener")).to_be_focused()
-        expect(panel.locator(".events")).to_contain_text("The agent is in the room", timeout=WAIT)
+        expect(panel.locator(".events")).to_contain_text("The agent joined the room.", timeout=WAIT)
         expect(panel.locator(".timeline rect[data-state=ready]")).to_be_attached()
         # What the agent itself printed, shipped from its file.
         expect(panel.get_by_role("log")).to_contain_text("agent joined room_", timeout=WAIT)

@@ -148,7 +148,7 @@ GUARDS = (
     ),
     guard(
         "the last look at the process before it is handed out",
-        "chaos/test_capacity.py::test_a_killed_warm_agent_is_never_handed_out",
+        "integration/test_api.py::test_however_many_of_the_warm_agents_are_dead_no_session_is_lost_by_it",
         always("process-alive"),
     ),
     guard(
@@ -209,7 +209,22 @@ GUARDS = (
     ),
     # Users
     guard(
+        "a session that registers is not forgotten",
+        "integration/test_refill.py::test_a_session_whose_own_record_is_gone_counts_no_more",
+        never("forget-lost-only"),
+    ),
+    guard(
+        "scripts are assembled before agents are forked",
+        "unit/test_runtime.py::test_what_every_agent_reads_is_read_before_the_fork",
+        remove("read-before-fork"),
+    ),
+    guard(
         "who lost the connection is waited for less long",
+        "integration/test_store.py::test_who_lost_the_connection_is_waited_for_less_long_than_who_left",
+        replace("lost-connection", "(lost and 4 or 1)", "1"),
+    ),
+    guard(
+        "a client that dies frees its agent as soon as is promised",
         "chaos/test_users.py::test_a_client_that_dies_frees_its_agent_within_thirty_seconds",
         replace("lost-connection", "(lost and 4 or 1)", "1"),
     ),
@@ -246,6 +261,11 @@ GUARDS = (
         "what an error is caused by is told to the operator alone",
         "integration/test_operators_words.py::test_a_boot_error_is_the_operators",
         replace("error-detail", " if _is_operator(request) else caller_words.problem(failure.code)", ""),
+    ),
+    guard(
+        "the warnings within an error are the operator's",
+        "integration/test_refusing_redis.py::test_the_health_route_answers_and_names_it",
+        replace("caller-warning-codes", " if _is_operator(request)]", "]"),
     ),
     guard(
         "an error that nobody expected tells callers nothing of itself",
@@ -407,9 +427,8 @@ GUARDS = (
     # Takeover
     guard(
         "a death is told at once",
-        "e2e/test_sessions.py::test_sessions_from_their_start_to_their_end",
+        "unit/test_host.py::test_a_death_is_told_until_it_is_acknowledged",
         remove("death-event"),
-        STEP="a_killed_agent_is_replaced_and_heard_again",
     ),
     guard(
         "an agent that is silent is given up",
@@ -512,7 +531,7 @@ GUARDS = (
     guard(
         "a dead Redis connection is noticed",
         "chaos/test_redis_black_hole.py::test_a_black_hole_is_answered_at_once_and_heals[silent for good]",
-        remove("redis-timeout"),
+        replace("redis-timeout", "socket_timeout=patience", "socket_timeout=None"),
     ),
     guard(
         "the call of an agent that must go goes on with another node's",
@@ -1089,7 +1108,7 @@ GUARDS = (
     guard(
         "a start goes to the node with the smallest load",
         "simulation/test_nodes.py::test_each_has_its_share_and_starts_go_where_there_is_most_room",
-        replace("least-load", "+ load_of", "- load_of"),
+        replace("least-load", "+ load", "- load"),
     ),
     guard(
         "a user comes back to the node of the last time",
@@ -1156,7 +1175,7 @@ GUARDS = (
     guard(
         "a node has no more calls than it has room for",
         "integration/test_nodes.py::test_warm_agents_of_a_full_node_are_not_handed_out",
-        replace("node-capacity", "not node.max or load_of(node) < 1", "true"),
+        replace("node-capacity", "not node.max or (load or load_of(node)) < 1", "true"),
     ),
     guard(
         "a miss is booted where there is most room",

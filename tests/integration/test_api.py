@@ -350,7 +350,10 @@ async def test_a_node_drains(http: httpx.AsyncClient, store: Store, raw: redis.R
     assert (await start(http, "ada", headers=mine)).json()["sessionId"] == session_id, "a call goes on"
     health = (await http.get("/api/health", headers=ADMIN)).json()
     assert (health["sessions"]["pool"], health["sessions"]["ready"]) == (0, 1)
-    assert "node api-test drains" in health["warnings"]
+    found = dict(zip(health["warnings"], health["warningCodes"], strict=True))
+    assert found["node api-test drains"] == {"code": "draining", "params": {"node": "api-test"}}
+    callers = (await http.get("/api/health")).json()
+    assert {"code": "draining", "params": {}} in callers["warningCodes"]
     await store.end_session(session_id, "ended", words("enough"))
     assert (await http.get(path, headers=ADMIN)).json()["sessions"] == 1, "its room is still open"
     await store.room_closed(session_id)
@@ -446,8 +449,13 @@ async def test_a_session_tells_its_whole_story(http: httpx.AsyncClient, store: S
     assert 0 <= look["timings"]["agentJoined"] <= look["timings"]["active"] <= look["timings"]["firstAudio"]
 
     await store.append_logs(second, ["the last line"], 500)
+    for agent_id in (first, second):
+        await store.close_log(agent_id)
+    logs = f"/api/session/{session_id}/logs"
+    assert (await http.get(logs, headers=ADMIN)).json()["complete"] is False, "another agent may follow"
     await http.post("/api/session/stop", json={"sessionId": session_id})
     await store.record_exit(second, because("finished", exitCode=0), 0, None, 80_000)
+    assert (await http.get(logs, headers=ADMIN)).json()["complete"] is True
     look = (await http.get(f"/api/session/{session_id}", headers=ADMIN)).json()
     assert (look["status"], look["reason"]) == ("ended", "stopped by request")
     assert [event["state"] for event in look["events"]] == [
@@ -543,6 +551,7 @@ async def test_health_says_what_is_wrong(http: httpx.AsyncClient) -> None:
     assert health["status"] == "degraded"
     assert health["sessions"]["pool"] == 0
     assert "no Celery worker has reported" in health["warnings"][0]
+    assert health["warningCodes"][0] == {"code": "no_nodes", "params": {}}
 
 
 async def test_health_of_a_node_that_is_well(small: httpx.AsyncClient, store: Store, valkey_url: str) -> None:

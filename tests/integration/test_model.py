@@ -325,7 +325,7 @@ class Machine(RuleBasedStateMachine):
         if key.startswith("dispatch:") and expected & {"assigned", "starting", "full", "broken", "draining", "livekit"}:
             silent = not self.now.warm and self.now.members("pool:ready")
             draining = "n1" in self.now.members("nodes:draining")
-            *_, refusal, _ = self.do("capacity", "n1", same=True)
+            *_, refusal, _, _ = self.do("capacity", "n1", same=True)
             served = expected & {"assigned", "starting"}
             assert silent or refusal == (
                 "draining" if draining and "livekit" not in expected else "" if served else next(iter(expected))
@@ -838,17 +838,15 @@ class Machine(RuleBasedStateMachine):
         if register:
             self.heartbeat(process)
 
-    @precondition(lambda self: self.m.lost_sessions)
-    @rule()
-    def forget(self) -> None:
-        """What `forget_session` does with sessions whose record is gone."""
-        for session in sorted(self.m.lost_sessions):
-            for name in ("session:starting", "session:ready", "session:active"):
-                self.b.redis.srem(name, session)
-            for name in ("session:queued", "session:unbound"):
-                self.b.redis.zrem(name, session)
-        self.m.slack = True
-        self.look()
+    @precondition(lambda self: self.now.sessions or self.m.lost_sessions)
+    @rule(pick=picks, lost=st.booleans())
+    def forget(self, pick: int, lost: bool) -> None:
+        """A session is missed; its agent may have registered it since."""
+        sessions = sorted(self.m.lost_sessions if lost and self.m.lost_sessions else self.now.sessions)
+        if sessions:
+            session = sessions[pick % len(sessions)]
+            self.m.slack = self.m.slack or session not in self.now.sessions
+            self.do("forget_session", session, same=session in self.now.sessions)
 
     @precondition(lambda self: self.now.agents)
     @rule(register_first=st.booleans())

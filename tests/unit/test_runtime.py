@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 from livekit import rtc
 
-from agents import contract, node_shutdown
+from agents import contract, node_shutdown, runtime
 from agents.context import AgentContext
 from agents.runtime import INBOX_SECONDS, Runtime
 from agents.served_session import ServedSession
+from orchestrator import reasons
 from orchestrator.errors import OrchestratorError, StoreUnavailable
-from orchestrator.node.shutdown_notice import Notice, NoticeWriter
-from orchestrator.node.shutdown_notice import read as read_notice
+from orchestrator.machine.shutdown_notice import Notice, NoticeWriter
+from orchestrator.machine.shutdown_notice import read as read_notice
 from orchestrator.reasons import Reason, because
 from orchestrator.settings import NodeSettings
+from orchestrator.store.loader import sources
 from tests.support.node import REPOSITORY
 
 ASSIGN = {
@@ -97,6 +99,20 @@ class Link:
 @pytest.fixture
 def link() -> Link:
     return Link()
+
+
+def test_what_every_agent_reads_is_read_before_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_preloaded", None)
+    monkeypatch.setattr(runtime, "_settings", None)
+    monkeypatch.setenv("REDIS_PREFIX", "mine:")
+    sources.cache_clear()
+    reasons.table.cache_clear()
+    runtime.preload("agents.echo")
+    read = sources.cache_info().misses, reasons.table.cache_info().misses
+    # What an agent does first.
+    sources(NodeSettings(redis_prefix="mine:").redis.prefix)
+    reasons.table()
+    assert read == (1, 1) == (sources.cache_info().misses, reasons.table.cache_info().misses)
 
 
 @pytest.fixture
