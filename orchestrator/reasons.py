@@ -104,6 +104,7 @@ class Table:
     reasons: Mapping[str, Row]
     problems: Mapping[str, Problem]
     warnings: Mapping[str, WarningRow]
+    events: Mapping[str, str]  #: the sentences of what happens in a session
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +199,11 @@ def warn(code: str, **parameters: Param | None) -> HealthWarning:
     return HealthWarning(table().warnings[code].code, given)
 
 
+def event_words(code: str, **parameters: Param | None) -> str:
+    """Return the sentence of an event. A parameter that is None is not set. Raises `KeyError` for an unknown code."""
+    return filled(table().events[code], {name: value for name, value in parameters.items() if value is not None})
+
+
 def because(code: str, **parameters: Param) -> Reason:
     """Return a reason of the table. Raises `KeyError` where there is no such code."""
     return Reason(table().reasons[code].code, parameters)
@@ -259,6 +265,7 @@ def table() -> Table:
             code: WarningRow(code=code, **row | {"about": tuple(row.get("about", ()))})
             for code, row in found["warning"].items()
         },
+        found["event"],
     )
 
 

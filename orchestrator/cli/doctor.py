@@ -59,15 +59,18 @@ def violations(settings: Settings) -> list[str]:
     async def check() -> list[str]:
         async with Store(settings.redis, name="doctor", keep_seconds=1) as store:
             if not settings.host_socket.exists():
-                return await invariants.check(store, settings, None)
+                return await in_words(store, None)
             try:
                 host = await HostClient.connect(settings.host_socket, ignore)
             except HostUnavailable as failure:
-                return [failure.detail, *await invariants.check(store, settings, None)]
+                return [failure.detail, *await in_words(store, None)]
             try:
-                return await invariants.check(store, settings, host)
+                return await in_words(store, host)
             finally:
                 await host.close()
+
+    async def in_words(store: Store, host: HostClient | None) -> list[str]:
+        return [violation.text for violation in await invariants.check(store, settings, host)]
 
     return asyncio.run(check())
 

@@ -853,7 +853,7 @@ GUARDS = (
     ),
     guard(
         "who floods is looked at more often",
-        "unit/test_host.py::test_a_flood_is_watched_more_closely",
+        "unit/test_host_inside.py::test_a_flood_is_watched_more_closely",
         remove("flood-look"),
     ),
     guard(

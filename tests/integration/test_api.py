@@ -3,9 +3,9 @@
 import asyncio
 import os
 import subprocess
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -66,6 +66,7 @@ async def test_hit_and_miss_answer_as_documented(http: httpx.AsyncClient, store:
     look = (await http.get(f"/api/session/{body['sessionId']}")).json()
     assert (look["status"], look["position"], look["prewarmed"]) == ("starting", 1, False)
     assert look["estimatedWait"] == body["estimatedWait"]
+    assert look["estimatedWaitSeconds"] == body["estimatedWaitSeconds"] >= 0
     look = (await http.get(f"/api/session/{agent_id}")).json()
     assert look["agentPid"] == 1000
     assert look["roomName"].startswith("room_")
@@ -149,12 +150,14 @@ async def test_who_comes_to_a_full_house_waits_in_line(small: httpx.AsyncClient,
         "message": f"All sessions are taken: number 1 in line. Poll /api/session/{session_id}.",
     }, "no length of a session is known yet, so no wait is told"  # fmt: skip
     assert not [task for task in raw.lrange("celery", 0, -1) if session_id in task], "no agent boots for it yet"
-    assert "estimatedWait" not in (await small.get(f"/api/session/{session_id}")).json()
+    assert not {"estimatedWait", "estimatedWaitSeconds"} & (await small.get(f"/api/session/{session_id}")).json().keys()
     raw.hset("pool:stats", "session_ms_mean", 60_000)
     fourth = (await start(small, "d")).json()
     assert (fourth["status"], fourth["position"], fourth["estimatedWait"]) == ("queued", 2, "60s")
+    assert fourth["estimatedWaitSeconds"] == 60.0
     look = (await small.get(f"/api/session/{session_id}")).json()
     assert (look["status"], look["position"], look["estimatedWait"]) == ("queued", 1, "30s")
+    assert look["estimatedWaitSeconds"] == 30.0
     again = await start(small, "c", headers={"Authorization": f"Bearer {third.json()['clientSecret']}"})
     assert (again.status_code, again.json()["sessionId"], again.json()["position"]) == (202, session_id, 1)
 
@@ -582,12 +585,32 @@ async def test_no_redis_is_503_and_no_hang() -> None:
         assert (await client.get("/livez")).status_code == 200
 
 
+#: Where redis-py's timeouts that expire are noted, for the request that is under way in this context.
+WAITED: ContextVar[list[float]] = ContextVar("waited")
+
+
+class NotedTimeout(asyncio.Timeout):  # type: ignore[misc]
+    """A timeout of redis-py that is noted when it expires: that sum is what Redis costs, however slow the machine."""
+
+    def __init__(self, seconds: float | None) -> None:
+        super().__init__(None if seconds is None else asyncio.get_running_loop().time() + seconds)
+        self._seconds = seconds
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        try:
+            return await super().__aexit__(*error)
+        finally:
+            if self.expired():
+                WAITED.get([]).append(self._seconds or 0.0)
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("established", [False, True], ids=["before it connects", "on its connections"])
 async def test_a_black_hole_for_a_redis_is_503_in_two_seconds(
-    raw: redis.Redis, valkey_url: str, established: bool
+    raw: redis.Redis, valkey_url: str, established: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It accepts connections and never says a word; or it falls silent on those that are in use."""
+    monkeypatch.setattr("redis.asyncio.connection.async_timeout", NotedTimeout)
     address = urlsplit(valkey_url)
     assert address.hostname is not None
     assert address.port is not None
@@ -606,12 +629,11 @@ async def test_a_black_hole_for_a_redis_is_503_in_two_seconds(
                 lambda: http.post("/api/session/stop", json={"sessionId": session_id}),
                 lambda: http.get("/readyz"),
             ):
-                asked = time.monotonic()
+                WAITED.set(waited := [])
                 answer = await ask()
-                took = time.monotonic() - asked
                 is_problem(answer, 503, "store_unavailable")
                 assert answer.headers["Retry-After"]
-                assert took < 2
+                assert 0 < sum(waited) < 2, waited
             # Who waits for one of the 64 connections first waits twice.
             crowd = await asyncio.gather(*(http.get("/readyz") for _ in range(100)))
             assert {answer.status_code for answer in crowd} == {503}
