@@ -9,7 +9,7 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 
 from orchestrator.api import caller_words
-from orchestrator.api.schemas.health import BreakerReply, HealthReply, NodeBrief
+from orchestrator.api.schemas.health import BreakerReply, HealthReply, NodeBrief, RedisHealth, ServiceHealth
 from orchestrator.api.schemas.sessions import Event, SessionReply
 
 #: What belongs to an event, its reason and its cause aside.
@@ -50,9 +50,9 @@ def health(reply: HealthReply) -> HealthReply:
         version=reply.version,
         access=reply.access,
         sessions=reply.sessions,
-        redis={name: reply.redis[name] for name in ("ok", "latencyMs")},
+        redis=RedisHealth(ok=reply.redis.ok, latency_ms=reply.redis.latency_ms),
         celery=reply.celery,
-        livekit={"ok": reply.livekit["ok"]},
+        livekit=ServiceHealth(ok=reply.livekit.ok),
         breaker=BreakerReply(
             state=reply.breaker.state, failures=reply.breaker.failures, retry_in=reply.breaker.retry_in
         ),
@@ -69,8 +69,8 @@ def health(reply: HealthReply) -> HealthReply:
 def _warnings(reply: HealthReply) -> Iterator[str]:
     """Yield the codes of what is wrong, from the typed fields; the operator's warnings are not parsed."""
     wrong = {
-        "store_unavailable": not reply.redis["ok"],
-        "livekit_unavailable": not reply.livekit["ok"],
+        "store_unavailable": not reply.redis.ok,
+        "livekit_unavailable": not reply.livekit.ok,
         "agents_do_not_boot": reply.breaker.state != "closed",
         "no_nodes": not reply.nodes,
         "host_unavailable": any(not node.host for node in reply.nodes.values()),

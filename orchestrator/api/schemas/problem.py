@@ -1,8 +1,13 @@
 """The answer to a request that fails."""
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, Field
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field of a request."""
+
+    field: str
+    message: str
 
 
 class Problem(BaseModel):
@@ -29,4 +34,4 @@ class Problem(BaseModel):
     instance: str
     retryAfter: int | None = None
     requestId: str | None = Field(default=None, description="As in X-Request-Id; the details in the log have it.")
-    errors: list[dict[str, Any]] | None = None
+    errors: list[FieldError] | None = Field(default=None, description="Of a malformed request: each field's error.")
