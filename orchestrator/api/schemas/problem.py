@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.api.schemas.health import WarningCode
+
 
 class FieldError(BaseModel):
     """What is wrong with one field of a request."""
@@ -35,3 +37,6 @@ class Problem(BaseModel):
     retryAfter: int | None = None
     requestId: str | None = Field(default=None, description="As in X-Request-Id; the details in the log have it.")
     errors: list[FieldError] | None = Field(default=None, description="Of a malformed request: each field's error.")
+    warningCodes: list[WarningCode] | None = Field(
+        default=None, description="For the admin token: the warnings within `detail`, as in `GET /api/health`."
+    )

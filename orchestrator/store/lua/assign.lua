@@ -50,7 +50,8 @@
 -- user:node:{user}        string the node that served the user last
 -- A further session of one user is queued as if it had come this much later.
 -- include: addresses, admission, affinity, agents, arguments, clock, deadlines, dispatch, enter, events, inbox
--- include: live_session, memory, network_share, policy, queue, rate_limit, rooms, take_warm
+-- include: live_session, memory, network_share, policy, rate_limit, rooms, take_warm
+-- defer: admit_from_queue
 local FAIRNESS_US = 60 * 1000000
 
 local user, waiting_id, room = ARGUMENTS.userId, ARGUMENTS.waitingId, ARGUMENTS.roomName
@@ -60,6 +61,7 @@ local per_address = tonumber(ARGUMENTS.perAddress or 0)
 local waiting_per_address = tonumber(ARGUMENTS.waitingPerAddress or 0)
 -- guard: living-first
 if redis.call('EXISTS', 'policy', 'pool:target') < 2 then return {'unset', '', '', 0} end
+read_policy('sessions_per_user', 'max_sessions', 'heartbeat_timeout_seconds', 'join_timeout_seconds', 'user_join_seconds')
 
 if idempotency then
   local earlier = redis.call('HMGET', 'idempotency:' .. idempotency, 'fingerprint', 'session')
@@ -127,8 +129,7 @@ end
 
 local bucket = 'arrivals:' .. math.floor(NOW / 10000)
 -- guard: arrivals
-redis.call('INCR', bucket)
-redis.call('EXPIRE', bucket, 180)
+if redis.call('INCR', bucket) == 1 then redis.call('EXPIRE', bucket, 180) end
 local id = agent or waiting_id
 -- An agent that was booted for a session which another agent then served joins the pool under that session's id, which is
 -- in use.
@@ -139,37 +140,41 @@ redis.call('SET', 'session:user:' .. user, id)
 redis.call('SADD', 'user:sessions:' .. user, id)
 redis.call('ZADD', 'sessions', NOW, id)
 for _, each in ipairs(counted) do redis.call('SADD', 'address:sessions:' .. each[1], id) end
-if #counted > 1 then redis.call('HSET', 'session:' .. id, 'network', network) end
 set_session_of_room(room, id)
+local record = {'userId', user, 'roomName', room, 'client', address or ''}
+local function add_fields(...)
+  for _, each in ipairs({...}) do record[#record + 1] = each end
+end
+if #counted > 1 then add_fields('network', network) end
 if affinity then
-  redis.call('HSET', 'session:' .. id, 'affinity', 1)
+  add_fields('affinity', 1)
   if agent then remember_node(user, process[3]) end
 end
 local via = {}
 if job then
   via = {'via', 'dispatch', 'jobId', job, 'dispatchId', ARGUMENTS.dispatchId}
-  redis.call('HSET', 'session:' .. id, 'door', ARGUMENTS.jobNode, unpack(via))
+  add_fields('door', ARGUMENTS.jobNode, unpack(via))
   via[7], via[8] = 'roomName', room
   set_deadline('job', id, JOB_MS)
 end
 if idempotency then
   redis.call('HSET', 'idempotency:' .. idempotency, 'fingerprint', ARGUMENTS.fingerprint, 'session', id)
   redis.call('EXPIRE', 'idempotency:' .. idempotency, policy_expiry('session_keep_seconds'))
-  redis.call('HSET', 'session:' .. id, 'request', idempotency)
+  add_fields('request', idempotency)
 end
 if agent then
   -- Starting and ready in one step: this is the path that a caller waits for.
   move_agent(agent, 'assigned', 'sessionId', id)
-  begin('session', id, 'ready', {'userId', user, 'roomName', room, 'createdAt', NOW, 'agentId', agent, 'agentIds', agent,
-    'node', process[3] or '', 'agentPid', process[4] or '', 'prewarmed', 1, 'client', address or ''})
+  add_fields('createdAt', NOW, 'agentId', agent, 'agentIds', agent, 'node', process[3] or '', 'agentPid', process[4] or '',
+    'prewarmed', 1)
+  begin('session', id, 'ready', record)
   append_event(id, 'ready', 'agentId', agent, unpack(via))
-  send_assignment(agent, id, ARGUMENTS.payload)
+  send_assignment(agent, id, ARGUMENTS.payload, NOW, 0, {})
   redis.call('HINCRBY', 'pool:stats', 'total_hits', 1)
 else
   process = {}
-  begin('session', id, crowded and 'queued' or 'starting',
-    {'userId', user, 'roomName', room, 'taskId', id, 'client', address or ''},
-    crowded and NOW_US + held * FAIRNESS_US or NOW_US)
+  add_fields('taskId', id)
+  begin('session', id, crowded and 'queued' or 'starting', record, crowded and NOW_US + held * FAIRNESS_US or NOW_US)
   redis.call('HINCRBY', 'pool:stats', 'total_misses', 1)
   if crowded then
     append_event(id, 'queued', 'position', redis.call('ZRANK', 'session:queued', id) + 1)

@@ -6,7 +6,7 @@ local function service_refusal()
   local down = redis.call('GET', 'livekit:down')
   -- guard: livekit-down
   if down then return 'livekit', down end
-  if redis.call('SCARD', 'nodes:draining') > 0 and not any_node_in_service() then return 'draining', '' end
+  if not any_node_in_service() and #draining_nodes() > 0 then return 'draining', '' end
 end
 
 -- Returns what keeps a new session from a place: sessions (all places are taken) | line (others are queued), or nil.
