@@ -9,7 +9,14 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 
 from orchestrator.api import caller_words
-from orchestrator.api.schemas.health import BreakerReply, HealthReply, NodeBrief, WarningCode
+from orchestrator.api.schemas.health import (
+    BreakerReply,
+    HealthReply,
+    NodeBrief,
+    RedisHealth,
+    ServiceHealth,
+    WarningCode,
+)
 from orchestrator.api.schemas.sessions import Event, SessionReply
 from orchestrator.reasons import OTHER
 
@@ -52,9 +59,9 @@ def health(reply: HealthReply) -> HealthReply:
         version=reply.version,
         access=reply.access,
         sessions=reply.sessions,
-        redis={name: reply.redis[name] for name in ("ok", "latencyMs")},
+        redis=RedisHealth(ok=reply.redis.ok, latency_ms=reply.redis.latency_ms),
         celery=reply.celery,
-        livekit={"ok": reply.livekit["ok"]},
+        livekit=ServiceHealth(ok=reply.livekit.ok),
         breaker=BreakerReply(
             state=reply.breaker.state, failures=reply.breaker.failures, retry_in=reply.breaker.retry_in
         ),

@@ -11,7 +11,15 @@ from orchestrator.api.access import Role
 from orchestrator.api.dependencies import ServicesDep
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas.base import Reply, example, why
-from orchestrator.api.schemas.health import BreakerReply, HealthReply, NodeHealth, RegistrationReply, WarningCode
+from orchestrator.api.schemas.health import (
+    BreakerReply,
+    HealthReply,
+    NodeHealth,
+    RedisHealth,
+    RegistrationReply,
+    ServiceHealth,
+    WarningCode,
+)
 from orchestrator.api.services import Services
 from orchestrator.errors import Draining, HostUnavailable, NotSetUp, NotWarm, StoreUnavailable
 from orchestrator.machine.memory import limit_bytes
@@ -90,10 +98,11 @@ def describe_health(services: Services, reading: Reading) -> HealthReply:
         version=__version__,
         access="open" if services.access.open else "keys",
         sessions=reading.counts | {"max": reading.max_sessions or 0},
-        redis={"ok": refusal is None, "latencyMs": round(reading.server.latency * 1000, 2)}
-        | ({"trouble": refusal} if refusal else {}),
+        redis=RedisHealth(
+            ok=refusal is None, trouble=refusal or None, latency_ms=round(reading.server.latency * 1000, 2)
+        ),
         celery={"queue": reading.queues[CELERY_QUEUE]},
-        livekit={"ok": trouble is None} | ({"trouble": trouble} if trouble else {}),
+        livekit=ServiceHealth(ok=trouble is None, trouble=trouble or None),
         breaker=describe_breaker(reading.breaker),
         sizing=reading.sizing,
         nodes={name: NodeHealth.model_validate(node) for name, node in reading.nodes.items()},

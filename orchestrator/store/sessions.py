@@ -6,14 +6,17 @@ from typing import Any
 from orchestrator import reasons
 from orchestrator.models import Session
 from orchestrator.reasons import Reason
+from orchestrator.states import SESSION_ROWS
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
 from orchestrator.store.loader import named
 from orchestrator.store.records import Assignment, Capacity, DispatchRef, Ended
 
-#: A token is good for a quarter of an hour, and whoever joined with it at the end is looked for a while longer.
-ROOM_SECONDS = 1800
+#: Fields of events that are whole numbers; those of moments are Unix milliseconds.
+_NUMBERS = frozenset({"position", "agentPid", "exitCode", "signal", "peakMemoryKib"}) | {
+    row.timestamp for row in SESSION_ROWS.values()
+}
 
 
 class Sessions(Base):
@@ -176,6 +179,8 @@ class Sessions(Base):
 
 def _read(name: str, value: str) -> Any:
     """Return a field of an event as the API shows it."""
-    if name == "position":
+    if name in _NUMBERS:
         return int(value)
+    if name == "prewarmed":
+        return value == "1"
     return reasons.params(value) if name in {"reasonParams", "causeParams"} else value

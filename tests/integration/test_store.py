@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 
 import pytest
@@ -230,6 +231,23 @@ async def test_an_agent_that_dies_in_a_call_is_replaced_in_the_same_room(
     assert states == ["ready", "agent_joined", "active", "agent_exited", "takeover", "starting", "ready"]
     (dead,) = await store.agent_records([before.agent_id])
     assert (dead.signal, dead.peak_memory) == (11, 4096 * 1024)
+
+
+async def test_no_event_holds_a_number_as_text(store: Store, valkey_url: str) -> None:
+    await warm(store, valkey_url, 2)
+    session_id = await in_call(store, valkey_url, "ada")
+    session = await store.session(session_id)
+    assert session is not None
+    assert session.agent_id is not None
+    await store.record_exit(session.agent_id, because("killed", signal=11), None, 11, 4096)
+    await store.end_session(session_id, "ended", because("user_gone", seconds=20))
+    events = {event["state"]: event for event in await store.events(session_id)}
+    exited, ready = events["agent_exited"], events["ready"]
+    assert (exited["signal"], exited["peakMemoryKib"], "exitCode" in exited) == (11, 4096, False)
+    assert (type(ready["agentPid"]), ready["prewarmed"]) == (int, True)
+    assert events["ended"]["endedAt"] > events["active"]["activeAt"] > 1e12
+    texts = [value for event in events.values() for value in event.values() if isinstance(value, str)]
+    assert [text for text in texts if re.fullmatch(r"-?[\d.]+", text)] == []
 
 
 async def test_an_agent_that_registered_while_it_joined_is_not_thrown_out(
