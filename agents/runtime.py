@@ -108,11 +108,11 @@ class Runtime:
             loop.add_signal_handler(number, self._request_stop, because("node_stopping"))
         _ = FfiClient.instance  # starts the threads of LiveKit's native library now, not during the call
         faults.hit("agent.before_ready")
-        self._tasks.start(_ended("following the node's shutdown notice"), self._follow_node())
+        self._tasks.start(_task_ended("following the node's shutdown notice"), self._follow_node())
         await self._report_ready()
         # Runs in the event loop: while that is blocked there is no heartbeat.
-        self._tasks.start(_ended("the heartbeat"), self._beat())
-        self._tasks.start(_ended("reading the inbox"), self._read_inbox())
+        self._tasks.start(_task_ended("the heartbeat"), self._beat())
+        self._tasks.start(_task_ended("reading the inbox"), self._read_inbox())
         try:
             decided: list[asyncio.Future[Any]] = [self._stop, self._assigned]
             await asyncio.wait(decided, return_when=asyncio.FIRST_COMPLETED)
@@ -185,7 +185,7 @@ class Runtime:
                     # guard: register-again
                     state = await self._register()
                 if state in {"", "stopping", "exited"}:
-                    self._given_up()
+                    self._leave()
                 failed_at = self._inbox_failed_at
                 no_inbox = failed_at is not None and time.monotonic() - failed_at > INBOX_SECONDS
                 # guard: deaf-agent
@@ -212,8 +212,8 @@ class Runtime:
             }  # fmt: skip
         return await self._link.register(pid, self._settings.node_id, session, *ancestors)
 
-    def _given_up(self) -> None:
-        """Leave: the store has given up this agent, and its session, if any, is over or belongs to another agent."""
+    def _leave(self) -> None:
+        """Stop: the store no longer counts on this agent. Its session, if any, is over or belongs to another agent."""
         if self._served:
             self._served.context.give_up(because("given_up"))
         else:
@@ -255,8 +255,8 @@ class Runtime:
         await served.run()
 
 
-def _ended(task: str) -> Reason:
-    """Return that a task of the agent ended, for WatchedTasks to add how."""
+def _task_ended(task: str) -> Reason:
+    """Return the reason for a task that ended; WatchedTasks adds how."""
     return because("agent_error", detail=f"{task} ended")
 
 

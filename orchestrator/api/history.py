@@ -8,12 +8,12 @@ from typing import Any
 def marked(events: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """Mark the events that the next one tells of too (`toldNext`): whoever tells the story leaves them out."""
     for event, following in pairwise(events):
-        if _told(event, following):
+        if _told_by_next(event, following):
             event["toldNext"] = True
     return events
 
 
-def _told(event: dict[str, Any], following: dict[str, Any]) -> bool:
+def _told_by_next(event: dict[str, Any], following: dict[str, Any]) -> bool:
     if event["state"] == "agent_exited":
         # How an agent ended is what it was replaced for.
         lost = following.get("agentId") if following["state"] in {"takeover", "replacement"} else None

@@ -17,7 +17,7 @@ def warnings(use: MemoryUse, here: int | None) -> Iterator[str]:
             f"Redis drops keys when its memory is full (maxmemory-policy {use.policy}), and with them sessions that go "
             f"on: set maxmemory-policy to {KEEPS_ALL}"
         )
-    bounds = [bound for bound in (use.most, use.machine, here or 0) if bound]
+    bounds = [bound for bound in (use.limit, use.machine_total, here or 0) if bound]
     if bounds and use.used > NEARLY_FULL * min(bounds):
         yield (
             f"Redis uses {use.used >> 20} of the {min(bounds) >> 20} MiB that it may have; when it is full no session "

@@ -83,7 +83,7 @@ def _folder(settings: Settings) -> Finding | None:
     try:
         with contextlib.suppress(FileNotFoundError):
             private.check_folder(settings.run_dir)
-            private.kept(settings.secrets_file)
+            private.load_or_empty(settings.secrets_file)
     except Preflight as failure:
         return Finding("folder", False, failure.detail)
     except OSError as failure:

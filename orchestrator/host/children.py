@@ -24,10 +24,10 @@ log = logging.getLogger("orchestrator.host")
 
 #: Seconds between looks at log sizes (and at adopted agents where there is no pidfd) while any agent lives; and the
 #: same after one of them has written a tenth of what it may have.
-LOOK = 0.25
-FLOOD_LOOK = 0.02
+CHECK_SECONDS = 0.25
+FLOOD_CHECK_SECONDS = 0.02
 #: Seconds between looks for agents that recorded themselves when no host ran.
-SCAN = 2.0
+SCAN_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Children:
         self.living: dict[str, Child] = {}
         self.deaths: dict[str, Death] = {}
         self._strays_of: set[str] = set()  #: dead agents whose strays are still to be looked for
-        self.next_look = self.next_scan = 0.0
+        self.next_check = self.next_scan = 0.0
 
     def started(self, agent_id: str, pid: int) -> Process:
         """Add a process that this host has just started."""
@@ -111,16 +111,16 @@ class Children:
                 # guard: kill-after-term
                 child.identity.signal_group(signal.SIGKILL)
 
-    def look(self, now: float, log_bytes: int) -> None:
+    def check(self, now: float, log_bytes: int) -> None:
         """Bound the log files, and find the ends that nothing else reports."""
-        self.next_look = now + LOOK
+        self.next_check = now + CHECK_SECONDS
         for agent_id, child in list(self.living.items()):
             before, child.log_size = child.log_size, self._folder.bound_log(agent_id, log_bytes)
             if abs(child.log_size - before) > log_bytes // 10:
-                # guard: flood-look
-                self.next_look = now + FLOOD_LOOK
+                # guard: flood-check
+                self.next_check = now + FLOOD_CHECK_SECONDS
             if not child.own and child.pidfd is None and not child.identity.alive and not child.outlived_by_others:
-                self._ended(child)
+                self._record_end(child)
 
     def reap(self) -> None:
         """Reap the children that have ended."""
@@ -131,9 +131,11 @@ class Children:
                 continue
             status, peak = ended
             code = os.waitstatus_to_exitcode(status)
-            self._ended(child, code if code >= 0 else None, -code if code < 0 else None, peak)
+            self._record_end(child, code if code >= 0 else None, -code if code < 0 else None, peak)
 
-    def _ended(self, child: Child, code: int | None = None, number: int | None = None, peak: int | None = None) -> None:
+    def _record_end(
+        self, child: Child, code: int | None = None, number: int | None = None, peak: int | None = None
+    ) -> None:
         process = child.process
         self._forget_pidfd(child)
         del self.living[process.agent_id]
@@ -169,7 +171,7 @@ class Children:
     def scan(self) -> None:
         """Find the agents that an earlier host of this node has left, or that recorded themselves after its end; and
         what the dead have left behind outside their process groups."""
-        self.next_scan = time.monotonic() + SCAN
+        self.next_scan = time.monotonic() + SCAN_SECONDS
         self.kill_strays()
         for record in list(self._folder.records(self.living.keys() | self.deaths.keys())):
             if isinstance(record, Death):
@@ -195,22 +197,22 @@ class Children:
         if same_boot and child.identity.is_child:
             child.own = True
         elif not same_boot or not child.identity.alive:
-            self._ended(child)
+            self._record_end(child)
             return
         elif hasattr(os, "pidfd_open"):
             try:
                 child.pidfd = os.pidfd_open(process.pid)
             except ProcessLookupError:
-                self._ended(child)
+                self._record_end(child)
                 return
-            self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._adopted_ended(child))
+            self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._on_adopted_end(child))
         log.info("adopted %s (pid %d)", process.agent_id, process.pid)
 
-    def _adopted_ended(self, child: Child) -> None:
+    def _on_adopted_end(self, child: Child) -> None:
         if child.outlived_by_others:
-            self._forget_pidfd(child)  # `look` finds its end
+            self._forget_pidfd(child)  # `check` finds its end
         else:
-            self._ended(child)
+            self._record_end(child)
 
     def _forget_pidfd(self, child: Child) -> None:
         if child.pidfd is not None:

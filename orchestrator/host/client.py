@@ -97,8 +97,10 @@ class HostClient:
     def kill(self) -> None:
         """Kill the host at the other end, because it hangs: the next one finds its agents. Linux only."""
         if sys.platform == "linux":
-            found = self._writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-            os.kill(_PEER.unpack(found)[0], signal.SIGKILL)
+            credentials = self._writer.get_extra_info("socket").getsockopt(
+                socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size
+            )
+            os.kill(_PEER.unpack(credentials)[0], signal.SIGKILL)
 
     async def closed(self) -> None:
         """Wait until the connection is gone."""

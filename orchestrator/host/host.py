@@ -57,7 +57,7 @@ class AgentHost:
         self._server = LineServer(settings.host_socket, self._selector, self._answer)
         self._children = Children(self._folder, self._selector, self._report, self._handover.get("stops", {}))
         self._launcher = Launcher(settings, self._folder)
-        self._reload = Reload(settings, self._folder, self._server.tell)
+        self._reload = Reload(settings, self._folder, self._server.broadcast)
         self._stop_requested = self._leave_requested = self._draining = False
         self._wake: tuple[socket.socket, ...] = ()
 
@@ -116,22 +116,22 @@ class AgentHost:
     def _timeout(self) -> float:
         deadlines = [self._children.next_scan, *self._children.deadlines, *self._reload.deadlines]
         if self._children.living or self._reload.deadlines:
-            deadlines.append(self._children.next_look)
+            deadlines.append(self._children.next_check)
         return max(0.0, min(deadlines) - time.monotonic())
 
     def _tick(self, now: float) -> None:
         self._children.kill_overdue(now)
         self._reload.kill_overdue(now)
-        if now >= self._children.next_look:
+        if now >= self._children.next_check:
             self._reload.bound_log(self._settings.agent_log_bytes)
             # guard: flooded-log
-            self._children.look(now, self._settings.agent_log_bytes)
+            self._children.check(now, self._settings.agent_log_bytes)
         # guard: scan-records
         if now >= self._children.next_scan:
             self._children.scan()
 
     def _report(self, death: Death) -> None:
-        self._server.tell({"event": "died", "death": encode(death)})
+        self._server.broadcast({"event": "died", "death": encode(death)})
 
     def spawn(self, agent_id: str) -> Process:
         """Start an agent: by fork from here, or by exec of a command line.
@@ -215,7 +215,7 @@ class AgentHost:
         if self._launcher.preloads:
             self._reload.begin(self._own_environment)
         else:
-            self._server.tell({"event": "reload", "error": None})
+            self._server.broadcast({"event": "reload", "error": None})
 
 
 def _safe(agent_id: str) -> str:

@@ -69,7 +69,7 @@ class LineServer:
         for client in self._clients:
             client.socket.close()
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def broadcast(self, message: dict[str, Any]) -> None:
         """Send a message to every client."""
         for client in list(self._clients):
             self._send(client, message)
@@ -79,7 +79,7 @@ class LineServer:
         connection.setblocking(False)
         client = Client(connection)
         self._clients.add(client)
-        self._selector.register(connection, selectors.EVENT_READ, lambda: self._serve(client))
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._receive(client))
 
     def _drop(self, client: Client) -> None:
         if client in self._clients:
@@ -87,7 +87,7 @@ class LineServer:
             self._selector.unregister(client.socket)
             client.socket.close()
 
-    def _serve(self, client: Client) -> None:
+    def _receive(self, client: Client) -> None:
         self._flush(client)
         try:
             data = client.socket.recv(65_536)
@@ -134,4 +134,4 @@ class LineServer:
             self._drop(client)
             return
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.outgoing else 0)
-        self._selector.modify(client.socket, events, lambda: self._serve(client))
+        self._selector.modify(client.socket, events, lambda: self._receive(client))

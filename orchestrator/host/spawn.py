@@ -55,8 +55,8 @@ def forget_the_rest(settings: NodeSettings) -> None:
     read in /proc as long as it lives, and a forked agent shows its host's."""
     if CLEAN not in os.environ:
         names = for_agents(settings)
-        kept = {name: value for name, value in os.environ.items() if name in names}
-        os.execve(sys.executable, sys.orig_argv, kept | {CLEAN: "1"})
+        environment = {name: value for name, value in os.environ.items() if name in names}
+        os.execve(sys.executable, sys.orig_argv, environment | {CLEAN: "1"})
 
 
 def for_agents(settings: NodeSettings) -> frozenset[str]:
@@ -67,10 +67,10 @@ def for_agents(settings: NodeSettings) -> frozenset[str]:
 def agent_environment(settings: NodeSettings) -> dict[str, str]:
     """Return what every agent sees of this process's environment."""
     names = for_agents(settings)
-    found = {name: value for name, value in os.environ.items() if name in names}
+    environment = {name: value for name, value in os.environ.items() if name in names}
     # `python my_agent.py` is the python that has the agent's libraries.
-    found["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), found.get("PATH", os.defpath)))
-    return found | SINGLE_THREADED | {"NODE_ID": settings.node_id}
+    environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath)))
+    return environment | SINGLE_THREADED | {"NODE_ID": settings.node_id}
 
 
 def start_by_fork(main: Callable[[str], None], agent_id: str, folder: AgentFolder, disown: Callable[[], None]) -> int:
@@ -157,8 +157,8 @@ def _record_self(agent_id: str, folder: AgentFolder) -> None:
 
 def process_of(agent_id: str, pid: int) -> Process:
     """Return what identifies an agent's process of this boot."""
-    seen = read_stat(pid)
-    return Process(agent_id, pid, seen.start_ticks if seen else 0, machine_boot_id())
+    stat = read_stat(pid)
+    return Process(agent_id, pid, stat.start_ticks if stat else 0, machine_boot_id())
 
 
 def has_ended(pid: int) -> bool:

@@ -122,11 +122,11 @@ class AgentFolder:
         """
         path = self._log(agent_id)
         try:
-            found = path.stat()
+            status = path.stat()
             # guard: newest-output
-            if found.st_blocks * 512 > limit and not _punch(path, found.st_size - limit // 2):
+            if status.st_blocks * 512 > limit and not _punch(path, status.st_size - limit // 2):
                 os.truncate(path, 0)
-            return found.st_size
+            return status.st_size
         except FileNotFoundError:
             return 0
 

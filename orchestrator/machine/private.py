@@ -51,7 +51,7 @@ def load(path: Path) -> dict[str, str]:
     return texts
 
 
-def kept(path: Path) -> dict[str, str]:
+def load_or_empty(path: Path) -> dict[str, str]:
     """Return the same; an empty dict if the file is missing or cannot be read. Raises `Preflight`."""
     with contextlib.suppress(OSError, ValueError):
         return load(path)

@@ -25,12 +25,12 @@ def take(settings: NodeSettings) -> Census:
     there, and is known by its record in the state folder. What a sealed program was started with only root can read: it
     is a child of this node's supervisord.
     """
-    found = Census()
+    census = Census()
     folder = settings.agents_dir
     for record in AgentFolder(folder).records() if folder.is_dir() else ():
         here = isinstance(record, Process) and record.boot_id == machine_boot_id()
         if here and ProcessId(record.pid, record.start_ticks).alive:
-            found.agents[record.pid] = record.agent_id
+            census.agents[record.pid] = record.agent_id
     programs: dict[int, psutil.Process] = {}
     dead: list[psutil.Process] = []
     supervised = _supervised(settings)
@@ -46,16 +46,16 @@ def take(settings: NodeSettings) -> Census:
         if environment.get("NODE_ID") != settings.node_id:
             continue
         if agent_id := environment.get("AGENT_ID"):
-            found.agents[process.pid] = agent_id
-        elif process.pid not in found.agents:
+            census.agents[process.pid] = agent_id
+        elif process.pid not in census.agents:
             programs[process.pid] = process
     for process in dead:
         try:
             if parent := programs.get(process.ppid()):
-                found.zombies[process.pid] = f"{parent.name()} (pid {parent.pid})"
+                census.zombies[process.pid] = f"{parent.name()} (pid {parent.pid})"
         except psutil.Error:
             continue
-    return found
+    return census
 
 
 def _started_with(process: psutil.Process, node_id: str) -> dict[str, str]:

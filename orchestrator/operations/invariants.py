@@ -54,92 +54,92 @@ async def check(store: Store, settings: Settings, host: HostClient | None, *, se
         host: the agent host of that node; None where there is none, then its list of processes is not compared.
     """
     deadline = time.monotonic() + settle_seconds
-    found = await _violations(store, settings, host)
-    while found and (left := deadline - time.monotonic()) > 0:
-        await asyncio.sleep(min(CHECK_SECONDS, left))
+    violations = await _violations(store, settings, host)
+    while violations and (remaining := deadline - time.monotonic()) > 0:
+        await asyncio.sleep(min(CHECK_SECONDS, remaining))
         again = set(await _violations(store, settings, host))
-        found = [violation for violation in found if violation in again]
-    return found
+        violations = [violation for violation in violations if violation in again]
+    return violations
 
 
 async def _violations(store: Store, settings: Settings, host: HostClient | None) -> list[str]:
-    seen = await store.snapshot()
-    mine = [agent for agent in seen.agents.values() if agent.node == settings.node_id and agent.state in _LIVING]
-    found = [*in_records(seen, settings.policy), *_processes(mine)]
+    snapshot = await store.snapshot()
+    mine = [agent for agent in snapshot.agents.values() if agent.node == settings.node_id and agent.state in _LIVING]
+    violations = [*in_records(snapshot, settings.policy), *_processes(mine)]
     present = await asyncio.to_thread(census.take, settings)
-    found += [f"process {pid} is dead, and {parent} does not reap it" for pid, parent in present.zombies.items()]
+    violations += [f"process {pid} is dead, and {parent} does not reap it" for pid, parent in present.zombies.items()]
     if host is not None:
         try:
             listed, _ = await host.hello()
         except HostUnavailable as failure:
-            return [*found, f"the agent host cannot be asked: {failure.detail}"]
-        found += [*_known(seen, mine, listed), *_strangers(present, listed)]
-    return found
+            return [*violations, f"the agent host cannot be asked: {failure.detail}"]
+        violations += [*_known(snapshot, mine, listed), *_strangers(present, listed)]
+    return violations
 
 
-def in_records(seen: Snapshot, policy: Mapping[str, float]) -> list[str]:
+def in_records(snapshot: Snapshot, policy: Mapping[str, float]) -> list[str]:
     """Return what does not hold in the records alone, whatever processes there are. `policy`: where Redis has none."""
-    policy = dict(policy) | dict(seen.reading.policy)
+    policy = dict(policy) | dict(snapshot.reading.policy)
     return [
-        *(f"{key} is not a whole record" for key in sorted(seen.broken)),
-        *_lists(seen),
-        *_nodes(seen),
-        *_bindings(seen),
-        *_caps(seen, policy),
-        *_rooms(seen),
-        *_pool(seen, policy["heartbeat_timeout_seconds"]),
-        *_waits(seen),
-        *_leftovers(seen),
+        *(f"{key} is not a whole record" for key in sorted(snapshot.broken)),
+        *_lists(snapshot),
+        *_nodes(snapshot),
+        *_bindings(snapshot),
+        *_caps(snapshot, policy),
+        *_rooms(snapshot),
+        *_pool(snapshot, policy["heartbeat_timeout_seconds"]),
+        *_waits(snapshot),
+        *_leftovers(snapshot),
     ]
 
 
 # Each rule yields its violations. A text must be the same in the next check, so it has nothing that changes by itself.
 
 
-def _lists(seen: Snapshot) -> Iterator[str]:
+def _lists(snapshot: Snapshot) -> Iterator[str]:
     states: dict[str, dict[str, str]] = {
-        "session": {session.id: session.status for session in seen.sessions.values()},
-        "agent": {agent.id: agent.state for agent in seen.agents.values()},
+        "session": {session.id: session.status for session in snapshot.sessions.values()},
+        "agent": {agent.id: agent.state for agent in snapshot.agents.values()},
     }
     for name, (kind, right, complete) in _LISTS.items():
-        for each in sorted(seen.lists[name]):
+        for each in sorted(snapshot.lists[name]):
             if (state := states[kind].get(each)) not in right:
                 yield f"{name} names {kind} {each}, which {_is(state)}"
         for each, state in states[kind].items():
-            if complete and state in right and each not in seen.lists[name]:
+            if complete and state in right and each not in snapshot.lists[name]:
                 yield f"{kind} {each} is {state}, and {name} does not name it"
 
 
-def _nodes(seen: Snapshot) -> Iterator[str]:
-    for node in sorted(seen.lists[keys.NODES]):
-        here = [agent for agent in seen.agents.values() if agent.node == node]
+def _nodes(snapshot: Snapshot) -> Iterator[str]:
+    for node in sorted(snapshot.lists[keys.NODES]):
+        here = [agent for agent in snapshot.agents.values() if agent.node == node]
         right = {
-            keys.node_warm(node): {agent.id for agent in here if agent.id in seen.lists[keys.POOL_READY]},
+            keys.node_warm(node): {agent.id for agent in here if agent.id in snapshot.lists[keys.POOL_READY]},
             keys.node_busy(node): {agent.id for agent in here if agent.state in _SERVING},
         }
         for name, ids in right.items():
-            for each in sorted(seen.lists[name] ^ ids):
-                agent = seen.agents.get(each)
+            for each in sorted(snapshot.lists[name] ^ ids):
+                agent = snapshot.agents.get(each)
                 what = f"agent {each}, which {_is(agent.state if agent else None)}"
                 yield f"{name} does not name {what}" if each in ids else f"{name} names {what}"
 
 
-def _bindings(seen: Snapshot) -> Iterator[str]:
+def _bindings(snapshot: Snapshot) -> Iterator[str]:
     sessions_of, agents_of = defaultdict(list), defaultdict(list)
-    for session in seen.sessions.values():
+    for session in snapshot.sessions.values():
         if session.status not in _BOUND:
             continue
         sessions_of[session.agent_id].append(session.id)
-        agent = seen.agents.get(session.agent_id or "")
+        agent = snapshot.agents.get(session.agent_id or "")
         if agent is None or agent.state not in _SERVING:
             yield f"session {session.id} is {session.status}, and its agent {session.agent_id} {_is(agent)}"
         elif agent.session_id != session.id:
             yield f"session {session.id} has agent {agent.id}, which serves {agent.session_id}"
-    for agent in seen.agents.values():
+    for agent in snapshot.agents.values():
         if not agent.session_id or agent.state not in _LIVING:
             continue
         agents_of[agent.session_id].append(agent.id)
-        served = seen.sessions.get(agent.session_id)
+        served = snapshot.sessions.get(agent.session_id)
         if agent.state in _SERVING and (served is None or served.status not in _BOUND or served.agent_id != agent.id):
             what = f"has agent {served.agent_id}" if served and served.status in _BOUND else _is(served)
             yield f"agent {agent.id} is {agent.state} for session {agent.session_id}, which {what}"
@@ -151,66 +151,66 @@ def _bindings(seen: Snapshot) -> Iterator[str]:
             yield f"session {session_id} has more than one living agent: {', '.join(sorted(ids))}"
 
 
-def _caps(seen: Snapshot, policy: Mapping[str, float]) -> Iterator[str]:
-    live = [session for session in seen.sessions.values() if session.live]
+def _caps(snapshot: Snapshot, policy: Mapping[str, float]) -> Iterator[str]:
+    live = [session for session in snapshot.sessions.values() if session.live]
     for user, count in Counter(session.user_id for session in live).items():
         if count > policy["sessions_per_user"]:
             yield f"user {user!r} has more live sessions than {policy['sessions_per_user']:g}"
     if sum(session.status is not SessionState.QUEUED for session in live) > policy["max_sessions"]:
         yield f"more sessions than {policy['max_sessions']:g} are served at once"
     for session in live:
-        if session.id not in seen.counted:
+        if session.id not in snapshot.counted:
             yield f"session {session.id} does not count for its user {session.user_id!r}"
 
 
-def _rooms(seen: Snapshot) -> Iterator[str]:
-    for session in seen.sessions.values():
-        if session.live and seen.rooms[session.room_name] != session.id:
+def _rooms(snapshot: Snapshot) -> Iterator[str]:
+    for session in snapshot.sessions.values():
+        if session.live and snapshot.rooms[session.room_name] != session.id:
             yield f"session {session.id} is {session.status}, and is not found by its room {session.room_name!r}"
 
 
-def _pool(seen: Snapshot, patience: float) -> Iterator[str]:
-    for agent in seen.agents.values():
+def _pool(snapshot: Snapshot, patience: float) -> Iterator[str]:
+    for agent in snapshot.agents.values():
         if agent.state is not AgentState.READY:
             continue
-        heard = agent.last_beat is not None and seen.reading.now - agent.last_beat <= patience
-        pooled = agent.id in seen.lists[keys.POOL_READY]
+        heard = agent.last_beat is not None and snapshot.reading.now - agent.last_beat <= patience
+        pooled = agent.id in snapshot.lists[keys.POOL_READY]
         if pooled and not heard:
             yield f"{keys.POOL_READY} names agent {agent.id}, which is silent"
         if heard and not pooled:
             yield f"agent {agent.id} is ready, and {keys.POOL_READY} does not name it"
 
 
-def _waits(seen: Snapshot) -> Iterator[str]:
-    waiting = [("session", session.id, _SESSION_WAITS.get(session.status)) for session in seen.sessions.values()]
-    waiting += [("agent", agent.id, _AGENT_WAITS.get(agent.state)) for agent in seen.agents.values()]
+def _waits(snapshot: Snapshot) -> Iterator[str]:
+    waiting = [("session", session.id, _SESSION_WAITS.get(session.status)) for session in snapshot.sessions.values()]
+    waiting += [("agent", agent.id, _AGENT_WAITS.get(agent.state)) for agent in snapshot.agents.values()]
     for what, each, kinds in waiting:
-        if kinds and not any((kind, each) in seen.deadlines for kind in kinds):
+        if kinds and not any((kind, each) in snapshot.deadlines for kind in kinds):
             yield f"{what} {each} has no deadline {' or '.join(f'{kind}|' for kind in kinds)}"
-    for kind, each in sorted(seen.deadlines):
+    for kind, each in sorted(snapshot.deadlines):
         if kind in _SESSION_DEADLINES:
-            session = seen.sessions.get(each)
+            session = snapshot.sessions.get(each)
             over = (session is None or not session.live) and f"a session that {_is(session)}"
         elif kind in _AGENT_DEADLINES:
-            agent = seen.agents.get(each)
+            agent = snapshot.agents.get(each)
             over = (agent is None or agent.state not in _LIVING) and f"an agent that {_is(agent)}"
         elif kind == "look":
-            over = each not in seen.sessions and "a session that has no record"
+            over = each not in snapshot.sessions and "a session that has no record"
         elif kind == "alert":
             over = "a message to the operator's webhook that nobody queues"
         elif kind == "close":
             over = "a room that is not deleted, and its session is over"
         elif kind == "drain":
-            over = each not in seen.lists[keys.NODES_DRAINING] and "a node that does not drain"
+            over = each not in snapshot.lists[keys.NODES_DRAINING] and "a node that does not drain"
         else:
             over = kind not in {"refill", "reconcile"} and "something nobody knows"
         if over:
             yield f"deadline {kind}|{each} is for {over}"
 
 
-def _leftovers(seen: Snapshot) -> Iterator[str]:
-    for session_id, part in sorted(seen.private):
-        session = seen.sessions.get(session_id)
+def _leftovers(snapshot: Snapshot) -> Iterator[str]:
+    for session_id, part in sorted(snapshot.private):
+        session = snapshot.sessions.get(session_id)
         if session is None or not session.live:
             yield f"session {session_id} {_is(session)}, and its {part} is still there"
 
@@ -226,10 +226,10 @@ def _processes(mine: Iterable[Agent]) -> Iterator[str]:
             yield f"agent {agent.id} is {agent.state}, and its process {agent.pid} is gone"
 
 
-def _known(seen: Snapshot, mine: Iterable[Agent], listed: Iterable[Process]) -> Iterator[str]:
+def _known(snapshot: Snapshot, mine: Iterable[Agent], listed: Iterable[Process]) -> Iterator[str]:
     pids = {process.agent_id: process.pid for process in listed}
     for agent_id, pid in pids.items():
-        agent = seen.agents.get(agent_id)
+        agent = snapshot.agents.get(agent_id)
         if agent is None or agent.state is AgentState.EXITED:
             yield f"process {pid} lives as agent {agent_id}, which {_is(agent)}"
         elif agent.pid not in {None, pid}:
@@ -246,7 +246,9 @@ def _strangers(present: census.Census, listed: Iterable[Process]) -> Iterator[st
             yield f"process {pid} belongs to agent {agent_id}, and the agent host does not know it"
 
 
-def _is(found: Session | Agent | str | None) -> str:
-    if found is None:
+def _is(record: Session | Agent | str | None) -> str:
+    if record is None:
         return "has no record"
-    return f"is {found.status if isinstance(found, Session) else found.state if isinstance(found, Agent) else found}"
+    return (
+        f"is {record.status if isinstance(record, Session) else record.state if isinstance(record, Agent) else record}"
+    )

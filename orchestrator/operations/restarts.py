@@ -1,7 +1,7 @@
 """Which programs of this node end and are started again and again: written by the supervisor, read by whoever reports.
 
 One small file in RUN_DIR, of a fixed size and written in place, so that it can still be written when the disk is full.
-It is no secret's place: the last words of a program are what it has printed.
+It must hold no secret: the last words of a program are what it has printed.
 """
 
 import contextlib
@@ -40,8 +40,8 @@ class Ends:
         self._write()
 
     def _write(self) -> None:
-        told = {name: {"ends": list(at), "words": self._words[name]} for name, at in self._at.items()}
-        content = json.dumps(told).encode().ljust(_SIZE)
+        rows = {name: {"ends": list(at), "words": self._words[name]} for name, at in self._at.items()}
+        content = json.dumps(rows).encode().ljust(_SIZE)
         with contextlib.suppress(OSError):
             file = os.open(_path(self._run_dir), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -54,19 +54,19 @@ class Ends:
 def troubles(run_dir: Path, now: float | None = None) -> list[str]:
     """Return, in words, which programs of the node in `run_dir` are started again and again."""
     try:
-        told = json.loads(_path(run_dir).read_bytes() or b"{}")
-        rows = {str(name): ([float(at) for at in row["ends"]], str(row["words"])) for name, row in told.items()}
+        content = json.loads(_path(run_dir).read_bytes() or b"{}")
+        rows = {str(name): ([float(at) for at in row["ends"]], str(row["words"])) for name, row in content.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return []  # no supervisor, or it is just writing
-    found = (_trouble(name, ends, words, time.time() if now is None else now) for name, (ends, words) in rows.items())
-    return [text for text in found if text]
+    texts = (_trouble(name, ends, words, time.time() if now is None else now) for name, (ends, words) in rows.items())
+    return [text for text in texts if text]
 
 
 def _trouble(name: str, ends: list[float], words: str, now: float) -> str:
     recent = [at for at in ends if now - at < WINDOW]
     if len(recent) < MANY:
         return ""
-    life = (recent[-1] - recent[0]) / (len(recent) - 1)
-    if now - recent[-1] > max(STEADY, 2 * life):
+    mean_lifetime = (recent[-1] - recent[0]) / (len(recent) - 1)
+    if now - recent[-1] > max(STEADY, 2 * mean_lifetime):
         return ""  # it has lived longer than it used to
     return f"{name} was started again {len(recent)} times in {now - recent[0]:.0f} s; its last words: {words}"

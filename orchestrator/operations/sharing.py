@@ -65,10 +65,10 @@ def _kind_differences(serves: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
 
 
 def _policy_differences(serves: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    told = {node: settings for node, settings in serves.items() if _POLICY[0] in settings}
-    if not told:
+    nodes = {node: settings for node, settings in serves.items() if _POLICY[0] in settings}
+    if not nodes:
         return
-    (first, reference), *others = told.items()
+    (first, reference), *others = nodes.items()
     for node, settings in others:
         differing = [
             f"{name} ({reference[name]} and {settings[name]})"

@@ -94,8 +94,10 @@ class AgentLink:
 
         Returns its state; '' when its session is over or another agent's; `unset` when it is to try again.
         """
-        told = json.dumps(session) if session else ""
-        return str(await self._scripts.call("agent_register", args=[self.agent_id, pid, node, told, *ancestors]))
+        session_json = json.dumps(session) if session else ""
+        return str(
+            await self._scripts.call("agent_register", args=[self.agent_id, pid, node, session_json, *ancestors])
+        )
 
     async def failed(self, cause: Reason) -> None:
         """Say that this agent can serve its session no more: another one is to take over."""

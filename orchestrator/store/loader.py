@@ -57,16 +57,16 @@ def assemble(text: str, prefix: str = "") -> str:
     if prefix:
         placed["prefix"] = f"local PREFIX='{prefix}'\n" + without_comments(library()["prefix"])
 
-    def place(name: str, within: tuple[str, ...]) -> None:
+    def include(name: str, within: tuple[str, ...]) -> None:
         if name in within:
             raise ValueError(f"the Lua part {name} includes itself: {' -> '.join((*within, name))}")
         if name not in placed:
             for each in includes(library()[name]):
-                place(each, (*within, name))
+                include(each, (*within, name))
             placed[name] = without_comments(library()[name])
 
     for each in includes(text):
-        place(each, ())
+        include(each, ())
     return "".join(placed.values()) + without_comments(text)
 
 

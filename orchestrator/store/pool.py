@@ -123,6 +123,6 @@ class Pool(Base):
     @translated
     async def means(self) -> tuple[float | None, float | None]:
         """Return the mean seconds of about the last ten boots and of the last ten sessions; None before the first."""
-        found = await self._redis.hmget(keys.POOL_STATS, "boot_ms_mean", "session_ms_mean")
-        boot, session = (float(value) / 1000 if value else None for value in found)
+        means = await self._redis.hmget(keys.POOL_STATS, "boot_ms_mean", "session_ms_mean")
+        boot, session = (float(value) / 1000 if value else None for value in means)
         return boot, session

@@ -56,7 +56,7 @@ def examine(where: Address) -> str | None:
     with closing(connect_sync(where, name="up")) as client:
         try:
             client.ping()
-            return _told(where, list(_lacking(client, where)))
+            return _rights_message(where, list(_lacking(client, where)))
         except AuthenticationError as failure:
             return f"Redis at {where} refuses the user or the password of REDIS_URL: {failure}"
         except NoPermissionError as failure:
@@ -105,24 +105,24 @@ def _command(probe: Sequence[str]) -> str:
 def _queued(client: Redis, commands: Sequence[Sequence[str]]) -> list[Exception | None]:
     """Return why each command is refused, None where it is not. None of them is run."""
     connection: Any = client.connection_pool.get_connection()
-    found: list[Exception | None] = []
+    refusals: list[Exception | None] = []
     try:
         connection.send_packed_command(connection.pack_commands([["MULTI"], *commands, ["DISCARD"]]))
         for _ in range(len(commands) + 2):
             try:
                 connection.read_response()
-                found.append(None)
+                refusals.append(None)
             except ResponseError as failure:
                 unknown = str(failure).lower().startswith("unknown command")
-                found.append(failure if unknown or isinstance(failure, NoPermissionError) else None)
+                refusals.append(failure if unknown or isinstance(failure, NoPermissionError) else None)
     except BaseException:
         connection.disconnect()
         raise
     finally:
         client.connection_pool.release(connection)
-    if found[0] or found[-1]:
-        raise found[0] or found[-1] or RedisError()
-    return found[1:-1]
+    if refusals[0] or refusals[-1]:
+        raise refusals[0] or refusals[-1] or RedisError()
+    return refusals[1:-1]
 
 
 def _tried(client: Redis, wanted: str, where: Address) -> str | None:
@@ -148,7 +148,7 @@ def _tried(client: Redis, wanted: str, where: Address) -> str | None:
     return None
 
 
-def _told(where: Address, lacking: list[str]) -> str | None:
+def _rights_message(where: Address, lacking: list[str]) -> str | None:
     if not lacking:
         return None
     named = list(dict.fromkeys(lacking))

@@ -14,15 +14,15 @@ READABLE_BY = 2
 OLDEST = 2
 
 
-def disagreement(found: Mapping[str, str]) -> str | None:
+def disagreement(recorded: Mapping[str, str]) -> str | None:
     """Return why this release cannot share a Redis, and what to do; None when it can.
 
     Args:
         found: the hash `schema`; {} before a release has written it.
     """
-    if not found:
+    if not recorded:
         return None
-    version, readable_by = int(found["version"]), int(found["readableBy"])
+    version, readable_by = int(recorded["version"]), int(recorded["readableBy"])
     # guard: schema
     if readable_by > VERSION:
         return (

@@ -66,8 +66,8 @@ class Sessions(Base):
 
     async def capacity(self, node: str) -> Capacity:
         """Return whether a job that comes by a node's door would be served now."""
-        live, most, refusal, detail = await self._scripts.call("capacity", args=[node])
-        return Capacity(int(live), int(most), refusal, detail)
+        live, max_sessions, refusal, detail = await self._scripts.call("capacity", args=[node])
+        return Capacity(int(live), int(max_sessions), refusal, detail)
 
     @translated
     async def keep_answer(self, idempotency_key: str, answer: str) -> None:

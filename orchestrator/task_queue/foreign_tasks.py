@@ -26,7 +26,7 @@ HELD, PACE_SECONDS = 500, 0.02
 #: Of so many tasks it is known how often they have come.
 REMEMBERED = 5000
 #: Seconds between two searches for other apps' Celery workers, and for which what was seen counts.
-LOOK_SECONDS, NEWS_SECONDS = 15, 300
+PING_SECONDS, NEWS_SECONDS = 15, 300
 
 
 class Sightings:
@@ -119,7 +119,7 @@ class Consumer(consuming.Consumer):
             log.warning("a task of another program is given back when Redis is there again")
 
 
-def look_for_workers(app: Celery, stop: threading.Event) -> None:
+def watch_for_workers(app: Celery, stop: threading.Event) -> None:
     """Note the Celery workers of other apps that hear our broadcasts, again and again, until it must stop."""
     while True:
         try:
@@ -129,5 +129,5 @@ def look_for_workers(app: Celery, stop: threading.Event) -> None:
                         sightings.note(f"Celery worker {name}")
         except Exception as failure:  # of Redis or kombu: the next search may succeed
             log.debug("the search for other workers failed: %r", failure)
-        if stop.wait(LOOK_SECONDS):
+        if stop.wait(PING_SECONDS):
             return

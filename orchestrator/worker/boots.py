@@ -99,5 +99,5 @@ class Boots:
 
 def given_up_after(attempts: int, failure: OrchestratorError) -> Reason:
     """Return the reason of a session for which no agent was booted in so many attempts."""
-    found = failure.reason if isinstance(failure, SpawnFailed) else None
-    return (found or because("not_spawned", detail=failure.detail)).of(attempts=attempts)
+    reason = failure.reason if isinstance(failure, SpawnFailed) else None
+    return (reason or because("not_spawned", detail=failure.detail)).of(attempts=attempts)

@@ -29,7 +29,7 @@ class Canary:
         self._seen_at = clock.monotonic()
         self._sent = False
 
-    def seen(self) -> None:
+    def note(self) -> None:
         """Note that a task came through the queue. Safe in any thread."""
         self._seen_at = self._clock.monotonic()
 
@@ -43,7 +43,7 @@ class Canary:
         try:
             await self._store.take_write()
         except StoreUnavailable:
-            self.seen()  # while Redis is away none can come through
+            self.note()  # while Redis is away none can come through
             raise
         silent = self.age
         if silent > WEDGED_SECONDS and self._sent:

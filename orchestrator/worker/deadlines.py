@@ -53,7 +53,7 @@ class Deadlines:
             case "refill":
                 await self._refill()
             case "look" if self._reconciler:
-                await self._reconciler.look(action.id)
+                await self._reconciler.reconcile(action.id)
             case "room" if self._reconciler:
                 await self._reconciler.make(action.id)
             case "reconcile" if self._reconciler:

@@ -57,12 +57,12 @@ class Deaths:
         await self._ship_last_lines(death)
         last = self._logs.last_line(death.agent_id)
         reason = death.reason.within("boot_error").of(**({"detail": last} if last else {}))
-        return death.reason, await self._store.record_exit(death.agent_id, reason, *_seen(death))
+        return death.reason, await self._store.record_exit(death.agent_id, reason, *_exit_status(death))
 
     async def _died(self, death: Death, agent: Agent | None) -> tuple[Reason, Exit]:
         # A user may be on the line: whatever can wait until another agent is on its way, does.
         cause = (agent and agent.reason) or death.reason  # why it was stopped says more than the signal that did it
-        result = await self._store.record_exit(death.agent_id, cause, *_seen(death))
+        result = await self._store.record_exit(death.agent_id, cause, *_exit_status(death))
         if result.outcome == "replaced" and result.session_id:
             await pass_over_the_dead(self._store, result.session_id, self._may_live)
         await self._ship_last_lines(death)
@@ -72,5 +72,5 @@ class Deaths:
         await self._logs.finish(death.agent_id, f"[agent {death.reason.text}]")
 
 
-def _seen(death: Death) -> tuple[int | None, int | None, int | None]:
+def _exit_status(death: Death) -> tuple[int | None, int | None, int | None]:
     return death.exit_code, death.signal, death.peak_memory_kib

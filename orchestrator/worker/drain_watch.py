@@ -17,7 +17,7 @@ class DrainWatch:
         self._node, self._store, self._queue, self._background = node, store, queue, background
         self.draining = False
 
-    async def look(self) -> None:
+    async def update(self) -> None:
         """Ask the store, and switch the shared queue off or on when that has changed."""
         draining = self._node in await self._store.draining()
         if draining is self.draining:

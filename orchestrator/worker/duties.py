@@ -41,7 +41,7 @@ class AlertWatch:
         self._store = store
         self._wrong: set[str] = set()
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Look at every alert; one that has begun is logged."""
         wrong = set(await self._store.check_alerts())
         for name in wrong - self._wrong:
@@ -58,8 +58,8 @@ class FileRewrite:
     @property
     def every_seconds(self) -> float:
         """Seconds between two rewrites; 0: the file is not rewritten from here."""
-        if (given := self._settings.redis_rewrite_seconds) is not None:
-            return given
+        if (seconds := self._settings.redis_rewrite_seconds) is not None:
+            return seconds
         return EMBEDDED_REWRITE_SECONDS if os.environ.get("EMBEDDED_VALKEY") == "true" else 0.0
 
     async def rewrite(self) -> None:

@@ -127,7 +127,7 @@ class Node:
             self._link, machine.connect, clock,
             on_death=deaths.on_death, compare=processes.compare, on_connected=connected,
         )  # fmt: skip
-        compare = Periodic("the comparison of processes", COMPARE_SECONDS, processes.look, clock)
+        compare = Periodic("the comparison of processes", COMPARE_SECONDS, processes.compare_if_connected, clock)
         return [self._background, watch, heartbeat, compare]
 
     def _periodic(self) -> list[Service]:
@@ -135,14 +135,14 @@ class Node:
         rounds = [
             ("the shipping of logs", SHIP_SECONDS, self._logs.ship_all),
             ("the enforcement of deadlines", DEADLINE_SECONDS, self._deadlines.enforce),
-            ("the look for a drain", DEADLINE_SECONDS, self._drain.look),
+            ("the check for a drain", DEADLINE_SECONDS, self._drain.update),
             ("the clean-up", CLEAN_UP_SECONDS, self.clean_up.run),
             ("the report of memory", MEMORY_SECONDS, self._report.report),
             ("the probe of LiveKit", PROBE_SECONDS, self._probe.probe),
             ("the canary", CANARY_SECONDS, self.canary.send),
         ]
         if settings.alert_webhook_url:
-            rounds.append(("the look for alerts", ALERT_SECONDS, AlertWatch(self._store).look))
+            rounds.append(("the check for alerts", ALERT_SECONDS, AlertWatch(self._store).check))
         rewrite = FileRewrite(settings, self._store)
         if every := rewrite.every_seconds:
             rounds.append(("the rewrite of Redis's file", min(REWRITE_SECONDS, every), rewrite.rewrite))

@@ -49,9 +49,9 @@ class NodeThread:
             future.cancel()
             raise OrchestratorError(f"a task did not finish within {timeout:.0f} s") from None
 
-    def canary_seen(self) -> None:
+    def note_canary(self) -> None:
         """Note that a task came through the queue."""
-        self._node.canary.seen()
+        self._node.canary.note()
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)

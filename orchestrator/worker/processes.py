@@ -45,7 +45,7 @@ class Processes:
         #: Living processes without a record, with the time at which each was first seen.
         self._strangers: dict[str, float] = {}
 
-    async def look(self) -> None:
+    async def compare_if_connected(self) -> None:
         """Compare, if the host is connected."""
         if self._link.client and self._link.connected:
             await self.compare(self._link.client)

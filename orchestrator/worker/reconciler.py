@@ -35,7 +35,7 @@ class Reconciler:
     def __init__(self, store: Store, rooms: Rooms, longest: float) -> None:
         self._store, self._rooms, self._longest = store, rooms, longest
 
-    async def look(self, session_id: str) -> None:
+    async def reconcile(self, session_id: str) -> None:
         """Compare one session with its room."""
         session = await self._store.session(session_id)
         if session is None or not (session.status in _BOUND or _to_delete(session)):
@@ -125,8 +125,8 @@ class Reconciler:
         )
 
     def _say(self, session_id: str, done: str) -> None:
-        if done and done != "doubt":
-            log.warning("LiveKit knew better", extra={"session_id": session_id, "finding": done})
+        if done and done != "mismatch":
+            log.warning("the record was corrected from LiveKit", extra={"session_id": session_id, "finding": done})
 
 
 def _to_delete(session: Session) -> bool:

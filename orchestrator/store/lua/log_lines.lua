@@ -5,8 +5,8 @@
 -- Returns {lines it ever had, lines after the n-th that are kept, oldest first}; the difference is what was dropped
 --
 -- agent:{id}:logs list, agent:{id}:logs:count string
-local kept = redis.call('LLEN', KEYS[1])
-local count = math.max(kept, tonumber(redis.call('GET', KEYS[2]) or 0))
+local length = redis.call('LLEN', KEYS[1])
+local count = math.max(length, tonumber(redis.call('GET', KEYS[2]) or 0))
 local after = tonumber(ARGV[1])
 -- Redis has lost the log since, and it has begun again.
 if after > count then after = 0 end

@@ -5,7 +5,7 @@
 -- ARGV  1 session id  2 id of the agent that it had before LiveKit was asked ('' = none)  3 1 = there is such a room
 --       4 user: there | coming (not fully connected) | gone  5 1 = an agent is in the room
 -- Returns what was done: user_gone (its time to come back runs) | user_there (the call is active) | agent_lost (another
---       one takes over) | room_open (of a session that is over: it is deleted) | doubt (a mismatch that is checked again) | '' (nothing to do)
+--       one takes over) | room_open (of a session that is over: it is deleted) | mismatch (it is checked again) | '' (nothing to do)
 --
 -- session:{id} hash (doubt), agent:{id} hash, session:room:{room} string, session:{id}:events stream, deadlines zset
 -- pool:stats hash
@@ -33,8 +33,8 @@ end
 
 -- Since when LiveKit has contradicted the record in this, in every check. Nil: for the first time.
 local function contradicted_since(what)
-  local said, about, first, last = string.match(get(key, 'doubt') or '', '^(%S+) (%S+) (%d+) (%d+)$')
-  if said == what and about == agent and NOW - tonumber(last) <= FRESH_MS then return tonumber(first) end
+  local finding_before, agent_before, first, last = string.match(get(key, 'doubt') or '', '^(%S+) (%S+) (%d+) (%d+)$')
+  if finding_before == what and agent_before == agent and NOW - tonumber(last) <= FRESH_MS then return tonumber(first) end
 end
 local function keep_mismatch(what, first)
   redis.call('HSET', key, 'doubt', what .. ' ' .. agent .. ' ' .. first .. ' ' .. NOW)
@@ -61,13 +61,13 @@ if not finding then
   return ''
 end
 
--- guard: second-look
+-- guard: second-check
 local first = contradicted_since(finding)
 -- LiveKit corrects what only it has said: that needs no second check.
 local withdrawn = finding == 'user_there' and waits and contradicted_since('user_gone')
 if not withdrawn and (not first or NOW - first < PATIENCE_MS[finding]) then
   keep_mismatch(finding, first or NOW)
-  return 'doubt'
+  return 'mismatch'
 end
 if finding == 'user_gone' then
   keep_mismatch(finding, first)
