@@ -148,7 +148,7 @@ GUARDS = (
     ),
     guard(
         "the last look at the process before it is handed out",
-        "chaos/test_capacity.py::test_a_killed_warm_agent_is_never_handed_out",
+        "integration/test_api.py::test_however_many_of_the_warm_agents_are_dead_no_session_is_lost_by_it",
         always("process-alive"),
     ),
     guard(
@@ -210,6 +210,11 @@ GUARDS = (
     # Users
     guard(
         "who lost the connection is waited for less long",
+        "integration/test_store.py::test_who_lost_the_connection_is_waited_for_less_long_than_who_left",
+        replace("lost-connection", "(lost and 4 or 1)", "1"),
+    ),
+    guard(
+        "a client that dies frees its agent as soon as is promised",
         "chaos/test_users.py::test_a_client_that_dies_frees_its_agent_within_thirty_seconds",
         replace("lost-connection", "(lost and 4 or 1)", "1"),
     ),
@@ -407,9 +412,8 @@ GUARDS = (
     # Takeover
     guard(
         "a death is told at once",
-        "e2e/test_sessions.py::test_sessions_from_their_start_to_their_end",
+        "unit/test_host.py::test_a_death_is_told_until_it_is_acknowledged",
         remove("death-event"),
-        STEP="a_killed_agent_is_replaced_and_heard_again",
     ),
     guard(
         "an agent that is silent is given up",
