@@ -95,7 +95,7 @@ def parse(text: str, *, ca_file: Path | None = None, prefix: str = "") -> Addres
     except ValueError:  # its text may contain a part of the password
         raise ValueError(f"its port cannot be read: {_ESCAPES}") from None
     if parts.fragment:
-        raise ValueError(f"there is a # in it: {_ESCAPES}")
+        raise ValueError(f"it contains a #: {_ESCAPES}")
     if port == 0:
         raise ValueError("port 0 is no port")
     query = _query(parts.query)
@@ -131,7 +131,7 @@ def _refuse_the_unsupported(scheme: str, text: str) -> None:
 
 def _host(name: str | None) -> str:
     if name and "%" in name:
-        raise ValueError("its host has a % in it; a socket is written as unix:///PATH?db=0")
+        raise ValueError("its host contains a %; write a socket as unix:///PATH?db=0")
     return name or "localhost"
 
 
@@ -141,7 +141,7 @@ def _decoded(text: str | None) -> str | None:
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise ValueError("user, password or a part behind ? is not UTF-8 once its %xx are decoded") from None
+        raise ValueError("user, password or a parameter is not UTF-8 after its %xx are decoded") from None
 
 
 def _query(text: str) -> dict[str, str]:
@@ -151,9 +151,9 @@ def _query(text: str) -> dict[str, str]:
         if name not in _KNOWN:
             # Without its text: after an unescaped ? it may be the rest of a password.
             known = " ".join(sorted(_KNOWN))
-            raise ValueError(f"something behind its ? is not known here (known: {known}): leave it out; {_ESCAPES}")
+            raise ValueError(f"it has an unknown parameter after ? (known: {known}): leave it out; {_ESCAPES}")
         if name in parameters:
-            raise ValueError(f"{name} stands in it twice")
+            raise ValueError(f"it has {name} twice")
         parameters[name] = _decoded(value) or ""
     return parameters
 
@@ -163,7 +163,7 @@ def _database(*candidates: str | None) -> int:
     if not databases:
         return 0
     if len(databases) > 1:
-        raise ValueError("it names two databases: behind the / and behind the ?")
+        raise ValueError("it names two databases: after the / and after the ?")
     (text,) = databases
     if text is None or not re.fullmatch(r"[0-9]{1,9}", text):
         raise ValueError("its database is no number: write redis://HOST:PORT/0 or unix:///PATH?db=0")
@@ -180,14 +180,14 @@ def _socket(netloc: str, path: str) -> str:
 def _tls(kind: str, query: Mapping[str, str], ca_file: Path | None) -> dict[str, Any]:
     if kind != "rediss":
         if tls_options := sorted(_TLS & query.keys()):
-            raise ValueError(f"{tls_options[0]} is of TLS: write rediss:// in front")
+            raise ValueError(f"{tls_options[0]} needs TLS: write rediss:// in front")
         return {}
     verification = query.get("ssl_cert_reqs", "required").lower().removeprefix("cert_")
     if verification not in {"required", "none"}:
-        raise ValueError("ssl_cert_reqs is required (as without it) or none, which trusts whoever answers")
+        raise ValueError("ssl_cert_reqs must be required (the default) or none, which trusts any server")
     named = query.get("ssl_check_hostname", "true").lower()
     if named not in _YES | _NO or (verification == "required" and named in _NO):
-        raise ValueError("ssl_check_hostname=false is not taken: a certificate of another name is anybody's")
+        raise ValueError("ssl_check_hostname=false is refused: the certificate must be for the server's name")
     trusted = query.get("ssl_ca_certs") or None
     if trusted and ca_file and Path(trusted).absolute() != ca_file.absolute():
         raise ValueError("ssl_ca_certs names another file than REDIS_CA_FILE: leave one of them out")

@@ -80,7 +80,7 @@ class Drain:
             calls = self._remaining_calls()
 
     def _remaining_calls(self) -> int:
-        """Return the largest possible number of calls that are left."""
+        """Return an upper bound of the remaining calls."""
         try:
             calls = self._count_calls()
         except OrchestratorError as failure:
@@ -92,11 +92,11 @@ class Drain:
             # guard: drain-counts-processes
             return self._count_living_agents()
         self._notices.withdraw()
-        # A Redis that has just come back may not know of every call yet.
+        # A Redis that has just come back may not have every call registered yet.
         return max(calls, self._count_living_agents()) if self._trouble else calls
 
     def _count_calls(self) -> int:
-        """Return how many calls the api knows of. Raises `OrchestratorError` if it does not answer that."""
+        """Return the api's number of calls. Raises `OrchestratorError` if it does not answer with one."""
         method, path = ("GET", self._path) if self._asked else ("POST", f"{self._path}/drain")
         remaining = max(0.0, self._over_at - time.monotonic())
         options: dict[str, Any] = (

@@ -24,7 +24,7 @@ _BOUND = frozenset({SessionState.READY, SessionState.ACTIVE})
 
 
 def _states_by_list() -> dict[str, tuple[str, frozenset[str], bool]]:
-    """Of each list: whether it has sessions or agents, in which states, and whether it has all of those."""
+    """For each list: whether it holds sessions or agents, in which states, and whether it must hold all of those."""
     states: dict[tuple[str, str], set[str]] = defaultdict(set)
     for kind, rows in (("session", SESSION_ROWS), ("agent", AGENT_ROWS)):
         for state, row in rows.items():
@@ -36,22 +36,22 @@ def _states_by_list() -> dict[str, tuple[str, frozenset[str], bool]]:
 
 
 _LISTS = _states_by_list()
-#: The deadlines of a live session, or of a living agent, by state: it must have one of them.
+#: The deadlines, by state, of which a live session or a living agent must have one.
 _SESSION_WAITS = {state: tuple(d.kind for d in row.deadlines) for state, row in SESSION_ROWS.items() if row.moves}
 _AGENT_WAITS = {state: tuple(d.kind for d in row.deadlines) for state, row in AGENT_ROWS.items() if row.moves}
-#: The deadlines that no session that is over, and no agent that has exited, may have.
+#: The deadlines that a session that is over, or an agent that has exited, must not have.
 _SESSION_DEADLINES = frozenset(SESSION_ROWS[SessionState.ENDED].clears) - {"look"}
 _AGENT_DEADLINES = frozenset(AGENT_ROWS[AgentState.EXITED].clears)
 
 
 async def check(store: Store, settings: Settings, host: HostClient | None, *, settle_seconds: float = 10) -> list[str]:
-    """Return the violations, in words; [] when every invariant holds.
+    """Return the violations as text; [] when every invariant holds.
 
     State changes during a check: only violations that every check within `settle_seconds` finds are returned.
 
     Args:
-        settings: of the node whose processes are checked; records are checked of all nodes.
-        host: the agent host of that node; None where there is none, then its list of processes is not compared.
+        settings: those of the node whose processes are checked. The records of all nodes are checked.
+        host: the agent host of that node. None: its list of processes is not compared.
     """
     deadline = time.monotonic() + settle_seconds
     violations = await _violations(store, settings, host)
@@ -78,7 +78,7 @@ async def _violations(store: Store, settings: Settings, host: HostClient | None)
 
 
 def in_records(snapshot: Snapshot, policy: Mapping[str, float]) -> list[str]:
-    """Return what does not hold in the records alone, whatever processes there are. `policy`: where Redis has none."""
+    """Return the violations in the records alone, without processes. `policy`: the default where Redis has none."""
     policy = dict(policy) | dict(snapshot.reading.policy)
     return [
         *(f"{key} is not a whole record" for key in sorted(snapshot.broken)),
@@ -93,7 +93,7 @@ def in_records(snapshot: Snapshot, policy: Mapping[str, float]) -> list[str]:
     ]
 
 
-# Each rule yields its violations. A text must be the same in the next check, so it has nothing that changes by itself.
+# Each rule yields its violations. The next check must yield the same text, so it contains no value that changes.
 
 
 def _lists(snapshot: Snapshot) -> Iterator[str]:
@@ -197,13 +197,13 @@ def _waits(snapshot: Snapshot) -> Iterator[str]:
         elif kind == "look":
             over = each not in snapshot.sessions and "a session that has no record"
         elif kind == "alert":
-            over = "a message to the operator's webhook that nobody queues"
+            over = "a message to the operator's webhook that does not exist"
         elif kind == "close":
             over = "a room that is not deleted, and its session is over"
         elif kind == "drain":
             over = each not in snapshot.lists[keys.NODES_DRAINING] and "a node that does not drain"
         else:
-            over = kind not in {"refill", "reconcile"} and "something nobody knows"
+            over = kind not in {"refill", "reconcile"} and "an unknown kind of deadline"
         if over:
             yield f"deadline {kind}|{each} is for {over}"
 

@@ -1,4 +1,4 @@
-"""Whether callers reach the LiveKit server whose address they are given. Nobody else says so: their calls just fail."""
+"""Whether callers can reach the LiveKit address that they are given. Without this check their calls just fail."""
 
 import ipaddress
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from orchestrator.machine.loopback import is_loopback
 from orchestrator.settings import Settings
 
-#: Names that only machines beside this one know: of Kubernetes, of Docker and of platforms' private networks.
+#: Names that resolve only near this machine: in Kubernetes, in Docker, in platforms' private networks.
 _INSIDE = (".svc", ".cluster.local", ".internal")
 
 
@@ -44,7 +44,7 @@ def troubles(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _from_elsewhere(settings: Settings) -> str | None:
-    """Return the setting that says that callers come from other machines, None where none does."""
+    """Return the setting that lets callers on other machines in; None if there is none."""
     if not settings.loopback:
         return f"HOST={settings.host}"
     if settings.trusted_proxy:

@@ -1,4 +1,4 @@
-"""Which programs of this node end and are started again and again: written by the supervisor, read by whoever reports.
+"""Which programs of this node restart often: the supervisor writes this, the heartbeat and the api read it.
 
 One small file in RUN_DIR, of a fixed size and written in place, so that it can still be written when the disk is full.
 It must hold no secret: the last words of a program are what it has printed.
@@ -11,10 +11,10 @@ import time
 from collections import defaultdict, deque
 from pathlib import Path
 
-#: So many ends are no accident any more, and no more of them are looked at.
+#: Ends within `WINDOW` from which on a program counts as restarting often.
 MANY = 3
 _KEPT = 8
-#: Seconds after which an end is forgotten, and the least for which a program has to live to be well again.
+#: Seconds after which an end is forgotten; minimum seconds of life after which a program counts as well again.
 WINDOW, STEADY = 600.0, 12.0
 _SIZE = 8192
 _WORDS = 300
@@ -25,7 +25,7 @@ def _path(run_dir: Path) -> Path:
 
 
 class Ends:
-    """What the supervisor keeps of each program's ends."""
+    """The ends of each program, as the supervisor records them."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
@@ -34,7 +34,7 @@ class Ends:
         self._write()
 
     def note(self, name: str, words: str) -> None:
-        """Keep that a program has ended, and its last words."""
+        """Record that a program has ended, and its last output."""
         self._at[name].append(time.time())
         self._words[name] = words[:_WORDS]
         self._write()
@@ -52,12 +52,12 @@ class Ends:
 
 
 def troubles(run_dir: Path, now: float | None = None) -> list[str]:
-    """Return, in words, which programs of the node in `run_dir` are started again and again."""
+    """Return a text about each program of the node in `run_dir` that restarts often."""
     try:
         content = json.loads(_path(run_dir).read_bytes() or b"{}")
         rows = {str(name): ([float(at) for at in row["ends"]], str(row["words"])) for name, row in content.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return []  # no supervisor, or it is just writing
+        return []  # no supervisor, or it is writing the file
     texts = (_trouble(name, ends, words, time.time() if now is None else now) for name, (ends, words) in rows.items())
     return [text for text in texts if text]
 
@@ -68,5 +68,5 @@ def _trouble(name: str, ends: list[float], words: str, now: float) -> str:
         return ""
     mean_lifetime = (recent[-1] - recent[0]) / (len(recent) - 1)
     if now - recent[-1] > max(STEADY, 2 * mean_lifetime):
-        return ""  # it has lived longer than it used to
+        return ""  # it has lived longer than before
     return f"{name} was started again {len(recent)} times in {now - recent[0]:.0f} s; its last words: {words}"

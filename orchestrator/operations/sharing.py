@@ -1,4 +1,4 @@
-"""Detects who else uses our Redis: nodes with other settings, and other programs."""
+"""Detects other users of our Redis: nodes with other settings, and other programs."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +13,7 @@ _EFFECTS = {
     "AGENT_NAME": "each serves the other's dispatches",
     "LIVEKIT_API_KEY": "tokens of the one are invalid at the other's LiveKit",
 }
-#: Settings of which a node tells only a digest.
+#: Settings of which a node publishes only a digest.
 _HIDDEN = frozenset({"LIVEKIT_API_KEY"})
 #: Settings that each node writes to the hash `policy`, of which the last writer's values apply to all.
 _POLICY = tuple(name.upper() for name in POLICY)
@@ -30,7 +30,7 @@ def troubles(nodes: Mapping[str, Node]) -> Iterator[str]:
             f"another program uses this Redis database's queues ({programs}): its workers drop our tasks, and ours "
             "return its tasks to the queue. Set REDIS_PREFIX, or give it a database of its own"
         )
-    # A node of an earlier release may not tell its settings.
+    # A node of an earlier release may not publish its settings.
     serves = {name: node.serves for name, node in sorted(nodes.items()) if node.serves}
     yield from _kind_differences(serves)
     yield from _policy_differences(serves)

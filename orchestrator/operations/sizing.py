@@ -1,4 +1,4 @@
-"""How much memory a node needs, and whether it has that.
+"""How much memory a node needs, and whether it has enough.
 
 The figures were measured in the image, with the voice agent and offline speech: the memory that the container's cgroup
 counts as its own (see docs/deploy.md). Hosted speech was not measured; an agent of your own may need more or less.
@@ -24,35 +24,35 @@ def pool_mb(settings: Settings) -> int:
 
 
 def warning(settings: Settings, limit_bytes: int | None) -> str | None:
-    """Return what to change when a full pool does not fit into the memory; None when it fits or nobody can tell."""
+    """Return what to change if a full pool does not fit into the memory; None if it fits or the limit is unknown."""
     needed = pool_mb(settings) + settings.memory_headroom_mb
     limit = math.inf if limit_bytes is None else limit_bytes >> 20
     if needed <= limit:
         return None
     name, value = _pool(settings)
     fitting = value - math.ceil((needed - limit) / AGENT_MB)
-    mend = f"give it {_rounded(needed)} MiB"
+    remedy = f"give it {_rounded(needed)} MiB"
     if fitting > 0:
-        mend += f", or lower {name} to {fitting}"
+        remedy += f", or lower {name} to {fitting}"
     return (
         f"{name}={value} and MEMORY_HEADROOM_MB={settings.memory_headroom_mb} need about {needed} MiB of memory, "
-        f"and the limit is {limit} MiB: {mend}."
+        f"and the limit is {limit} MiB: {remedy}."
     )
 
 
 def calls_warning(settings: Settings, limit_bytes: int | None) -> str | None:
-    """Return what to change when as many calls as are allowed do not fit into the memory; None when they do or none
-    can tell."""
+    """Return what to change if the maximum number of calls does not fit into the memory; None if it fits or the limit
+    is unknown."""
     full, limit = pool_mb(settings), math.inf if limit_bytes is None else limit_bytes >> 20
-    name, most = "MAX_SESSIONS", settings.max_sessions
-    if 0 < settings.node_sessions <= most:
-        name, most = "NODE_SESSIONS", settings.node_sessions
-    needed = full + most * CALL_MB
+    name, max_sessions = "MAX_SESSIONS", settings.max_sessions
+    if 0 < settings.node_sessions <= max_sessions:
+        name, max_sessions = "NODE_SESSIONS", settings.node_sessions
+    needed = full + max_sessions * CALL_MB
     if needed <= limit:
         return None
     fitting = max(1, int(limit - full) // CALL_MB)
     return (
-        f"{name}={most} calls with offline speech need about {needed} MiB of memory, and the "
+        f"{name}={max_sessions} calls with offline speech need about {needed} MiB of memory, and the "
         f"limit is {limit} MiB: lower {name} to {fitting}, so that more than that wait in line, or give it "
         f"{_rounded(needed)} MiB."
     )

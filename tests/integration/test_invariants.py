@@ -336,7 +336,7 @@ IN_REDIS: dict[str, tuple[Callable[[World], object], str]] = {
     ),
     "a deadline of an unknown kind": (
         lambda w: w.raw.zadd("deadlines", {"lunch|n1": later(w)}),
-        "deadline lunch|n1 is for something nobody knows",
+        "deadline lunch|n1 is for an unknown kind of deadline",
     ),
     "a token outlives its session": (
         lambda w: w.raw.set(f"session:{w.over}:payload", "{}"),

@@ -58,4 +58,4 @@ def test_doctor_advises_what_the_node_does(gigabytes: int, pool: int, monkeypatc
     found = doctor._memory(settings)
     node = sizing.warning(settings, gigabytes << 30)
     assert found.ok is (node is None)
-    assert found.mend == (node or sizing.calls_warning(settings, gigabytes << 30))
+    assert found.remedy == (node or sizing.calls_warning(settings, gigabytes << 30))
