@@ -90,7 +90,7 @@ class Call:
         return await self._ask("GET", f"/api/session/{self.session_id}")
 
     async def why(self) -> str:
-        """Return why the session is as it is. Whoever began it with the admin token is told more than its user."""
+        """Return the reason of the session's state, in more detail if the caller began it with the admin token."""
         response = await self._ask("GET", f"/api/session/{self.session_id}", headers=self._shown)
         return str(response.get("reason") or response["status"])
 
@@ -181,7 +181,7 @@ class Call:
             spoken, gone = asyncio.create_task(self._utterances.get()), asyncio.create_task(self._gone.wait())
             try:
                 await asyncio.wait((spoken, gone), return_when=asyncio.FIRST_COMPLETED)
-                # The track's end is told after the room's: what was said last is still to come.
+                # The room ends before the track, so the last utterance is still to come.
                 async with asyncio.timeout(PAUSE_SECONDS):
                     utterance = await spoken
             except TimeoutError:
@@ -197,7 +197,7 @@ class Call:
         return await self._microphone.say(await asyncio.to_thread(speech.voice().speak, text))
 
     def hum(self) -> None:
-        """Make a steady sound from now on: an agent that echoes it can be heard at every moment."""
+        """Make a steady sound from now on, so that silence of an agent that echoes it can be measured."""
         wave = 4000 * np.sin(2 * np.pi * np.arange(FRAME) * (round(300 * FRAME / RATE) / FRAME))
         self._microphone.background = wave.astype(np.int16)
 

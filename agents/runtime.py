@@ -101,7 +101,7 @@ class Runtime:
         self._served: ServedSession | None = None
 
     async def run(self) -> None:
-        """Run until the session is over, or until told to stop."""
+        """Run until the session is over, or until a stop request."""
         loop = asyncio.get_running_loop()
         self._stop, self._assigned = loop.create_future(), loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):

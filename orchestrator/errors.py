@@ -230,7 +230,7 @@ class BootElsewhere(OrchestratorError):
 
 
 class GivenUp(SpawnFailed):
-    """The agent was given up before it was spawned; whoever waits for one gets another."""
+    """The agent was given up before it was spawned; the waiting session gets another."""
 
     code = "given_up"
 

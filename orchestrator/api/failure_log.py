@@ -42,7 +42,7 @@ class FailureLog:
         return [_record_id(failure) for failure in self._failures]
 
     def keep(self, still_recorded: Sequence[bool]) -> None:
-        """Drop the failures whose record is gone, since nobody could open them. `kept`: for each of `records`."""
+        """Drop the failures whose record is gone. `still_recorded`: one flag for each of `records`."""
         self._failures = deque(itertools.compress(self._failures, still_recorded), maxlen=FAILURES)
 
     @property

@@ -62,7 +62,7 @@ def install(app: FastAPI) -> None:
             detail = detail if _is_operator(request) else caller_words.problem(failure.code)
         answer = problem(request, failure.status, failure.code, detail, retry_after=failure.retry_after)
         if isinstance(failure, RateLimited):
-            # draft-ietf-httpapi-ratelimit-headers: the quota and its window, what is left of it, and when it is reset.
+            # draft-ietf-httpapi-ratelimit-headers: the quota and its window, its remainder, and when it is reset.
             rate = app.state.services.settings.rate
             answer.headers["RateLimit-Policy"] = f'"start";q={rate.amount};w={rate.get_expiry()}'
             answer.headers["RateLimit"] = f'"start";r=0;t={answer.headers["Retry-After"]}'

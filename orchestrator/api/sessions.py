@@ -121,7 +121,7 @@ async def start(body: StartRequest, request: Request) -> Response:
 
 
 async def _own_session(services: Services, caller: Caller, user_id: str, newest: Started) -> Started:
-    """Return the live session of a user that the caller has begun. Raises `UserHasSession` when there is none."""
+    """Return the user's live session that the caller has begun. Raises `UserHasSession` if there is none."""
     if services.access.began(caller, newest.session_id):
         return newest
     for session_id in await services.store.sessions_of(user_id):

@@ -22,11 +22,11 @@ from orchestrator.machine.process import ProcessId, kill_strays, machine_boot_id
 
 log = logging.getLogger("orchestrator.host")
 
-#: Seconds between looks at log sizes (and at adopted agents where there is no pidfd) while any agent lives; and the
+#: Seconds between checks of log sizes (and of adopted agents where there is no pidfd) while any agent lives; and the
 #: same after one of them has written a tenth of what it may have.
 CHECK_SECONDS = 0.25
 FLOOD_CHECK_SECONDS = 0.02
-#: Seconds between looks for agents that recorded themselves when no host ran.
+#: Seconds between scans for agents that recorded themselves when no host ran.
 SCAN_SECONDS = 2.0
 
 
@@ -40,7 +40,7 @@ class Child:
     stopped: bool = False
     killed: bool = False
     kill_at: float | None = None  #: monotonic time of SIGKILL
-    log_size: int = 0  #: at the last look
+    log_size: int = 0  #: at the last check
 
     @property
     def identity(self) -> ProcessId:
@@ -68,7 +68,7 @@ class Children:
         self._folder, self._selector, self._on_death, self._stops = folder, selector, on_death, stops
         self.living: dict[str, Child] = {}
         self.deaths: dict[str, Death] = {}
-        self._strays_of: set[str] = set()  #: dead agents whose strays are still to be looked for
+        self._strays_of: set[str] = set()  #: dead agents whose strays were not searched for yet
         self.next_check = self.next_scan = 0.0
 
     def started(self, agent_id: str, pid: int) -> Process:

@@ -43,7 +43,7 @@ class HostClient:
         self._reloads: set[asyncio.Future[None]] = set()
         self._handlers: set[asyncio.Task[None]] = set()
         self._reading = asyncio.create_task(self._read())
-        #: What is not as it should be with the host, in words.
+        #: What is wrong with the host; '' when nothing is.
         self.warning = ""
 
     @classmethod

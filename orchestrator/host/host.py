@@ -38,7 +38,7 @@ from orchestrator.logs import configure_logging
 
 log = logging.getLogger("orchestrator.host")
 
-#: What a host tells the image that it becomes: JSON in the environment.
+#: The state that a host passes to its next image: JSON in the environment.
 HANDOVER = "AGENT_HOST_HANDOVER"
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 #: Asks the host alone to go: its agents stay, for the next host.
@@ -177,7 +177,7 @@ class AgentHost:
             try:
                 self._become({"stops": stops})
             except OSError as failure:
-                log.error("cannot start the new code, the old code goes on: %s", failure)
+                log.error("cannot start the new code, the old code stays: %s", failure)
                 self._server.open()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
 

@@ -17,7 +17,7 @@ log = logging.getLogger("orchestrator.host")
 
 
 class Reload:
-    """The trial of new code, if one runs. `tell` sends its verdict to every client."""
+    """The trial of new code, if one runs. `broadcast` sends its result to every client."""
 
     def __init__(
         self, settings: NodeSettings, folder: AgentFolder, broadcast: Callable[[dict[str, Any]], None]

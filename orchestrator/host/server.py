@@ -55,7 +55,7 @@ class LineServer:
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def close(self) -> None:
-        """Send what is left to send, and close everything."""
+        """Send the pending messages, and close everything."""
         for client in list(self._clients):
             self._flush(client)
             self._drop(client)
@@ -64,7 +64,7 @@ class LineServer:
         self._path.unlink(missing_ok=True)
 
     def disown(self) -> None:
-        """In a forked child: close its copies. The sockets and their path go on being the parent's."""
+        """In a forked child: close its copies. The sockets and their path stay the parent's."""
         self._listener.close()
         for client in self._clients:
             client.socket.close()

@@ -105,7 +105,7 @@ class Rooms:
 
     async def present(self, room: str) -> tuple[Presence, bool]:
         """Return whether the user, and whether an agent, is in a room. Raises `LiveKitUnavailable`."""
-        participants = await self._participants(room, "not looked at")
+        participants = await self._participants(room, "not checked")
         here = [p for p in participants if p.state != ParticipantInfo.State.DISCONNECTED]
         users = [p for p in here if _kind(p) in presence.USER_KINDS and not _hung_up(p)]
         user: Presence = "coming" if users else "gone"

@@ -44,7 +44,7 @@ class Agents(Base):
         now, decided = asyncio.get_running_loop().time, keys.agent_boot(agent_id)
         deadline = now() + seconds
         while (remaining := deadline - now()) > 0:
-            # Onto itself: a task that is delivered twice waits twice, and both are to be told.
+            # Onto itself: a task that is delivered twice waits twice, and both must get the outcome.
             # guard: boot-decided
             outcome = await self._blocking.blmove(decided, decided, min(remaining, BLOCK_SECONDS), "LEFT", "RIGHT")
             if outcome:

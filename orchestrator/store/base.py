@@ -1,4 +1,4 @@
-"""What every part of the store stands on: the connections, the scripts, Redis's clock."""
+"""The base of every part of the store: the connections, the scripts, Redis's clock."""
 
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence

@@ -31,7 +31,7 @@ def includes(text: str) -> list[str]:
 
 
 def without_comments(text: str) -> str:
-    """Return Lua code without its comments. No string of ours holds two hyphens after a space."""
+    """Return Lua code without its comments. No string in our scripts contains two hyphens after a space."""
     return _BLANK.sub("", _COMMENT.sub("", text))
 
 

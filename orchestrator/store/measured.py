@@ -66,12 +66,12 @@ class Measured(Base):
         return sessions, [*map(bool, existing)]
 
     async def check_alerts(self) -> list[str]:
-        """Tell what has begun or is over; returns the names of what is wrong."""
+        """Send what has begun or is over; returns the names of what is wrong."""
         return list(await self._scripts.call("check_alerts"))
 
     @translated
     async def alert(self, alert_id: str) -> dict[str, Any] | None:
-        """Return what is to be told: `type`, `at` in milliseconds, `data`; None when that is too old."""
+        """Return a message: `type`, `at` in milliseconds, `data`; None if it has expired."""
         stored = await self._redis.get(keys.alert(alert_id))
         return dict(json.loads(stored)) if stored else None
 

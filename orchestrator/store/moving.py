@@ -43,7 +43,7 @@ class _Moving:
         # task would go on, and its canceller would wait for ever (https://github.com/python/cpython/issues/86296).
         # guard: cancelled-while-sending
         if task and task.cancelling() > before:
-            await self.disconnect(nowait=True)  # nobody reads the answer
+            await self.disconnect(nowait=True)  # the answer is never read
             raise asyncio.CancelledError from failure
         if failure:
             raise failure

@@ -61,7 +61,7 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a missed deadline leaves to do: stop an agent, close, make or look at a session's room, refill, compare all
+    """An action after a missed deadline: stop an agent, close, create or check a session's room, refill, compare all
     rooms, or send an alert."""
 
     what: str

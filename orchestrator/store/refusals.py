@@ -14,10 +14,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
 
-#: Seconds after which whoever was refused may ask again.
+#: Seconds after which a refused client may ask again.
 RETRY_SECONDS = 2
 
-#: Codes by which Redis says that the command is wrong; every other code is about the state it is in.
+#: Error codes of a wrong command; every other code is about the state of Redis.
 _MISTAKES = frozenset("ILLEGAL WRONGTYPE NOSCRIPT CROSSSLOT BUSYGROUP NOGROUP".split())
 #: The same for what has no code of its own. What proxies and hosted servers add to `ERR` (quotas, their backends,
 #: commands that they do not have) is not among it.
@@ -26,11 +26,11 @@ _MISTAKEN = re.compile(
     r"|unknown subcommand|unsupported option|running script|compiling script|user_script|lua|invalid expire",
     re.IGNORECASE,
 )
-#: Codes by which a server says that another one has taken over from it.
+#: Error codes of a server from which another one has taken over.
 # guard: failover-codes
 _ELSEWHERE = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})
 _CODE = re.compile(r"([A-Z][A-Z0-9]{1,15}) ")
-#: How Redis up to 6.2 repeats what a command in a script was answered, and how redis-py does it for a pipeline.
+#: How Redis up to 6.2 wraps the error of a command in a script, and how redis-py does it for a pipeline.
 _IN_SCRIPT = re.compile(r"@?user_script: ?\d+: -?(?=[A-Z]{2,16} )")
 _IN_PIPELINE = re.compile(r".* of pipeline caused error: \((['\"])(?P<message>.*)\1,\)", re.DOTALL)
 _WHERE = re.compile(r",? script: .*$", re.DOTALL)
@@ -52,7 +52,7 @@ def translate(failure: RedisError) -> OrchestratorError:
 
 
 def is_wait(failure: BaseException) -> bool:
-    """Whether an error says that Redis is away or does not serve now, and not that a command is wrong."""
+    """Whether an error means that Redis is away or does not serve now, and not that a command is wrong."""
     # guard: redis-away-cause
     if isinstance(failure, RedisConnectionError | RedisTimeoutError | InvalidResponse):
         return True
@@ -65,16 +65,16 @@ def is_wait(failure: BaseException) -> bool:
 
 
 def is_elsewhere(failure: BaseException) -> bool:
-    """Whether an error says that another server may have taken over: its name is to be looked up again."""
+    """Whether an error means that another server may have taken over: the client must resolve the name again."""
     return isinstance(failure, ResponseError) and _code(failure, redis_message(failure)) in _ELSEWHERE
 
 
 def redis_message(failure: BaseException) -> str:
-    """Return what Redis said, without what a script or a pipeline puts around it."""
+    """Return Redis's message, without the text that a script or a pipeline puts around it."""
     text = str(failure)
     if match := _IN_PIPELINE.fullmatch(text):
         text = match["message"]
-    # A transaction is refused because of a command in it, whose error stands behind.
+    # A refused transaction repeats the error of the command that caused it.
     text = text.removeprefix("EXECABORT ").removeprefix("Transaction discarded because of: ")
     if nested := _IN_SCRIPT.search(text):
         text = text[nested.end() :]

@@ -1,4 +1,4 @@
-"""What Redis must let its user do, tried without a trace: at `orchestrator up` a right that lacks is told by its name.
+"""What Redis must let its user do, tested without changing anything: `orchestrator up` names each missing right.
 
 Each command is queued in a transaction that is thrown away: there Redis looks at rights and runs nothing.
 """
@@ -42,7 +42,7 @@ KEYS = (
 #: Channels that are published to, and what kombu subscribes to as a pattern: rules name that one letter for letter.
 _PUBLISHED = ("celery.pidbox", "celeryev/worker.heartbeat", "celeryev/task.received")
 _PATTERN = "celery.pidbox"
-#: A rule that is enough, for whoever makes the user.
+#: A sufficient ACL rule, shown to the operator.
 RULES = "ACL SETUSER {user} on >PASSWORD ~{prefix}* &* +@all -@admin -@dangerous"
 _NAMED = 8
 
@@ -60,7 +60,7 @@ def examine(where: Address) -> str | None:
         except AuthenticationError as failure:
             return f"Redis at {where} refuses the user or the password of REDIS_URL: {failure}"
         except NoPermissionError as failure:
-            return f"{_user(where)} may not even look at Redis ({failure}). {_advice(where)}"
+            return f"{_user(where)} may not use Redis at all ({failure}). {_advice(where)}"
         except (RedisConnectionError, RedisTimeoutError, OSError) as failure:
             if trouble := _tls_trouble(where, failure):
                 return trouble
@@ -74,7 +74,7 @@ def examine(where: Address) -> str | None:
 
 
 def _lacking(client: Redis, where: Address) -> Iterator[str]:
-    """Yield what is refused, in words."""
+    """Yield a text for each right that is missing."""
     key = f"{where.prefix}{keys.session('probe-' + secrets.token_hex(4))}"
     probes = [[key if word == "K" else word for word in line.split()] for line in re.split(r"[\n|]", COMMANDS.strip())]
     refused = {
@@ -173,7 +173,7 @@ def _tls_trouble(where: Address, failure: BaseException) -> str | None:
         why = getattr(cause, "verify_message", "") or text
         return (
             f"the certificate of Redis at {where} is not trusted: {why}. Set REDIS_CA_FILE to the "
-            "certificates (PEM) of who has signed it"
+            "certificates (PEM) of its issuer"
         )
     if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text.upper().replace(" ", "_"):
         return f"Redis at {where} speaks no TLS: write redis:// in REDIS_URL"

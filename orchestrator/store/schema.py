@@ -1,4 +1,4 @@
-"""The version of what stands in Redis: two releases share it for the length of a deploy, or the newer one refuses.
+"""The version of the data in Redis: two releases share it during a deploy, or the newer one refuses to start.
 
 A release is compatible when it understands what is there (`OLDEST` and later), and when what is there may be read by it
 (`readableBy`, which the newest release that has written says).
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 #: What this release writes.
 VERSION = 2
-#: The oldest schema whose code may go on in a Redis that this release writes to.
+#: The oldest schema whose code may still use a Redis that this release writes to.
 READABLE_BY = 2
 #: The oldest schema that this release understands.
 OLDEST = 2

@@ -1,4 +1,4 @@
-"""Sessions: starting, looking, ending, and what LiveKit says of their rooms."""
+"""Sessions: starting, reading, ending, and comparing with LiveKit's rooms."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from orchestrator.store.connection import BLOCK_SECONDS
 from orchestrator.store.loader import named
 from orchestrator.store.records import Assignment, Capacity, DispatchRef, Ended
 
-#: A token is good for a quarter of an hour, and whoever joined with it at the end is looked for a while longer.
+#: A token is valid for a quarter of an hour; a user who joined with it at its end is searched for a while longer.
 ROOM_SECONDS = 1800
 
 
@@ -65,7 +65,7 @@ class Sessions(Base):
         return int(await self._scripts.call("take_rate_limit", args=[what, address, network, amount, window_ms])) / 1000
 
     async def capacity(self, node: str) -> Capacity:
-        """Return whether a job that comes by a node's door would be served now."""
+        """Return whether a job that LiveKit offers to a node would be served now."""
         live, max_sessions, refusal, detail = await self._scripts.call("capacity", args=[node])
         return Capacity(int(live), int(max_sessions), refusal, detail)
 
@@ -122,7 +122,7 @@ class Sessions(Base):
         return None if rank is None else int(rank) + 1
 
     async def end_session(self, session_id: str, status: str, reason: Reason) -> Ended | None:
-        """End a session (`ended` or `error`): its agent is told to leave, its room is deleted by the next node that
+        """End a session (`ended` or `error`): its agent must leave, its room is deleted by the next node that
         looks. Idempotent; None when unknown."""
         reply = await self._scripts.call("end_session", args=[session_id, status, reason.record()])
         if not reply:

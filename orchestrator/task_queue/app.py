@@ -151,7 +151,7 @@ def _beat(where: Address) -> dict[str, Any]:
 
 
 def waits_for_redis(failure: BaseException) -> str | None:
-    """Return in words why Redis is away or does not serve now; None when an error says something else.
+    """Return why Redis is away or does not serve now; None if the error has another cause.
 
     Celery and kombu raise the client's own errors, the system's, or theirs around them.
     """

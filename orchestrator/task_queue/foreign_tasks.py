@@ -23,7 +23,7 @@ OUR_WORKERS = "node@"
 FIRST_SECONDS, MOST_SECONDS = 0.3, 5.0
 #: So many are held at once. Beyond them each is given back at once, at this pace.
 HELD, PACE_SECONDS = 500, 0.02
-#: Of so many tasks it is known how often they have come.
+#: Number of tasks whose delay is remembered.
 REMEMBERED = 5000
 #: Seconds between two searches for other apps' Celery workers, and for which what was seen counts.
 PING_SECONDS, NEWS_SECONDS = 15, 300
@@ -47,7 +47,7 @@ class Sightings:
             log.warning("another program uses our queues: %s. Set REDIS_PREFIX, or use a database of its own", what)
 
     def news(self) -> str:
-        """Return what was seen of late, in words; '' when nothing was."""
+        """Return the recent sightings as text; '' if there are none."""
         with self._lock:
             late = time.monotonic() - NEWS_SECONDS
             self._seen = {what: at for what, at in self._seen.items() if at > late}
@@ -87,7 +87,7 @@ class Consumer(consuming.Consumer):
             pass
         try:  # an older protocol has it inside
             return str(message.payload["task"])[:100]
-        except Exception:  # a stranger's text: whatever its reading raises, it is no task of ours
+        except Exception:  # another program's message: whatever error it causes, it is not our task
             return "?"
 
     def _give_back(self, message: Any, what: str) -> None:

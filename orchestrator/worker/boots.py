@@ -98,6 +98,6 @@ class Boots:
 
 
 def given_up_after(attempts: int, failure: OrchestratorError) -> Reason:
-    """Return the reason of a session for which no agent was booted in so many attempts."""
+    """Return the reason of a session for which no agent booted in `attempts` attempts."""
     reason = failure.reason if isinstance(failure, SpawnFailed) else None
     return (reason or because("not_spawned", detail=failure.detail)).of(attempts=attempts)

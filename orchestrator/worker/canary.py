@@ -49,6 +49,6 @@ class Canary:
         if silent > WEDGED_SECONDS and self._sent:
             log.critical("the Celery worker has consumed nothing for %.0f s: it ends and will be restarted", silent)
             self._end_process(1)
-        self._sent = False  # one that the queue did not take says nothing about who consumes
+        self._sent = False  # a canary that was not queued proves nothing about the consumer
         await asyncio.to_thread(self._send)
         self._sent = True

@@ -39,7 +39,7 @@ class CleanUp:
         return ended
 
     async def _forget_vanished_nodes(self) -> None:
-        # At the second check: after Redis was away, a node that lives reports a moment later.
+        # At the second check: after Redis was away, a living node reports a little later.
         before, self._missing = self._missing, await self._store.vanished()
         for node in sorted(before & self._missing):
             if await self._store.forget_node(node, for_good=True, if_silent=True):

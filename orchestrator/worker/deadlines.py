@@ -1,4 +1,4 @@
-"""Acts on missed deadlines: the store decides, and this does what is left to do outside Redis."""
+"""Acts on missed deadlines: the store decides, and this does the actions outside Redis."""
 
 import asyncio
 import logging

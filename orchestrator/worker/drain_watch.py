@@ -18,7 +18,7 @@ class DrainWatch:
         self.draining = False
 
     async def update(self) -> None:
-        """Ask the store, and switch the shared queue off or on when that has changed."""
+        """Read whether the node drains, and switch the shared queue off or on if that has changed."""
         draining = self._node in await self._store.draining()
         if draining is self.draining:
             return

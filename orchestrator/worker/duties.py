@@ -42,7 +42,7 @@ class AlertWatch:
         self._wrong: set[str] = set()
 
     async def check(self) -> None:
-        """Look at every alert; one that has begun is logged."""
+        """Check every alert; log those that have begun."""
         wrong = set(await self._store.check_alerts())
         for name in wrong - self._wrong:
             log.warning("alert: %s", name)

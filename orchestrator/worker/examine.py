@@ -1,4 +1,4 @@
-"""Looks at agent processes from outside: zombie, wrong start time, too large. Silence is a deadline in Redis.
+"""Examines agent processes from outside: zombie, wrong start time, too large. Silence is a deadline in Redis.
 
 What is measured is the process that the agent host has started and all below it: it may be a wrapper of the agent's.
 """
@@ -15,7 +15,7 @@ from orchestrator.reasons import Reason, because
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one look at an agent showed. Memory in bytes; `fault` None when it is fit."""
+    """The result of one examination of an agent. Memory in bytes; `fault` is None for a healthy agent."""
 
     fault: Reason | None
     memory: int = 0

@@ -41,7 +41,7 @@ class HostLink:
 
     @property
     def warning(self) -> str:
-        """What is wrong with the host, in words; '' when nothing is."""
+        """What is wrong with the host; '' when nothing is."""
         return self.client.warning if self.client else ""
 
     async def host(self) -> HostClient:
@@ -115,6 +115,6 @@ class HostWatch(LoopService):
             await self._clock.sleep(RECONNECT_SECONDS)
 
     async def stop(self) -> None:
-        """Stop, and close the connection; agents go on."""
+        """Stop, and close the connection; agents keep running."""
         await super().stop()
         await self._link.drop()

@@ -107,7 +107,7 @@ class Node:
         self._services = [*self._host_services(machine), self.pool, *self._periodic()]
 
     def _host_services(self, machine: Machine) -> list[Service]:
-        """Return what needs the agent host or tells the others of it."""
+        """Return the services that need the agent host or report its state."""
         settings, store, clock = self._settings, self._store, self._clock
         set_up = SetUp(
             settings, store, clock, link=self._link, before_starts=self._before_starts, refill=self.pool.refill_soon,
@@ -167,7 +167,7 @@ class Node:
             service.start()
 
     async def stop(self) -> None:
-        """Stop every service, in reverse order, and say that this node is gone; agents go on."""
+        """Stop every service, in reverse order, and report that this node is gone; agents keep running."""
         for service in reversed(self._services):
             await service.stop()
         with contextlib.suppress(StoreUnavailable):

@@ -36,7 +36,7 @@ class NodeThread:
             raise OrchestratorError("the node's event loop did not start")
 
     def stop(self) -> None:
-        """Stop the services and the loop; agents go on."""
+        """Stop the services and the loop; agents keep running."""
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(_STOP_SECONDS)
 

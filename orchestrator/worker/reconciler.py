@@ -43,7 +43,7 @@ class Reconciler:
         try:
             await self._compare(session, await self._rooms.existing([session.room_name]))
         except LiveKitUnavailable as failure:
-            log.info("%s is looked at again: %s", session_id, failure.detail)
+            log.info("%s is checked again: %s", session_id, failure.detail)
             await self._store.check_room_within(session_id, AGAIN_SECONDS)
 
     async def all(self) -> None:
@@ -78,11 +78,11 @@ class Reconciler:
                         continue
                     _, agent = await self._rooms.present(room)
                     if not agent:  # another program may serve our name
-                        log.warning("a room that nobody serves is closed", extra={"room": room})
+                        log.warning("a room without an agent is closed", extra={"room": room})
                         # guard: close-unserved-room
                         await self._rooms.delete(room)
         except LiveKitUnavailable as failure:
-            log.warning("rooms that nobody serves are not looked for: %s", failure.detail)
+            log.warning("the search for rooms without an agent failed: %s", failure.detail)
 
     async def close(self, session_id: str) -> None:
         """Delete the room of a session that is over, or leave it where it is not ours; tried again until it is said to

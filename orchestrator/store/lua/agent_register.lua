@@ -1,4 +1,4 @@
--- A living agent whose record Redis has lost reports what it knows of itself and of its session.
+-- A living agent whose record Redis has lost reports itself and its session.
 --
 -- KEYS  none
 -- ARGV  1 agent id  2 pid  3 node

@@ -16,7 +16,7 @@ end
 if any_node_in_service() then
   wake()
 else
-  -- Nobody is left to serve those who wait; a call that waits for its takeover is lost with them.
+  -- No node is left for the waiting sessions; a call that waits for its takeover ends too.
   for _, name in ipairs({'session:unbound', 'session:queued'}) do
     for _, id in ipairs(redis.call('ZRANGE', name, 0, -1)) do
       close_session(id, 'error', NODE_DRAINING)

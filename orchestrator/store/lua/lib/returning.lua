@@ -1,4 +1,4 @@
--- An agent that is warm serves who waits, before it joins the pool.
+-- A warm agent serves a waiting session before it joins the pool.
 -- include: agent_rows, binding, lists, nodes, placement, reason_drained, records, retire
 
 -- Bind it to the session that has waited longest, if one may begin on its node. Returns the session, or nil.

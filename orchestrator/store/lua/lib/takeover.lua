@@ -30,7 +30,7 @@ local function replace_agent(session, agent, cause)
   local counted = 'total_' .. name .. 's'
   if handed_over then
     counted = 'total_handovers'
-    -- Before the call began there is nothing to go on with, and the next agent greets.
+    -- Before the call began there is nothing to continue: the next agent greets.
     if fields[3] then redis.call('HINCRBY', key, 'handovers', 1) end
   -- The death of an agent on its way to a call is part of the takeover that it was to end.
   elseif name == 'takeover' and redis.call('HSETNX', key, 'takeoverAt', NOW) == 1 then
