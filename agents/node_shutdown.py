@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agents.context import AgentContext
-from orchestrator.node import shutdown_notice
+from orchestrator.machine import shutdown_notice
 from orchestrator.reasons import Reason, because
 
 #: Seconds between two reads of the notice.

@@ -229,7 +229,7 @@ class BootElsewhere(OrchestratorError):
         super().__init__()
 
 
-class GivenUp(SpawnFailed):
+class SpawnAbandoned(SpawnFailed):
     """The agent was given up before it was spawned; the waiting session gets another."""
 
     code = "given_up"

@@ -1,6 +1,6 @@
 """The states of sessions and agents, and for each what entering it means: one row.
 
-A row names the legal next states, the lists in Redis that hold whoever is in the state, the deadlines that begin and
+A row names the legal next states, the lists in Redis that hold the records in the state, the deadlines that begin and
 end with it, the field that gets its time, and the counter. This module imports the standard library only: everything
 else may depend on it. The Lua scripts get the rows when they are loaded (store/generated.py), and every move goes
 through store/lua/lib/enter.lua, which reads them. docs/states.md shows the rows and explains the edges.
@@ -64,7 +64,7 @@ class Row:
 
 S, A = SessionState, AgentState
 _OVER = {S.ENDED, S.ERROR}
-#: The last words of an agent are still on their way to the user when a session ends: then its room is deleted.
+#: Seconds until the room of an ended session is deleted: the agent's last words are still in transit.
 CLOSE_MS = 1500
 #: An agent that no node has claimed by then lost its spawn task; the claim allows its boot more.
 CLAIM_MS = 5000

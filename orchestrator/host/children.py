@@ -1,8 +1,8 @@
 """The agent processes of one agent host: living ones, and dead ones that no client has acknowledged.
 
 States of an agent here: alive → (TERM → grace → KILL) → dead, unacknowledged → forgotten.
-Failure cases: an agent whose record says another boot → dead by definition; a wrapper that ends before what it has
-started → it counts as alive until its grace is over.
+Failure cases: an agent whose record is of another boot → dead by definition; a wrapper that ends before its
+children → it counts as alive until its grace is over.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from orchestrator.machine.process import ProcessId, kill_strays, machine_boot_id
 log = logging.getLogger("orchestrator.host")
 
 #: Seconds between checks of log sizes (and of adopted agents where there is no pidfd) while any agent lives; and the
-#: same after one of them has written a tenth of what it may have.
+#: same after one of them has written a tenth of its limit.
 CHECK_SECONDS = 0.25
 FLOOD_CHECK_SECONDS = 0.02
 #: Seconds between scans for agents that recorded themselves when no host ran.
@@ -142,7 +142,7 @@ class Children:
         # guard: reaped
         self._strays_of.add(process.agent_id)
         if self.has_another(process.agent_id):
-            self.scan()  # this one has given up in favour of one that was there first
+            self.scan()  # this process gave up because an earlier one has the id
             return
         if not child.own and process.boot_id == machine_boot_id():
             # guard: kill-group
@@ -156,7 +156,7 @@ class Children:
             self._folder.write(death)
         # guard: host-full-disk
         except OSError as failure:
-            # Reported all the same. A later host finds the older record, of a process that is gone.
+            # Reported anyway. A later host finds the older record, of a process that is gone.
             log.warning("how %s ended is not written down: %s", process.agent_id, failure)
         # guard: death-event
         self._on_death(death)
@@ -170,7 +170,7 @@ class Children:
 
     def scan(self) -> None:
         """Find the agents that an earlier host of this node has left, or that recorded themselves after its end; and
-        what the dead have left behind outside their process groups."""
+        the processes that dead agents have left outside their process groups."""
         self.next_scan = time.monotonic() + SCAN_SECONDS
         self.kill_strays()
         for record in list(self._folder.records(self.living.keys() | self.deaths.keys())):

@@ -20,7 +20,7 @@ OnDeath = Callable[[Death], Awaitable[None]]
 
 #: The host answers from one thread; a fork of a large parent takes milliseconds, a burst of them a second.
 REQUEST_SECONDS = 10.0
-#: The host gives a trial of new code 60 s.
+#: A trial of new code may take 60 s.
 RELOAD_SECONDS = 90.0
 
 
@@ -79,8 +79,8 @@ class HostClient:
         The host closes the connection then, and listens again when it has loaded the new code.
 
         Raises:
-            SpawnFailed: the new code cannot be loaded, the old one goes on.
-            HostUnavailable: the connection was lost before that was known.
+            SpawnFailed: the new code cannot be loaded; the old code stays.
+            HostUnavailable: the connection was lost before the result.
         """
         verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reloads.add(verdict)

@@ -2,7 +2,7 @@
 
 It has one thread, no Redis, no Celery and no secret that agents have not. It loads the agent's imports and models
 once, freezes them out of the garbage collector, and forks an agent from them in milliseconds; it reaps every child and
-reports to every client what lives and what died. It outlives the Celery worker. If it dies itself, its agents go on:
+reports living agents and deaths to every client. It outlives the Celery worker. If it dies, its agents keep running:
 each has written its own record into the state folder, where the next host finds it, and watches it by pidfd.
 
 To load new code it becomes a new process image under its old pid, so that its agents stay its children.
@@ -32,7 +32,7 @@ from orchestrator.host.preload import TRIAL_ARGUMENT, run_trial
 from orchestrator.host.protocol import Death, Process, encode
 from orchestrator.host.reload import Reload
 from orchestrator.host.server import LineServer
-from orchestrator.host.spawn import SINGLE_THREADED, forget_the_rest
+from orchestrator.host.spawn import SINGLE_THREADED, clear_environment
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.logs import configure_logging
 
@@ -41,7 +41,7 @@ log = logging.getLogger("orchestrator.host")
 #: The state that a host passes to its next image: JSON in the environment.
 HANDOVER = "AGENT_HOST_HANDOVER"
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
-#: Asks the host alone to go: its agents stay, for the next host.
+#: Stops the host alone: its agents keep running, for the next host.
 _LEAVE_SIGNAL = signal.SIGHUP
 _REQUESTS = _STOP_SIGNALS | {_LEAVE_SIGNAL}
 
@@ -63,8 +63,8 @@ class AgentHost:
 
     def preload(self) -> None:
         """Load the agent, where agents are forked from here. What cannot be forked is started by exec."""
-        if poison := self._launcher.preload(self._handover.get("poison")):
-            self._become({"poison": poison, "stops": self._handover.get("stops", {})})
+        if preload_failure := self._launcher.preload(self._handover.get("poison")):
+            self._become({"poison": preload_failure, "stops": self._handover.get("stops", {})})
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then stop every agent and return; or until SIGHUP, and leave them."""
@@ -167,12 +167,12 @@ class AgentHost:
     def _load_new_code(self) -> None:
         """Become a new host, with the same agents. Returns only when that was impossible."""
         self._reload.due = False
-        # A stop request that comes now waits for the new image. One that has come already stands.
+        # A stop request that comes now waits for the new image. An earlier one is carried out.
         signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
         if not self._stop_requested and not self._leave_requested:
             stops = self._children.stops
             self._children.record()
-            self._launcher.deaths.forget()
+            self._launcher.preload_crashes.forget()
             self._server.close()
             try:
                 self._become({"stops": stops})
@@ -231,7 +231,7 @@ def main() -> None:
     try:
         settings = load(NodeSettings)
         # guard: agent-environment
-        forget_the_rest(settings)
+        clear_environment(settings)
         configure_logging(settings.log_format)
         handover = json.loads(os.environ.pop(HANDOVER, "{}"))
         for name, value in SINGLE_THREADED.items():

@@ -24,7 +24,7 @@ class Reload:
     ) -> None:
         self._settings, self._folder, self._broadcast = settings, folder, broadcast
         self._trial: Trial | None = None
-        #: Whether a trial went well and the host is to load the new code.
+        #: Whether a trial succeeded and the host must load the new code.
         self.due = False
 
     def begin(self, environment: Mapping[str, str]) -> None:

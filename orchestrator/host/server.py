@@ -42,7 +42,7 @@ class LineServer:
             if stat.S_ISSOCK(self._path.lstat().st_mode):
                 self._path.unlink()
         self._listener = socket.socket(socket.AF_UNIX)
-        # Bound under a mask, so that there is no moment at which another user could connect.
+        # Bound under a umask, so that another user can never connect.
         mask = os.umask(0o177)
         try:
             self._listener.bind(str(self._path))

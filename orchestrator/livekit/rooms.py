@@ -78,9 +78,9 @@ class Rooms:
             await self._api.room.delete_room(api.DeleteRoomRequest(room=room))
 
     async def leave(self, room: str) -> None:
-        """Take our agent out of a room that we did not name.
+        """Remove our agent from a room that we did not name.
 
-        A user who is alone in it is disconnected; several people may go on without an agent.
+        A user who is alone in it is disconnected; several people may stay without an agent.
 
         Raises:
             LiveKitUnavailable: try again.

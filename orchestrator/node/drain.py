@@ -16,10 +16,10 @@ import httpx
 from orchestrator.errors import OrchestratorError
 from orchestrator.host.protocol import Process
 from orchestrator.host.state_dir import AgentFolder
+from orchestrator.machine import shutdown_notice
 from orchestrator.machine.process import ProcessId, machine_boot_id
-from orchestrator.node import shutdown_notice
+from orchestrator.machine.shutdown_notice import Notice
 from orchestrator.node.api_client import admin_token
-from orchestrator.node.shutdown_notice import Notice
 from orchestrator.operations import kill_window
 from orchestrator.settings import Settings
 

@@ -159,15 +159,9 @@ class Sessions(Base):
         entries = [entry for batch in rows[keys.EVENTS] for entry in batch]
         return entries[-1][0], {fields["session"] for _, fields in entries if "session" in fields}
 
-    @translated
-    async def forget_session(self, session_id: str) -> None:
-        """Take a session whose record is gone out of every list of live ones."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            for name in (keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE):
-                pipe.srem(name, session_id)
-            for name in (keys.SESSION_QUEUED, keys.SESSION_UNBOUND):
-                pipe.zrem(name, session_id)
-            await pipe.execute()
+    async def forget_session(self, session_id: str) -> bool:
+        """Take a session whose record is gone out of the lists; False when its agent has registered it again."""
+        return bool(await self._scripts.call("forget_session", args=[session_id]))
 
     @translated
     async def live_session_ids(self) -> set[str]:

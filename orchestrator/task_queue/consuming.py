@@ -1,4 +1,4 @@
-"""How a Celery worker waits for Redis: inside its process, for as long as it takes, and never long after it is back."""
+"""How a Celery worker waits for Redis: inside its process, without a limit, and with short pauses."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc] # celery has no types
 
 
 def wait_for_redis(settings: Settings, meanwhile: Callable[[], object] = lambda: None) -> None:
-    """Return when Redis takes writes; `meanwhile` is called again and again, and may raise."""
+    """Return when Redis takes writes; `meanwhile` is called between attempts, and may raise."""
     asyncio.run(_until_it_serves(settings.redis, meanwhile))
 
 

@@ -1,4 +1,4 @@
-"""Proves that the Celery worker consumes: a task that this node sends to its own queue again and again.
+"""Proves that the Celery worker consumes: this node regularly sends a task to its own queue.
 
 A Celery worker may hang in a connection to the broker that is long dead. Then no canary comes through, and the process
 ends itself; supervisord restarts it, and agents do not notice.
@@ -39,7 +39,7 @@ class Canary:
         return self._clock.monotonic() - self._seen_at
 
     async def send(self) -> None:
-        """Queue the next one, unless none has come through for so long that this process must end."""
+        """Queue the next one, or end this process if none has come through for too long."""
         try:
             await self._store.take_write()
         except StoreUnavailable:

@@ -34,7 +34,7 @@ class Deadlines:
         self._reconciler, self._background = reconciler, background
 
     async def enforce(self) -> None:
-        """Have the store act on the deadlines that are over, and begin what that asks for."""
+        """Have the store act on the deadlines that are over, and start the actions that it returns."""
         actions = await self._store.process_deadlines()
         if actions:
             faults.hit("watch.after_due")

@@ -1,4 +1,4 @@
-"""Whether this node drains, and what follows for its Celery worker: it takes no task from the shared queue then."""
+"""Whether this node drains. While it does, its Celery worker takes no task from the shared queue."""
 
 import asyncio
 import logging

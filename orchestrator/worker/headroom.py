@@ -14,7 +14,7 @@ DISK_BYTES = 1 << 20
 
 
 class Headroom:
-    """What one node has left."""
+    """The free memory and disk of one node."""
 
     def __init__(self, settings: Settings, free_bytes: Callable[[], int | None] = headroom_bytes) -> None:
         self._settings, self._free_bytes = settings, free_bytes
@@ -32,7 +32,7 @@ class Headroom:
         return None if free is None else free - (self._settings.memory_headroom_mb << 20)
 
     def _disk_shortage(self) -> str:
-        # An agent that cannot write its record is not found by the host that is started next.
+        # The next host cannot find an agent that could not write its record.
         with contextlib.suppress(OSError):
             disk = os.statvfs(self._settings.run_dir)
             free = disk.f_bavail * disk.f_frsize

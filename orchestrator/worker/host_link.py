@@ -31,7 +31,7 @@ class HostLink:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._usable = asyncio.Event()
-        #: The connection, from before its first hello.
+        #: The connection, already set before its first hello.
         self.client: HostClient | None = None
 
     @property
@@ -54,7 +54,7 @@ class HostLink:
         return self.client
 
     async def hello(self, client: HostClient) -> tuple[list[Process], list[Death]]:
-        """Ask the host what lives and what died. One that hangs is killed."""
+        """Ask the host for living agents and deaths. A host that hangs is killed."""
         try:
             return await client.hello()
         except HostSilent as failure:
@@ -64,7 +64,7 @@ class HostLink:
             raise
 
     def use(self) -> None:
-        """Say that the connection may be used."""
+        """Mark the connection as usable."""
         self._usable.set()
 
     async def drop(self) -> None:

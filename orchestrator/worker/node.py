@@ -1,9 +1,9 @@
 """The services of a node that run beside its Celery worker, put together.
 
-Failure cases: host gone → requests fail with HostUnavailable and tasks retry; Redis gone → the services go on and
+Failure cases: host gone → requests fail with HostUnavailable and tasks retry; Redis gone → the services continue and
 catch up (deaths stay unacknowledged in the host until they are recorded); Redis back empty → the living register,
-then the store is set up again; this process killed → the next one hears from the host what lives and what died
-meanwhile.
+then the store is set up again; this process killed → the next one gets the living agents and the deaths
+from the host.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from orchestrator.worker.canary import CANARY_SECONDS, Canary
 from orchestrator.worker.checks import Checks, Examine
 from orchestrator.worker.clean_up import CLEAN_UP_SECONDS, CleanUp
 from orchestrator.worker.deadlines import DEADLINE_SECONDS, Deadlines
-from orchestrator.worker.deaths import Deaths
+from orchestrator.worker.deaths import DeathRecorder
 from orchestrator.worker.drain_watch import DrainWatch
 from orchestrator.worker.duties import (
     ALERT_SECONDS,
@@ -116,7 +116,7 @@ class Node:
         heartbeat = Heartbeat(
             settings, store, clock, link=self._link, headroom=self._headroom, canary=self.canary, set_up=set_up
         )
-        deaths = Deaths(store, self._link, self._logs, machine.may_live)
+        deaths = DeathRecorder(store, self._link, self._logs, machine.may_live)
         processes = Processes(settings, store, clock, link=self._link, deaths=deaths, boots=self.boots, logs=self._logs)
 
         def connected() -> None:

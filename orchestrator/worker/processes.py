@@ -15,7 +15,7 @@ from orchestrator.settings import Settings
 from orchestrator.states import AgentState
 from orchestrator.store import Store
 from orchestrator.worker.boots import Boots
-from orchestrator.worker.deaths import Deaths
+from orchestrator.worker.deaths import DeathRecorder
 from orchestrator.worker.host_link import HostLink
 from orchestrator.worker.log_shipper import LogShipper
 
@@ -36,7 +36,7 @@ class Processes:
         clock: Clock,
         *,
         link: HostLink,
-        deaths: Deaths,
+        deaths: DeathRecorder,
         boots: Boots,
         logs: LogShipper,
     ) -> None:

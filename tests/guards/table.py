@@ -209,6 +209,16 @@ GUARDS = (
     ),
     # Users
     guard(
+        "a session that registers is not forgotten",
+        "integration/test_refill.py::test_a_session_whose_own_record_is_gone_counts_no_more",
+        never("forget-lost-only"),
+    ),
+    guard(
+        "scripts are assembled before agents are forked",
+        "unit/test_runtime.py::test_what_every_agent_reads_is_read_before_the_fork",
+        remove("read-before-fork"),
+    ),
+    guard(
         "who lost the connection is waited for less long",
         "integration/test_store.py::test_who_lost_the_connection_is_waited_for_less_long_than_who_left",
         replace("lost-connection", "(lost and 4 or 1)", "1"),

@@ -834,17 +834,15 @@ class Machine(RuleBasedStateMachine):
         if register:
             self.heartbeat(process)
 
-    @precondition(lambda self: self.m.lost_sessions)
-    @rule()
-    def forget(self) -> None:
-        """What `forget_session` does with sessions whose record is gone."""
-        for session in sorted(self.m.lost_sessions):
-            for name in ("session:starting", "session:ready", "session:active"):
-                self.b.redis.srem(name, session)
-            for name in ("session:queued", "session:unbound"):
-                self.b.redis.zrem(name, session)
-        self.m.slack = True
-        self.look()
+    @precondition(lambda self: self.now.sessions or self.m.lost_sessions)
+    @rule(pick=picks, lost=st.booleans())
+    def forget(self, pick: int, lost: bool) -> None:
+        """A session is missed; its agent may have registered it since."""
+        sessions = sorted(self.m.lost_sessions if lost and self.m.lost_sessions else self.now.sessions)
+        if sessions:
+            session = sessions[pick % len(sessions)]
+            self.m.slack = self.m.slack or session not in self.now.sessions
+            self.do("forget_session", session, same=session in self.now.sessions)
 
     @precondition(lambda self: self.now.agents)
     @rule(register_first=st.booleans())

@@ -14,8 +14,8 @@ import pytest
 from orchestrator.host.protocol import Death
 from orchestrator.host.spawn import process_of
 from orchestrator.host.state_dir import AgentFolder
+from orchestrator.machine import shutdown_notice
 from orchestrator.node import drain as program
-from orchestrator.node import shutdown_notice
 from orchestrator.operations import kill_window
 from orchestrator.settings import Settings
 from tests.support.disk import full_disk
@@ -153,7 +153,7 @@ def test_the_agents_are_told_while_the_api_cannot(tmp_path: Path, agent: subproc
 def test_what_a_killed_node_has_left_says_nothing(tmp_path: Path) -> None:
     code = """if True:
         import sys, time, pathlib
-        from orchestrator.node import shutdown_notice
+        from orchestrator.machine import shutdown_notice
         speaker = shutdown_notice.NoticeWriter(pathlib.Path(sys.argv[1]))
         speaker.publish(shutdown_notice.Notice(1.0, 2.0))
         print("said", flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import HostUnavailable, SpawnFailed
-from orchestrator.host.preload import TRIAL, Deaths
+from orchestrator.host.preload import TRIAL, PreloadCrashes
 from tests.support.host import GOOD, Host, code_host
 from tests.support.processes import alive, marked, on_disk, poll
 
@@ -309,24 +309,24 @@ def test_deaths_are_counted_for_one_module_and_one_supervisor(tmp_path: Path, mo
     kept = []
 
     def die(module: str) -> None:
-        attempt = Deaths(tmp_path, module).counted()
+        attempt = PreloadCrashes(tmp_path, module).counted()
         attempt.__enter__()
         kept.append(attempt)  # never left: the host is dead
 
     die("a")
-    assert not Deaths(tmp_path, "a").too_many
+    assert not PreloadCrashes(tmp_path, "a").too_many
     die("a")
-    assert Deaths(tmp_path, "a").too_many
-    assert not Deaths(tmp_path, "b").too_many
+    assert PreloadCrashes(tmp_path, "a").too_many
+    assert not PreloadCrashes(tmp_path, "b").too_many
     with monkeypatch.context() as patch:
         patch.setattr(os, "getppid", lambda: 1)
-        assert not Deaths(tmp_path, "a").too_many, "whoever starts the node anew has mended it, perhaps"
+        assert not PreloadCrashes(tmp_path, "a").too_many, "the module may be fixed when the node starts again"
     (tmp_path / "preload-deaths").write_text("rubbish")
-    assert not Deaths(tmp_path, "a").too_many
+    assert not PreloadCrashes(tmp_path, "a").too_many
     (tmp_path / "preload-deaths").write_text(json.dumps(3))
-    assert not Deaths(tmp_path, "a").too_many
+    assert not PreloadCrashes(tmp_path, "a").too_many
     die("a")
-    with pytest.raises(OSError, match="no model"), Deaths(tmp_path, "a").counted():
+    with pytest.raises(OSError, match="no model"), PreloadCrashes(tmp_path, "a").counted():
         raise OSError("no model")
     assert not list(tmp_path.iterdir()), "a module that raises does not kill the host"
 

@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 from livekit import rtc
 
-from agents import contract, node_shutdown
+from agents import contract, node_shutdown, runtime
 from agents.context import AgentContext
 from agents.runtime import Runtime
 from agents.served_session import ServedSession
+from orchestrator import reasons
 from orchestrator.errors import OrchestratorError, StoreUnavailable
-from orchestrator.node.shutdown_notice import Notice, NoticeWriter
+from orchestrator.machine.shutdown_notice import Notice, NoticeWriter
 from orchestrator.reasons import Reason, because
 from orchestrator.settings import NodeSettings
+from orchestrator.store.loader import sources
 from tests.support.node import REPOSITORY
 
 ASSIGN = {
@@ -58,6 +60,20 @@ class Link:
 @pytest.fixture
 def link() -> Link:
     return Link()
+
+
+def test_what_every_agent_reads_is_read_before_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_preloaded", None)
+    monkeypatch.setattr(runtime, "_settings", None)
+    monkeypatch.setenv("REDIS_PREFIX", "mine:")
+    sources.cache_clear()
+    reasons.table.cache_clear()
+    runtime.preload("agents.echo")
+    read = sources.cache_info().misses, reasons.table.cache_info().misses
+    # What an agent does first.
+    sources(NodeSettings(redis_prefix="mine:").redis.prefix)
+    reasons.table()
+    assert read == (1, 1) == (sources.cache_info().misses, reasons.table.cache_info().misses)
 
 
 async def live(

@@ -1,5 +1,5 @@
--- Take a node out of service: its warm agents leave, its calls go on until the drain is over. Once more, it may be over
--- sooner, not later.
+-- Take a node out of service: its warm agents leave, its calls continue until the drain is over. A repeated drain may shorten the
+-- time, not extend it.
 --
 -- KEYS  none
 -- ARGV  1 node id  2 ms until its calls are over
@@ -25,7 +25,7 @@ else
 end
 local goodbye = math.min(window, policy_ms('goodbye_seconds'))
 if first == 1 or redis.call('ZADD', 'deadlines', 'XX', 'LT', 'CH', counted_from() + window - goodbye, 'drain|' .. node) == 1 then
-  -- A record that it made would never run out.
+  -- HSET would create a record that never expires.
   if redis.call('EXISTS', 'node:' .. node) == 1 then redis.call('HSET', 'node:' .. node, 'goodbyeMs', goodbye) end
   set_deadline('drain', node, window - goodbye)
 end

@@ -8,7 +8,7 @@
 local length = redis.call('LLEN', KEYS[1])
 local count = math.max(length, tonumber(redis.call('GET', KEYS[2]) or 0))
 local after = tonumber(ARGV[1])
--- Redis has lost the log since, and it has begun again.
+-- Redis has lost the log since, and a new one has begun.
 if after > count then after = 0 end
 if after == count then return {count, {}} end
 return {count, redis.call('LRANGE', KEYS[1], after - count, -1)}

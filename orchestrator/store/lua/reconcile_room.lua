@@ -1,4 +1,4 @@
--- Compare a session with what LiveKit says of its room. The agent's reports come first: LiveKit must contradict them in
+-- Compare a session with LiveKit's report of its room. The agent's reports come first: LiveKit must contradict them in
 -- every check for a while. The next check is scheduled here.
 --
 -- KEYS  none
@@ -12,7 +12,7 @@
 -- include: clock, deadlines, live_session, presence, reason_not_in_room, records, retire, takeover
 local id, agent, user = ARGV[1], ARGV[2], ARGV[4]
 local key = 'session:' .. id
--- From one check to the next; and how long a mismatch is pending without another check.
+-- Time between two checks, and time after which a pending mismatch is dropped without another check.
 local AGAIN_MS, FRESH_MS = 2000, 15000
 -- A missing user counts sooner than a missing agent: after LiveKit itself was away, agents take some seconds to be back.
 local PATIENCE_MS = {user_gone = 2000, user_there = 2000, agent_lost = 10000}
@@ -31,7 +31,7 @@ if not LIVE_SESSION[state] then
   return done('room_open')
 end
 
--- Since when LiveKit has contradicted the record in this, in every check. Nil: for the first time.
+-- Since when every check has found this contradiction; nil the first time.
 local function contradicted_since(what)
   local finding_before, agent_before, first, last = string.match(get(key, 'doubt') or '', '^(%S+) (%S+) (%d+) (%d+)$')
   if finding_before == what and agent_before == agent and NOW - tonumber(last) <= FRESH_MS then return tonumber(first) end
@@ -63,7 +63,7 @@ end
 
 -- guard: second-check
 local first = contradicted_since(finding)
--- LiveKit corrects what only it has said: that needs no second check.
+-- LiveKit corrects its own report: that needs no second check.
 local withdrawn = finding == 'user_there' and waits and contradicted_since('user_gone')
 if not withdrawn and (not first or NOW - first < PATIENCE_MS[finding]) then
   keep_mismatch(finding, first or NOW)

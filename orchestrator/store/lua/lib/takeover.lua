@@ -3,7 +3,7 @@
 -- include: serving, sessions
 local MAX_REPLACEMENTS = 2
 
--- The agent of a session can serve it no more: give the session another one in the same room, or end it.
+-- The agent of a session cannot continue: give the session another one in the same room, or end it.
 -- Returns replaced | waiting | error, or '' when the session has another agent or is over.
 local function replace_agent(session, agent, cause)
   local key = 'session:' .. session
