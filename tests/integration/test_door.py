@@ -28,7 +28,7 @@ NO = Answer(available=False)
 
 
 class Reports:
-    """Stands in for the connection: notes what LiveKit is told of jobs."""
+    """Replaces the connection: records the reports to LiveKit about jobs."""
 
     def __init__(self) -> None:
         self.said: list[tuple[str, Outcome, str]] = []
@@ -142,7 +142,7 @@ async def test_what_is_refused(dispatch: DispatchService, parts: Services, store
     await store.livekit_down("no answer")
     assert await dispatch.on_availability(job(2)) == NO
     await store.livekit_down(None)
-    # Somebody calls themselves what the room stands for: that session is not the room's.
+    # A user has the id that is derived from the room: that session is not the room's.
     await parts.assigner.start(SessionRequest("room:lobby", {}))
     assert await dispatch.on_availability(job(2)) == NO
     parts.feed.close()

@@ -86,7 +86,7 @@ async def test_every_connection_of_the_store_moves(pair: Pair, store: Store) -> 
         hearing = asyncio.create_task(link.next_message())
         await asyncio.sleep(0.2)
         pair.fail_over()
-        # Whoever has met the refusal once is with the new one the next time.
+        # A client that was refused once connects to the new one the next time.
         deadline = time.monotonic() + HEALED
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Webhooks: who may send them, what becomes of them, and that none of them, in whatever order, ends a call."""
+"""Webhooks: access, results, and that none of them, in any order, ends a call."""
 
 import base64
 import hashlib
@@ -71,7 +71,7 @@ def counted(raw: "redis.Redis") -> dict[str, int]:
     return {name.removeprefix("webhook:"): int(n) for name, n in stats.items() if name.startswith("webhook:")}
 
 
-# Who may send them
+# Access
 
 
 async def test_a_signed_webhook_is_recorded(http: httpx.AsyncClient, raw: "redis.Redis") -> None:
@@ -349,7 +349,7 @@ class House:
         return [what for what, _, _ in self.b.call("process_deadlines", 100)]
 
     def time(self, ms: int) -> None:
-        """Let time pass, in which a node looks where it is told to."""
+        """Let time pass, in which a node does the requested checks."""
         for what in self.later(ms):
             assert what in {"look", "reconcile"}, what
             self.look()
@@ -364,7 +364,7 @@ class House:
 @example(happens=[("webhook", "participant_left", 0, 0, 0), ("webhook", "room_finished", 1, 0, 2), ("time", 2_900)])
 @example(happens=[("error", "user"), ("time", 2_900), ("error", "user"), ("time", 2_900)])
 def test_no_webhook_ends_a_call(valkey_url: str, happens: list[tuple[Any, ...]]) -> None:
-    """Late, twice, in any order, or wrong: while user and agent are in the room, the call goes on."""
+    """Late, twice, in any order, or wrong: while user and agent are in the room, the call continues."""
     call = House(valkey_url)
     for kind, *what in happens:
         if kind == "webhook":
@@ -374,7 +374,7 @@ def test_no_webhook_ends_a_call(valkey_url: str, happens: list[tuple[Any, ...]])
         elif kind == "time":
             call.time(what[0])
         else:
-            # The look that follows each error tells the truth again.
+            # The check that follows each error sees the true state again.
             assert call.look(what[0]) in {"", "mismatch"}
             assert call.look() == ""
         now = call.dump()
@@ -385,7 +385,7 @@ def test_no_webhook_ends_a_call(valkey_url: str, happens: list[tuple[Any, ...]])
     assert "user_left" not in [entry["state"] for _, entry in call.b.redis.xrange(f"session:{call.session}:events")]
 
 
-# What LiveKit knows better
+# Where LiveKit corrects the record
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the status page is told: the differences, and no place in a log that is none."""
+"""The status page's data: only the differences, and valid positions in a log."""
 
 import re
 

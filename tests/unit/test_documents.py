@@ -279,7 +279,7 @@ def test_what_is_generated_is_up_to_date(document: str, name: str) -> None:
 
 
 def _explained(*headings: str) -> set[str]:
-    """Return what stands first in the rows of docs/troubleshooting.md, below headings of its tables."""
+    """Return the first cell of each row of docs/troubleshooting.md, below headings of its tables."""
     rows = documents.rows((DOCS / "troubleshooting.md").read_text())
     found: set[str] = set()
     heading = ""

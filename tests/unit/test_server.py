@@ -1,4 +1,4 @@
-"""The agent host's socket: bounded memory for whoever connects, and nothing left behind."""
+"""The agent host's socket: bounded memory for each client, and nothing left behind."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What is said when a node does not fit into its memory."""
+"""The warnings when a node does not fit into its memory."""
 
 import re
 from typing import Any
