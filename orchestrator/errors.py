@@ -1,8 +1,9 @@
 """All errors that the orchestrator raises on purpose. An error without a message has its docstring as the message."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 
-from orchestrator.reasons import Reason
+from orchestrator.reasons import HealthWarning, Reason
 
 #: Exit code of a program that can never run with its settings (EX_CONFIG of sysexits.h): it is not started again. After
 #: any other exit code a program that has run is always started again.
@@ -18,10 +19,14 @@ class OrchestratorError(Exception):
     #: for the operator; callers get the sentence of the code instead.
     about_request = False
 
-    def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, detail: str = "", *, retry_after: float | None = None, warnings: Sequence[HealthWarning] = ()
+    ) -> None:
         self.detail = detail or " ".join((self.__doc__ or "").split())
         #: Seconds after which the same request may succeed.
         self.retry_after = retry_after
+        #: The warnings whose sentences are in `detail`.
+        self.warnings = warnings
         super().__init__(self.detail)
 
 

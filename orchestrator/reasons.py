@@ -16,10 +16,13 @@ A row of the table:
 - `retry`: false where the same request cannot succeed later; `retry_after`: after so many seconds it may;
 - `remedy`: what the operator can do, and `see`, where more is told: docs/troubleshooting.md is made of these.
 
+In a template `[…]` is left out where one of its parameters is missing.
+
 This module imports the standard library only: everything else may depend on it.
 """
 
 import json
+import re
 import signal
 import tomllib
 from collections.abc import Mapping
@@ -29,6 +32,8 @@ from importlib import resources
 from typing import Any, Self
 
 Param = str | int | float
+#: The code of a warning and the parameters that make it another one.
+Subject = tuple[Param | None, ...]
 
 #: Longest text that a record keeps, in characters: an exception's may be of any size, and is kept several times.
 LONGEST = 1000
@@ -80,12 +85,26 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class WarningRow:
+    """One warning of the table. A row without `text` is one that callers get in place of others."""
+
+    code: str
+    text: str = ""
+    remedy: str = ""
+    symptom: str = ""
+    caller: str = ""
+    about: tuple[str, ...] = ()
+    see: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """The whole table, by code."""
 
     reasons: Mapping[str, Row]
     problems: Mapping[str, Problem]
-    warnings: Mapping[str, str]  #: the sentences for callers
+    warnings: Mapping[str, WarningRow]
+    events: Mapping[str, str]  #: the sentences of what happens in a session
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +167,43 @@ class Reason:
         return None if not text else cls(fields.get(f"{name}Code", ""), params(fields.get(f"{name}Params")), text)
 
 
+@dataclass(frozen=True, slots=True)
+class HealthWarning:
+    """Something that the operator should look at."""
+
+    code: str
+    params: Mapping[str, Param] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return filled(table().warnings[self.code].text, self.params)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the API shows it."""
+        return {"code": self.code, "params": dict(self.params)}
+
+    @property
+    def subject(self) -> Subject:
+        """What two warnings have in common that are the same one, though a number or a cause in them has changed."""
+        return warning_subject(self.code, self.params)
+
+
+def warning_subject(code: str, parameters: Mapping[str, Param]) -> Subject:
+    """Return the code of a warning with the parameters that make it another one."""
+    row = table().warnings.get(code)
+    return (code, *(parameters.get(name) for name in row.about)) if row else (code,)
+
+
+def warn(code: str, **parameters: Param | None) -> HealthWarning:
+    """Return a warning of the table. A parameter that is None is not set. Raises `KeyError` for an unknown code."""
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return HealthWarning(table().warnings[code].code, given)
+
+
+def event_words(code: str, **parameters: Param | None) -> str:
+    """Return the sentence of an event. A parameter that is None is not set. Raises `KeyError` for an unknown code."""
+    return filled(table().events[code], {name: value for name, value in parameters.items() if value is not None})
+
+
 def because(code: str, **parameters: Param) -> Reason:
     """Return a reason of the table. Raises `KeyError` where there is no such code."""
     return Reason(table().reasons[code].code, parameters)
@@ -205,7 +261,11 @@ def table() -> Table:
     return Table(
         {code: Row(code=code, **spelled(row)) for code, row in tables["reason"].items()},
         {code: Problem(code=code, **spelled(row)) for code, row in problems.items()},
-        {code: row["caller"] for code, row in tables["warning"].items()},
+        {
+            code: WarningRow(code=code, **row | {"about": tuple(row.get("about", ()))})
+            for code, row in tables["warning"].items()
+        },
+        tables["event"],
     )
 
 
@@ -214,9 +274,18 @@ class _Shown(dict[str, str]):
         return "?"
 
 
+_NAME = re.compile(r"\{(\w+)\}")
+_OPTIONAL = re.compile(r"\[([^\[\]]+)\]")
+
+
 def filled(template: str, parameters: Mapping[str, Param]) -> str:
-    """Return a text of the table with its parameters; one that is not there is a question mark."""
-    return template.format_map(_Shown((name, _shown(value)) for name, value in parameters.items()))
+    """Return a text of the table with its parameters. One that is not there is a question mark; a part in brackets is
+    left out then."""
+
+    def kept(part: re.Match[str]) -> str:
+        return part[1] if parameters.keys() >= set(_NAME.findall(part[1])) else ""
+
+    return _OPTIONAL.sub(kept, template).format_map(_Shown((name, _shown(value)) for name, value in parameters.items()))
 
 
 def _shown(value: Param) -> str:

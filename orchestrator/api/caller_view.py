@@ -3,14 +3,15 @@
 The fields that callers get are listed here one by one, so that a new field is the operator's until it is added.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic.alias_generators import to_camel
 
 from orchestrator.api import caller_words
-from orchestrator.api.schemas.health import BreakerReply, HealthReply, NodeBrief
+from orchestrator.api.schemas.health import BreakerReply, HealthReply, NodeBrief, WarningCode
 from orchestrator.api.schemas.sessions import Event, SessionReply
+from orchestrator.reasons import OTHER
 
 #: What belongs to an event, its reason and its cause aside.
 _EVENT = frozenset({"id", "at", "state", "phase", "position", "agentId", "event", "toldNext"})
@@ -45,6 +46,7 @@ def session(reply: SessionReply) -> SessionReply:
 
 def health(reply: HealthReply) -> HealthReply:
     """Return a node's health as callers get it: counts, and that something is wrong, but not why."""
+    codes = _warning_codes(reply)
     return HealthReply(
         status=reply.status,
         version=reply.version,
@@ -62,20 +64,13 @@ def health(reply: HealthReply) -> HealthReply:
         },
         doors={},
         stats=reply.stats,
-        warnings=[caller_words.WARNINGS[code] for code in _warnings(reply)],
+        warnings=[caller_words.WARNINGS[code] for code in codes],
+        warning_codes=[WarningCode(code=code) for code in codes],
     )
 
 
-def _warnings(reply: HealthReply) -> Iterator[str]:
-    """Yield the codes of what is wrong, from the typed fields; the operator's warnings are not parsed."""
-    wrong = {
-        "store_unavailable": not reply.redis["ok"],
-        "livekit_unavailable": not reply.livekit["ok"],
-        "agents_do_not_boot": reply.breaker.state != "closed",
-        "no_nodes": not reply.nodes,
-        "host_unavailable": any(not node.host for node in reply.nodes.values()),
-        "draining": any(node.draining for node in reply.nodes.values()),
-    }
-    yield from (code for code, is_wrong in wrong.items() if is_wrong)
-    if reply.warnings and not any(wrong.values()):
-        yield "other"
+def _warning_codes(reply: HealthReply) -> list[str]:
+    """Return the codes of what is wrong that have a sentence for callers, each once, in the order of the table."""
+    found = {each.code for each in reply.warning_codes}
+    known = [code for code in caller_words.WARNINGS if code in found]
+    return known or ([OTHER] if found else [])

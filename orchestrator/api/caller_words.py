@@ -12,7 +12,7 @@ from orchestrator.api.schemas.base import why
 from orchestrator.reasons import OTHER, Reason, because
 
 #: What /api/health tells callers of, when it is so.
-WARNINGS = reasons.table().warnings
+WARNINGS = {code: row.caller for code, row in reasons.table().warnings.items() if row.caller}
 
 
 def problem(code: str) -> str:

@@ -77,7 +77,7 @@ class DispatchService:
         self._services, self._store = services, services.store
         self._sessions: dict[str, str] = {}  #: session id of each job that is not over
         self._reported_running: set[str] = set()
-        self._full = "it is starting"
+        self._full = "The api is starting."
         self.stopped = asyncio.Event()  #: the api has stopped
         self._recorded_at = 0.0
         self.id = f"{settings.node_id}.{os.getpid()}"
@@ -191,18 +191,15 @@ class DispatchService:
     async def _report_load(self) -> None:
         capacity = await self._store.capacity(self._services.settings.node_id)
         stopping = self._services.feed.closed.is_set()
-        full = (
-            "the api is stopping"
-            if stopping
-            else _WHY_NOT[capacity.refusal].format(_FULL.get(capacity.detail, capacity.detail))
-        )
+        refusal = None if stopping else await self._services.assigner.refusal(capacity)
+        full = "The api is stopping." if stopping else refusal.detail if refusal else ""
         load = min(1.0, capacity.live / capacity.max_sessions) if capacity.max_sessions else 1.0
         draining = stopping or capacity.refusal == "draining"
         self._send_load(WorkerLoad(bool(full), load, len(self._sessions), draining), full)
 
     def _send_load(self, load: WorkerLoad, full: str) -> None:
         if bool(full) is not bool(self._full):
-            log.info("reporting to LiveKit: %s", f"full, {full}" if full else "free")
+            log.info("reporting to LiveKit: %s", f"full: {full}" if full else "free")
         self._full = full
         self.worker.report_load(load)
 
@@ -244,17 +241,6 @@ class DispatchService:
             "error": registration.error,
         }
         await self._store.record_registration(self.id, fields, RECORD_TTL_SECONDS)
-
-
-_WHY_NOT = {
-    "": "",
-    "unset": "no node has set Redis up",
-    "draining": "the node drains",
-    "livekit": "LiveKit is away: {}",
-    "full": "{}",
-    "broken": "agents do not boot: {}",
-}
-_FULL = {"sessions": "all sessions are taken", "line": "others wait in line"}
 
 
 def user_of(room: str) -> str:

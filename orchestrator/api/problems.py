@@ -60,7 +60,8 @@ def install(app: FastAPI) -> None:
             log.log(level, "request failed", extra={"path": request.url.path, "code": failure.code, "cause": detail})
             # guard: error-detail
             detail = detail if _is_operator(request) else caller_words.problem(failure.code)
-        answer = problem(request, failure.status, failure.code, detail, retry_after=failure.retry_after)
+        extra = _warning_codes(request, failure)
+        answer = problem(request, failure.status, failure.code, detail, retry_after=failure.retry_after, **extra)
         if isinstance(failure, RateLimited):
             # draft-ietf-httpapi-ratelimit-headers: the quota and its window, its remainder, and when it is reset.
             rate = app.state.services.settings.rate
@@ -97,6 +98,13 @@ def install(app: FastAPI) -> None:
         # guard: unexpected-error-detail
         detail = detail if _is_operator(request) else caller_words.problem("internal_error")
         return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+
+
+def _warning_codes(request: Request, failure: OrchestratorError) -> dict[str, Any]:
+    """Return the warnings within the detail as the operator gets them."""
+    # guard: caller-warning-codes
+    codes = [each.as_json() for each in failure.warnings if _is_operator(request)]
+    return {"warningCodes": codes} if codes else {}
 
 
 def _is_operator(request: Request) -> bool:

@@ -52,6 +52,9 @@ class ReasonsReply(Reply):
     )  # fmt: skip
     reasons: dict[str, Words] = Field(description="By `reasonCode` and `causeCode`.")
     problems: dict[str, Words] = Field(description="By the `code` of a problem.")
+    events: dict[str, str] | None = Field(
+        default=None, description="For the operator: what happens in a session, by the state of its event."
+    )
     signals: dict[str, str] | None = Field(default=None, description="For the operator: signals by their number.")
 
 
@@ -92,6 +95,7 @@ def for_operators() -> ReasonsReply:
         reply.reasons[code] = _words(row).model_copy(update=more)
     for code, problem in reasons.table().problems.items():
         reply.problems[code].remedy = problem.remedy
+    reply.events = dict(reasons.table().events)
     reply.signals = {str(number): name for number, name in reasons.signals().items()}
     return reply
 

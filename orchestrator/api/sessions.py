@@ -231,7 +231,10 @@ async def logs(
     # guard: logs-for-admin
     if caller.role is not Role.ADMIN:
         raise Forbidden
-    return LogsReply(session_id=session.id, logs=await _logs(services.store, session, limit))
+    # Read before the lines: every line that it speaks of is then among them.
+    complete = not session.live and await services.store.logs_closed(session.printed_by)
+    lines = await _logs(services.store, session, limit)
+    return LogsReply(session_id=session.id, logs=lines, complete=complete)
 
 
 def describe(session: Session) -> SessionReply:

@@ -59,15 +59,18 @@ def violations(settings: Settings) -> list[str]:
     async def check() -> list[str]:
         async with Store(settings.redis, name="doctor", keep_seconds=1) as store:
             if not settings.host_socket.exists():
-                return await invariants.check(store, settings, None)
+                return await in_words(store, None)
             try:
                 host = await HostClient.connect(settings.host_socket, ignore)
             except HostUnavailable as failure:
-                return [failure.detail, *await invariants.check(store, settings, None)]
+                return [failure.detail, *await in_words(store, None)]
             try:
-                return await invariants.check(store, settings, host)
+                return await in_words(store, host)
             finally:
                 await host.close()
+
+    async def in_words(store: Store, host: HostClient | None) -> list[str]:
+        return [violation.text for violation in await invariants.check(store, settings, host)]
 
     return asyncio.run(check())
 
@@ -129,7 +132,9 @@ def _redis(settings: Settings, running: bool) -> Finding:
 
     try:
         if refused := clients.refusal(settings):
-            return Finding("redis", False, refused, "Correct REDIS_URL, or the rights of its user (docs/redis.md).")
+            return Finding(
+                "redis", False, str(refused), "Correct REDIS_URL, or the rights of its user (docs/redis.md)."
+            )
         return Finding("redis", True, f"{settings.redis} answers in {asyncio.run(ping()) * 1000:.1f} ms")
     except OrchestratorError as failure:
         remedy = "Correct REDIS_URL, or unset it to use the embedded Valkey."
@@ -203,5 +208,5 @@ def _memory(settings: Settings) -> Finding:
     if limit is not None:
         state = f"{limit >> 20} MiB for this node; {state}"
     if tight := sizing.warning(settings, limit):
-        return Finding("memory", False, state, tight)
-    return Finding("memory", True, state, sizing.calls_warning(settings, limit) or "")
+        return Finding("memory", False, state, str(tight))
+    return Finding("memory", True, state, str(sizing.calls_warning(settings, limit) or ""))

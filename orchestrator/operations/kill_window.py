@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from orchestrator.reasons import HealthWarning, warn
 from orchestrator.settings import Settings
 
 #: Seconds after DRAIN_SECONDS for which the drain waits for agents that are saying goodbye.
@@ -42,8 +43,11 @@ def drain_limit(settings: Settings) -> float:
     return settings.drain_seconds + DRAIN_MARGIN if settings.drain_seconds else 0.0
 
 
-def warning(settings: Settings, environ: Mapping[str, str], stopping_seconds: float | None = None) -> str | None:
-    """Return what to change if a drain does not fit into the platform's window; None if it fits or nothing is known.
+def warning(
+    settings: Settings, environ: Mapping[str, str], stopping_seconds: float | None = None
+) -> HealthWarning | None:
+    """Return what to change when a drain does not fit into the platform's window; None when it fits or the window is
+    unknown.
 
     `stopping_seconds`: what the programs need to stop; by default, what supervisord.conf allows.
     """
@@ -54,25 +58,28 @@ def warning(settings: Settings, environ: Mapping[str, str], stopping_seconds: fl
     if seconds is None or needed <= seconds:
         return None
     enough = math.ceil(needed / 5) * 5
-    if settings.kill_window_seconds is None:
-        remedy = f"set RAILWAY_DEPLOYMENT_DRAINING_SECONDS={enough}"
-    else:
-        remedy = f"let it wait {enough} s and set KILL_WINDOW_SECONDS={enough}"
-    fitting = math.floor(seconds - after - DRAIN_MARGIN)
-    if fitting > 0:
-        remedy += f", or lower DRAIN_SECONDS to {fitting}"
-    return (
-        f"DRAIN_SECONDS={settings.drain_seconds:g} and {needed - settings.drain_seconds:g} s to stop need "
-        f"{needed:g} s, but the platform kills after {seconds:g} s: {remedy}."
+    room = math.floor(seconds - after - DRAIN_MARGIN)
+    return warn(
+        "kill_window_short",
+        drainSeconds=settings.drain_seconds,
+        stopSeconds=needed - settings.drain_seconds,
+        neededSeconds=needed,
+        windowSeconds=seconds,
+        railwaySeconds=enough if settings.kill_window_seconds is None else None,
+        waitSeconds=enough if settings.kill_window_seconds is not None else None,
+        lowerSeconds=room if room > 0 else None,
     )
 
 
-def drain_warning(settings: Settings, stop_seconds: float) -> str | None:
+def drain_warning(settings: Settings, stop_seconds: float) -> HealthWarning | None:
     """Return what to change if supervisord kills the drain program, after `stop_seconds`, before the drain ends."""
     limit = drain_limit(settings)
     if stop_seconds >= limit:
         return None
-    return (
-        f"DRAIN_SECONDS={settings.drain_seconds:g} needs up to {limit:g} s, but supervisord kills the drain program "
-        f"after {stop_seconds:g} s: set its stopwaitsecs to {math.ceil(limit + 5)}."
+    return warn(
+        "drain_cut_short",
+        drainSeconds=settings.drain_seconds,
+        neededSeconds=limit,
+        stopSeconds=stop_seconds,
+        enoughSeconds=math.ceil(limit + 5),
     )

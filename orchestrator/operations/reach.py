@@ -5,42 +5,30 @@ from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from orchestrator.machine.loopback import is_loopback
+from orchestrator.reasons import HealthWarning, warn
 from orchestrator.settings import Settings
 
 #: Names that resolve only near this machine: in Kubernetes, in Docker, in platforms' private networks.
 _INSIDE = (".svc", ".cluster.local", ".internal")
 
 
-def troubles(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+def troubles(settings: Settings, environ: Mapping[str, str]) -> Iterator[HealthWarning]:
     """Yield which callers cannot reach LiveKit by the address that they are given, and what to set."""
     embedded = environ.get("EMBEDDED_LIVEKIT") == "true" or not settings.livekit_url
     url = settings.livekit_public_url or settings.livekit_url or f"ws://127.0.0.1:{settings.livekit_port}"
     host = urlsplit(url).hostname or ""
     if _is_unspecified(host):
-        yield f"callers are given LiveKit's address as {url}, which is nobody's: set LIVEKIT_PUBLIC_URL"
-    elif why := _from_elsewhere(settings):
+        yield warn("livekit_address_unspecified", address=url)
+    elif setting := _from_elsewhere(settings):
         if embedded:
-            yield (
-                f"{why}: callers from elsewhere are given {url}, and the embedded LiveKit server serves this machine "
-                "alone. Set LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET to a server that they reach "
-                "(LIVEKIT_PUBLIC_URL, where they reach it by another address than this node)"
-            )
+            yield warn("livekit_embedded", setting=setting, address=url)
         elif not settings.livekit_public_url and is_loopback(url):
-            yield (
-                f"{why}: callers from elsewhere are given {url} as LiveKit's address, which is their own machine. "
-                "Set LIVEKIT_PUBLIC_URL to the address at which they reach it"
-            )
+            yield warn("livekit_address_loopback", setting=setting, address=url)
         elif not settings.livekit_public_url and _is_inside(host):
-            yield (
-                f"{why}: callers from elsewhere are given {url} as LiveKit's address, a name that is known in here "
-                "alone. Set LIVEKIT_PUBLIC_URL to the address at which they reach it, this one if they do"
-            )
+            yield warn("livekit_address_private", setting=setting, address=url)
     pages = [origin for origin in settings.origins if origin.startswith("https://")]
     if url.startswith(("ws://", "http://")) and pages and not is_loopback(url):
-        yield (
-            f"callers are given {url} as LiveKit's address, and a browser lets no page of {pages[0]} connect there. "
-            "Give LiveKit TLS, and set LIVEKIT_PUBLIC_URL to its wss:// address"
-        )
+        yield warn("livekit_address_insecure", address=url, origin=pages[0])
 
 
 def _from_elsewhere(settings: Settings) -> str | None:

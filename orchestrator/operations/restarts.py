@@ -11,6 +11,8 @@ import time
 from collections import defaultdict, deque
 from pathlib import Path
 
+from orchestrator.reasons import HealthWarning, warn
+
 #: Ends within `WINDOW` from which on a program counts as restarting often.
 MANY = 3
 _KEPT = 8
@@ -51,22 +53,24 @@ class Ends:
                 os.close(file)
 
 
-def troubles(run_dir: Path, now: float | None = None) -> list[str]:
-    """Return a text about each program of the node in `run_dir` that restarts often."""
+def troubles(run_dir: Path, now: float | None = None) -> list[HealthWarning]:
+    """Return which programs of the node in `run_dir` are started again and again."""
     try:
         content = json.loads(_path(run_dir).read_bytes() or b"{}")
         rows = {str(name): ([float(at) for at in row["ends"]], str(row["words"])) for name, row in content.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return []  # no supervisor, or it is writing the file
-    texts = (_trouble(name, ends, words, time.time() if now is None else now) for name, (ends, words) in rows.items())
-    return [text for text in texts if text]
+    warnings = (
+        _trouble(name, ends, words, time.time() if now is None else now) for name, (ends, words) in rows.items()
+    )
+    return [warning for warning in warnings if warning]
 
 
-def _trouble(name: str, ends: list[float], words: str, now: float) -> str:
+def _trouble(name: str, ends: list[float], words: str, now: float) -> HealthWarning | None:
     recent = [at for at in ends if now - at < WINDOW]
     if len(recent) < MANY:
-        return ""
-    mean_lifetime = (recent[-1] - recent[0]) / (len(recent) - 1)
-    if now - recent[-1] > max(STEADY, 2 * mean_lifetime):
-        return ""  # it has lived longer than before
-    return f"{name} was started again {len(recent)} times in {now - recent[0]:.0f} s; its last words: {words}"
+        return None
+    life = (recent[-1] - recent[0]) / (len(recent) - 1)
+    if now - recent[-1] > max(STEADY, 2 * life):
+        return None  # it has lived longer than it used to
+    return warn("program_restarts", program=name, times=len(recent), seconds=round(now - recent[0]), detail=words)

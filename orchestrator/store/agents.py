@@ -112,6 +112,17 @@ class Agents(Base):
         await self._scripts.call("append_logs", [*names, keys.agent_log_offset(agent_id)], args)
 
     @translated
+    async def close_log(self, agent_id: str) -> None:
+        """Record that the last line of an agent is in its log."""
+        await self._redis.set(keys.agent_log_closed(agent_id), 1, ex=self._keep)
+
+    @translated
+    async def logs_closed(self, agent_ids: Sequence[str]) -> bool:
+        """Return whether the last lines of all these agents are in their logs."""
+        names = [keys.agent_log_closed(agent_id) for agent_id in agent_ids]
+        return not names or int(await self._redis.exists(*names)) == len(names)
+
+    @translated
     async def log_offset(self, agent_id: str) -> int:
         """Return how many bytes of an agent's log file are shipped."""
         return int(await self._redis.get(keys.agent_log_offset(agent_id)) or 0)

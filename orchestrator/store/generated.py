@@ -30,6 +30,11 @@ def _local(**values: Value) -> str:
     return "".join(f"local {name}={literal(value)}\n" for name, value in values.items())
 
 
+def _lookup(function: str, values: Mapping[str, Value]) -> str:
+    """A function that returns one of many values: no call of a script builds the table unless it needs one."""
+    return f"local function {function}(name) return ({literal(values)})[name] end\n"
+
+
 def _members(names: Iterable[str]) -> dict[str, Value]:
     return {str(name): True for name in sorted(names)}
 
@@ -47,8 +52,10 @@ def _deadline(each: Deadline) -> Value:
 
 
 def _row(row: Row) -> Value:
+    # One string costs less than a table; spaces on both sides of each name make it found whole.
+    moves = f" {' '.join(sorted(row.moves))} " if row.moves else ""
     return _given(
-        moves=_members(row.moves), begins=row.begins, sets=row.sets, leaves=row.leaves, queue=row.queue,
+        moves=moves, begins=row.begins, sets=row.sets, leaves=row.leaves, queue=row.queue,
         nodeSet=row.node_set, deadlines=[_deadline(each) for each in row.deadlines], clears=row.clears,
         forgets=row.forgets, timestamp=row.timestamp, counts=row.counts,
     )  # fmt: skip
@@ -87,7 +94,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "live_session": lambda: _local(LIVE_SESSION=_members(LIVE_SESSION_STATES)),
     "histogram_bounds": lambda: _local(HISTOGRAM_BOUNDS=histograms.BOUNDS),
     "recent_samples": lambda: _local(RECENT_SAMPLES=histograms.RECENT),
-    "policy_defaults": lambda: _local(POLICY_DEFAULTS=CallSettings.model_construct().policy | {"alert_webhooks": 0}),
+    "policy_defaults": lambda: _lookup("policy_default", CallSettings.model_construct().policy | {"alert_webhooks": 0}),
     "failure_codes": lambda: _local(FAILURE_CODES=_members(_codes(lambda row: row.kind == "failure"))),
     "boot_codes": lambda: _local(BOOT_CODES=_members(_codes(lambda row: row.booting))),
     "late_node": lambda: _local(LATE_NODE_MS=constants.LATE_NODE_MS),

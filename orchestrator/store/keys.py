@@ -124,6 +124,11 @@ def agent_log_bytes(agent_id: str) -> str:
     return f"agent:{agent_id}:logs:bytes"
 
 
+def agent_log_closed(agent_id: str) -> str:
+    """Whether the last line of the agent is in `agent:{id}:logs`."""
+    return f"agent:{agent_id}:logs:closed"
+
+
 def agent_health(agent_id: str) -> str:
     return f"agent:{agent_id}:health"
 

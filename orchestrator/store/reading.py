@@ -38,6 +38,8 @@ _SESSION_LISTS = {
     "queued": keys.SESSION_QUEUED, "starting": keys.SESSION_STARTING, "ready": keys.SESSION_READY,
     "active": keys.SESSION_ACTIVE,
 }  # fmt: skip
+#: Parts of a session's record that end with the session: its token, and what was said.
+PRIVATE = frozenset({"payload", "conversation"})
 #: What `counts` counts, and the list of each.
 _COUNTED = {"pool": keys.POOL_READY, "booting": keys.POOL_STARTING, "stale": keys.POOL_STALE, "agents": keys.AGENTS}
 
@@ -129,9 +131,11 @@ class Snapshot:
     sessions: Mapping[str, Session]
     agents: Mapping[str, Agent]
     broken: frozenset[str]  #: keys of records that cannot be read
-    private: frozenset[tuple[str, str]]  #: (session id, `payload` or `conversation`) of each that is kept
+    private: frozenset[tuple[str, str]]  #: (session id, part) of each of `PRIVATE` that is kept
     counted: frozenset[str]  #: live sessions that count against their user's cap
     rooms: Mapping[str, str | None]  #: the session that is found by the room, for each live session's room
+    users: Mapping[str, str]  #: the session that is found by the user, for each user who has one
+    lasting: Mapping[str, str]  #: keys of ended sessions and exited agents that never expire, each with its record's
 
     @property
     def lists(self) -> Mapping[str, frozenset[str]]:

@@ -15,12 +15,13 @@ class Assignment:
 
     outcome: str
     session_id: str
-    detail: str  #: limited: ms after which to try again; broken: the cause
+    detail: str  #: full, many: what there is none of (a code); limited: ms to wait; broken, livekit: the cause
     refill: bool  #: the caller must queue a refill
     agent_id: str = ""
     node: str = ""  #: where the assigned agent lives, and as which process
     pid: int = 0
     start_ticks: int = 0
+    shortage: str = ""  #: full for `memory`: what is short
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class Capacity:
     live: int
     max_sessions: int
     refusal: str  #: why a job would not be served now, '' when it would: an outcome of `assign`
-    detail: str
+    detail: str  #: as of an `Assignment`, and so is the shortage
+    shortage: str
 
 
 @dataclass(frozen=True, slots=True)

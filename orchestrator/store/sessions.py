@@ -54,10 +54,11 @@ class Sessions(Base):
         if job:
             arguments += named(jobId=job.id, dispatchId=job.dispatch_id, jobNode=job.node)
         outcome, session_id, detail, refill, *process = await self._scripts.call("assign", args=arguments)
-        agent_id, node, pid, ticks = process or ("", "", "", "")
+        agent_id, node, pid, ticks, shortage = (*process, "", "", "", "", "")[:5]
         return Assignment(
-            outcome, session_id or "", str(detail or ""), bool(refill), agent_id, node, int(pid or 0), int(ticks or 0)
-        )
+            outcome, session_id or "", str(detail or ""), bool(refill),
+            agent_id, node, int(pid or 0), int(ticks or 0), shortage,
+        )  # fmt: skip
 
     async def take_rate_limit(self, what: str, address: str, network: str, amount: int, window_ms: int) -> float:
         """Count one more of something by address, and by the network that it is of; returns 0, or seconds after which
@@ -66,8 +67,8 @@ class Sessions(Base):
 
     async def capacity(self, node: str) -> Capacity:
         """Return whether a job that LiveKit offers to a node would be served now."""
-        live, max_sessions, refusal, detail = await self._scripts.call("capacity", args=[node])
-        return Capacity(int(live), int(max_sessions), refusal, detail)
+        live, max_sessions, refusal, detail, shortage = await self._scripts.call("capacity", args=[node])
+        return Capacity(int(live), int(max_sessions), refusal, detail, shortage)
 
     @translated
     async def keep_answer(self, idempotency_key: str, answer: str) -> None:

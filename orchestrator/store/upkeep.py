@@ -3,14 +3,21 @@
 import contextlib
 import json
 import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from redis.exceptions import ResponseError
 
 from orchestrator.errors import SchemaMismatch
 from orchestrator.models import ID_PATTERN, Agent, Session
+from orchestrator.states import AgentState
 from orchestrator.store import keys, schema
 from orchestrator.store.base import Base, translated
-from orchestrator.store.reading import Snapshot, take
+from orchestrator.store.reading import PRIVATE, Snapshot, take
+
+#: What PTTL answers for a key that does not expire.
+_NEVER = -1
 
 
 class Upkeep(Base):
@@ -78,31 +85,65 @@ class Upkeep(Base):
         It takes many round trips: a change meanwhile may be seen in one place and not in another.
         """
         ids: dict[str, list[str]] = {"session": [], "agent": []}
-        private = set()
+        parts: dict[str, set[str]] = defaultdict(set)  # by the key of the record: what else is kept of it
+        users = []
         async for key in self._redis.scan_iter(count=1000):
             kind, _, rest = key.partition(":")
             name, _, part = rest.partition(":")
             if kind in ids and re.match(ID_PATTERN, name):
-                if not part:
+                if part:
+                    parts[f"{kind}:{name}"].add(part)
+                else:
                     ids[kind].append(name)
-                elif part in {"payload", "conversation"}:
-                    private.add((name, part))
+            elif key.startswith(keys.user("")):
+                users.append(key.removeprefix(keys.user("")))
         reading = await take(self._redis, self._scripts)
         broken: set[str] = set()
         sessions = await self._records(Session.from_hash, ids["session"], keys.session, broken)
         agents = await self._records(Agent.from_hash, ids["agent"], keys.agent, broken)
         live = [session for session in sessions.values() if session.live]
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for session in live:
-                pipe.sismember(keys.user_sessions(session.user_id), session.id)
-                pipe.get(keys.room(session.room_name))
-            replies = await pipe.execute()
+        counted = await self._replies([("sismember", keys.user_sessions(each.user_id), each.id) for each in live])
+        rooms = await self._replies([("get", keys.room(session.room_name)) for session in live])
+        newest = await self._replies([("get", keys.user(user)) for user in users])
         return Snapshot(
             reading=reading,
             sessions=sessions,
             agents=agents,
             broken=frozenset(broken),
-            private=frozenset(private),
-            counted=frozenset(session.id for session, member in zip(live, replies[::2], strict=True) if member),
-            rooms={session.room_name: newest for session, newest in zip(live, replies[1::2], strict=True)},
+            private=frozenset(
+                (record.partition(":")[2], part)
+                for record, found in parts.items()
+                if record.startswith("session:")
+                for part in found & PRIVATE
+            ),
+            counted=frozenset(session.id for session, member in zip(live, counted, strict=True) if member),
+            rooms={session.room_name: newest for session, newest in zip(live, rooms, strict=True)},
+            users={user: session_id for user, session_id in zip(users, newest, strict=True) if session_id},
+            lasting=await self._lasting(sessions, agents, parts),
         )
+
+    async def _lasting(
+        self, sessions: Mapping[str, Session], agents: Mapping[str, Agent], parts: Mapping[str, set[str]]
+    ) -> dict[str, str]:
+        """Return the keys that never expire although the session has ended or the agent has exited."""
+        ended = [session for session in sessions.values() if not session.live]
+        over = [keys.session(session.id) for session in ended]
+        over += [keys.agent(agent.id) for agent in agents.values() if agent.state is AgentState.EXITED]
+        owners = {record: record for record in over}
+        owners |= {f"{record}:{part}": record for record in over for part in parts.get(record, ())}
+        rooms = await self._replies([("get", keys.room(session.room_name)) for session in ended])
+        for session, newest in zip(ended, rooms, strict=True):
+            if newest == session.id:
+                owners[keys.room(session.room_name)] = keys.session(session.id)
+        left = await self._replies([("pttl", key) for key in owners])
+        return {key: owner for (key, owner), ms in zip(owners.items(), left, strict=True) if ms == _NEVER}
+
+    async def _replies(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Return the replies to many commands, a thousand at a time: Redis is not to be held up by one read."""
+        found: list[Any] = []
+        for start in range(0, len(commands), 1000):
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for name, *arguments in commands[start : start + 1000]:
+                    getattr(pipe, name)(*arguments)
+                found += await pipe.execute()
+        return found

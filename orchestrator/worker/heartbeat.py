@@ -82,7 +82,7 @@ class Heartbeat(LoopService):
             "life": self._life,
             "twin": int(self._twins >= TWIN_BEATS),
             "sessions": settings.node_sessions,
-            "restarted": "; ".join(restarts.troubles(settings.run_dir)),
+            "restarted": "; ".join(map(str, restarts.troubles(settings.run_dir))),
             "serves": settings.serves,
             "strangers": sightings.news(),
         }

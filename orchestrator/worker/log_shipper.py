@@ -61,6 +61,7 @@ class LogShipper:
         async with file.lock:
             await self._ship(agent_id, file, final=True)
             await self._store.append_logs(agent_id, [last_words], self._keep)
+            await self._store.close_log(agent_id)
             self._files.pop(agent_id, None)
         self._last[agent_id] = self._tail(agent_id)
         if len(self._last) > _KEEP_LAST:

@@ -46,7 +46,8 @@ def admin(server: tuple[int, Path]) -> Iterator[redis.Redis]:
 
 
 def refusal(url: str, **settings: Any) -> str | None:
-    return clients.refusal(Settings(redis_url=url, **settings))
+    found = clients.refusal(Settings(redis_url=url, **settings))
+    return None if found is None else str(found)
 
 
 @pytest.mark.parametrize("database", [0, 3])

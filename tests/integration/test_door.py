@@ -13,7 +13,7 @@ from orchestrator.api.app import create
 from orchestrator.api.dispatch import DispatchService
 from orchestrator.api.services import Services
 from orchestrator.errors import StoreUnavailable
-from orchestrator.livekit.jobs import Answer, JobOffer, Outcome
+from orchestrator.livekit.jobs import Answer, JobOffer, Outcome, WorkerLoad
 from orchestrator.models import Session
 from orchestrator.pool.assignment import SessionRequest
 from orchestrator.reasons import because, words
@@ -32,7 +32,11 @@ class Reports:
 
     def __init__(self) -> None:
         self.said: list[tuple[str, Outcome, str]] = []
+        self.load = WorkerLoad()
         self.connected = True
+
+    def report_load(self, load: WorkerLoad) -> None:
+        self.load = load
 
     async def report_job(self, job_id: str, outcome: Outcome, error: str = "") -> bool:
         if self.connected:
@@ -148,6 +152,33 @@ async def test_what_is_refused(dispatch: DispatchService, parts: Services, store
     parts.feed.close()
     assert await dispatch.on_availability(job(3, "hall")) == NO, "the api is stopping"
     assert len(await store.sessions()) == 2
+
+
+async def test_a_full_node_gives_the_reason_that_a_refused_start_has(
+    dispatch: DispatchService, parts: Services, store: Store, raw: redis.Redis
+) -> None:
+    async def full() -> str:
+        await dispatch._report_load()
+        refusal = await parts.assigner.refusal()
+        assert dispatch._full == (refusal.detail if refusal else "")
+        worker: Any = dispatch.worker
+        assert worker.load.full is bool(refusal)
+        return dispatch._full
+
+    await store.report_memory("n1", "3 MiB are free", hold_seconds=60)
+    assert await full() == "No agent is started: 3 MiB are free."
+    await store.report_memory("n1", "", hold_seconds=60)
+    await change(store, max_sessions=1)
+    assert await full() == ""
+    assert (await dispatch.on_availability(job())).available
+    assert await full() == "All 1 sessions are taken."
+    await store.livekit_down("no answer")
+    assert await full() == "No call can begin: no answer"
+    raw.delete("policy")
+    assert "No node has told Redis its settings" in await full()
+    parts.feed.close()
+    await dispatch._report_load()
+    assert dispatch._full == "The api is stopping."
 
 
 async def test_livekit_is_told_how_a_job_goes(dispatch: DispatchService, store: Store, valkey_url: str) -> None:

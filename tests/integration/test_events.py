@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis
 
-from orchestrator.api import change_feed, events
+from orchestrator.api import change_feed, events, server
 from orchestrator.api.app import create
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
@@ -167,7 +167,11 @@ async def test_streams_are_bounded_and_given_back(
             await asyncio.sleep(0.05)
 
 
-async def test_a_stop_of_the_api_ends_its_streams(store: Store, valkey_url: str) -> None:
+async def test_a_stop_of_the_api_ends_its_streams(
+    store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stop does not wait for the streams: uvicorn, which would cut them off after a while, has no limit here."""
+    monkeypatch.setattr(server, "GRACEFUL_SECONDS", None)
     await warm(store, valkey_url, 1)
     async with on_a_port(create(settings(valkey_url))) as http:
         session_id = (await start(http, "ada")).json()["sessionId"]
@@ -175,8 +179,5 @@ async def test_a_stop_of_the_api_ends_its_streams(store: Store, valkey_url: str)
         stream = await context.__aenter__()
         await stream.until("ready")
         rest = asyncio.create_task(stream.next())
-        begun = asyncio.get_running_loop().time()
-    took = asyncio.get_running_loop().time() - begun
     assert await rest is None
     await context.__aexit__(None, None, None)
-    assert took < 2.5, "uvicorn would have waited 3 s for it"

@@ -25,7 +25,7 @@ _LOOK_THEN_TAKE = (
         "if agent then return agent, fields end\n  return nil end end",
     ),
     # What would be refused as an illegal move is what a non-atomic take never notices.
-    ("if not from or not row or not (from.moves or NONE)[to] then", "if false then"),
+    ("if not legal then", "if false then"),
     ("if before then illegal_move", "if false then illegal_move"),
     ("if fields[1] == 'ready' and", "if"),
     ("if agent and redis.call('ZSCORE', 'sessions', id) then", "if false then"),

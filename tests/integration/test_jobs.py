@@ -93,7 +93,9 @@ async def test_a_job_never_waits_in_line(store: Store, raw: redis.Redis, valkey_
 async def test_a_job_is_not_promised_memory(store: Store) -> None:
     await store.report_memory("n1", "3 MiB are free", hold_seconds=60)
     refused = await ask(store, "lobby")
-    assert (refused.outcome, refused.detail) == ("full", "3 MiB are free")
+    assert (refused.outcome, refused.detail, refused.shortage) == ("full", "memory", "3 MiB are free")
+    capacity = await store.capacity("n1")
+    assert (capacity.refusal, capacity.detail, capacity.shortage) == ("full", "memory", "3 MiB are free")
 
 
 async def test_a_job_that_livekit_does_not_give_us_is_over(store: Store, raw: redis.Redis, valkey_url: str) -> None:
@@ -128,7 +130,8 @@ async def test_what_livekit_is_told_of_us(store: Store, raw: redis.Redis, valkey
 
     async def said() -> tuple[int, int, str, str]:
         found = await store.capacity("n1")
-        return found.live, found.max_sessions, found.refusal, found.detail
+        assert (found.detail == "memory") is bool(found.shortage)
+        return found.live, found.max_sessions, found.refusal, found.shortage or found.detail
 
     await change(store, max_sessions=2)
     assert await said() == (0, 2, "", "")

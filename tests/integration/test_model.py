@@ -321,7 +321,7 @@ class Machine(RuleBasedStateMachine):
         if key.startswith("dispatch:") and expected & {"assigned", "starting", "full", "broken", "draining", "livekit"}:
             silent = not self.now.warm and self.now.members("pool:ready")
             draining = "n1" in self.now.members("nodes:draining")
-            *_, refusal, _ = self.do("capacity", "n1", same=True)
+            *_, refusal, _, _ = self.do("capacity", "n1", same=True)
             served = expected & {"assigned", "starting"}
             assert silent or refusal == (
                 "draining" if draining and "livekit" not in expected else "" if served else next(iter(expected))

@@ -142,6 +142,9 @@ async def test_the_health_route_answers_and_names_it(
             await until(told)
         assert "worker was started again 3 times" in answer.text
         assert "no permission to subscribe" in answer.text
+        codes = {each["code"]: each["params"] for each in answer.json()["warningCodes"]}
+        assert codes["program_restarts"]["program"] == "worker"
+        assert "program_restarts" not in (await http.get("/api/health")).text
 
     async def well() -> bool:
         answer = await http.get("/api/health", headers=ADMIN)

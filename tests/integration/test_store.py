@@ -542,13 +542,15 @@ async def test_a_redis_that_is_gone_is_an_error_and_no_hang() -> None:
             await nowhere.reserve_agents(["prewarm_x"], "n1")
 
 
-async def test_whoever_waits_for_a_boot_is_told_how_it_ended(store: Store, valkey_url: str) -> None:
+async def test_whoever_waits_for_a_boot_is_told_how_it_ended(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     """A spawn task that is delivered twice waits twice for one agent."""
     agent_id = (await assign(store, "ada")).session_id
     assert await store.claim_agent(agent_id, "n1") == ("claimed", "")
     assert await store.claim_agent(agent_id, "n1") == ("taken", "")
     both = asyncio.gather(store.wait_boot(agent_id, 5), store.wait_boot(agent_id, 5))
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(10):
+        while raw.info("clients")["blocked_clients"] < 2:  # noqa: ASYNC110 - Redis knows it, and tells nobody
+            await asyncio.sleep(0.01)
     link = AgentLink(valkey_url, agent_id)
     await link.ready(4711)
     await link.close()

@@ -296,6 +296,8 @@ def patched(world: World) -> Iterator[None]:
             patch.setattr(f"orchestrator.store.agent_link.{name}", world.connect)
         # Half as often as in life: what a schedule costs is mostly what nodes ask again and again.
         patch.setattr("orchestrator.worker.node.DEADLINE_SECONDS", 0.5)
+        # Agents of the simulation print nothing.
+        patch.setattr("orchestrator.worker.log_shipper.LogShipper._read", lambda *_: (b"", 0))
         logged, log = Logged(world), logging.getLogger("orchestrator")
         patch.setattr(log, "handlers", [logged])
         patch.setattr(log, "propagate", False)

@@ -1,5 +1,6 @@
 """A private Valkey, and which seeds are run."""
 
+import gc
 import os
 import shlex
 import socket
@@ -39,6 +40,7 @@ def valkey(short_folder: Path) -> Iterator[Valkey]:
     try:
         poll(lambda: process.poll() is not None or listens(path), "Valkey listens", 10, every=0.01)
         found = Valkey(str(path))
+        gc.freeze()  # what pytest has is not looked through after each schedule
         yield found
         found.close()
     finally:

@@ -179,7 +179,8 @@ async def schedule(world: World) -> None:
         computer.polite = dice.random() < 0.5
     await cluster.start()
     trouble = Trouble(cluster)
-    watching = cluster.outside.start(promises.Watch(cluster).run())
+    watch = promises.Watch(cluster)
+    watching = cluster.outside.start(watch.run())
     users = [cluster.outside.start(_user(cluster, f"user{number}")) for number in range(dice.randrange(2, 8))]
     began, moments = world.now, sorted(dice.uniform(0, LENGTH) for _ in range(dice.randrange(1, 6)))
     for moment in moments:
@@ -191,3 +192,4 @@ async def schedule(world: World) -> None:
     await asyncio.gather(*users)
     if watching.done():
         watching.result()
+    watch.check()

@@ -7,7 +7,6 @@ import os
 import signal
 import stat
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -357,20 +356,6 @@ async def test_a_flood_fills_no_disk(shell: Host) -> None:
     assert await shell.client.stop("flood", 0)
 
 
-async def test_a_flood_is_watched_more_closely(shell: Host) -> None:
-    """At four looks a second a fast disk would take a hundred megabytes between two of them."""
-    await shell.client.spawn("flood")
-    path = shell.run_dir / "agents" / "flood.log"
-    poll(lambda: path.stat().st_size > 65_536, "it floods")
-    sizes = []
-    end = time.monotonic() + 2
-    while time.monotonic() < end:
-        sizes.append(on_disk(path))
-        await asyncio.sleep(0.002)
-    assert sum(b < a for a, b in itertools.pairwise(sizes)) > 2 * 4 + 2
-    assert await shell.client.stop("flood", 0)
-
-
 async def test_a_hundred_megabytes_in_one_line_are_gone_in_a_moment(shell: Host) -> None:
     process = await shell.client.spawn("burst")
     path = shell.run_dir / "agents" / "burst.log"
@@ -379,7 +364,7 @@ async def test_a_hundred_megabytes_in_one_line_are_gone_in_a_moment(shell: Host)
         return int(Path(f"/proc/{process.pid}/io").read_text().partition("wchar: ")[2].split()[0])
 
     poll(lambda: written() > 100_000_000, "it has printed it all")
-    poll(lambda: on_disk(path) <= 65_536, "the file is small", 1)
+    poll(lambda: on_disk(path) <= 65_536, "the file is small")
     assert "the end" in shell.log("burst")[-5_000:]
     assert (await shell.client.hello())[0], "the host answers"
 

@@ -11,7 +11,7 @@ from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.generated import GENERATED, literal
-from orchestrator.store.loader import assemble, includes, library, sources, without_comments
+from orchestrator.store.loader import assemble, deferred, includes, library, sources, without_comments
 
 LUA = Path(orchestrator.store.__file__).parent / "lua"
 LIBRARY = sorted((LUA / "lib").glob("*.lua"))
@@ -49,8 +49,12 @@ def test_a_file_includes_what_it_uses_and_nothing_else(path: Path) -> None:
     if path.stem == "prefix" and path in LIBRARY:
         assert not includes(text), "it stands in front of everything"
         return
-    used = {owners()[name] for name in words(text) - defined(text) if name in owners()}
-    assert includes(text) == sorted(used)
+    used = words(text) - defined(text)
+    late = {name for name in used if name in deferred(text)}
+    assert includes(text) == sorted({owners()[name] for name in used - late if name in owners()})
+    assert deferred(text) == sorted(late)
+    if path in LIBRARY:
+        assert not late, "scripts alone know what they rarely call"
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)
@@ -148,6 +152,19 @@ def test_a_part_stands_in_front_of_what_uses_it_and_once() -> None:
     assert source.endswith("return breaker_open()\n")
     assert source.count("local function get(") == 1
     assert source.index("local function get(") < source.index("local function breaker_open(")
+
+
+def test_a_deferred_function_holds_the_parts_that_nothing_else_includes() -> None:
+    source = assemble("-- include: records\n-- defer: breaker_open\nreturn breaker_open()\n")
+    assert source.count("local function get(") == source.count("local BREAKER_FAILURES") == 1
+    start = source.index("local function breaker_open(...)")
+    assert source.index("local function get(") < start < source.index("local BREAKER_FAILURES")
+    assert source.endswith("return breaker_open(...)\nend\nreturn breaker_open()\n")
+
+
+def test_a_function_to_defer_that_is_not_in_the_library_is_an_error() -> None:
+    with pytest.raises(KeyError, match="breaker_ajar"):
+        assemble("-- defer: breaker_ajar\n")
 
 
 def test_an_unknown_part_is_an_error() -> None:

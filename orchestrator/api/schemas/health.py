@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from orchestrator.api.schemas.base import Code, Params, Reply, example
+from orchestrator.reasons import Param
 
 
 class BreakerReply(Reply):
@@ -62,6 +63,15 @@ class RegistrationReply(BaseModel):
     error: str
 
 
+class WarningCode(BaseModel):
+    """A warning as data."""
+
+    code: str = Field(description="docs/troubleshooting.md lists them.")
+    params: dict[str, Param] = Field(
+        default={}, description="What the sentence holds: a node, a program, seconds. Empty for callers."
+    )
+
+
 class HealthReply(Reply):
     """The health of the node and of what it shares with others."""
 
@@ -79,7 +89,7 @@ class HealthReply(Reply):
         doors={"node-1.4090": {"node": "node-1", "agentName": "voice-agent", "registered": True, "since": 1767268790,
                                "workerId": "AW_6bKpHn2ZtQ3x", "jobs": 1, "full": "", "error": ""}},
         stats={"total_spawned": 7, "total_assigned": 4, "total_hits": 4, "total_misses": 0, "boot_ms_mean": 41.5},
-        warnings=[],
+        warnings=[], warningCodes=[],
     )  # fmt: skip
     status: str
     version: str
@@ -96,3 +106,4 @@ class HealthReply(Reply):
     )
     stats: dict[str, float]
     warnings: list[str] = Field(description="What is wrong: with details for the admin token, else fixed sentences.")
+    warning_codes: list[WarningCode] = Field(description="The same warnings in the same order, as codes.")

@@ -30,3 +30,6 @@ class Problem(BaseModel):
     retryAfter: int | None = None
     requestId: str | None = Field(default=None, description="As in X-Request-Id; the details in the log have it.")
     errors: list[dict[str, Any]] | None = None
+    warningCodes: list[dict[str, Any]] | None = Field(
+        default=None, description="For the admin token: the warnings within `detail`, as in `GET /api/health`."
+    )

@@ -158,7 +158,8 @@ class LogsReply(Reply):
 
     model_config = example(
         success=True, sessionId=SESSION,
-        logs=["2026-01-01 12:00:00,101 INFO agent joined room_0d1c2b3a", "[agent exited with code 0]"],
+        logs=["2026-01-01 12:00:00,101 INFO agent joined room_0d1c2b3a", "[agent exited with code 0]"], complete=True,
     )  # fmt: skip
     session_id: str
     logs: list[str]
+    complete: bool = Field(description="No more lines follow: it is over, and the last line of each agent is there.")

@@ -7,8 +7,9 @@
 -- agent:{id}  hash  gets node and spawnedAt       deadlines  zset       pool:breaker  hash
 -- session:unbound  zset       session:{id}:events  stream       nodes, nodes:draining  set       node:{id}  hash
 -- node:{id}:busy  set       node:{id}:short  string       pool:starting  set
--- include: boot_nodes, boot_phases, breaker, clock, count_by_node, deadlines, exit, nodes, placement, policy
+-- include: boot_nodes, boot_phases, breaker, clock, count_by_node, deadlines, nodes, placement, policy
 -- include: reason_breaker_open, reason_no_capacity, reasons, records
+-- defer: exit_agent
 local id, me = ARGV[1], ARGV[2]
 local fields = redis.call('HMGET', KEYS[1], 'state', 'node', 'spawnedAt')
 if fields[1] ~= 'starting' then return {'gone', ''} end
