@@ -128,9 +128,9 @@ export class Caller {
     if (signal.aborted) return attempt.shared ? undefined : void this.forget(started);
     attempt.session = started;
     keep(started);
-    const { status, position, estimatedWait } = started;
+    const { status, position, estimatedWaitSeconds } = started;
     this.dispatch({ type: "event", event: { at: 0, state: status, position } });
-    if (position) this.dispatch({ type: "line", line: { position, estimatedWait } });
+    if (position) this.dispatch({ type: "line", line: { position, estimatedWaitSeconds } });
     void follow(this.api, started, {
       onEvent: (event) => this.happened(attempt, event),
       onLine: (line) => this.dispatch({ type: "line", line }),

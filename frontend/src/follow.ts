@@ -78,9 +78,9 @@ async function stream(api: Api, session: Session, told: Told, signal: AbortSigna
 
 async function look(api: Api, session: Session, told: Told, signal: AbortSignal): Promise<void> {
   try {
-    const { status, events, position, estimatedWait, ...why } = await api.look(session, signal);
+    const { status, events, position, estimatedWaitSeconds, ...why } = await api.look(session, signal);
     for (const event of events) told.event(event);
-    if (position !== undefined) told.line({ position, estimatedWait });
+    if (position !== undefined) told.line({ position, estimatedWaitSeconds });
     if (OVER.has(status)) told.event({ at: Number.POSITIVE_INFINITY, state: status, ...why });
   } catch (failure) {
     const gone = failure instanceof Refused && failure.problem.status === 404;

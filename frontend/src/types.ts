@@ -19,7 +19,8 @@ export interface Failure extends Ending {
 /** A place in the waiting line. */
 export interface Line {
   position: number;
-  estimatedWait?: string | undefined;
+  /** Null or missing where nothing was measured yet. */
+  estimatedWaitSeconds?: number | null | undefined;
 }
 
 /** Something that the user is told while the call goes on. */

@@ -66,6 +66,7 @@ async def test_hit_and_miss_answer_as_documented(http: httpx.AsyncClient, store:
     look = (await http.get(f"/api/session/{body['sessionId']}")).json()
     assert (look["status"], look["position"], look["prewarmed"]) == ("starting", 1, False)
     assert look["estimatedWait"] == body["estimatedWait"]
+    assert look["estimatedWaitSeconds"] == body["estimatedWaitSeconds"] >= 0
     look = (await http.get(f"/api/session/{agent_id}")).json()
     assert look["agentPid"] == 1000
     assert look["roomName"].startswith("room_")
@@ -149,12 +150,14 @@ async def test_who_comes_to_a_full_house_waits_in_line(small: httpx.AsyncClient,
         "message": f"All sessions are taken: number 1 in line. Poll /api/session/{session_id}.",
     }, "no length of a session is known yet, so no wait is estimated"  # fmt: skip
     assert not [task for task in raw.lrange("celery", 0, -1) if session_id in task], "no agent boots for it yet"
-    assert "estimatedWait" not in (await small.get(f"/api/session/{session_id}")).json()
+    assert not {"estimatedWait", "estimatedWaitSeconds"} & (await small.get(f"/api/session/{session_id}")).json().keys()
     raw.hset("pool:stats", "session_ms_mean", 60_000)
     fourth = (await start(small, "d")).json()
     assert (fourth["status"], fourth["position"], fourth["estimatedWait"]) == ("queued", 2, "60s")
+    assert fourth["estimatedWaitSeconds"] == 60.0
     look = (await small.get(f"/api/session/{session_id}")).json()
     assert (look["status"], look["position"], look["estimatedWait"]) == ("queued", 1, "30s")
+    assert look["estimatedWaitSeconds"] == 30.0
     again = await start(small, "c", headers={"Authorization": f"Bearer {third.json()['clientSecret']}"})
     assert (again.status_code, again.json()["sessionId"], again.json()["position"]) == (202, session_id, 1)
 

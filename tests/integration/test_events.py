@@ -126,9 +126,9 @@ async def test_the_place_in_line_is_told_whenever_it_changes(
     first, _, waits, last = [(await start(http, user)).json()["sessionId"] for user in "abcd"]
     async with following(http, last) as stream:
         assert await stream.next() == ("state", {"state": "queued", "position": 2, "at": 0.0})
-        assert await stream.next() == ("position", {"position": 2, "estimatedWait": "60s"})
+        assert await stream.next() == ("position", {"position": 2, "estimatedWait": "60s", "estimatedWaitSeconds": 60})
         await stop(http, waits)
-        assert await stream.next() == ("position", {"position": 1, "estimatedWait": "30s"})
+        assert await stream.next() == ("position", {"position": 1, "estimatedWait": "30s", "estimatedWaitSeconds": 30})
         await warm(store, valkey_url, 1)
         await stop(http, first)
         assert [event["state"] for event in await stream.until("ready")] == ["starting", "ready"]

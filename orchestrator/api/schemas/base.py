@@ -61,6 +61,9 @@ def example(**fields: Any) -> ConfigDict:
     return ConfigDict(alias_generator=to_camel, populate_by_name=True, json_schema_extra={"examples": [fields]})
 
 
-def in_words(seconds: float | None) -> str | None:
-    """Return a wait for people to read."""
-    return None if seconds is None else f"{seconds:.0f}s" if seconds >= 10 else f"{seconds:.2g}s"
+def wait_fields(seconds: float | None) -> dict[str, Any]:
+    """Return the fields of an answer that say how long a session will wait: for people, and as a number."""
+    if seconds is None:
+        return {"estimated_wait": None, "estimated_wait_seconds": None}
+    words = f"{seconds:.0f}s" if seconds >= 10 else f"{seconds:.2g}s"
+    return {"estimated_wait": words, "estimated_wait_seconds": round(seconds, 3)}
