@@ -28,9 +28,9 @@ PACKAGES = ("livekit-agents", "livekit", "fastapi", "uvicorn", "redis", "celery"
 
 
 def main() -> int:
-    """Run what is asked for. Returns 1 when something could not be measured or an invariant was broken."""
+    """Run the requested measurements. Returns 1 if one failed or an invariant was broken."""
     arguments = _arguments()
-    # A stop request takes the same way out as Ctrl-C: through everything that has to be stopped.
+    # SIGTERM ends the program as Ctrl-C does, so that everything it started is stopped.
     signal.signal(signal.SIGTERM, _stop)
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)

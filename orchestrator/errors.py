@@ -240,8 +240,8 @@ class BootElsewhere(OrchestratorError):
         super().__init__()
 
 
-class GivenUp(SpawnFailed):
-    """The agent was given up before it was spawned; whoever waits for one gets another."""
+class SpawnAbandoned(SpawnFailed):
+    """The agent was given up before it was spawned; the waiting session gets another."""
 
     code = "given_up"
 

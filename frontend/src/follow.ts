@@ -85,7 +85,7 @@ async function look(api: Api, session: Session, told: Told, signal: AbortSignal)
   } catch (failure) {
     const gone = failure instanceof Refused && failure.problem.status === 404;
     if (gone) told.event({ at: Number.POSITIVE_INFINITY, state: "error", reasonCode: "not_found" });
-    // Anything else may pass: the next look tells.
+    // Anything else may pass: the next poll shows it.
   }
 }
 

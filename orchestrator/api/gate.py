@@ -55,14 +55,14 @@ class Limit:
         services = request.app.state.services
         until, address = request.app.state.over_limit, (self._what, _address(request))
         end, limit = until.get(address, (0.0, ""))
-        left = end - time.monotonic()
-        if left <= 0:
+        remaining = end - time.monotonic()
+        if remaining <= 0:
             until.pop(address, None)
             return
         key = idempotency_key(request, trusted=False)
         if key and await services.store.session_of_job(key):
             return
-        raise RateLimited(limit, retry_after=left)
+        raise RateLimited(limit, retry_after=remaining)
 
     async def count(self, request: Request) -> None:
         """Count a request that was refused because of its body. Raises `RateLimited`."""

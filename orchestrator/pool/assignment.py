@@ -204,7 +204,7 @@ class Assigner:
         return None if session is None else session * position / await self._max_sessions()
 
     async def _max_sessions(self) -> int:
-        return max(1, (await self._store.capacity(self._settings.node_id)).most)
+        return max(1, (await self._store.capacity(self._settings.node_id)).max_sessions)
 
     async def _assigned(self, result: Assignment) -> Started:
         # guard: may-live

@@ -342,7 +342,7 @@ class Worker(Process):
             case tasks.REFILL:
                 work = node.pool.refill()
             case tasks.CANARY:
-                return node.canary.seen()
+                return node.canary.note()
             case tasks.STOP_AGENT:
                 work = node.stops.here(*task.args)
             case tasks.HEALTH_CHECK:

@@ -3,7 +3,7 @@
 
 -- After this many the operator is warned; the count is forgotten this long after the last one.
 local FAILING_CALLS, FAILING_SECONDS = 3, 3600
--- The codes that an agent gives itself for that.
+-- The codes that an agent reports for that itself.
 local SERVES_NO_MORE = {pipeline_failed = true, agent_error = true}
 
 -- Count a call once. `lives`: the agent has given no reason itself, and its process is known to live.
