@@ -22,7 +22,12 @@ JOB_USERS = r"(room:|room-sha256:|user-[0-9a-f]{32}$)"
 
 def new_id(kind: str) -> str:
     """Return `<kind>_<128 random bits in hex>`; `kind` is `prewarm`, `session` or `room`."""
-    return f"{kind}_{secrets.token_hex(16)}"
+    return f"{id_prefix(kind)}{secrets.token_hex(16)}"
+
+
+def id_prefix(kind: str) -> str:
+    """Return what the ids of a kind begin with."""
+    return f"{kind}_"
 
 
 def _number(text: str | None) -> int | None:

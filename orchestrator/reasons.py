@@ -8,6 +8,7 @@ A row of the table:
 - `kind`: `end` (the session ended as it should), `failure` (it failed), `boot` (an agent did not boot), `death` (an
   agent's process ended unbidden), `leave` (an agent was told to leave, or left as it should);
 - `booting`: an agent that exits with it did not boot;
+- `failing`: an agent gives it when it lives but can serve no more: the next agents may fail for the same reason;
 - `text`: what the record says, `{signal}` and the like being parameters, `{cause}` the text of another code;
 - `prefix`: what stands before the text; the code itself in a failure;
 - `sentence`: what the operator reads of a session that failed with it, before the facts;
@@ -56,6 +57,7 @@ class Row:
     sentence: str = ""
     prefix: str = ""
     booting: bool = False
+    failing: bool = False
     told_as: str = ""
     caller: str = ""
     prefixed_for_callers: bool = False

@@ -26,6 +26,7 @@ from orchestrator.machine.memory import limit_bytes
 from orchestrator.operations import kill_window, reach, restarts, sharing, sizing
 from orchestrator.reasons import HealthWarning, warn
 from orchestrator.store import Breaker, Node, Reading, Registration
+from orchestrator.store.constants import FAILING_CALLS
 from orchestrator.store.keys import CELERY_QUEUE
 from orchestrator.store.refusals import RETRY_SECONDS as REFUSED_SECONDS
 from orchestrator.task_queue.app import WEDGED_SECONDS
@@ -35,8 +36,6 @@ router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
 #: Seconds for which a lost registration with LiveKit is no warning: it is renewed soon after LiveKit's return.
 REGISTRATION_SECONDS = 10
-#: Calls in a row that lost a living agent, from which on it is a warning; the store sends its alert then too.
-FAILING_CALLS = 3
 
 
 class Alive(Reply):

@@ -6,8 +6,10 @@ from typing import Any
 
 from orchestrator import reasons
 from orchestrator.config.calls import CallSettings
+from orchestrator.models import id_prefix
 from orchestrator.states import AGENT_ROWS, BUSY_AGENT_STATES, LIVE_SESSION_STATES, SESSION_ROWS, Deadline, Row
 from orchestrator.store import constants, histograms
+from orchestrator.store.prefixed import SPANS
 
 Value = str | float | Sequence["Value"] | Mapping[str, "Value"]
 
@@ -85,6 +87,12 @@ def _reason(row: reasons.Row) -> str:
     return _local(**{row.code.upper(): value})
 
 
+def key_positions() -> str:
+    """Return the commands that lib/prefix.lua knows, by where their keys are."""
+    first = [name for name, span in SPANS.items() if span == (0, 1)]
+    return _local(FIRST=_members(first), MANY=_members(name for name, span in SPANS.items() if span == (0, None)))
+
+
 #: What scripts and libraries may include beside the files in lua/lib.
 GENERATED: dict[str, Callable[[], str]] = {
     "session_rows": lambda: _rows("session_row", SESSION_ROWS),
@@ -98,6 +106,11 @@ GENERATED: dict[str, Callable[[], str]] = {
     "failure_codes": lambda: _local(FAILURE_CODES=_members(_codes(lambda row: row.kind == "failure"))),
     "boot_codes": lambda: _local(BOOT_CODES=_members(_codes(lambda row: row.booting))),
     "late_node": lambda: _local(LATE_NODE_MS=constants.LATE_NODE_MS),
+    "breaker_failures": lambda: _local(BREAKER_FAILURES=constants.BREAKER_FAILURES),
+    "failing_codes": lambda: _local(FAILING_CODES=_members(_codes(lambda row: row.failing))),
+    "failing_calls_limit": lambda: _local(FAILING_CALLS=constants.FAILING_CALLS),
+    "arrival_bucket": lambda: _local(ARRIVAL_BUCKET_SECONDS=constants.ARRIVAL_BUCKET_SECONDS),
+    "session_id_start": lambda: _local(SESSION_ID_START=id_prefix("session")),
     "wake_seconds": lambda: _local(WAKE_SECONDS=constants.WAKE_SECONDS),
     **{f"reason_{code}": partial(_reason, row) for code, row in reasons.table().reasons.items()},
 }

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
-from orchestrator.store.generated import GENERATED
+from orchestrator.store.generated import GENERATED, key_positions
 from orchestrator.store.refusals import translate
 
 LUA = resources.files("orchestrator.store") / "lua"
@@ -94,7 +94,7 @@ def assemble(text: str, prefix: str = "") -> str:
     """
     placed: dict[str, str] = {}
     if prefix:
-        placed["prefix"] = f"local PREFIX='{prefix}'\n" + without_comments(library()["prefix"])
+        placed["prefix"] = f"local PREFIX='{prefix}'\n{key_positions()}" + without_comments(library()["prefix"])
     for each in includes(text):
         _place(each, placed)
     stubs = [_deferred_function(name, placed) for name in deferred(text)]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
-from orchestrator.store.constants import WAKE_SECONDS
+from orchestrator.store.constants import ARRIVAL_BUCKET_SECONDS, WAKE_SECONDS
 from orchestrator.store.records import Action, Breaker
 
 
@@ -98,9 +98,9 @@ class Pool(Base):
     @translated
     async def arrivals(self, seconds: int = 60) -> float:
         """Return the starts per second over about the last `seconds`."""
-        last = int(await self.now()) // 10
-        counts = await self._redis.mget([keys.arrivals(last - back) for back in range(1, seconds // 10 + 1)])
-        return sum(int(count or 0) for count in counts) / (seconds // 10 * 10)
+        last, buckets = int(await self.now()) // ARRIVAL_BUCKET_SECONDS, seconds // ARRIVAL_BUCKET_SECONDS
+        counts = await self._redis.mget([keys.arrivals(last - back) for back in range(1, buckets + 1)])
+        return sum(int(count or 0) for count in counts) / (buckets * ARRIVAL_BUCKET_SECONDS)
 
     @translated
     async def set_sizing(self, target: int, why: str) -> None:

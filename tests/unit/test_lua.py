@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import orchestrator.store
+from orchestrator import reasons
+from orchestrator.models import id_prefix, new_id
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
@@ -145,6 +147,40 @@ def test_no_line_repeats_a_default_of_the_settings() -> None:
     assert [path.stem for path in [*SCRIPTS, *LIBRARY] if again.search(path.read_text())] == []
     used = {name for source in sources().values() for name in re.findall(r"policy(?:_ms|_expiry)?\('(\w+)'\)", source)}
     assert used <= Settings.model_construct().policy.keys()
+
+
+def test_no_constant_is_written_in_lua_and_again_in_python() -> None:
+    """What both need is in store/constants.py, and scripts include it from there."""
+    python = {
+        name
+        for path in (LUA.parents[1]).rglob("*.py")
+        for name in re.findall(r"^_?([A-Z][A-Z_]+)(?:: [^=\n]+)? = \d", path.read_text(), re.MULTILINE)
+    }
+    assert "FAILING_CALLS" in python
+    lua = {path.stem: defined(path.read_text()) & python for path in [*SCRIPTS, *LIBRARY]}
+    assert {name: twice for name, twice in lua.items() if twice} == {}
+
+
+def test_the_time_is_divided_by_constants() -> None:
+    """A bucket of time that Python reads too has the same length there. 1000 is a unit."""
+    divided = {path.stem: re.findall(r"\bNOW\w* / (\d+)", path.read_text()) for path in [*SCRIPTS, *LIBRARY]}
+    assert {name: found for name, found in divided.items() if set(found) - {"1000"}} == {}
+
+
+def test_no_script_lists_codes_of_reasons() -> None:
+    """A flag of the table (reasons.toml) says which codes are meant, as `booting` does."""
+    codes = reasons.table().reasons.keys()
+    listed = {
+        path.stem: found
+        for path in [*SCRIPTS, *LIBRARY]
+        if (found := set(re.findall(r"\b(\w+) = true", without_comments(path.read_text()))) & codes)
+    }
+    assert listed == {}
+
+
+def test_an_id_begins_with_its_kind() -> None:
+    assert new_id("session").startswith(id_prefix("session"))
+    assert GENERATED["session_id_start"]() == "local SESSION_ID_START='session_'\n"
 
 
 def test_a_part_stands_in_front_of_what_uses_it_and_once() -> None:

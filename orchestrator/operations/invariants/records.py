@@ -11,11 +11,10 @@ from orchestrator.models import Agent
 from orchestrator.operations.invariants.violation import Code, Violation, violation
 from orchestrator.states import AGENT_ROWS, BUSY_AGENT_STATES, SESSION_ROWS, AgentState, SessionState
 from orchestrator.store import Snapshot, keys
+from orchestrator.store.constants import BREAKER_FAILURES
 
 _LIVING = frozenset(AgentState) - {AgentState.EXITED}
 _BOUND = frozenset({SessionState.READY, SessionState.ACTIVE})
-#: Boot failures in a row that open the breaker: then the queue waits.
-_BREAKER_FAILURES = 5
 
 
 def _states_by_list() -> dict[str, tuple[str, frozenset[str], bool]]:
@@ -169,7 +168,7 @@ def _waiting(seen: Snapshot, patience: float) -> Iterator[Violation]:
         if agent is not None and agent.state is AgentState.READY and _heard(seen, agent, patience)
     )
     for session in seen.sessions.values():
-        if capacity and session.status is SessionState.QUEUED and reading.breaker.failures < _BREAKER_FAILURES:
+        if capacity and session.status is SessionState.QUEUED and reading.breaker.failures < BREAKER_FAILURES:
             yield violation(Code.QUEUED_WITH_CAPACITY, session=session.id)
         if warm and session.status is SessionState.STARTING:
             yield violation(Code.WAITING_WITH_WARM_AGENTS, session=session.id)

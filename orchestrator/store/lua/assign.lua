@@ -42,14 +42,14 @@
 -- room:asker:{room}       hash   address and network of who got a token for a room of our naming
 -- rate:{address}:{n}      string starts of this address in the n-th window
 -- idempotency:{key}       hash   fingerprint and session of an earlier request (session:{id} has the key as `request`)
--- arrivals:{n}            string starts in the n-th ten seconds
+-- arrivals:{n}            string starts in the n-th bucket of ten seconds
 -- livekit:down            string why LiveKit does not answer, while it does not
 -- nodes:draining          set    nodes that take no more sessions      nodes  set    all nodes
 -- node:{id}               hash   the record of a node
 -- node:{id}:warm          set    its warm agents                       node:{id}:busy  set  its agents that have a session
 -- user:node:{user}        string the node that served the user last
 -- A further session of one user is queued as if it had come this much later.
--- include: addresses, admission, affinity, agents, arguments, clock, deadlines, dispatch, enter, events, inbox
+-- include: addresses, admission, affinity, agents, arguments, arrival_bucket, clock, deadlines, dispatch, enter, events, inbox
 -- include: live_session, memory, network_share, policy, rate_limit, rooms, take_warm
 -- defer: admit_from_queue
 local FAIRNESS_US = 60 * 1000000
@@ -127,7 +127,7 @@ if not agent then
   if crowded and not may_wait then return {'many', '', 'line', 0} end
 end
 
-local bucket = 'arrivals:' .. math.floor(NOW / 10000)
+local bucket = 'arrivals:' .. math.floor(NOW / (ARRIVAL_BUCKET_SECONDS * 1000))
 -- guard: arrivals
 if redis.call('INCR', bucket) == 1 then redis.call('EXPIRE', bucket, 180) end
 local id = agent or waiting_id

@@ -8,7 +8,7 @@
 -- alerts  hash  {name}: when it was sent as wrong (ms); {name}:since: since when it differs from what was sent
 -- pool:target string, pool:ready set, pool:breaker hash, pool:failing hash, outcomes:{n} hash, nodes set, nodes:draining set
 -- alert:{id} string, deadlines zset
--- include: alerts, breaker, clock, failing_calls, nodes, outcomes, records
+-- include: alerts, breaker, clock, failing_calls_limit, nodes, outcomes, records
 local EMPTY_MS, FILLED_MS = 15000, 5000
 local MOST_ERRORS, LEAST_SESSIONS, NORMAL_MS = 0.1, 10, 60000
 local wrong = {}

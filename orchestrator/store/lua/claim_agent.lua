@@ -8,14 +8,14 @@
 -- session:unbound  zset       session:{id}:events  stream       nodes, nodes:draining  set       node:{id}  hash
 -- node:{id}:busy  set       node:{id}:short  string       pool:starting  set
 -- include: boot_nodes, boot_phases, breaker, clock, count_by_node, deadlines, nodes, placement, policy
--- include: reason_breaker_open, reason_no_capacity, reasons, records
+-- include: reason_breaker_open, reason_no_capacity, reasons, records, session_id_start
 -- defer: exit_agent
 local id, me = ARGV[1], ARGV[2]
 local fields = redis.call('HMGET', KEYS[1], 'state', 'node', 'spawnedAt')
 if fields[1] ~= 'starting' then return {'gone', ''} end
 if fields[3] or (fields[2] and fields[2] ~= me) then return {'taken', ''} end
 -- Only the breaker's own probe boots while it is open.
-if breaker_open() and string.sub(id, 1, 8) == 'session_' then
+if breaker_open() and string.sub(id, 1, #SESSION_ID_START) == SESSION_ID_START then
   exit_agent(id, reason(BREAKER_OPEN, {detail = get('pool:breaker', 'cause')}))
   return {'gone', ''}
 end
