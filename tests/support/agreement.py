@@ -1,12 +1,19 @@
 """What Redis says of a node, beside what the machine says: when nothing happens any more, the two agree."""
 
+import asyncio
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import redis
 
+from orchestrator.errors import StoreUnavailable
+from orchestrator.operations.invariants import TRANSIENT, in_records
+from orchestrator.settings import Settings
+from orchestrator.states import BUSY_AGENT_STATES
+from orchestrator.store import Snapshot, Store, keys
 from tests.support.chaos import zombies
 from tests.support.node import Node
 
@@ -39,37 +46,31 @@ def records(raw: "redis.Redis") -> dict[str, dict[str, str]]:
         return dict(zip(ids, pipe.execute(), strict=True))
 
 
+async def _records_of(node: Node) -> tuple[Snapshot, list[str]]:
+    """Return the node's records, and in words what does not hold in them."""
+    async with Store(node.redis_url, name="agreement", keep_seconds=1) as store:
+        seen = await store.snapshot()
+    found = in_records(seen, Settings().policy)
+    return seen, [violation.text for violation in found if violation.code not in TRANSIENT]
+
+
 def disagreements(node: Node) -> list[str]:
-    """Return, in words, in what Redis and the machine differ or the pool is not at its target."""
-    with redis.Redis.from_url(node.redis_url, decode_responses=True, socket_timeout=5) as raw:
-        known, machine = records(raw), os_agents(node)
-        pool, target = raw.smembers("pool:ready"), int(raw.get("pool:target") or 0)
-        bound = sorted(raw.sunion("session:ready", "session:active"))
-        sessions = {session_id: raw.hgetall(f"session:{session_id}") for session_id in bound}
-        waiting = raw.smembers("session:starting") | set(raw.zrange("session:unbound", 0, -1))
-        booting = raw.smembers("pool:starting")
-    found = []
-    pids = sorted(int(fields.get("pid") or 0) for fields in known.values())
+    """Return, in words, in what Redis and the machine differ, what does not hold in Redis, and what is under way."""
+    machine = os_agents(node)
+    with ThreadPoolExecutor(1) as thread:  # the test may have an event loop of its own
+        seen, found = thread.submit(asyncio.run, _records_of(node)).result()
+    reading = seen.reading
+    pids = sorted(agent.pid or 0 for agent in reading.agents)
     if pids != machine:
         found.append(f"records have the pids {pids}, the machine has {machine}")
-    if len(pool) != target:
-        found.append(f"{len(pool)} agents are warm, the target is {target}")
-    if waiting or booting:
-        found.append(f"sessions {sorted(waiting)} wait, agents {sorted(booting)} boot")
-    serving: dict[str, str] = {}
-    for session_id, fields in sessions.items():
-        agent = fields.get("agentId", "")
-        if agent in serving:
-            found.append(f"{agent} serves {serving[agent]} and {session_id}")
-        serving[agent] = session_id
-        if known.get(agent, {}).get("sessionId") != session_id:
-            found.append(f"{session_id} is {fields.get('status')} with {agent}, which is {known.get(agent)}")
-    found += [
-        f"{agent} is {fields.get('state')} and serves nobody"
-        for agent, fields in known.items()
-        if agent not in pool and agent not in serving
-    ]
-    found += [f"{agent} is warm and serves {serving[agent]}" for agent in pool if agent in serving]
+    if reading.counts["pool"] != reading.counts["target"]:
+        found.append(f"{reading.counts['pool']} agents are warm, the target is {reading.counts['target']}")
+    waiting = reading.lists[keys.SESSION_STARTING] | reading.lists[keys.SESSION_UNBOUND]
+    if waiting or reading.lists[keys.POOL_STARTING]:
+        found.append(f"sessions {sorted(waiting)} wait, agents {sorted(reading.lists[keys.POOL_STARTING])} boot")
+    for agent in reading.agents:
+        if agent.state not in BUSY_AGENT_STATES and agent.id not in reading.lists[keys.POOL_READY]:
+            found.append(f"agent {agent.id} is {agent.state} and serves nobody")
     if dead := zombies(node.pids()):
         found.append(f"zombies: {dead}")
     return found
@@ -81,7 +82,7 @@ def agrees(node: Node, seconds: float = 15) -> float:
     while True:
         try:
             found = disagreements(node)
-        except redis.RedisError as failure:
+        except StoreUnavailable as failure:
             found = [repr(failure)]
         waited = time.monotonic() - begun
         if not found:

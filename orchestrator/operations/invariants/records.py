@@ -208,7 +208,7 @@ def _waits(seen: Snapshot) -> Iterator[Violation]:
     waiting += [("agent", agent.id, _AGENT_WAITS.get(agent.state)) for agent in seen.agents.values()]
     deadlines = seen.deadlines
     for kind, each, waits in waiting:
-        if waits and not any((wait, each) in deadlines for wait in waits):
+        if waits is not None and not any((wait, each) in deadlines for wait in waits):
             yield violation(Code.NO_DEADLINE, kind=kind, id=each, deadlines=" or ".join(f"{wait}|" for wait in waits))
 
 
