@@ -1,8 +1,10 @@
 """All errors that the orchestrator raises on purpose. An error without a message has its docstring as the message."""
 
+import math
+from collections.abc import Sequence
 from http import HTTPStatus
 
-from orchestrator.reasons import Reason
+from orchestrator.reasons import HealthWarning, Reason
 
 #: Exit code of a program that can never run with its settings (EX_CONFIG of sysexits.h): it is not started again. After
 #: any other exit code a program that has run is always started again.
@@ -18,10 +20,14 @@ class OrchestratorError(Exception):
     #: for the operator; callers get the sentence of the code instead.
     about_request = False
 
-    def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, detail: str = "", *, retry_after: float | None = None, warnings: Sequence[HealthWarning] = ()
+    ) -> None:
         self.detail = detail or " ".join((self.__doc__ or "").split())
         #: Seconds after which the same request may succeed.
         self.retry_after = retry_after
+        #: The warnings whose sentences are in `detail`.
+        self.warnings = warnings
         super().__init__(self.detail)
 
 
@@ -110,6 +116,11 @@ class RateLimited(OrchestratorError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "rate_limited"
     about_request = True
+
+    def __init__(self, limit: str = "Too many starts from this address", *, retry_after: float = 1.0) -> None:
+        #: The limit in words, without the time to wait.
+        self.limit = limit
+        super().__init__(f"{limit}; try again in {math.ceil(retry_after)} s.", retry_after=retry_after)
 
 
 class TooManySessions(OrchestratorError):
@@ -229,8 +240,8 @@ class BootElsewhere(OrchestratorError):
         super().__init__()
 
 
-class GivenUp(SpawnFailed):
-    """The agent was given up before it was spawned; whoever waits for one gets another."""
+class SpawnAbandoned(SpawnFailed):
+    """The agent was given up before it was spawned; the waiting session gets another."""
 
     code = "given_up"
 

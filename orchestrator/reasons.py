@@ -8,6 +8,7 @@ A row of the table:
 - `kind`: `end` (the session ended as it should), `failure` (it failed), `boot` (an agent did not boot), `death` (an
   agent's process ended unbidden), `leave` (an agent was told to leave, or left as it should);
 - `booting`: an agent that exits with it did not boot;
+- `failing`: an agent gives it when it lives but can serve no more: the next agents may fail for the same reason;
 - `text`: what the record says, `{signal}` and the like being parameters, `{cause}` the text of another code;
 - `prefix`: what stands before the text; the code itself in a failure;
 - `sentence`: what the operator reads of a session that failed with it, before the facts;
@@ -16,10 +17,13 @@ A row of the table:
 - `retry`: false where the same request cannot succeed later; `retry_after`: after so many seconds it may;
 - `remedy`: what the operator can do, and `see`, where more is told: docs/troubleshooting.md is made of these.
 
+In a template `[…]` is left out where one of its parameters is missing.
+
 This module imports the standard library only: everything else may depend on it.
 """
 
 import json
+import re
 import signal
 import tomllib
 from collections.abc import Mapping
@@ -29,6 +33,8 @@ from importlib import resources
 from typing import Any, Self
 
 Param = str | int | float
+#: The code of a warning and the parameters that make it another one.
+Subject = tuple[Param | None, ...]
 
 #: Longest text that a record keeps, in characters: an exception's may be of any size, and is kept several times.
 LONGEST = 1000
@@ -51,6 +57,7 @@ class Row:
     sentence: str = ""
     prefix: str = ""
     booting: bool = False
+    failing: bool = False
     told_as: str = ""
     caller: str = ""
     prefixed_for_callers: bool = False
@@ -80,12 +87,26 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class WarningRow:
+    """One warning of the table. A row without `text` is one that callers get in place of others."""
+
+    code: str
+    text: str = ""
+    remedy: str = ""
+    symptom: str = ""
+    caller: str = ""
+    about: tuple[str, ...] = ()
+    see: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """The whole table, by code."""
 
     reasons: Mapping[str, Row]
     problems: Mapping[str, Problem]
-    warnings: Mapping[str, str]  #: the sentences for callers
+    warnings: Mapping[str, WarningRow]
+    events: Mapping[str, str]  #: the sentences of what happens in a session
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +169,43 @@ class Reason:
         return None if not text else cls(fields.get(f"{name}Code", ""), params(fields.get(f"{name}Params")), text)
 
 
+@dataclass(frozen=True, slots=True)
+class HealthWarning:
+    """Something that the operator should look at."""
+
+    code: str
+    params: Mapping[str, Param] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return filled(table().warnings[self.code].text, self.params)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the API shows it."""
+        return {"code": self.code, "params": dict(self.params)}
+
+    @property
+    def subject(self) -> Subject:
+        """What two warnings have in common that are the same one, though a number or a cause in them has changed."""
+        return warning_subject(self.code, self.params)
+
+
+def warning_subject(code: str, parameters: Mapping[str, Param]) -> Subject:
+    """Return the code of a warning with the parameters that make it another one."""
+    row = table().warnings.get(code)
+    return (code, *(parameters.get(name) for name in row.about)) if row else (code,)
+
+
+def warn(code: str, **parameters: Param | None) -> HealthWarning:
+    """Return a warning of the table. A parameter that is None is not set. Raises `KeyError` for an unknown code."""
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return HealthWarning(table().warnings[code].code, given)
+
+
+def event_words(code: str, **parameters: Param | None) -> str:
+    """Return the sentence of an event. A parameter that is None is not set. Raises `KeyError` for an unknown code."""
+    return filled(table().events[code], {name: value for name, value in parameters.items() if value is not None})
+
+
 def because(code: str, **parameters: Param) -> Reason:
     """Return a reason of the table. Raises `KeyError` where there is no such code."""
     return Reason(table().reasons[code].code, parameters)
@@ -170,10 +228,10 @@ def exit_of(exit_code: int | None, number: int | None) -> Reason:
 def params(encoded: str | None) -> dict[str, Param]:
     """Return the parameters that a record holds as JSON; {} where they cannot be read."""
     try:
-        found = json.loads(encoded or "{}")
+        decoded = json.loads(encoded or "{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return decoded if isinstance(decoded, dict) else {}
 
 
 def for_callers(reason: Reason) -> Reason:
@@ -181,31 +239,35 @@ def for_callers(reason: Reason) -> Reason:
     row = table().reasons.get(reason.code) or table().reasons[OTHER]
     if row.told_as:
         row = table().reasons[row.told_as]
-    seen = {name: value for name, value in reason.params.items() if name in PUBLIC_PARAMS}
+    public = {name: value for name, value in reason.params.items() if name in PUBLIC_PARAMS}
     prefixed = row.kind == "failure" or row.prefixed_for_callers
-    sentence = filled(row.caller, seen)
-    return Reason(row.code, seen, f"{row.code}: {sentence}" if prefixed else sentence)
+    sentence = filled(row.caller, public)
+    return Reason(row.code, public, f"{row.code}: {sentence}" if prefixed else sentence)
 
 
 @cache
 def table() -> Table:
     """Return the table."""
-    found = tomllib.loads((resources.files("orchestrator") / "reasons.toml").read_text())
-    again = found["again"]
+    tables = tomllib.loads((resources.files("orchestrator") / "reasons.toml").read_text())
+    again = tables["again"]
 
     def spelled(row: dict[str, Any]) -> dict[str, Any]:
         return {name: value.replace("{again}", again) if name == "page" else value for name, value in row.items()}
 
-    problems = found["problem"]
+    problems = tables["problem"]
     for row in problems.values():
         like = problems[row.pop("like")] if "like" in row else {}
         for name in ("title", "page", "retry"):
             if name in like:
                 row.setdefault(name, like[name])
     return Table(
-        {code: Row(code=code, **spelled(row)) for code, row in found["reason"].items()},
+        {code: Row(code=code, **spelled(row)) for code, row in tables["reason"].items()},
         {code: Problem(code=code, **spelled(row)) for code, row in problems.items()},
-        {code: row["caller"] for code, row in found["warning"].items()},
+        {
+            code: WarningRow(code=code, **row | {"about": tuple(row.get("about", ()))})
+            for code, row in tables["warning"].items()
+        },
+        tables["event"],
     )
 
 
@@ -214,9 +276,18 @@ class _Shown(dict[str, str]):
         return "?"
 
 
+_NAME = re.compile(r"\{(\w+)\}")
+_OPTIONAL = re.compile(r"\[([^\[\]]+)\]")
+
+
 def filled(template: str, parameters: Mapping[str, Param]) -> str:
-    """Return a text of the table with its parameters; one that is not there is a question mark."""
-    return template.format_map(_Shown((name, _shown(value)) for name, value in parameters.items()))
+    """Return a text of the table with its parameters. One that is not there is a question mark; a part in brackets is
+    left out then."""
+
+    def kept(part: re.Match[str]) -> str:
+        return part[1] if parameters.keys() >= set(_NAME.findall(part[1])) else ""
+
+    return _OPTIONAL.sub(kept, template).format_map(_Shown((name, _shown(value)) for name, value in parameters.items()))
 
 
 def _shown(value: Param) -> str:
@@ -226,9 +297,9 @@ def _shown(value: Param) -> str:
 def _facts(row: Row, parameters: Mapping[str, Param]) -> str:
     cause = table().reasons.get(str(parameters.get("cause")))
     inner = filled(cause.text, parameters) if cause else ""
-    said = [filled(row.text, {**parameters, "cause": inner}), _shown(parameters.get("detail", ""))]
+    parts = [filled(row.text, {**parameters, "cause": inner}), _shown(parameters.get("detail", ""))]
     attempts = f" (after {parameters['attempts']} attempts)" if "attempts" in parameters else ""
-    return ": ".join(filter(None, said)) + attempts
+    return ": ".join(filter(None, parts)) + attempts
 
 
 def signals() -> dict[int, str]:

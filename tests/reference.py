@@ -5,6 +5,7 @@ A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def _route(route: Schema, schemas: Schema) -> Iterator[str]:
 
 
 def _answer(status: str, response: Schema, schemas: Schema, shown: Schema) -> Iterator[str]:
-    """Yield what an answer holds; `shown` is the schema that stands above it already."""
+    """Yield the fields of an answer; `shown` is the schema that is printed above it already."""
     meaning = "" if response["description"] == "Successful Response" else f" {response['description']}"
     kinds = ", ".join(f"`{kind}`" for kind in response.get("content", {}) if kind != "application/json")
     schema = _schema(response, schemas)
@@ -148,13 +149,23 @@ def _means(row: reasons.Row) -> str:
     return re.sub(r"\{\w+\}", "…", _cell(row.sentence or row.text or row.caller))
 
 
+def warnings(symptom: str) -> str:
+    """Return the warnings of a section, what each says and what to do about it."""
+    lines = ["| code | warning | what to do |", "|---|---|---|"]
+    for row in reasons.table().warnings.values():
+        if row.symptom == symptom:
+            text = re.sub(r"\{\w+\}", "…", row.text)
+            lines.append(f"| `{row.code}` | `{_cell(text)}` | {_printed(row)} |")
+    return "\n".join(lines)
+
+
 def problems() -> str:
     """Return every code of an error, and what to do about it."""
     rows = [f"| `{code}` | {_printed(each)} |" for code, each in reasons.table().problems.items()]
     return "\n".join(["| code | what to do |", "|---|---|", *rows])
 
 
-def _printed(row: reasons.Row | reasons.Problem) -> str:
+def _printed(row: reasons.Row | reasons.Problem | reasons.WarningRow) -> str:
     """Return a remedy as a document prints it: a command works from the root of the repository."""
     text = re.sub(r"(?<!`)\b[A-Z]+(?:_[A-Z]+)+\b(?!`)", r"`\g<0>`", row.remedy)
     text = text.replace("`orchestrator ", "`.venv/bin/orchestrator ")
@@ -162,7 +173,7 @@ def _printed(row: reasons.Row | reasons.Problem) -> str:
 
 
 def _told(row: reasons.Row) -> str:
-    """Return what callers read of a reason, or the code that they are told instead."""
+    """Return the callers' text of a reason, or the code that replaces it."""
     return f"`{row.told_as}`" if row.told_as else reasons.for_callers(because(row.code, seconds="N")).text
 
 
@@ -185,6 +196,10 @@ PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/metrics.md", "metrics"): metrics.table,
     ("docs/states.md", "rows"): state_tables.tables,
     ("docs/testing.md", "guards"): guards,
+    **{
+        ("docs/troubleshooting.md", f"warnings: {symptom}"): partial(warnings, symptom)
+        for symptom in ("start", "boot", "silent", "break", "node", "redis", "memory")
+    },
     ("docs/troubleshooting.md", "reasons"): remedies,
     ("docs/troubleshooting.md", "problems"): problems,
 }

@@ -49,7 +49,7 @@ export function Waiting({ call, onCancel }: { call: Call; onCancel: () => void }
 }
 
 function Queued({ line, onCancel }: { line: Extract<Call, { step: "queued" }>["line"]; onCancel: () => void }) {
-  const wait = about(line?.estimatedWait);
+  const wait = about(line?.estimatedWaitSeconds);
   return (
     <section className="stage">
       <div className="orb ring" aria-hidden="true">

@@ -15,7 +15,7 @@ export interface Started extends Session {
   /** The user had it already: an earlier start, of whichever page, began it. */
   existing?: boolean;
   position?: number;
-  estimatedWait?: string;
+  estimatedWaitSeconds?: number;
 }
 
 export interface SessionEvent {
@@ -31,7 +31,7 @@ export interface SessionEvent {
 export interface Snapshot {
   status: string;
   position?: number;
-  estimatedWait?: string;
+  estimatedWaitSeconds?: number;
   reasonCode?: string;
   reasonParams?: Record<string, string | number>;
   events: SessionEvent[];

@@ -110,7 +110,7 @@ describe("a call", () => {
   });
 
   it("waits in line with the microphone off, and opens it when it is served", async () => {
-    stage.api.start.mockResolvedValue({ ...READY, status: "queued", position: 2, estimatedWait: "9s" });
+    stage.api.start.mockResolvedValue({ ...READY, status: "queued", position: 2, estimatedWaitSeconds: 9 });
     stage.snapshot = { status: "queued", position: 2, events: [] };
     stage.caller.press();
     await stage.until("queued");

@@ -53,9 +53,9 @@ describe("following a session", () => {
   });
 
   it("tells the place in line", async () => {
-    const line = `event: position\ndata: {"position": 2, "estimatedWait": "9s"}\n\n`;
+    const line = `event: position\ndata: {"position": 2, "estimatedWaitSeconds": 9}\n\n`;
     const found = await told({ events: () => sse(line, message("2-0", { at: 3, state: "ended" })) });
-    expect(found.lines).toEqual([{ position: 2, estimatedWait: "9s" }]);
+    expect(found.lines).toEqual([{ position: 2, estimatedWaitSeconds: 9 }]);
   });
 
   it("resumes after what it has heard, and tells nothing twice", async () => {
@@ -75,13 +75,13 @@ describe("following a session", () => {
 
   it("polls when there are no events, and tells the same", async () => {
     const looks: Snapshot[] = [
-      { status: "queued", position: 2, estimatedWait: "5s", events: [{ at: 0, state: "queued", position: 2 }] },
+      { status: "queued", position: 2, estimatedWaitSeconds: 5, events: [{ at: 0, state: "queued", position: 2 }] },
       { status: "ready", events: [{ at: 0, state: "queued", position: 2 }, { at: 4, state: "ready" }] },
       { status: "ended", reasonCode: "stopped", events: [] },
     ];
     const found = await told({ look: () => looks.shift()! });
     expect(found.events).toEqual(["queued", "ready", "ended"]);
-    expect(found.lines).toEqual([{ position: 2, estimatedWait: "5s" }]);
+    expect(found.lines).toEqual([{ position: 2, estimatedWaitSeconds: 5 }]);
     expect(found.after).toHaveLength(2);
   });
 

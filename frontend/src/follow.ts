@@ -20,7 +20,7 @@ const OVER = new Set(["ended", "error"]);
 /** Returns when the session is over or the signal is given; never throws. */
 export async function follow(api: Api, session: Session, to: Following, signal: AbortSignal): Promise<void> {
   const told = new Told(to);
-  if ((await stream(api, session, told, signal)) !== "given up") return;
+  if ((await stream(api, session, told, signal)) !== "given_up") return;
   while (!signal.aborted && !told.over) {
     await look(api, session, told, signal);
     if (!told.over) await pause(told.served ? PATIENCE.pollCalm : PATIENCE.poll, signal);
@@ -78,14 +78,14 @@ async function stream(api: Api, session: Session, told: Told, signal: AbortSigna
 
 async function look(api: Api, session: Session, told: Told, signal: AbortSignal): Promise<void> {
   try {
-    const { status, events, position, estimatedWait, ...why } = await api.look(session, signal);
+    const { status, events, position, estimatedWaitSeconds, ...why } = await api.look(session, signal);
     for (const event of events) told.event(event);
-    if (position !== undefined) told.line({ position, estimatedWait });
+    if (position !== undefined) told.line({ position, estimatedWaitSeconds });
     if (OVER.has(status)) told.event({ at: Number.POSITIVE_INFINITY, state: status, ...why });
   } catch (failure) {
     const gone = failure instanceof Refused && failure.problem.status === 404;
     if (gone) told.event({ at: Number.POSITIVE_INFINITY, state: "error", reasonCode: "not_found" });
-    // Anything else may pass: the next look tells.
+    // Anything else may pass: the next poll shows it.
   }
 }
 

@@ -17,8 +17,8 @@ describe("the way to the room", () => {
     call = next(call, { type: "allowed" });
     call = next(call, event("queued", { position: 3 }));
     expect(call).toEqual({ step: "queued", line: { position: 3 } });
-    call = next(call, { type: "line", line: { position: 2, estimatedWait: "9s" } });
-    expect(call).toEqual({ step: "queued", line: { position: 2, estimatedWait: "9s" } });
+    call = next(call, { type: "line", line: { position: 2, estimatedWaitSeconds: 9 } });
+    expect(call).toEqual({ step: "queued", line: { position: 2, estimatedWaitSeconds: 9 } });
     call = next(call, event("starting"));
     call = next(call, event("boot", { phase: "process" }));
     expect(call).toEqual({ step: "starting", phase: "process" });

@@ -12,14 +12,15 @@ export interface Failure extends Ending {
   retryAfter?: number;
   /** Trying again as it is cannot help. */
   final?: boolean;
-  /** What to tell whoever runs the service. */
+  /** The id to give to the operator. */
   requestId?: string;
 }
 
 /** A place in the waiting line. */
 export interface Line {
   position: number;
-  estimatedWait?: string | undefined;
+  /** Null or missing where nothing was measured yet. */
+  estimatedWaitSeconds?: number | null | undefined;
 }
 
 /** Something that the user is told while the call goes on. */

@@ -34,6 +34,10 @@ describe("what the user reads", () => {
     ["constructor", "No agent came"],
   ])("of a failure: %s", (reasonCode, title) => expect(failed({ reasonCode }).title).toBe(title));
 
+  it("of a failure that it does not know, with the table's words for one", () => {
+    expect(failed({ reasonCode: "of_tomorrow" }).text).toBe(codes.problems.internal_error.page);
+  });
+
   it("of an agent that is lost in a call", () => {
     expect(failed({}, true).title).toBe("The agent was lost");
   });
@@ -97,7 +101,7 @@ describe("what the user reads", () => {
   });
 
   it("of an estimate", () => {
-    expect(["2.5s", "48s", "180s", undefined].map(about)).toEqual(["a few seconds", "48 seconds", "3 minutes", ""]);
+    expect([2.5, 48, 180, null, undefined].map(about)).toEqual(["a few seconds", "48 seconds", "3 minutes", "", ""]);
   });
 
   it("of a length", () => expect([duration(9.4), duration(61)]).toEqual(["9 s", "1 min 1 s"]));

@@ -33,20 +33,22 @@ export const NOTICES: Record<Notice, string> = {
   microphone: "Your microphone stopped. Choose another one below, or plug it in again.",
 };
 
-const AGAIN = "Please try again; if it stays so, tell whoever runs this service.";
-
 /** Why a call is over that ended as it should. The server's words are not shown: the code has words of its own. */
 export function ended({ reasonCode, reasonParams }: Over = {}): Ending {
   const row = found(REASONS, reasonCode);
   const { title = "Call ended", page = "The call is over." } = row?.kind === "end" ? row : {};
-  return { title, text: page.replace("{seconds}", about(reasonParams?.seconds)) };
+  return { title, text: page.replace("{seconds}", about(number(reasonParams?.seconds))) };
+}
+
+function number(param: string | number | undefined): number | undefined {
+  return typeof param === "number" ? param : undefined;
 }
 
 /** What a session's error means to its user. */
 export function failed({ reasonCode }: Over = {}, talking = false): Failure {
   const row = found(REASONS, reasonCode);
   if (row?.kind === "failure") return failure(row);
-  return talking ? failure(REASONS.agent_lost!) : { title: "No agent came", text: `Something failed. ${AGAIN}` };
+  return talking ? failure(REASONS.agent_lost!) : { ...failure(PROBLEMS.internal_error!), title: "No agent came" };
 }
 
 function found(rows: Readonly<Record<string, Row>>, code = ""): Row | undefined {
@@ -72,7 +74,7 @@ export function refused(failed: unknown): Failure {
   const known = found(PROBLEMS, code);
   const told = failure(known ?? PROBLEMS[like(status)]!);
   if (retryAfter !== undefined && !told.final) told.retryAfter = retryAfter;
-  // By it whoever runs the service finds out what it was.
+  // The operator finds the cause by it.
   if (requestId !== undefined && (!known || status >= 500)) told.requestId = requestId;
   return told;
 }
@@ -141,10 +143,9 @@ export function duration(seconds: number): string {
   return `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
-/** Some seconds, or an estimate as the server writes it (`48s`), as people say it; nothing when there is none. */
-export function about(estimate: string | number | undefined): string {
-  const seconds = Number.parseFloat(String(estimate ?? ""));
-  if (Number.isNaN(seconds)) return "";
+/** A rough length of time in words; nothing where the length is unknown. */
+export function about(seconds: number | null | undefined): string {
+  if (seconds === null || seconds === undefined) return "";
   if (seconds < 10) return "a few seconds";
   return seconds < 90 ? `${Math.round(seconds)} seconds` : `${Math.round(seconds / 60)} minutes`;
 }

@@ -32,11 +32,12 @@ class AgentLogsReply(Reply):
             "agentId": SESSION, "pid": 4242, "node": "node-1", "status": "exited",
             "cause": "boot_error: exited with code 1: ModuleNotFoundError: No module named 'my_agent'", "exitCode": 1,
         },
-        logs=["ModuleNotFoundError: No module named 'my_agent'", "[agent exited with code 1]"],
+        logs=["ModuleNotFoundError: No module named 'my_agent'", "[agent exited with code 1]"], complete=True,
     )  # fmt: skip
     agent_id: str
     agent: AgentRecord | None = Field(default=None, description="Missing when only the log is kept.")
     logs: list[str]
+    complete: bool = Field(description="No more lines follow: the agent has exited, and its last line is there.")
 
 
 async def _agent(agent_id: SessionPath, services: ServicesDep) -> Agent | None:
@@ -56,9 +57,10 @@ async def logs(
 ) -> AgentLogsReply:
     """Return the log of one agent process, oldest line first; also of an agent that did not boot, for
     `SESSION_KEEP_SECONDS`."""
-    return AgentLogsReply(
-        agent_id=agent_id, agent=agent and agent_record(agent), logs=await services.store.logs(agent_id, limit)
-    )
+    # Read before the lines: every line that it speaks of is then among them.
+    complete = await services.store.logs_closed([agent_id])
+    lines = await services.store.logs(agent_id, limit)
+    return AgentLogsReply(agent_id=agent_id, agent=agent and agent_record(agent), logs=lines, complete=complete)
 
 
 @router.get(
@@ -72,7 +74,9 @@ async def log_events(
     agent_id: SessionPath, services: ServicesDep, last_event_id: Place = ""
 ) -> AsyncIterator[ServerSentEvent]:
     """Push what one agent process prints, in the same form as a session's logs."""
-    seen = log_stream.place(last_event_id)
+    sent_up_to = log_stream.parse_position(last_event_id)
     with contextlib.suppress(StoreUnavailable):  # the client reconnects
-        async for event in log_stream.follow(services.store, log_stream.of_agent(agent_id), seen, services.feed.closed):
+        async for event in log_stream.follow(
+            services.store, log_stream.of_agent(agent_id), sent_up_to, services.feed.closed
+        ):
             yield event

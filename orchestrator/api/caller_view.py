@@ -3,14 +3,22 @@
 The fields that callers get are listed here one by one, so that a new field is the operator's until it is added.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic.alias_generators import to_camel
 
 from orchestrator.api import caller_words
-from orchestrator.api.schemas.health import BreakerReply, HealthReply, NodeBrief
+from orchestrator.api.schemas.health import (
+    BreakerReply,
+    HealthReply,
+    NodeBrief,
+    RedisHealth,
+    ServiceHealth,
+    WarningCode,
+)
 from orchestrator.api.schemas.sessions import Event, SessionReply
+from orchestrator.reasons import OTHER
 
 #: What belongs to an event, its reason and its cause aside.
 _EVENT = frozenset({"id", "at", "state", "phase", "position", "agentId", "event", "toldNext"})
@@ -20,8 +28,8 @@ def event(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return an event of a session as callers get it."""
     visible = {name: value for name, value in fields.items() if name in _EVENT}
     for name, words in (("reason", caller_words.reason), ("cause", caller_words.cause)):
-        found = words(fields.get(name), fields.get(f"{name}Code"), fields.get(f"{name}Params"))
-        visible |= {to_camel(field): value for field, value in found.items() if value is not None}
+        named = words(fields.get(name), fields.get(f"{name}Code"), fields.get(f"{name}Params"))
+        visible |= {to_camel(field): value for field, value in named.items() if value is not None}
     return visible
 
 
@@ -31,7 +39,7 @@ def session(reply: SessionReply) -> SessionReply:
         agent.model_copy(update=caller_words.cause(agent.cause, agent.cause_code, agent.cause_params))
         for agent in reply.agents
     ]
-    events = reply.events and [Event.model_validate(event(found.model_dump(by_alias=True))) for found in reply.events]
+    events = reply.events and [Event.model_validate(event(each.model_dump(by_alias=True))) for each in reply.events]
     return reply.model_copy(
         update={
             **caller_words.reason(reply.reason, reply.reason_code, reply.reason_params),
@@ -45,14 +53,15 @@ def session(reply: SessionReply) -> SessionReply:
 
 def health(reply: HealthReply) -> HealthReply:
     """Return a node's health as callers get it: counts, and that something is wrong, but not why."""
+    codes = _warning_codes(reply)
     return HealthReply(
         status=reply.status,
         version=reply.version,
         access=reply.access,
         sessions=reply.sessions,
-        redis={name: reply.redis[name] for name in ("ok", "latencyMs")},
+        redis=RedisHealth(ok=reply.redis.ok, latency_ms=reply.redis.latency_ms),
         celery=reply.celery,
-        livekit={"ok": reply.livekit["ok"]},
+        livekit=ServiceHealth(ok=reply.livekit.ok),
         breaker=BreakerReply(
             state=reply.breaker.state, failures=reply.breaker.failures, retry_in=reply.breaker.retry_in
         ),
@@ -62,20 +71,13 @@ def health(reply: HealthReply) -> HealthReply:
         },
         doors={},
         stats=reply.stats,
-        warnings=[caller_words.WARNINGS[code] for code in _warnings(reply)],
+        warnings=[caller_words.WARNINGS[code] for code in codes],
+        warning_codes=[WarningCode(code=code) for code in codes],
     )
 
 
-def _warnings(reply: HealthReply) -> Iterator[str]:
-    """Yield the codes of what is wrong, from the typed fields; the operator's warnings are not parsed."""
-    wrong = {
-        "store_unavailable": not reply.redis["ok"],
-        "livekit_unavailable": not reply.livekit["ok"],
-        "agents_do_not_boot": reply.breaker.state != "closed",
-        "no_nodes": not reply.nodes,
-        "host_unavailable": any(not node.host for node in reply.nodes.values()),
-        "draining": any(node.draining for node in reply.nodes.values()),
-    }
-    yield from (code for code, is_wrong in wrong.items() if is_wrong)
-    if reply.warnings and not any(wrong.values()):
-        yield "other"
+def _warning_codes(reply: HealthReply) -> list[str]:
+    """Return the codes of what is wrong that have a sentence for callers, each once, in the order of the table."""
+    found = {each.code for each in reply.warning_codes}
+    known = [code for code in caller_words.WARNINGS if code in found]
+    return known or ([OTHER] if found else [])

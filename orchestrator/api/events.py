@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
+from pydantic.alias_generators import to_camel
 
 from orchestrator.api import caller_view
 from orchestrator.api.access import Role
@@ -17,7 +18,7 @@ from orchestrator.api.change_feed import wait_for_event
 from orchestrator.api.dependencies import CallerDep, ServicesDep, SessionDep, any_caller
 from orchestrator.api.gate import gated
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas.base import in_words
+from orchestrator.api.schemas.base import wait_fields
 from orchestrator.api.services import Services
 from orchestrator.errors import StoreUnavailable
 from orchestrator.models import Session
@@ -111,11 +112,11 @@ async def _messages(
             yield message
         if over:
             return
-        left = sent_at + PING_SECONDS - time.monotonic()
-        await wait_for_event(changed, min(left, POSITION_SECONDS) if waits else left)
+        remaining = sent_at + PING_SECONDS - time.monotonic()
+        await wait_for_event(changed, min(remaining, POSITION_SECONDS) if waits else remaining)
 
 
 async def _position(services: Services, session: Session) -> dict[str, Any]:
     position = await services.store.position(session.id) or 1
     wait = await services.assigner.estimated_wait(session.status, position)
-    return {"position": position, "estimatedWait": in_words(wait)}
+    return {"position": position} | {to_camel(name): value for name, value in wait_fields(wait).items()}

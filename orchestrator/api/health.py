@@ -11,12 +11,22 @@ from orchestrator.api.access import Role
 from orchestrator.api.dependencies import ServicesDep
 from orchestrator.api.problems import PROBLEM_RESPONSES
 from orchestrator.api.schemas.base import Reply, example, why
-from orchestrator.api.schemas.health import BreakerReply, HealthReply, NodeHealth, RegistrationReply
+from orchestrator.api.schemas.health import (
+    BreakerReply,
+    HealthReply,
+    NodeHealth,
+    RedisHealth,
+    RegistrationReply,
+    ServiceHealth,
+    WarningCode,
+)
 from orchestrator.api.services import Services
 from orchestrator.errors import Draining, HostUnavailable, NotSetUp, NotWarm, StoreUnavailable
 from orchestrator.machine.memory import limit_bytes
 from orchestrator.operations import kill_window, reach, restarts, sharing, sizing
+from orchestrator.reasons import HealthWarning, warn
 from orchestrator.store import Breaker, Node, Reading, Registration
+from orchestrator.store.constants import FAILING_CALLS
 from orchestrator.store.keys import CELERY_QUEUE
 from orchestrator.store.refusals import RETRY_SECONDS as REFUSED_SECONDS
 from orchestrator.task_queue.app import WEDGED_SECONDS
@@ -26,8 +36,6 @@ router = APIRouter(tags=["health"], responses=PROBLEM_RESPONSES)
 
 #: Seconds for which a lost registration with LiveKit is no warning: it is renewed soon after LiveKit's return.
 REGISTRATION_SECONDS = 10
-#: Calls in a row that lost a living agent, from which on it is a warning; the store sends its alert then too.
-FAILING_CALLS = 3
 
 
 class Alive(Reply):
@@ -57,7 +65,7 @@ async def readyz(services: ServicesDep) -> Alive:
         raise HostUnavailable("No node with an agent host and a Celery worker lives.", retry_after=5)
     if not reading.configured:
         raise NotSetUp(retry_after=2)
-    if not services.proven and not (node.warm or node.busy) and reading.target and not node.short:
+    if not services.proven and not (node.warm or node.busy) and reading.target and not node.memory_shortage:
         cause = f" ({reading.boot_error})" if reading.boot_error else ""
         raise NotWarm(f"No agent of node {node.id} is warm yet{cause}.", retry_after=2)
     services.proven = True
@@ -75,8 +83,9 @@ async def health(request: Request, services: ServicesDep) -> HealthReply:
         return reply if caller.role is Role.ADMIN else caller_view.health(reply)
     except StoreUnavailable as failure:
         # What is in Redis is unknown now; how this node's programs are doing is not.
-        detail = "; ".join([failure.detail, *restarts.troubles(services.settings.run_dir)])
-        raise StoreUnavailable(detail, retry_after=failure.retry_after) from failure
+        found = restarts.troubles(services.settings.run_dir)
+        detail = "; ".join([failure.detail, *map(str, found)])
+        raise StoreUnavailable(detail, retry_after=failure.retry_after, warnings=found) from failure
 
 
 def describe_health(services: Services, reading: Reading) -> HealthReply:
@@ -88,30 +97,32 @@ def describe_health(services: Services, reading: Reading) -> HealthReply:
         version=__version__,
         access="open" if services.access.open else "keys",
         sessions=reading.counts | {"max": reading.max_sessions or 0},
-        redis={"ok": refusal is None, "latencyMs": round(reading.server.latency * 1000, 2)}
-        | ({"trouble": refusal} if refusal else {}),
+        redis=RedisHealth(
+            ok=refusal is None, trouble=refusal or None, latency_ms=round(reading.server.latency * 1000, 2)
+        ),
         celery={"queue": reading.queues[CELERY_QUEUE]},
-        livekit={"ok": trouble is None} | ({"trouble": trouble} if trouble else {}),
+        livekit=ServiceHealth(ok=trouble is None, trouble=trouble or None),
         breaker=describe_breaker(reading.breaker),
         sizing=reading.sizing,
         nodes={name: NodeHealth.model_validate(node) for name, node in reading.nodes.items()},
         doors={name: RegistrationReply.model_validate(each) for name, each in reading.registrations.items()},
         stats=dict(reading.stats),
-        warnings=warnings,
+        warnings=[str(warning) for warning in warnings],
+        warning_codes=[WarningCode.model_validate(warning.as_json()) for warning in warnings],
     )
 
 
-def _warnings(services: Services, reading: Reading) -> Iterator[str]:
+def _warnings(services: Services, reading: Reading) -> Iterator[HealthWarning]:
     """Yield all warnings."""
     if reading.server.refusal:
-        yield f"no call can start, and none is recorded: {reading.server.refusal}"
+        yield warn("store_unavailable", detail=reading.server.refusal)
     yield from restarts.troubles(services.settings.run_dir)
     yield from _nodes_troubles(reading, services.settings.node_id)
     if reading.target and not reading.counts["pool"] and not reading.counts["booting"]:
-        yield "the pool is empty and nothing is booting"
+        yield warn("pool_empty")
     yield from _agents_troubles(reading)
     if reading.livekit_trouble:
-        yield f"starts are refused: {reading.livekit_trouble}"
+        yield warn("livekit_unavailable", detail=reading.livekit_trouble)
     for registration in reading.registrations.values():
         if warning := _registration_trouble(registration, reading.now):
             yield warning
@@ -119,42 +130,36 @@ def _warnings(services: Services, reading: Reading) -> Iterator[str]:
     yield from redis_memory.warnings(reading.server.memory, limit_bytes() if embedded else None)
     yield from _settings_troubles(services)
     if (queued := reading.queues[CELERY_QUEUE]) > 20:
-        yield f"{queued} Celery tasks are waiting"
+        yield warn("tasks_wait", tasks=queued)
 
 
-def _nodes_troubles(reading: Reading, own_id: str) -> Iterator[str]:
+def _nodes_troubles(reading: Reading, own_id: str) -> Iterator[HealthWarning]:
     """Yield the warnings about each node, and about the differences between them."""
     if not reading.nodes:
-        yield "no Celery worker has reported for 10 s: cold starts and pool refills are stalled"
+        yield warn("no_nodes")
     for node in reading.nodes.values():
         yield from _node_troubles(node, own=node.id == own_id)
     yield from sharing.troubles(reading.nodes)
 
 
-def _agents_troubles(reading: Reading) -> Iterator[str]:
+def _agents_troubles(reading: Reading) -> Iterator[HealthWarning]:
     """Yield the warnings about agents that are not started, do not boot, or fail in calls."""
     breaker = reading.breaker
     if reading.memory_shortage:
-        yield f"no agent is started, and a start that finds no warm one waits in line: {reading.memory_shortage}"
+        yield warn("memory_short", detail=reading.memory_shortage)
     if reading.boot_error:
-        log = f"; see: orchestrator logs {reading.boot_error_agent}" if reading.boot_error_agent else ""
-        yield f"the last agent did not boot: {reading.boot_error}{log}"
+        yield warn("boot_failed", detail=reading.boot_error, agentId=reading.boot_error_agent or None)
     if breaker.state != "closed":
-        yield (
-            f"the breaker is {breaker.state} after {breaker.failures} failed boots; the next attempt is in "
-            f"{breaker.retry_seconds:.0f} s, or at once by: orchestrator breaker --close"
-        )
+        seconds = round(breaker.retry_seconds)
+        yield warn("agents_do_not_boot", state=breaker.state, failures=breaker.failures, seconds=seconds)
     if reading.failing_calls >= FAILING_CALLS:
-        yield (
-            f"agents live and serve no more, in the last {reading.failing_calls} calls in a row: "
-            f"{reading.failing_cause}"
-        )
+        yield warn("calls_fail", calls=reading.failing_calls, detail=reading.failing_cause)
 
 
-def _settings_troubles(services: Services) -> Iterator[str]:
+def _settings_troubles(services: Services) -> Iterator[HealthWarning]:
     """Yield the warnings about settings that do not fit this node's machine or its environment."""
     if not services.settings.redis.verify:
-        yield sharing.UNVERIFIED
+        yield warn("redis_unverified")
     # guard: livekit-unreachable
     yield from reach.troubles(services.settings, os.environ)
     if kill := kill_window.warning(services.settings, os.environ):
@@ -163,31 +168,34 @@ def _settings_troubles(services: Services) -> Iterator[str]:
         yield tight
 
 
-def _node_troubles(node: Node, *, own: bool) -> Iterator[str]:
+def _node_troubles(node: Node, *, own: bool) -> Iterator[HealthWarning]:
     """Yield the warnings about one node."""
     if node.twin:
-        yield f"two nodes call themselves {node.id}: give each a NODE_ID of its own"
+        yield warn("node_id_taken", node=node.id)
     if not node.host:
-        yield f"node {node.id} has no agent host"
+        yield warn("host_unavailable", node=node.id)
     if node.host_warning:
-        yield f"the agent host of node {node.id}: {node.host_warning}"
+        yield warn("not_preloaded", node=node.id, detail=node.host_warning)
     if node.draining:
-        yield f"node {node.id} drains"
+        yield warn("draining", node=node.id)
     # This node reads its own restarts from its disk, also while its Celery worker is what is restarted.
     if node.restarted and not own:
-        yield f"node {node.id}: {node.restarted}"
+        yield warn("node_program_restarts", node=node.id, detail=node.restarted)
     if node.canary_age > WEDGED_SECONDS:
-        yield f"the Celery worker of node {node.id} has consumed nothing for {node.canary_age} s"
+        yield warn("worker_stuck", node=node.id, seconds=node.canary_age)
 
 
-def _registration_trouble(registration: Registration, now: float) -> str | None:
+def _registration_trouble(registration: Registration, now: float) -> HealthWarning | None:
     """Return why LiveKit cannot dispatch to a node, once that has lasted; None when it can."""
     away = now - registration.since
     if registration.registered or away <= REGISTRATION_SECONDS:
         return None
-    return (
-        f"node {registration.node} has not been registered with LiveKit for {away:.0f} s, and gets no dispatch of "
-        f"{registration.agent_name}: {registration.error or 'it has not tried yet'}"
+    return warn(
+        "not_registered",
+        node=registration.node,
+        seconds=round(away),
+        agentName=registration.agent_name,
+        detail=registration.error or "it has not tried yet",
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from orchestrator.reasons import HealthWarning, warn
 from orchestrator.store.records import MemoryUse
 
 #: The share of the memory that Redis may use from which on there is a warning.
@@ -10,16 +11,10 @@ NEARLY_FULL = 0.8
 KEEPS_ALL = "noeviction"
 
 
-def warnings(use: MemoryUse, here: int | None) -> Iterator[str]:
+def warnings(use: MemoryUse, here: int | None) -> Iterator[HealthWarning]:
     """Yield the warnings. `here`: bytes that an embedded Redis may use; None for one elsewhere."""
     if use.policy not in {"", KEEPS_ALL}:
-        yield (
-            f"Redis drops keys when its memory is full (maxmemory-policy {use.policy}), and with them sessions that go "
-            f"on: set maxmemory-policy to {KEEPS_ALL}"
-        )
-    bounds = [bound for bound in (use.most, use.machine, here or 0) if bound]
+        yield warn("redis_evicts", policy=use.policy)
+    bounds = [bound for bound in (use.limit, use.machine_total, here or 0) if bound]
     if bounds and use.used > NEARLY_FULL * min(bounds):
-        yield (
-            f"Redis uses {use.used >> 20} of the {min(bounds) >> 20} MiB that it may have; when it is full no session "
-            "starts: give it more, or lower SESSION_KEEP_COUNT, SESSION_KEEP_SECONDS or LOG_LINES"
-        )
+        yield warn("redis_nearly_full", usedMib=use.used >> 20, limitMib=min(bounds) >> 20)

@@ -22,7 +22,7 @@ from orchestrator.api.dependencies import (
 from orchestrator.api.gate import Limit, gated, idempotency_key
 from orchestrator.api.history import marked
 from orchestrator.api.problems import PROBLEM_RESPONSES
-from orchestrator.api.schemas.base import WAITING, in_words, why
+from orchestrator.api.schemas.base import WAITING, wait_fields, why
 from orchestrator.api.schemas.sessions import (
     AgentRecord,
     Event,
@@ -59,7 +59,7 @@ starting = APIRouter(
 _WAITING_EXAMPLE = {
     "success": True, "sessionId": WAITING, "status": "starting", "prewarmed": False, "latency": "2.1ms",
     "message": "An agent is being started. Poll /api/session/:id until it is ready.",
-    "taskId": WAITING, "estimatedWait": "0.1s",
+    "taskId": WAITING, "estimatedWait": "0.1s", "estimatedWaitSeconds": 0.1,
 }  # fmt: skip
 _WAITING: dict[str, Any] = {
     "model": StartReply,
@@ -111,7 +111,7 @@ async def start(body: StartRequest, request: Request) -> Response:
         existing=started.existing or None,
         task_id=started.session_id if started.spawn else None,
         position=started.position,
-        estimated_wait=in_words(started.estimated_wait),
+        **wait_fields(started.estimated_wait),
     )
     content = reply.model_dump_json(by_alias=True, exclude_none=True, exclude={"client_secret"})
     status = 202 if started.status in {SessionState.STARTING, SessionState.QUEUED} else 200
@@ -121,7 +121,7 @@ async def start(body: StartRequest, request: Request) -> Response:
 
 
 async def _own_session(services: Services, caller: Caller, user_id: str, newest: Started) -> Started:
-    """Return the live session of a user that the caller has begun. Raises `UserHasSession` when there is none."""
+    """Return the user's live session that the caller has begun. Raises `UserHasSession` if there is none."""
     if services.access.began(caller, newest.session_id):
         return newest
     for session_id in await services.store.sessions_of(user_id):
@@ -139,11 +139,11 @@ def _answer(content: str, status: int, secret: str) -> Response:
 async def _first_answer(services: Services, key: str, secret: str) -> Response | None:
     """Wait for the answer to the first request with this key; None when there is none in time."""
     deadline = time.monotonic() + FIRST_ANSWER_SECONDS
-    while (kept := await services.store.kept_answer(key)) is None:
+    while (answer := await services.store.kept_answer(key)) is None:
         if time.monotonic() > deadline:
             return None
         await asyncio.sleep(FIRST_ANSWER_SECONDS / 100)
-    status, _, content = kept.partition(" ")
+    status, _, content = answer.partition(" ")
     return _answer(content, int(status), secret)
 
 
@@ -157,7 +157,8 @@ async def get_session(session: SessionDep, services: ServicesDep, caller: Caller
     reply = describe(session)
     if session.status in {SessionState.QUEUED, SessionState.STARTING}:
         reply.position = await services.store.position(session.id) or 1
-        reply.estimated_wait = in_words(await services.assigner.estimated_wait(session.status, reply.position))
+        wait = await services.assigner.estimated_wait(session.status, reply.position)
+        reply = reply.model_copy(update=wait_fields(wait))
     reply.events = [
         Event.model_validate(event | {"at": round(event["at"] - session.created_at, 3)})
         for event in marked(await services.store.events(session.id))
@@ -231,7 +232,10 @@ async def logs(
     # guard: logs-for-admin
     if caller.role is not Role.ADMIN:
         raise Forbidden
-    return LogsReply(session_id=session.id, logs=await _logs(services.store, session, limit))
+    # Read before the lines: every line that it speaks of is then among them.
+    complete = not session.live and await services.store.logs_closed(session.printed_by)
+    lines = await _logs(services.store, session, limit)
+    return LogsReply(session_id=session.id, logs=lines, complete=complete)
 
 
 def describe(session: Session) -> SessionReply:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from orchestrator.reasons import PROCESS_ENDS, Reason, exit_of
+from orchestrator.reasons import PROCESS_ENDS, Reason, event_words, exit_of, table
 
 _LIVE = {
     "queued": "It waits in line.",
@@ -14,14 +14,9 @@ _LIVE = {
     "active": "The call goes on.",
 }
 
-_PLAIN = {
-    "user_left": "The user left the room.",
-    "user_lost": "The user's connection was lost.",
-    "user_back": "The user was back.",
-    "goodbye": "The node was stopping: the agent was told to say goodbye.",
-    "goodbye_off": "The node was put in service again: the call was not ended for it.",
-    "registered": "Redis had lost this session; its agent registered it again.",
-}
+
+#: What begins the wait for an agent, by whether the session was in line before.
+_CALLED = {False: "starting_cold", True: "starting_in_turn"}
 
 
 def story(record: dict[str, Any]) -> list[str]:
@@ -83,34 +78,31 @@ def _reason(told: dict[str, Any], name: str) -> Reason | None:
 def _sentence(
     event: dict[str, Any], waits: "_Waits", agents: dict[str, dict[str, Any]], reason: Reason | None
 ) -> str | None:
-    found = _reason(event, "cause")
-    at, cause = event["at"], found.words if found else "nobody saw how"
-    text = _PLAIN.get(event["state"])
-    match event["state"]:
-        case "queued":
-            place = f", at place {event['position']}" if "position" in event else ""
-            text = f"All sessions were taken: it waited in line{place}."
-        case "boot_retried":
-            text = f"The agent did not boot ({cause}): another one was tried.{_log_of(event)}"
-        case "starting" if waits.lost is not None:
-            text = "No warm agent was there to take over: one was started."
+    """Return what an event says; None for the steps of a boot, and for an event of a newer release."""
+    state, at, cause = event["state"], event["at"], _reason(event, "cause")
+    code: str = state
+    params: dict[str, str] = {}
+    match state:
         case "starting":
-            text = "It was its turn." if waits.queued is not None else "No agent was warm: one was started for it."
+            code = "starting_again" if waits.lost is not None else _CALLED[waits.queued is not None]
         case "ready":
-            text = waits.served(event, agents.get(event.get("agentId", "")))
+            code, params = waits.served(at)
         case "agent_joined":
-            text = "The agent joined the room." + waits.joined(at)
+            code, params = waits.joined(at)
         case "active":
-            text = "The call went on." if waits.began else "The user was there: the call began."
+            code = "active_again" if waits.began else "active_first"
         case "first_audio":
-            text = f"The agent was heard for the first time, {at:.3f} s after the start."
-        case "agent_exited":
-            text = f"The process of {_short(event['agentId'])} ended: {cause}."
-        case "takeover" | "replacement":
-            text = f"The agent was lost ({cause}){'' if waits.began else ', before the call began'}."
-        case "ended" | "error" as state:
-            text = _end(state, _reason(event, "reason") or reason) + _log_of(event) + waits.unserved(at)
-    return text
+            params = {"seconds": f"{at:.3f}"}
+        case "ended" | "error":
+            params = {"reason": _end(_reason(event, "reason") or reason), **waits.unserved(at)}
+    if code not in table().events:
+        return None
+    agent_id = event.get("agentId", "")
+    agent = agents.get(agent_id, {}) if state == "ready" else {}
+    where = f" (pid {agent['pid']} on {agent['node']})" if agent.get("pid") else ""
+    told = {name: event.get(name) or None for name in ("position", "failedAgentId")}
+    why = cause.words if cause else event_words("cause_unknown")
+    return event_words(code, **{"agent": f"{_short(agent_id)}{where}", "reason": why, **told, **params})
 
 
 class _Waits:
@@ -139,44 +131,38 @@ class _Waits:
             case "active":
                 self.began = True
 
-    def served(self, event: dict[str, Any], agent: dict[str, Any] | None) -> str:
-        who = _short(event.get("agentId", ""))
-        where = f" (pid {agent['pid']} on {agent['node']})" if agent and agent.get("pid") else ""
+    def served(self, at: float) -> tuple[str, dict[str, str]]:
+        """Return the code of the event that gives an agent, and how long that took."""
         if self.lost is not None:
-            later = event["at"] - self.lost
-            return f"{who}{where} took over {f'after {later:.3f} s' if later else 'at once: it was warm'}."
+            later = at - self.lost
+            return ("ready_again", {"seconds": f"{later:.3f}"}) if later else ("ready_again_at_once", {})
         if self.asked is None and self.queued is None:
-            return f"A warm agent was there at once: {who}{where}."
+            return "ready_at_once", {}
         first = self.asked if self.queued is None else self.queued
         assert first is not None
-        waited = f"after {event['at'] - first:.3f} s"
+        params = {"seconds": f"{at - first:.3f}"}
         if self.queued is not None and self.asked is not None:
-            waited += f", {self.asked - self.queued:.3f} s of them in line"
-        return f"It got an agent {waited}: {who}{where}."
+            params["lineSeconds"] = f"{self.asked - self.queued:.3f}"
+        return "ready", params
 
-    def joined(self, at: float) -> str:
+    def joined(self, at: float) -> tuple[str, dict[str, str]]:
+        """Return the code of the event that brings an agent into the room, and for how long there was none."""
         if self.lost is None:
-            return ""
-        who = "The user" if self.began else "The room"
-        return f" {who} was without an agent for {at - self.lost + self.unheard:.3f} s."
+            return "agent_joined", {}
+        seconds = {"seconds": f"{at - self.lost + self.unheard:.3f}"}
+        return "agent_joined_again" if self.began else "agent_joined_before_call", seconds
 
-    def unserved(self, at: float) -> str:
-        return f" There had been no agent for {at - self.lost + self.unheard:.3f} s." if self.lost is not None else ""
+    def unserved(self, at: float) -> dict[str, str]:
+        """Return for how many seconds there was no agent at the end; {} if there was one."""
+        return {} if self.lost is None else {"seconds": f"{at - self.lost + self.unheard:.3f}"}
 
 
-def _end(state: str, reason: Reason | None) -> str:
+def _end(reason: Reason | None) -> str:
     if reason is None:
-        told = "nobody said why"
-    elif reason.row is None or not reason.row.sentence:
-        told = reason.words
-    else:
-        told = reason.row.sentence + (f" ({reason.facts})" if reason.facts else "")
-    return f"{'It ended' if state == 'ended' else 'It failed'}: {told}."
-
-
-def _log_of(event: dict[str, Any]) -> str:
-    """Name the command that tells more of a boot that failed."""
-    return f" See: orchestrator logs {event['failedAgentId']}" if event.get("failedAgentId") else ""
+        return event_words("reason_unknown")
+    if reason.row is None or not reason.row.sentence:
+        return reason.words
+    return reason.row.sentence + (f" ({reason.facts})" if reason.facts else "")
 
 
 def _now(record: dict[str, Any]) -> str:

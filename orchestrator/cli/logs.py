@@ -19,7 +19,7 @@ LAST_LINES_SECONDS = 5.0
 #: Lines per request.
 LINES = 1000
 
-#: Requests the output of an id, and returns it and whether it is complete.
+#: Requests the output of an id, and returns it and whether whatever printed it is over.
 Source = Callable[[Api, str, bool], tuple[dict[str, Any], bool]]
 
 
@@ -34,17 +34,16 @@ def logs(
     printed: list[str] = []
     patience = LAST_LINES_SECONDS
     while True:
-        answer, complete = source(api, log_id, follow)
+        answer, over = source(api, log_id, follow)
         if json and not follow:
             print_json(answer)
             return
         _print_lines(_new_lines(printed, answer["logs"]), json)
         printed = answer["logs"]
-        # An agent's last lines arrive a moment after its session's end. The node adds the very last one, in brackets.
-        ended = bool(printed) and printed[-1].startswith("[agent ")
-        if not follow or (complete and (patience <= 0 or ended)):
+        # An agent's last lines arrive a moment after its session's end, and never if its node is gone too.
+        if not follow or answer.get("complete") or (over and patience <= 0):
             break
-        patience -= POLL_SECONDS if complete else 0
+        patience -= POLL_SECONDS if over else 0
         time.sleep(POLL_SECONDS)
     if not printed:
         errors.print(styled(f"Nothing was printed{_agent_status(answer)}."))
@@ -61,8 +60,8 @@ def _source(api: Api, log_id: str) -> Source:
 
 def _session_logs(api: Api, session_id: str, follow: bool) -> tuple[dict[str, Any], bool]:
     # The status is read first, so that no line is missed that was printed before the end.
-    complete = follow and api.get(f"/api/session/{session_id}")["status"] in {"ended", "error"}
-    return api.get(f"/api/session/{session_id}/logs", limit=LINES), complete
+    over = follow and api.get(f"/api/session/{session_id}")["status"] in {"ended", "error"}
+    return api.get(f"/api/session/{session_id}/logs", limit=LINES), over
 
 
 def _agent_logs(api: Api, agent_id: str, _follow: bool) -> tuple[dict[str, Any], bool]:

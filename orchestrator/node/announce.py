@@ -5,19 +5,20 @@ The supervisor reports programs that do not start.
 
 import ctypes
 import os
-import re
 import signal
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from orchestrator.errors import StoreUnavailable
-from orchestrator.machine.private import kept
+from orchestrator.machine.private import load_or_empty
 from orchestrator.node import clients
 from orchestrator.node.output import Terminal, styled
+from orchestrator.reasons import Subject, warning_subject
 from orchestrator.settings import Settings
 
 #: Seconds after which it prints that the node is not up; the node goes on trying.
@@ -39,7 +40,7 @@ def main() -> None:
         pr_set_pdeathsig = 1  # ends with supervisord, whatever it waits for
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
     health: dict[str, Any] | None = None
-    printed: set[str] = set()
+    printed: set[Subject] = set()
     token = settings.admin_token.get_secret_value() if settings.admin_token else ""
     headers = {"Authorization": f"Bearer {token}"}
     with httpx.Client(base_url=settings.base_url, headers=headers, timeout=2, trust_env=False) as client:
@@ -51,9 +52,9 @@ def main() -> None:
                 _show_up(console, settings, health, time.monotonic() - started)
                 return
             if time.monotonic() - started > EARLY:
-                _warn(console, health, printed)
+                _warn(console, found_warnings(health or {}), printed)
             time.sleep(POLL)
-    _warn(console, health, printed)
+    _warn(console, found_warnings(health or {}), printed)
     late = f"Not all up after {PATIENCE:.0f} s."
     console.print(styled((late, "bold red"), f" Logs: {settings.run_dir}/logs, or orchestrator doctor"))
 
@@ -68,12 +69,24 @@ def poll(client: httpx.Client, node_id: str, since: float) -> tuple[bool, dict[s
     return full and _node_up(health, node_id, since), health
 
 
-def _warn(console: Terminal, health: dict[str, Any] | None, printed: set[str]) -> None:
-    """Print each warning once; the numbers in it may have changed meanwhile."""
-    for warning in (health or {}).get("warnings", []) or filter(None, [(health or {}).get("detail")]):
-        if (kind := re.sub(r"\d+", "", warning)) not in printed:
-            printed.add(kind)
-            console.print(styled((f"! {warning}", "yellow")))
+def found_warnings(health: dict[str, Any]) -> Iterator[tuple[Subject, str]]:
+    """Yield what each warning of an answer of the health route is about, and its sentence.
+
+    An answer that is a problem is one warning, its `detail`.
+    """
+    subjects = [warning_subject(each["code"], each["params"]) for each in health.get("warningCodes", [])]
+    if "detail" in health:
+        yield ("problem", health.get("code"), *(part for subject in subjects for part in subject)), health["detail"]
+    else:
+        yield from zip(subjects, health.get("warnings", []), strict=False)
+
+
+def _warn(console: Terminal, found: Iterable[tuple[Subject, str]], printed: set[Subject]) -> None:
+    """Print each warning once, though a number or a cause in its sentence has changed meanwhile."""
+    for subject, sentence in found:
+        if subject not in printed:
+            printed.add(subject)
+            console.print(styled((f"! {sentence}", "yellow")))
 
 
 def _health(client: httpx.Client) -> dict[str, Any] | None:
@@ -96,13 +109,13 @@ def _ready(client: httpx.Client) -> bool:
         return False
 
 
-def _clients_connect(console: Terminal, settings: Settings, printed: set[str]) -> bool:
+def _clients_connect(console: Terminal, settings: Settings, printed: set[Subject]) -> bool:
     """Return whether each Redis client can connect; prints why not."""
     try:
         refused = clients.refusal(settings)
     except StoreUnavailable:
         return False
-    _warn(console, {"warnings": [refused] if refused else []}, printed)
+    _warn(console, [(refused.subject, str(refused))] if refused else [], printed)
     return refused is None
 
 
@@ -143,7 +156,7 @@ def _shown(settings: Settings, token: str) -> str:
     """Return the admin token on a terminal, else where to find it: a log must not contain it."""
     if sys.stdout.isatty():
         return token
-    if token == kept(settings.secrets_file).get("ADMIN_TOKEN"):
+    if token == load_or_empty(settings.secrets_file).get("ADMIN_TOKEN"):
         return f"in {settings.secrets_file}"
     return "from ADMIN_TOKEN"
 

@@ -9,6 +9,7 @@ from celery import Celery
 
 from orchestrator.errors import SchemaMismatch, StoreUnavailable
 from orchestrator.operations import sharing
+from orchestrator.reasons import HealthWarning, warn
 from orchestrator.settings import Settings
 from orchestrator.store import Node, Store
 from orchestrator.store.agent_link import AgentLink
@@ -16,7 +17,7 @@ from orchestrator.store.rights import examine
 from orchestrator.task_queue.app import Publisher, make_worker_app
 
 
-def refusal(settings: Settings) -> str | None:
+def refusal(settings: Settings) -> HealthWarning | None:
     """Return why a client cannot use Redis, and what to do; None if all can.
 
     Raises:
@@ -27,9 +28,9 @@ def refusal(settings: Settings) -> str | None:
         return refused
     for name, failure in try_each(settings).items():
         if isinstance(failure, SchemaMismatch):
-            return failure.detail
+            return warn("schema_mismatch", detail=failure.detail)
         if failure:
-            return f"{name} cannot use Redis at {address}: {failure}"
+            return warn("redis_client_refused", client=name, address=str(address), detail=str(failure))
     return None
 
 
@@ -77,10 +78,10 @@ async def _agent(settings: Settings) -> None:
         await link.close()
 
 
-def sharing_warnings(settings: Settings) -> list[str]:
+def sharing_warnings(settings: Settings) -> list[HealthWarning]:
     """Return warnings about others that use this Redis and are no nodes of the same orchestrator."""
 
-    async def collect() -> list[str]:
+    async def collect() -> list[HealthWarning]:
         async with Store(settings.redis, name="up", keep_seconds=1) as store:
             nodes = await store.nodes()
             own = nodes.get(settings.node_id, Node(settings.node_id))

@@ -12,7 +12,7 @@ from orchestrator.errors import Preflight, StoreUnavailable
 from orchestrator.machine import private
 from orchestrator.node import clients, ports
 from orchestrator.node.output import errors, styled
-from orchestrator.operations.sharing import UNVERIFIED
+from orchestrator.reasons import warn
 from orchestrator.settings import Settings
 
 #: Longest path of a Unix socket (Linux 107, macOS 103), less the suffix of supervisord's temporary name.
@@ -93,11 +93,11 @@ def check_redis(settings: Settings) -> None:
         return
     try:
         if refusal := clients.refusal(settings):
-            raise Preflight(refusal)
+            raise Preflight(str(refusal))
     except StoreUnavailable as failure:
         errors.print(styled((f"! {failure.detail}. The node waits for it.", "yellow")))
         return
     if not settings.redis.verify:
-        errors.print(styled((f"! {UNVERIFIED}", "yellow")))
+        errors.print(styled((f"! {warn('redis_unverified')}", "yellow")))
     for warning in clients.sharing_warnings(settings):
         errors.print(styled((f"! {warning}.", "yellow")))

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Mapping
 
+from orchestrator.reasons import HealthWarning, warn
 from orchestrator.settings import Settings
 
-#: Beyond DRAIN_SECONDS, the drain waits so long for the agents that say goodbye at its very end.
+#: Seconds after DRAIN_SECONDS for which the drain waits for agents that are saying goodbye.
 DRAIN_MARGIN = 3.0
-#: Seconds that supervisord.conf gives each program to stop in, one after the other, after the drain.
+#: Seconds that supervisord.conf gives the programs to stop, one after the other, after the drain.
 STOP_SECONDS = {"api": 5, "beat": 4, "worker": 6, "host": 6, "livekit": 1, "valkey": 5}
 
 #: What Railway sets in each of its containers. A RAILWAY_TOKEN alone is a developer's machine.
@@ -19,7 +20,7 @@ _RAILWAY = frozenset(
 
 
 def window(settings: Settings, environ: Mapping[str, str]) -> float | None:
-    """Return the seconds between the platform's SIGTERM and its SIGKILL; None where nobody says."""
+    """Return the seconds between the platform's SIGTERM and its SIGKILL; None if unknown."""
     if settings.kill_window_seconds is not None:
         return settings.kill_window_seconds
     if _RAILWAY.isdisjoint(environ):
@@ -38,14 +39,17 @@ def stopping(settings: Settings) -> float:
 
 
 def drain_limit(settings: Settings) -> float:
-    """Return the seconds after which a drain is over, whoever still talks."""
+    """Return the seconds after which a drain ends, even if calls are left."""
     return settings.drain_seconds + DRAIN_MARGIN if settings.drain_seconds else 0.0
 
 
-def warning(settings: Settings, environ: Mapping[str, str], stopping_seconds: float | None = None) -> str | None:
-    """Return what to change when a drain does not fit into the platform's window; None when it fits or nobody knows.
+def warning(
+    settings: Settings, environ: Mapping[str, str], stopping_seconds: float | None = None
+) -> HealthWarning | None:
+    """Return what to change when a drain does not fit into the platform's window; None when it fits or the window is
+    unknown.
 
-    `stopping_seconds` is what the programs need to stop; by default what supervisord.conf gives them.
+    `stopping_seconds`: what the programs need to stop; by default, what supervisord.conf allows.
     """
     seconds = window(settings, environ)
     after = stopping(settings) if stopping_seconds is None else stopping_seconds
@@ -54,25 +58,28 @@ def warning(settings: Settings, environ: Mapping[str, str], stopping_seconds: fl
     if seconds is None or needed <= seconds:
         return None
     enough = math.ceil(needed / 5) * 5
-    if settings.kill_window_seconds is None:
-        mend = f"set RAILWAY_DEPLOYMENT_DRAINING_SECONDS={enough}"
-    else:
-        mend = f"let it wait {enough} s and set KILL_WINDOW_SECONDS={enough}"
     room = math.floor(seconds - after - DRAIN_MARGIN)
-    if room > 0:
-        mend += f", or lower DRAIN_SECONDS to {room}"
-    return (
-        f"DRAIN_SECONDS={settings.drain_seconds:g} and {needed - settings.drain_seconds:g} s to stop need "
-        f"{needed:g} s, but the platform kills after {seconds:g} s: {mend}."
+    return warn(
+        "kill_window_short",
+        drainSeconds=settings.drain_seconds,
+        stopSeconds=needed - settings.drain_seconds,
+        neededSeconds=needed,
+        windowSeconds=seconds,
+        railwaySeconds=enough if settings.kill_window_seconds is None else None,
+        waitSeconds=enough if settings.kill_window_seconds is not None else None,
+        lowerSeconds=room if room > 0 else None,
     )
 
 
-def drain_warning(settings: Settings, stop_seconds: float) -> str | None:
-    """Return what to change when supervisord kills the drain program, which it gives `stop_seconds`, before its end."""
+def drain_warning(settings: Settings, stop_seconds: float) -> HealthWarning | None:
+    """Return what to change if supervisord kills the drain program, after `stop_seconds`, before the drain ends."""
     limit = drain_limit(settings)
     if stop_seconds >= limit:
         return None
-    return (
-        f"DRAIN_SECONDS={settings.drain_seconds:g} needs up to {limit:g} s, but supervisord kills the drain program "
-        f"after {stop_seconds:g} s: set its stopwaitsecs to {math.ceil(limit + 5)}."
+    return warn(
+        "drain_cut_short",
+        drainSeconds=settings.drain_seconds,
+        neededSeconds=limit,
+        stopSeconds=stop_seconds,
+        enoughSeconds=math.ceil(limit + 5),
     )

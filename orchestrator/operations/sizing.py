@@ -1,4 +1,4 @@
-"""How much memory a node needs, and whether it has that.
+"""How much memory a node needs, and whether it has enough.
 
 The figures were measured in the image, with the voice agent and offline speech: the memory that the container's cgroup
 counts as its own (see docs/deploy.md). Hosted speech was not measured; an agent of your own may need more or less.
@@ -6,6 +6,7 @@ counts as its own (see docs/deploy.md). Hosted speech was not measured; an agent
 
 import math
 
+from orchestrator.reasons import HealthWarning, warn
 from orchestrator.settings import Settings
 
 #: MiB: supervisord, api, Celery worker, beat, drain, and the agent host with its models loaded.
@@ -23,38 +24,43 @@ def pool_mb(settings: Settings) -> int:
     return BASE_MB + (0 if settings.redis_url else VALKEY_MB) + agents * AGENT_MB
 
 
-def warning(settings: Settings, limit_bytes: int | None) -> str | None:
-    """Return what to change when a full pool does not fit into the memory; None when it fits or nobody can tell."""
+def warning(settings: Settings, limit_bytes: int | None) -> HealthWarning | None:
+    """Return what to change when a full pool does not fit into the memory; None when it fits, or without a limit."""
     needed = pool_mb(settings) + settings.memory_headroom_mb
-    limit = math.inf if limit_bytes is None else limit_bytes >> 20
-    if needed <= limit:
+    if limit_bytes is None or needed <= (limit := limit_bytes >> 20):
         return None
     name, value = _pool(settings)
     fitting = value - math.ceil((needed - limit) / AGENT_MB)
-    mend = f"give it {_rounded(needed)} MiB"
-    if fitting > 0:
-        mend += f", or lower {name} to {fitting}"
-    return (
-        f"{name}={value} and MEMORY_HEADROOM_MB={settings.memory_headroom_mb} need about {needed} MiB of memory, "
-        f"and the limit is {limit} MiB: {mend}."
+    return warn(
+        "pool_too_large",
+        setting=name,
+        value=value,
+        headroomMib=settings.memory_headroom_mb,
+        neededMib=needed,
+        limitMib=limit,
+        enoughMib=_rounded(needed),
+        lower=fitting if fitting > 0 else None,
     )
 
 
-def calls_warning(settings: Settings, limit_bytes: int | None) -> str | None:
-    """Return what to change when as many calls as are allowed do not fit into the memory; None when they do or none
-    can tell."""
-    full, limit = pool_mb(settings), math.inf if limit_bytes is None else limit_bytes >> 20
+def calls_warning(settings: Settings, limit_bytes: int | None) -> HealthWarning | None:
+    """Return what to change when as many calls as are allowed do not fit into the memory; None when they do or the
+    limit is unknown."""
+    full = pool_mb(settings)
     name, most = "MAX_SESSIONS", settings.max_sessions
     if 0 < settings.node_sessions <= most:
         name, most = "NODE_SESSIONS", settings.node_sessions
     needed = full + most * CALL_MB
-    if needed <= limit:
+    if limit_bytes is None or needed <= (limit := limit_bytes >> 20):
         return None
-    fitting = max(1, int(limit - full) // CALL_MB)
-    return (
-        f"{name}={most} calls with offline speech need about {needed} MiB of memory, and the "
-        f"limit is {limit} MiB: lower {name} to {fitting}, so that more than that wait in line, or give it "
-        f"{_rounded(needed)} MiB."
+    return warn(
+        "calls_too_many",
+        setting=name,
+        value=most,
+        neededMib=needed,
+        limitMib=limit,
+        lower=max(1, (limit - full) // CALL_MB),
+        enoughMib=_rounded(needed),
     )
 
 

@@ -24,7 +24,7 @@ from orchestrator.models import new_id
 from orchestrator.reasons import because
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
-from orchestrator.store import Assignment, DispatchRef, Store
+from orchestrator.store import Assignment, Capacity, DispatchRef, Store
 
 #: Returns whether the process (node, pid, start ticks) may be alive; False only if it is certainly dead.
 MayLive = Callable[[str, int, int], bool]
@@ -134,12 +134,15 @@ class Assigner:
             waiting_per_address=0 if request.trusted else self._settings.waiting_per_address,
         )
 
-    async def refusal(self) -> OrchestratorError | None:
-        """Return why no node would give an agent to a dispatch from LiveKit now; None if one would."""
-        capacity = await self._store.capacity("")
+    async def refusal(self, capacity: Capacity | None = None) -> OrchestratorError | None:
+        """Return why a dispatch from LiveKit would get no agent now; None if it would get one. Without `capacity`, of
+        any node."""
+        capacity = capacity or await self._store.capacity("")
         if not capacity.refusal:
             return None
-        error = await self._refusal(Assignment(capacity.refusal, "", capacity.detail, False))
+        error = await self._refusal(
+            Assignment(capacity.refusal, "", capacity.detail, False, shortage=capacity.shortage)
+        )
         error.retry_after = error.retry_after or 5
         return error
 
@@ -147,16 +150,13 @@ class Assigner:
         match result.outcome:
             case "limited":
                 seconds = int(result.detail) / 1000
-                return RateLimited(
-                    f"More than {self._settings.rate_limit.replace('/', ' starts a ')} from this address; "
-                    f"try again in {math.ceil(seconds)} s.",
-                    retry_after=seconds,
-                )
+                limit = f"More than {self._settings.rate_limit.replace('/', ' starts a ')} from this address"
+                return RateLimited(limit, retry_after=seconds)
             case "many":
                 waiting = " wait in line" if result.detail == "line" else " are live"
                 return TooManySessions(f"As many sessions as one address may have{waiting}; end one, or try later.")
             case "full" if result.detail:
-                return AtCapacity(await self._why_full(result.detail))
+                return AtCapacity(await self._why_full(result))
             case "occupied":
                 return RoomTaken(f"The room has a session already: {result.session_id}.")
             case "full":
@@ -184,14 +184,16 @@ class Assigner:
             case unknown:
                 return OrchestratorError(f"unknown outcome of an assignment: {unknown}")
 
-    async def _why_full(self, detail: str) -> str:
-        match detail:
+    async def _why_full(self, result: Assignment) -> str:
+        match result.detail:
             case "sessions":
                 return f"All {await self._max_sessions()} sessions are taken."
             case "line":
                 return "Others wait in line for a session."
-            case shortage:
-                return f"No agent is started: {shortage}."
+            case "memory":
+                return f"No agent is started: {result.shortage}."
+            case unknown:
+                return f"No session can begin: {unknown}."
 
     async def estimated_wait(self, state: SessionState, position: int) -> float | None:
         """Return the seconds until the session at a position gets its agent, from the mean boot and session lengths."""
@@ -202,7 +204,7 @@ class Assigner:
         return None if session is None else session * position / await self._max_sessions()
 
     async def _max_sessions(self) -> int:
-        return max(1, (await self._store.capacity(self._settings.node_id)).most)
+        return max(1, (await self._store.capacity(self._settings.node_id)).max_sessions)
 
     async def _assigned(self, result: Assignment) -> Started:
         # guard: may-live

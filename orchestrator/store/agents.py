@@ -43,10 +43,10 @@ class Agents(Base):
         """Wait until a boot is decided: `ready`, anything else when it failed, or None at the deadline."""
         now, decided = asyncio.get_running_loop().time, keys.agent_boot(agent_id)
         deadline = now() + seconds
-        while (left := deadline - now()) > 0:
-            # Onto itself: a task that is delivered twice waits twice, and both are to be told.
+        while (remaining := deadline - now()) > 0:
+            # Onto itself: a task that is delivered twice waits twice, and both must get the outcome.
             # guard: boot-decided
-            outcome = await self._blocking.blmove(decided, decided, min(left, BLOCK_SECONDS), "LEFT", "RIGHT")
+            outcome = await self._blocking.blmove(decided, decided, min(remaining, BLOCK_SECONDS), "LEFT", "RIGHT")
             if outcome:
                 return str(outcome)
         return None
@@ -60,8 +60,10 @@ class Agents(Base):
         peak_memory_kib: int | None = None,
     ) -> Exit:
         """Record that an agent's process is gone; its session is given another agent or ended. Idempotent."""
-        seen = ("" if value is None else value for value in (exit_code, signal, peak_memory_kib))
-        session_id, outcome, before = await self._scripts.call("record_exit", args=[agent_id, reason.record(), *seen])
+        arguments = ("" if value is None else value for value in (exit_code, signal, peak_memory_kib))
+        session_id, outcome, before = await self._scripts.call(
+            "record_exit", args=[agent_id, reason.record(), *arguments]
+        )
         return Exit(session_id or None, outcome, before)
 
     async def retire_unfit(self, agent_id: str, reason: Reason) -> str:
@@ -108,6 +110,17 @@ class Agents(Base):
         shipped = "" if offset is None else offset
         args = [keep_lines, LOG_BYTES, self._keep, shipped, *lines]
         await self._scripts.call("append_logs", [*names, keys.agent_log_offset(agent_id)], args)
+
+    @translated
+    async def close_log(self, agent_id: str) -> None:
+        """Record that the last line of an agent is in its log."""
+        await self._redis.set(keys.agent_log_closed(agent_id), 1, ex=self._keep)
+
+    @translated
+    async def logs_closed(self, agent_ids: Sequence[str]) -> bool:
+        """Return whether the last lines of all these agents are in their logs."""
+        names = [keys.agent_log_closed(agent_id) for agent_id in agent_ids]
+        return not names or int(await self._redis.exists(*names)) == len(names)
 
     @translated
     async def log_offset(self, agent_id: str) -> int:

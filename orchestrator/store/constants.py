@@ -7,3 +7,9 @@ NODE_TTL_SECONDS = 10
 LATE_NODE_MS = round((NODE_TTL_SECONDS - 2.5 * NODE_BEAT_SECONDS) * 1000)
 #: A list that wakes a node expires after this, for a node that no longer listens.
 WAKE_SECONDS = 60
+#: Starts are counted in buckets of this length.
+ARRIVAL_BUCKET_SECONDS = 10
+#: After so many calls in a row that lost a living agent the operator is warned, and an alert is sent.
+FAILING_CALLS = 3
+#: Boot failures in a row that open the breaker.
+BREAKER_FAILURES = 5

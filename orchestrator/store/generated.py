@@ -6,8 +6,10 @@ from typing import Any
 
 from orchestrator import reasons
 from orchestrator.config.calls import CallSettings
+from orchestrator.models import id_prefix
 from orchestrator.states import AGENT_ROWS, BUSY_AGENT_STATES, LIVE_SESSION_STATES, SESSION_ROWS, Deadline, Row
 from orchestrator.store import constants, histograms
+from orchestrator.store.prefixed import SPANS
 
 Value = str | float | Sequence["Value"] | Mapping[str, "Value"]
 
@@ -30,12 +32,17 @@ def _local(**values: Value) -> str:
     return "".join(f"local {name}={literal(value)}\n" for name, value in values.items())
 
 
+def _lookup(function: str, values: Mapping[str, Value]) -> str:
+    """A function that returns one of many values: no call of a script builds the table unless it needs one."""
+    return f"local function {function}(name) return ({literal(values)})[name] end\n"
+
+
 def _members(names: Iterable[str]) -> dict[str, Value]:
     return {str(name): True for name in sorted(names)}
 
 
 def _given(**fields: Value | None) -> dict[str, Value]:
-    """Return the fields that say something: a run of a script builds the tables that it reads."""
+    """Return the fields that are set, because each run of a script builds these tables."""
     return {name: value for name, value in fields.items() if value}
 
 
@@ -47,8 +54,10 @@ def _deadline(each: Deadline) -> Value:
 
 
 def _row(row: Row) -> Value:
+    # One string costs less than a table; spaces on both sides of each name make it found whole.
+    moves = f" {' '.join(sorted(row.moves))} " if row.moves else ""
     return _given(
-        moves=_members(row.moves), begins=row.begins, sets=row.sets, leaves=row.leaves, queue=row.queue,
+        moves=moves, begins=row.begins, sets=row.sets, leaves=row.leaves, queue=row.queue,
         nodeSet=row.node_set, deadlines=[_deadline(each) for each in row.deadlines], clears=row.clears,
         forgets=row.forgets, timestamp=row.timestamp, counts=row.counts,
     )  # fmt: skip
@@ -78,6 +87,12 @@ def _reason(row: reasons.Row) -> str:
     return _local(**{row.code.upper(): value})
 
 
+def key_positions() -> str:
+    """Return the commands that lib/prefix.lua knows, by where their keys are."""
+    first = [name for name, span in SPANS.items() if span == (0, 1)]
+    return _local(FIRST=_members(first), MANY=_members(name for name, span in SPANS.items() if span == (0, None)))
+
+
 #: What scripts and libraries may include beside the files in lua/lib.
 GENERATED: dict[str, Callable[[], str]] = {
     "session_rows": lambda: _rows("session_row", SESSION_ROWS),
@@ -87,10 +102,15 @@ GENERATED: dict[str, Callable[[], str]] = {
     "live_session": lambda: _local(LIVE_SESSION=_members(LIVE_SESSION_STATES)),
     "histogram_bounds": lambda: _local(HISTOGRAM_BOUNDS=histograms.BOUNDS),
     "recent_samples": lambda: _local(RECENT_SAMPLES=histograms.RECENT),
-    "policy_defaults": lambda: _local(POLICY_DEFAULTS=CallSettings.model_construct().policy | {"alert_webhooks": 0}),
+    "policy_defaults": lambda: _lookup("policy_default", CallSettings.model_construct().policy | {"alert_webhooks": 0}),
     "failure_codes": lambda: _local(FAILURE_CODES=_members(_codes(lambda row: row.kind == "failure"))),
     "boot_codes": lambda: _local(BOOT_CODES=_members(_codes(lambda row: row.booting))),
     "late_node": lambda: _local(LATE_NODE_MS=constants.LATE_NODE_MS),
+    "breaker_failures": lambda: _local(BREAKER_FAILURES=constants.BREAKER_FAILURES),
+    "failing_codes": lambda: _local(FAILING_CODES=_members(_codes(lambda row: row.failing))),
+    "failing_calls_limit": lambda: _local(FAILING_CALLS=constants.FAILING_CALLS),
+    "arrival_bucket": lambda: _local(ARRIVAL_BUCKET_SECONDS=constants.ARRIVAL_BUCKET_SECONDS),
+    "session_id_start": lambda: _local(SESSION_ID_START=id_prefix("session")),
     "wake_seconds": lambda: _local(WAKE_SECONDS=constants.WAKE_SECONDS),
     **{f"reason_{code}": partial(_reason, row) for code, row in reasons.table().reasons.items()},
 }

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
-from orchestrator.store.constants import WAKE_SECONDS
+from orchestrator.store.constants import ARRIVAL_BUCKET_SECONDS, WAKE_SECONDS
 from orchestrator.store.records import Action, Breaker
 
 
@@ -38,7 +38,7 @@ class Pool(Base):
         return int(await self._redis.exists(keys.POLICY, keys.POOL_TARGET)) == 2
 
     async def process_deadlines(self, limit: int = 100) -> list[Action]:
-        """Act on the deadlines that are over; returns what is left to do outside Redis."""
+        """Act on the deadlines that are over; returns the actions to do outside Redis."""
         return [Action(*row) for row in await self._scripts.call("process_deadlines", args=[limit])]
 
     async def reserve_agents(self, candidates: Sequence[str], node: str, *, refused: str = "") -> list[str]:
@@ -71,7 +71,7 @@ class Pool(Base):
 
     @translated
     async def wait_wake(self, node: str) -> bool:
-        """Wait for the pool to need a look of this node, for at most `BLOCK_SECONDS`; False when it did not."""
+        """Wait until this node must check the pool, for at most `BLOCK_SECONDS`; False if there was no request."""
         return await self._blocking.blpop([keys.pool_wake(node)], timeout=BLOCK_SECONDS) is not None
 
     @translated
@@ -98,9 +98,9 @@ class Pool(Base):
     @translated
     async def arrivals(self, seconds: int = 60) -> float:
         """Return the starts per second over about the last `seconds`."""
-        last = int(await self.now()) // 10
-        counts = await self._redis.mget([keys.arrivals(last - back) for back in range(1, seconds // 10 + 1)])
-        return sum(int(count or 0) for count in counts) / (seconds // 10 * 10)
+        last, buckets = int(await self.now()) // ARRIVAL_BUCKET_SECONDS, seconds // ARRIVAL_BUCKET_SECONDS
+        counts = await self._redis.mget([keys.arrivals(last - back) for back in range(1, buckets + 1)])
+        return sum(int(count or 0) for count in counts) / (buckets * ARRIVAL_BUCKET_SECONDS)
 
     @translated
     async def set_sizing(self, target: int, why: str) -> None:
@@ -123,6 +123,6 @@ class Pool(Base):
     @translated
     async def means(self) -> tuple[float | None, float | None]:
         """Return the mean seconds of about the last ten boots and of the last ten sessions; None before the first."""
-        found = await self._redis.hmget(keys.POOL_STATS, "boot_ms_mean", "session_ms_mean")
-        boot, session = (float(value) / 1000 if value else None for value in found)
+        means = await self._redis.hmget(keys.POOL_STATS, "boot_ms_mean", "session_ms_mean")
+        boot, session = (float(value) / 1000 if value else None for value in means)
         return boot, session

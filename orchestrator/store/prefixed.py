@@ -1,4 +1,4 @@
-"""Clients that put REDIS_PREFIX before every key, and take it off what comes back: nobody else has to know of it.
+"""Clients that put REDIS_PREFIX before every key, and remove it from the replies, so that no other module handles it.
 
 Kombu does the same for Celery's queues. A command that is not in the table is refused: what it does with keys is
 unknown, and one key without the prefix may be another program's.
@@ -10,15 +10,15 @@ from typing import Any, cast
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 
-#: Commands by where their keys stand among the arguments.
+#: Commands by where their keys are among the arguments: those of the store and, from here, those of its scripts.
 SPANS: dict[str, tuple[int, int | None]] = {
     **dict.fromkeys(
-        "EXPIRE GET HDEL HGET HGETALL HINCRBY HMGET HSET HSETNX INCR INCRBY LLEN LPUSH LRANGE LREM LTRIM PTTL RPUSH "
-        "SADD SCARD SET SISMEMBER SMEMBERS SREM ZADD ZCARD ZRANGE ZRANGEBYSCORE ZRANK ZREM ZREMRANGEBYSCORE ZREVRANGE "
-        "XRANGE XREVRANGE".split(),
+        "EXPIRE GET HDEL HGET HGETALL HINCRBY HMGET HSET HSETNX INCR INCRBY LLEN LPOP LPUSH LRANGE LREM LTRIM PTTL "
+        "RPUSH SADD SCARD SET SETRANGE SISMEMBER SMEMBERS SPOP SRANDMEMBER SREM XADD XRANGE XREVRANGE ZADD ZCARD "
+        "ZRANGE ZRANGEBYSCORE ZRANK ZREM ZREMRANGEBYSCORE ZREVRANGE ZSCORE".split(),
         (0, 1),
     ),
-    **dict.fromkeys("DEL EXISTS MGET SUNION".split(), (0, None)),
+    **dict.fromkeys("DEL EXISTS MGET SINTER SUNION".split(), (0, None)),
     **dict.fromkeys("PING TIME MULTI EXEC WATCH UNWATCH INFO BGREWRITEAOF".split(), (0, 0)),
     "BLPOP": (0, -1),
     "BLMOVE": (0, 2),

@@ -1,4 +1,4 @@
-"""What Redis must let its user do, tried without a trace: at `orchestrator up` a right that lacks is told by its name.
+"""What Redis must let its user do, tested without changing anything: `orchestrator up` names each missing right.
 
 Each command is queued in a transaction that is thrown away: there Redis looks at rights and runs nothing.
 """
@@ -17,6 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orchestrator.config.redis_url import Address
 from orchestrator.errors import StoreUnavailable
+from orchestrator.reasons import HealthWarning, warn
 from orchestrator.store import keys
 from orchestrator.store.connection import connect_sync
 
@@ -42,12 +43,12 @@ KEYS = (
 #: Channels that are published to, and what kombu subscribes to as a pattern: rules name that one letter for letter.
 _PUBLISHED = ("celery.pidbox", "celeryev/worker.heartbeat", "celeryev/task.received")
 _PATTERN = "celery.pidbox"
-#: A rule that is enough, for whoever makes the user.
+#: A sufficient ACL rule, shown to the operator.
 RULES = "ACL SETUSER {user} on >PASSWORD ~{prefix}* &* +@all -@admin -@dangerous"
 _NAMED = 8
 
 
-def examine(where: Address) -> str | None:
+def examine(where: Address) -> HealthWarning | None:
     """Return why this Redis cannot be used by a node, and what to do; None when it can.
 
     Raises:
@@ -56,11 +57,11 @@ def examine(where: Address) -> str | None:
     with closing(connect_sync(where, name="up")) as client:
         try:
             client.ping()
-            return _told(where, list(_lacking(client, where)))
+            return _rights_warning(where, list(_lacking(client, where)))
         except AuthenticationError as failure:
-            return f"Redis at {where} refuses the user or the password of REDIS_URL: {failure}"
+            return warn("redis_login_refused", address=str(where), detail=str(failure))
         except NoPermissionError as failure:
-            return f"{_user(where)} may not even look at Redis ({failure}). {_advice(where)}"
+            return warn("redis_probe_refused", **_user(where), detail=str(failure))
         except (RedisConnectionError, RedisTimeoutError, OSError) as failure:
             if trouble := _tls_trouble(where, failure):
                 return trouble
@@ -69,12 +70,12 @@ def examine(where: Address) -> str | None:
             raise StoreUnavailable(f"Redis at {where} does not answer: {failure}{hint}", retry_after=2) from failure
         except ResponseError as failure:
             if "DB index" in str(failure):
-                return f"Redis at {where} has no database {where.db}: correct the number in REDIS_URL"
+                return warn("redis_database_missing", address=str(where), database=where.db)
             raise StoreUnavailable(f"Redis at {where} refuses: {failure}", retry_after=2) from failure
 
 
 def _lacking(client: Redis, where: Address) -> Iterator[str]:
-    """Yield what is refused, in words."""
+    """Yield a text for each right that is missing."""
     key = f"{where.prefix}{keys.session('probe-' + secrets.token_hex(4))}"
     probes = [[key if word == "K" else word for word in line.split()] for line in re.split(r"[\n|]", COMMANDS.strip())]
     refused = {
@@ -105,24 +106,24 @@ def _command(probe: Sequence[str]) -> str:
 def _queued(client: Redis, commands: Sequence[Sequence[str]]) -> list[Exception | None]:
     """Return why each command is refused, None where it is not. None of them is run."""
     connection: Any = client.connection_pool.get_connection()
-    found: list[Exception | None] = []
+    refusals: list[Exception | None] = []
     try:
         connection.send_packed_command(connection.pack_commands([["MULTI"], *commands, ["DISCARD"]]))
         for _ in range(len(commands) + 2):
             try:
                 connection.read_response()
-                found.append(None)
+                refusals.append(None)
             except ResponseError as failure:
                 unknown = str(failure).lower().startswith("unknown command")
-                found.append(failure if unknown or isinstance(failure, NoPermissionError) else None)
+                refusals.append(failure if unknown or isinstance(failure, NoPermissionError) else None)
     except BaseException:
         connection.disconnect()
         raise
     finally:
         client.connection_pool.release(connection)
-    if found[0] or found[-1]:
-        raise found[0] or found[-1] or RedisError()
-    return found[1:-1]
+    if refusals[0] or refusals[-1]:
+        raise refusals[0] or refusals[-1] or RedisError()
+    return refusals[1:-1]
 
 
 def _tried(client: Redis, wanted: str, where: Address) -> str | None:
@@ -148,33 +149,28 @@ def _tried(client: Redis, wanted: str, where: Address) -> str | None:
     return None
 
 
-def _told(where: Address, lacking: list[str]) -> str | None:
+def _rights_warning(where: Address, lacking: list[str]) -> HealthWarning | None:
     if not lacking:
         return None
     named = list(dict.fromkeys(lacking))
     more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-    return f"{_user(where)} lacks rights: {', '.join(named[:_NAMED])}{more}. {_advice(where)}"
+    return warn("redis_rights_missing", **_user(where), rights=f"{', '.join(named[:_NAMED])}{more}")
 
 
-def _user(where: Address) -> str:
-    return f"Redis user {where.username or 'default'} at {where}"
+def _user(where: Address) -> dict[str, str]:
+    """Return who lacks rights, and the rights that are enough."""
+    rules = RULES.format(user=where.username or "NAME", prefix=where.prefix)
+    return {"user": where.username or "default", "address": str(where), "rules": rules}
 
 
-def _advice(where: Address) -> str:
-    return f"Enough is: {RULES.format(user=where.username or 'NAME', prefix=where.prefix)} (docs/redis.md)"
-
-
-def _tls_trouble(where: Address, failure: BaseException) -> str | None:
+def _tls_trouble(where: Address, failure: BaseException) -> HealthWarning | None:
     cause: BaseException | None = failure
     while cause and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
     text = str(failure)
     if isinstance(cause, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in text:
         why = getattr(cause, "verify_message", "") or text
-        return (
-            f"the certificate of Redis at {where} is not trusted: {why}. Set REDIS_CA_FILE to the "
-            "certificates (PEM) of who has signed it"
-        )
+        return warn("redis_not_trusted", address=str(where), detail=why)
     if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text.upper().replace(" ", "_"):
-        return f"Redis at {where} speaks no TLS: write redis:// in REDIS_URL"
+        return warn("redis_without_tls", address=str(where))
     return None

@@ -1,4 +1,4 @@
-"""Sessions: starting, looking, ending, and what LiveKit says of their rooms."""
+"""Sessions: starting, reading, ending, and comparing with LiveKit's rooms."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,14 +6,17 @@ from typing import Any
 from orchestrator import reasons
 from orchestrator.models import Session
 from orchestrator.reasons import Reason
+from orchestrator.states import SESSION_ROWS
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
 from orchestrator.store.loader import named
 from orchestrator.store.records import Assignment, Capacity, DispatchRef, Ended
 
-#: A token is good for a quarter of an hour, and whoever joined with it at the end is looked for a while longer.
-ROOM_SECONDS = 1800
+#: Fields of events that are whole numbers; those of moments are Unix milliseconds.
+_NUMBERS = frozenset({"position", "agentPid", "exitCode", "signal", "peakMemoryKib"}) | {
+    row.timestamp for row in SESSION_ROWS.values()
+}
 
 
 class Sessions(Base):
@@ -54,10 +57,11 @@ class Sessions(Base):
         if job:
             arguments += named(jobId=job.id, dispatchId=job.dispatch_id, jobNode=job.node)
         outcome, session_id, detail, refill, *process = await self._scripts.call("assign", args=arguments)
-        agent_id, node, pid, ticks = process or ("", "", "", "")
+        agent_id, node, pid, ticks, shortage = (*process, "", "", "", "", "")[:5]
         return Assignment(
-            outcome, session_id or "", str(detail or ""), bool(refill), agent_id, node, int(pid or 0), int(ticks or 0)
-        )
+            outcome, session_id or "", str(detail or ""), bool(refill),
+            agent_id, node, int(pid or 0), int(ticks or 0), shortage,
+        )  # fmt: skip
 
     async def take_rate_limit(self, what: str, address: str, network: str, amount: int, window_ms: int) -> float:
         """Count one more of something by address, and by the network that it is of; returns 0, or seconds after which
@@ -65,9 +69,9 @@ class Sessions(Base):
         return int(await self._scripts.call("take_rate_limit", args=[what, address, network, amount, window_ms])) / 1000
 
     async def capacity(self, node: str) -> Capacity:
-        """Return whether a job that comes by a node's door would be served now."""
-        live, most, refusal, detail = await self._scripts.call("capacity", args=[node])
-        return Capacity(int(live), int(most), refusal, detail)
+        """Return whether a job that LiveKit offers to a node would be served now."""
+        live, max_sessions, refusal, detail, shortage = await self._scripts.call("capacity", args=[node])
+        return Capacity(int(live), int(max_sessions), refusal, detail, shortage)
 
     @translated
     async def keep_answer(self, idempotency_key: str, answer: str) -> None:
@@ -122,7 +126,7 @@ class Sessions(Base):
         return None if rank is None else int(rank) + 1
 
     async def end_session(self, session_id: str, status: str, reason: Reason) -> Ended | None:
-        """End a session (`ended` or `error`): its agent is told to leave, its room is deleted by the next node that
+        """End a session (`ended` or `error`): its agent must leave, its room is deleted by the next node that
         looks. Idempotent; None when unknown."""
         reply = await self._scripts.call("end_session", args=[session_id, status, reason.record()])
         if not reply:
@@ -159,15 +163,9 @@ class Sessions(Base):
         entries = [entry for batch in rows[keys.EVENTS] for entry in batch]
         return entries[-1][0], {fields["session"] for _, fields in entries if "session" in fields}
 
-    @translated
-    async def forget_session(self, session_id: str) -> None:
-        """Take a session whose record is gone out of every list of live ones."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            for name in (keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE):
-                pipe.srem(name, session_id)
-            for name in (keys.SESSION_QUEUED, keys.SESSION_UNBOUND):
-                pipe.zrem(name, session_id)
-            await pipe.execute()
+    async def forget_session(self, session_id: str) -> bool:
+        """Take a session whose record is gone out of the lists; False when its agent has registered it again."""
+        return bool(await self._scripts.call("forget_session", args=[session_id]))
 
     @translated
     async def live_session_ids(self) -> set[str]:
@@ -181,6 +179,8 @@ class Sessions(Base):
 
 def _read(name: str, value: str) -> Any:
     """Return a field of an event as the API shows it."""
-    if name == "position":
+    if name in _NUMBERS:
         return int(value)
+    if name == "prewarmed":
+        return value == "1"
     return reasons.params(value) if name in {"reasonParams", "causeParams"} else value

@@ -50,7 +50,7 @@ function sizeForm(model) {
   return {
     node,
     draw(now) {
-      // What somebody has typed stays, until the target really changes.
+      // A typed value stays until the target really changes.
       if (now !== target && document.activeElement !== input) input.value = now;
       target = now;
     },
@@ -82,7 +82,7 @@ async function reloadCode() {
   if (!(await ask("Load new agent code?", "Every node loads it, and its warm agents are replaced one by one. Calls go on as they began.", "Load"))) return;
   let state = await post("api/agents/reload");
   const deadline = Date.now() + RELOAD_PATIENCE;
-  while (!state.done && !Object.values(state.nodes).some((of) => of.startsWith("failed")) && Date.now() < deadline) {
+  while (!state.done && !state.failed.length && Date.now() < deadline) {
     say(`${state.message}${state.stale ? ` ${plural(state.stale, "warm agent")} still to be replaced.` : ""}`);
     await new Promise((resolve) => setTimeout(resolve, RELOAD_LOOK));
     state = await get(`api/agents/reload/${state.reloadId}`);

@@ -1,9 +1,9 @@
 // What happened, in plain sentences. The words for a reason's code are the api's: GET /api/reasons (orchestrator/reasons.toml).
 
 import { get } from "./api.js";
-import { measured, short } from "./format.js";
+import { short } from "./format.js";
 
-let table = { reasons: {}, signals: {} };
+let table = { reasons: {}, signals: {}, events: {} };
 
 /** Read the table; until it is there, and for a code that it lacks, a reason is its text. */
 export async function readWords() {
@@ -12,9 +12,11 @@ export async function readWords() {
 
 const known = (code) => (code && Object.hasOwn(table.reasons, code) ? table.reasons[code] : null);
 
-/** A template of the table with its parameters; a signal has its name too. */
+/** A template of the table with its parameters: a part in brackets needs all of its own; a signal has its name too. */
 function filled(template, params) {
-  return template.replace(/\{(\w+)\}/g, (_, name) => {
+  const given = (part) => [...part.matchAll(/\{(\w+)\}/g)].every(([, name]) => params[name] !== undefined);
+  const whole = template.replace(/\[([^[\]]+)\]/g, (_, part) => (given(part) ? part : ""));
+  return whole.replace(/\{(\w+)\}/g, (_, name) => {
     if (name === "cause") return filled(known(params.cause)?.text ?? "", params);
     const value = params[name] ?? "?";
     return name === "signal" && table.signals[value] ? `${value} (${table.signals[value]})` : String(value);
@@ -59,51 +61,14 @@ export function endWords(agent) {
   return told ? causeWords(agent) : `${ended} (${causeWords(agent)})`;
 }
 
-/** An event of a session's history as a sentence. */
+/** An event of a session's history as a sentence; the name of its state where the table has none. */
 export function eventWords(event, agents) {
-  const agent = agents.get(event.agentId);
-  const who = event.agentId ? `${short(event.agentId)}${agent?.pid ? ` (pid ${agent.pid} on ${agent.node})` : ""}` : "an agent";
-  const cause = event.cause ? `: ${causeWords(event)}` : "";
-  switch (event.state) {
-    case "queued":
-      return `All places were taken: in line${event.position ? `, number ${event.position}` : ""}`;
-    case "starting":
-      return "Waits for an agent";
-    case "boot":
-      return { claimed: "A node starts an agent", process: "The agent's process runs", warm: "The agent is warm" }[event.phase] ?? "The agent boots";
-    case "boot_retried":
-      return `The agent did not boot${cause}; another one is tried`;
-    case "ready":
-      return `Got ${who}`;
-    case "agent_joined":
-      return "The agent is in the room";
-    case "active":
-      return "User and agent are in the room: the call goes on";
-    case "first_audio":
-      return `The agent was heard, ${measured(event.at)} after the start`;
-    case "user_left":
-      return "The user left the room";
-    case "user_lost":
-      return "The user's connection was lost";
-    case "user_back":
-      return "The user is back";
-    case "takeover":
-      return `The agent was lost${cause}. Another one takes over`;
-    case "replacement":
-      return `The agent was lost before the call began${cause}. Another one comes`;
-    case "agent_exited":
-      return `The process of ${who} ended${cause}`;
-    case "goodbye":
-      return "The node stops: the agent says goodbye";
-    case "goodbye_off":
-      return "The node is in service again: the call is not ended for it";
-    case "registered":
-      return "Redis had lost this session; its agent registered it again";
-    case "ended":
-      return `Ended: ${reasonWords(event) || "nobody said why"}`;
-    case "error":
-      return `Failed: ${reasonWords(event) || "nobody said why"}`;
-    default:
-      return event.state.replaceAll("_", " ");
-  }
+  const row = table.events[event.state === "boot" ? `boot_${event.phase}` : event.state];
+  if (row === undefined) return event.state.replaceAll("_", " ");
+  const agent = event.state === "ready" ? agents.get(event.agentId) : null;
+  const where = agent?.pid ? ` (pid ${agent.pid} on ${agent.node})` : "";
+  const over = event.state === "ended" || event.state === "error";
+  const reason = over ? reasonWords(event) || table.events.reason_unknown : causeWords(event) || table.events.cause_unknown;
+  const seconds = event.state === "first_audio" ? event.at.toFixed(3) : undefined;
+  return filled(row, { position: event.position, agent: `${short(event.agentId)}${where}`, reason, seconds });
 }

@@ -13,6 +13,7 @@ import pytest
 from livekit import api
 
 from agents.caller import Call
+from tests.support.guest import LiveKit
 from tests.support.hurt import talking
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import alive, poll
@@ -36,13 +37,6 @@ def untold(short_folder: Path) -> Iterator[Node]:
         node.supervisorctl("restart", "livekit")
         poll(lambda: node.health()["livekit"]["ok"], "LiveKit is back")
         yield node
-
-
-@asynccontextmanager
-async def livekit(node: Node) -> AsyncIterator[api.LiveKitAPI]:
-    url, secrets = f"http://127.0.0.1:{node.environment['LIVEKIT_PORT']}", node.secrets
-    async with api.LiveKitAPI(url, secrets["LIVEKIT_API_KEY"], secrets["LIVEKIT_API_SECRET"]) as client:
-        yield client
 
 
 @asynccontextmanager
@@ -120,7 +114,8 @@ async def test_an_agent_that_lives_and_is_not_in_the_room_is_replaced(untold: No
 async def test_rooms_of_calls_that_are_over_are_deleted_and_no_others(untold: Node) -> None:
     async with calling(untold, "survivor") as call:
         room = (await call.look())["roomName"]
-    async with livekit(untold) as client:
+    async with LiveKit.of(untold) as livekit:
+        client = livekit.client
         await deleted(client, room)
         await client.room.create_room(api.CreateRoomRequest(name="somebody-elses"))
         await client.room.create_room(api.CreateRoomRequest(name=room))

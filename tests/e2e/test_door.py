@@ -239,7 +239,7 @@ async def a_full_node_says_so_and_is_asked_again_when_it_is_not(node: Node) -> N
             await livekit.dispatch(room)
             await livekit.served(room)
         await asyncio.to_thread(poll, lambda: doors(node)[0]["full"], "LiveKit is told that we are full")
-        assert doors(node)[0]["full"] == "all sessions are taken"
+        assert doors(node)[0]["full"] == f"All {CAP} sessions are taken."
         refused = name()
         await livekit.dispatch(refused)
         await asyncio.to_thread(node.end, of_room(node, rooms[0])["sessionId"])
@@ -352,7 +352,7 @@ async def a_draining_node_is_not_asked(node: Node) -> None:
         drained = await asyncio.to_thread(node.http.post, f"/api/nodes/{node_id}/drain", headers=node.admin)
         assert drained.is_success
         await asyncio.to_thread(poll, lambda: doors(node)[0]["full"], "LiveKit is told")
-        assert doors(node)[0]["full"] == "the node drains"
+        assert doors(node)[0]["full"] == "The node is stopping and takes no more sessions."
         await livekit.dispatch(refused)
         await asyncio.to_thread(node.supervisorctl, "restart", "worker")  # the node is in service again
         await asyncio.to_thread(door_is_open, node)

@@ -63,7 +63,10 @@ async def test_the_traceback_of_a_boot_that_failed_is_read(http: httpx.AsyncClie
             "causeCode": REASON.code, "causeParams": {**REASON.params, "agentId": agent_id},
         },
         "logs": TRACEBACK,
+        "complete": False,
     }  # fmt: skip
+    await store.close_log(agent_id)
+    assert (await http.get(f"/api/agents/{agent_id}/logs")).json()["complete"] is True
     assert (await http.get(f"/api/agents/{agent_id}/logs?limit=2")).json()["logs"] == TRACEBACK[-2:]
     for limit in (0, -1, 10_001, "many"):
         is_problem(await http.get(f"/api/agents/{agent_id}/logs?limit={limit}"), 422, "malformed_request")
@@ -93,11 +96,11 @@ async def test_an_agent_that_printed_nothing_still_has_its_cause(http: httpx.Asy
 async def test_a_log_that_outlives_its_agents_record_is_read(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis
 ) -> None:
-    """An agent that is killed late says its last words when its record may be gone."""
+    """The last lines of an agent that is killed late arrive when its record may be gone."""
     agent_id = await fail(store)
     raw.delete(f"agent:{agent_id}")
     found = (await http.get(f"/api/agents/{agent_id}/logs")).json()
-    assert found == {"success": True, "agentId": agent_id, "logs": TRACEBACK}
+    assert found == {"success": True, "agentId": agent_id, "logs": TRACEBACK, "complete": False}
 
 
 @pytest.mark.parametrize("suffix", ["logs", "logs/events"])
@@ -154,13 +157,16 @@ async def test_a_log_is_kept_as_long_as_its_failure_is_listed(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis
 ) -> None:
     await change(store, session_keep_count=3)
-    ids = [await fail(store) for _ in range(6)]
+    ids = []
+    for _ in range(6):
+        ids.append(await fail(store))
+        await store.close_log(ids[-1])
     listed = [failure["agentId"] for failure in await failures(http)]
     assert listed == ids[:2:-1], "the newest three"
     for agent_id in ids:
         answer = await http.get(f"/api/agents/{agent_id}/logs")
         assert (answer.status_code == 200) == (agent_id in listed)
-        for suffix in ("", ":count", ":bytes", ":offset"):
+        for suffix in ("", ":count", ":bytes", ":offset", ":closed"):
             assert raw.exists(f"agent:{agent_id}:logs{suffix}") == (agent_id in listed)
     for agent_id in listed:
         kept = raw.ttl(f"agent:{agent_id}")
@@ -183,7 +189,7 @@ async def test_last_words_after_the_end_are_bounded_too(
         assert 0 < raw.ttl(f"agent:{agent_id}:logs{suffix}") <= 3600
 
 
-# Where it is told
+# Where it is reported
 
 
 async def test_who_tells_of_a_failed_boot_names_the_command(http: httpx.AsyncClient, store: Store) -> None:

@@ -13,7 +13,7 @@ from orchestrator.api.app import create
 from orchestrator.api.dispatch import DispatchService
 from orchestrator.api.services import Services
 from orchestrator.errors import StoreUnavailable
-from orchestrator.livekit.jobs import Answer, JobOffer, Outcome
+from orchestrator.livekit.jobs import Answer, JobOffer, Outcome, WorkerLoad
 from orchestrator.models import Session
 from orchestrator.pool.assignment import SessionRequest
 from orchestrator.reasons import because, words
@@ -28,11 +28,15 @@ NO = Answer(available=False)
 
 
 class Reports:
-    """Stands in for the connection: notes what LiveKit is told of jobs."""
+    """Replaces the connection: records the reports to LiveKit about jobs."""
 
     def __init__(self) -> None:
         self.said: list[tuple[str, Outcome, str]] = []
+        self.load = WorkerLoad()
         self.connected = True
+
+    def report_load(self, load: WorkerLoad) -> None:
+        self.load = load
 
     async def report_job(self, job_id: str, outcome: Outcome, error: str = "") -> bool:
         if self.connected:
@@ -76,7 +80,12 @@ async def test_a_job_is_an_ordinary_session(dispatch: DispatchService, store: St
     (agent,) = await warm(store, valkey_url, 1)
     session = await of(store, await dispatch.on_availability(job(metadata='{"name": "Ada"}')))
     assert (session.status, session.user_id, session.room_name) == ("ready", "room:lobby", "lobby")
-    assert (session.via, session.job_id, session.dispatch_id, session.door) == ("dispatch", "AJ_1", "AD_1", "api-test")
+    assert (session.via, session.job_id, session.dispatch_id, session.dispatch_node) == (
+        "dispatch",
+        "AJ_1",
+        "AD_1",
+        "api-test",
+    )
     link = AgentLink(valkey_url, agent)
     told = await link.next_message()
     await link.close()
@@ -137,12 +146,39 @@ async def test_what_is_refused(dispatch: DispatchService, parts: Services, store
     await store.livekit_down("no answer")
     assert await dispatch.on_availability(job(2)) == NO
     await store.livekit_down(None)
-    # Somebody calls themselves what the room stands for: that session is not the room's.
+    # A user has the id that is derived from the room: that session is not the room's.
     await parts.assigner.start(SessionRequest("room:lobby", {}))
     assert await dispatch.on_availability(job(2)) == NO
     parts.feed.close()
     assert await dispatch.on_availability(job(3, "hall")) == NO, "the api is stopping"
     assert len(await store.sessions()) == 2
+
+
+async def test_a_full_node_gives_the_reason_that_a_refused_start_has(
+    dispatch: DispatchService, parts: Services, store: Store, raw: redis.Redis
+) -> None:
+    async def full() -> str:
+        await dispatch._report_load()
+        refusal = await parts.assigner.refusal()
+        assert dispatch._full == (refusal.detail if refusal else "")
+        worker: Any = dispatch.worker
+        assert worker.load.full is bool(refusal)
+        return dispatch._full
+
+    await store.report_memory("n1", "3 MiB are free", hold_seconds=60)
+    assert await full() == "No agent is started: 3 MiB are free."
+    await store.report_memory("n1", "", hold_seconds=60)
+    await change(store, max_sessions=1)
+    assert await full() == ""
+    assert (await dispatch.on_availability(job())).available
+    assert await full() == "All 1 sessions are taken."
+    await store.livekit_down("no answer")
+    assert await full() == "No call can begin: no answer"
+    raw.delete("policy")
+    assert "No node has told Redis its settings" in await full()
+    parts.feed.close()
+    await dispatch._report_load()
+    assert dispatch._full == "The api is stopping."
 
 
 async def test_livekit_is_told_how_a_job_goes(dispatch: DispatchService, store: Store, valkey_url: str) -> None:
@@ -211,12 +247,12 @@ async def test_the_next_api_of_a_node_takes_its_jobs_over(
 async def test_health_says_how_the_door_is(store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serve(create(settings(valkey_url))) as http:
 
-        async def door() -> dict[str, Any] | None:
+        async def registration() -> dict[str, Any] | None:
             found = (await http.get("/api/health", headers=ADMIN)).json()["doors"]
             return next((one for one in found.values() if one["error"]), None)
 
         deadline = time.monotonic() + 20
-        while (found := await door()) is None:
+        while (found := await registration()) is None:
             assert time.monotonic() < deadline, "the door says why it is not open"
             await asyncio.sleep(0.05)
         assert (found["registered"], found["agentName"], found["jobs"]) == (False, "voice-agent", 0)

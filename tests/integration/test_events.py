@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis
 
-from orchestrator.api import change_feed, events
+from orchestrator.api import change_feed, events, server
 from orchestrator.api.app import create
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
@@ -126,9 +126,9 @@ async def test_the_place_in_line_is_told_whenever_it_changes(
     first, _, waits, last = [(await start(http, user)).json()["sessionId"] for user in "abcd"]
     async with following(http, last) as stream:
         assert await stream.next() == ("state", {"state": "queued", "position": 2, "at": 0.0})
-        assert await stream.next() == ("position", {"position": 2, "estimatedWait": "60s"})
+        assert await stream.next() == ("position", {"position": 2, "estimatedWait": "60s", "estimatedWaitSeconds": 60})
         await stop(http, waits)
-        assert await stream.next() == ("position", {"position": 1, "estimatedWait": "30s"})
+        assert await stream.next() == ("position", {"position": 1, "estimatedWait": "30s", "estimatedWaitSeconds": 30})
         await warm(store, valkey_url, 1)
         await stop(http, first)
         assert [event["state"] for event in await stream.until("ready")] == ["starting", "ready"]
@@ -160,14 +160,18 @@ async def test_streams_are_bounded_and_given_back(
         is_problem(refused, 429, "too_many_listeners")
         assert "Retry-After" in refused.headers
     async with asyncio.timeout(10):
-        while True:  # the server sees a closed connection a moment later
+        while True:  # the server notices a closed connection a little later
             async with following(http, session_id) as stream:
                 if stream.status == 200:
                     break
             await asyncio.sleep(0.05)
 
 
-async def test_a_stop_of_the_api_ends_its_streams(store: Store, valkey_url: str) -> None:
+async def test_a_stop_of_the_api_ends_its_streams(
+    store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stop does not wait for the streams: uvicorn, which would cut them off after a while, has no limit here."""
+    monkeypatch.setattr(server, "GRACEFUL_SECONDS", None)
     await warm(store, valkey_url, 1)
     async with on_a_port(create(settings(valkey_url))) as http:
         session_id = (await start(http, "ada")).json()["sessionId"]
@@ -175,8 +179,5 @@ async def test_a_stop_of_the_api_ends_its_streams(store: Store, valkey_url: str)
         stream = await context.__aenter__()
         await stream.until("ready")
         rest = asyncio.create_task(stream.next())
-        begun = asyncio.get_running_loop().time()
-    took = asyncio.get_running_loop().time() - begun
     assert await rest is None
     await context.__aexit__(None, None, None)
-    assert took < 2.5, "uvicorn would have waited 3 s for it"

@@ -17,19 +17,27 @@ from tests.support.pool import POLICY, assign, fill
 PROCESSES, STARTS, CONNECTIONS = 8, 1000, 32
 
 
-def look_then_take(source: str) -> str:
-    """Return the assignment as it must not be: it looks at the pool, and takes what it saw in a second call."""
-    body = source.replace("local id = redis.call('SPOP', 'pool:ready')", "local id = ARGUMENTS.seen")
-    body = body.replace(
+#: Makes the assignment read the pool, and take what it has read in a second call.
+_LOOK_THEN_TAKE = (
+    ("local id = redis.call('SPOP', 'pool:ready')", "local id = ARGUMENTS.seen"),
+    (
         "if agent then return agent, fields end\n  end\nend",
         "if agent then return agent, fields end\n  return nil end end",
-    )
+    ),
     # What would be refused as an illegal move is what a non-atomic take never notices.
-    body = body.replace("if not from or not row or not (from.moves or NONE)[to] then", "if false then")
-    body = body.replace("if before then illegal_move", "if false then illegal_move")
-    return body.replace("if fields[1] == 'ready' and", "if").replace(
-        "if agent and redis.call('ZSCORE', 'sessions', id) then", "if false then"
-    )
+    ("if not legal then", "if false then"),
+    ("if before then illegal_move", "if false then illegal_move"),
+    ("if fields[1] == 'ready' and", "if"),
+    ("if agent and redis.call('ZSCORE', 'sessions', id) then", "if false then"),
+)
+
+
+def look_then_take(source: str) -> str:
+    """Return the assignment as it must not be."""
+    for line, instead in _LOOK_THEN_TAKE:
+        assert source.count(line) == 1, line
+        source = source.replace(line, instead)
+    return source
 
 
 async def _starts(url: str, first: int, count: int, mutant: bool, gate: Any) -> list[str]:

@@ -84,9 +84,11 @@ async def test_every_connection_of_the_store_moves(pair: Pair, store: Store) -> 
         await asyncio.gather(*(store.now() for _ in range(5)))  # as many connections
         assert await link.beat() == "ready"
         hearing = asyncio.create_task(link.next_message())
-        await asyncio.sleep(0.2)
+        async with asyncio.timeout(10):
+            while not pair.old.info("clients")["blocked_clients"]:  # noqa: ASYNC110 - until it listens
+                await asyncio.sleep(0.01)
         pair.fail_over()
-        # Whoever has met the refusal once is with the new one the next time.
+        # A client that was refused once connects to the new one the next time.
         deadline = time.monotonic() + HEALED
         while True:
             try:

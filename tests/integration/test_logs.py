@@ -43,7 +43,11 @@ async def test_the_next_shipper_goes_on_where_the_last_one_stopped(
 
 async def test_the_last_words_of_a_crash_are_kept(store: Store, shipper: LogShipper, tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text("Traceback\nValueError: no")
+    await shipper.ship_all()
+    assert not await store.logs_closed(["a"])
     await shipper.finish("a", "[agent exited with code 1]")
+    assert await store.logs_closed(["a"])
+    assert not await store.logs_closed(["a", "b"])
     assert await store.logs("a", 10) == ["Traceback", "ValueError: no", "[agent exited with code 1]"]
     assert shipper.last_line("a") == "ValueError: no"
 

@@ -1,4 +1,4 @@
-"""REDIS_PREFIX stands before every key, queue and channel: of the store, of its scripts, of Celery and of beat."""
+"""REDIS_PREFIX is in front of every key, queue and channel: of the store, of its scripts, of Celery and of beat."""
 
 import ast
 import inspect
@@ -18,7 +18,8 @@ from orchestrator.config import redis_url
 from orchestrator.reasons import words
 from orchestrator.store import Store, keys, prefixed
 from orchestrator.store.agent_link import AgentLink
-from orchestrator.store.loader import LUA, sources
+from orchestrator.store.generated import key_positions
+from orchestrator.store.loader import sources
 from orchestrator.task_queue.app import CANARY, Publisher
 from tests.support.node import REPOSITORY
 from tests.support.pool import POLICY, assign, warm
@@ -116,11 +117,12 @@ def test_the_celery_worker_beat_and_publisher_leave_none_either(
 
 
 def test_every_command_of_a_script_is_known_to_the_prefix() -> None:
-    told = set(re.findall(r"[A-Z]{3,}", (LUA / "lib" / "prefix.lua").read_text()))
+    told = {name for name, span in prefixed.SPANS.items() if span in {(0, 1), (0, None)}} | {"TIME"}
     used = set(re.findall(r"redis\.call\('([A-Z]+)'", "".join(sources().values())))
     assert used - told == set()
     assert not re.search(r"redis\.call\((?!')", "".join(sources().values())), "a command is named where it is called"
     assert not re.search(r"redis\.(?!call\()", "".join(sources().values()))
+    assert all(key_positions() in source for source in sources(PREFIX).values())
 
 
 def test_every_command_of_the_store_is_known_to_the_prefix() -> None:

@@ -22,11 +22,13 @@ async def test_words_are_for_everybody_and_remedies_for_the_operator(store: Stor
             assert told["problems"]["draining"]["caller"].startswith("The service is about to restart")
             assert "killed" not in told["reasons"]
             assert "signals" not in told
+            assert "events" not in told
         whole = (await http.get("/api/reasons", headers=ADMIN)).json()
         assert whole["reasons"]["killed"]["text"] == "killed by signal {signal}"
         assert whole["reasons"]["killed"]["toldAs"] == "agent_lost"
         assert whole["reasons"]["agent_lost"]["remedy"]
         assert whole["signals"]["9"] == "SIGKILL"
+        assert whole["events"]["user_left"] == "The user left the room."
 
 
 async def test_an_open_api_tells_them_by_its_own_name_alone(store: Store, valkey_url: str) -> None:

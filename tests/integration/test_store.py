@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 
 import pytest
@@ -149,7 +150,7 @@ async def test_a_bound_agent_that_dies_before_the_call_is_replaced(
     await warm(store, valkey_url, 2)
     session_id = (await assign(store, "ada")).session_id
     (spare,) = raw.smembers("pool:ready")
-    raw.delete(f"agent:{session_id}:inbox")  # it has heard of its session
+    raw.delete(f"agent:{session_id}:inbox")  # it has read its assignment
     result = await store.record_exit(session_id, because("killed", signal=9), None, 9)
     assert (result.session_id, result.outcome) == (session_id, "replaced")
     session = await store.session(session_id)
@@ -167,7 +168,7 @@ async def test_a_bound_agent_that_dies_before_the_call_is_replaced(
 
 
 async def test_who_was_dead_when_it_was_handed_out_has_failed_nobody(store: Store, valkey_url: str) -> None:
-    """All warm agents are killed at once: what each was told lies unread."""
+    """All warm agents are killed at once: their messages stay unread."""
     await warm(store, valkey_url, 6)
     session_id = (await assign(store, "ada")).session_id
     for _ in range(6):
@@ -230,6 +231,23 @@ async def test_an_agent_that_dies_in_a_call_is_replaced_in_the_same_room(
     assert states == ["ready", "agent_joined", "active", "agent_exited", "takeover", "starting", "ready"]
     (dead,) = await store.agent_records([before.agent_id])
     assert (dead.signal, dead.peak_memory) == (11, 4096 * 1024)
+
+
+async def test_no_event_holds_a_number_as_text(store: Store, valkey_url: str) -> None:
+    await warm(store, valkey_url, 2)
+    session_id = await in_call(store, valkey_url, "ada")
+    session = await store.session(session_id)
+    assert session is not None
+    assert session.agent_id is not None
+    await store.record_exit(session.agent_id, because("killed", signal=11), None, 11, 4096)
+    await store.end_session(session_id, "ended", because("user_gone", seconds=20))
+    events = {event["state"]: event for event in await store.events(session_id)}
+    exited, ready = events["agent_exited"], events["ready"]
+    assert (exited["signal"], exited["peakMemoryKib"], "exitCode" in exited) == (11, 4096, False)
+    assert (type(ready["agentPid"]), ready["prewarmed"]) == (int, True)
+    assert events["ended"]["endedAt"] > events["active"]["activeAt"] > 1e12
+    texts = [value for event in events.values() for value in event.values() if isinstance(value, str)]
+    assert [text for text in texts if re.fullmatch(r"-?[\d.]+", text)] == []
 
 
 async def test_an_agent_that_registered_while_it_joined_is_not_thrown_out(
@@ -295,7 +313,7 @@ async def test_the_room_of_a_session_that_is_over_is_deleted_until_that_has_work
     waiting = (await assign(store, "grace")).session_id
     await store.end_session(waiting, "ended", words("stopped"))
     assert raw.zscore("deadlines", f"close|{waiting}") is None
-    # Nobody knows the room's name any more.
+    # The name of the room is lost.
     raw.zadd("deadlines", {"close|session_forgotten": 1})
     assert await store.process_deadlines() == []
     assert raw.zscore("deadlines", "close|session_forgotten") is None
@@ -542,13 +560,15 @@ async def test_a_redis_that_is_gone_is_an_error_and_no_hang() -> None:
             await nowhere.reserve_agents(["prewarm_x"], "n1")
 
 
-async def test_whoever_waits_for_a_boot_is_told_how_it_ended(store: Store, valkey_url: str) -> None:
+async def test_whoever_waits_for_a_boot_is_told_how_it_ended(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     """A spawn task that is delivered twice waits twice for one agent."""
     agent_id = (await assign(store, "ada")).session_id
     assert await store.claim_agent(agent_id, "n1") == ("claimed", "")
     assert await store.claim_agent(agent_id, "n1") == ("taken", "")
     both = asyncio.gather(store.wait_boot(agent_id, 5), store.wait_boot(agent_id, 5))
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(10):
+        while raw.info("clients")["blocked_clients"] < 2:  # noqa: ASYNC110 - Redis knows it, and tells nobody
+            await asyncio.sleep(0.01)
     link = AgentLink(valkey_url, agent_id)
     await link.ready(4711)
     await link.close()

@@ -29,22 +29,41 @@ class Watch:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster, self._works_since = cluster, float("inf")
+        self._broken: Broken | None = None
 
     async def run(self) -> None:
         """Look four times a second; at the records every two seconds."""
         looks = 0
         while True:
-            self._cap()
-            self._deadlines()
+            if self._broken:
+                raise self._broken
+            self._look()
             if looks % 8 == 0:
                 self._records()
             looks += 1
             await asyncio.sleep(0.25)
 
-    def _cap(self) -> None:
-        served = sum(self._cluster.world.valkey.peek([("SCARD", key) for key in _SERVED]))
-        if served > self._cluster.settings.max_sessions and not self._cluster.lost:
-            raise Broken(f"{served} sessions are served at once, MAX_SESSIONS is {self._cluster.settings.max_sessions}")
+    def check(self) -> None:
+        """Raise what was broken at the last look."""
+        self._cluster.world.valkey.peek([])
+        if self._broken:
+            raise self._broken
+
+    def _look(self) -> None:
+        world = self._cluster.world
+        oldest = int((BEGINNING + world.now - LATE_SECONDS) * 1000) if self._must_be_in_time() else "-inf"
+        lost = self._cluster.lost
+        world.valkey.peek_soon(
+            [*(("SCARD", key) for key in _SERVED), ("ZRANGEBYSCORE", keys.DEADLINES, "-inf", oldest)],
+            lambda found: self._judge(sum(found[:-1]), found[-1], lost=lost),
+        )
+
+    def _judge(self, served: int, late: list[str], *, lost: bool) -> None:
+        most = self._cluster.settings.max_sessions
+        if served > most and not lost:
+            self._broken = Broken(f"{served} sessions are served at once, MAX_SESSIONS is {most}")
+        elif late:
+            self._broken = Broken(f"{LATE_SECONDS:g} s ago these waits were over: {', '.join(late)}")
 
     def _records(self) -> None:
         seen = self._cluster.at_once(self._cluster.oracle.snapshot())
@@ -53,19 +72,15 @@ class Watch:
         if wrong := [violation.text for violation in found if violation.code not in allowed]:
             raise Broken("; ".join(wrong))
 
-    def _deadlines(self) -> None:
-        """Whoever waits has an answer in time: while a node works no wait is over and not acted on."""
+    def _must_be_in_time(self) -> bool:
+        """Whether no wait may be over and not acted on: a node has worked for long enough."""
         world = self._cluster.world
         working = [computer.worker for computer in self._cluster.computers]
         if not any(each.alive and not each.hangs and not each.network.trouble for each in working):
             self._works_since = float("inf")
-            return
+            return False
         self._works_since = min(self._works_since, world.now)
-        if world.now - self._works_since < LATE_SECONDS:
-            return
-        oldest = int((BEGINNING + world.now - LATE_SECONDS) * 1000)
-        if late := world.valkey.peek([("ZRANGEBYSCORE", keys.DEADLINES, "-inf", oldest)])[0]:
-            raise Broken(f"{LATE_SECONDS:g} s ago these waits were over: {', '.join(late)}")
+        return world.now - self._works_since >= LATE_SECONDS
 
 
 async def when_quiet(cluster: Cluster) -> float:
@@ -103,6 +118,7 @@ async def _unsettled(cluster: Cluster) -> list[str]:
             found.append(f"{process.name} runs, and has no record or has exited")
         elif process.hangs:
             found.append(f"{process.name} stands still")
+    found += await _outdated(cluster, {agent.id for agent in records.values() if agent.state is AgentState.READY})
     running = {process.id for process in cluster.agents}
     found += [f"agent {agent_id[8:14]} is {records[agent_id].state}, and no process runs" for agent_id in
               sorted(records.keys() - running)]  # fmt: skip
@@ -112,6 +128,17 @@ async def _unsettled(cluster: Cluster) -> list[str]:
     for name, room in cluster.livekit.rooms.items():
         if room.agents or room.user:
             found.append(f"room {name} is not empty: {list(room.agents)}, user {room.user}")
+    return found
+
+
+async def _outdated(cluster: Cluster, warm: set[str]) -> list[str]:
+    """Warm agents of a code that was replaced."""
+    found = []
+    for reload_id, computer, version in cluster.reloads:
+        if cluster.lost or (await cluster.store.reload(reload_id)).get(computer.name) != "done":
+            continue
+        old = [each.name for each in computer.living if each.id in warm and each.version < version]
+        found += [f"{name} is warm with the code before version {version}" for name in old]
     return found
 
 

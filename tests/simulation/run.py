@@ -1,6 +1,7 @@
 """Runs one simulation from its seed to its end."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 
 from tests.simulation.cluster import patched
@@ -15,6 +16,7 @@ def run(world: World, valkey: Valkey, scenario: Scenario) -> World:
     """Run a scenario in virtual time; returns the world. Raises what the scenario raises."""
     loop = VirtualLoop()
     world.begin(loop, valkey)
+    gc.disable()  # a schedule is short: its garbage is collected once, at its end
     try:
         asyncio.set_event_loop(loop)
         loop.set_exception_handler(lambda *_: None)  # of what a killed process leaves
@@ -28,3 +30,4 @@ def run(world: World, valkey: Valkey, scenario: Scenario) -> World:
         loop.run_until_complete(asyncio.gather(*unfinished, return_exceptions=True))
         asyncio.set_event_loop(None)
         loop.close()
+        gc.enable()

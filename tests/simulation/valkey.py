@@ -7,6 +7,7 @@ command is sent and answered while the event loop stands still. A client may fin
 import asyncio
 import contextlib
 import hashlib
+import math
 import random
 import socket
 from collections import defaultdict
@@ -22,12 +23,19 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tests.simulation.virtual_time import BEGINNING
 from tests.support.model import BENCH, CLOCK
 
+#: Keys that expire later than this do so by Valkey's own clock, and so never: no schedule is so long, on either clock.
+LONGEST_TTL_US = 300_000_000
 _TTL, _PUSHED = "test:ttl", "test:pushed"
 #: Before BENCH: lifetimes of keys by the clock, and which lists something was pushed to.
 _LIFETIMES = f"""
 local raw, redis = redis, setmetatable({{}}, {{__index = redis}})
 local function lives(key, us)
-  raw.call('ZADD', '{_TTL}', tonumber(raw.call('GET', '{CLOCK}')) + us, key)
+  if us <= {LONGEST_TTL_US} then
+    raw.call('ZADD', '{_TTL}', tonumber(raw.call('GET', '{CLOCK}')) + us, key)
+  else
+    raw.call('ZREM', '{_TTL}', key)
+    raw.call('EXPIRE', key, math.floor(us / 1e6))
+  end
 end
 function redis.call(command, key, ...)
   if command == 'EXPIRE' then
@@ -37,7 +45,7 @@ function redis.call(command, key, ...)
   elseif command == 'PTTL' then
     if raw.call('EXISTS', key) == 0 then return -2 end
     local at = raw.call('ZSCORE', '{_TTL}', key)
-    return at and math.floor((tonumber(at) - tonumber(raw.call('GET', '{CLOCK}'))) / 1000) or -1
+    return at and math.floor((tonumber(at) - tonumber(raw.call('GET', '{CLOCK}'))) / 1000) or raw.call('PTTL', key)
   elseif command == 'SET' then
     local given, kept, us = {{...}}, {{}}, nil
     local at = 1
@@ -71,8 +79,7 @@ function redis.call(command, key, ...)
   return raw.call(command, key, ...)
 end
 """
-_TICK = f"""
-redis.call('SET', '{CLOCK}', ARGV[1])
+_EXPIRE = f"""
 local due = redis.call('ZRANGEBYSCORE', '{_TTL}', '-inf', ARGV[1])
 if #due > 0 then
   redis.call('DEL', unpack(due))
@@ -83,17 +90,14 @@ _TIME = f"""
 local us = tonumber(redis.call('GET', '{CLOCK}'))
 return {{tostring(math.floor(us / 1e6)), tostring(us % 1e6)}}
 """
-_NEWS = f"""
-local pushed = redis.call('SMEMBERS', '{_PUSHED}')
-redis.call('DEL', '{_PUSHED}')
-return {{redis.call('GET', '{CLOCK}'), pushed}}
-"""
+#: After a script: the clock, the lists something was pushed to, and the key that expires next.
+_NEWS = (("GET", CLOCK), ("SPOP", _PUSHED, 1000), ("ZRANGE", _TTL, 0, 0, "WITHSCORES"))
 #: Commands of Python's that the lifetimes of keys or those who wait for a list must hear of: run as scripts.
 _LIKE_SCRIPTS = frozenset({"SET", "EXPIRE", "PTTL", "LPUSH", "RPUSH"})
 _LIKE_SCRIPT = _LIFETIMES + "return redis.call(unpack(ARGV))"
-_CALLBACKS: dict[str, Callable[..., Any]] = Redis.from_pool(
-    BlockingConnectionPool(protocol=3, decode_responses=True)
-).response_callbacks
+_CALLBACKS: dict[str, Callable[..., Any]] = dict(
+    Redis.from_pool(BlockingConnectionPool(protocol=3, decode_responses=True)).response_callbacks
+)
 
 
 class Valkey:
@@ -104,22 +108,24 @@ class Valkey:
         self._socket.connect(path)
         self._reader = hiredis.Reader(encoding="utf-8", errors="replace", replyError=ResponseError)
         self._shas: dict[str, str] = {}
+        self._asked: list[tuple[Sequence[tuple[Any, ...]], Callable[[list[Any]], None]]] = []
         self._send([("HELLO", "3")])
-        self._tick = self.load(_TICK, plain=True)
-        self._news = self.load(_NEWS, plain=True)
+        self._expire = self.load(_EXPIRE, plain=True)
         self._time = self.load(_TIME, plain=True)
         self._like_script = self.load(_LIKE_SCRIPT, plain=True)
         self.clear()
 
     def clear(self) -> None:
         """Begin again: empty, at the beginning of time."""
+        self._asked.clear()
         self._send([("FLUSHDB",)])
-        self._clock_us = 0
+        self._clock_us, self._next_expiry = 0, math.inf
         self._waiting: defaultdict[str, list[asyncio.Future[None]]] = defaultdict(list)
 
     def lose_everything(self) -> None:
         """Be empty, as a Redis that came back without its file."""
         self._send([("FLUSHDB",), ("SET", CLOCK, self._clock_us)])
+        self._next_expiry = math.inf
 
     def load(self, source: str, *, plain: bool = False) -> str:
         """Load a script; returns its digest."""
@@ -133,8 +139,11 @@ class Valkey:
     def run(self, commands: Sequence[tuple[Any, ...]], now: float) -> list[Any]:
         """Run commands at a moment, none of any other client's in between; an error is among the results."""
         self._clock_us = max(self._clock_us, int((BEGINNING + now) * 1e6) // 250 * 250) + 250
-        batch: list[tuple[Any, ...]] = [("EVALSHA", self._tick, 0, self._clock_us)]
-        scripted = False
+        batch: list[tuple[Any, ...]] = [("SET", CLOCK, self._clock_us)]
+        scripted = self._next_expiry <= self._clock_us
+        if scripted:
+            batch.append(("EVALSHA", self._expire, 0, self._clock_us))
+        first = len(batch)
         for command in commands:
             if command[0] in _LIKE_SCRIPTS:
                 batch.append(("EVALSHA", self._like_script, 0, *command))
@@ -144,21 +153,25 @@ class Valkey:
             else:
                 batch.append(command)
                 scripted = scripted or command[0] == "EVALSHA"
-        if scripted:
-            batch.append(("EVALSHA", self._news, 0))
-        results = self._send(batch)
-        if scripted:
-            clock, pushed = results.pop()
-            self._clock_us = int(clock)
-            for key in sorted(pushed):
-                for waiter in self._waiting.pop(key, ()):
-                    if not waiter.done():
-                        waiter.set_result(None)
-        return results[1:]
+        if not scripted:
+            return self._send(batch)[first:]
+        *results, clock, pushed, soonest = self._send([*batch, *_NEWS])
+        self._clock_us = int(clock)
+        self._next_expiry = soonest[0][1] if soonest else math.inf
+        for key in sorted(pushed):
+            for waiter in self._waiting.pop(key, ()):
+                if not waiter.done():
+                    waiter.set_result(None)
+        return results[first:]
 
     def peek(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run commands that change nothing, outside of time."""
         return self._send(commands)
+
+    def peek_soon(self, commands: Sequence[tuple[Any, ...]], then: Callable[[list[Any]], None]) -> None:
+        """Like `peek`, without a round trip of its own: these are sent in front of the next command, so they find what
+        is there now."""
+        self._asked.append((commands, then))
 
     def waiter(self, keys: Iterable[str]) -> asyncio.Future[None]:
         """Return what is done when something is pushed to one of these lists."""
@@ -168,12 +181,17 @@ class Valkey:
         return waiter
 
     def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        self._socket.sendall(b"".join(hiredis.pack_command(command) for command in commands))
-        results = []
-        while len(results) < len(commands):
-            while (reply := self._reader.gets()) is False:
-                self._reader.feed(self._socket.recv(1 << 16))
+        asked, self._asked = self._asked, []
+        batch = [*(command for some, _ in asked for command in some), *commands] if asked else commands
+        self._socket.sendall(b"".join(map(hiredis.pack_command, batch)))
+        reader, results = self._reader, []
+        for _ in batch:
+            while (reply := reader.gets()) is False:
+                reader.feed(self._socket.recv(1 << 16))
             results.append(reply)
+        for some, then in asked:
+            then(results[: len(some)])
+            del results[: len(some)]
         return results
 
     def close(self) -> None:
@@ -275,7 +293,7 @@ class Client(Redis):
         self.network = network
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        (reply,) = await self.network.run([_plain(args)])
+        (reply,) = await self.network.run([args])
         return _answer(args[0], reply, options)
 
     def register_script(self, script: Any) -> Any:
@@ -308,7 +326,7 @@ class _Pipeline(Client):
 
     async def execute(self, *_: Any, **__: Any) -> list[Any]:
         stack, self._stack = self._stack, []
-        replies = await self.network.run([_plain(args) for args, _ in stack]) if stack else []
+        replies = await self.network.run([args for args, _ in stack]) if stack else []
         return [_answer(args[0], reply, options) for (args, options), reply in zip(stack, replies, strict=True)]
 
     async def __aenter__(self) -> Self:
@@ -317,15 +335,11 @@ class _Pipeline(Client):
     async def __aexit__(self, *_: object) -> None: ...
 
 
-def _plain(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(repr(each) if isinstance(each, float) else each for each in args)
-
-
 def _answer(name: Any, reply: Any, options: dict[str, Any]) -> Any:
     if isinstance(reply, ResponseError):
         if str(reply).startswith("NOSCRIPT"):
             raise NoScriptError(str(reply))
         raise reply
     options.pop("keys", None)  # for redis-py's cache
-    callback = _CALLBACKS.get(str(name).upper())
+    callback = _CALLBACKS.get(name.upper())
     return callback(reply, **options) if callback else reply

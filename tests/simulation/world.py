@@ -112,7 +112,7 @@ class World:
 
     def token(self, size: int = 32) -> str:
         """In place of `secrets.token_hex`."""
-        return self.dice.randbytes(size).hex()
+        return f"{self.dice.getrandbits(8 * size):0{2 * size}x}"
 
     def arm(self, point: str, action: str, *, stands_still: float = 5.0) -> None:
         """Have this happen to the next process that passes a point. `stands_still`: after so long it goes on."""

@@ -17,9 +17,9 @@ START = "AGENT_MODULE=my_agent make up"
 NOT_RUN = {
     "make up": "`AGENT_MODULE=my_agent make up` starts the node that all others are run on",
     "make test": "it is this run",
-    "make check": "it is a part of `make test`",
+    "make check": "it runs these tests again, and the linters",
     "make chaos": "an hour of what `make test` does for minutes",
-    "make guards": "an hour: it runs tests in copies of the project",
+    "make guards": "half an hour: it runs tests in copies of the project",
     "make fuzz": "minutes of what tests/integration/test_fuzz.py does for seconds",
     "make image": "`make image-test` builds it, as root with podman",
     "docker run": "tests/image/test_image.py starts the image with these options, by podman",

@@ -1,11 +1,13 @@
 """LiveKit as others use it: its API, and people who join a room with a token of their own."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Self, TypeVar
 
+import aiohttp
 from livekit import api, rtc
 
 from tests.support.node import Node
@@ -65,6 +67,16 @@ class LiveKit:
         """Wait until an agent is in a room; returns it."""
         (agent,) = await until(lambda: self.agents(room), f"an agent is in {room}", seconds)
         return agent
+
+    async def served_again(self, room: str, seconds: float = 60) -> None:
+        """Wait until an agent is in a room of a server that is just being started."""
+
+        async def look() -> list[api.ParticipantInfo]:
+            with contextlib.suppress(aiohttp.ClientError):
+                return await self.agents(room)
+            return []
+
+        await until(look, f"an agent is in {room} again", seconds)
 
     async def exists(self, room: str) -> bool:
         """Return whether a room exists."""

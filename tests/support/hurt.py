@@ -8,9 +8,10 @@ from typing import Any
 import redis
 
 from agents.caller import Call
+from orchestrator.models import new_id
 from tests.support.chaos import descendants
 from tests.support.node import Node
-from tests.support.processes import alive
+from tests.support.processes import alive, poll
 
 
 def connected(node: Node) -> "redis.Redis":
@@ -41,6 +42,21 @@ def moment(raw: "redis.Redis", session_id: str, state: str) -> float:
         if fields["state"] == state:
             return int(str(entry).partition("-")[0]) / 1000
     raise AssertionError(f"{session_id} was never {state}")
+
+
+def redis_time(raw: "redis.Redis") -> float:
+    """Return Unix seconds by Redis's clock, by which the product measures too."""
+    seconds, microseconds = raw.time()
+    return int(seconds) + int(microseconds) / 1e6
+
+
+def clean_up_round(node: Node) -> None:
+    """Wait until the node's clean-up has run once from now on: it takes an agent that does not exist out of a list."""
+    nobody = new_id("prewarm")
+    with connected(node) as raw:
+        warm = f"node:{node.environment['NODE_ID']}:warm"
+        raw.sadd(warm, nobody)
+        poll(lambda: not raw.sismember(warm, nobody), "the clean-up has run")
 
 
 async def talking(node: Node, user: str, **metadata: Any) -> Call:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,10 +85,17 @@ class Refusing:
 
         looping = threading.Thread(target=run)
         looping.start()
-        time.sleep(0.1)
+        poll(self._is_busy, "the script runs")
         yield "BUSY"
         self.admin.execute_command("SCRIPT", "KILL")
         looping.join()
+
+    def _is_busy(self) -> bool:
+        try:
+            self.admin.ping()
+        except redis.ResponseError as failure:
+            return "BUSY" in str(failure)
+        return False
 
     @contextlib.contextmanager
     def without_replicas(self) -> Iterator[str]:

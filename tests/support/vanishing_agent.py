@@ -11,7 +11,7 @@ async def _untold(*_: object, **__: object) -> None:
     """Who is in the room is told to nobody."""
 
 
-AgentLink.presence = _untold  # type: ignore[assignment, method-assign]
+AgentLink.presence = _untold  # type: ignore[method-assign]
 
 
 async def entrypoint(ctx: AgentContext) -> None:
@@ -25,5 +25,5 @@ async def entrypoint(ctx: AgentContext) -> None:
         echoing.cancel()
     # What would follow from being out of the room, for one that notices.
     ctx.room.off("disconnected", ctx._on_disconnected)
-    ctx.room.off("participant_disconnected", ctx.look)
+    ctx.room.off("participant_disconnected", ctx.update_presence)
     await ctx.room.disconnect()

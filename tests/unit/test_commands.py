@@ -219,10 +219,12 @@ def test_doctor_invariants(run: Run, monkeypatch: pytest.MonkeyPatch, found: lis
 
 AGENT = "prewarm_" + "a" * 32
 SESSION = "session_" + "b" * 32
+UNFINISHED = {"logs": ["loading", "RuntimeError: no model"], "complete": False}
 BOOTING = {"agent": {"agentId": AGENT, "status": "starting"}, "logs": ["loading"]}
 FAILED = {
     "agent": {"agentId": AGENT, "status": "exited", "cause": "boot_error: exited with code 1: no model"},
     "logs": ["loading", "RuntimeError: no model", "[agent exited with code 1]"],
+    "complete": True,
 }  # fmt: skip
 
 
@@ -245,18 +247,30 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_logs_of_an_agent_are_followed_to_its_end(api: Api, run: Run, quick: None) -> None:
-    api.on(f"GET /api/agents/{AGENT}/logs", BOOTING, BOOTING, FAILED | {"logs": FAILED["logs"][:2]}, FAILED)
+    api.on(f"GET /api/agents/{AGENT}/logs", BOOTING, BOOTING, FAILED | UNFINISHED, FAILED)
     code, out, err = run("logs", "-f", AGENT)
     assert (code, err) == (0, "")
     assert out.splitlines()[:2] == ["loading", "RuntimeError: no model"]
     assert api.asked.count(f"GET /api/session/{AGENT}/logs") == 1, "the id is looked up once"
 
 
+@pytest.mark.parametrize("line", ["[agent exited with code 1]", "the agent's own last line"])
+def test_a_log_is_followed_until_the_api_says_that_it_is_complete(
+    api: Api, run: Run, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """An agent may print a line that looks like the node's last one."""
+    monkeypatch.setattr(logs_module, "POLL_SECONDS", 0)
+    looks = {"agent": FAILED["agent"], "logs": ["[agent exited with code 0]"], "complete": False}
+    whole = looks | {"logs": ["[agent exited with code 0]", line], "complete": True}
+    api.on(f"GET /api/agents/{AGENT}/logs", looks, looks, whole)
+    assert run("logs", "-f", AGENT) == (0, f"[agent exited with code 0]\n{line}\n", "")
+
+
 @pytest.mark.parametrize("printed_by", [AGENT, SESSION])
 def test_followed_logs_as_json_are_an_object_a_line(api: Api, run: Run, quick: None, printed_by: str) -> None:
     api.on(f"GET /api/agents/{AGENT}/logs", BOOTING, FAILED)
     api.on(f"GET /api/session/{SESSION}", {"status": "active"}, {"status": "ended"})
-    api.on(f"GET /api/session/{SESSION}/logs", {"logs": ["loading"]}, {"logs": FAILED["logs"]})
+    api.on(f"GET /api/session/{SESSION}/logs", {"logs": ["loading"]}, {"logs": FAILED["logs"], "complete": True})
     code, out, err = run("logs", "-f", "--json", printed_by)
     assert (code, err) == (0, "")
     assert [json.loads(line) for line in out.splitlines()] == [{"line": line} for line in FAILED["logs"]]

@@ -21,7 +21,7 @@ from orchestrator.settings import Settings
 from orchestrator.store import keys
 from orchestrator.store.loader import sources
 from tests import reference
-from tests.support import documents, fenced, health_warnings, printed
+from tests.support import documents, fenced, printed
 from tests.support.documents import DOCUMENTS, LARGEST_PICTURE, REPOSITORY, Command
 from tests.support.printed import BIN, FOREIGN_VARIABLES, MADE, wrong
 
@@ -279,23 +279,21 @@ def test_what_is_generated_is_up_to_date(document: str, name: str) -> None:
 
 
 def _explained(*headings: str) -> set[str]:
-    """Return what stands first in the rows of docs/troubleshooting.md, below headings of its tables."""
-    rows = documents.rows((DOCS / "troubleshooting.md").read_text())
+    """Return the codes of docs/troubleshooting.md, from its tables whose second column is one of `headings`."""
     found: set[str] = set()
     heading = ""
-    for cells in rows:
-        heading = heading if cells[0].startswith("`") else cells[0]
-        if cells[0].startswith("`") and heading in headings:
-            found.add(cells[0].strip("`"))
+    for first, second, *_ in documents.rows((DOCS / "troubleshooting.md").read_text()):
+        if not first.startswith("`"):
+            heading = second
+        elif heading in headings:
+            found.add(first.strip("`"))
     return found
 
 
-def test_every_warning_of_health_is_explained() -> None:
-    found = health_warnings.templates()
-    assert len(found) > 25
-    explained = {health_warnings.tidy(each) for each in _explained("warning")}
-    none([f"docs/troubleshooting.md lacks: {each}" for each in found - explained])
-    none([f"no warning any more: {each}" for each in explained - found])
+def test_every_warning_is_explained() -> None:
+    rows = [row for row in reasons.table().warnings.values() if row.text]
+    none(row.code for row in rows if not row.remedy)
+    assert _explained("warning") == {row.code for row in rows}
 
 
 def test_every_code_of_a_reason_or_an_error_is_explained() -> None:
@@ -305,7 +303,8 @@ def test_every_code_of_a_reason_or_an_error_is_explained() -> None:
     table = reasons.table()
     none({each.code for each in below(OrchestratorError)} - table.problems.keys())
     none(code for code, each in (*table.problems.items(), *table.reasons.items()) if not each.remedy)
-    assert _explained("code") == table.problems.keys() | table.reasons.keys()
+    assert _explained("means") == table.reasons.keys()
+    assert _explained("what to do") == table.problems.keys()
 
 
 def test_the_glossary_defines_fifty_words_at_most() -> None:

@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +12,8 @@ import pytest
 from orchestrator.host.protocol import Death
 from orchestrator.host.spawn import process_of
 from orchestrator.host.state_dir import AgentFolder
+from orchestrator.machine import shutdown_notice
 from orchestrator.node import drain as program
-from orchestrator.node import shutdown_notice
 from orchestrator.operations import kill_window
 from orchestrator.settings import Settings
 from tests.support.disk import full_disk
@@ -29,10 +27,27 @@ POST = ("POST", "/api/nodes/n1/drain", "Bearer a-token-for-tests")
 GET = ("GET", "/api/nodes/n1", "Bearer a-token-for-tests")
 
 
+class VirtualTime:
+    """Stands in for the program's `time`: a pause takes no time, and goes on with what the test does meanwhile."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        #: One step for each pause.
+        self.meanwhile: Iterator[None] = iter(())
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        next(self.meanwhile, None)
+
+
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "POLL", 0.02)
-    monkeypatch.setattr(kill_window, "DRAIN_MARGIN", 0.2)
+def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
+    found = VirtualTime()
+    monkeypatch.setattr(program, "time", found)
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -53,19 +68,19 @@ def agent(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _drain(port: int, seconds: float = 20, goodbye: float = 5) -> float:
-    """Drain, and return how long it took."""
+    """Drain, and return the seconds for which it has waited."""
     settings = Settings(
         node_id="n1", port=port, admin_token="a-token-for-tests", drain_seconds=seconds, goodbye_seconds=goodbye
     )
     with program.client(settings) as api, shutdown_notice.NoticeWriter(settings.run_dir) as speaker:
-        started = time.monotonic()
+        started = program.time.monotonic()
         program.drain(settings, api, speaker)
-        return time.monotonic() - started
+        return program.time.monotonic() - started
 
 
 def test_it_waits_until_the_last_call_is_over(capsys: pytest.CaptureFixture[str]) -> None:
     with DrainApi(3, 2, 2, 1, 0) as api:
-        _drain(api.port)
+        assert _drain(api.port) == 4 * program.POLL
     assert api.asked == [POST, GET, GET, GET, GET]
     assert capsys.readouterr().out == "Draining: 3 calls have up to 20 s. Ctrl-C again stops now.\n"
 
@@ -78,19 +93,19 @@ def test_one_call_is_one(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_without_calls_it_says_nothing_and_does_not_wait(capsys: pytest.CaptureFixture[str]) -> None:
     with DrainApi(0) as api:
-        assert _drain(api.port) < 1
+        assert _drain(api.port) == 0
     assert api.asked == [POST]
     assert not capsys.readouterr().out
 
 
 def test_it_waits_for_the_goodbyes_and_not_longer() -> None:
     with DrainApi(1) as api:
-        assert 0.5 <= _drain(api.port, 0.3) < 2
+        assert _drain(api.port, 6) == 6 + kill_window.DRAIN_MARGIN
 
 
 def test_no_drain_seconds_no_wait(capsys: pytest.CaptureFixture[str]) -> None:
     with DrainApi(3) as api:
-        assert _drain(api.port, 0) < 0.3
+        assert _drain(api.port, 0) == 0
     assert api.asked == [POST], "starts are refused all the same"
     assert not capsys.readouterr().out
 
@@ -106,54 +121,66 @@ def test_no_drain_seconds_no_wait(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_whatever_is_wrong_with_the_api_the_agents_that_live_have_their_time(
-    capsys: pytest.CaptureFixture[str], agent: subprocess.Popen[bytes], answer: int | str | None, why: str
+    capsys: pytest.CaptureFixture[str],
+    agent: subprocess.Popen[bytes],
+    clock: VirtualTime,
+    answer: int | str | None,
+    why: str,
 ) -> None:
+    def leave_after_two_pauses() -> Iterator[None]:
+        yield
+        agent.kill()
+        agent.wait()
+
     with DrainApi(answer or 0) as api:
         if answer is None:
             api.close()
-        assert 0.7 <= _drain(api.port, 0.5) < 3
+        assert _drain(api.port, 5) == 5 + kill_window.DRAIN_MARGIN
         out = capsys.readouterr().out
         assert out.startswith(f"Draining: {why}")
-        assert ", so every live agent counts as a call. 1 call has up to 0.5 s. Ctrl-C again" in out
-        ending = threading.Timer(0.3, agent.kill)
-        ending.start()
-        assert _drain(api.port) < 5, "the last one has gone"
-        assert agent.wait(0.1), "and not before"
-        assert _drain(api.port, 0) < 1, "where nothing is waited for, neither is the api"
+        assert ", so every live agent counts as a call. 1 call has up to 5 s. Ctrl-C again" in out
+        assert _drain(api.port, 0) == 0, "where nothing is waited for, neither is the api"
+        clock.meanwhile = leave_after_two_pauses()
+        assert _drain(api.port) == 2 * program.POLL, "the last one has gone"
 
 
 def test_without_agents_nobody_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _drain(free_ports()) < 2
+    assert _drain(free_ports()) == 0
     assert not capsys.readouterr().out
 
 
-def test_the_agents_are_told_while_the_api_cannot(tmp_path: Path, agent: subprocess.Popen[bytes]) -> None:
-    with DrainApi(2, 503) as api:
-        draining = threading.Thread(target=_drain, args=(api.port, 20, 5))
-        began = time.monotonic()
-        draining.start()
-        word = poll(lambda: shutdown_notice.read(tmp_path), "they are told", 5)
-        assert 14 < word.goodbye_at - began < 16
-        assert 19 < word.over_at - began < 21
+def test_the_agents_are_told_while_the_api_cannot(
+    tmp_path: Path, agent: subprocess.Popen[bytes], clock: VirtualTime
+) -> None:
+    began = clock.now
+
+    def redis_comes_back(api: DrainApi) -> Iterator[None]:
+        assert shutdown_notice.read(tmp_path) is None, "the api has just told them itself"
+        yield
+        assert shutdown_notice.read(tmp_path) == shutdown_notice.Notice(began + 15, began + 20)
         api.answers[:] = [1]
-        poll(lambda: shutdown_notice.read(tmp_path) is None, "they are told no more", 5)
-        poll(lambda: api.asked[-1] == GET, "it is drained again, and looked at", 5)
-        again = [path for method, path, _ in api.asked if method == "POST" and "seconds" in path]
-        assert 18 < float(again[-1].partition("=")[2]) <= 20, "for what is left of its time"
+        yield
+        assert shutdown_notice.read(tmp_path) is None, "it tells them again"
+        # For what is left of its time.
+        assert api.asked[-1][:2] == ("POST", "/api/nodes/n1/drain?seconds=19.5")
         api.answers[:] = [0]
-        time.sleep(0.2)
-        assert draining.is_alive(), "a Redis that has just come back may not know of every call"
+        yield
+        assert api.asked[-1] == GET
+        yield
+        assert api.asked[-2:] == [GET, GET], "a Redis that has just come back may not know of every call"
         agent.kill()
         agent.wait()
-        draining.join(5)
-        assert not draining.is_alive()
+
+    with DrainApi(2, 503) as api:
+        clock.meanwhile = redis_comes_back(api)
+        assert _drain(api.port) == 5 * program.POLL
     assert shutdown_notice.read(tmp_path) is None
 
 
 def test_what_a_killed_node_has_left_says_nothing(tmp_path: Path) -> None:
     code = """if True:
         import sys, time, pathlib
-        from orchestrator.node import shutdown_notice
+        from orchestrator.machine import shutdown_notice
         speaker = shutdown_notice.NoticeWriter(pathlib.Path(sys.argv[1]))
         speaker.publish(shutdown_notice.Notice(1.0, 2.0))
         print("said", flush=True)
@@ -228,4 +255,4 @@ def test_a_second_signal_ends_it_at_once(api: DrainApi, process: subprocess.Pope
     process.send_signal(signal.SIGTERM)
     poll(lambda: api.asked, "it drains", 5)
     process.send_signal(signal.SIGTERM)
-    process.wait(2)
+    process.wait(20)

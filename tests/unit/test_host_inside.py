@@ -1,6 +1,7 @@
 """Moments in the agent host that no test can meet from outside: between two lines, or when the machine refuses."""
 
 import os
+import selectors
 import signal
 import subprocess
 import time
@@ -11,9 +12,10 @@ from typing import Any, NoReturn
 import pytest
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.host.children import Child
+from orchestrator.host.children import CHECK_SECONDS, FLOOD_CHECK_SECONDS, Child, Children
 from orchestrator.host.host import AgentHost
 from orchestrator.host.protocol import Death, Process
+from orchestrator.host.spawn import process_of
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.machine.process import ProcessId, machine_boot_id
 from orchestrator.settings import NodeSettings
@@ -108,3 +110,20 @@ def test_a_claim_stands_against_its_own_repetition_only(folder: AgentFolder) -> 
     assert folder.read("one") == death
     assert list(folder.records({"one"})) == []
     assert list(folder.records()) == [death]
+
+
+def test_a_flood_is_watched_more_closely(settings: NodeSettings, folder: AgentFolder) -> None:
+    """At four looks a second a fast disk would take a hundred megabytes between two of them."""
+    limit = 65_536
+    with selectors.DefaultSelector() as selector:
+        children = Children(folder, selector, lambda _: None, {})
+        children.living["one"] = Child(process_of("one", os.getpid()), own=True)
+        with (settings.agents_dir / "one.log").open("ab", buffering=0) as log:
+            for now, written, pause in (
+                (10.0, 100, CHECK_SECONDS),
+                (20.0, limit // 9, FLOOD_CHECK_SECONDS),
+                (30.0, 100, CHECK_SECONDS),
+            ):
+                log.write(b"x" * written)
+                children.check(now, limit)
+                assert children.next_check == now + pause

@@ -41,7 +41,7 @@ def test_the_setting_goes_before_the_platform() -> None:
 
 
 def _warning(environ: dict[str, str], stopping: float | None = 9, **settings: Any) -> str:
-    return kill_window.warning(Settings(**settings), environ, stopping) or ""
+    return str(kill_window.warning(Settings(**settings), environ, stopping) or "")
 
 
 def test_a_window_that_is_too_short_is_named_with_the_numbers_and_the_mend() -> None:
@@ -94,7 +94,7 @@ def test_the_times_to_stop_are_those_of_supervisord_conf(tmp_path: Path, monkeyp
 
 def test_a_drain_that_supervisord_would_kill_is_named() -> None:
     said = kill_window.drain_warning(Settings(drain_seconds=30), 10)
-    assert said == (
+    assert str(said) == (
         "DRAIN_SECONDS=30 needs up to 33 s, but supervisord kills the drain program after 10 s: "
         "set its stopwaitsecs to 38."
     )

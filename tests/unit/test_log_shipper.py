@@ -21,6 +21,7 @@ class Memory:
         self.lines: list[str] = []
         self.offset = 0
         self.gone = False
+        self.closed: dict[str, int] = {}
 
     async def append_logs(self, _agent: str, lines: Sequence[str], _keep: int, offset: int | None = None) -> None:
         # A round trip: whoever else ships has its turn now.
@@ -29,6 +30,9 @@ class Memory:
             raise StoreUnavailable
         self.lines += lines
         self.offset = self.offset if offset is None else offset
+
+    async def close_log(self, agent: str) -> None:
+        self.closed[agent] = len(self.lines)
 
     async def log_offset(self, _agent: str) -> int:
         await asyncio.sleep(0)
@@ -195,6 +199,7 @@ async def test_the_last_words_of_a_flood_are_shipped_whatever_it_has_used_up(shi
     ship.write(numbered(0, 5000) + b"ValueError: no")
     await ship.shipper.finish("a", "[end]")
     assert ship.store.lines[-2:] == ["ValueError: no", "[end]"]
+    assert ship.store.closed == {"a": len(ship.store.lines)}, "closed behind the very last line"
     assert ship.shipper.last_line("a") == "ValueError: no"
     assert ship.shipper.last_line("a") == ""
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 import orchestrator.store
+from orchestrator import reasons
+from orchestrator.models import id_prefix, new_id
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.generated import GENERATED, literal
-from orchestrator.store.loader import assemble, includes, library, sources, without_comments
+from orchestrator.store.loader import assemble, deferred, includes, library, sources, without_comments
 
 LUA = Path(orchestrator.store.__file__).parent / "lua"
 LIBRARY = sorted((LUA / "lib").glob("*.lua"))
@@ -49,8 +51,12 @@ def test_a_file_includes_what_it_uses_and_nothing_else(path: Path) -> None:
     if path.stem == "prefix" and path in LIBRARY:
         assert not includes(text), "it stands in front of everything"
         return
-    used = {owners()[name] for name in words(text) - defined(text) if name in owners()}
-    assert includes(text) == sorted(used)
+    used = words(text) - defined(text)
+    late = {name for name in used if name in deferred(text)}
+    assert includes(text) == sorted({owners()[name] for name in used - late if name in owners()})
+    assert deferred(text) == sorted(late)
+    if path in LIBRARY:
+        assert not late, "scripts alone know what they rarely call"
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)
@@ -143,11 +149,58 @@ def test_no_line_repeats_a_default_of_the_settings() -> None:
     assert used <= Settings.model_construct().policy.keys()
 
 
+def test_no_constant_is_written_in_lua_and_again_in_python() -> None:
+    """What both need is in store/constants.py, and scripts include it from there."""
+    python = {
+        name
+        for path in (LUA.parents[1]).rglob("*.py")
+        for name in re.findall(r"^_?([A-Z][A-Z_]+)(?:: [^=\n]+)? = \d", path.read_text(), re.MULTILINE)
+    }
+    assert "FAILING_CALLS" in python
+    lua = {path.stem: defined(path.read_text()) & python for path in [*SCRIPTS, *LIBRARY]}
+    assert {name: twice for name, twice in lua.items() if twice} == {}
+
+
+def test_the_time_is_divided_by_constants() -> None:
+    """A bucket of time that Python reads too has the same length there. 1000 is a unit."""
+    divided = {path.stem: re.findall(r"\bNOW\w* / (\d+)", path.read_text()) for path in [*SCRIPTS, *LIBRARY]}
+    assert {name: found for name, found in divided.items() if set(found) - {"1000"}} == {}
+
+
+def test_no_script_lists_codes_of_reasons() -> None:
+    """A flag of the table (reasons.toml) says which codes are meant, as `booting` does."""
+    codes = reasons.table().reasons.keys()
+    listed = {
+        path.stem: found
+        for path in [*SCRIPTS, *LIBRARY]
+        if (found := set(re.findall(r"\b(\w+) = true", without_comments(path.read_text()))) & codes)
+    }
+    assert listed == {}
+
+
+def test_an_id_begins_with_its_kind() -> None:
+    assert new_id("session").startswith(id_prefix("session"))
+    assert GENERATED["session_id_start"]() == "local SESSION_ID_START='session_'\n"
+
+
 def test_a_part_stands_in_front_of_what_uses_it_and_once() -> None:
     source = assemble("-- include: breaker, takeover\nreturn breaker_open()\n")
     assert source.endswith("return breaker_open()\n")
     assert source.count("local function get(") == 1
     assert source.index("local function get(") < source.index("local function breaker_open(")
+
+
+def test_a_deferred_function_holds_the_parts_that_nothing_else_includes() -> None:
+    source = assemble("-- include: records\n-- defer: breaker_open\nreturn breaker_open()\n")
+    assert source.count("local function get(") == source.count("local BREAKER_FAILURES") == 1
+    start = source.index("local function breaker_open(...)")
+    assert source.index("local function get(") < start < source.index("local BREAKER_FAILURES")
+    assert source.endswith("return breaker_open(...)\nend\nreturn breaker_open()\n")
+
+
+def test_a_function_to_defer_that_is_not_in_the_library_is_an_error() -> None:
+    with pytest.raises(KeyError, match="breaker_ajar"):
+        assemble("-- defer: breaker_ajar\n")
 
 
 def test_an_unknown_part_is_an_error() -> None:

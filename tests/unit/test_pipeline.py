@@ -37,6 +37,12 @@ class Session:
         self.emit("close", error=None)
 
 
+async def settled() -> None:
+    """Let everything happen that needs no time: timers of no seconds, and what they begin."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 class Call:
     """A watched session, and what becomes of it."""
 
@@ -51,8 +57,7 @@ class Call:
 
     async def error(self, failure: Exception, kind: str = "llm_error", *, recoverable: bool = False) -> None:
         self.session.emit("error", error=SimpleNamespace(type=kind, error=failure, recoverable=recoverable))
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await settled()
 
     async def reply(self, *items: Any) -> None:
         """Have a turn be answered by these items."""
@@ -141,7 +146,7 @@ async def test_a_hearing_that_has_stopped_is_left_at_once() -> None:
 async def test_a_session_that_closes_by_itself_is_handed_over() -> None:
     call = Call()
     call.session.emit("close", error=None)
-    await asyncio.sleep(0.01)
+    await settled()
     assert call.left.result() == ("lost", "pipeline_failed: the speech pipeline closed")
 
 
@@ -163,7 +168,7 @@ async def test_hearing_that_fails_while_nobody_speaks_is_not_apologised_for() ->
 
 
 async def test_nothing_becomes_of_what_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "UNHEARD_SECONDS", 0.02)
+    monkeypatch.setattr(pipeline, "UNHEARD_SECONDS", 0.0)
     monkeypatch.setattr(pipeline, "WORDS_SECONDS", -1.0)
     call = Call()
 
@@ -172,7 +177,7 @@ async def test_nothing_becomes_of_what_the_user_says(monkeypatch: pytest.MonkeyP
         call.session.emit("user_state_changed", old_state="speaking", new_state="listening")
         for word in words:
             call.session.emit("user_input_transcribed", transcript=word)
-        await asyncio.sleep(0.05)
+        await settled()
 
     await speak("hello")
     assert call.session.said == []
@@ -183,7 +188,7 @@ async def test_nothing_becomes_of_what_the_user_says(monkeypatch: pytest.MonkeyP
 
 async def test_what_is_never_heard_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not every plugin bounds its waiting."""
-    monkeypatch.setattr(pipeline, "AUDIBLE_SECONDS", 0.01)
+    monkeypatch.setattr(pipeline, "AUDIBLE_SECONDS", 0.0)
     call, interrupted = Call(takeovers=1), 0
 
     def interrupt(*, force: bool) -> None:
@@ -193,6 +198,6 @@ async def test_what_is_never_heard_is_interrupted(monkeypatch: pytest.MonkeyPatc
     for _ in range(2):
         speech = SimpleNamespace(done=lambda: False, interrupt=interrupt)
         call.session.emit("speech_created", source="say", speech_handle=speech)
-    await asyncio.sleep(0.05)
+    await settled()
     assert interrupted == 2
     assert call.left.result()[0] == "lost"

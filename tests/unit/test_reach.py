@@ -17,7 +17,7 @@ EVERYWHERE = {"host": "0.0.0.0", "api_keys": "a-key-of-sixteen-and-more"}
 
 
 def told(environ: dict[str, str] | None = None, **settings: Any) -> list[str]:
-    return list(reach.troubles(Settings(**settings), environ or {}))
+    return [str(each) for each in reach.troubles(Settings(**settings), environ or {})]
 
 
 @pytest.mark.parametrize(

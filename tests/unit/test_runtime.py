@@ -4,7 +4,6 @@ import asyncio
 import functools
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,56 @@ from typing import Any
 import pytest
 from livekit import rtc
 
-from agents import contract, node_shutdown
+from agents import contract, node_shutdown, runtime
 from agents.context import AgentContext
-from agents.runtime import Runtime
+from agents.runtime import INBOX_SECONDS, Runtime
 from agents.served_session import ServedSession
+from orchestrator import reasons
 from orchestrator.errors import OrchestratorError, StoreUnavailable
-from orchestrator.node.shutdown_notice import Notice, NoticeWriter
+from orchestrator.machine.shutdown_notice import Notice, NoticeWriter
+from orchestrator.machine.shutdown_notice import read as read_notice
 from orchestrator.reasons import Reason, because
 from orchestrator.settings import NodeSettings
+from orchestrator.store.loader import sources
 from tests.support.node import REPOSITORY
 
 ASSIGN = {
     "type": "assign", "sessionId": "s", "room": "r", "token": "t", "userId": "u", "metadata": {}, "createdAt": 1,
     "takeovers": 0, "conversation": [],
 }  # fmt: skip
+
+
+async def reaches(count: Callable[[], int], more: int) -> None:
+    """Wait until a count has grown."""
+    before = count()
+    async with asyncio.timeout(10):
+        while count() < before + more:  # noqa: ASYNC110 - what counts tells nobody
+            await asyncio.sleep(0.005)
+
+
+class VirtualTime:
+    """Stands in for `time` where an agent measures: it stands still until the test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Reads:
+    """Counts how often an agent reads its node's notice."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def read(self, run_dir: Path) -> Notice | None:
+        self.count += 1
+        return read_notice(run_dir)
+
+    async def acted_upon(self) -> None:
+        """Wait until the agent has acted upon what the notice says now, and has read it again."""
+        await reaches(lambda: self.count, 2)
 
 
 class Link:
@@ -35,6 +70,7 @@ class Link:
         self.inbox: asyncio.Queue[Any] = asyncio.Queue()
         self.said: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
         self.broken_beat: BaseException | None = None
+        self.beats = 0
 
     async def next_message(self) -> dict[str, Any]:
         message = await self.inbox.get()
@@ -43,9 +79,14 @@ class Link:
         return message  # type: ignore[no-any-return]
 
     async def beat(self) -> str:
+        self.beats += 1
         if self.broken_beat:
             raise self.broken_beat
         return "running"
+
+    async def beaten(self) -> None:
+        """Wait until a heartbeat that has begun from now on is over."""
+        await reaches(lambda: self.beats, 2)
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
         async def say(*args: object) -> None:
@@ -58,6 +99,35 @@ class Link:
 @pytest.fixture
 def link() -> Link:
     return Link()
+
+
+def test_what_every_agent_reads_is_read_before_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_preloaded", None)
+    monkeypatch.setattr(runtime, "_settings", None)
+    monkeypatch.setenv("REDIS_PREFIX", "mine:")
+    sources.cache_clear()
+    reasons.table.cache_clear()
+    runtime.preload("agents.echo")
+    read = sources.cache_info().misses, reasons.table.cache_info().misses
+    # What an agent does first.
+    sources(NodeSettings(redis_prefix="mine:").redis.prefix)
+    reasons.table()
+    assert read == (1, 1) == (sources.cache_info().misses, reasons.table.cache_info().misses)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
+    found = VirtualTime()
+    monkeypatch.setattr("agents.runtime.time", found)
+    monkeypatch.setattr(node_shutdown, "time", found)
+    return found
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    found = Reads()
+    monkeypatch.setattr(node_shutdown.shutdown_notice, "read", found.read)
+    return found
 
 
 async def live(
@@ -79,7 +149,7 @@ async def live(
 
 
 async def end(link: Link) -> tuple[Any, ...]:
-    """Return how the agent says that it ends, once its process would."""
+    """Return the agent's report of its end, once its process would end."""
     async with asyncio.timeout(5):
         said = await link.said.get()
         await link.running  # type: ignore[attr-defined]
@@ -207,63 +277,72 @@ ENDED = ("ended", "s", "ended", STOPPING)
 
 
 async def test_without_redis_an_agent_parts_by_its_nodes_word(
-    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: VirtualTime, reads: Reads
 ) -> None:
-    said: asyncio.Queue[float] = asyncio.Queue()
+    said = asyncio.Event()
 
     async def say() -> None:
-        said.put_nowait(time.monotonic())
+        said.set()
 
     with NoticeWriter(tmp_path) as speaker:
         context = await in_call(link, monkeypatch, tmp_path)
         context.on_goodbye(say)
-        now = time.monotonic()
-        speaker.publish(Notice(now + 1000, now + 2000))
-        await asyncio.sleep(0.2)
-        assert said.empty(), "it has time"
+        speaker.publish(Notice(clock.now + 10, clock.now + 1000))
+        clock.now += 9
+        await reads.acted_upon()
+        assert not said.is_set(), "it has time"
         speaker.withdraw()
-        await asyncio.sleep(0.1)
-        speaker.publish(Notice(now + 0.5, now + 1000))
+        await reads.acted_upon()
+        speaker.publish(Notice(clock.now + 10, clock.now + 1000))
+        clock.now += 9
+        await reads.acted_upon()
+        assert not said.is_set(), "it has time again"
+        clock.now += 1
         assert await end(link) == ENDED
-        assert await said.get() >= now + 0.5
+        assert said.is_set()
 
 
 async def test_who_has_no_goodbye_goes_when_its_time_is_over(
-    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: VirtualTime, reads: Reads
 ) -> None:
     with NoticeWriter(tmp_path) as speaker:
-        await in_call(link, monkeypatch, tmp_path)
-        over = time.monotonic() + 0.3
-        speaker.publish(Notice(over - 0.2, over))
+        context = await in_call(link, monkeypatch, tmp_path)
+        speaker.publish(Notice(clock.now + 5, clock.now + 10))
+        clock.now += 9
+        await reads.acted_upon()
+        assert not context.leaving.done()
+        clock.now += 1
         assert await end(link) == ENDED
-        assert time.monotonic() >= over
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["has left", "has lost the connection"])
 async def test_a_call_whose_user_has_left_does_not_hold_up_its_node(
-    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: bool
+    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: VirtualTime, reads: Reads, *, lost: bool
 ) -> None:
-    monkeypatch.setattr(node_shutdown, "GONE_SECONDS", 0.1)
     with NoticeWriter(tmp_path) as speaker:
         context = await in_call(link, monkeypatch, tmp_path)
         context.user_seen.set()
         context.user_lost = lost
-        now = time.monotonic()
-        speaker.publish(Notice(now + 1000, now + 1000))
+        speaker.publish(Notice(clock.now + 1000, clock.now + 1000))
+        await reads.acted_upon()
+        assert not context.leaving.done(), "has just gone"
+        clock.now += node_shutdown.GONE_SECONDS
         if lost:
-            await asyncio.sleep(0.4)
+            await reads.acted_upon()
             assert not context.leaving.done(), "may be on the way back"
             context.leave(because("node_stopping"))
         assert await end(link) == ENDED
 
 
-async def test_a_warm_agent_goes_by_its_nodes_word(link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_warm_agent_goes_by_its_nodes_word(
+    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: VirtualTime, reads: Reads
+) -> None:
     monkeypatch.setattr(node_shutdown, "POLL_SECONDS", 0.02)
     with NoticeWriter(tmp_path) as speaker:
-        await live(link, waits, monkeypatch, tmp_path)
-        await asyncio.sleep(0.1)
-        now = time.monotonic()
-        speaker.publish(Notice(now + 1000, now + 1000))
+        runtime = await live(link, waits, monkeypatch, tmp_path)
+        await reads.acted_upon()
+        assert not runtime._stop.done()
+        speaker.publish(Notice(clock.now + 1000, clock.now + 1000))
         assert await end(link) == ("leave", STOPPING)
 
 
@@ -292,10 +371,9 @@ async def test_the_user_is_let_go_though_the_end_cannot_be_recorded(
 
 @pytest.mark.parametrize("warm", [True, False])
 async def test_a_warm_agent_that_beats_and_does_not_hear_goes(
-    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, warm: bool
+    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: VirtualTime, warm: bool
 ) -> None:
     """It would not hear its assignment. In a call there is little to hear, and another agent gains nothing."""
-    monkeypatch.setattr("agents.runtime.INBOX_SECONDS", 0.3)
     deaf = StoreUnavailable("Redis does not answer (Error 24: too many open files)")
 
     async def next_message() -> dict[str, Any]:
@@ -308,20 +386,24 @@ async def test_a_warm_agent_that_beats_and_does_not_hear_goes(
     runtime = await live(link, waits, monkeypatch, tmp_path)
     if not warm:
         link.inbox.put_nowait(ASSIGN)
-    await asyncio.sleep(0.5)
+    await link.beaten()
+    clock.now += INBOX_SECONDS + 1
+    await link.beaten()
     assert not runtime._stop.done(), "it is Redis that is away"
     link.broken_beat = None
+    await link.beaten()
+    clock.now += INBOX_SECONDS + 1
     if warm:
         assert await end(link) == ("leave", "agent_error: the inbox cannot be read, though Redis answers")
     else:
-        await asyncio.sleep(0.6)
+        await link.beaten()
         assert runtime._served is not None
         assert not runtime._served.context.leaving.done()
         runtime._served.context.leave("enough")
         assert await end(link) == ("ended", "s", "ended", "enough")
 
 
-# What is looked at when an agent is loaded
+# Checks when an agent is loaded
 
 
 async def _right(ctx: object) -> None: ...

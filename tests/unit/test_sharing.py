@@ -1,4 +1,4 @@
-"""Nodes that are no parts of one orchestrator, and programs that are none of ours, are told of."""
+"""Nodes of another orchestrator, and other programs, cause a warning."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def test_nodes_of_one_orchestrator_are_no_trouble() -> None:
     ],
 )
 def test_another_orchestrator_is_told_by_what_it_differs_in(differs: dict[str, Any], told: str) -> None:
-    (found,) = sharing.troubles({"n1": node(), "n2": node(**differs)})
+    (found,) = map(str, sharing.troubles({"n1": node(), "n2": node(**differs)}))
     assert "nodes n1 and n2 share this Redis" in found
     assert told in found
     assert "REDIS_PREFIX" in found
@@ -52,11 +52,12 @@ def test_each_node_that_differs_in_its_limits_is_named_once() -> None:
         "n4": node(queue_limit=1),
         "old": Node.from_hash("old", {}),
     }
-    assert [found.partition(" share")[0] for found in sharing.troubles(nodes)] == ["nodes n1 and n3", "nodes n1 and n4"]
+    found = [(each.code, each.params["node"], each.params["other"]) for each in sharing.troubles(nodes)]
+    assert found == [("policies_differ", "n1", "n3"), ("policies_differ", "n1", "n4")]
 
 
 def test_what_was_seen_of_other_programs_is_told_once() -> None:
     seen = Node.from_hash("n", {"strangers": "Celery worker celery@shop, task shop.add"})
     (found,) = sharing.troubles({"n1": seen, "n2": seen})
-    assert "celery@shop, task shop.add" in found
-    assert "REDIS_PREFIX" in found
+    assert (found.code, found.params) == ("queue_shared", {"programs": "Celery worker celery@shop, task shop.add"})
+    assert "REDIS_PREFIX" in str(found)

@@ -1,6 +1,5 @@
-"""What is said when a node does not fit into its memory."""
+"""The warnings when a node does not fit into its memory."""
 
-import re
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ REDIS: dict[str, Any] = {"redis_url": "redis://far"}
 def test_the_default_pool_fits_into_a_gigabyte_and_more_does_not() -> None:
     assert sizing.warning(Settings(**REDIS), 1 << 30) is None
     said = sizing.warning(Settings(pool_target=20, **REDIS), 1 << 30)
-    assert said == (
+    assert str(said) == (
         "POOL_TARGET=20 and MEMORY_HEADROOM_MB=256 need about 1161 MiB of memory, and the limit is 1024 MiB: "
         "give it 1216 MiB, or lower POOL_TARGET to 10."
     )
@@ -23,20 +22,22 @@ def test_the_default_pool_fits_into_a_gigabyte_and_more_does_not() -> None:
 
 @pytest.mark.parametrize("settings", [{"pool_target": 20}, {"pool_auto": True, "pool_max": 30}, {"pool_target": 500}])
 def test_what_it_advises_is_enough(settings: dict[str, Any]) -> None:
-    said = sizing.warning(Settings(**settings), 1 << 30) or ""
-    more, name, lower = re.search(r"give it (\d+) MiB, or lower (\w+) to (\d+)\.", said).groups()  # type: ignore[union-attr]
+    said = sizing.warning(Settings(**settings), 1 << 30)
+    assert said
+    more, name, lower = said.params["enoughMib"], str(said.params["setting"]), said.params["lower"]
+    assert f"give it {more} MiB, or lower {name} to {lower}." in str(said)
     assert sizing.warning(Settings(**settings), int(more) << 20) is None
     assert sizing.warning(Settings(**settings | {name.lower(): int(lower)}), 1 << 30) is None
     assert sizing.warning(Settings(**settings | {name.lower(): int(lower) + 1}), 1 << 30)
 
 
 def test_where_nothing_would_help_but_memory_nothing_else_is_advised() -> None:
-    said = sizing.warning(Settings(**REDIS), 512 << 20) or ""
+    said = str(sizing.warning(Settings(**REDIS), 512 << 20))
     assert said.endswith("and the limit is 512 MiB: give it 960 MiB.")
 
 
 def test_calls_that_do_not_fit_are_told_with_the_number_that_does() -> None:
-    said = sizing.calls_warning(Settings(**REDIS), 1 << 30) or ""
+    said = str(sizing.calls_warning(Settings(**REDIS), 1 << 30))
     assert "lower MAX_SESSIONS to 2," in said
     assert sizing.calls_warning(Settings(max_sessions=2, **REDIS), 1 << 30) is None
     assert sizing.calls_warning(Settings(max_sessions=3, **REDIS), 1 << 30)
@@ -58,4 +59,4 @@ def test_doctor_advises_what_the_node_does(gigabytes: int, pool: int, monkeypatc
     found = doctor._memory(settings)
     node = sizing.warning(settings, gigabytes << 30)
     assert found.ok is (node is None)
-    assert found.mend == (node or sizing.calls_warning(settings, gigabytes << 30))
+    assert found.remedy == str(node or sizing.calls_warning(settings, gigabytes << 30) or "")

@@ -16,13 +16,13 @@ WAITING = "session_9e8d7c6b5a4f3e2d1c0b9a8f7e6d5c4b"
 #: Largest metadata of a start, as JSON, in bytes.
 METADATA_BYTES = 4096
 
-#: The code and the parameters of the reason that stands beside them as text.
+#: The code and the parameters of the reason whose text is in the field beside them.
 Code = Annotated[str | None, Field(description="`GET /api/reasons` has words for it.")]
 Params = Annotated[dict[str, Param] | None, Field(description="What belongs to the code: seconds, a signal, a detail.")]
 
 
 def why(name: str, reason: Reason | None) -> dict[str, Any]:
-    """Return the fields of an answer that tell of a reason: its text, its code and its parameters."""
+    """Return the fields of an answer for a reason: its text, its code and its parameters."""
     if reason is None:
         return {}
     return {name: reason.text, f"{name}_code": reason.code or None, f"{name}_params": dict(reason.params) or None}
@@ -61,6 +61,9 @@ def example(**fields: Any) -> ConfigDict:
     return ConfigDict(alias_generator=to_camel, populate_by_name=True, json_schema_extra={"examples": [fields]})
 
 
-def in_words(seconds: float | None) -> str | None:
-    """Return a wait for people to read."""
-    return None if seconds is None else f"{seconds:.0f}s" if seconds >= 10 else f"{seconds:.2g}s"
+def wait_fields(seconds: float | None) -> dict[str, Any]:
+    """Return the fields of an answer that say how long a session will wait: for people, and as a number."""
+    if seconds is None:
+        return {"estimated_wait": None, "estimated_wait_seconds": None}
+    words = f"{seconds:.0f}s" if seconds >= 10 else f"{seconds:.2g}s"
+    return {"estimated_wait": words, "estimated_wait_seconds": round(seconds, 3)}

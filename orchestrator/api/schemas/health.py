@@ -1,11 +1,10 @@
 """The answer of `GET /api/health`."""
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from orchestrator.api.schemas.base import Code, Params, Reply, example
+from orchestrator.reasons import Param
 
 
 class BreakerReply(Reply):
@@ -62,6 +61,31 @@ class RegistrationReply(BaseModel):
     error: str
 
 
+class ServiceHealth(BaseModel):
+    """Whether something that calls need works."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+    ok: bool
+    trouble: str | None = Field(
+        default=None, exclude_if=lambda trouble: trouble is None, description="For the operator: why it does not."
+    )
+
+
+class RedisHealth(ServiceHealth):
+    """Whether Redis works: it answers, and takes writes."""
+
+    latency_ms: float = Field(description="How long it took to answer.")
+
+
+class WarningCode(BaseModel):
+    """A warning as data."""
+
+    code: str = Field(description="docs/troubleshooting.md lists them.")
+    params: dict[str, Param] = Field(
+        default={}, description="What the sentence holds: a node, a program, seconds. Empty for callers."
+    )
+
+
 class HealthReply(Reply):
     """The health of the node and of what it shares with others."""
 
@@ -79,20 +103,24 @@ class HealthReply(Reply):
         doors={"node-1.4090": {"node": "node-1", "agentName": "voice-agent", "registered": True, "since": 1767268790,
                                "workerId": "AW_6bKpHn2ZtQ3x", "jobs": 1, "full": "", "error": ""}},
         stats={"total_spawned": 7, "total_assigned": 4, "total_hits": 4, "total_misses": 0, "boot_ms_mean": 41.5},
-        warnings=[],
+        warnings=[], warningCodes=[],
     )  # fmt: skip
     status: str
     version: str
     access: str = Field(description="open: anyone who reaches the api may start calls; keys: holders of API_KEYS.")
     sessions: dict[str, int]
-    redis: dict[str, Any]
+    redis: RedisHealth
     celery: dict[str, int]
-    livekit: dict[str, Any]
+    livekit: ServiceHealth
     breaker: BreakerReply
     sizing: str | None = Field(default=None, description="With POOL_AUTO: why the target is what it is.")
     nodes: dict[str, NodeHealth | NodeBrief]
     doors: dict[str, RegistrationReply] = Field(
         description="For the operator: how each api process is registered with LiveKit."
     )
-    stats: dict[str, float]
+    stats: dict[str, float] = Field(
+        description="Counters since Redis was empty, means in milliseconds, and `configured_target`: the POOL_TARGET "
+        "that was set last, missing while POOL_AUTO chooses the target."
+    )
     warnings: list[str] = Field(description="What is wrong: with details for the admin token, else fixed sentences.")
+    warning_codes: list[WarningCode] = Field(description="The same warnings in the same order, as codes.")

@@ -1,8 +1,15 @@
 """The answer to a request that fails."""
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.api.schemas.health import WarningCode
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field of a request."""
+
+    field: str
+    message: str
 
 
 class Problem(BaseModel):
@@ -29,4 +36,7 @@ class Problem(BaseModel):
     instance: str
     retryAfter: int | None = None
     requestId: str | None = Field(default=None, description="As in X-Request-Id; the details in the log have it.")
-    errors: list[dict[str, Any]] | None = None
+    errors: list[FieldError] | None = Field(default=None, description="Of a malformed request: each field's error.")
+    warningCodes: list[WarningCode] | None = Field(
+        default=None, description="For the admin token: the warnings within `detail`, as in `GET /api/health`."
+    )

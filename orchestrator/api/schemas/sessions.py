@@ -58,8 +58,9 @@ class StartReply(Reply):
     )
     position: int | None = Field(default=None, description="While queued or starting: 1 is next.")
     estimated_wait: str | None = Field(
-        default=None, description="From measured boots and session lengths; null before anything was measured."
+        default=None, description="For people, from measured boots and session lengths; null before any was measured."
     )
+    estimated_wait_seconds: float | None = Field(default=None, description="The same as a number.")
 
 
 class Event(BaseModel):
@@ -122,7 +123,8 @@ class SessionReply(Reply):
     cause_code: Code = None
     cause_params: Params = None
     position: int | None = Field(default=None, description="While queued or starting: 1 is next.")
-    estimated_wait: str | None = None
+    estimated_wait: str | None = Field(default=None, description="For people.")
+    estimated_wait_seconds: float | None = Field(default=None, description="The same as a number.")
     task_id: str | None = None
     client: str | None = Field(default=None, description="The address that asked for it.")
     via: str | None = Field(default=None, description="`dispatch`: LiveKit asked for it.")
@@ -158,7 +160,8 @@ class LogsReply(Reply):
 
     model_config = example(
         success=True, sessionId=SESSION,
-        logs=["2026-01-01 12:00:00,101 INFO agent joined room_0d1c2b3a", "[agent exited with code 0]"],
+        logs=["2026-01-01 12:00:00,101 INFO agent joined room_0d1c2b3a", "[agent exited with code 0]"], complete=True,
     )  # fmt: skip
     session_id: str
     logs: list[str]
+    complete: bool = Field(description="No more lines follow: it is over, and the last line of each agent is there.")

@@ -11,15 +11,14 @@ from orchestrator.models import Agent
 from orchestrator.operations.invariants.violation import Code, Violation, violation
 from orchestrator.states import AGENT_ROWS, BUSY_AGENT_STATES, SESSION_ROWS, AgentState, SessionState
 from orchestrator.store import Snapshot, keys
+from orchestrator.store.constants import BREAKER_FAILURES
 
 _LIVING = frozenset(AgentState) - {AgentState.EXITED}
 _BOUND = frozenset({SessionState.READY, SessionState.ACTIVE})
-#: Boot failures in a row that open the breaker: then the queue waits.
-_BREAKER_FAILURES = 5
 
 
 def _states_by_list() -> dict[str, tuple[str, frozenset[str], bool]]:
-    """Of each list: whether it has sessions or agents, in which states, and whether it has all of those."""
+    """For each list: whether it holds sessions or agents, in which states, and whether it must hold all of those."""
     states: dict[tuple[str, str], set[str]] = defaultdict(set)
     for kind, rows in (("session", SESSION_ROWS), ("agent", AGENT_ROWS)):
         for state, row in rows.items():
@@ -31,10 +30,10 @@ def _states_by_list() -> dict[str, tuple[str, frozenset[str], bool]]:
 
 
 _LISTS = _states_by_list()
-#: The deadlines of a live session, or of a living agent, by state: it must have one of them.
+#: The deadlines, by state, of which a live session or a living agent must have one.
 _SESSION_WAITS = {state: tuple(d.kind for d in row.deadlines) for state, row in SESSION_ROWS.items() if row.moves}
 _AGENT_WAITS = {state: tuple(d.kind for d in row.deadlines) for state, row in AGENT_ROWS.items() if row.moves}
-#: The deadlines that no session that is over, and no agent that has exited, may have.
+#: The deadlines that a session that is over, or an agent that has exited, must not have.
 _SESSION_DEADLINES = frozenset(SESSION_ROWS[SessionState.ENDED].clears) - {"look"}
 _AGENT_DEADLINES = frozenset(AGENT_ROWS[AgentState.EXITED].clears)
 
@@ -169,7 +168,7 @@ def _waiting(seen: Snapshot, patience: float) -> Iterator[Violation]:
         if agent is not None and agent.state is AgentState.READY and _heard(seen, agent, patience)
     )
     for session in seen.sessions.values():
-        if capacity and session.status is SessionState.QUEUED and reading.breaker.failures < _BREAKER_FAILURES:
+        if capacity and session.status is SessionState.QUEUED and reading.breaker.failures < BREAKER_FAILURES:
             yield violation(Code.QUEUED_WITH_CAPACITY, session=session.id)
         if warm and session.status is SessionState.STARTING:
             yield violation(Code.WAITING_WITH_WARM_AGENTS, session=session.id)

@@ -5,7 +5,8 @@
 -- Returns its state, or '' when its record or its session's is gone and it must register again
 --
 -- agent:{id}  hash  lastBeat       pool:ready  set       session:{id}  hash       deadlines  zset
--- include: clock, deadlines, policy, records, returning
+-- include: clock, deadlines, policy, records
+-- defer: return_to_pool
 local fields = redis.call('HMGET', KEYS[1], 'state', 'sessionId')
 local state, session = fields[1], fields[2]
 if not state then return '' end

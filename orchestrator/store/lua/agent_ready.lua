@@ -8,8 +8,9 @@
 -- pool:boot_error string, pool:breaker hash, pool:ready set, pool:starting set, pool:stale set, pool:stats hash
 -- session:unbound zset, session:{id} hash, session:{id}:events stream, nodes set, nodes:draining set, node:{id} hash
 -- node:{id}:warm set, node:{id}:busy set, node:{id}:short string, pool:wake:{node} list
--- include: agents, boot_nodes, boot_phases, clock, count_by_node, exit, histograms, identity, illegal_move, pool_shares
+-- include: agents, boot_nodes, boot_phases, clock, count_by_node, histograms, identity, illegal_move, pool_shares
 -- include: reason_drained, reason_newer_code, reason_pool_full, reason_rebalanced, records, retire, returning, wake
+-- defer: exit_agent
 local id = ARGV[1]
 local state = agent_state(id)
 if state ~= 'starting' then illegal_move('agent', id, state, 'ready') end

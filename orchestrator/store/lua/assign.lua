@@ -12,16 +12,17 @@
 --       idempotencyKey  and fingerprint of the request that the key stands for
 --       jobId           of the LiveKit job that wants the session: then it is never queued, and refused where its room has
 --                       a session. And dispatchId of its dispatch, jobNode whose registration the job came by
--- Returns {outcome, session id, detail, refill, agent id, node, pid, start ticks}
+-- Returns {outcome, session id, detail, refill, agent id, node, pid, start ticks, shortage}
 --       outcome  assigned | starting | queued | existing | repeated | reused (the key, for another request) | limited
 --                | full | broken (agents do not boot) | draining | livekit (it does not answer)
 --                | many (sessions of this address, or of its network)
 --                | occupied (the job's room has a session: that one)
 --                | unset (no node has set the store up, or the living still register)
 --       detail   limited: ms after which to try again; broken, livekit: the cause; full, for a job: sessions (all are
---                taken), line (others wait for one) or what is short of memory
+--                taken), line (others wait for one) or memory; many: sessions or line
 --       refill   1 when the caller must queue a refill
 --       agent id, node, pid, start ticks   assigned: the agent and its process, which the caller checks once more
+--       shortage memory: what is short, as text
 --
 -- pool:ready              set    warm agents
 -- pool:starting           set    booting agents
@@ -41,15 +42,16 @@
 -- room:asker:{room}       hash   address and network of who got a token for a room of our naming
 -- rate:{address}:{n}      string starts of this address in the n-th window
 -- idempotency:{key}       hash   fingerprint and session of an earlier request (session:{id} has the key as `request`)
--- arrivals:{n}            string starts in the n-th ten seconds
+-- arrivals:{n}            string starts in the n-th bucket of ten seconds
 -- livekit:down            string why LiveKit does not answer, while it does not
 -- nodes:draining          set    nodes that take no more sessions      nodes  set    all nodes
 -- node:{id}               hash   the record of a node
 -- node:{id}:warm          set    its warm agents                       node:{id}:busy  set  its agents that have a session
 -- user:node:{user}        string the node that served the user last
 -- A further session of one user is queued as if it had come this much later.
--- include: addresses, admission, affinity, agents, arguments, clock, deadlines, dispatch, enter, events, inbox
--- include: live_session, memory, network_share, policy, queue, rate_limit, rooms, take_warm
+-- include: addresses, admission, affinity, agents, arguments, arrival_bucket, clock, deadlines, dispatch, enter, events, inbox
+-- include: live_session, memory, network_share, policy, rate_limit, rooms, take_warm
+-- defer: admit_from_queue
 local FAIRNESS_US = 60 * 1000000
 
 local user, waiting_id, room = ARGUMENTS.userId, ARGUMENTS.waitingId, ARGUMENTS.roomName
@@ -59,6 +61,7 @@ local per_address = tonumber(ARGUMENTS.perAddress or 0)
 local waiting_per_address = tonumber(ARGUMENTS.waitingPerAddress or 0)
 -- guard: living-first
 if redis.call('EXISTS', 'policy', 'pool:target') < 2 then return {'unset', '', '', 0} end
+read_policy('sessions_per_user', 'max_sessions', 'heartbeat_timeout_seconds', 'join_timeout_seconds', 'user_join_seconds')
 
 if idempotency then
   local earlier = redis.call('HMGET', 'idempotency:' .. idempotency, 'fingerprint', 'session')
@@ -112,22 +115,21 @@ end
 -- guard: memory-before-work
 require_redis_memory()
 local crowded = crowded_by()
-local agent, process
+local agent, process, shortage
 if not crowded then agent, process = take_warm(affinity and remembered_node(user)) end
 if not agent then
-  refusal, detail = boot_refusal()
+  refusal, detail, shortage = boot_refusal()
   if refusal == 'broken' then return {refusal, '', detail, 0} end
   crowded = crowded or detail
   -- The caller is in the room already, and would wait in silence.
-  if crowded and job then return {'full', '', crowded, 0} end
+  if crowded and job then return {'full', '', crowded, 0, '', '', '', '', shortage} end
   if crowded and redis.call('ZCARD', 'session:queued') >= policy('queue_limit') then return {'full', '', '', 0} end
   if crowded and not may_wait then return {'many', '', 'line', 0} end
 end
 
-local bucket = 'arrivals:' .. math.floor(NOW / 10000)
+local bucket = 'arrivals:' .. math.floor(NOW / (ARRIVAL_BUCKET_SECONDS * 1000))
 -- guard: arrivals
-redis.call('INCR', bucket)
-redis.call('EXPIRE', bucket, 180)
+if redis.call('INCR', bucket) == 1 then redis.call('EXPIRE', bucket, 180) end
 local id = agent or waiting_id
 -- An agent that was booted for a session which another agent then served joins the pool under that session's id, which is
 -- in use.
@@ -138,37 +140,41 @@ redis.call('SET', 'session:user:' .. user, id)
 redis.call('SADD', 'user:sessions:' .. user, id)
 redis.call('ZADD', 'sessions', NOW, id)
 for _, each in ipairs(counted) do redis.call('SADD', 'address:sessions:' .. each[1], id) end
-if #counted > 1 then redis.call('HSET', 'session:' .. id, 'network', network) end
 set_session_of_room(room, id)
+local record = {'userId', user, 'roomName', room, 'client', address or ''}
+local function add_fields(...)
+  for _, each in ipairs({...}) do record[#record + 1] = each end
+end
+if #counted > 1 then add_fields('network', network) end
 if affinity then
-  redis.call('HSET', 'session:' .. id, 'affinity', 1)
+  add_fields('affinity', 1)
   if agent then remember_node(user, process[3]) end
 end
 local via = {}
 if job then
   via = {'via', 'dispatch', 'jobId', job, 'dispatchId', ARGUMENTS.dispatchId}
-  redis.call('HSET', 'session:' .. id, 'door', ARGUMENTS.jobNode, unpack(via))
+  add_fields('door', ARGUMENTS.jobNode, unpack(via))
   via[7], via[8] = 'roomName', room
   set_deadline('job', id, JOB_MS)
 end
 if idempotency then
   redis.call('HSET', 'idempotency:' .. idempotency, 'fingerprint', ARGUMENTS.fingerprint, 'session', id)
   redis.call('EXPIRE', 'idempotency:' .. idempotency, policy_expiry('session_keep_seconds'))
-  redis.call('HSET', 'session:' .. id, 'request', idempotency)
+  add_fields('request', idempotency)
 end
 if agent then
   -- Starting and ready in one step: this is the path that a caller waits for.
   move_agent(agent, 'assigned', 'sessionId', id)
-  begin('session', id, 'ready', {'userId', user, 'roomName', room, 'createdAt', NOW, 'agentId', agent, 'agentIds', agent,
-    'node', process[3] or '', 'agentPid', process[4] or '', 'prewarmed', 1, 'client', address or ''})
+  add_fields('createdAt', NOW, 'agentId', agent, 'agentIds', agent, 'node', process[3] or '', 'agentPid', process[4] or '',
+    'prewarmed', 1)
+  begin('session', id, 'ready', record)
   append_event(id, 'ready', 'agentId', agent, unpack(via))
-  send_assignment(agent, id, ARGUMENTS.payload)
+  send_assignment(agent, id, ARGUMENTS.payload, NOW, 0, {})
   redis.call('HINCRBY', 'pool:stats', 'total_hits', 1)
 else
   process = {}
-  begin('session', id, crowded and 'queued' or 'starting',
-    {'userId', user, 'roomName', room, 'taskId', id, 'client', address or ''},
-    crowded and NOW_US + held * FAIRNESS_US or NOW_US)
+  add_fields('taskId', id)
+  begin('session', id, crowded and 'queued' or 'starting', record, crowded and NOW_US + held * FAIRNESS_US or NOW_US)
   redis.call('HINCRBY', 'pool:stats', 'total_misses', 1)
   if crowded then
     append_event(id, 'queued', 'position', redis.call('ZRANK', 'session:queued', id) + 1)

@@ -6,7 +6,7 @@ local function service_refusal()
   local down = redis.call('GET', 'livekit:down')
   -- guard: livekit-down
   if down then return 'livekit', down end
-  if redis.call('SCARD', 'nodes:draining') > 0 and not any_node_in_service() then return 'draining', '' end
+  if not any_node_in_service() and #draining_nodes() > 0 then return 'draining', '' end
 end
 
 -- Returns what keeps a new session from a place: sessions (all places are taken) | line (others are queued), or nil.
@@ -17,9 +17,10 @@ local function crowded_by()
   if redis.call('ZCARD', 'session:queued') > 0 then return 'line' end
 end
 
--- Returns why no agent can be booted, and the detail; nil when one can. broken | full (short of memory)
+-- Returns why no agent can be booted, the detail, and for `memory` what is short; nil when one can.
+-- broken (the detail is the cause) | full (the detail is memory)
 local function boot_refusal()
   if breaker_open() then return 'broken', get('pool:breaker', 'cause') end
   local shortage = redis.call('GET', 'pool:memory_low')
-  if shortage then return 'full', shortage end
+  if shortage then return 'full', 'memory', shortage end
 end

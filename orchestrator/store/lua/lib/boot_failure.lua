@@ -1,5 +1,5 @@
 -- Pauses after 1, 2, 3 … boot failures in a row double up to this.
--- include: boot_nodes, breaker, clock, closing, deadlines, reasons, records, wake
+-- include: boot_nodes, breaker_failures, clock, closing, deadlines, reasons, records, wake
 local MAX_PAUSE_MS = 60000
 -- The count of a node's failures is forgotten this long after the last one.
 local NODE_FAILURES_SECONDS = 60

@@ -1,4 +1,4 @@
--- Every move of sessions and agents. What entering a state means is its row (orchestrator/states.py).
+-- Every move of sessions and agents. The row of a state defines its effects (orchestrator/states.py).
 -- include: agent_rows, clock, deadlines, illegal_move, lists, policy, reads, records, session_rows
 local STATE_FIELD = {session = 'status', agent = 'state'}
 local ROW = {session = session_row, agent = agent_row}
@@ -34,7 +34,8 @@ local function enter(kind, id, to, ...)
   for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do record[names[i]] = value or nil end
   local before = record[STATE_FIELD[kind]]
   local from = before and ROW[kind](before)
-  if not from or not row or not (from.moves or NONE)[to] then illegal_move(kind, id, before, to) end
+  local legal = from and row and from.moves and string.find(from.moves, ' ' .. to .. ' ', 1, true)
+  if not legal then illegal_move(kind, id, before, to) end
   if not record[row.timestamp] then
     fields[#fields + 1], fields[#fields + 2] = row.timestamp, NOW
   end
@@ -45,19 +46,22 @@ local function enter(kind, id, to, ...)
   return fields
 end
 
--- Write a record that Redis has lost, in the state in which it was. `score`: its place in the queue of that state.
-local function restore(kind, id, state, fields, score)
-  local key, row = kind .. ':' .. id, ROW[kind](state)
+-- Write a record in a state; `row` is that of the state.
+local function write_record(kind, id, state, row, fields, score)
+  local key = kind .. ':' .. id
   local before = get(key, STATE_FIELD[kind])
   if before then illegal_move(kind, id, before, state) end
   redis.call('HSET', key, STATE_FIELD[kind], state, row.timestamp, NOW, unpack(fields))
   take_effect(id, nil, row, overlay({[row.timestamp] = NOW}, fields), score)
 end
 
+-- Write a record that Redis has lost, in the state in which it was. `score`: its place in the queue of that state.
+local function restore(kind, id, state, fields, score) write_record(kind, id, state, ROW[kind](state), fields, score) end
+
 -- Write a new record, in a state in which records begin.
 local function begin(kind, id, state, fields, score)
   local row = ROW[kind](state)
   if not row.begins then illegal_move(kind, id, nil, state) end
-  restore(kind, id, state, fields, score)
+  write_record(kind, id, state, row, fields, score)
   if row.counts then redis.call('HINCRBY', 'pool:stats', row.counts, 1) end
 end

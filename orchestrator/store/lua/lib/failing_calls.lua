@@ -1,14 +1,12 @@
 -- Calls in a row that lost an agent whose process lives but no longer serves: the next agents may fail for the same reason.
--- include: reasons, records
+-- include: failing_codes, reasons, records
 
--- After this many the operator is warned; the count is forgotten this long after the last one.
-local FAILING_CALLS, FAILING_SECONDS = 3, 3600
--- The codes that an agent gives itself for that.
-local SERVES_NO_MORE = {pipeline_failed = true, agent_error = true}
+-- The count is forgotten this long after the last one.
+local FAILING_SECONDS = 3600
 
 -- Count a call once. `lives`: the agent has given no reason itself, and its process is known to live.
 local function count_failing_call(session, cause, lives)
-  if not lives and not SERVES_NO_MORE[cause.code] then return end
+  if not lives and not FAILING_CODES[cause.code] then return end
   -- guard: failing-once
   if redis.call('HSETNX', 'session:' .. session, 'failing', 1) == 0 then return end
   redis.call('HINCRBY', 'pool:failing', 'calls', 1)

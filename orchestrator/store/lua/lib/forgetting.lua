@@ -4,7 +4,7 @@ local function drop_agent(id)
   if (agent_state(id) or 'exited') ~= 'exited' then return end
   local key = 'agent:' .. id
   redis.call('DEL', key)
-  for _, suffix in ipairs({'logs', 'logs:count', 'logs:bytes', 'logs:offset', 'health', 'boot'}) do
+  for _, suffix in ipairs({'logs', 'logs:count', 'logs:bytes', 'logs:offset', 'logs:closed', 'health', 'boot'}) do
     redis.call('DEL', key .. ':' .. suffix)
   end
 end

@@ -1,11 +1,7 @@
--- Stands in front of a script where REDIS_PREFIX is set, after the constant PREFIX: the rest names keys as it would without
--- one. KEYS come with the prefix, because Redis's access rules check them.
--- A command that is not listed here is refused: which of its arguments are keys is unknown.
-local server, KEYLESS, MANY = redis, {TIME = true}, {DEL = true, EXISTS = true, SINTER = true, SUNION = true}
-local FIRST = {}
-for name in string.gmatch('EXPIRE GET HDEL HGET HGETALL HINCRBY HMGET HSET HSETNX INCR INCRBY LLEN LPOP LPUSH LRANGE '
-    .. 'LREM LTRIM PTTL RPUSH SADD SCARD SET SETRANGE SISMEMBER SMEMBERS SPOP SRANDMEMBER SREM XADD ZADD ZCARD '
-    .. 'ZRANGE ZRANGEBYSCORE ZRANK ZREM ZSCORE', '%u+') do FIRST[name] = true end
+-- Stands in front of a script where REDIS_PREFIX is set, after the constant PREFIX and the commands by where their keys
+-- are (FIRST, MANY: see generated.py). The rest of the script names keys as it would without a prefix. KEYS come with the prefix, because Redis's access rules check them.
+-- Any other command is refused: which of its arguments are keys is unknown.
+local server, KEYLESS = redis, {TIME = true}
 local redis = {call = function(name, key, ...)
   -- guard: key-prefix
   if FIRST[name] then return server.call(name, PREFIX .. key, ...) end

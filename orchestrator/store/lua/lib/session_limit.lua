@@ -16,7 +16,7 @@ local function max_sessions()
     sum = sum + node.max
   end
   if sum == 0 then return max end
-  for _, id in ipairs(redis.call('SMEMBERS', 'nodes:draining')) do
+  for _, id in ipairs(draining_nodes()) do
     sum = sum + redis.call('SCARD', 'node:' .. id .. ':busy')
   end
   return math.min(max, sum)

@@ -2,10 +2,10 @@
 -- include: clock, nodes, policy, records
 
 -- Returns the agent and {state, lastBeat, node, pid, startTicks} when it is warm and its heartbeat recent. One that is
--- silent has left the pool now; its deadline does the rest.
-local function if_recent(id)
+-- silent has left the pool now; its deadline does the rest. `listed`: its node may list it as warm.
+local function if_recent(id, listed)
   local fields = redis.call('HMGET', 'agent:' .. id, 'state', 'lastBeat', 'node', 'pid', 'startTicks')
-  if fields[3] then redis.call('SREM', 'node:' .. fields[3] .. ':warm', id) end
+  if listed and fields[3] then redis.call('SREM', 'node:' .. fields[3] .. ':warm', id) end
   local silence = NOW - tonumber(fields[2] or 0)
   -- guard: silent-not-assigned
   if fields[1] == 'ready' and silence <= policy_ms('heartbeat_timeout_seconds') then return id, fields end
@@ -17,11 +17,12 @@ local function take_warm(prefer)
   local nodes = {}
   if #nodes_in_service() > 1 or (IN_SERVICE[1] and IN_SERVICE[1].max) then
     for _, node in ipairs(nodes_in_service()) do
-      if has_capacity(node) then
+      local load = load_of(node)
+      if has_capacity(node, load) then
         -- guard: affinity
         -- guard: late-node
         -- guard: least-load
-        nodes[#nodes + 1] = {id = node.id, rank = (node.late and 4 or node.id == prefer and 0 or 2) + load_of(node),
+        nodes[#nodes + 1] = {id = node.id, rank = (node.late and 4 or node.id == prefer and 0 or 2) + load,
           warm = redis.call('SCARD', 'node:' .. node.id .. ':warm')}
       end
     end
@@ -42,7 +43,7 @@ local function take_warm(prefer)
     for _, id in ipairs(redis.call('SMEMBERS', 'pool:ready')) do
       if not full[get('agent:' .. id, 'node') or ''] then
         redis.call('SREM', 'pool:ready', id)
-        local agent, fields = if_recent(id)
+        local agent, fields = if_recent(id, true)
         if agent then return agent, fields end
       end
     end
@@ -51,7 +52,7 @@ local function take_warm(prefer)
   while true do
     local id = redis.call('SPOP', 'pool:ready')
     if not id then return nil end
-    local agent, fields = if_recent(id)
+    local agent, fields = if_recent(id, true)
     if agent then return agent, fields end
   end
 end
