@@ -268,10 +268,11 @@ class Bench:
 
     def call(self, name: str, *args: str | int, keys: Iterable[str] = ()) -> Any:
         """Run one script. Raises `Refused`; any other error is a fault of the script."""
+        previous = self._previous.get(THEN.get(name, name))
         # By the clock, so that a sequence always does the same; not by turns, as scripts run by turns too.
-        coin = int(self.redis.get(CLOCK)) // 250 * 2_654_435_761 % 2**32 >> 31
+        coin = previous and int(self.redis.get(CLOCK)) // 250 * 2_654_435_761 % 2**32 >> 31
         try:
-            if coin and (previous := self._previous.get(THEN.get(name, name))):
+            if coin and previous:
                 names, arguments = as_then(name, keys, args)
                 return previous(keys=names, args=arguments)
             return self._scripts[name](keys=list(keys), args=list(args))

@@ -1,6 +1,8 @@
 """What the invariants judge, made of a dump of a test's Redis: no further commands, and a record is built once."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any, Protocol
 
 from orchestrator.models import Agent, Session
@@ -82,6 +84,11 @@ def _owner(key: str, values: Mapping[str, Any]) -> str:
     return f"{kind}:{rest.partition(':')[0]}"
 
 
+@cache
+def _node(node_id: str, fields: tuple[tuple[str, str], ...], busy: int) -> Node:
+    return replace(Node.from_hash(node_id, dict(fields)), busy=busy)
+
+
 def _reading(dump: Dump, agents: Mapping[str, Agent]) -> Reading:
     """Return what the invariants use of a reading; nothing else is filled in."""
     values = dump.values
@@ -89,7 +96,10 @@ def _reading(dump: Dump, agents: Mapping[str, Agent]) -> Reading:
     lists = {key: frozenset(values.get(key, ())) for key in (*SETS, *SORTED_SETS)}
     node_ids = sorted(lists[keys.NODES] | lists[keys.NODES_DRAINING])
     lists |= {key(n): frozenset(values.get(key(n), ())) for n in node_ids for key in (keys.node_warm, keys.node_busy)}
-    nodes = {node: Node.from_hash(node, values.get(keys.node(node), {})) for node in node_ids}
+    nodes = {
+        node: _node(node, tuple(values.get(keys.node(node), {}).items()), len(lists[keys.node_busy(node)]))
+        for node in node_ids
+    }
     now = dump.now / 1000
     return Reading(
         server=Server(now, 0.0, None, MemoryUse(), int(policy.get("max_sessions", 0)) or None),

@@ -5,7 +5,7 @@ session was taken over: the bounds of those are not checked here.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
 from orchestrator.models import Agent
 from orchestrator.operations.invariants.violation import Code, Violation, violation
@@ -41,7 +41,7 @@ _AGENT_DEADLINES = frozenset(AGENT_ROWS[AgentState.EXITED].clears)
 def in_records(seen: Snapshot, policy: Mapping[str, float]) -> list[Violation]:
     """Return what does not hold in the records. `policy`: for what Redis has no setting of."""
     policy = dict(policy) | dict(seen.reading.policy)
-    patience = policy["heartbeat_timeout_seconds"]
+    patience, deadlines = policy["heartbeat_timeout_seconds"], seen.deadlines
     return [
         *_broken(seen),
         *_lists(seen),
@@ -52,8 +52,8 @@ def in_records(seen: Snapshot, policy: Mapping[str, float]) -> list[Violation]:
         *_waiting(seen, patience),
         *_found(seen),
         *_pool(seen, patience),
-        *_waits(seen),
-        *_deadlines(seen),
+        *_waits(seen, deadlines),
+        *_deadlines(seen, deadlines),
         *_over(seen),
     ]
 
@@ -202,19 +202,18 @@ def _heard(seen: Snapshot, agent: Agent, patience: float) -> bool:
     return agent.last_beat is not None and seen.reading.now - agent.last_beat <= patience
 
 
-def _waits(seen: Snapshot) -> Iterator[Violation]:
+def _waits(seen: Snapshot, deadlines: Set[tuple[str, str]]) -> Iterator[Violation]:
     """Every wait ends."""
     waiting = [("session", session.id, _SESSION_WAITS.get(session.status)) for session in seen.sessions.values()]
     waiting += [("agent", agent.id, _AGENT_WAITS.get(agent.state)) for agent in seen.agents.values()]
-    deadlines = seen.deadlines
     for kind, each, waits in waiting:
         if waits is not None and not any((wait, each) in deadlines for wait in waits):
             yield violation(Code.NO_DEADLINE, kind=kind, id=each, deadlines=" or ".join(f"{wait}|" for wait in waits))
 
 
-def _deadlines(seen: Snapshot) -> Iterator[Violation]:
+def _deadlines(seen: Snapshot, deadlines: Set[tuple[str, str]]) -> Iterator[Violation]:
     """Nothing that is over waits."""
-    for kind, each in sorted(seen.deadlines):
+    for kind, each in sorted(deadlines):
         session, agent = seen.sessions.get(each), seen.agents.get(each)
         status, live = (session.status, session.live) if session else (None, False)
         if (
