@@ -2,9 +2,10 @@
 
 from orchestrator import states
 from orchestrator.settings import Settings
-from orchestrator.states import AGENT_MOVES, AGENT_ROWS, SESSION_MOVES, SESSION_ROWS, AgentState, SessionState
+from orchestrator.states import AGENT_ROWS, SESSION_MOVES, SESSION_ROWS, AgentState, SessionState
 from orchestrator.store.generated import GENERATED
 from tests.support import model
+from tests.support.moves import AGENT_MOVES
 
 
 def test_an_end_is_an_end() -> None:
