@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := agents,offline
 
-# Most tests wait most of the time: more processes than there are cores share them, file by file.
+# Most tests mostly wait, so there are more test processes than cores; each runs whole files.
 WORKERS := 4
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -21,7 +21,7 @@ help: ## List the targets
 NODE_IS_NEW_ENOUGH := node -e 'const [a, b] = process.versions.node.split("."); process.exit(+(a < 20 || (a == 20 && b < 19)))' \
 	2>/dev/null && npm --version >/dev/null 2>&1
 
-# A node is whole without the page: no Node, or no network to build it from, is no reason not to start.
+# A node runs without the page, so it starts even if Node or the network is missing.
 up: $(VENV)/.installed ## Start a whole node on this machine: no key, no account, no Docker
 	@$(MAKE) --silent frontend || echo "Going on without the page with the Talk button." >&2
 	@exec $(BIN)/orchestrator up
@@ -32,7 +32,7 @@ frontend: ## Build the page with the Talk button
 	and run: make frontend" >&2; exit 1; }
 	@$(MAKE) --silent frontend/dist/index.html
 
-# Node's packages are built for one version of it, so the stamp is inside what `npm ci` makes anew.
+# Node's packages are built for one version of it, so the stamp is in the folder that `npm ci` replaces.
 frontend/node_modules/.installed: frontend/package-lock.json
 	@echo "Installing the page's pinned packages into frontend/node_modules, once."
 	@cd frontend && npm ci --no-audit --no-fund --loglevel=error --prefer-offline --fetch-retries=1 \
@@ -47,7 +47,7 @@ frontend/dist/index.html: frontend/node_modules/.installed orchestrator/web/sse.
 flower: $(VENV)/.installed-flower ## Start Celery's own monitor beside the running node, on port 5555 of loopback
 	@exec $(BIN)/orchestrator flower
 
-# What answers: Docker, or podman, to which the same file is given in the way it needs without a bridge network.
+# Docker, or podman, which needs other arguments for the same file without a bridge network.
 ENGINE := $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
 BUILD := $(if $(filter podman,$(ENGINE)),--format=docker --isolation=chroot --network=host --layers)
 
@@ -64,7 +64,7 @@ image-test: $(VENV)/.installed-image ## Build the image, start it and the compos
 test: $(VENV)/.installed-dev ## Run the tests, on a real Valkey and a real LiveKit server
 	@$(PYTEST)
 
-chaos: $(VENV)/.installed-dev ## Hurt whole nodes for an hour, every night, figures printed; 20,000 schedules in virtual time
+chaos: $(VENV)/.installed-dev ## Break whole nodes for an hour (nightly), and print the figures; 20,000 schedules in virtual time
 	@CHAOS_LONG=1 CHAOS_SECONDS=300 SOAK_SECONDS=600 HYPOTHESIS_PROFILE=nightly $(PYTEST) --timeout 3600 -rP \
 		--log-level INFO tests/chaos tests/integration/test_model.py
 	@SIMULATION_BATCHES=1000 $(BIN)/python -m pytest --numprocesses 2 --dist load --quiet tests/simulation/test_schedules.py
@@ -72,7 +72,7 @@ chaos: $(VENV)/.installed-dev ## Hurt whole nodes for an hour, every night, figu
 fuzz: $(VENV)/.installed-dev ## Send 10,000 generated requests to the api, valid ones and others
 	@FUZZ_CASES=10000 $(BIN)/python -m pytest --timeout 3600 tests/integration/test_fuzz.py
 
-guards: $(VENV)/.installed-dev ## Take each guard away in a copy, and see its test fail: half an hour
+guards: $(VENV)/.installed-dev ## Remove each guard in a copy, and check that its test fails: half an hour
 	@$(BIN)/python -m tests.guards
 
 check: $(VENV)/.installed-dev ## Lint, type-check, check the import rules, run the quick tests: a minute
@@ -96,7 +96,7 @@ format: $(VENV)/.installed-dev ## Format the code
 bench: $(VENV)/.installed-dev ## Measure, each figure beside its reference in the same run
 	@$(BIN)/python -m benchmarks
 
-docs: $(VENV)/.installed-dev ## Write those parts of the documents that repeat the code
+docs: $(VENV)/.installed-dev ## Generate the parts of the documents that repeat the code
 	@$(BIN)/python -m tests.reference
 
 pictures: $(VENV)/.installed-dev ## Take the README's pictures, in Chromium on a real node
@@ -111,12 +111,12 @@ HASHES = $(COMPILE) --constraints constraints.txt --generate-hashes --no-strip-e
 # `make lock UPGRADE=` keeps the versions that still fit: after a change of pyproject.toml.
 UPGRADE := --upgrade
 
-lock: $(VENV)/.installed-image ## Resolve the dependencies anew: constraints.txt, and the image's with their hashes
+lock: $(VENV)/.installed-image ## Resolve the dependencies again: constraints.txt, and the image's with their hashes
 	@$(COMPILE) $(UPGRADE) --extra agents --extra offline --extra providers --extra dev --extra image -o constraints.txt
 	@$(HASHES) --upgrade-package setuptools -o requirements/hosted.txt
 	@$(HASHES) --upgrade-package setuptools --extra offline -o requirements/offline.txt
 
-outdated: $(VENV)/.installed-image ## List what is pinned and behind: Python's, npm's, images, LiveKit server
+outdated: $(VENV)/.installed-image ## List pinned versions that are outdated: Python's, npm's, images, LiveKit server
 	@$(BIN)/python -m tests.outdated
 
 clean: ## Remove .venv, .run and caches

@@ -1,6 +1,6 @@
 """A Railway project with one orchestrator and its Redis: `railway config plan`, then `railway config apply`.
 
-`preserve()` keeps what is set in Railway: no secret stands here. docs/deploy.md, "Railway", tells how they get there.
+`preserve()` keeps the values that are set in Railway: no secret is in this file (docs/deploy.md, "Railway").
 deploy/railway/template.json describes the same project for the one-click template; a test compares the two.
 """
 
@@ -9,7 +9,7 @@ from typing import Any
 from railway_sdk import define_railway, image, preserve, project, service, volume
 
 PORT = 8080
-#: Calls are kept for so long when a deploy replaces the container.
+#: Seconds for which calls continue when a deploy replaces the container.
 DRAIN_SECONDS = 120
 #: Between SIGTERM and SIGKILL: the drain, its margin, and what the programs need to stop (operations/kill_window.py).
 DRAINING_SECONDS = 150

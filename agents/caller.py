@@ -90,19 +90,21 @@ class Call:
         return await self._ask("GET", f"/api/session/{self.session_id}")
 
     async def why(self) -> str:
-        """Return why the session is as it is. Whoever began it with the admin token is told more than its user."""
-        found = await self._ask("GET", f"/api/session/{self.session_id}", headers=self._shown)
-        return str(found.get("reason") or found["status"])
+        """Return the reason of the session's state, in more detail if the caller began it with the admin token."""
+        response = await self._ask("GET", f"/api/session/{self.session_id}", headers=self._shown)
+        return str(response.get("reason") or response["status"])
 
     async def _ask(
         self, method: str, path: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None
     ) -> dict[str, Any]:
         answer = await self._http.request(method, path, json=body, headers=headers)
-        found: dict[str, Any] = answer.json()
+        response: dict[str, Any] = answer.json()
         if not answer.is_success:
-            told = f" (request {found['requestId']})" if answer.is_server_error and "requestId" in found else ""
-            raise CallError(f"{found.get('detail', answer.text)}{told}")
-        return found
+            with_id = answer.is_server_error and "requestId" in response
+            raise CallError(
+                response.get("detail", answer.text) + (f" (request {response['requestId']})" if with_id else "")
+            )
+        return response
 
     async def _start(self) -> None:
         begun = time.monotonic()
@@ -176,16 +178,16 @@ class Call:
     async def heard(self) -> Utterance:
         """Return the next thing the agent says, once it has said it. Raises `CallError`."""
         async with self._bound("the agent said nothing"):
-            said, gone = asyncio.create_task(self._utterances.get()), asyncio.create_task(self._gone.wait())
+            spoken, gone = asyncio.create_task(self._utterances.get()), asyncio.create_task(self._gone.wait())
             try:
-                await asyncio.wait((said, gone), return_when=asyncio.FIRST_COMPLETED)
-                # The track's end is told after the room's: what was said last is still to come.
+                await asyncio.wait((spoken, gone), return_when=asyncio.FIRST_COMPLETED)
+                # The room ends before the track, so the last utterance is still to come.
                 async with asyncio.timeout(PAUSE_SECONDS):
-                    utterance = await said
+                    utterance = await spoken
             except TimeoutError:
                 raise CallError("the call was ended") from None
             finally:
-                said.cancel()
+                spoken.cancel()
                 gone.cancel()
         self.timings.setdefault("first agent audio", utterance.started - self._begun)
         return utterance
@@ -195,7 +197,7 @@ class Call:
         return await self._microphone.say(await asyncio.to_thread(speech.voice().speak, text))
 
     def hum(self) -> None:
-        """Make a steady sound from now on: an agent that echoes it can be heard at every moment."""
+        """Make a steady sound from now on, so that silence of an agent that echoes it can be measured."""
         wave = 4000 * np.sin(2 * np.pi * np.arange(FRAME) * (round(300 * FRAME / RATE) / FRAME))
         self._microphone.background = wave.astype(np.int16)
 

@@ -132,7 +132,7 @@ class AgentContext:
         self._leave("error" if failed else "ended", reason)
 
     def hand_over(self, cause: str | Reason) -> None:
-        """Leave the session to another agent, because this one cannot go on."""
+        """Leave the session to another agent, because this one cannot continue."""
         self._leave("lost", cause)
 
     def stop(self, reason: Reason) -> None:
@@ -151,7 +151,7 @@ class AgentContext:
         """Update whether the user is there, after a participant has come, gone, answered or hung up."""
         before, present = self.user_present.is_set(), self.user is not None
         people = (each for each in event if isinstance(each, rtc.RemoteParticipant) and _kind(each))
-        # A phone that nobody has answered was never here.
+        # A phone that was not answered counts as a user who has not joined.
         user = next((each for each in people if before or _on_the_line(each)), None)
         if present or user:
             self.user_seen.set()

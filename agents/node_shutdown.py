@@ -1,4 +1,4 @@
-"""Makes an agent leave when its node stops while Redis, which would have told it, is unavailable.
+"""Makes an agent leave when its node stops while Redis, which would have reported it, is unavailable.
 
 A warm agent leaves at once. An agent in a call says goodbye at the given time, and leaves when its time is over; sooner
 if its user has left, because nothing else can decide that now.

@@ -3,8 +3,8 @@
 States: starting → ready → (assigned) joining → in the room → leaving → exit 0. Messages in the inbox:
 `assign {sessionId, room, token, userId, metadata, takeovers, conversation}` once, `goodbye {seconds}`, and
 `stop {reason}` at any time; SIGTERM means stop.
-Failure cases: Redis does not answer → goes on and tries again; its record is gone from Redis → registers again; the
-room cannot be joined → tries until it is told to stop; the room is lost, the entrypoint raises, or a task beside the
+Failure cases: Redis does not answer → continues and tries again; its record is gone from Redis → registers again; the
+room cannot be joined → tries until a stop request; the room is lost, the entrypoint raises, or a task beside the
 call (heartbeat, inbox, …) ends → another agent takes over; the event loop is blocked → there is no heartbeat, and Redis
 notices; another agent has taken over already → leaves without a report. This module does not decide how long a user may
 stay away.
@@ -105,18 +105,18 @@ class Runtime:
         self._served: ServedSession | None = None
 
     async def run(self) -> None:
-        """Run until the session is over, or until told to stop."""
+        """Run until the session is over, or until a stop request."""
         loop = asyncio.get_running_loop()
         self._stop, self._assigned = loop.create_future(), loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._request_stop, because("node_stopping"))
         _ = FfiClient.instance  # starts the threads of LiveKit's native library now, not during the call
         faults.hit("agent.before_ready")
-        self._tasks.start(_ended("following the node's shutdown notice"), self._follow_node())
+        self._tasks.start(_task_ended("following the node's shutdown notice"), self._follow_node())
         await self._report_ready()
         # Runs in the event loop: while that is blocked there is no heartbeat.
-        self._tasks.start(_ended("the heartbeat"), self._beat())
-        self._tasks.start(_ended("reading the inbox"), self._read_inbox())
+        self._tasks.start(_task_ended("the heartbeat"), self._beat())
+        self._tasks.start(_task_ended("reading the inbox"), self._read_inbox())
         try:
             decided: list[asyncio.Future[Any]] = [self._stop, self._assigned]
             await asyncio.wait(decided, return_when=asyncio.FIRST_COMPLETED)
@@ -133,7 +133,7 @@ class Runtime:
     async def _report_ready(self) -> None:
         """Report that this agent is warm.
 
-        If Redis does not answer, the agent waits, until its boot has taken too long or it is told to stop.
+        If Redis does not answer, the agent waits, until its boot has taken too long or until a stop request.
         """
         unanswered = False
         while not self._stop.done():
@@ -189,7 +189,7 @@ class Runtime:
                     # guard: register-again
                     state = await self._register()
                 if state in {"", "stopping", "exited"}:
-                    self._given_up()
+                    self._leave()
                 failed_at = self._inbox_failed_at
                 no_inbox = failed_at is not None and time.monotonic() - failed_at > INBOX_SECONDS
                 # guard: deaf-agent
@@ -216,8 +216,8 @@ class Runtime:
             }  # fmt: skip
         return await self._link.register(pid, self._settings.node_id, session, *ancestors)
 
-    def _given_up(self) -> None:
-        """Leave: the store has given up this agent, and its session, if any, is over or belongs to another agent."""
+    def _leave(self) -> None:
+        """Stop: the store no longer counts on this agent. Its session, if any, is over or belongs to another agent."""
         if self._served:
             self._served.context.give_up(because("given_up"))
         else:
@@ -259,8 +259,8 @@ class Runtime:
         await served.run()
 
 
-def _ended(task: str) -> Reason:
-    """Return that a task of the agent ended, for WatchedTasks to add how."""
+def _task_ended(task: str) -> Reason:
+    """Return the reason for a task that ended; WatchedTasks adds how."""
     return because("agent_error", detail=f"{task} ended")
 
 

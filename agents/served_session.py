@@ -87,7 +87,7 @@ class ServedSession:
         start(because("agent_error", detail="reporting the first sound failed"), reports.audio(), ends=True)
         start(because("agent_error", detail="keeping the turns ended"), reports.turns())
         start(because("agent_error", detail="saying goodbye failed"), self._say_goodbye(), ends=True)
-        # The entrypoint may return: the session goes on until its user or the agent leaves.
+        # The entrypoint may return: the session lasts until its user or the agent leaves.
         start(because("agent_error"), self._enter(), ends=True)
 
     async def _connect(self) -> None:

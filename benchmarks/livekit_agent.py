@@ -42,13 +42,13 @@ async def entrypoint(job: JobContext) -> None:
 
 
 def make_server() -> AgentServer:
-    """Return the worker: always willing, however busy the machine is, and patient with slow model loading."""
+    """Return the worker: it takes every job, however busy the machine is, and allows for slow model loading."""
     server = AgentServer(
         setup_fnc=prewarm,
         num_idle_processes=int(os.environ["REFERENCE_IDLE"]),
         preload_modules=[MODELS] if os.environ["REFERENCE_MODELS"] == "preload" else [],
         load_threshold=math.inf,
-        # LiveKit's server gives no job to a worker that reports a full load, and says so to nobody.
+        # LiveKit's server gives no job to a worker that reports a full load, and logs nothing about it.
         load_fnc=lambda: 0.0,
         initialize_process_timeout=60,
         host="127.0.0.1",

@@ -1,4 +1,4 @@
-"""P6: the private memory of a warm agent, and what stands behind it."""
+"""P6: the private memory of a warm agent, and of the process that it is forked from."""
 
 import contextlib
 import time

@@ -1,4 +1,4 @@
-"""P7: what a node takes, for whoever plans one: memory and processor time, at rest, per warm agent and per call."""
+"""P7: memory and processor time of a node, for sizing: at rest, per warm agent and per call."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ class Spent:
 
 
 def processor(pids: Iterable[int]) -> float:
-    """Return the processor seconds that processes have taken so far."""
+    """Return the processor seconds that processes have used so far."""
     times = [psutil.Process(pid).cpu_times() for pid in pids]
     return sum(found.user + found.system for found in times)
 
@@ -62,7 +62,7 @@ class _Sizing:
         return [int(agent["pid"]) for agent in self.node.agents()]
 
     def memory(self) -> float:
-        """Return what programs and agents take together, once it is steady."""
+        """Return the memory of programs and agents, once it is steady."""
         pids = [*self.programs.values(), *self.agents()]
         steady(pids)
         return pss(pids)
@@ -92,7 +92,7 @@ class _Sizing:
             self.turns.add(spoken - before + processor(programs) - around, done - begun)
 
     async def measure(self, name: str, begin: Callable[[Call], Awaitable[None]], during: str) -> list[Figure]:
-        """Measure it without agents, with warm ones, and with calls, each of which begins so and then goes on."""
+        """Measure it without agents, with warm ones, and with calls. `begin` starts each call, which then continues."""
         programs, redis = self.programs.values(), [self.node.program("valkey") or 0]
         note(f"P7: {name}: at rest, without an agent")
         bare = await asyncio.to_thread(self.memory)

@@ -10,7 +10,7 @@ ROUNDS = 1_000
 WARM_UP = 50
 AIM = Aim("ratio", 1.5)
 
-#: The Redis key that says that a refill is queued already, and the list that it is queued in.
+#: The Redis key that marks a refill as queued, and the list in which it is queued.
 PENDING, QUEUE = "pool:refill", "celery"
 REFERENCE, HIT, FIRST_HIT = "ping", "hit", "first hit"
 

@@ -1,4 +1,4 @@
-"""What the measurements share: figures, programs that are surely gone afterwards, a light client, the reference."""
+"""What the measurements share: figures, programs that are stopped at the end, a light client, the reference."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ _SERVE = "from orchestrator.api.__main__ import main; main('benchmarks.app:creat
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a figure should be; nothing fails when it is not."""
+    """The target of a figure. Missing it fails nothing."""
 
     of: Literal["value", "ratio"]
     bound: float
@@ -73,7 +73,7 @@ def percentile(samples: Sequence[float], share: float) -> float:
 
 
 def note(text: str) -> None:
-    """Say how far it is."""
+    """Print the progress."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -82,14 +82,14 @@ def note(text: str) -> None:
 
 @contextlib.contextmanager
 def short_folder() -> Iterator[Path]:
-    """A folder that goes away; its path is short, for the sockets of Unix in it."""
+    """A temporary folder with a short path, for its Unix sockets."""
     with tempfile.TemporaryDirectory(prefix="bench", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
 @contextlib.contextmanager
 def running(command: Sequence[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program; afterwards it and everything that it started is stopped, and that is checked."""
+    """Run a program. At the end, stop it and all its descendants, and check that they have ended."""
     mark = ("BENCHMARK", secrets.token_hex(8))
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     with log.open("ab") as output:
@@ -128,10 +128,10 @@ class Api:
 
 @contextlib.contextmanager
 def api(warm: int) -> Iterator[Api]:
-    """Serve the api as supervisord does, over a Valkey with so many warm agents.
+    """Serve the api as supervisord does, over a Valkey with `warm` warm agents.
 
-    The agents are records only, but their process is a real one, this one, of the api's own node: the last look at
-    the process before it is handed out is part of every start.
+    The agents are records only. Their process is this one, on the api's own node, because every start includes the
+    final check of the process.
     """
     with short_folder() as folder, contextlib.ExitStack() as stack:
         ports = free_ports(), free_ports()
@@ -177,7 +177,7 @@ def _fill(raw: Any, count: int, node: str) -> None:
 
 
 class Connection:
-    """One keep-alive connection that does next to nothing: the client must not be what is measured."""
+    """One keep-alive connection with little overhead, so that the client does not distort the measurement."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
@@ -284,7 +284,7 @@ class LiveKitWorker:
         return marked("REFERENCE_STATES", str(self._states))
 
     def _has(self, pid: int) -> bool:
-        """Return whether a process is one of its own and lives: a pid alone may be a stranger's by now."""
+        """Return whether a pid is a living process of this worker: the kernel may have reused the number."""
         try:
             return f"REFERENCE_STATES={self._states}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:

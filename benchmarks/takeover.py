@@ -14,7 +14,7 @@ from tests.support.processes import poll
 
 KILLS = 7
 HANGS = 3
-#: What was on its way when the agent died is heard for as long as this.
+#: Seconds for which audio that was in flight when the agent died can still be heard.
 ON_ITS_WAY = 0.2
 KILLED, HUNG = Aim("value", 2), Aim("value", 10)
 

@@ -29,7 +29,7 @@ class Load:
         self._processes = {name: psutil.Process(pid) for name, pid in served.pids.items()}
 
     def slice(self, clients: list[Connection], requests: Iterator[bytes], count: int) -> list[bytes]:
-        """Send so many requests and return the answers."""
+        """Send `count` requests and return the answers."""
         before = self._cpu()
         begun = time.perf_counter()
         answers = self._drive(clients, itertools.islice(requests, count))

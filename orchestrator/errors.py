@@ -1,5 +1,6 @@
 """All errors that the orchestrator raises on purpose. An error without a message has its docstring as the message."""
 
+import math
 from collections.abc import Sequence
 from http import HTTPStatus
 
@@ -115,6 +116,11 @@ class RateLimited(OrchestratorError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "rate_limited"
     about_request = True
+
+    def __init__(self, limit: str = "Too many starts from this address", *, retry_after: float = 1.0) -> None:
+        #: The limit in words, without the time to wait.
+        self.limit = limit
+        super().__init__(f"{limit}; try again in {math.ceil(retry_after)} s.", retry_after=retry_after)
 
 
 class TooManySessions(OrchestratorError):
@@ -234,8 +240,8 @@ class BootElsewhere(OrchestratorError):
         super().__init__()
 
 
-class GivenUp(SpawnFailed):
-    """The agent was given up before it was spawned; whoever waits for one gets another."""
+class SpawnAbandoned(SpawnFailed):
+    """The agent was given up before it was spawned; the waiting session gets another."""
 
     code = "given_up"
 

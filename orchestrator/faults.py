@@ -1,4 +1,4 @@
-"""Named points at which a test makes a process die, stand still or fail; nothing but a look-up anywhere else.
+"""Named points at which a test makes a process die, hang or fail. Outside of tests a point is one dictionary lookup.
 
 With FAULT_LOG (a path) every point that is passed is a line of that file. FAULTS is a comma list of `point:action` or
 `point:action@N`, N times in all processes together (1 when not said). Actions: `kill` (SIGKILL to itself), `hang`
@@ -18,9 +18,9 @@ POINTS: dict[str, str] = {
     "host.after_fork": "the agent host has started an agent process and has not yet registered it",
     "worker.after_claim": "the Celery worker has claimed an agent for its node and has not yet had it started",
     "worker.after_spawn": "an agent process runs, and the Celery worker has not yet written its pid to Redis",
-    "watch.before_record_death": "the Celery worker has heard of a death that is not in Redis yet",
-    "watch.before_ack": "a death is in Redis, and the agent host has not been told so",
-    "watch.after_due": "Redis has acted on missed deadlines, and what is left to do outside it is not done",
+    "watch.before_record_death": "the Celery worker knows of a death that is not in Redis yet",
+    "watch.before_ack": "a death is in Redis, and the agent host has no acknowledgement",
+    "watch.after_due": "Redis has acted on missed deadlines, and the actions outside Redis are not done",
     "api.after_assign": "a session waits, and the task that starts its agent is not queued",
     "agent.before_ready": "an agent has loaded, and has not said that it is warm",
     "agent.before_join": "an agent has its session, and has not begun to join the room",

@@ -66,7 +66,7 @@ class Session:
     via: str | None = None  #: `dispatch`: LiveKit requested it, not a client of the API
     job_id: str | None = None  #: LiveKit's job, and the dispatch of the job
     dispatch_id: str | None = None
-    door: str | None = None  #: the node whose door the job came by
+    dispatch_node: str | None = None  #: the node whose LiveKit worker took the job
 
     @property
     def printed_by(self) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ class Session:
             via=fields.get("via"),
             job_id=fields.get("jobId"),
             dispatch_id=fields.get("dispatchId"),
-            door=fields.get("door"),
+            dispatch_node=fields.get("door"),
         )
 
 
@@ -144,7 +144,7 @@ class Agent:
     last_beat: float | None = None
     stopping_at: float | None = None
     exited_at: float | None = None
-    reason: Reason | None = None  #: why it was told to leave
+    reason: Reason | None = None  #: why it must leave
     cause: Reason | None = None  #: how it ended
     exit_code: int | None = None
     signal: int | None = None

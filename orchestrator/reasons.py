@@ -228,10 +228,10 @@ def exit_of(exit_code: int | None, number: int | None) -> Reason:
 def params(encoded: str | None) -> dict[str, Param]:
     """Return the parameters that a record holds as JSON; {} where they cannot be read."""
     try:
-        found = json.loads(encoded or "{}")
+        decoded = json.loads(encoded or "{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return decoded if isinstance(decoded, dict) else {}
 
 
 def for_callers(reason: Reason) -> Reason:
@@ -239,35 +239,35 @@ def for_callers(reason: Reason) -> Reason:
     row = table().reasons.get(reason.code) or table().reasons[OTHER]
     if row.told_as:
         row = table().reasons[row.told_as]
-    seen = {name: value for name, value in reason.params.items() if name in PUBLIC_PARAMS}
+    public = {name: value for name, value in reason.params.items() if name in PUBLIC_PARAMS}
     prefixed = row.kind == "failure" or row.prefixed_for_callers
-    sentence = filled(row.caller, seen)
-    return Reason(row.code, seen, f"{row.code}: {sentence}" if prefixed else sentence)
+    sentence = filled(row.caller, public)
+    return Reason(row.code, public, f"{row.code}: {sentence}" if prefixed else sentence)
 
 
 @cache
 def table() -> Table:
     """Return the table."""
-    found = tomllib.loads((resources.files("orchestrator") / "reasons.toml").read_text())
-    again = found["again"]
+    tables = tomllib.loads((resources.files("orchestrator") / "reasons.toml").read_text())
+    again = tables["again"]
 
     def spelled(row: dict[str, Any]) -> dict[str, Any]:
         return {name: value.replace("{again}", again) if name == "page" else value for name, value in row.items()}
 
-    problems = found["problem"]
+    problems = tables["problem"]
     for row in problems.values():
         like = problems[row.pop("like")] if "like" in row else {}
         for name in ("title", "page", "retry"):
             if name in like:
                 row.setdefault(name, like[name])
     return Table(
-        {code: Row(code=code, **spelled(row)) for code, row in found["reason"].items()},
+        {code: Row(code=code, **spelled(row)) for code, row in tables["reason"].items()},
         {code: Problem(code=code, **spelled(row)) for code, row in problems.items()},
         {
             code: WarningRow(code=code, **row | {"about": tuple(row.get("about", ()))})
-            for code, row in found["warning"].items()
+            for code, row in tables["warning"].items()
         },
-        found["event"],
+        tables["event"],
     )
 
 
@@ -297,9 +297,9 @@ def _shown(value: Param) -> str:
 def _facts(row: Row, parameters: Mapping[str, Param]) -> str:
     cause = table().reasons.get(str(parameters.get("cause")))
     inner = filled(cause.text, parameters) if cause else ""
-    said = [filled(row.text, {**parameters, "cause": inner}), _shown(parameters.get("detail", ""))]
+    parts = [filled(row.text, {**parameters, "cause": inner}), _shown(parameters.get("detail", ""))]
     attempts = f" (after {parameters['attempts']} attempts)" if "attempts" in parameters else ""
-    return ": ".join(filter(None, said)) + attempts
+    return ": ".join(filter(None, parts)) + attempts
 
 
 def signals() -> dict[int, str]:

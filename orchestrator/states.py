@@ -1,6 +1,6 @@
 """The states of sessions and agents, and for each what entering it means: one row.
 
-A row names the legal next states, the lists in Redis that hold whoever is in the state, the deadlines that begin and
+A row names the legal next states, the lists in Redis that hold the records in the state, the deadlines that begin and
 end with it, the field that gets its time, and the counter. This module imports the standard library only: everything
 else may depend on it. The Lua scripts get the rows when they are loaded (store/generated.py), and every move goes
 through store/lua/lib/enter.lua, which reads them. docs/states.md shows the rows and explains the edges.
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class SessionState(StrEnum):
-    """Where a session stands."""
+    """The states of a session."""
 
     QUEUED = "queued"  #: in the waiting line, no capacity yet
     STARTING = "starting"  #: an agent is being started for it
@@ -22,13 +22,13 @@ class SessionState(StrEnum):
 
 
 class AgentState(StrEnum):
-    """Where an agent process stands."""
+    """The states of an agent process."""
 
     STARTING = "starting"  #: announced, its process is being started or is booting
     READY = "ready"  #: warm: blocks on its inbox, in `pool:ready`
     ASSIGNED = "assigned"  #: bound to a session, on its way into the room
     RUNNING = "running"  #: in the room
-    STOPPING = "stopping"  #: leaving, or told to
+    STOPPING = "stopping"  #: leaving, or asked to leave
     EXITED = "exited"  #: its process is gone
 
 
@@ -64,11 +64,11 @@ class Row:
 
 S, A = SessionState, AgentState
 _OVER = {S.ENDED, S.ERROR}
-#: The last words of an agent are still on their way to the user when a session ends: then its room is deleted.
+#: Seconds until the room of an ended session is deleted: the agent's last words are still in transit.
 CLOSE_MS = 1500
 #: An agent that no node has claimed by then lost its spawn task; the claim allows its boot more.
 CLAIM_MS = 5000
-#: An agent that was told to leave has this long beyond its own limit; then its node stops it.
+#: Seconds beyond its own limit after which its node stops an agent that was asked to leave.
 LEAVE_MS = 2500
 
 
@@ -122,7 +122,7 @@ SESSION_ROWS: dict[SessionState, Row] = {
         begins=True,
         sets=("session:active",),
         deadlines=(Deadline("max", ("max_session_seconds",), keeps=True, since="activeAt"),),
-        # A call that goes on does not end because LiveKit has not confirmed its job.
+        # A running call does not end because LiveKit has not confirmed its job.
         clears=("join", "user", "gone", "job"),
         forgets=("doubt",),
         timestamp="activeAt",

@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _bare_environment() -> None:
-    """Keep the settings of whoever runs the tests out of them."""
+    """Remove the developer's own settings from the environment."""
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -38,7 +38,7 @@ Run = Callable[[list[str], Path], "str | None"]
 
 @dataclass(frozen=True)
 class Pin:
-    """What is pinned, the newest there is (None: nobody says), and what holds it back."""
+    """A pin, the newest version (None: unknown), and what holds it back."""
 
     name: str
     pinned: str
@@ -144,7 +144,7 @@ def images(ask: Run) -> Iterator[Pin]:
 
 
 def every(ask: Run = run) -> list[Pin]:
-    """Return what is behind, and what nobody says anything of."""
+    """Return the outdated pins, and those without an answer."""
     found = [pin for part in (python_packages, npm_packages, servers, images) for pin in part(ask)]
     return [pin for pin in found if pin.behind or pin.newest is None]
 

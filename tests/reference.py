@@ -72,7 +72,7 @@ def _route(route: Schema, schemas: Schema) -> Iterator[str]:
 
 
 def _answer(status: str, response: Schema, schemas: Schema, shown: Schema) -> Iterator[str]:
-    """Yield what an answer holds; `shown` is the schema that stands above it already."""
+    """Yield the fields of an answer; `shown` is the schema that is printed above it already."""
     meaning = "" if response["description"] == "Successful Response" else f" {response['description']}"
     kinds = ", ".join(f"`{kind}`" for kind in response.get("content", {}) if kind != "application/json")
     schema = _schema(response, schemas)
@@ -173,7 +173,7 @@ def _printed(row: reasons.Row | reasons.Problem | reasons.WarningRow) -> str:
 
 
 def _told(row: reasons.Row) -> str:
-    """Return what callers read of a reason, or the code that they are told instead."""
+    """Return the callers' text of a reason, or the code that replaces it."""
     return f"`{row.told_as}`" if row.told_as else reasons.for_callers(because(row.code, seconds="N")).text
 
 

@@ -18,7 +18,7 @@ export function App({ caller }: { caller: Caller }) {
   useEffect(() => void (document.title = title), [title]);
 
   useEffect(() => {
-    // The button that was pressed is gone, and with it the place of whoever uses the keyboard.
+    // The pressed button is gone, and with it the keyboard focus.
     if (call.step !== "idle" && document.activeElement === document.body) {
       stage.current?.querySelector<HTMLElement>("h1")?.focus({ preventScroll: true });
     }

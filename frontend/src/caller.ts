@@ -92,7 +92,7 @@ export class Caller {
   private async run(attempt: Attempt): Promise<void> {
     const { signal } = attempt.stopping;
     const media = await this.media();
-    // Nobody gets an agent, which another may wait for, while their browser still asks for the microphone.
+    // No agent is taken while the browser still asks for the microphone: another user may wait for it.
     const first = (await allowed()) ? undefined : await this.listen(attempt, media);
     if (first === false) return;
     this.dispatch({ type: "allowed" });
@@ -122,7 +122,7 @@ export class Caller {
   private async start(attempt: Attempt): Promise<Started | undefined> {
     const { signal } = attempt.stopping;
     const mine = kept();
-    // Not taken back when the user is: the server would have a session that nobody knows.
+    // Not cancelled with the attempt: the server would keep a session that no page knows.
     const started = await this.begin(signal, mine);
     attempt.shared = started.existing === true || mine?.sessionId === started.sessionId;
     if (signal.aborted) return attempt.shared ? undefined : void this.forget(started);
@@ -228,7 +228,7 @@ export class Caller {
   /** Frees the agent of a call that this page alone began, unless another tab has been in it since. */
   private async release(session: Session): Promise<void> {
     const found = await this.api.look(session, new AbortController().signal).catch(() => undefined);
-    // Whoever is in the room waits there for the media server to come back, or for another agent.
+    // A user in the room waits there for the media server to come back, or for another agent.
     if (found && !found.events.some(({ state }) => state === "active")) this.forget(session);
   }
 

@@ -20,7 +20,7 @@ const OVER = new Set(["ended", "error"]);
 /** Returns when the session is over or the signal is given; never throws. */
 export async function follow(api: Api, session: Session, to: Following, signal: AbortSignal): Promise<void> {
   const told = new Told(to);
-  if ((await stream(api, session, told, signal)) !== "given up") return;
+  if ((await stream(api, session, told, signal)) !== "given_up") return;
   while (!signal.aborted && !told.over) {
     await look(api, session, told, signal);
     if (!told.over) await pause(told.served ? PATIENCE.pollCalm : PATIENCE.poll, signal);
@@ -85,7 +85,7 @@ async function look(api: Api, session: Session, told: Told, signal: AbortSignal)
   } catch (failure) {
     const gone = failure instanceof Refused && failure.problem.status === 404;
     if (gone) told.event({ at: Number.POSITIVE_INFINITY, state: "error", reasonCode: "not_found" });
-    // Anything else may pass: the next look tells.
+    // Anything else may pass: the next poll shows it.
   }
 }
 

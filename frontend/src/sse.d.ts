@@ -3,7 +3,7 @@ declare module "@orchestrator/sse" {
   export interface Stream {
     /** The id of the last message. */
     readonly place: string;
-    readonly done: Promise<"over" | "refused" | "given up" | "closed">;
+    readonly done: Promise<"over" | "refused" | "given_up" | "closed">;
     close(): void;
   }
   export interface Listener {

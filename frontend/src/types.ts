@@ -12,7 +12,7 @@ export interface Failure extends Ending {
   retryAfter?: number;
   /** Trying again as it is cannot help. */
   final?: boolean;
-  /** What to tell whoever runs the service. */
+  /** The id to give to the operator. */
   requestId?: string;
 }
 

@@ -74,7 +74,7 @@ export function refused(failed: unknown): Failure {
   const known = found(PROBLEMS, code);
   const told = failure(known ?? PROBLEMS[like(status)]!);
   if (retryAfter !== undefined && !told.final) told.retryAfter = retryAfter;
-  // By it whoever runs the service finds out what it was.
+  // The operator finds the cause by it.
   if (requestId !== undefined && (!known || status >= 500)) told.requestId = requestId;
   return told;
 }

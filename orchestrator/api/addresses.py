@@ -1,4 +1,4 @@
-"""Where a request comes from, by which networks limits count it, and which proxies are believed."""
+"""Where a request comes from, by which networks limits count it, and which proxies are trusted."""
 
 import ipaddress
 from functools import cache

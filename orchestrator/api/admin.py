@@ -35,8 +35,8 @@ router = APIRouter(prefix="/api", tags=["admin"], route_class=gated(administrato
 @router.get("/sessions", summary="List sessions and agents", response_model_exclude_none=True)
 async def sessions(services: ServicesDep) -> SessionsReply:
     """Return the newest 200 kept sessions and every living agent."""
-    kept, reading = await services.store.sessions(), await services.store.reading()
-    return SessionsReply(sessions=[describe(session) for session in kept], agents=living_agents(reading))
+    newest, reading = await services.store.sessions(), await services.store.reading()
+    return SessionsReply(sessions=[describe(session) for session in newest], agents=living_agents(reading))
 
 
 def living_agents(reading: Reading) -> list[AgentInfo]:
@@ -96,7 +96,7 @@ def _describe(node: Node, now: float) -> NodeReply:
         warm=node.warm,
         most=node.max_sessions or None,
         host=node.host,
-        short=node.short,
+        short=node.memory_shortage,
         version=node.version,
         heard=None if node.last_beat is None else round(max(0.0, now - node.last_beat), 1),
     )

@@ -74,7 +74,9 @@ async def log_events(
     agent_id: SessionPath, services: ServicesDep, last_event_id: Place = ""
 ) -> AsyncIterator[ServerSentEvent]:
     """Push what one agent process prints, in the same form as a session's logs."""
-    seen = log_stream.place(last_event_id)
+    sent_up_to = log_stream.parse_position(last_event_id)
     with contextlib.suppress(StoreUnavailable):  # the client reconnects
-        async for event in log_stream.follow(services.store, log_stream.of_agent(agent_id), seen, services.feed.closed):
+        async for event in log_stream.follow(
+            services.store, log_stream.of_agent(agent_id), sent_up_to, services.feed.closed
+        ):
             yield event

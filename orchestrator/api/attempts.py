@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-#: Wrong secrets that an address may send within so many seconds.
+#: Wrong secrets that an address may send, and the period in seconds.
 MOST, WINDOW_SECONDS = 20, 60.0
 #: Seconds after a right secret in which its address is not locked out.
 GOOD_SECONDS = 3600.0

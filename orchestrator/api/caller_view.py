@@ -28,8 +28,8 @@ def event(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return an event of a session as callers get it."""
     visible = {name: value for name, value in fields.items() if name in _EVENT}
     for name, words in (("reason", caller_words.reason), ("cause", caller_words.cause)):
-        found = words(fields.get(name), fields.get(f"{name}Code"), fields.get(f"{name}Params"))
-        visible |= {to_camel(field): value for field, value in found.items() if value is not None}
+        named = words(fields.get(name), fields.get(f"{name}Code"), fields.get(f"{name}Params"))
+        visible |= {to_camel(field): value for field, value in named.items() if value is not None}
     return visible
 
 
@@ -39,7 +39,7 @@ def session(reply: SessionReply) -> SessionReply:
         agent.model_copy(update=caller_words.cause(agent.cause, agent.cause_code, agent.cause_params))
         for agent in reply.agents
     ]
-    events = reply.events and [Event.model_validate(event(found.model_dump(by_alias=True))) for found in reply.events]
+    events = reply.events and [Event.model_validate(event(each.model_dump(by_alias=True))) for each in reply.events]
     return reply.model_copy(
         update={
             **caller_words.reason(reply.reason, reply.reason_code, reply.reason_params),

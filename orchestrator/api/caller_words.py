@@ -23,15 +23,18 @@ def problem(code: str) -> str:
 
 def reason(text: str | None, code: str | None, params: dict[str, Any] | None) -> dict[str, Any]:
     """Return the fields that tell a caller why a session is over."""
-    return why("reason", _told(text, code, params))
+    return why("reason", _for_callers(text, code, params))
 
 
 def cause(text: str | None, code: str | None, params: dict[str, Any] | None) -> dict[str, Any]:
     """Return the fields that tell a caller why an agent was replaced, or how it ended."""
-    told = _told(text, code, params)
-    return why("cause", reasons.for_callers(because("agent_lost")) if told and told.code == OTHER else told)
+    reason_shown = _for_callers(text, code, params)
+    return why(
+        "cause",
+        reasons.for_callers(because("agent_lost")) if reason_shown and reason_shown.code == OTHER else reason_shown,
+    )
 
 
-def _told(text: str | None, code: str | None, params: dict[str, Any] | None) -> Reason | None:
+def _for_callers(text: str | None, code: str | None, params: dict[str, Any] | None) -> Reason | None:
     # guard: reason-code
     return reasons.for_callers(Reason(code or "", params or {}, text)) if text else None

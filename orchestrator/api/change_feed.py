@@ -23,7 +23,7 @@ RETRY_SECONDS = 0.5
 
 
 async def wait_for_event(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, for at most so many seconds."""
+    """Wait for an event, for at most `seconds`."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(max(0.0, seconds)):
             await event.wait()

@@ -72,13 +72,13 @@ class Connections:
     """All connections of one server.
 
     Args:
-        most: connections at once.
+        max_connections: connections at once.
         per_address: connections at once of one address; 0: no bound.
         exempt: returns whether an address has no bound of its own: proxies have none.
     """
 
-    def __init__(self, most: int, per_address: int = 0, exempt: Callable[[str], bool] | None = None) -> None:
-        self._most, self._per_address, self._exempt = most, per_address, exempt
+    def __init__(self, max_connections: int, per_address: int = 0, exempt: Callable[[str], bool] | None = None) -> None:
+        self._max_connections, self._per_address, self._exempt = max_connections, per_address, exempt
         self._everyone: set[Connection] = set()
         self._of: dict[str, dict[Connection, None]] = {}  #: of each address, the oldest first
         self._waiting: dict[Connection, None] = {}  #: for their clients, the longest wait first
@@ -97,9 +97,9 @@ class Connections:
             if not self._close(next((each for each in mine if each in self._waiting), None)):
                 return False
         # guard: connections
-        if len(self._everyone) >= self._most:
+        if len(self._everyone) >= self._max_connections:
             self.refusals.log(
-                "connections", f"{self._most} connections are open: the limit of open files allows no more"
+                "connections", f"{self._max_connections} connections are open: the limit of open files allows no more"
             )
             if not self._close(next(iter(self._waiting), None)):
                 return False
@@ -110,16 +110,16 @@ class Connections:
             self._timer = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
         return True
 
-    def waits(self, connection: Connection) -> None:
+    def mark_waiting(self, connection: Connection) -> None:
         """Note that a connection waits for its client from now on."""
         if connection in self._everyone:
             self._waiting[connection] = None
 
-    def served(self, connection: Connection) -> None:
+    def mark_served(self, connection: Connection) -> None:
         """Note that a connection's request is complete."""
         self._waiting.pop(connection, None)
 
-    def gone(self, connection: Connection) -> None:
+    def remove(self, connection: Connection) -> None:
         """Remove a closed connection."""
         self._everyone.discard(connection)
         self._waiting.pop(connection, None)
@@ -131,7 +131,7 @@ class Connections:
     def _close(self, victim: Connection | None) -> bool:
         if victim is None:
             return False
-        self.gone(victim)
+        self.remove(victim)
         victim.abort()
         return True
 

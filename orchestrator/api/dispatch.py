@@ -94,8 +94,8 @@ class DispatchService:
         facts = {"job": job.id, "dispatch": job.dispatch_id, "room": job.room}
         try:
             started = await self._start(job)
-        except RoomTaken as taken:
-            log.info("a job needs no agent: %s", taken.detail, extra=facts)
+        except RoomTaken as failure:
+            log.info("a job needs no agent: %s", failure.detail, extra=facts)
             return Answer(available=False, terminate=True)
         except OrchestratorError as refused:
             log.warning("a job is refused: %s", refused.detail, extra=facts)
@@ -111,7 +111,7 @@ class DispatchService:
     async def on_assignment(self, job: JobOffer) -> None:
         """Keep the session of a job: LiveKit has assigned the job to us."""
         session_id = self._sessions.get(job.id)
-        async for attempt in _patiently():
+        async for attempt in _retrying():
             with attempt:
                 session_id = session_id or await self._store.session_of_job(_key(job))
                 if session_id:
@@ -124,7 +124,7 @@ class DispatchService:
     async def on_termination(self, job_id: str) -> None:
         """End the session of a job whose dispatch was deleted."""
         if session_id := self._sessions.get(job_id):
-            async for attempt in _patiently():
+            async for attempt in _retrying():
                 with attempt:
                     await self._store.end_session(session_id, SessionState.ENDED, because("call_withdrawn"))
 
@@ -167,7 +167,7 @@ class DispatchService:
                 try:
                     await self._report_load()
                     await self._report_jobs()
-                    await self._record()
+                    await self._record_registration()
                 except StoreUnavailable as failure:
                     self._send_load(WorkerLoad(jobs=len(self._sessions)), failure.detail)
                 except Exception:
@@ -186,7 +186,7 @@ class DispatchService:
         ):
             with attempt:
                 sessions = await self._store.live_sessions()
-        mine = [session for session in sessions if session.door == self._services.settings.node_id]
+        mine = [session for session in sessions if session.dispatch_node == self._services.settings.node_id]
         self._sessions |= {session.job_id: session.id for session in mine if session.job_id}
 
     async def _report_load(self) -> None:
@@ -194,7 +194,7 @@ class DispatchService:
         stopping = self._services.feed.closed.is_set()
         refusal = None if stopping else await self._services.assigner.refusal(capacity)
         full = "The api is stopping." if stopping else refusal.detail if refusal else ""
-        load = min(1.0, capacity.live / capacity.most) if capacity.most else 1.0
+        load = min(1.0, capacity.live / capacity.max_sessions) if capacity.max_sessions else 1.0
         draining = stopping or capacity.refusal == "draining"
         self._send_load(WorkerLoad(bool(full), load, len(self._sessions), draining), full)
 
@@ -224,7 +224,7 @@ class DispatchService:
             self._sessions.pop(job_id, None)
             self._reported_running.discard(job_id)
 
-    async def _record(self) -> None:
+    async def _record_registration(self) -> None:
         """Record the registration in Redis, for the `/api/health` of any api."""
         registration = self.worker.registration
         changed = registration.since > self._recorded_at
@@ -265,13 +265,13 @@ def metadata_of(text: str) -> dict[str, Any]:
     if not text:
         return {}
     with contextlib.suppress(ValueError, RecursionError):
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_reject_constant)
         if isinstance(value, dict):
             return value
     return {"metadata": text}
 
 
-def _refuse(constant: str) -> float:
+def _reject_constant(constant: str) -> float:
     raise ValueError(f"{constant} is not JSON")
 
 
@@ -279,7 +279,7 @@ def _key(job: JobOffer) -> str:
     return f"dispatch:{job.id}"
 
 
-def _patiently() -> AsyncRetrying:
+def _retrying() -> AsyncRetrying:
     return AsyncRetrying(
         retry=retry_if_exception_type(StoreUnavailable),
         wait=wait_random_exponential(multiplier=0.1, max=1),

@@ -112,8 +112,8 @@ async def _messages(
             yield message
         if over:
             return
-        left = sent_at + PING_SECONDS - time.monotonic()
-        await wait_for_event(changed, min(left, POSITION_SECONDS) if waits else left)
+        remaining = sent_at + PING_SECONDS - time.monotonic()
+        await wait_for_event(changed, min(remaining, POSITION_SECONDS) if waits else remaining)
 
 
 async def _position(services: Services, session: Session) -> dict[str, Any]:

@@ -39,11 +39,11 @@ class FailureLog:
     @property
     def records(self) -> list[tuple[str, str]]:
         """The record behind each failure: ('session' or 'agent', id)."""
-        return [_record(failure) for failure in self._failures]
+        return [_record_id(failure) for failure in self._failures]
 
-    def keep(self, kept: Sequence[bool]) -> None:
-        """Drop the failures whose record is gone, since nobody could open them. `kept`: for each of `records`."""
-        self._failures = deque(itertools.compress(self._failures, kept), maxlen=FAILURES)
+    def keep(self, still_recorded: Sequence[bool]) -> None:
+        """Drop the failures whose record is gone. `still_recorded`: one flag for each of `records`."""
+        self._failures = deque(itertools.compress(self._failures, still_recorded), maxlen=FAILURES)
 
     @property
     def failures(self) -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ class FailureLog:
         self._failures.append(failure)
 
 
-def _record(failure: Mapping[str, Any]) -> tuple[str, str]:
+def _record_id(failure: Mapping[str, Any]) -> tuple[str, str]:
     """Return the record behind a failure."""
     session_id = failure.get("sessionId")
     return ("session", session_id) if session_id else ("agent", failure["agentId"])
@@ -80,8 +80,8 @@ def _failure(fields: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def _cause(reason: Reason | None) -> dict[str, Any]:
-    told = why("cause", reason) or {"cause": ""}
-    return {to_camel(name): value for name, value in told.items() if value is not None}
+    fields = why("cause", reason) or {"cause": ""}
+    return {to_camel(name): value for name, value in fields.items() if value is not None}
 
 
 def _kind(cause: Reason | None, fields: Mapping[str, str]) -> str:

@@ -6,7 +6,6 @@ counted before anything recurses into it.
 
 import contextlib
 import hashlib
-import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -55,15 +54,15 @@ class Limit:
         """Raise `RateLimited` while an address is over the limit, unless its request repeats one that was answered."""
         services = request.app.state.services
         until, address = request.app.state.over_limit, (self._what, _address(request))
-        end, message = until.get(address, (0.0, ""))
-        left = end - time.monotonic()
-        if left <= 0:
+        end, limit = until.get(address, (0.0, ""))
+        remaining = end - time.monotonic()
+        if remaining <= 0:
             until.pop(address, None)
             return
         key = idempotency_key(request, trusted=False)
         if key and await services.store.session_of_job(key):
             return
-        raise self._over(left, message)
+        raise RateLimited(limit, retry_after=remaining)
 
     async def count(self, request: Request) -> None:
         """Count a request that was refused because of its body. Raises `RateLimited`."""
@@ -74,7 +73,7 @@ class Limit:
                 self._what, *_address(request), rate.amount, rate.get_expiry() * 1000
             )
             if wait:
-                failure = self._over(wait)
+                failure = RateLimited("Too many requests from this address", retry_after=wait)
                 self.remember(request, failure)
                 raise failure
 
@@ -83,12 +82,7 @@ class Limit:
         until: OverLimit = request.app.state.over_limit
         while len(until) >= REMEMBERED:
             del until[next(iter(until))]
-        message = failure.detail.partition(";")[0]
-        until[self._what, _address(request)] = time.monotonic() + (failure.retry_after or 0.0), message
-
-    @staticmethod
-    def _over(seconds: float, message: str = "Too many requests from this address") -> RateLimited:
-        return RateLimited(f"{message}; try again in {math.ceil(seconds)} s.", retry_after=seconds)
+        until[self._what, _address(request)] = time.monotonic() + (failure.retry_after or 0.0), failure.limit
 
 
 class Gated(APIRoute):

@@ -65,7 +65,7 @@ async def readyz(services: ServicesDep) -> Alive:
         raise HostUnavailable("No node with an agent host and a Celery worker lives.", retry_after=5)
     if not reading.configured:
         raise NotSetUp(retry_after=2)
-    if not services.proven and not (node.warm or node.busy) and reading.target and not node.short:
+    if not services.proven and not (node.warm or node.busy) and reading.target and not node.memory_shortage:
         cause = f" ({reading.boot_error})" if reading.boot_error else ""
         raise NotWarm(f"No agent of node {node.id} is warm yet{cause}.", retry_after=2)
     services.proven = True

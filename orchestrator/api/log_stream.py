@@ -22,11 +22,11 @@ LAST_WORDS_SECONDS = 5.0
 LINES = 200
 
 _ONE = ID_PATTERN.strip("^$") + r":\d{1,12}"
-#: The syntax of a place.
-PLACE = rf"^({_ONE}(,{_ONE})*)?$"
+#: The syntax of an event id: for each agent, how many of its lines were sent.
+POSITION_PATTERN = rf"^({_ONE}(,{_ONE})*)?$"
 
 
-def place(text: str) -> dict[str, int]:
+def parse_position(text: str) -> dict[str, int]:
     """Return how many lines of each agent were sent."""
     return {agent: int(count) for agent, _, count in (part.partition(":") for part in text.split(",") if part)}
 
@@ -73,14 +73,14 @@ async def _last_exit(store: Store, agents: tuple[str, ...]) -> float | None:
 
 
 async def follow(
-    store: Store, find_source: FindSource, seen: dict[str, int], closed: asyncio.Event
+    store: Store, find_source: FindSource, sent_up_to: dict[str, int], closed: asyncio.Event
 ) -> AsyncIterator[ServerSentEvent]:
     """Yield log lines as they come, and `end` after the last one. Stops when `closed` is set."""
     while (source := await find_source(store)) is not None:
         # Before the lines are read, so that everything printed until then is read.
         over = source.over_at is not None and await store.now() > source.over_at + LAST_WORDS_SECONDS
         for agent_id in source.agents:
-            async for event in _new_lines(store, agent_id, seen):
+            async for event in _new_lines(store, agent_id, sent_up_to):
                 yield event
         if over:
             break
@@ -90,8 +90,8 @@ async def follow(
     yield ServerSentEvent(event="end", data={})
 
 
-async def _new_lines(store: Store, agent_id: str, seen: dict[str, int]) -> AsyncIterator[ServerSentEvent]:
-    before = seen.get(agent_id, 0)
+async def _new_lines(store: Store, agent_id: str, sent_up_to: dict[str, int]) -> AsyncIterator[ServerSentEvent]:
+    before = sent_up_to.get(agent_id, 0)
     count, lines = await store.log_lines(agent_id, before)
     # Fewer than before: Redis has lost the log, and a new one has begun.
     missed = count - len(lines) - (before if before <= count else 0)
@@ -99,6 +99,6 @@ async def _new_lines(store: Store, agent_id: str, seen: dict[str, int]) -> Async
     for start in range(0, len(lines), LINES):
         some = lines[start : start + LINES]
         at += len(some)
-        seen[agent_id] = at
+        sent_up_to[agent_id] = at
         data = {"agentId": agent_id, "lines": some, "missed": max(0, missed) if start == 0 else 0}
-        yield ServerSentEvent(event="lines", id=",".join(f"{name}:{n}" for name, n in seen.items()), data=data)
+        yield ServerSentEvent(event="lines", id=",".join(f"{name}:{n}" for name, n in sent_up_to.items()), data=data)

@@ -12,7 +12,7 @@ SECONDS = 2.5
 
 
 def healthy(path: str, host: str, port: int) -> bool:
-    """Return whether the api answers 200, in words on standard output too."""
+    """Return whether the api answers 200, and print the result."""
     connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
     try:
         connection.request("GET", path)

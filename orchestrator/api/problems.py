@@ -53,7 +53,7 @@ def install(app: FastAPI) -> None:
     """Answer every error as a problem."""
 
     @app.exception_handler(OrchestratorError)
-    async def known(request: Request, failure: OrchestratorError) -> JSONResponse:
+    async def answer_known(request: Request, failure: OrchestratorError) -> JSONResponse:
         detail = failure.detail
         if not failure.about_request:
             level = logging.ERROR if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
@@ -63,14 +63,14 @@ def install(app: FastAPI) -> None:
         extra = _warning_codes(request, failure)
         answer = problem(request, failure.status, failure.code, detail, retry_after=failure.retry_after, **extra)
         if isinstance(failure, RateLimited):
-            # draft-ietf-httpapi-ratelimit-headers: the quota and its window, what is left of it, and when it is reset.
+            # draft-ietf-httpapi-ratelimit-headers: the quota and its window, its remainder, and when it is reset.
             rate = app.state.services.settings.rate
             answer.headers["RateLimit-Policy"] = f'"start";q={rate.amount};w={rate.get_expiry()}'
             answer.headers["RateLimit"] = f'"start";r=0;t={answer.headers["Retry-After"]}'
         return answer
 
     @app.exception_handler(RequestValidationError)
-    async def malformed(request: Request, failure: RequestValidationError) -> JSONResponse:
+    async def answer_malformed(request: Request, failure: RequestValidationError) -> JSONResponse:
         rows = failure.errors()
         # guard: error-count
         errors = [_message(row) for row in rows[:ERRORS]]
@@ -109,13 +109,15 @@ def _warning_codes(request: Request, failure: OrchestratorError) -> dict[str, An
 
 def _is_operator(request: Request) -> bool:
     """Return whether the caller has sent the admin token."""
-    known: bool | None = getattr(request.state, "operator", None)
-    if known is None:  # no route has checked yet; a wrong token counts as an attempt, or tokens could be guessed here
+    answer_known: bool | None = getattr(request.state, "operator", None)
+    if (
+        answer_known is None
+    ):  # no route has checked yet; a wrong token counts as an attempt, or tokens could be guessed here
         try:
-            known = bool(request.app.state.services.access.caller(request).role is Role.ADMIN)
+            answer_known = bool(request.app.state.services.access.caller(request).role is Role.ADMIN)
         except (OrchestratorError, AttributeError):  # the last: the api is only starting
-            known = False
-    return known
+            answer_known = False
+    return answer_known
 
 
 def _message(row: Mapping[str, Any]) -> dict[str, str]:
@@ -128,8 +130,8 @@ def _message(row: Mapping[str, Any]) -> dict[str, str]:
     return {"field": _cut(field, MESSAGE), "message": message}
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 class BodyLimit:
@@ -155,13 +157,13 @@ class BodyLimit:
             answer = problem(request, too_large.status_code, "body_too_large", too_large.detail)
             await answer(scope, receive, send)
             return
-        seen = 0
+        received = 0
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal received
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > limit:
+            received += len(message.get("body", b""))
+            if received > limit:
                 raise too_large
             return message
 

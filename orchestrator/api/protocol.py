@@ -87,7 +87,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection."""
-        self.bounds.gone(self)
+        self.bounds.remove(self)
         super().connection_lost(exc)
 
     def abort(self) -> None:
@@ -185,7 +185,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._expect(_Expects.REQUEST, _NEVER if self._unanswered else self.loop.time() + self.timeout_keep_alive)
         if self._unanswered:
-            self.bounds.served(self)
+            self.bounds.mark_served(self)
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""
@@ -193,7 +193,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unanswered -= 1
         if self._unanswered:
             return
-        self.bounds.waits(self)
+        self.bounds.mark_waiting(self)
         if self._expects is not _Expects.BODY:
             between = self._expects is _Expects.REQUEST
             self._due = self.loop.time() + (self.timeout_keep_alive if between else HEADER_SECONDS)

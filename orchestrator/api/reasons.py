@@ -73,31 +73,31 @@ async def words(request: Request, services: ServicesDep) -> ReasonsReply:
 
 def for_callers() -> ReasonsReply:
     """Return the table without the operator's words. The page with the Talk button is built with it (codes.json)."""
-    told = {code: row for code, row in reasons.table().reasons.items() if not row.told_as}
+    rows = {code: row for code, row in reasons.table().reasons.items() if not row.told_as}
     return ReasonsReply(
-        reasons={code: _words(row) for code, row in told.items()},
+        reasons={code: _words(row) for code, row in rows.items()},
         problems={code: _words(row) for code, row in reasons.table().problems.items()},
     )
 
 
 def for_operators() -> ReasonsReply:
     """Return the whole table."""
-    found = for_callers()
+    reply = for_callers()
     for code, row in reasons.table().reasons.items():
-        told = {
+        operator_words = {
             "operator": row.sentence,
             "text": row.text,
             "prefix": row.text_prefix,
             "told_as": row.told_as,
             "remedy": row.remedy,
         }
-        more = {name: text or None for name, text in told.items()}
-        found.reasons[code] = _words(row).model_copy(update=more)
+        more = {name: text or None for name, text in operator_words.items()}
+        reply.reasons[code] = _words(row).model_copy(update=more)
     for code, problem in reasons.table().problems.items():
-        found.problems[code].remedy = problem.remedy
-    found.events = dict(reasons.table().events)
-    found.signals = {str(number): name for number, name in reasons.signals().items()}
-    return found
+        reply.problems[code].remedy = problem.remedy
+    reply.events = dict(reasons.table().events)
+    reply.signals = {str(number): name for number, name in reasons.signals().items()}
+    return reply
 
 
 def _words(row: reasons.Row | reasons.Problem) -> Words:

@@ -15,6 +15,6 @@ def warnings(use: MemoryUse, here: int | None) -> Iterator[HealthWarning]:
     """Yield the warnings. `here`: bytes that an embedded Redis may use; None for one elsewhere."""
     if use.policy not in {"", KEEPS_ALL}:
         yield warn("redis_evicts", policy=use.policy)
-    bounds = [bound for bound in (use.most, use.machine, here or 0) if bound]
+    bounds = [bound for bound in (use.limit, use.machine_total, here or 0) if bound]
     if bounds and use.used > NEARLY_FULL * min(bounds):
         yield warn("redis_nearly_full", usedMib=use.used >> 20, limitMib=min(bounds) >> 20)

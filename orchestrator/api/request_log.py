@@ -56,5 +56,5 @@ class RequestLog:
 
 
 def _request_id(headers: Headers) -> str:
-    given = headers.get(HEADER) or headers.get("x-railway-request-id") or ""
-    return given if _SANE.fullmatch(given) else uuid.uuid4().hex
+    request_id = headers.get(HEADER) or headers.get("x-railway-request-id") or ""
+    return request_id if _SANE.fullmatch(request_id) else uuid.uuid4().hex

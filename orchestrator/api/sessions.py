@@ -121,7 +121,7 @@ async def start(body: StartRequest, request: Request) -> Response:
 
 
 async def _own_session(services: Services, caller: Caller, user_id: str, newest: Started) -> Started:
-    """Return the live session of a user that the caller has begun. Raises `UserHasSession` when there is none."""
+    """Return the user's live session that the caller has begun. Raises `UserHasSession` if there is none."""
     if services.access.began(caller, newest.session_id):
         return newest
     for session_id in await services.store.sessions_of(user_id):
@@ -139,11 +139,11 @@ def _answer(content: str, status: int, secret: str) -> Response:
 async def _first_answer(services: Services, key: str, secret: str) -> Response | None:
     """Wait for the answer to the first request with this key; None when there is none in time."""
     deadline = time.monotonic() + FIRST_ANSWER_SECONDS
-    while (kept := await services.store.kept_answer(key)) is None:
+    while (answer := await services.store.kept_answer(key)) is None:
         if time.monotonic() > deadline:
             return None
         await asyncio.sleep(FIRST_ANSWER_SECONDS / 100)
-    status, _, content = kept.partition(" ")
+    status, _, content = answer.partition(" ")
     return _answer(content, int(status), secret)
 
 

@@ -102,7 +102,7 @@ async def status_events(
         await wait_for_event(services.feed.closed, LEAST_SECONDS - (time.monotonic() - sent))
 
 
-Place = Annotated[str, Header(alias="Last-Event-ID", pattern=log_stream.PLACE, max_length=4096)]
+Place = Annotated[str, Header(alias="Last-Event-ID", pattern=log_stream.POSITION_PATTERN, max_length=4096)]
 
 
 @router.get(
@@ -119,9 +119,9 @@ async def log_events(
 
     `lines`: `agentId`, `lines`, and how many were `missed` before them. `end`: no more lines will come.
     """
-    seen = log_stream.place(last_event_id)
+    sent_up_to = log_stream.parse_position(last_event_id)
     with contextlib.suppress(StoreUnavailable):  # the client reconnects
         async for event in log_stream.follow(
-            services.store, log_stream.of_session(session.id), seen, services.feed.closed
+            services.store, log_stream.of_session(session.id), sent_up_to, services.feed.closed
         ):
             yield event

@@ -78,9 +78,9 @@ class StatusView:
             session_id: self._over.get(session_id) for session_id in (*newest, *sorted(live.difference(newest)))
         }
         unknown = [session_id for session_id, brief in shown.items() if brief is None]
-        records, kept = await services.store.kept_records(unknown, self._failures.records)
+        records, still_recorded = await services.store.kept_records(unknown, self._failures.records)
         # guard: failures-kept
-        self._failures.keep(kept)
+        self._failures.keep(still_recorded)
         for session in records:
             shown[session.id] = _brief(session)
         self._over = {name: brief for name, brief in shown.items() if brief and brief["status"] in {"ended", "error"}}

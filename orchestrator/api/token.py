@@ -93,7 +93,7 @@ async def _may_get_room(request: HttpRequest, services: Services) -> Address | N
     wait = await services.store.take_rate_limit("tokens", *address, rate.amount, rate.get_expiry() * 1000)
     if wait:
         limit = services.settings.token_rate_limit.replace("/", " tokens a ")
-        raise RateLimited(f"More than {limit} from this address; try again in {wait:.0f} s.", retry_after=wait)
+        raise RateLimited(f"More than {limit} from this address", retry_after=wait)
     return address
 
 

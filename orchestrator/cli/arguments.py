@@ -9,18 +9,18 @@ from orchestrator.errors import NotFound
 from orchestrator.models import ID_PATTERN
 
 
-def _complete_id(given: str, kind: str) -> str:
-    if not re.match(ID_PATTERN, given):
-        raise NotFound(f"there is no {kind} {given!r}: write its id in full, as `orchestrator sessions` shows it")
-    return given
+def _complete_id(text: str, kind: str) -> str:
+    if not re.match(ID_PATTERN, text):
+        raise NotFound(f"there is no {kind} {text!r}: write its id in full, as `orchestrator sessions` shows it")
+    return text
 
 
-def _session_id(given: str) -> str:
-    return _complete_id(given, "session")
+def _session_id(text: str) -> str:
+    return _complete_id(text, "session")
 
 
-def _log_id(given: str) -> str:
-    return _complete_id(given, "session or agent")
+def _log_id(text: str) -> str:
+    return _complete_id(text, "session or agent")
 
 
 SessionId = Annotated[str, typer.Argument(metavar="ID", help="Session id.", callback=_session_id)]

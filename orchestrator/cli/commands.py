@@ -65,8 +65,8 @@ def _check_machine(json: bool) -> bool:
     for check in () if json else checks:
         mark = ("ok  ", "green") if check.ok else ("bad ", "red")
         console.print(styled(mark, f" {check.name:12} {check.found}"), soft_wrap=True)
-        if check.mend:
-            console.print(f"     {'':12} → {check.mend}", soft_wrap=True)
+        if check.remedy:
+            console.print(f"     {'':12} → {check.remedy}", soft_wrap=True)
     return all(check.ok for check in checks)
 
 

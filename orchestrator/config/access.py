@@ -16,7 +16,7 @@ from orchestrator.machine.loopback import bracketed
 
 #: The path to which LiveKit sends its webhooks.
 WEBHOOK_PATH = "/api/livekit/webhook"
-#: Minimum length of an API key and of the admin token: long enough that nobody guesses one.
+#: Minimum length of an API key and of the admin token: too long to guess.
 _MIN_KEY_LENGTH = 16
 
 

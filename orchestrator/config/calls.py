@@ -75,7 +75,7 @@ class CallSettings(NodeSettings):
     goodbye_seconds: Annotated[float, Field(ge=0)] = 5.0
     """The last part of DRAIN_SECONDS, in which agents say goodbye."""
     kill_window_seconds: OptionalSeconds = None
-    """Seconds between the platform's SIGTERM and its SIGKILL, where the platform does not say it itself."""
+    """Seconds between the platform's SIGTERM and its SIGKILL, if the platform does not set them itself."""
     agent_memory_limit_mb: Annotated[int, Field(ge=64)] = 1024
     """Private memory (MiB) above which the health check stops an agent."""
     log_lines: Annotated[int, Field(ge=10, le=100_000)] = 500

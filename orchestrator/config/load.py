@@ -1,4 +1,4 @@
-"""Reads settings of one kind; a value that cannot be used ends the program with one line."""
+"""Reads settings of one kind; an invalid value ends the program with one line."""
 
 import os
 from typing import TypeVar
@@ -21,7 +21,7 @@ def load(kind: type[S]) -> S:
         Preflight: a value cannot be used; the message names the variable, the value and the fix.
     """
     try:
-        if CHECKED in os.environ:  # `up` has put what `.env` says into the environment of the programs that need it
+        if CHECKED in os.environ:  # `up` has put `.env` into the environment of the programs that need it
             # guard: program-dotenv
             return kind(_env_file=None)
         return kind()

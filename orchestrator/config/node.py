@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from orchestrator.config import redis_url
 from orchestrator.config.fields import EmptyIsNone, Folder, LivekitUrl, OptionalText, Seconds
 from orchestrator.config.redis_url import Address
-from orchestrator.machine.private import kept
+from orchestrator.machine.private import load_or_empty
 
 
 def _node_id(value: str) -> str:
@@ -97,7 +97,7 @@ class NodeSettings(BaseSettings):
         """Address of Redis. Without REDIS_URL it is the embedded one's socket, with the node's generated password."""
         if self.redis_url:
             return redis_url.parse(self.redis_url, ca_file=self.redis_ca_file, prefix=self.redis_prefix)
-        password = kept(self.secrets_file).get("VALKEY_PASSWORD")  # none before the node's first start
+        password = load_or_empty(self.secrets_file).get("VALKEY_PASSWORD")  # none before the node's first start
         return Address(path=str(self.valkey_socket), password=password, prefix=self.redis_prefix)
 
     @property

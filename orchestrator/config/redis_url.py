@@ -54,25 +54,25 @@ class Address:
 
     def options(self) -> dict[str, Any]:
         """Return the arguments of redis-py's connections, the same for each of its clients."""
-        found: dict[str, Any] = {"db": self.db, "username": self.username, "password": self.password}
+        options: dict[str, Any] = {"db": self.db, "username": self.username, "password": self.password}
         if self.path is not None:
-            return found | {"path": self.path}
-        found |= {"host": self.host, "port": self.port}
+            return options | {"path": self.path}
+        options |= {"host": self.host, "port": self.port}
         if self.tls:
             # guard: tls-hostname
             # guard: tls-verify
-            found |= {
+            options |= {
                 "ssl_cert_reqs": "required" if self.verify else "none", "ssl_check_hostname": self.verify,
                 "ssl_ca_certs": self.ca_file, "ssl_certfile": self.cert_file, "ssl_keyfile": self.key_file,
             }  # fmt: skip
-        return found
+        return options
 
     def _written(self, credentials: str) -> str:
         if self.path is not None:
             return f"unix://{credentials}{quote(self.path)}?db={self.db}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        told = [f"{name}={quote(value)}" for name, value in self._tls_query().items() if value]
-        query = f"?{'&'.join(told)}" if told else ""
+        query_items = [f"{name}={quote(value)}" for name, value in self._tls_query().items() if value]
+        query = f"?{'&'.join(query_items)}" if query_items else ""
         return f"{'rediss' if self.tls else 'redis'}://{credentials}{host}:{self.port}/{self.db}{query}"
 
     def _tls_query(self) -> dict[str, str | None]:
@@ -95,7 +95,7 @@ def parse(text: str, *, ca_file: Path | None = None, prefix: str = "") -> Addres
     except ValueError:  # its text may contain a part of the password
         raise ValueError(f"its port cannot be read: {_ESCAPES}") from None
     if parts.fragment:
-        raise ValueError(f"there is a # in it: {_ESCAPES}")
+        raise ValueError(f"it contains a #: {_ESCAPES}")
     if port == 0:
         raise ValueError("port 0 is no port")
     query = _query(parts.query)
@@ -131,7 +131,7 @@ def _refuse_the_unsupported(scheme: str, text: str) -> None:
 
 def _host(name: str | None) -> str:
     if name and "%" in name:
-        raise ValueError("its host has a % in it; a socket is written as unix:///PATH?db=0")
+        raise ValueError("its host contains a %; write a socket as unix:///PATH?db=0")
     return name or "localhost"
 
 
@@ -141,53 +141,53 @@ def _decoded(text: str | None) -> str | None:
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise ValueError("user, password or a part behind ? is not UTF-8 once its %xx are decoded") from None
+        raise ValueError("user, password or a parameter is not UTF-8 after its %xx are decoded") from None
 
 
 def _query(text: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    parameters: dict[str, str] = {}
     for pair in filter(None, text.split("&")):
         name, _, value = pair.partition("=")
         if name not in _KNOWN:
             # Without its text: after an unescaped ? it may be the rest of a password.
             known = " ".join(sorted(_KNOWN))
-            raise ValueError(f"something behind its ? is not known here (known: {known}): leave it out; {_ESCAPES}")
-        if name in found:
-            raise ValueError(f"{name} stands in it twice")
-        found[name] = _decoded(value) or ""
-    return found
+            raise ValueError(f"it has an unknown parameter after ? (known: {known}): leave it out; {_ESCAPES}")
+        if name in parameters:
+            raise ValueError(f"it has {name} twice")
+        parameters[name] = _decoded(value) or ""
+    return parameters
 
 
-def _database(*told: str | None) -> int:
-    given = {each for each in told if each not in {None, ""}}
-    if not given:
+def _database(*candidates: str | None) -> int:
+    databases = {each for each in candidates if each not in {None, ""}}
+    if not databases:
         return 0
-    if len(given) > 1:
-        raise ValueError("it names two databases: behind the / and behind the ?")
-    (text,) = given
+    if len(databases) > 1:
+        raise ValueError("it names two databases: after the / and after the ?")
+    (text,) = databases
     if text is None or not re.fullmatch(r"[0-9]{1,9}", text):
         raise ValueError("its database is no number: write redis://HOST:PORT/0 or unix:///PATH?db=0")
     return int(text)
 
 
 def _socket(netloc: str, path: str) -> str:
-    found = _decoded(netloc.rpartition("@")[2] + path)
-    if not found or found.endswith("/"):
+    file = _decoded(netloc.rpartition("@")[2] + path)
+    if not file or file.endswith("/"):
         raise ValueError("it names no socket: write it as unix:///PATH?db=0")
-    return str(Path(found).absolute())
+    return str(Path(file).absolute())
 
 
 def _tls(kind: str, query: Mapping[str, str], ca_file: Path | None) -> dict[str, Any]:
     if kind != "rediss":
-        if told := sorted(_TLS & query.keys()):
-            raise ValueError(f"{told[0]} is of TLS: write rediss:// in front")
+        if tls_options := sorted(_TLS & query.keys()):
+            raise ValueError(f"{tls_options[0]} needs TLS: write rediss:// in front")
         return {}
-    asked = query.get("ssl_cert_reqs", "required").lower().removeprefix("cert_")
-    if asked not in {"required", "none"}:
-        raise ValueError("ssl_cert_reqs is required (as without it) or none, which trusts whoever answers")
+    verification = query.get("ssl_cert_reqs", "required").lower().removeprefix("cert_")
+    if verification not in {"required", "none"}:
+        raise ValueError("ssl_cert_reqs must be required (the default) or none, which trusts any server")
     named = query.get("ssl_check_hostname", "true").lower()
-    if named not in _YES | _NO or (asked == "required" and named in _NO):
-        raise ValueError("ssl_check_hostname=false is not taken: a certificate of another name is anybody's")
+    if named not in _YES | _NO or (verification == "required" and named in _NO):
+        raise ValueError("ssl_check_hostname=false is refused: the certificate must be for the server's name")
     trusted = query.get("ssl_ca_certs") or None
     if trusted and ca_file and Path(trusted).absolute() != ca_file.absolute():
         raise ValueError("ssl_ca_certs names another file than REDIS_CA_FILE: leave one of them out")
@@ -202,4 +202,4 @@ def _tls(kind: str, query: Mapping[str, str], ca_file: Path | None) -> dict[str,
         if not Path(path).is_file():
             raise ValueError(f"{name.replace('_', ' ')} {path} is not there")
         files[name] = str(Path(path).absolute())
-    return {"tls": True, "verify": asked == "required", **files}
+    return {"tls": True, "verify": verification == "required", **files}

@@ -1,8 +1,8 @@
 """The agent processes of one agent host: living ones, and dead ones that no client has acknowledged.
 
 States of an agent here: alive → (TERM → grace → KILL) → dead, unacknowledged → forgotten.
-Failure cases: an agent whose record says another boot → dead by definition; a wrapper that ends before what it has
-started → it counts as alive until its grace is over.
+Failure cases: an agent whose record is of another boot → dead by definition; a wrapper that ends before its
+children → it counts as alive until its grace is over.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from orchestrator.machine.process import ProcessId, kill_strays, machine_boot_id
 
 log = logging.getLogger("orchestrator.host")
 
-#: Seconds between looks at log sizes (and at adopted agents where there is no pidfd) while any agent lives; and the
-#: same after one of them has written a tenth of what it may have.
-LOOK = 0.25
-FLOOD_LOOK = 0.02
-#: Seconds between looks for agents that recorded themselves when no host ran.
-SCAN = 2.0
+#: Seconds between checks of log sizes (and of adopted agents where there is no pidfd) while any agent lives; and the
+#: same after one of them has written a tenth of its limit.
+CHECK_SECONDS = 0.25
+FLOOD_CHECK_SECONDS = 0.02
+#: Seconds between scans for agents that recorded themselves when no host ran.
+SCAN_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Child:
     stopped: bool = False
     killed: bool = False
     kill_at: float | None = None  #: monotonic time of SIGKILL
-    log_size: int = 0  #: at the last look
+    log_size: int = 0  #: at the last check
 
     @property
     def identity(self) -> ProcessId:
@@ -68,8 +68,8 @@ class Children:
         self._folder, self._selector, self._on_death, self._stops = folder, selector, on_death, stops
         self.living: dict[str, Child] = {}
         self.deaths: dict[str, Death] = {}
-        self._strays_of: set[str] = set()  #: dead agents whose strays are still to be looked for
-        self.next_look = self.next_scan = 0.0
+        self._strays_of: set[str] = set()  #: dead agents whose strays were not searched for yet
+        self.next_check = self.next_scan = 0.0
 
     def started(self, agent_id: str, pid: int) -> Process:
         """Add a process that this host has just started."""
@@ -111,16 +111,16 @@ class Children:
                 # guard: kill-after-term
                 child.identity.signal_group(signal.SIGKILL)
 
-    def look(self, now: float, log_bytes: int) -> None:
+    def check(self, now: float, log_bytes: int) -> None:
         """Bound the log files, and find the ends that nothing else reports."""
-        self.next_look = now + LOOK
+        self.next_check = now + CHECK_SECONDS
         for agent_id, child in list(self.living.items()):
             before, child.log_size = child.log_size, self._folder.bound_log(agent_id, log_bytes)
             if abs(child.log_size - before) > log_bytes // 10:
-                # guard: flood-look
-                self.next_look = now + FLOOD_LOOK
+                # guard: flood-check
+                self.next_check = now + FLOOD_CHECK_SECONDS
             if not child.own and child.pidfd is None and not child.identity.alive and not child.outlived_by_others:
-                self._ended(child)
+                self._record_end(child)
 
     def reap(self) -> None:
         """Reap the children that have ended."""
@@ -131,16 +131,18 @@ class Children:
                 continue
             status, peak = ended
             code = os.waitstatus_to_exitcode(status)
-            self._ended(child, code if code >= 0 else None, -code if code < 0 else None, peak)
+            self._record_end(child, code if code >= 0 else None, -code if code < 0 else None, peak)
 
-    def _ended(self, child: Child, code: int | None = None, number: int | None = None, peak: int | None = None) -> None:
+    def _record_end(
+        self, child: Child, code: int | None = None, number: int | None = None, peak: int | None = None
+    ) -> None:
         process = child.process
         self._forget_pidfd(child)
         del self.living[process.agent_id]
         # guard: reaped
         self._strays_of.add(process.agent_id)
         if self.has_another(process.agent_id):
-            self.scan()  # this one has given up in favour of one that was there first
+            self.scan()  # this process gave up because an earlier one has the id
             return
         if not child.own and process.boot_id == machine_boot_id():
             # guard: kill-group
@@ -154,7 +156,7 @@ class Children:
             self._folder.write(death)
         # guard: host-full-disk
         except OSError as failure:
-            # Reported all the same. A later host finds the older record, of a process that is gone.
+            # Reported anyway. A later host finds the older record, of a process that is gone.
             log.warning("how %s ended is not written down: %s", process.agent_id, failure)
         # guard: death-event
         self._on_death(death)
@@ -168,8 +170,8 @@ class Children:
 
     def scan(self) -> None:
         """Find the agents that an earlier host of this node has left, or that recorded themselves after its end; and
-        what the dead have left behind outside their process groups."""
-        self.next_scan = time.monotonic() + SCAN
+        the processes that dead agents have left outside their process groups."""
+        self.next_scan = time.monotonic() + SCAN_SECONDS
         self.kill_strays()
         for record in list(self._folder.records(self.living.keys() | self.deaths.keys())):
             if isinstance(record, Death):
@@ -195,22 +197,22 @@ class Children:
         if same_boot and child.identity.is_child:
             child.own = True
         elif not same_boot or not child.identity.alive:
-            self._ended(child)
+            self._record_end(child)
             return
         elif hasattr(os, "pidfd_open"):
             try:
                 child.pidfd = os.pidfd_open(process.pid)
             except ProcessLookupError:
-                self._ended(child)
+                self._record_end(child)
                 return
-            self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._adopted_ended(child))
+            self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._on_adopted_end(child))
         log.info("adopted %s (pid %d)", process.agent_id, process.pid)
 
-    def _adopted_ended(self, child: Child) -> None:
+    def _on_adopted_end(self, child: Child) -> None:
         if child.outlived_by_others:
-            self._forget_pidfd(child)  # `look` finds its end
+            self._forget_pidfd(child)  # `check` finds its end
         else:
-            self._ended(child)
+            self._record_end(child)
 
     def _forget_pidfd(self, child: Child) -> None:
         if child.pidfd is not None:

@@ -20,7 +20,7 @@ OnDeath = Callable[[Death], Awaitable[None]]
 
 #: The host answers from one thread; a fork of a large parent takes milliseconds, a burst of them a second.
 REQUEST_SECONDS = 10.0
-#: The host gives a trial of new code 60 s.
+#: A trial of new code may take 60 s.
 RELOAD_SECONDS = 90.0
 
 
@@ -43,7 +43,7 @@ class HostClient:
         self._reloads: set[asyncio.Future[None]] = set()
         self._handlers: set[asyncio.Task[None]] = set()
         self._reading = asyncio.create_task(self._read())
-        #: What is not as it should be with the host, in words.
+        #: What is wrong with the host; '' when nothing is.
         self.warning = ""
 
     @classmethod
@@ -79,8 +79,8 @@ class HostClient:
         The host closes the connection then, and listens again when it has loaded the new code.
 
         Raises:
-            SpawnFailed: the new code cannot be loaded, the old one goes on.
-            HostUnavailable: the connection was lost before that was known.
+            SpawnFailed: the new code cannot be loaded; the old code stays.
+            HostUnavailable: the connection was lost before the result.
         """
         verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reloads.add(verdict)
@@ -97,8 +97,10 @@ class HostClient:
     def kill(self) -> None:
         """Kill the host at the other end, because it hangs: the next one finds its agents. Linux only."""
         if sys.platform == "linux":
-            found = self._writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-            os.kill(_PEER.unpack(found)[0], signal.SIGKILL)
+            credentials = self._writer.get_extra_info("socket").getsockopt(
+                socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size
+            )
+            os.kill(_PEER.unpack(credentials)[0], signal.SIGKILL)
 
     async def closed(self) -> None:
         """Wait until the connection is gone."""

@@ -2,7 +2,7 @@
 
 It has one thread, no Redis, no Celery and no secret that agents have not. It loads the agent's imports and models
 once, freezes them out of the garbage collector, and forks an agent from them in milliseconds; it reaps every child and
-reports to every client what lives and what died. It outlives the Celery worker. If it dies itself, its agents go on:
+reports living agents and deaths to every client. It outlives the Celery worker. If it dies, its agents keep running:
 each has written its own record into the state folder, where the next host finds it, and watches it by pidfd.
 
 To load new code it becomes a new process image under its old pid, so that its agents stay its children.
@@ -32,16 +32,16 @@ from orchestrator.host.preload import TRIAL_ARGUMENT, run_trial
 from orchestrator.host.protocol import Death, Process, encode
 from orchestrator.host.reload import Reload
 from orchestrator.host.server import LineServer
-from orchestrator.host.spawn import SINGLE_THREADED, forget_the_rest
+from orchestrator.host.spawn import SINGLE_THREADED, clear_environment
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.logs import configure_logging
 
 log = logging.getLogger("orchestrator.host")
 
-#: What a host tells the image that it becomes: JSON in the environment.
+#: The state that a host passes to its next image: JSON in the environment.
 HANDOVER = "AGENT_HOST_HANDOVER"
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
-#: Asks the host alone to go: its agents stay, for the next host.
+#: Stops the host alone: its agents keep running, for the next host.
 _LEAVE_SIGNAL = signal.SIGHUP
 _REQUESTS = _STOP_SIGNALS | {_LEAVE_SIGNAL}
 
@@ -57,14 +57,14 @@ class AgentHost:
         self._server = LineServer(settings.host_socket, self._selector, self._answer)
         self._children = Children(self._folder, self._selector, self._report, self._handover.get("stops", {}))
         self._launcher = Launcher(settings, self._folder)
-        self._reload = Reload(settings, self._folder, self._server.tell)
+        self._reload = Reload(settings, self._folder, self._server.broadcast)
         self._stop_requested = self._leave_requested = self._draining = False
         self._wake: tuple[socket.socket, ...] = ()
 
     def preload(self) -> None:
         """Load the agent, where agents are forked from here. What cannot be forked is started by exec."""
-        if poison := self._launcher.preload(self._handover.get("poison")):
-            self._become({"poison": poison, "stops": self._handover.get("stops", {})})
+        if preload_failure := self._launcher.preload(self._handover.get("poison")):
+            self._become({"poison": preload_failure, "stops": self._handover.get("stops", {})})
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then stop every agent and return; or until SIGHUP, and leave them."""
@@ -116,22 +116,22 @@ class AgentHost:
     def _timeout(self) -> float:
         deadlines = [self._children.next_scan, *self._children.deadlines, *self._reload.deadlines]
         if self._children.living or self._reload.deadlines:
-            deadlines.append(self._children.next_look)
+            deadlines.append(self._children.next_check)
         return max(0.0, min(deadlines) - time.monotonic())
 
     def _tick(self, now: float) -> None:
         self._children.kill_overdue(now)
         self._reload.kill_overdue(now)
-        if now >= self._children.next_look:
+        if now >= self._children.next_check:
             self._reload.bound_log(self._settings.agent_log_bytes)
             # guard: flooded-log
-            self._children.look(now, self._settings.agent_log_bytes)
+            self._children.check(now, self._settings.agent_log_bytes)
         # guard: scan-records
         if now >= self._children.next_scan:
             self._children.scan()
 
     def _report(self, death: Death) -> None:
-        self._server.tell({"event": "died", "death": encode(death)})
+        self._server.broadcast({"event": "died", "death": encode(death)})
 
     def spawn(self, agent_id: str) -> Process:
         """Start an agent: by fork from here, or by exec of a command line.
@@ -167,17 +167,17 @@ class AgentHost:
     def _load_new_code(self) -> None:
         """Become a new host, with the same agents. Returns only when that was impossible."""
         self._reload.due = False
-        # A stop request that comes now waits for the new image. One that has come already stands.
+        # A stop request that comes now waits for the new image. An earlier one is carried out.
         signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
         if not self._stop_requested and not self._leave_requested:
             stops = self._children.stops
             self._children.record()
-            self._launcher.deaths.forget()
+            self._launcher.preload_crashes.forget()
             self._server.close()
             try:
                 self._become({"stops": stops})
             except OSError as failure:
-                log.error("cannot start the new code, the old code goes on: %s", failure)
+                log.error("cannot start the new code, the old code stays: %s", failure)
                 self._server.open()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
 
@@ -215,7 +215,7 @@ class AgentHost:
         if self._launcher.preloads:
             self._reload.begin(self._own_environment)
         else:
-            self._server.tell({"event": "reload", "error": None})
+            self._server.broadcast({"event": "reload", "error": None})
 
 
 def _safe(agent_id: str) -> str:
@@ -231,7 +231,7 @@ def main() -> None:
     try:
         settings = load(NodeSettings)
         # guard: agent-environment
-        forget_the_rest(settings)
+        clear_environment(settings)
         configure_logging(settings.log_format)
         handover = json.loads(os.environ.pop(HANDOVER, "{}"))
         for name, value in SINGLE_THREADED.items():

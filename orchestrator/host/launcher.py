@@ -1,8 +1,8 @@
 """Starts agents: by fork from a host that has loaded their code, or by exec of a command line.
 
-Failure cases: the agent's module cannot be loaded → agents are started by exec, where each says for itself what is
-wrong; it starts threads → the same, there it may; it kills the host or hangs while it is loaded → after the second
-time it is not loaded again.
+Failure cases: the agent's module cannot be loaded → agents are started by exec, and each reports the error itself;
+it starts threads → the same, where threads are allowed; it kills the host or hangs while it is loaded → after the
+second time it is not loaded again.
 """
 
 import logging
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.host.preload import RUNTIME, Deaths, Poisoned, Threaded, bounded, preload
+from orchestrator.host.preload import RUNTIME, PreloadCrashes, PreloadFailed, PreloadStartsThreads, bounded, preload
 from orchestrator.host.spawn import agent_environment, start_by_exec, start_by_fork
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.settings import NodeSettings
@@ -33,34 +33,36 @@ class Launcher:
         self.preloads = fork and not settings.agent_command
         #: Why agents are started by exec although they should be forked; '' when they are not.
         self.warning = ""
-        self.deaths = Deaths(settings.agents_dir, settings.agent_module)
+        self.preload_crashes = PreloadCrashes(settings.agents_dir, settings.agent_module)
         self._environment = agent_environment(settings)
         self._main: Callable[[str], None] | None = None
 
-    def preload(self, poison: str | None) -> str | None:
+    def preload(self, preload_failure: str | None) -> str | None:
         """Load the agent's code, where agents are forked from here; returns why this process must be replaced.
 
-        `poison`: why an earlier image of this host could not load it.
+        `preload_failure`: why an earlier image of this host could not load it.
         """
         module = self._settings.agent_module
         if not self.preloads:
             return None
-        if poison is None and self.deaths.too_many:
-            poison = "it has killed the agent host more than once while it was loaded, or hung"
-        if poison is not None:
+        if preload_failure is None and self.preload_crashes.too_many:
+            preload_failure = "it has killed the agent host more than once while it was loaded, or hung"
+        if preload_failure is not None:
             self.warning = (
-                f"{module} cannot be preloaded: {poison}. Agents are started by exec until a reload succeeds."
+                f"{module} cannot be preloaded: {preload_failure}. Agents are started by exec until a reload succeeds."
             )
             log.warning("%s", self.warning)
             return None
-        # What the module sees is what its agents will see, and what it sets stays set in them.
+        # The module gets its agents' environment, and its changes stay set in them.
         os.environ.update(self._environment)
         try:
-            with self.deaths.counted(), bounded(self._settings.preload_seconds):
+            with self.preload_crashes.counted(), bounded(self._settings.preload_seconds):
                 self._main = preload(module)
-        except (Poisoned, Threaded) as failure:
-            log.warning("%s cannot be preloaded", module, exc_info=failure if isinstance(failure, Poisoned) else None)
-            # Half a module may have left anything behind in this process: threads, signal handlers, a gigabyte.
+        except (PreloadFailed, PreloadStartsThreads) as failure:
+            log.warning(
+                "%s cannot be preloaded", module, exc_info=failure if isinstance(failure, PreloadFailed) else None
+            )
+            # A module that failed half-way may have left threads, signal handlers or a gigabyte in this process.
             return failure.detail
         return None
 

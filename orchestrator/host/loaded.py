@@ -21,12 +21,12 @@ _reseed: list[Callable[[], object]] = []
 
 def sockets() -> set[str]:
     """Return what this process has open as sockets, by the kernel's names; none where the system does not say."""
-    found = set()
+    links = set()
     with suppress(OSError):
         for descriptor in list(Path("/proc/self/fd").iterdir()):
             with suppress(OSError):  # the folder's own
-                found.add(str(descriptor.readlink()))
-    return {target for target in found if target.startswith("socket:")}
+                links.add(str(descriptor.readlink()))
+    return {target for target in links if target.startswith("socket:")}
 
 
 def find_generators() -> None:

@@ -1,7 +1,8 @@
-"""Loads the agent into the agent host before agents are forked from it, and tries first, elsewhere, whether that works.
+"""Loads the agent into the agent host, which forks agents from it; a reload tries the load in another process first.
 
-Failure cases: the module raises → `Poisoned`; it starts threads → `Threaded`; it kills the interpreter, or hangs until
-SIGALRM does → the host's next start finds the count of such deaths, and after the second the host does not load it.
+Failure cases: the module raises → `PreloadFailed`; it starts threads → `PreloadStartsThreads`; it kills the
+interpreter, or hangs until SIGALRM does → the host counts such deaths across its starts, and after the second it does
+not load the module.
 
 Preload and gc.freeze before fork follow livekit-agents' forkserver (`ipc/_preload_freeze.py`).
 """
@@ -34,20 +35,20 @@ log = logging.getLogger("orchestrator.host")
 RUNTIME = "agents.runtime"
 #: Seconds that a trial may take.
 TRIAL_SECONDS = 60
-#: Name of a trial's output among the agents' logs. No agent can be called so.
+#: Name of a trial's output among the agents' logs. No agent can have this name.
 TRIAL = "preload-trial"
 TRIAL_ARGUMENT = "--try-preload"
-#: Exit code of a trial that went well. Not 0, with which a module could end it half-way.
+#: Exit code of a successful trial. Not 0, because a module could exit with 0 half-way.
 _PASSED = 93
-#: Deaths while loading after which it is not tried again.
+#: Deaths while loading after which the module is not loaded again.
 _DEATHS = 2
 
 
-class Poisoned(OrchestratorError):
+class PreloadFailed(OrchestratorError):
     """The agent's module cannot be loaded."""
 
 
-class Threaded(OrchestratorError):
+class PreloadStartsThreads(OrchestratorError):
     """The agent's module starts threads when it is loaded."""
 
 
@@ -55,8 +56,8 @@ def preload(module: str) -> Callable[[str], None]:
     """Import the agent, load its models and freeze them; returns the runtime's `main`.
 
     Raises:
-        Poisoned: the module raised.
-        Threaded: it started threads.
+        PreloadFailed: the module raised.
+        PreloadStartsThreads: it started threads.
     """
     started, before = time.monotonic(), sockets()
     try:
@@ -64,14 +65,14 @@ def preload(module: str) -> Callable[[str], None]:
         runtime.preload(module)
     except KeyboardInterrupt:
         raise
-    except BaseException as failure:  # also SystemExit: a module has no say in whether the host lives
+    except BaseException as failure:  # also SystemExit: a module must not end the host
         detail = failure.detail if isinstance(failure, OrchestratorError) else f"{type(failure).__name__}: {failure}"
-        raise Poisoned(detail) from failure
+        raise PreloadFailed(detail) from failure
     gc.collect()
     find_generators()
     gc.freeze()
     if threading.active_count() != 1 or threads() != 1:
-        raise Threaded(
+        raise PreloadStartsThreads(
             f"{module} starts {threads() - 1} thread(s) when it is imported or prewarmed, and a process with threads "
             "cannot fork safely: start them in entrypoint()"
         )
@@ -109,7 +110,7 @@ def threads() -> int:
         return threading.active_count()
 
 
-class Deaths:
+class PreloadCrashes:
     """How often the host died while it loaded this module, under the same supervisor."""
 
     def __init__(self, folder: Path, module: str) -> None:
@@ -190,9 +191,9 @@ def run_trial(module: str) -> None:
     signal.alarm(TRIAL_SECONDS + 1)
     try:
         preload(module)
-    except Threaded as failure:
+    except PreloadStartsThreads as failure:
         log.warning("%s", failure.detail)  # the host starts its agents by exec
-    except Poisoned as failure:
+    except PreloadFailed as failure:
         traceback.print_exception(failure.__cause__)
         sys.exit(" ".join(failure.detail.split()))
     sys.stdout.flush()

@@ -17,12 +17,14 @@ log = logging.getLogger("orchestrator.host")
 
 
 class Reload:
-    """The trial of new code, if one runs. `tell` sends its verdict to every client."""
+    """The trial of new code, if one runs. `broadcast` sends its result to every client."""
 
-    def __init__(self, settings: NodeSettings, folder: AgentFolder, tell: Callable[[dict[str, Any]], None]) -> None:
-        self._settings, self._folder, self._tell = settings, folder, tell
+    def __init__(
+        self, settings: NodeSettings, folder: AgentFolder, broadcast: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._settings, self._folder, self._broadcast = settings, folder, broadcast
         self._trial: Trial | None = None
-        #: Whether a trial went well and the host is to load the new code.
+        #: Whether a trial succeeded and the host must load the new code.
         self.due = False
 
     def begin(self, environment: Mapping[str, str]) -> None:
@@ -69,7 +71,7 @@ class Reload:
     def _over(self, trial: Trial, status: int) -> None:
         error = trial.verdict(status, self._folder)
         self._trial = None
-        self._tell({"event": "reload", "error": error})
+        self._broadcast({"event": "reload", "error": error})
         if error is None:
             self.due = True
         else:

@@ -42,7 +42,7 @@ class LineServer:
             if stat.S_ISSOCK(self._path.lstat().st_mode):
                 self._path.unlink()
         self._listener = socket.socket(socket.AF_UNIX)
-        # Bound under a mask, so that there is no moment at which another user could connect.
+        # Bound under a umask, so that another user can never connect.
         mask = os.umask(0o177)
         try:
             self._listener.bind(str(self._path))
@@ -55,7 +55,7 @@ class LineServer:
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def close(self) -> None:
-        """Send what is left to send, and close everything."""
+        """Send the pending messages, and close everything."""
         for client in list(self._clients):
             self._flush(client)
             self._drop(client)
@@ -64,12 +64,12 @@ class LineServer:
         self._path.unlink(missing_ok=True)
 
     def disown(self) -> None:
-        """In a forked child: close its copies. The sockets and their path go on being the parent's."""
+        """In a forked child: close its copies. The sockets and their path stay the parent's."""
         self._listener.close()
         for client in self._clients:
             client.socket.close()
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def broadcast(self, message: dict[str, Any]) -> None:
         """Send a message to every client."""
         for client in list(self._clients):
             self._send(client, message)
@@ -79,7 +79,7 @@ class LineServer:
         connection.setblocking(False)
         client = Client(connection)
         self._clients.add(client)
-        self._selector.register(connection, selectors.EVENT_READ, lambda: self._serve(client))
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._receive(client))
 
     def _drop(self, client: Client) -> None:
         if client in self._clients:
@@ -87,7 +87,7 @@ class LineServer:
             self._selector.unregister(client.socket)
             client.socket.close()
 
-    def _serve(self, client: Client) -> None:
+    def _receive(self, client: Client) -> None:
         self._flush(client)
         try:
             data = client.socket.recv(65_536)
@@ -134,4 +134,4 @@ class LineServer:
             self._drop(client)
             return
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.outgoing else 0)
-        self._selector.modify(client.socket, events, lambda: self._serve(client))
+        self._selector.modify(client.socket, events, lambda: self._receive(client))

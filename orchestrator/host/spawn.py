@@ -24,7 +24,7 @@ from orchestrator.host.protocol import Process
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.machine.process import machine_boot_id, read_stat
 
-#: What an agent may see of the host's environment, besides AGENT_ENV: the settings that hold no secret, and these.
+#: Variables of the host's environment that agents get besides AGENT_ENV and the settings without secrets.
 AGENT_ENVIRONMENT = (
     frozenset(name.upper() for name in NodeSettings.model_fields)
     | frozenset(
@@ -36,9 +36,9 @@ AGENT_ENVIRONMENT = (
     )
     | {CHECKED}
 )
-#: Says that this host's environment holds nothing that is not for agents.
+#: Set when this host's environment has only variables for agents.
 CLEAN = "AGENT_HOST_CLEAN"
-#: What agents have more than the host, whose own a platform may have set.
+#: Added to the host's own oom_score_adj for agents; a platform may have set the host's.
 # guard: oom-score
 OOM_SCORE_MORE = 300
 #: Libraries that would start threads in the host, which must have one when it forks.
@@ -50,13 +50,13 @@ SINGLE_THREADED = {
 }
 
 
-def forget_the_rest(settings: NodeSettings) -> None:
-    """Become the same program without what is not for agents: the environment that a process was started with can be
-    read in /proc as long as it lives, and a forked agent shows its host's."""
+def clear_environment(settings: NodeSettings) -> None:
+    """Re-exec with only the environment that agents may see: /proc shows the environment that a process was started
+    with as long as it lives, and a forked agent's is its host's."""
     if CLEAN not in os.environ:
         names = for_agents(settings)
-        kept = {name: value for name, value in os.environ.items() if name in names}
-        os.execve(sys.executable, sys.orig_argv, kept | {CLEAN: "1"})
+        environment = {name: value for name, value in os.environ.items() if name in names}
+        os.execve(sys.executable, sys.orig_argv, environment | {CLEAN: "1"})
 
 
 def for_agents(settings: NodeSettings) -> frozenset[str]:
@@ -67,10 +67,10 @@ def for_agents(settings: NodeSettings) -> frozenset[str]:
 def agent_environment(settings: NodeSettings) -> dict[str, str]:
     """Return what every agent sees of this process's environment."""
     names = for_agents(settings)
-    found = {name: value for name, value in os.environ.items() if name in names}
+    environment = {name: value for name, value in os.environ.items() if name in names}
     # `python my_agent.py` is the python that has the agent's libraries.
-    found["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), found.get("PATH", os.defpath)))
-    return found | SINGLE_THREADED | {"NODE_ID": settings.node_id}
+    environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath)))
+    return environment | SINGLE_THREADED | {"NODE_ID": settings.node_id}
 
 
 def start_by_fork(main: Callable[[str], None], agent_id: str, folder: AgentFolder, disown: Callable[[], None]) -> int:
@@ -122,8 +122,8 @@ def _become_agent(
                 os.dup2(source, target)
             if source not in {0, 1, 2}:
                 os.close(source)
-        # Nothing else is closed or unset: what the agent's module has opened and set while it was loaded is its own. A
-        # number that were free again would be the next connection's, and what the module writes would go there.
+        # Nothing else is closed or unset: the agent's module keeps what it opened and set while it was loaded. If its
+        # descriptors were closed, a new connection would get the number, and the module would write into it.
         # guard: close-inherited
         disown()
         os.environ.pop(CLEAN, None)
@@ -149,16 +149,16 @@ def _become_agent(
 def _record_self(agent_id: str, folder: AgentFolder) -> None:
     """In the agent's process: write its record. Raises `FileExistsError` when the agent has a process already."""
     folder.claim(process_of(agent_id, os.getpid()))
-    # When memory ends the kernel takes an agent, whose call another one takes over; without the host there is no other.
+    # Out of memory, the kernel kills an agent, whose call another one takes over, and not the host, which starts them.
     with contextlib.suppress(OSError):
         own = Path("/proc/self/oom_score_adj")
         own.write_text(str(min(1000, int(own.read_text()) + OOM_SCORE_MORE)))
 
 
 def process_of(agent_id: str, pid: int) -> Process:
-    """Return what identifies an agent's process of this boot."""
-    seen = read_stat(pid)
-    return Process(agent_id, pid, seen.start_ticks if seen else 0, machine_boot_id())
+    """Return the identity of an agent's process in this boot."""
+    stat = read_stat(pid)
+    return Process(agent_id, pid, stat.start_ticks if stat else 0, machine_boot_id())
 
 
 def has_ended(pid: int) -> bool:
@@ -170,7 +170,7 @@ def reaped(pid: int) -> tuple[int, int] | None:
     """Reap a child that has ended: its status and its peak memory in KiB. None while it lives."""
     if not has_ended(pid):
         return None
-    # Grandchildren that outlived the leader go with it; while it is a zombie no other process gets its pid.
+    # Kill the leader's group too. While the leader is a zombie, no other process gets its pid.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
     _, status, usage = os.wait4(pid, 0)

@@ -56,11 +56,11 @@ class AgentFolder:
 
         Raises:
             FileExistsError: another process has this agent's id already.
-            OSError: the disk takes nothing more.
+            OSError: the disk is full.
         """
         temporary = self._write(process)
         try:
-            # A link is refused where a rename would replace: of two processes of one agent the second one gives up.
+            # link() fails where rename() would replace: of two processes of one agent the second one gives up.
             # guard: record-once
             os.link(temporary, self._record(process.agent_id))
         except FileExistsError:
@@ -117,16 +117,16 @@ class AgentFolder:
     def bound_log(self, agent_id: str, limit: int) -> int:
         """Free the disk of an agent's oldest output when its log file takes more than `limit` bytes; returns its size.
 
-        The newer half of `limit` stays, at its place: what is freed reads as zeros. Where that cannot be done, nothing
+        The newer half of `limit` stays, at its place: what is freed reads as zeros. If that is impossible, nothing
         stays.
         """
         path = self._log(agent_id)
         try:
-            found = path.stat()
+            status = path.stat()
             # guard: newest-output
-            if found.st_blocks * 512 > limit and not _punch(path, found.st_size - limit // 2):
+            if status.st_blocks * 512 > limit and not _punch(path, status.st_size - limit // 2):
                 os.truncate(path, 0)
-            return found.st_size
+            return status.st_size
         except FileNotFoundError:
             return 0
 

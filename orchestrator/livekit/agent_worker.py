@@ -1,4 +1,4 @@
-"""LiveKit's agent-worker protocol: how LiveKit asks us for an agent. Knows nothing of sessions or Redis.
+"""LiveKit's agent-worker protocol: how LiveKit asks us for an agent. Independent of sessions and Redis.
 
 One websocket to LiveKit's `/agent`, on which this process is registered as a worker of one agent name.
 

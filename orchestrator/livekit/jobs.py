@@ -1,4 +1,4 @@
-"""What passes between the connection to LiveKit and the code that decides on jobs. Knows nothing of the protocol."""
+"""What passes between the connection to LiveKit and the code that decides on jobs. Independent of the protocol."""
 
 import time
 from dataclasses import dataclass, field

@@ -2,7 +2,7 @@
 
 Agents and the orchestrator share these rules; the module imports the standard library only. Participants have LiveKit's
 kinds, by name: its SDK and its API number them differently. All other kinds are machines (agents, recorders, ingress,
-bridges). A phone is in the room from the moment it is dialed; its call status says whether somebody has answered.
+bridges). A phone is in the room from the moment it is dialed; its call status tells whether it was answered.
 """
 
 from collections.abc import Mapping

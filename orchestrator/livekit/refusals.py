@@ -47,7 +47,7 @@ def skew(date: str | None, now: float | None = None) -> float:
 
 
 def describe_skew(seconds: float) -> str:
-    """Return how far our clock is from LiveKit's, in words; '' if LiveKit tolerates the difference."""
+    """Describe the difference between our clock and LiveKit's; '' if LiveKit tolerates it."""
     if abs(seconds) <= TOLERATED_SECONDS:
         return ""
     side = "ahead of" if seconds > 0 else "behind"

@@ -78,9 +78,9 @@ class Rooms:
             await self._api.room.delete_room(api.DeleteRoomRequest(room=room))
 
     async def leave(self, room: str) -> None:
-        """Take our agent out of a room that we did not name.
+        """Remove our agent from a room that we did not name.
 
-        A user who is alone in it is disconnected; several people may go on without an agent.
+        A user who is alone in it is disconnected; several people may stay without an agent.
 
         Raises:
             LiveKitUnavailable: try again.
@@ -105,7 +105,7 @@ class Rooms:
 
     async def present(self, room: str) -> tuple[Presence, bool]:
         """Return whether the user, and whether an agent, is in a room. Raises `LiveKitUnavailable`."""
-        participants = await self._participants(room, "not looked at")
+        participants = await self._participants(room, "not checked")
         here = [p for p in participants if p.state != ParticipantInfo.State.DISCONNECTED]
         users = [p for p in here if _kind(p) in presence.USER_KINDS and not _hung_up(p)]
         user: Presence = "coming" if users else "gone"

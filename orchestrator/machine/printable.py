@@ -17,14 +17,14 @@ _UNSAFE = re.compile(
 
 def one_line(text: str) -> str:
     """Return a text as one line that is safe on any terminal and in any log."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def json_safe(document: str) -> str:
     """Return an equal JSON document that is safe on any terminal."""
 
-    def escaped(found: re.Match[str]) -> str:
-        units = found[0].encode("utf-16-be", "surrogatepass")
+    def escaped(match: re.Match[str]) -> str:
+        units = match[0].encode("utf-16-be", "surrogatepass")
         return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
     return "\n".join(_UNSAFE.sub(escaped, line) for line in document.split("\n"))

@@ -1,7 +1,7 @@
 """Checks that only this user can have written a node's folder and the secrets in it.
 
-Anybody who can put a file there chooses the node's admin token and LiveKit secret. Files of root are trusted, since
-nothing can be kept from root.
+A user who can put a file there chooses the node's admin token and LiveKit secret. Files of root are trusted, because
+root can read and write everything.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ def load(path: Path) -> dict[str, str]:
         OSError: it cannot be read; `FileNotFoundError` if it does not exist.
         ValueError: its content is wrong.
     """
-    # Links are not followed, and a pipe is not waited for: neither is our file.
+    # lstat, and O_NOFOLLOW and O_NONBLOCK below: a link or a pipe is not our file.
     status = path.lstat()
     # guard: private-owner
     _check_owner(path, status)
@@ -43,7 +43,7 @@ def load(path: Path) -> dict[str, str]:
         if status.st_mode & 0o077:
             raise Preflight(
                 f"{path} can be read or written by others (mode {stat.S_IMODE(status.st_mode):04o}): remove it, and "
-                f"new secrets are generated; or, if nobody has used that, run: chmod 600 {path}"
+                f"new secrets are generated; or, if no other user has read or changed it, run: chmod 600 {path}"
             )
         texts = json.load(file)
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
@@ -51,7 +51,7 @@ def load(path: Path) -> dict[str, str]:
     return texts
 
 
-def kept(path: Path) -> dict[str, str]:
+def load_or_empty(path: Path) -> dict[str, str]:
     """Return the same; an empty dict if the file is missing or cannot be read. Raises `Preflight`."""
     with contextlib.suppress(OSError, ValueError):
         return load(path)

@@ -77,7 +77,7 @@ def may_live(here: str, node: str, pid: int, start_ticks: int) -> bool:
     """Return whether an agent may live, as far as the node `here` can tell. Start ticks of 0 are unknown."""
     # guard: process-alive
     if node != here or not pid:
-        return True  # only its own node can tell
+        return True  # only its own node can check that
     identity = ProcessId.of(pid)
     return identity is not None and (not start_ticks or identity.start_ticks == start_ticks)
 

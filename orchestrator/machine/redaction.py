@@ -1,4 +1,4 @@
-"""Removes secrets from text that others wrote: SDKs log what a provider or LiveKit answered, which may repeat a key."""
+"""Removes secrets from other programs' text: SDKs log answers of providers and LiveKit, which may repeat a key."""
 
 import os
 import re
@@ -8,13 +8,13 @@ _SHORTEST = 8
 #: Names of environment variables whose values are secrets. API_KEYS holds several, separated by commas.
 _SECRET_NAME = re.compile(r"(?:KEYS?|SECRETS?|TOKENS?|PASSWORD|PASSWD)$", re.IGNORECASE)
 _TOKEN = re.compile(r"\beyJ[\w-]*\.[\w-]+(?:\.[\w-]*)?")
-#: Providers begin their keys so, and quote them with stars in the middle.
+#: Prefixes of providers' keys, which error messages quote with stars in the middle.
 _KEY = re.compile(r"\b(?:sk|pk|rk|gsk|xai|whsec)[-_][\w*-]{8,}")
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^\s:/@]*):[^\s/@]+(?=@)")
 
 
 class Redaction:
-    """The secrets of this process: those of its environment when this is made, and whatever looks like one."""
+    """The secrets of this process: those of its environment at construction, and any text that looks like a secret."""
 
     def __init__(self) -> None:
         found = {

@@ -33,7 +33,7 @@ class NoticeWriter:
 
     def __init__(self, run_dir: Path) -> None:
         self._file = os.open(_path(run_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)  # readers hold it for a moment only
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # readers hold it only briefly
         self.withdraw()
 
     def __enter__(self) -> Self:
@@ -47,7 +47,7 @@ class NoticeWriter:
         self._write(json.dumps(asdict(notice)))
 
     def withdraw(self) -> None:
-        """Tell the agents that are still there to go on."""
+        """Tell the remaining agents to continue."""
         self._write("")
 
     def _write(self, text: str) -> None:

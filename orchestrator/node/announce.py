@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from orchestrator.errors import StoreUnavailable
-from orchestrator.machine.private import kept
+from orchestrator.machine.private import load_or_empty
 from orchestrator.node import clients
 from orchestrator.node.output import Terminal, styled
 from orchestrator.reasons import Subject, warning_subject
@@ -156,7 +156,7 @@ def _shown(settings: Settings, token: str) -> str:
     """Return the admin token on a terminal, else where to find it: a log must not contain it."""
     if sys.stdout.isatty():
         return token
-    if token == kept(settings.secrets_file).get("ADMIN_TOKEN"):
+    if token == load_or_empty(settings.secrets_file).get("ADMIN_TOKEN"):
         return f"in {settings.secrets_file}"
     return "from ADMIN_TOKEN"
 

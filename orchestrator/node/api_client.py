@@ -62,4 +62,4 @@ def admin_token(settings: Settings) -> str | None:
     """Return ADMIN_TOKEN, or the token that `orchestrator up` has generated here. Raises `Preflight`."""
     if settings.admin_token:
         return settings.admin_token.get_secret_value()
-    return private.kept(settings.secrets_file).get("ADMIN_TOKEN")
+    return private.load_or_empty(settings.secrets_file).get("ADMIN_TOKEN")

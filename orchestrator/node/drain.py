@@ -68,7 +68,7 @@ class Drain:
     def run(self) -> None:
         """Drain."""
         deadline = time.monotonic() + self._limit
-        calls = self._left()
+        calls = self._remaining_calls()
         if calls and self._limit:
             counted = "1 call has" if calls == 1 else f"{calls} calls have"
             if self._trouble:
@@ -77,12 +77,12 @@ class Drain:
         # guard: drain-waits
         while calls and time.monotonic() < deadline:
             time.sleep(POLL)
-            calls = self._left()
+            calls = self._remaining_calls()
 
-    def _left(self) -> int:
-        """Return the largest possible number of calls that are left."""
+    def _remaining_calls(self) -> int:
+        """Return an upper bound of the remaining calls."""
         try:
-            calls = self._ask()
+            calls = self._count_calls()
         except OrchestratorError as failure:
             if not self._limit:
                 return 0
@@ -90,16 +90,18 @@ class Drain:
             self._asked = False  # Redis may have lost the drain, or may have counted a pause into its deadline
             self._notices.publish(Notice(self._over_at - self._settings.goodbye_seconds, self._over_at))
             # guard: drain-counts-processes
-            return self._living()
+            return self._count_living_agents()
         self._notices.withdraw()
-        # A Redis that has just come back may not know of every call yet.
-        return max(calls, self._living()) if self._trouble else calls
+        # A Redis that has just come back may not have every call registered yet.
+        return max(calls, self._count_living_agents()) if self._trouble else calls
 
-    def _ask(self) -> int:
-        """Return how many calls the api knows of. Raises `OrchestratorError` if it does not answer that."""
+    def _count_calls(self) -> int:
+        """Return the api's number of calls. Raises `OrchestratorError` if it does not answer with one."""
         method, path = ("GET", self._path) if self._asked else ("POST", f"{self._path}/drain")
-        left = max(0.0, self._over_at - time.monotonic())
-        options: dict[str, Any] = {"params": {"seconds": round(left, 1)}} if self._trouble and not self._asked else {}
+        remaining = max(0.0, self._over_at - time.monotonic())
+        options: dict[str, Any] = (
+            {"params": {"seconds": round(remaining, 1)}} if self._trouble and not self._asked else {}
+        )
         try:
             answer = self._api.request(method, path, **options)
             if not answer.is_success:
@@ -112,7 +114,7 @@ class Drain:
         self._asked = True
         return calls
 
-    def _living(self) -> int:
+    def _count_living_agents(self) -> int:
         """Return how many agents of this node live. The warm ones leave when they read the notice."""
         return sum(
             isinstance(record, Process)

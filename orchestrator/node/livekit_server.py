@@ -25,15 +25,16 @@ _REMEDY = "set LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET, or put a liv
 
 def cached() -> Path:
     """Return the path of the built server."""
-    given = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    cache = given if given.is_absolute() else Path.home() / ".cache"  # a relative path is invalid, and Go ignores it
-    return cache / "voice-agent-orchestrator" / f"livekit-server-{VERSION}"
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    if not cache_home.is_absolute():  # a relative path is invalid, and Go ignores it
+        cache_home = Path.home() / ".cache"
+    return cache_home / "voice-agent-orchestrator" / f"livekit-server-{VERSION}"
 
 
 def find() -> Path | None:
     """Return the server on PATH, else the one that was built before, else None. Raises `Preflight`."""
-    if found := shutil.which("livekit-server"):
-        return Path(found)
+    if path := shutil.which("livekit-server"):
+        return Path(path)
     if not os.access(cached(), os.X_OK):
         return None
     private.check_program(cached())
@@ -46,8 +47,8 @@ def obtain() -> Path:
     Raises:
         Preflight: there is no server, and it cannot be built here.
     """
-    if found := find():
-        return found
+    if path := find():
+        return path
     go = shutil.which("go")
     if go is None:
         raise Preflight(f"no LiveKit server: {_REMEDY}, or install Go (https://go.dev/dl) to have one built.")
@@ -55,8 +56,8 @@ def obtain() -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / "build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second `make up` waits for the first build
-        if found := find():
-            return found
+        if path := find():
+            return path
         _build(go, target)
     return target
 

@@ -6,7 +6,7 @@ import psutil
 
 
 def holder(host: str, port: int, *, udp: bool = False) -> str | None:
-    """Return what holds a port, in words; None if it is free."""
+    """Return a description of the process that holds a port; None if it is free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as probe:
         if not udp:

@@ -18,14 +18,14 @@ def generated(path: Path) -> dict[str, str]:
         Preflight: the file cannot be read or written.
     """
     try:
-        found = private.load(path) if path.exists() or path.is_symlink() else {}
+        stored = private.load(path) if path.exists() or path.is_symlink() else {}
         fresh = {
             "ADMIN_TOKEN": secrets.token_urlsafe(24),
             "LIVEKIT_API_KEY": "API" + secrets.token_hex(8),
             "LIVEKIT_API_SECRET": secrets.token_urlsafe(48),
             "VALKEY_PASSWORD": secrets.token_urlsafe(32),
-        } | found
-        if fresh != found:  # a file of an earlier release may lack some
+        } | stored
+        if fresh != stored:  # a file of an earlier release may lack some
             write_private(path, json.dumps(fresh))
     except (OSError, ValueError, TypeError) as failure:
         raise Preflight(f"{path} cannot be used: {failure}. Remove it, and new secrets are generated.") from None

@@ -117,19 +117,19 @@ class Supervisor(supervisord.Supervisor):  # type: ignore[misc]
 
     def _on_exit(self, event: Any) -> None:
         """A program that had stayed up has ended by itself."""
-        if self._ended(event.process):
+        if self._record_end(event.process):
             self._proven.add(event.process.config.name)
 
     def _on_backoff(self, event: Any) -> None:
         """A program has ended early, or could not be started."""
         process = event.process
-        if self._ended(process) and process.config.name in self._up:
+        if self._record_end(process) and process.config.name in self._up:
             # With more attempts than its startretries supervisord would give it up.
             # guard: restart-forever
             process.backoff = min(process.backoff, LONGEST_PAUSE, process.config.startretries)
             process.delay = min(process.delay, time.time() + LONGEST_PAUSE)
 
-    def _ended(self, process: Any) -> bool:
+    def _record_end(self, process: Any) -> bool:
         """Record that a program has ended. Returns False if it can never run, which ends the node."""
         self.ends.note(process.config.name, _last_output(process))
         never_spawned = bool(process.spawnerr) and not process.spawnerr.startswith(("Exited", "Bad exit"))

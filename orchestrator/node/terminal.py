@@ -44,7 +44,7 @@ def unblocked(descriptor: int) -> int:
 
 
 class NonBlockingText(io.TextIOBase):
-    """A text stream that drops what is not taken at once. A reader who has gone is no error."""
+    """A text stream that drops what the reader does not take at once. A missing reader is no error."""
 
     def __init__(self, stream: TextIO) -> None:
         self._encoding = stream.encoding

@@ -1,4 +1,4 @@
-"""Who really runs on this machine for a node, by what the operating system says and not by what anybody recorded."""
+"""The processes that run on this machine for a node, as the operating system lists them, independent of records."""
 
 from dataclasses import dataclass, field
 
@@ -14,23 +14,23 @@ from orchestrator.machine.process import ProcessId, machine_boot_id
 class Census:
     """The processes of one node."""
 
-    agents: dict[int, str] = field(default_factory=dict)  #: agent id by pid; also of what an agent has started itself
-    zombies: dict[int, str] = field(default_factory=dict)  #: the parent in words by pid of its dead, unreaped children
+    agents: dict[int, str] = field(default_factory=dict)  #: agent id by pid, including processes that an agent started
+    zombies: dict[int, str] = field(default_factory=dict)  #: its parent, as text, by pid of a dead, unreaped child
 
 
 def take(settings: NodeSettings) -> Census:
-    """Look at every process of this machine. Blocks for some ten milliseconds.
+    """Read every process of this machine. Blocks for some ten milliseconds.
 
-    An agent that was started by exec is known by AGENT_ID in its environment; a forked one still shows its host's
-    there, and is known by its record in the state folder. What a sealed program was started with only root can read: it
-    is a child of this node's supervisord.
+    AGENT_ID in its environment identifies an agent that was started by exec. A forked agent still has its host's
+    environment; its record in the state folder identifies it. Only root can read the environment of a sealed program,
+    which is a child of this node's supervisord.
     """
-    found = Census()
+    census = Census()
     folder = settings.agents_dir
     for record in AgentFolder(folder).records() if folder.is_dir() else ():
         here = isinstance(record, Process) and record.boot_id == machine_boot_id()
         if here and ProcessId(record.pid, record.start_ticks).alive:
-            found.agents[record.pid] = record.agent_id
+            census.agents[record.pid] = record.agent_id
     programs: dict[int, psutil.Process] = {}
     dead: list[psutil.Process] = []
     supervised = _supervised(settings)
@@ -42,24 +42,24 @@ def take(settings: NodeSettings) -> Census:
             # guard: sealed-census
             environment = _started_with(process, settings.node_id if process.pid in supervised else "")
         except (psutil.Error, OSError):
-            continue  # gone, or somebody else's
+            continue  # it has ended, or belongs to another user
         if environment.get("NODE_ID") != settings.node_id:
             continue
         if agent_id := environment.get("AGENT_ID"):
-            found.agents[process.pid] = agent_id
-        elif process.pid not in found.agents:
+            census.agents[process.pid] = agent_id
+        elif process.pid not in census.agents:
             programs[process.pid] = process
     for process in dead:
         try:
             if parent := programs.get(process.ppid()):
-                found.zombies[process.pid] = f"{parent.name()} (pid {parent.pid})"
+                census.zombies[process.pid] = f"{parent.name()} (pid {parent.pid})"
         except psutil.Error:
             continue
-    return found
+    return census
 
 
 def _started_with(process: psutil.Process, node_id: str) -> dict[str, str]:
-    """Return a process's environment; of a sealed one of a node as much as is known. Raises `psutil.Error`."""
+    """Return a process's environment; for a sealed program, the part that is known. Raises `psutil.Error`."""
     try:
         return process.environ()
     except psutil.AccessDenied:
@@ -67,7 +67,7 @@ def _started_with(process: psutil.Process, node_id: str) -> dict[str, str]:
 
 
 def _supervised(settings: NodeSettings) -> set[int]:
-    """Return the pids of this node's supervisord and of what it has started."""
+    """Return the pids of this node's supervisord and of its child processes."""
     try:
         supervisord = psutil.Process(int((settings.run_dir / "supervisord.pid").read_text()))
         return {supervisord.pid, *(child.pid for child in supervisord.children())}

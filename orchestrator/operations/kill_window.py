@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from orchestrator.reasons import HealthWarning, warn
 from orchestrator.settings import Settings
 
-#: Beyond DRAIN_SECONDS, the drain waits so long for the agents that say goodbye at its very end.
+#: Seconds after DRAIN_SECONDS for which the drain waits for agents that are saying goodbye.
 DRAIN_MARGIN = 3.0
-#: Seconds that supervisord.conf gives each program to stop in, one after the other, after the drain.
+#: Seconds that supervisord.conf gives the programs to stop, one after the other, after the drain.
 STOP_SECONDS = {"api": 5, "beat": 4, "worker": 6, "host": 6, "livekit": 1, "valkey": 5}
 
 #: What Railway sets in each of its containers. A RAILWAY_TOKEN alone is a developer's machine.
@@ -20,7 +20,7 @@ _RAILWAY = frozenset(
 
 
 def window(settings: Settings, environ: Mapping[str, str]) -> float | None:
-    """Return the seconds between the platform's SIGTERM and its SIGKILL; None where nobody says."""
+    """Return the seconds between the platform's SIGTERM and its SIGKILL; None if unknown."""
     if settings.kill_window_seconds is not None:
         return settings.kill_window_seconds
     if _RAILWAY.isdisjoint(environ):
@@ -39,7 +39,7 @@ def stopping(settings: Settings) -> float:
 
 
 def drain_limit(settings: Settings) -> float:
-    """Return the seconds after which a drain is over, whoever still talks."""
+    """Return the seconds after which a drain ends, even if calls are left."""
     return settings.drain_seconds + DRAIN_MARGIN if settings.drain_seconds else 0.0
 
 
@@ -49,7 +49,7 @@ def warning(
     """Return what to change when a drain does not fit into the platform's window; None when it fits or the window is
     unknown.
 
-    `stopping_seconds` is what the programs need to stop; by default what supervisord.conf gives them.
+    `stopping_seconds`: what the programs need to stop; by default, what supervisord.conf allows.
     """
     seconds = window(settings, environ)
     after = stopping(settings) if stopping_seconds is None else stopping_seconds
@@ -72,7 +72,7 @@ def warning(
 
 
 def drain_warning(settings: Settings, stop_seconds: float) -> HealthWarning | None:
-    """Return what to change when supervisord kills the drain program, which it gives `stop_seconds`, before its end."""
+    """Return what to change if supervisord kills the drain program, after `stop_seconds`, before the drain ends."""
     limit = drain_limit(settings)
     if stop_seconds >= limit:
         return None

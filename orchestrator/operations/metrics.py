@@ -1,6 +1,6 @@
 """The metrics for Prometheus: `python -m orchestrator.operations.metrics` prints the table of docs/metrics.md.
 
-All of them come from one reading of Redis, so every api process exposes the same, and a restart loses nothing.
+They come from one reading of Redis, so every api process exposes the same values, and a restart loses none.
 """
 
 import math
@@ -79,7 +79,7 @@ DEFINITIONS = (
     Definition("sessions_limit", "Sessions at once; a start beyond joins the line.", _one(lambda r: r.max_sessions)),
     Definition("celery_queue_length", "Celery tasks that wait, by queue.", _each(lambda r: r.queues), ("queue",)),
     Definition(
-        "beat_last_tick_timestamp_seconds", "When beat last looked at its schedule.",
+        "beat_last_tick_timestamp_seconds", "When beat last checked its schedule.",
         _one(lambda r: r.ticks.get("beat", 0.0)),
     ),
     Definition(
@@ -135,11 +135,11 @@ DEFINITIONS = (
     Definition("takeovers_total", "Agents replaced in a call.", _total("total_takeovers")),
     Definition("replacements_total", "Agents replaced before the call began.", _total("total_replacements")),
     Definition(
-        "livekit_webhooks_total", "What LiveKit has told, and what came of it.",
+        "livekit_webhooks_total", "LiveKit webhooks by event and result.",
         _counted("webhook"), ("event", "result"),
     ),
     Definition(
-        "room_findings_total", "What was found where a room was not as its session says.",
+        "room_findings_total", "Differences found between a room and its session.",
         _counted("look"), ("finding",),
     ),
 )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Which programs of this node end and are started again and again: written by the supervisor, read by whoever reports.
+"""Which programs of this node restart often: the supervisor writes this, the heartbeat and the api read it.
 
 One small file in RUN_DIR, of a fixed size and written in place, so that it can still be written when the disk is full.
-It is no secret's place: the last words of a program are what it has printed.
+It must hold no secret: the last words of a program are what it has printed.
 """
 
 import contextlib
@@ -13,10 +13,10 @@ from pathlib import Path
 
 from orchestrator.reasons import HealthWarning, warn
 
-#: So many ends are no accident any more, and no more of them are looked at.
+#: Ends within `WINDOW` from which on a program counts as restarting often.
 MANY = 3
 _KEPT = 8
-#: Seconds after which an end is forgotten, and the least for which a program has to live to be well again.
+#: Seconds after which an end is forgotten; minimum seconds of life after which a program counts as well again.
 WINDOW, STEADY = 600.0, 12.0
 _SIZE = 8192
 _WORDS = 300
@@ -27,7 +27,7 @@ def _path(run_dir: Path) -> Path:
 
 
 class Ends:
-    """What the supervisor keeps of each program's ends."""
+    """The ends of each program, as the supervisor records them."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
@@ -36,14 +36,14 @@ class Ends:
         self._write()
 
     def note(self, name: str, words: str) -> None:
-        """Keep that a program has ended, and its last words."""
+        """Record that a program has ended, and its last output."""
         self._at[name].append(time.time())
         self._words[name] = words[:_WORDS]
         self._write()
 
     def _write(self) -> None:
-        told = {name: {"ends": list(at), "words": self._words[name]} for name, at in self._at.items()}
-        content = json.dumps(told).encode().ljust(_SIZE)
+        rows = {name: {"ends": list(at), "words": self._words[name]} for name, at in self._at.items()}
+        content = json.dumps(rows).encode().ljust(_SIZE)
         with contextlib.suppress(OSError):
             file = os.open(_path(self._run_dir), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -56,12 +56,14 @@ class Ends:
 def troubles(run_dir: Path, now: float | None = None) -> list[HealthWarning]:
     """Return which programs of the node in `run_dir` are started again and again."""
     try:
-        told = json.loads(_path(run_dir).read_bytes() or b"{}")
-        rows = {str(name): ([float(at) for at in row["ends"]], str(row["words"])) for name, row in told.items()}
+        content = json.loads(_path(run_dir).read_bytes() or b"{}")
+        rows = {str(name): ([float(at) for at in row["ends"]], str(row["words"])) for name, row in content.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return []  # no supervisor, or it is just writing
-    found = (_trouble(name, ends, words, time.time() if now is None else now) for name, (ends, words) in rows.items())
-    return [warning for warning in found if warning]
+        return []  # no supervisor, or it is writing the file
+    warnings = (
+        _trouble(name, ends, words, time.time() if now is None else now) for name, (ends, words) in rows.items()
+    )
+    return [warning for warning in warnings if warning]
 
 
 def _trouble(name: str, ends: list[float], words: str, now: float) -> HealthWarning | None:

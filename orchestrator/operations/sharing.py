@@ -1,4 +1,4 @@
-"""Detects who else uses our Redis: nodes with other settings, and other programs."""
+"""Detects other users of our Redis: nodes with other settings, and other programs."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ _DIFFERENCES = {
     "AGENT_NAME": "agent_names_differ",
     "LIVEKIT_API_KEY": "livekit_keys_differ",
 }
-#: Settings of which a node tells only a digest.
+#: Settings of which a node publishes only a digest.
 _HIDDEN = frozenset({"LIVEKIT_API_KEY"})
 #: Settings that each node writes to the hash `policy`, of which the last writer's values apply to all.
 _POLICY = tuple(name.upper() for name in POLICY)
@@ -24,7 +24,7 @@ def troubles(nodes: Mapping[str, Node]) -> Iterator[HealthWarning]:
     """Yield a warning for each problem of sharing a Redis. `nodes`: the live ones."""
     for programs in sorted({node.strangers for node in nodes.values() if node.strangers}):
         yield warn("queue_shared", programs=programs)
-    # A node of an earlier release may not tell its settings.
+    # A node of an earlier release may not publish its settings.
     serves = {name: node.serves for name, node in sorted(nodes.items()) if node.serves}
     yield from _kind_differences(serves)
     yield from _policy_differences(serves)
@@ -53,10 +53,10 @@ def _kind_differences(serves: Mapping[str, Mapping[str, str]]) -> Iterator[Healt
 
 
 def _policy_differences(serves: Mapping[str, Mapping[str, str]]) -> Iterator[HealthWarning]:
-    told = {node: settings for node, settings in serves.items() if _POLICY[0] in settings}
-    if not told:
+    nodes = {node: settings for node, settings in serves.items() if _POLICY[0] in settings}
+    if not nodes:
         return
-    (first, reference), *others = told.items()
+    (first, reference), *others = nodes.items()
     for node, settings in others:
         differing = [
             f"{name} ({reference[name]} and {settings[name]})"

@@ -1,4 +1,4 @@
-"""How much memory a node needs, and whether it has that.
+"""How much memory a node needs, and whether it has enough.
 
 The figures were measured in the image, with the voice agent and offline speech: the memory that the container's cgroup
 counts as its own (see docs/deploy.md). Hosted speech was not measured; an agent of your own may need more or less.

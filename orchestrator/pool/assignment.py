@@ -150,11 +150,8 @@ class Assigner:
         match result.outcome:
             case "limited":
                 seconds = int(result.detail) / 1000
-                return RateLimited(
-                    f"More than {self._settings.rate_limit.replace('/', ' starts a ')} from this address; "
-                    f"try again in {math.ceil(seconds)} s.",
-                    retry_after=seconds,
-                )
+                limit = f"More than {self._settings.rate_limit.replace('/', ' starts a ')} from this address"
+                return RateLimited(limit, retry_after=seconds)
             case "many":
                 waiting = " wait in line" if result.detail == "line" else " are live"
                 return TooManySessions(f"As many sessions as one address may have{waiting}; end one, or try later.")
@@ -207,7 +204,7 @@ class Assigner:
         return None if session is None else session * position / await self._max_sessions()
 
     async def _max_sessions(self) -> int:
-        return max(1, (await self._store.capacity(self._settings.node_id)).most)
+        return max(1, (await self._store.capacity(self._settings.node_id)).max_sessions)
 
     async def _assigned(self, result: Assignment) -> Started:
         # guard: may-live

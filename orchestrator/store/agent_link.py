@@ -73,15 +73,15 @@ class AgentLink:
         await self._scripts.call("agent_joined", args=[self.agent_id])
 
     async def no_room(self, words: str) -> None:
-        """Say that LiveKit has no such room and makes none: a node is to make it. `words`: how LiveKit says it."""
+        """Report that LiveKit neither has nor creates the room: a node creates it. `words`: LiveKit's error."""
         await self._scripts.call("agent_no_room", args=[self.agent_id, words])
 
     async def presence(self, session_id: str, *, present: bool, lost: bool = False) -> None:
-        """Say whether the user is in the room with this agent; `lost`: has not left, but lost the connection."""
+        """Report whether the user is in the room with this agent; `lost`: the connection broke without a leave."""
         await self._scripts.call("agent_presence", args=[session_id, self.agent_id, int(present), int(lost)])
 
     async def first_audio(self, session_id: str) -> None:
-        """Say that the user can hear this agent. The first time counts."""
+        """Report that the user can hear this agent. Only the first report counts."""
         await self._scripts.call("agent_first_audio", keys=[keys.session(session_id)], args=[session_id])
 
     async def turn(self, session_id: str, turn: Mapping[str, Any]) -> None:
@@ -90,27 +90,29 @@ class AgentLink:
         await self._scripts.call("agent_turn", names, [session_id, self.agent_id, json.dumps(turn), TURNS])
 
     async def register(self, pid: int, node: str, session: Mapping[str, Any], *ancestors: int) -> str:
-        """Say what this agent knows of itself and of its session ({} when warm): Redis has lost it.
+        """Report this agent and its session ({} when warm), because Redis has lost them.
 
         Returns its state; '' when its session is over or another agent's; `unset` when it is to try again.
         """
-        told = json.dumps(session) if session else ""
-        return str(await self._scripts.call("agent_register", args=[self.agent_id, pid, node, told, *ancestors]))
+        session_json = json.dumps(session) if session else ""
+        return str(
+            await self._scripts.call("agent_register", args=[self.agent_id, pid, node, session_json, *ancestors])
+        )
 
     async def failed(self, cause: Reason) -> None:
-        """Say that this agent can serve its session no more: another one is to take over."""
+        """Report that this agent cannot continue its session: another one takes over."""
         await self._scripts.call("agent_failed", args=[self.agent_id, cause.record()])
 
     async def stopped(self, reason: Reason) -> None:
-        """Say that this agent's process must go: another node's agent goes on with its call, or it is over."""
+        """Report that this agent's process must stop: another node's agent continues the call, or the call ends."""
         await self._scripts.call("agent_stopped", args=[self.agent_id, reason.record()])
 
     async def ended(self, session_id: str, status: str, reason: Reason) -> None:
-        """Say that this agent's session is over (`ended` or `error`) and why. Idempotent."""
+        """Report that this agent's session is over (`ended` or `error`) and why. Idempotent."""
         await self._scripts.call("agent_ended", args=[session_id, status, reason.record(), self.agent_id])
 
     async def leave(self, reason: Reason) -> None:
-        """Say that this agent, still warm, is about to go: nobody is to be given it."""
+        """Report that this agent, still warm, leaves: no session may get it."""
         await self._scripts.call("agent_leave", args=[self.agent_id, reason.record()])
 
     async def close(self) -> None:

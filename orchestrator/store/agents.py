@@ -43,10 +43,10 @@ class Agents(Base):
         """Wait until a boot is decided: `ready`, anything else when it failed, or None at the deadline."""
         now, decided = asyncio.get_running_loop().time, keys.agent_boot(agent_id)
         deadline = now() + seconds
-        while (left := deadline - now()) > 0:
-            # Onto itself: a task that is delivered twice waits twice, and both are to be told.
+        while (remaining := deadline - now()) > 0:
+            # Onto itself: a task that is delivered twice waits twice, and both must get the outcome.
             # guard: boot-decided
-            outcome = await self._blocking.blmove(decided, decided, min(left, BLOCK_SECONDS), "LEFT", "RIGHT")
+            outcome = await self._blocking.blmove(decided, decided, min(remaining, BLOCK_SECONDS), "LEFT", "RIGHT")
             if outcome:
                 return str(outcome)
         return None
@@ -60,8 +60,10 @@ class Agents(Base):
         peak_memory_kib: int | None = None,
     ) -> Exit:
         """Record that an agent's process is gone; its session is given another agent or ended. Idempotent."""
-        seen = ("" if value is None else value for value in (exit_code, signal, peak_memory_kib))
-        session_id, outcome, before = await self._scripts.call("record_exit", args=[agent_id, reason.record(), *seen])
+        arguments = ("" if value is None else value for value in (exit_code, signal, peak_memory_kib))
+        session_id, outcome, before = await self._scripts.call(
+            "record_exit", args=[agent_id, reason.record(), *arguments]
+        )
         return Exit(session_id or None, outcome, before)
 
     async def retire_unfit(self, agent_id: str, reason: Reason) -> str:

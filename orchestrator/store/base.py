@@ -1,4 +1,4 @@
-"""What every part of the store stands on: the connections, the scripts, Redis's clock."""
+"""The base of every part of the store: the connections, the scripts, Redis's clock."""
 
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -90,13 +90,13 @@ class Base:
         key: Callable[[str], str],
         broken: set[str],
     ) -> dict[str, M]:
-        found = {}
+        records = {}
         for start in range(0, len(ids), 1000):  # thousands are kept: Redis is not to be held up by one read
             some = ids[start : start + 1000]
             for each, fields in zip(some, await self._hashes([key(each) for each in some]), strict=True):
                 try:
                     if fields:
-                        found[each] = build(each, fields)
+                        records[each] = build(each, fields)
                 except (KeyError, ValueError):
                     broken.add(key(each))
-        return found
+        return records

@@ -26,10 +26,10 @@ _NO_NOTICES = MaintNotificationsConfig(enabled=False)
 BLOCK_SECONDS = 4.0
 
 
-def connect(place: Address | str, *, name: str, max_connections: int = 64, patience: float = 2.0) -> Redis:
+def connect(address: Address | str, *, name: str, max_connections: int = 64, patience: float = 2.0) -> Redis:
     """Return a client for short commands: each fails within twice `patience` seconds, whatever the network does."""
     return _client(
-        place,
+        address,
         name=name,
         max_connections=max_connections,
         timeout=patience,
@@ -40,10 +40,10 @@ def connect(place: Address | str, *, name: str, max_connections: int = 64, patie
     )
 
 
-def connect_blocking(place: Address | str, *, name: str, max_connections: int = 64) -> Redis:
+def connect_blocking(address: Address | str, *, name: str, max_connections: int = 64) -> Redis:
     """Return a client for BLPOP and XREAD of up to `BLOCK_SECONDS`."""
     return _client(
-        place,
+        address,
         name=name,
         max_connections=max_connections,
         timeout=BLOCK_SECONDS,
@@ -52,9 +52,9 @@ def connect_blocking(place: Address | str, *, name: str, max_connections: int = 
     )
 
 
-def _client(place: Address | str, *, name: str, **bounds: Any) -> Redis:
-    where = redis_url.parse(place) if isinstance(place, str) else place
-    kind = moving.Unix if where.path else moving.Tls if where.tls else moving.Tcp
+def _client(address: Address | str, *, name: str, **bounds: Any) -> Redis:
+    parsed = redis_url.parse(address) if isinstance(address, str) else address
+    kind = moving.Unix if parsed.path else moving.Tls if parsed.tls else moving.Tcp
     pool = BlockingConnectionPool(
         connection_class=kind,
         decode_responses=True,
@@ -63,10 +63,10 @@ def _client(place: Address | str, *, name: str, **bounds: Any) -> Redis:
         retry=Retry(NoBackoff(), 0),
         maint_notifications_config=_NO_NOTICES,
         **bounds,
-        **_keepalive(where),
-        **where.options(),
+        **_keepalive(parsed),
+        **parsed.options(),
     )
-    return PrefixedRedis.over(pool, where.prefix) if where.prefix else Redis.from_pool(pool)
+    return PrefixedRedis.over(pool, parsed.prefix) if parsed.prefix else Redis.from_pool(pool)
 
 
 def _keepalive(where: Address) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def run(where: Address, words: Sequence[str]) -> Any:
 
 
 def lines(reply: Any) -> Iterator[str]:
-    """Yield a reply's values, one a line, as redis-cli does where nobody watches."""
+    """Yield a reply's values, one a line, as redis-cli does when its output is no terminal."""
     if isinstance(reply, dict):
         reply = [part for pair in reply.items() for part in pair]
     if isinstance(reply, list | tuple | set):

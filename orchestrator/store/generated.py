@@ -42,7 +42,7 @@ def _members(names: Iterable[str]) -> dict[str, Value]:
 
 
 def _given(**fields: Value | None) -> dict[str, Value]:
-    """Return the fields that say something: a run of a script builds the tables that it reads."""
+    """Return the fields that are set, because each run of a script builds these tables."""
     return {name: value for name, value in fields.items() if value}
 
 

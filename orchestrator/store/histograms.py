@@ -13,7 +13,7 @@ _START = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000
 _STEP = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 20_000, 30_000)
 _TAKEOVER = (100, 250, 500, 1000, 2000, 3000, 5000, 7500, 10_000)
 
-#: Upper bounds in ms. What stands before the colon is the histogram, behind it one of its series.
+#: Upper bounds in ms. A name is a histogram, or `histogram:series`.
 BOUNDS: dict[str, Sequence[float]] = {
     "start:hit": _START,
     "start:wait": _START,
@@ -22,7 +22,7 @@ BOUNDS: dict[str, Sequence[float]] = {
     "first_audio": _STEP,
     "takeover": _TAKEOVER,
 }
-#: Samples kept of each histogram for whoever wants exact figures of late (`recent:{histogram}`).
+#: Samples kept of each histogram, for exact recent figures (`recent:{histogram}`).
 RECENT = 500
 
 

@@ -33,7 +33,7 @@ ROOMS_ASKED_FOR = "rooms:asked_for"  #: zset of rooms that tokens were given for
 CELERY_QUEUE = "celery"
 PROBE = "probe"  #: written to see whether Redis takes writes
 REWRITTEN = "redis:rewritten"  #: while the append-only file was rewritten not long ago
-BEAT_TICKS = "beat:ticks"  #: hash: when beat last turned (`beat`), and when it last sent each of its tasks
+BEAT_TICKS = "beat:ticks"  #: hash: when beat last checked its schedule (`beat`) and sent each of its tasks
 
 
 def session(session_id: str) -> str:
@@ -69,7 +69,7 @@ def room(room_name: str) -> str:
 
 
 def alert(alert_id: str) -> str:
-    """What the operator's webhook is to be told, as JSON, until its delivery is queued."""
+    """A message to the operator's webhook, as JSON, until its delivery is queued."""
     return f"alert:{alert_id}"
 
 
@@ -167,7 +167,7 @@ def node_short(node_id: str) -> str:
 
 
 def pool_wake(node_id: str) -> str:
-    """List with one element when a node should look what the pool lacks."""
+    """List with one element when a node should check the pool."""
     return f"pool:wake:{node_id}"
 
 
@@ -177,7 +177,7 @@ def bindings(queue: str) -> str:
 
 
 def reload(reload_id: str) -> str:
-    """Hash: how far each node is with loading the agents' code anew."""
+    """Hash: each node's progress with a reload of the agents' code."""
     return f"reload:{reload_id}"
 
 

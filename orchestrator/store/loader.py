@@ -46,7 +46,7 @@ def _names(header: re.Pattern[str], text: str) -> list[str]:
 
 
 def without_comments(text: str) -> str:
-    """Return Lua code without its comments. No string of ours holds two hyphens after a space."""
+    """Return Lua code without its comments. No string in our scripts contains two hyphens after a space."""
     return _BLANK.sub("", _COMMENT.sub("", text))
 
 

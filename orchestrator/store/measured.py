@@ -60,19 +60,20 @@ class Measured(Base):
             for kind, name in others:
                 pipe.exists(key[kind](name))
             replies = await pipe.execute()
-        hashes, kept = replies[: len(session_ids)], replies[len(session_ids) :]
+        hashes, existing = replies[: len(session_ids)], replies[len(session_ids) :]
         records = zip(session_ids, hashes, strict=True)
-        return [Session.from_hash(name, fields) for name, fields in records if fields.get("status")], [*map(bool, kept)]
+        sessions = [Session.from_hash(name, fields) for name, fields in records if fields.get("status")]
+        return sessions, [*map(bool, existing)]
 
     async def check_alerts(self) -> list[str]:
-        """Tell what has begun or is over; returns the names of what is wrong."""
+        """Send what has begun or is over; returns the names of what is wrong."""
         return list(await self._scripts.call("check_alerts"))
 
     @translated
     async def alert(self, alert_id: str) -> dict[str, Any] | None:
-        """Return what is to be told: `type`, `at` in milliseconds, `data`; None when that is too old."""
-        found = await self._redis.get(keys.alert(alert_id))
-        return dict(json.loads(found)) if found else None
+        """Return a message: `type`, `at` in milliseconds, `data`; None if it has expired."""
+        stored = await self._redis.get(keys.alert(alert_id))
+        return dict(json.loads(stored)) if stored else None
 
     @translated
     async def alert_queued(self, alert_id: str) -> None:

@@ -37,13 +37,13 @@ class _Moving:
         failure: RedisError | None = None
         try:
             await super().send_packed_command(command, check_health)  # type: ignore[misc]
-        except RedisError as found:
-            failure = found
+        except RedisError as error:
+            failure = error
         # redis-py sends by asyncio.wait_for. Python 3.11's drops a cancellation that comes as it finishes or fails: the
         # task would go on, and its canceller would wait for ever (https://github.com/python/cpython/issues/86296).
         # guard: cancelled-while-sending
         if task and task.cancelling() > before:
-            await self.disconnect(nowait=True)  # nobody reads the answer
+            await self.disconnect(nowait=True)  # the answer is never read
             raise asyncio.CancelledError from failure
         if failure:
             raise failure

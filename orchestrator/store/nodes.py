@@ -15,7 +15,7 @@ class Nodes(Base):
 
     @translated
     async def beat_node(self, node: str, fields: Mapping[str, str | int], ttl_seconds: int) -> str | None:
-        """Say that a node lives, for `ttl_seconds`; returns the `life` that said so before, None when nobody did."""
+        """Record that a node lives, for `ttl_seconds`; returns the `life` of the previous record, or None."""
         before: str | None = await self._redis.hget(keys.node(node), "life")
         await self._say_living(keys.NODES, node, keys.node(node), fields, ttl_seconds)
         return before
@@ -47,7 +47,7 @@ class Nodes(Base):
 
     @translated
     async def vanished(self) -> set[str]:
-        """Return the nodes that say nothing of themselves any more."""
+        """Return the nodes that have stopped reporting."""
         return set(await self._redis.smembers(keys.NODES)) - (await self.nodes()).keys()
 
     async def recount_nodes(self) -> int:
@@ -59,7 +59,7 @@ class Nodes(Base):
         await self._scripts.call("drain_node", args=[node, int(seconds * 1000)])
 
     async def undrain_node(self, node: str) -> list[str]:
-        """Put a node in service again. Returns the sessions that were told goodbye and go on."""
+        """Put a node in service again. Returns the sessions whose goodbye is cancelled."""
         return list(await self._scripts.call("undrain_node", args=[node]))
 
     @translated

@@ -38,7 +38,7 @@ class Pool(Base):
         return int(await self._redis.exists(keys.POLICY, keys.POOL_TARGET)) == 2
 
     async def process_deadlines(self, limit: int = 100) -> list[Action]:
-        """Act on the deadlines that are over; returns what is left to do outside Redis."""
+        """Act on the deadlines that are over; returns the actions to do outside Redis."""
         return [Action(*row) for row in await self._scripts.call("process_deadlines", args=[limit])]
 
     async def reserve_agents(self, candidates: Sequence[str], node: str, *, refused: str = "") -> list[str]:
@@ -71,7 +71,7 @@ class Pool(Base):
 
     @translated
     async def wait_wake(self, node: str) -> bool:
-        """Wait for the pool to need a look of this node, for at most `BLOCK_SECONDS`; False when it did not."""
+        """Wait until this node must check the pool, for at most `BLOCK_SECONDS`; False if there was no request."""
         return await self._blocking.blpop([keys.pool_wake(node)], timeout=BLOCK_SECONDS) is not None
 
     @translated
@@ -117,6 +117,6 @@ class Pool(Base):
     @translated
     async def means(self) -> tuple[float | None, float | None]:
         """Return the mean seconds of about the last ten boots and of the last ten sessions; None before the first."""
-        found = await self._redis.hmget(keys.POOL_STATS, "boot_ms_mean", "session_ms_mean")
-        boot, session = (float(value) / 1000 if value else None for value in found)
+        means = await self._redis.hmget(keys.POOL_STATS, "boot_ms_mean", "session_ms_mean")
+        boot, session = (float(value) / 1000 if value else None for value in means)
         return boot, session

@@ -1,4 +1,4 @@
-"""Clients that put REDIS_PREFIX before every key, and take it off what comes back: nobody else has to know of it.
+"""Clients that put REDIS_PREFIX before every key, and remove it from the replies, so that no other module handles it.
 
 Kombu does the same for Celery's queues. A command that is not in the table is refused: what it does with keys is
 unknown, and one key without the prefix may be another program's.

@@ -104,8 +104,8 @@ class Reading:
     @property
     def agents_by_state(self) -> dict[str, int]:
         """How many living agents are in each state."""
-        found = Counter(agent.state for agent in self.agents)
-        return {state.value: found[state] for state in AgentState if state is not AgentState.EXITED}
+        counts = Counter(agent.state for agent in self.agents)
+        return {state.value: counts[state] for state in AgentState if state is not AgentState.EXITED}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -262,17 +262,17 @@ async def _members(redis: Any, lists: Mapping[str, frozenset[str]]) -> _Members:
         *(("hget", session, "node") for session in closing),
     )
     agents = _agents({agent_id: replies[keys.agent(agent_id)] for agent_id in agent_ids})
-    living, left = Counter(agent.node for agent in agents), Counter(replies[session] for session in closing)
+    living, open_rooms = Counter(agent.node for agent in agents), Counter(replies[session] for session in closing)
     nodes = {
         node: replace(
             Node.from_hash(node, replies[keys.node(node)]),
             draining=node in lists[keys.NODES_DRAINING],
-            short=replies[keys.node_short(node)],
+            memory_shortage=replies[keys.node_short(node)],
             warm=len(replies[keys.node_warm(node)]),
             busy=len(replies[keys.node_busy(node)]),
             agents=living[node],
             # guard: drain-waits-for-rooms
-            closing=left[node],
+            closing=open_rooms[node],
         )
         for node in node_ids
     }
@@ -292,11 +292,11 @@ async def _members(redis: Any, lists: Mapping[str, frozenset[str]]) -> _Members:
 
 def _agents(hashes: Mapping[str, Mapping[str, str]]) -> tuple[Agent, ...]:
     """Build the agents whose records are whole; the invariants report the others."""
-    found = []
+    agents = []
     for agent_id, fields in hashes.items():
         with contextlib.suppress(KeyError, ValueError):
-            found.append(Agent.from_hash(agent_id, fields))
-    return tuple(found)
+            agents.append(Agent.from_hash(agent_id, fields))
+    return tuple(agents)
 
 
 async def _read_all(redis: Any, *commands: tuple[Any, ...]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Capacity:
     """How full we are (see capacity.lua)."""
 
     live: int
-    most: int
+    max_sessions: int
     refusal: str  #: why a job would not be served now, '' when it would: an outcome of `assign`
     detail: str  #: as of an `Assignment`, and so is the shortage
     shortage: str
@@ -63,7 +63,7 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a missed deadline leaves to do: stop an agent, close, make or look at a session's room, refill, compare all
+    """An action after a missed deadline: stop an agent, close, create or check a session's room, refill, compare all
     rooms, or send an alert."""
 
     what: str
@@ -87,11 +87,11 @@ class Breaker:
         """Build from the fields of `pool:breaker`; `booting`: an agent is being started."""
         if not fields.get("failures"):
             return cls("closed")
-        left = int(fields.get("nextAt", 0)) / 1000 - now
+        remaining = int(fields.get("nextAt", 0)) / 1000 - now
         state = "closed"
         if "openedAt" in fields:
-            state = "open" if left > 0 and not booting else "half-open"
-        return cls(state, int(fields["failures"]), _last_boot(fields), max(0.0, left), fields.get("agent"))
+            state = "open" if remaining > 0 and not booting else "half-open"
+        return cls(state, int(fields["failures"]), _last_boot(fields), max(0.0, remaining), fields.get("agent"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Node:
     serves: Mapping[str, str] = field(default_factory=dict)  #: settings that nodes of one orchestrator share
     strangers: str = ""  #: other programs that were seen in its queues
     draining: bool = False
-    short: str | None = None  #: why it starts no agent
+    memory_shortage: str | None = None  #: why it starts no agent
     warm: int = 0  #: its warm agents
     busy: int = 0  #: its agents that have a session
     agents: int = 0  #: its living agents
@@ -204,9 +204,9 @@ class MemoryUse:
     """How much memory Redis uses, in bytes; 0 and '' where it does not say."""
 
     used: int = 0
-    most: int = 0  #: its `maxmemory`; 0: none is set
+    limit: int = 0  #: its `maxmemory`; 0: none is set
     policy: str = ""  #: what it does when that is reached
-    machine: int = 0  #: what its machine has
+    machine_total: int = 0  #: what its machine has
 
 
 def _number(text: str | None) -> int | None:

@@ -14,10 +14,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
 
-#: Seconds after which whoever was refused may ask again.
+#: Seconds after which a refused client may ask again.
 RETRY_SECONDS = 2
 
-#: Codes by which Redis says that the command is wrong; every other code is about the state it is in.
+#: Error codes of a wrong command; every other code is about the state of Redis.
 _MISTAKES = frozenset("ILLEGAL WRONGTYPE NOSCRIPT CROSSSLOT BUSYGROUP NOGROUP".split())
 #: The same for what has no code of its own. What proxies and hosted servers add to `ERR` (quotas, their backends,
 #: commands that they do not have) is not among it.
@@ -26,55 +26,55 @@ _MISTAKEN = re.compile(
     r"|unknown subcommand|unsupported option|running script|compiling script|user_script|lua|invalid expire",
     re.IGNORECASE,
 )
-#: Codes by which a server says that another one has taken over from it.
+#: Error codes of a server from which another one has taken over.
 # guard: failover-codes
 _ELSEWHERE = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})
 _CODE = re.compile(r"([A-Z][A-Z0-9]{1,15}) ")
-#: How Redis up to 6.2 repeats what a command in a script was answered, and how redis-py does it for a pipeline.
+#: How Redis up to 6.2 wraps the error of a command in a script, and how redis-py does it for a pipeline.
 _IN_SCRIPT = re.compile(r"@?user_script: ?\d+: -?(?=[A-Z]{2,16} )")
-_IN_PIPELINE = re.compile(r".* of pipeline caused error: \((['\"])(?P<told>.*)\1,\)", re.DOTALL)
+_IN_PIPELINE = re.compile(r".* of pipeline caused error: \((['\"])(?P<message>.*)\1,\)", re.DOTALL)
 _WHERE = re.compile(r",? script: .*$", re.DOTALL)
 
 
 def translate(failure: RedisError) -> OrchestratorError:
     """Return the orchestrator's own error for one of redis-py's."""
-    told = told_by(failure)
-    if isinstance(failure, ResponseError) and "ILLEGAL" in told:
-        return IllegalMove(told.partition("ILLEGAL ")[2])
+    message = redis_message(failure)
+    if isinstance(failure, ResponseError) and "ILLEGAL" in message:
+        return IllegalMove(message.partition("ILLEGAL ")[2])
     # guard: redis-away
-    if isinstance(failure, RedisConnectionError) and not _code(failure, told):
-        return StoreUnavailable(f"Redis does not answer ({told}); try again shortly.", retry_after=RETRY_SECONDS)
+    if isinstance(failure, RedisConnectionError) and not _code(failure, message):
+        return StoreUnavailable(f"Redis does not answer ({message}); try again shortly.", retry_after=RETRY_SECONDS)
     if isinstance(failure, RedisTimeoutError):
-        return StoreUnavailable(f"Redis does not answer ({told}); try again shortly.", retry_after=RETRY_SECONDS)
+        return StoreUnavailable(f"Redis does not answer ({message}); try again shortly.", retry_after=RETRY_SECONDS)
     if is_wait(failure):
-        return StoreUnavailable(f"Redis refuses commands ({told}); try again shortly.", retry_after=RETRY_SECONDS)
-    return OrchestratorError(f"Redis refused a command: {told}")
+        return StoreUnavailable(f"Redis refuses commands ({message}); try again shortly.", retry_after=RETRY_SECONDS)
+    return OrchestratorError(f"Redis refused a command: {message}")
 
 
 def is_wait(failure: BaseException) -> bool:
-    """Whether an error says that Redis is away or does not serve now, and not that a command is wrong."""
+    """Whether an error means that Redis is away or does not serve now, and not that a command is wrong."""
     # guard: redis-away-cause
     if isinstance(failure, RedisConnectionError | RedisTimeoutError | InvalidResponse):
         return True
     if not isinstance(failure, ResponseError):
         return False
-    told = told_by(failure)
-    code = _code(failure, told)
+    message = redis_message(failure)
+    code = _code(failure, message)
     # guard: redis-refusal
-    return code not in _MISTAKES and not (code in {"", "ERR"} and _MISTAKEN.search(told))
+    return code not in _MISTAKES and not (code in {"", "ERR"} and _MISTAKEN.search(message))
 
 
 def is_elsewhere(failure: BaseException) -> bool:
-    """Whether an error says that another server may have taken over: its name is to be looked up again."""
-    return isinstance(failure, ResponseError) and _code(failure, told_by(failure)) in _ELSEWHERE
+    """Whether an error means that another server may have taken over: the client must resolve the name again."""
+    return isinstance(failure, ResponseError) and _code(failure, redis_message(failure)) in _ELSEWHERE
 
 
-def told_by(failure: BaseException) -> str:
-    """Return what Redis said, without what a script or a pipeline puts around it."""
+def redis_message(failure: BaseException) -> str:
+    """Return Redis's message, without the text that a script or a pipeline puts around it."""
     text = str(failure)
-    if found := _IN_PIPELINE.fullmatch(text):
-        text = found["told"]
-    # A transaction is refused because of a command in it, whose error stands behind.
+    if match := _IN_PIPELINE.fullmatch(text):
+        text = match["message"]
+    # A refused transaction repeats the error of the command that caused it.
     text = text.removeprefix("EXECABORT ").removeprefix("Transaction discarded because of: ")
     if nested := _IN_SCRIPT.search(text):
         text = text[nested.end() :]
@@ -83,6 +83,6 @@ def told_by(failure: BaseException) -> str:
     return f"{status} {text}" if status and status not in {"ERR", "EXECABORT"} else text.removeprefix("ERR ")
 
 
-def _code(failure: RedisError, told: str) -> str:
-    found = _CODE.match(told)
-    return found[1] if found else str(getattr(failure, "status_code", None) or "")
+def _code(failure: RedisError, message: str) -> str:
+    match = _CODE.match(message)
+    return match[1] if match else str(getattr(failure, "status_code", None) or "")

@@ -1,4 +1,4 @@
-"""What Redis must let its user do, tried without a trace: at `orchestrator up` a right that lacks is told by its name.
+"""What Redis must let its user do, tested without changing anything: `orchestrator up` names each missing right.
 
 Each command is queued in a transaction that is thrown away: there Redis looks at rights and runs nothing.
 """
@@ -43,7 +43,7 @@ KEYS = (
 #: Channels that are published to, and what kombu subscribes to as a pattern: rules name that one letter for letter.
 _PUBLISHED = ("celery.pidbox", "celeryev/worker.heartbeat", "celeryev/task.received")
 _PATTERN = "celery.pidbox"
-#: A rule that is enough, for whoever makes the user.
+#: A sufficient ACL rule, shown to the operator.
 RULES = "ACL SETUSER {user} on >PASSWORD ~{prefix}* &* +@all -@admin -@dangerous"
 _NAMED = 8
 
@@ -57,7 +57,7 @@ def examine(where: Address) -> HealthWarning | None:
     with closing(connect_sync(where, name="up")) as client:
         try:
             client.ping()
-            return _told(where, list(_lacking(client, where)))
+            return _rights_warning(where, list(_lacking(client, where)))
         except AuthenticationError as failure:
             return warn("redis_login_refused", address=str(where), detail=str(failure))
         except NoPermissionError as failure:
@@ -75,7 +75,7 @@ def examine(where: Address) -> HealthWarning | None:
 
 
 def _lacking(client: Redis, where: Address) -> Iterator[str]:
-    """Yield what is refused, in words."""
+    """Yield a text for each right that is missing."""
     key = f"{where.prefix}{keys.session('probe-' + secrets.token_hex(4))}"
     probes = [[key if word == "K" else word for word in line.split()] for line in re.split(r"[\n|]", COMMANDS.strip())]
     refused = {
@@ -106,24 +106,24 @@ def _command(probe: Sequence[str]) -> str:
 def _queued(client: Redis, commands: Sequence[Sequence[str]]) -> list[Exception | None]:
     """Return why each command is refused, None where it is not. None of them is run."""
     connection: Any = client.connection_pool.get_connection()
-    found: list[Exception | None] = []
+    refusals: list[Exception | None] = []
     try:
         connection.send_packed_command(connection.pack_commands([["MULTI"], *commands, ["DISCARD"]]))
         for _ in range(len(commands) + 2):
             try:
                 connection.read_response()
-                found.append(None)
+                refusals.append(None)
             except ResponseError as failure:
                 unknown = str(failure).lower().startswith("unknown command")
-                found.append(failure if unknown or isinstance(failure, NoPermissionError) else None)
+                refusals.append(failure if unknown or isinstance(failure, NoPermissionError) else None)
     except BaseException:
         connection.disconnect()
         raise
     finally:
         client.connection_pool.release(connection)
-    if found[0] or found[-1]:
-        raise found[0] or found[-1] or RedisError()
-    return found[1:-1]
+    if refusals[0] or refusals[-1]:
+        raise refusals[0] or refusals[-1] or RedisError()
+    return refusals[1:-1]
 
 
 def _tried(client: Redis, wanted: str, where: Address) -> str | None:
@@ -149,7 +149,7 @@ def _tried(client: Redis, wanted: str, where: Address) -> str | None:
     return None
 
 
-def _told(where: Address, lacking: list[str]) -> HealthWarning | None:
+def _rights_warning(where: Address, lacking: list[str]) -> HealthWarning | None:
     if not lacking:
         return None
     named = list(dict.fromkeys(lacking))

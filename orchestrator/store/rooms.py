@@ -4,7 +4,7 @@ from orchestrator.models import Session
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
 
-#: A token is good for a quarter of an hour, and whoever joined with it at the end is looked for a while longer.
+#: A token is valid for a quarter of an hour; a user who joined with it at its end is searched for a while longer.
 ROOM_SECONDS = 1800
 
 
@@ -69,7 +69,7 @@ class SessionRooms(Base):
         await self._redis.hdel(keys.session(session_id), "refused")
 
     async def webhook(self, event_id: str, event: str, room: str, created_at: int, dropped: int) -> str:
-        """Record a webhook whose signature is verified, once. What it says moves nothing: a node looks at the room.
+        """Record a webhook with a verified signature, once. It moves no session: a node checks the room.
 
         Returns recorded, foreign (a room that is not ours, or none), replayed or stale.
         """
@@ -87,7 +87,7 @@ class SessionRooms(Base):
         )
 
     async def check_room_within(self, session_id: str, seconds: float) -> None:
-        """Have a node look at a session's room at LiveKit in a while, at the latest."""
+        """Have a node compare a session with its LiveKit room after `seconds` at the latest."""
         await self._scripts.call("check_room_within", args=[session_id, int(seconds * 1000)])
 
     @translated

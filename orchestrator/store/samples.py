@@ -6,7 +6,7 @@ import contextlib
 from orchestrator.errors import StoreUnavailable
 from orchestrator.store.loader import Scripts
 
-#: Seconds for which durations are collected before they are written: nobody who waits pays for the writing.
+#: Seconds for which durations are collected before they are written, so that no request waits for the write.
 COLLECT_SECONDS = 0.25
 
 
@@ -36,7 +36,7 @@ class Samples:
                 await self._scripts.call("observe", args=waiting)
 
     async def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining samples."""
         if self._writing:
             self._writing.cancel()
             await asyncio.gather(self._writing, return_exceptions=True)

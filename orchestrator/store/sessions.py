@@ -1,4 +1,4 @@
-"""Sessions: starting, looking, ending, and what LiveKit says of their rooms."""
+"""Sessions: starting, reading, ending, and comparing with LiveKit's rooms."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -69,9 +69,9 @@ class Sessions(Base):
         return int(await self._scripts.call("take_rate_limit", args=[what, address, network, amount, window_ms])) / 1000
 
     async def capacity(self, node: str) -> Capacity:
-        """Return whether a job that comes by a node's door would be served now."""
-        live, most, refusal, detail, shortage = await self._scripts.call("capacity", args=[node])
-        return Capacity(int(live), int(most), refusal, detail, shortage)
+        """Return whether a job that LiveKit offers to a node would be served now."""
+        live, max_sessions, refusal, detail, shortage = await self._scripts.call("capacity", args=[node])
+        return Capacity(int(live), int(max_sessions), refusal, detail, shortage)
 
     @translated
     async def keep_answer(self, idempotency_key: str, answer: str) -> None:
@@ -126,7 +126,7 @@ class Sessions(Base):
         return None if rank is None else int(rank) + 1
 
     async def end_session(self, session_id: str, status: str, reason: Reason) -> Ended | None:
-        """End a session (`ended` or `error`): its agent is told to leave, its room is deleted by the next node that
+        """End a session (`ended` or `error`): its agent must leave, its room is deleted by the next node that
         looks. Idempotent; None when unknown."""
         reply = await self._scripts.call("end_session", args=[session_id, status, reason.record()])
         if not reply:

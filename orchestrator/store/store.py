@@ -10,4 +10,4 @@ from orchestrator.store.upkeep import Upkeep
 
 
 class Store(Sessions, SessionRooms, Pool, Agents, Nodes, Measured, Upkeep):
-    """The one door to Redis. Raises `StoreUnavailable` within twice `patience` seconds when Redis does not answer."""
+    """All access to Redis. Raises `StoreUnavailable` within twice `patience` seconds when Redis does not answer."""

@@ -26,10 +26,10 @@ class Upkeep(Base):
     @translated
     async def check_schema(self) -> None:
         """Record which schema this release writes. Raises `SchemaMismatch` when it cannot share this Redis."""
-        found: dict[str, str] = await self._redis.hgetall(keys.SCHEMA)
-        if reason := schema.disagreement(found):
+        recorded: dict[str, str] = await self._redis.hgetall(keys.SCHEMA)
+        if reason := schema.disagreement(recorded):
             raise SchemaMismatch(reason)
-        if int(found.get("version", 0)) < schema.VERSION:
+        if int(recorded.get("version", 0)) < schema.VERSION:
             written = {"version": str(schema.VERSION), "readableBy": str(schema.READABLE_BY)}
             await self._redis.hset(keys.SCHEMA, mapping=written)
 

@@ -15,7 +15,7 @@ from orchestrator.errors import StoreUnavailable
 from orchestrator.settings import Settings
 from orchestrator.store.connection import connect_sync
 from orchestrator.store.keys import CELERY_QUEUE, node_queue
-from orchestrator.store.refusals import RETRY_SECONDS, is_wait, told_by
+from orchestrator.store.refusals import RETRY_SECONDS, is_wait, redis_message
 from orchestrator.task_queue import broker
 
 broker.forget_celery_variables()
@@ -151,13 +151,13 @@ def _beat(where: Address) -> dict[str, Any]:
 
 
 def waits_for_redis(failure: BaseException) -> str | None:
-    """Return in words why Redis is away or does not serve now; None when an error says something else.
+    """Return why Redis is away or does not serve now; None if the error has another cause.
 
     Celery and kombu raise the client's own errors, the system's, or theirs around them.
     """
     cause = failure.__cause__ if isinstance(failure, KombuError) and failure.__cause__ else failure
     if is_wait(cause):
-        return told_by(cause)
+        return redis_message(cause)
     if isinstance(cause, OperationalError | LimitExceeded | OSError):
         return str(cause) or type(cause).__name__
     return None

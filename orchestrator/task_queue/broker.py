@@ -41,10 +41,10 @@ class Channel(redis.Channel):
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         where: Address = self.connection.client.transport_options[ADDRESS]
         self.connection_class = self.connection_class_ssl = cast(Any, sync_connection(where))
-        found: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
+        parameters: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
         for name in ("host", "port", "socket_keepalive", "socket_keepalive_options", *where.options()):
-            found.pop(name, None)
-        return found | sync_options(where)
+            parameters.pop(name, None)
+        return parameters | sync_options(where)
 
 
 class Transport(redis.Transport):

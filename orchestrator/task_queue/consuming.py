@@ -1,4 +1,4 @@
-"""How a Celery worker waits for Redis: inside its process, for as long as it takes, and never long after it is back."""
+"""How a Celery worker waits for Redis: inside its process, without a limit, and with short pauses."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from orchestrator.store import Store
 log = logging.getLogger("orchestrator.worker.tasks")
 
 #: Seconds between two tries to reach Redis at the start, and the longest between two later; Celery's own longest is 30.
-LOOK_SECONDS, LONGEST_SECONDS = 1.0, 4.0
+RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 4.0
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc] # celery has no types
@@ -26,29 +26,29 @@ class Consumer(CeleryConsumer):  # type: ignore[misc] # celery has no types
     def ensure_connected(self, conn: Any) -> Any:
         """Return the connection once there is one, and Redis takes writes: without that nothing can be consumed."""
         conn.ensure_connection = partial(
-            conn.ensure_connection, interval_start=1, interval_step=1, interval_max=LONGEST_SECONDS
+            conn.ensure_connection, interval_start=1, interval_step=1, interval_max=MAX_RETRY_SECONDS
         )
-        found = super().ensure_connected(conn)
+        connection = super().ensure_connected(conn)
         wait_for_redis(Settings.load(), maybe_shutdown)
-        return found
+        return connection
 
 
 def wait_for_redis(settings: Settings, meanwhile: Callable[[], object] = lambda: None) -> None:
-    """Return when Redis takes writes; `meanwhile` is called again and again, and may raise."""
+    """Return when Redis takes writes; `meanwhile` is called between attempts, and may raise."""
     asyncio.run(_until_it_serves(settings.redis, meanwhile))
 
 
 async def _until_it_serves(where: Address, meanwhile: Callable[[], object]) -> None:
-    said = ""
+    logged = ""
     async with Store(where, name="worker.start", keep_seconds=1) as store:
         while True:
             try:
                 await store.take_write()
             except StoreUnavailable as failure:
-                if failure.detail != said:
+                if failure.detail != logged:
                     log.warning("the Celery worker waits: %s", failure.detail)
-                said = failure.detail
+                logged = failure.detail
             else:
                 return
             meanwhile()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)

@@ -17,27 +17,27 @@ from orchestrator.task_queue import consuming
 
 log = logging.getLogger("orchestrator.task_queue.foreign_tasks")
 
-#: What our Celery workers' names begin with.
+#: Prefix of our Celery workers' names.
 OUR_WORKERS = "node@"
 #: Seconds for which a task that is not ours is held, the first time and at most.
 FIRST_SECONDS, MOST_SECONDS = 0.3, 5.0
-#: So many are held at once. Beyond them each is given back at once, at this pace.
+#: Maximum number of held tasks, and the pause before each further one is returned at once.
 HELD, PACE_SECONDS = 500, 0.02
-#: Of so many tasks it is known how often they have come.
+#: Number of tasks whose delay is remembered.
 REMEMBERED = 5000
-#: Seconds between two searches for other apps' Celery workers, and for which what was seen counts.
-LOOK_SECONDS, NEWS_SECONDS = 15, 300
+#: Seconds between two searches for other apps' Celery workers, and for which a sighting counts.
+PING_SECONDS, NEWS_SECONDS = 15, 300
 
 
 class Sightings:
-    """What was seen of other programs, by this process. Safe in threads."""
+    """Other programs that this process has seen in the queues. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seen: dict[str, float] = {}
 
     def note(self, what: str) -> None:
-        """Note what was seen; the first time it is logged."""
+        """Note a sighting; the first of a kind is logged."""
         with self._lock:
             fresh = what not in self._seen
             self._seen[what] = time.monotonic()
@@ -47,7 +47,7 @@ class Sightings:
             log.warning("another program uses our queues: %s. Set REDIS_PREFIX, or use a database of its own", what)
 
     def news(self) -> str:
-        """Return what was seen of late, in words; '' when nothing was."""
+        """Return the recent sightings as text; '' if there are none."""
         with self._lock:
             late = time.monotonic() - NEWS_SECONDS
             self._seen = {what: at for what, at in self._seen.items() if at > late}
@@ -66,15 +66,15 @@ class Consumer(consuming.Consumer):
         self._held = 0
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Give back a task of another app, or of a newer release."""
+        """Return a task of another app, or of a newer release, to the queue."""
         self._give_back(message, f"task {self._name(message)}")
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
-        """Give back what is no task."""
+        """Return a message that is no task to the queue."""
         self._give_back(message, "a message that is no task")
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """Give back what is written as we read nothing; what claims to be ours is dropped, as Celery does."""
+        """Return a message that we cannot decode to the queue; drop it, as Celery does, if its task is ours."""
         if self._name(message) in self.strategies:
             super().on_decode_error(message, exc)
         else:
@@ -87,7 +87,7 @@ class Consumer(consuming.Consumer):
             pass
         try:  # an older protocol has it inside
             return str(message.payload["task"])[:100]
-        except Exception:  # a stranger's text: whatever its reading raises, it is no task of ours
+        except Exception:  # another program's message: whatever error it causes, it is not our task
             return "?"
 
     def _give_back(self, message: Any, what: str) -> None:
@@ -101,7 +101,7 @@ class Consumer(consuming.Consumer):
         self._waits[key] = min(MOST_SECONDS, wait * 1.5)
         if len(self._waits) > REMEMBERED:
             self._waits.popitem(last=False)
-        # As Celery holds one with a countdown: it takes no place from our own.
+        # As Celery holds a task with a countdown, so that it does not reduce our own prefetch.
         self._held += 1
         self.qos.increment_eventually()
         self.timer.call_after(wait, self._release, (message,))
@@ -115,12 +115,12 @@ class Consumer(consuming.Consumer):
         try:
             message.requeue()
         except self.connection_errors:
-            # It stays among the unacknowledged, from which the visibility time-out gives it back.
-            log.warning("a task of another program is given back when Redis is there again")
+            # It stays unacknowledged; the visibility timeout returns it to the queue.
+            log.warning("a task of another program returns to the queue when Redis answers again")
 
 
-def look_for_workers(app: Celery, stop: threading.Event) -> None:
-    """Note the Celery workers of other apps that hear our broadcasts, again and again, until it must stop."""
+def watch_for_workers(app: Celery, stop: threading.Event) -> None:
+    """Note the Celery workers of other apps that hear our broadcasts, until it must stop."""
     while True:
         try:
             for answer in app.control.ping(timeout=1.0) or []:
@@ -129,5 +129,5 @@ def look_for_workers(app: Celery, stop: threading.Event) -> None:
                         sightings.note(f"Celery worker {name}")
         except Exception as failure:  # of Redis or kombu: the next search may succeed
             log.debug("the search for other workers failed: %r", failure)
-        if stop.wait(LOOK_SECONDS):
+        if stop.wait(PING_SECONDS):
             return

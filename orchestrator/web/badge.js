@@ -1,4 +1,4 @@
-// A state, as a word beside a mark whose shape differs too: colour alone says nothing.
+// A state, as a word beside a mark whose shape differs too: colour alone is not enough.
 
 import { attribute, el, text } from "./dom.js";
 

@@ -1,4 +1,4 @@
-// What stands beside the page: one agent, or one session: its facts, what happened and when, its agents, its logs as they
+// The panel beside the page: one agent, or one session: its facts, what happened and when, its agents, its logs as they
 // are written, and stop.
 
 import { agentPanel } from "./agent.js";
@@ -42,7 +42,7 @@ export function detail(model) {
     panel.replaceChildren();
     history.replaceState(null, "", location.pathname + location.search);
     changed("");
-    // Where one came from, even when that row was drawn anew meanwhile.
+    // The element that opened the panel, even if its row was redrawn meanwhile.
     const row = document.querySelector(`[data-session="${CSS.escape(id)}"] button`);
     (back?.isConnected && back !== document.body ? back : row)?.focus();
     back = null;
@@ -84,12 +84,12 @@ function session(model, id, close, open) {
 
   async function halt() {
     const user = (model.sessions.get(id) ?? record)?.userId ?? short(id);
-    if (!(await ask(`Stop the session of ${user}?`, "Its agent leaves and its room is deleted. Whoever is in the call hears nothing more.", "Stop session"))) return;
+    if (!(await ask(`Stop the session of ${user}?`, "Its agent leaves and its room is deleted. The user hears nothing more.", "Stop session"))) return;
     const reply = await act(stop, () => post("api/session/stop", { sessionId: id }));
     if (reply) say(reply.message);
   }
 
-  /** Read the session anew; when it is asked for meanwhile, once more after that. */
+  /** Read the session again; if that is requested meanwhile, once more after that. */
   async function read() {
     if (asking) {
       again = true;

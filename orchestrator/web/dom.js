@@ -33,7 +33,7 @@ export function attribute(node, name, value) {
   if (node.getAttribute(name) !== text) node.setAttribute(name, text);
 }
 
-/** Set a node's text; writes only what differs, so that nothing is announced or laid out anew for no reason. */
+/** Set a node's text; writes only what differs, so that nothing is announced or laid out again for no reason. */
 export function text(node, value) {
   // guard: page-text
   const wanted = oneLine(String(value ?? ""));

@@ -66,7 +66,7 @@ export function logs(path, ended) {
   let over = false;
   let stream = null;
   let place = "";
-  // A browser opens six connections to one api: a tab that nobody looks at leaves this one to others, and goes on later.
+  // A browser opens six connections to one api: a hidden tab leaves this one to others, and continues later.
   function resume() {
     if (document.hidden) {
       place = stream?.place ?? place;

@@ -108,7 +108,7 @@ byId("login").addEventListener("submit", async (event) => {
   token.set(byId("token").value.trim());
   button.disabled = true;
   try {
-    // Health needs no token, this does: a wrong one is told here, not by a stream that never opens.
+    // Health needs no token, this does: a wrong one is reported here, not by a stream that never opens.
     await get("api/status");
     byId("token").value = "";
     open();
@@ -121,7 +121,7 @@ byId("login").addEventListener("submit", async (event) => {
   }
 });
 byId("leave").addEventListener("click", () => lock());
-// Ages go on; what is stale stands still.
+// Ages advance; stale data does not change.
 setInterval(() => {
   link.tick();
   if (views && link.live && stream) each((view) => view.tick?.());

@@ -1,4 +1,4 @@
-// The parts that everything stands on: Redis, LiveKit, Celery, beat, the nodes.
+// The parts that everything depends on: Redis, LiveKit, Celery, beat, the nodes.
 
 import { act, ask, say } from "./ask.js";
 import { post } from "./api.js";

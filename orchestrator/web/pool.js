@@ -50,7 +50,7 @@ function sizeForm(model) {
   return {
     node,
     draw(now) {
-      // What somebody has typed stays, until the target really changes.
+      // A typed value stays until the target really changes.
       if (now !== target && document.activeElement !== input) input.value = now;
       target = now;
     },

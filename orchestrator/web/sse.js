@@ -35,7 +35,7 @@ export function follow(connect, on, { silence = 40_000, first = silence, last = 
         if (failure.final) return "refused";
         wait = (failure.retryAfter ?? 0) * 1000;
       }
-      if (failures >= attempts) return "given up";
+      if (failures >= attempts) return "given_up";
       if (!closed) await nap(Math.max(wait, Math.min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE)));
     }
     return "closed";

@@ -4,7 +4,7 @@ import { Refused, request } from "./api.js";
 import { follow as followStream } from "./sse.js";
 
 /**
- * Follow a stream of the api as sse.js does. `on.locked(failure)` when a token is needed; `on.lost(failure)` is told what
+ * Follow a stream of the api as sse.js does. `on.locked(failure)` when a token is needed; `on.lost(failure)` gets what
  * the api said: what a browser says of a connection that broke is for its makers.
  */
 export function follow(path, on, options) {

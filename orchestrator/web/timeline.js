@@ -1,4 +1,4 @@
-// What happened to a session: drawn along an axis of time, and told line by line.
+// What happened to a session: drawn along an axis of time, and listed line by line.
 
 import { attribute, el, rows, svg, text } from "./dom.js";
 import { duration, full, measured } from "./format.js";
@@ -19,7 +19,7 @@ export function timeline(model, open) {
     draw(record, brief) {
       const events = (record.events ?? []).filter((event) => !event.toldNext);
       const end = LIVE.has(brief.status) ? model.age(brief) : Math.max(brief.timings.ended ?? 0, events.at(-1)?.at ?? 0);
-      attribute(picture, "aria-label", `${duration(end)} in all; the list below tells what happened`);
+      attribute(picture, "aria-label", `${duration(end)} in all; the list below says what happened`);
       picture.replaceChildren(...paint(events, Math.max(end, 0.001)));
       const agents = new Map((record.agents ?? []).map((agent) => [agent.agentId, agent]));
       const begun = Date.parse(record.createdAt);
@@ -63,7 +63,7 @@ function paint(events, end) {
 
 function eventRow(open) {
   const [at, words] = [el("time"), el("span")];
-  // Whose boot failed is told where that is the reason: its log is no part of the session's.
+  // The agent whose boot failed is named where that is the reason: its log is not part of the session's.
   let failed = "";
   const log = el("button", { type: "button", class: "small", hidden: true, on: { click: () => open(failed, "agent") } }, "Its log");
   const node = el("li", {}, at, el("span", { class: "mark", "aria-hidden": "true" }), el("span", {}, words, " ", log));

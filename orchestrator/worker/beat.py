@@ -1,4 +1,4 @@
-"""Beat's scheduler: redbeat's, which makes up for a beat that was gone, and for a Redis that lost the schedule.
+"""Beat's scheduler: redbeat's, which recovers from a beat that was down, and from a Redis that lost the schedule.
 
 States: waits (for Redis, or for the beat that leads) → leads → waits again when Redis is away or its lock has run out.
 Redbeat itself ends the process in each of these cases; a Redis that is away is no failure of this program.
@@ -22,7 +22,7 @@ log = logging.getLogger("orchestrator.worker.beat")
 #: Seconds between two tries to reach Redis, and between two tries to lead.
 WAIT_SECONDS = 1.0
 
-# It blocks at the start, until it has the lock or, for good, Redis is away.
+# It blocks at the start until it has the lock; while Redis is away, for ever.
 beat_init.disconnect(acquire_distributed_beat_lock)
 
 
@@ -47,7 +47,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc] # redbeat has no types
             pause = self._tick(*args, **kwargs)
         except LockError as failure:
             # Redis was away for longer than the lock holds, or has lost it.
-            log.warning("this beat leads no more: %s", failure)
+            log.warning("this beat no longer leads: %s", failure)
             self._leads, self.lock = False, None
             return WAIT_SECONDS
         except Exception as failure:
@@ -62,10 +62,10 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc] # redbeat has no types
     def _tick(self, *args: Any, **kwargs: Any) -> Any:
         # guard: refill-at-start
         if not self._leads:
-            # How long there was no beat is not known: the first refill does not wait for its turn.
+            # Beat may have been down for long: the first refill does not wait for its interval.
             self.app.send_task(REFILL, expires=25)
             self._leads = True
-            log.info("this beat leads; a refill is asked for")
+            log.info("this beat leads; a refill is requested")
         if not self._written or not get_redis(self.app).exists(self.app.redbeat_conf.schedule_key):
             # guard: schedule-again
             self.setup_schedule()
@@ -93,16 +93,16 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc] # redbeat has no types
         self._trouble = trouble
 
     def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
-        """Send one task, and note when."""
+        """Send one task, and record the time."""
         sent = super().apply_async(entry, *args, **kwargs)
         get_redis(self.app).hset(self._ticks, entry.name, int(time.time()))
         return sent
 
     def close(self) -> None:
-        """Give the lock back; where Redis is away it runs out."""
+        """Release the lock; if Redis is away, it expires."""
         try:
             super().close()
         except Exception as failure:
             if waits_for_redis(failure) is None and not isinstance(failure, LockError):
                 raise
-            log.info("the lock is not given back: %s", failure)
+            log.info("the lock is not released: %s", failure)

@@ -7,7 +7,7 @@ claim or the spawn → `processes` finds a record without a process, or a proces
 import logging
 
 from orchestrator import faults
-from orchestrator.errors import BootElsewhere, GivenUp, OrchestratorError, SpawnFailed
+from orchestrator.errors import BootElsewhere, OrchestratorError, SpawnAbandoned, SpawnFailed
 from orchestrator.host.protocol import Process
 from orchestrator.reasons import Reason, because
 from orchestrator.settings import Settings
@@ -24,21 +24,21 @@ class Boots:
 
     def __init__(self, settings: Settings, store: Store, link: HostLink, logs: LogShipper) -> None:
         self._settings, self._store, self._link, self._logs = settings, store, link, logs
-        #: Agents that are being claimed or spawned now: they have no process yet, and that is no fault.
+        #: Agents that are being claimed or spawned now: they have no process yet.
         self.booting: set[str] = set()
 
     async def boot(self, agent_id: str, *, anywhere: bool = False) -> None:
         """Start one announced agent and return when it is warm.
 
         Raises:
-            BootElsewhere: `anywhere`, and another node is to boot it.
+            BootElsewhere: `anywhere` is set, and another node should boot it.
             SpawnFailed: with the cause; the agent's record is closed and its process is being stopped.
         """
         self.booting.add(agent_id)
         try:
             claim, where = await self._store.claim_agent(agent_id, self._settings.node_id, anywhere=anywhere)
             if claim == "gone":
-                raise GivenUp
+                raise SpawnAbandoned
             if claim == "elsewhere":
                 raise BootElsewhere(where)
             if claim == "claimed":
@@ -46,7 +46,7 @@ class Boots:
                 await self._spawn(agent_id)
         finally:
             self.booting.discard(agent_id)
-        # The deadline of the boot is kept in Redis; a little later it has been acted on.
+        # Redis enforces the boot deadline; wait slightly longer for its outcome.
         patience = self._settings.boot_timeout_seconds + 5
         outcome = await self._store.wait_boot(agent_id, patience)
         if outcome != "ready":
@@ -71,9 +71,9 @@ class Boots:
         )
 
     async def for_session(self, session_id: str, agent_id: str, *, announce: bool, anywhere: bool) -> bool:
-        """Boot an agent for a waiting session; False when it waits no more. Raises `SpawnFailed`, `BootElsewhere`.
+        """Boot an agent for a waiting session; False if it no longer waits. Raises `SpawnFailed`, `BootElsewhere`.
 
-        `announce`: the agent is one that replaces another, and is not announced yet.
+        `announce`: announce the agent first, because it replaces another one.
         """
         session = await self._store.session(session_id)
         if session is None or session.status is not SessionState.STARTING:
@@ -85,8 +85,8 @@ class Boots:
             return False
         try:
             await self.boot(agent_id, anywhere=anywhere)
-        except GivenUp:
-            return False  # giving it up has asked for a refill, which makes up for it
+        except SpawnAbandoned:
+            return False  # the recorded exit has requested a refill, which replaces it
         return True
 
     async def fail_session(self, session_id: str, reason: Reason) -> None:
@@ -98,6 +98,6 @@ class Boots:
 
 
 def given_up_after(attempts: int, failure: OrchestratorError) -> Reason:
-    """Return the reason of a session for which no agent was booted in so many attempts."""
-    found = failure.reason if isinstance(failure, SpawnFailed) else None
-    return (found or because("not_spawned", detail=failure.detail)).of(attempts=attempts)
+    """Return the reason of a session for which no agent booted in `attempts` attempts."""
+    reason = failure.reason if isinstance(failure, SpawnFailed) else None
+    return (reason or because("not_spawned", detail=failure.detail)).of(attempts=attempts)

@@ -1,4 +1,4 @@
-"""Proves that the Celery worker consumes: a task that this node sends to its own queue again and again.
+"""Proves that the Celery worker consumes: this node regularly sends a task to its own queue.
 
 A Celery worker may hang in a connection to the broker that is long dead. Then no canary comes through, and the process
 ends itself; supervisord restarts it, and agents do not notice.
@@ -29,7 +29,7 @@ class Canary:
         self._seen_at = clock.monotonic()
         self._sent = False
 
-    def seen(self) -> None:
+    def note(self) -> None:
         """Note that a task came through the queue. Safe in any thread."""
         self._seen_at = self._clock.monotonic()
 
@@ -39,16 +39,16 @@ class Canary:
         return self._clock.monotonic() - self._seen_at
 
     async def send(self) -> None:
-        """Queue the next one, unless none has come through for so long that this process must end."""
+        """Queue the next one, or end this process if none has come through for too long."""
         try:
             await self._store.take_write()
         except StoreUnavailable:
-            self.seen()  # while Redis is away none can come through
+            self.note()  # while Redis is away none can come through
             raise
         silent = self.age
         if silent > WEDGED_SECONDS and self._sent:
             log.critical("the Celery worker has consumed nothing for %.0f s: it ends and will be restarted", silent)
             self._end_process(1)
-        self._sent = False  # one that the queue did not take says nothing about who consumes
+        self._sent = False  # a canary that was not queued proves nothing about the consumer
         await asyncio.to_thread(self._send)
         self._sent = True

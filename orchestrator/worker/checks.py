@@ -15,7 +15,7 @@ from orchestrator.worker.stops import Stops
 
 log = logging.getLogger("orchestrator.worker.checks")
 
-#: Examines one agent's process; its private memory may have so many bytes.
+#: Examines one agent's process; the number is the limit of its private memory in bytes.
 Examine = Callable[[Agent, int], Finding]
 
 

@@ -1,4 +1,4 @@
-"""Acts on missed deadlines: the store decides, and this does what is left to do outside Redis."""
+"""Acts on missed deadlines: the store decides, and this does the actions outside Redis."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ class Deadlines:
         self._reconciler, self._background = reconciler, background
 
     async def enforce(self) -> None:
-        """Have the store act on the deadlines that are over, and begin what that asks for."""
+        """Have the store act on the deadlines that are over, and start the actions that it returns."""
         actions = await self._store.process_deadlines()
         if actions:
             faults.hit("watch.after_due")
@@ -53,7 +53,7 @@ class Deadlines:
             case "refill":
                 await self._refill()
             case "look" if self._reconciler:
-                await self._reconciler.look(action.id)
+                await self._reconciler.reconcile(action.id)
             case "room" if self._reconciler:
                 await self._reconciler.make(action.id)
             case "reconcile" if self._reconciler:

@@ -1,4 +1,4 @@
-"""Records how agents of this node ended, and has their sessions given another agent or ended.
+"""Records how agents of this node ended, and gives their sessions another agent or ends them.
 
 Failure cases: Redis gone → the death is not acknowledged and the connection is closed: the host reports the death
 again at the next hello; this process killed in between → the same.
@@ -20,7 +20,7 @@ from orchestrator.worker.log_shipper import LogShipper
 log = logging.getLogger("orchestrator.worker.deaths")
 
 
-class Deaths:
+class DeathRecorder:
     """The deaths of one node's agents."""
 
     def __init__(self, store: Store, link: HostLink, logs: LogShipper, may_live: MayLive) -> None:
@@ -53,16 +53,16 @@ class Deaths:
             await self._link.client.acknowledge(death.agent_id)
 
     async def _failed_boot(self, death: Death) -> tuple[Reason, Exit]:
-        # Its last line is the reason that a waiting session is given.
+        # Its last line becomes the reason of a waiting session.
         await self._ship_last_lines(death)
         last = self._logs.last_line(death.agent_id)
         reason = death.reason.within("boot_error").of(**({"detail": last} if last else {}))
-        return death.reason, await self._store.record_exit(death.agent_id, reason, *_seen(death))
+        return death.reason, await self._store.record_exit(death.agent_id, reason, *_exit_status(death))
 
     async def _died(self, death: Death, agent: Agent | None) -> tuple[Reason, Exit]:
-        # A user may be on the line: whatever can wait until another agent is on its way, does.
-        cause = (agent and agent.reason) or death.reason  # why it was stopped says more than the signal that did it
-        result = await self._store.record_exit(death.agent_id, cause, *_seen(death))
+        # A user may be in the call: record the death first, and ship the last lines after the next agent is on its way.
+        cause = (agent and agent.reason) or death.reason  # the stop reason is more informative than the signal
+        result = await self._store.record_exit(death.agent_id, cause, *_exit_status(death))
         if result.outcome == "replaced" and result.session_id:
             await pass_over_the_dead(self._store, result.session_id, self._may_live)
         await self._ship_last_lines(death)
@@ -72,5 +72,5 @@ class Deaths:
         await self._logs.finish(death.agent_id, f"[agent {death.reason.text}]")
 
 
-def _seen(death: Death) -> tuple[int | None, int | None, int | None]:
+def _exit_status(death: Death) -> tuple[int | None, int | None, int | None]:
     return death.exit_code, death.signal, death.peak_memory_kib

@@ -1,4 +1,4 @@
-"""Whether this node drains, and what follows for its Celery worker: it takes no task from the shared queue then."""
+"""Whether this node drains. While it does, its Celery worker takes no task from the shared queue."""
 
 import asyncio
 import logging
@@ -17,8 +17,8 @@ class DrainWatch:
         self._node, self._store, self._queue, self._background = node, store, queue, background
         self.draining = False
 
-    async def look(self) -> None:
-        """Ask the store, and switch the shared queue off or on when that has changed."""
+    async def update(self) -> None:
+        """Read whether the node drains, and switch the shared queue off or on if that has changed."""
         draining = self._node in await self._store.draining()
         if draining is self.draining:
             return

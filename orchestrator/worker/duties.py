@@ -1,4 +1,4 @@
-"""Small duties that every node does again and again: LiveKit's probe, the alerts, the rewrite of Redis's file."""
+"""Periodic duties of every node: LiveKit's probe, the alerts, the rewrite of Redis's file."""
 
 import logging
 import os
@@ -14,13 +14,13 @@ log = logging.getLogger("orchestrator.worker.duties")
 PROBE_SECONDS = 3.0
 ALERT_SECONDS = 1.0
 REWRITE_SECONDS = 60.0
-#: The embedded Valkey's append-only file is rewritten so often, unless REDIS_REWRITE_SECONDS says otherwise: what is
-#: deleted is gone from the disk well within an hour.
+#: Seconds between rewrites of the embedded Valkey's append-only file, unless REDIS_REWRITE_SECONDS is set: deleted data
+#: leaves the disk well within an hour.
 EMBEDDED_REWRITE_SECONDS = 1200.0
 
 
 class LiveKitProbe:
-    """Tells the store whether LiveKit answers: no session is started while it does not."""
+    """Reports to the store whether LiveKit answers: no session is started while it does not."""
 
     def __init__(self, store: Store, rooms: Rooms | None) -> None:
         self._store, self._rooms = store, rooms
@@ -35,14 +35,14 @@ class LiveKitProbe:
 
 
 class AlertWatch:
-    """Sends the operator's webhook a message when something begins to be wrong, and when it is well again."""
+    """Sends the operator's webhook a message when a problem begins, and when it is over."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._wrong: set[str] = set()
 
-    async def look(self) -> None:
-        """Look at every alert; one that has begun is logged."""
+    async def check(self) -> None:
+        """Check every alert; log those that have begun."""
         wrong = set(await self._store.check_alerts())
         for name in wrong - self._wrong:
             log.warning("alert: %s", name)
@@ -50,7 +50,7 @@ class AlertWatch:
 
 
 class FileRewrite:
-    """Has Redis rewrite its append-only file, so that what is deleted leaves the disk."""
+    """Has Redis rewrite its append-only file, so that deleted data leaves the disk."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings, self._store = settings, store
@@ -58,16 +58,16 @@ class FileRewrite:
     @property
     def every_seconds(self) -> float:
         """Seconds between two rewrites; 0: the file is not rewritten from here."""
-        if (given := self._settings.redis_rewrite_seconds) is not None:
-            return given
+        if (seconds := self._settings.redis_rewrite_seconds) is not None:
+            return seconds
         return EMBEDDED_REWRITE_SECONDS if os.environ.get("EMBEDDED_VALKEY") == "true" else 0.0
 
     async def rewrite(self) -> None:
         """Have the file rewritten when that is due."""
         try:
             if await self._store.rewrite_log(self.every_seconds):
-                log.info("the append-only file is rewritten without what is deleted")
+                log.info("the append-only file is rewritten without deleted data")
         except StoreUnavailable:
             raise
         except OrchestratorError as failure:
-            log.warning("the append-only file is not rewritten, so what is deleted stays in it: %s", failure.detail)
+            log.warning("the append-only file is not rewritten, so deleted data stays in it: %s", failure.detail)

@@ -1,6 +1,6 @@
-"""Looks at agent processes from outside: zombie, wrong start time, too large. Silence is a deadline in Redis.
+"""Examines agent processes from outside: zombie, wrong start time, too large. Silence is a deadline in Redis.
 
-What is measured is the process that the agent host has started and all below it: it may be a wrapper of the agent's.
+It measures the process that the agent host has started and its descendants: the process may be a wrapper.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from orchestrator.reasons import Reason, because
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one look at an agent showed. Memory in bytes; `fault` None when it is fit."""
+    """The result of one examination of an agent. Memory in bytes; `fault` is None for a healthy agent."""
 
     fault: Reason | None
     memory: int = 0
@@ -36,7 +36,7 @@ def examine(agent: Agent, memory_limit: int) -> Finding:
         process = psutil.Process(agent.pid)
         finding = _measure(process)
         for descendant in process.children(recursive=True):
-            with contextlib.suppress(psutil.Error):  # it has ended, as it may
+            with contextlib.suppress(psutil.Error):  # it has ended
                 more = _measure(descendant)
                 finding = Finding(
                     None, finding.memory + more.memory, finding.cpu_seconds + more.cpu_seconds,

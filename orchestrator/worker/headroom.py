@@ -14,16 +14,16 @@ DISK_BYTES = 1 << 20
 
 
 class Headroom:
-    """What one node has left."""
+    """The free memory and disk of one node."""
 
     def __init__(self, settings: Settings, free_bytes: Callable[[], int | None] = headroom_bytes) -> None:
         self._settings, self._free_bytes = settings, free_bytes
-        #: Why no agent can be started here, at the last look; '' when one can.
-        self.shortage = self.look()
+        #: Why no agent can be started here, when last measured; '' when one can.
+        self.shortage = self.measure()
 
-    def look(self) -> str:
-        """Look again, and return `shortage`."""
-        self.shortage = self._memory() or self._disk()
+    def measure(self) -> str:
+        """Measure again, and return `shortage`."""
+        self.shortage = self._memory_shortage() or self._disk_shortage()
         return self.shortage
 
     def spare_bytes(self) -> int | None:
@@ -31,16 +31,16 @@ class Headroom:
         free = self._free_bytes()
         return None if free is None else free - (self._settings.memory_headroom_mb << 20)
 
-    def _disk(self) -> str:
-        # An agent that cannot write its record is not found by the host that is started next.
+    def _disk_shortage(self) -> str:
+        # The next host cannot find an agent that could not write its record.
         with contextlib.suppress(OSError):
-            found = os.statvfs(self._settings.run_dir)
-            free = found.f_bavail * found.f_frsize
-            if found.f_blocks and free < DISK_BYTES:
+            disk = os.statvfs(self._settings.run_dir)
+            free = disk.f_bavail * disk.f_frsize
+            if disk.f_blocks and free < DISK_BYTES:
                 return f"the disk of RUN_DIR={self._settings.run_dir} is full: {free >> 10} KiB are free"
         return ""
 
-    def _memory(self) -> str:
+    def _memory_shortage(self) -> str:
         floor, free = self._settings.memory_headroom_mb, self._free_bytes()
         # guard: memory-floor
         if not floor or free is None or free >= floor << 20:
@@ -49,14 +49,14 @@ class Headroom:
 
 
 class HeadroomReport:
-    """Tells the store whether this node can start an agent."""
+    """Reports to the store whether this node can start an agent."""
 
     def __init__(self, node: str, store: Store, headroom: Headroom, refill: Callable[[], None]) -> None:
         self._node, self._store, self._headroom, self._refill = node, store, headroom, refill
 
     async def report(self) -> None:
-        """Say whether there is room for one more agent; where there is, the waiting line is served."""
-        before, now = self._headroom.shortage, self._headroom.look()
+        """Report whether this node can start one more agent, and admit waiting sessions."""
+        before, now = self._headroom.shortage, self._headroom.measure()
         await self._store.report_memory(self._node, now, hold_seconds=int(3 * MEMORY_SECONDS))
         await self._store.admit_waiting()
         if before and not now:

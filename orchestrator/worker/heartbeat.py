@@ -1,4 +1,4 @@
-"""Says once a second that this node lives and how it is, and notices another node of the same name."""
+"""Reports once a second that this node lives, with its state, and detects another node of the same name."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ from orchestrator.worker.set_up import SetUp
 
 log = logging.getLogger("orchestrator.worker.heartbeat")
 
-#: Beats by another life in a row after which two nodes have one name.
+#: Consecutive beats of another incarnation after which two nodes share one id.
 TWIN_BEATS = 2
 
 
@@ -64,10 +64,10 @@ class Heartbeat(LoopService):
         """Beat once."""
         settings = self._settings
         before = await self._store.beat_node(settings.node_id, self._fields(), NODE_TTL_SECONDS)
-        # This node's own last life is seen once; another node's again and again.
+        # Our previous incarnation shows up once; another node with our id shows up on every beat.
         self._twins = self._twins + 1 if before not in {None, self._life} else 0
         if self._twins == TWIN_BEATS:
-            log.critical("another node calls itself %s too: give each a NODE_ID of its own", settings.node_id)
+            log.critical("another node has the id %s too: give each node its own NODE_ID", settings.node_id)
 
     def _fields(self) -> dict[str, str | int]:
         settings = self._settings

@@ -31,7 +31,7 @@ class HostLink:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._usable = asyncio.Event()
-        #: The connection, from before its first hello.
+        #: The connection, already set before its first hello.
         self.client: HostClient | None = None
 
     @property
@@ -41,7 +41,7 @@ class HostLink:
 
     @property
     def warning(self) -> str:
-        """What is wrong with the host, in words; '' when nothing is."""
+        """What is wrong with the host; '' when nothing is."""
         return self.client.warning if self.client else ""
 
     async def host(self) -> HostClient:
@@ -54,7 +54,7 @@ class HostLink:
         return self.client
 
     async def hello(self, client: HostClient) -> tuple[list[Process], list[Death]]:
-        """Ask the host what lives and what died. One that hangs is killed."""
+        """Ask the host for living agents and deaths. A host that hangs is killed."""
         try:
             return await client.hello()
         except HostSilent as failure:
@@ -64,7 +64,7 @@ class HostLink:
             raise
 
     def use(self) -> None:
-        """Say that the connection may be used."""
+        """Mark the connection as usable."""
         self._usable.set()
 
     async def drop(self) -> None:
@@ -115,6 +115,6 @@ class HostWatch(LoopService):
             await self._clock.sleep(RECONNECT_SECONDS)
 
     async def stop(self) -> None:
-        """Stop, and close the connection; agents go on."""
+        """Stop, and close the connection; agents keep running."""
         await super().stop()
         await self._link.drop()

@@ -9,11 +9,11 @@ CHUNK = 262_144
 LINE = 4_000
 #: Bytes that LINE characters may have.
 LINE_BYTES = 4 * LINE
-#: Escape sequences of terminals; then all that is left of control characters, C1 and line separators too.
+#: Terminals' escape sequences; then the remaining control characters, including C1 and line separators.
 _ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-Z\\^-~]")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
-#: Returns up to so many bytes of a file from an offset, and the length of the file.
+#: Returns up to a number of bytes of a file from an offset, and the length of the file.
 Read = Callable[[int, int], tuple[bytes, int]]
 
 
@@ -29,7 +29,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The next lines of a file, and how far it is read when they are kept."""
+    """The next lines of a file, and the progress once they are stored."""
 
     lines: list[str]
     counted: int  #: lines that count against the rate
@@ -37,9 +37,9 @@ class Chunk:
 
 
 def next_chunk(progress: Progress, read: Read, most: int, *, final: bool) -> Chunk:
-    """Return the next lines of a file, `most` at most: the newest, with a line that says what is missing.
+    """Return the next lines of a file, `most` at most: the newest, with a line about what is missing.
 
-    `final`: the agent will write no more, so an unfinished line is a whole one.
+    `final`: the agent writes no more, so an unfinished line counts as whole.
     """
     lines, data, now = _next_bytes(progress, read)
     end = len(data) if final else data.rfind(b"\n") + 1
@@ -73,7 +73,7 @@ def _next_bytes(progress: Progress, read: Read) -> tuple[list[bytes], bytes, Pro
         offset, skipping = length - CHUNK, True
         data, _ = read(offset, CHUNK)
     if skipping and data:
-        # Without a newline all of it belongs to the line that is skipped.
+        # Without a newline all of it belongs to the skipped line.
         end_of_line = data.find(b"\n") + 1
         offset += end_of_line or len(data)
         data, skipping = (data[end_of_line:], False) if end_of_line else (b"", True)
@@ -81,6 +81,6 @@ def _next_bytes(progress: Progress, read: Read) -> tuple[list[bytes], bytes, Pro
 
 
 def clean(line: bytes) -> str:
-    """Return a line as text that is one line wherever it is shown, and no longer than LINE."""
+    """Return a line as printable text on one line, no longer than LINE."""
     # guard: shipped-line
     return _CONTROL.sub("", _ESCAPE.sub("", line[:LINE_BYTES].decode(errors="replace")))[:LINE]

@@ -4,7 +4,7 @@ An agent writes to a file, never to a pipe: a pipe fills up and blocks, and brea
 per node follows all files, for Python agents and plain command lines alike, crashes included.
 
 Failure cases: Redis gone → nothing moves, the newest part is shipped later; an agent that floods → its newest lines
-and a line that says what is missing; a line without an end → its beginning; a file that the host has cut → it is read
+and a line about what is missing; a line without an end → its beginning; a file that the host has cut → it is read
 from its beginning.
 """
 
@@ -30,7 +30,7 @@ class _File:
     progress: Progress | None = None  #: None: where the last shipper stopped is not known yet
     lines: float = LINES_PER_SECOND  #: that may be shipped now
     refilled: float = 0.0
-    #: A death is shipped beside the regular turn, and each must see how far the other has come.
+    #: A dead agent's last lines are shipped concurrently with the regular round; each needs the other's progress.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -50,7 +50,7 @@ class LogShipper:
         """Ship what was added to every followed file. Raises `StoreUnavailable`; nothing is skipped then."""
         for agent_id, file in list(self._files.items()):
             async with file.lock:
-                # An agent that died meanwhile has had its last lines shipped, and a closing one.
+                # An agent that died meanwhile has its last lines and a closing line shipped already.
                 if self._files.get(agent_id) is file:
                     await self._ship(agent_id, file, final=False)
 

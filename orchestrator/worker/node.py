@@ -1,9 +1,9 @@
 """The services of a node that run beside its Celery worker, put together.
 
-Failure cases: host gone → requests fail with HostUnavailable and tasks retry; Redis gone → the services go on and
+Failure cases: host gone → requests fail with HostUnavailable and tasks retry; Redis gone → the services continue and
 catch up (deaths stay unacknowledged in the host until they are recorded); Redis back empty → the living register,
-then the store is set up again; this process killed → the next one hears from the host what lives and what died
-meanwhile.
+then the store is set up again; this process killed → the next one gets the living agents and the deaths
+from the host.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from orchestrator.worker.canary import CANARY_SECONDS, Canary
 from orchestrator.worker.checks import Checks, Examine
 from orchestrator.worker.clean_up import CLEAN_UP_SECONDS, CleanUp
 from orchestrator.worker.deadlines import DEADLINE_SECONDS, Deadlines
-from orchestrator.worker.deaths import Deaths
+from orchestrator.worker.deaths import DeathRecorder
 from orchestrator.worker.drain_watch import DrainWatch
 from orchestrator.worker.duties import (
     ALERT_SECONDS,
@@ -107,7 +107,7 @@ class Node:
         self._services = [*self._host_services(machine), self.pool, *self._periodic()]
 
     def _host_services(self, machine: Machine) -> list[Service]:
-        """Return what needs the agent host or tells the others of it."""
+        """Return the services that need the agent host or report its state."""
         settings, store, clock = self._settings, self._store, self._clock
         set_up = SetUp(
             settings, store, clock, link=self._link, before_starts=self._before_starts, refill=self.pool.refill_soon,
@@ -116,7 +116,7 @@ class Node:
         heartbeat = Heartbeat(
             settings, store, clock, link=self._link, headroom=self._headroom, canary=self.canary, set_up=set_up
         )
-        deaths = Deaths(store, self._link, self._logs, machine.may_live)
+        deaths = DeathRecorder(store, self._link, self._logs, machine.may_live)
         processes = Processes(settings, store, clock, link=self._link, deaths=deaths, boots=self.boots, logs=self._logs)
 
         def connected() -> None:
@@ -127,7 +127,7 @@ class Node:
             self._link, machine.connect, clock,
             on_death=deaths.on_death, compare=processes.compare, on_connected=connected,
         )  # fmt: skip
-        compare = Periodic("the comparison of processes", COMPARE_SECONDS, processes.look, clock)
+        compare = Periodic("the comparison of processes", COMPARE_SECONDS, processes.compare_if_connected, clock)
         return [self._background, watch, heartbeat, compare]
 
     def _periodic(self) -> list[Service]:
@@ -135,14 +135,14 @@ class Node:
         rounds = [
             ("the shipping of logs", SHIP_SECONDS, self._logs.ship_all),
             ("the enforcement of deadlines", DEADLINE_SECONDS, self._deadlines.enforce),
-            ("the look for a drain", DEADLINE_SECONDS, self._drain.look),
+            ("the check for a drain", DEADLINE_SECONDS, self._drain.update),
             ("the clean-up", CLEAN_UP_SECONDS, self.clean_up.run),
             ("the report of memory", MEMORY_SECONDS, self._report.report),
             ("the probe of LiveKit", PROBE_SECONDS, self._probe.probe),
             ("the canary", CANARY_SECONDS, self.canary.send),
         ]
         if settings.alert_webhook_url:
-            rounds.append(("the look for alerts", ALERT_SECONDS, AlertWatch(self._store).look))
+            rounds.append(("the check for alerts", ALERT_SECONDS, AlertWatch(self._store).check))
         rewrite = FileRewrite(settings, self._store)
         if every := rewrite.every_seconds:
             rounds.append(("the rewrite of Redis's file", min(REWRITE_SECONDS, every), rewrite.rewrite))
@@ -167,7 +167,7 @@ class Node:
             service.start()
 
     async def stop(self) -> None:
-        """Stop every service, in reverse order, and say that this node is gone; agents go on."""
+        """Stop every service, in reverse order, and report that this node is gone; agents keep running."""
         for service in reversed(self._services):
             await service.stop()
         with contextlib.suppress(StoreUnavailable):

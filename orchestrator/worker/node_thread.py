@@ -36,7 +36,7 @@ class NodeThread:
             raise OrchestratorError("the node's event loop did not start")
 
     def stop(self) -> None:
-        """Stop the services and the loop; agents go on."""
+        """Stop the services and the loop; agents keep running."""
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(_STOP_SECONDS)
 
@@ -49,9 +49,9 @@ class NodeThread:
             future.cancel()
             raise OrchestratorError(f"a task did not finish within {timeout:.0f} s") from None
 
-    def canary_seen(self) -> None:
+    def note_canary(self) -> None:
         """Note that a task came through the queue."""
-        self._node.canary.seen()
+        self._node.canary.note()
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)

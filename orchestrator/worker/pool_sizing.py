@@ -41,8 +41,8 @@ def _room(reading: Reading) -> int | None:
     checks = reading.health_checks.values()
     sizes = [check.memory_bytes for check in checks if check.memory_bytes is not None]
     # A node that is short takes nothing away from the others.
-    spare = [max(0, node.spare_bytes) for node in reading.nodes.values() if node.spare_bytes is not None]
-    if not spare or not any(sizes):
+    spare_bytes = [max(0, node.spare_bytes) for node in reading.nodes.values() if node.spare_bytes is not None]
+    if not spare_bytes or not any(sizes):
         return None
     warm = sum(agent.state is AgentState.READY for agent in reading.agents)
-    return max(0, warm + int(sum(spare) / (sum(sizes) / len(sizes))))
+    return max(0, warm + int(sum(spare_bytes) / (sum(sizes) / len(sizes))))

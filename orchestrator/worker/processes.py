@@ -15,7 +15,7 @@ from orchestrator.settings import Settings
 from orchestrator.states import AgentState
 from orchestrator.store import Store
 from orchestrator.worker.boots import Boots
-from orchestrator.worker.deaths import Deaths
+from orchestrator.worker.deaths import DeathRecorder
 from orchestrator.worker.host_link import HostLink
 from orchestrator.worker.log_shipper import LogShipper
 
@@ -36,7 +36,7 @@ class Processes:
         clock: Clock,
         *,
         link: HostLink,
-        deaths: Deaths,
+        deaths: DeathRecorder,
         boots: Boots,
         logs: LogShipper,
     ) -> None:
@@ -45,7 +45,7 @@ class Processes:
         #: Living processes without a record, with the time at which each was first seen.
         self._strangers: dict[str, float] = {}
 
-    async def look(self) -> None:
+    async def compare_if_connected(self) -> None:
         """Compare, if the host is connected."""
         if self._link.client and self._link.connected:
             await self.compare(self._link.client)

@@ -35,7 +35,7 @@ class Reconciler:
     def __init__(self, store: Store, rooms: Rooms, longest: float) -> None:
         self._store, self._rooms, self._longest = store, rooms, longest
 
-    async def look(self, session_id: str) -> None:
+    async def reconcile(self, session_id: str) -> None:
         """Compare one session with its room."""
         session = await self._store.session(session_id)
         if session is None or not (session.status in _BOUND or _to_delete(session)):
@@ -43,7 +43,7 @@ class Reconciler:
         try:
             await self._compare(session, await self._rooms.existing([session.room_name]))
         except LiveKitUnavailable as failure:
-            log.info("%s is looked at again: %s", session_id, failure.detail)
+            log.info("%s is checked again: %s", session_id, failure.detail)
             await self._store.check_room_within(session_id, AGAIN_SECONDS)
 
     async def all(self) -> None:
@@ -78,11 +78,11 @@ class Reconciler:
                         continue
                     _, agent = await self._rooms.present(room)
                     if not agent:  # another program may serve our name
-                        log.warning("a room that nobody serves is closed", extra={"room": room})
+                        log.warning("a room without an agent is closed", extra={"room": room})
                         # guard: close-unserved-room
                         await self._rooms.delete(room)
         except LiveKitUnavailable as failure:
-            log.warning("rooms that nobody serves are not looked for: %s", failure.detail)
+            log.warning("the search for rooms without an agent failed: %s", failure.detail)
 
     async def close(self, session_id: str) -> None:
         """Delete the room of a session that is over, or leave it where it is not ours; tried again until it is said to
@@ -125,8 +125,8 @@ class Reconciler:
         )
 
     def _say(self, session_id: str, done: str) -> None:
-        if done and done != "doubt":
-            log.warning("LiveKit knew better", extra={"session_id": session_id, "finding": done})
+        if done and done != "mismatch":
+            log.warning("the record was corrected from LiveKit", extra={"session_id": session_id, "finding": done})
 
 
 def _to_delete(session: Session) -> bool:

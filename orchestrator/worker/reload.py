@@ -1,4 +1,4 @@
-"""Has the agent host load the agents' code again, and the warm agents replaced; calls go on with the old code."""
+"""Has the agent host load the agents' code again, and the warm agents replaced; calls keep the old code."""
 
 import logging
 

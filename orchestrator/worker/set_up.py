@@ -20,7 +20,7 @@ log = logging.getLogger("orchestrator.worker.set_up")
 #: Where Redis has lost everything, the living have this long to register before starts are answered again.
 REGISTER_SECONDS = 12.0
 RETRY_SECONDS = 0.5
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 #: From an agent's heartbeat until it is registered.
 _REGISTERED_SECONDS = 0.5
 
@@ -46,7 +46,7 @@ class SetUp:
 
     async def begin(self) -> None:
         """Agree on the schema and put this node in service, as soon as Redis answers."""
-        await self._until_store_answers(self._agree)
+        await self._until_store_answers(self._check_schema)
         await self._until_store_answers(lambda: self._store.undrain_node(self._settings.node_id))
 
     async def keep(self) -> None:
@@ -55,7 +55,7 @@ class SetUp:
             await self._set_up()
             self._done = True
 
-    async def _agree(self) -> None:
+    async def _check_schema(self) -> None:
         try:
             await self._store.check_schema()
         except SchemaMismatch as failure:
@@ -79,7 +79,7 @@ class SetUp:
             with contextlib.suppress(HostUnavailable):
                 # guard: wait-for-registrations
                 while self._clock.monotonic() - began < REGISTER_SECONDS and not await self._all_registered():
-                    await self._clock.sleep(_LOOK_SECONDS)
+                    await self._clock.sleep(_POLL_SECONDS)
             if self._done:
                 # Redis has lost what other nodes' agents had said too. Each registers at its next heartbeat.
                 heartbeat = self._settings.heartbeat_seconds + _REGISTERED_SECONDS

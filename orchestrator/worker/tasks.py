@@ -17,7 +17,7 @@ from orchestrator.store.keys import CELERY_QUEUE, node_queue
 from orchestrator.task_queue import app as celery_app
 from orchestrator.task_queue.app import make_worker_app, publishing
 from orchestrator.task_queue.consuming import wait_for_redis
-from orchestrator.task_queue.foreign_tasks import look_for_workers
+from orchestrator.task_queue.foreign_tasks import watch_for_workers
 from orchestrator.worker import alerts
 from orchestrator.worker.boots import given_up_after
 from orchestrator.worker.node_thread import NodeThread
@@ -93,7 +93,7 @@ def _task_is_over(**_: Any) -> None:
 @signals.worker_ready.connect
 def _start(**_: Any) -> None:
     node.start()
-    threading.Thread(target=look_for_workers, args=(app, stopping), name="strangers", daemon=True).start()
+    threading.Thread(target=watch_for_workers, args=(app, stopping), name="strangers", daemon=True).start()
 
 
 @signals.worker_shutdown.connect
@@ -138,7 +138,7 @@ def refill() -> int:
 @app.task(name=celery_app.CANARY, ignore_result=True)
 def canary() -> None:
     """Prove that this Celery worker consumes."""
-    node.canary_seen()
+    node.note_canary()
 
 
 @app.task(

@@ -1,6 +1,7 @@
 """Agents that will not be quiet, will not go, or are not who they seem to be; and spawn tasks that come twice."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -149,13 +150,10 @@ def test_a_stranger_who_has_an_agents_pid_is_never_signalled(echo: Node) -> None
             path = echo.run_dir / "agents" / f"{session_agent}.json"
             path.with_suffix(".tmp").write_text(json.dumps({"kind": "Process", **encode(process)}))
             path.with_suffix(".tmp").rename(path)
-            publisher = Publisher(echo.redis_url)
-            try:
+            with contextlib.closing(Publisher(echo.redis_url)) as publisher:
                 publisher.send("orchestrator.check_node", queue=f"node.{node_id}")
                 publisher.send("orchestrator.stop_agent", agent_id, queue=f"node.{node_id}")
                 publisher.send("orchestrator.stop_agent", session_agent, queue=f"node.{node_id}")
-            finally:
-                publisher.close()
             # Nobody is given it either.
             for number in range(3):
                 started = echo.begin(f"stranger{number}")

@@ -1,7 +1,6 @@
 """Calls go on while a program of the node, or Redis with all it knew, is lost; then nothing is doubled or left."""
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -9,25 +8,22 @@ import time
 from collections.abc import Callable
 
 import pytest
-import redis
 
 from tests.chaos.conftest import LONG
-from tests.support.agreement import agrees, os_agents
+from tests.support.agreement import agrees
 from tests.support.node import Node
 from tests.support.processes import alive, poll
-from tests.support.sampler import Sampler
 from tests.support.survival import (
     PROGRAMS,
+    TURNS,
     answers,
     calls,
     crash_and_stay_down,
     flush,
-    live,
     lose_the_file,
+    outlive_the_loss_of_all_records,
     refused_for,
     runs_again,
-    serving,
-    starts_until_full,
 )
 
 log = logging.getLogger(__name__)
@@ -107,29 +103,5 @@ async def test_calls_outlive_a_crash_of_redis_that_lasts(echo: Node) -> None:
 @pytest.mark.parametrize("loss", [flush, lose_the_file])
 async def test_calls_outlive_the_loss_of_all_records(echo: Node, loss: Callable[[Node], None]) -> None:
     """T15: who lives says so again before anybody is given an agent: the cap holds, the pool does not double."""
-    turns = ("I am Ada.", "Ask me about the engine.")
-    async with calls(echo, loss.__name__, turns) as under_way:
-        spoken = under_way.talks[0].session_id
-        with redis.Redis.from_url(echo.redis_url, decode_responses=True) as raw:
-            kept = raw.lrange(f"session:{spoken}:conversation", 0, -1)
-            assert [json.loads(turn)["text"] for turn in kept] == list(turns)
-            warm = await asyncio.to_thread(os_agents, echo)
-            ticks = echo.log("beat").count("Sending due task")
-            with (
-                Sampler(lambda: serving(echo), 0.25) as processes,
-                Sampler(lambda: live(raw), 0.05, ignore=(redis.RedisError,)) as recorded,
-            ):
-                await asyncio.to_thread(loss, echo)
-                began = time.monotonic()
-                refusals = await asyncio.to_thread(starts_until_full, echo, loss.__name__)
-                log.info(f"{refusals}, full {time.monotonic() - began:.1f} s after the loss")
-                await asyncio.to_thread(agrees, echo, 15)
-                log.info(f"agrees {time.monotonic() - began:.1f} s after the loss, {under_way.heard()}")
-            assert max(recorded.values) == CAP
-            assert max(processes.values) <= CAP + 2 + 2, "more agents than sessions, the pool, and those on their way"
-            assert set(warm) <= set(await asyncio.to_thread(os_agents, echo)), "an agent that lived is gone"
-            await asyncio.to_thread(under_way.assert_untouched, echo)
-            assert raw.lrange(f"session:{spoken}:conversation", 0, -1) == kept
-        ticked = lambda: echo.log("beat").count("Sending due task") > ticks  # noqa: E731
-        await asyncio.to_thread(poll, ticked, "beat ticks again", 60, every=0.5)
-        log.info(f"beat ticks again {time.monotonic() - began:.1f} s after the loss")
+    async with calls(echo, loss.__name__, TURNS) as under_way:
+        await outlive_the_loss_of_all_records(echo, under_way, loss, cap=CAP, seconds=15)

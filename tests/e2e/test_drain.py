@@ -10,28 +10,42 @@ import pytest
 
 from agents.caller import Call
 from tests.support.agreement import os_agents
-from tests.support.drained import alone, answer, old_life_is_over, within
+from tests.support.drained import alone, answer, node_in, old_life_is_over, within
 from tests.support.hurt import connected, moment, talking
 from tests.support.node import Node
 from tests.support.processes import alive
 
 DRAIN, GOODBYE, CALLS, LINE = 14, 4, 4, 2
-SETTINGS: dict[str, Any] = {
-    "AGENT_MODULE": "tests.support.agents", "POOL_TARGET": 2, "MAX_SESSIONS": CALLS, "USER_JOIN_SECONDS": 600,
-    "DRAIN_SECONDS": DRAIN, "GOODBYE_SECONDS": GOODBYE, "JOIN_TIMEOUT_SECONDS": 60,
-}  # fmt: skip
+SETTINGS = {"MAX_SESSIONS": CALLS, "DRAIN_SECONDS": DRAIN, "GOODBYE_SECONDS": GOODBYE}
 
 
-def node_in(folder: Path, **settings: Any) -> Node:
-    """Return a node that finds what an earlier one has left in the folder."""
-    folder.mkdir(exist_ok=True)
-    return Node(folder, NODE_ID=f"drains-{folder.name}", **SETTINGS | settings)
+async def refuses(node: Node, line: list[dict[str, Any]], silent: Call) -> None:
+    """A node that drains refuses starts at once, and ends the line; who talks is heard."""
+    await within(20, lambda: answer(node, "GET", "/readyz")[0] == 503, "/readyz is 503")
+    status, body, headers = answer(node, "POST", "/api/session/start", json={"userId": "late"})
+    assert (status, body["code"]) == (503, "draining")
+    assert int(headers["Retry-After"]) >= DRAIN
+    await silent.next_sound()
+    for each in line:
+        found = node.session(each["sessionId"])
+        assert (found["status"], found["reason"].partition(":")[0]) == ("error", "node_draining")
+
+
+async def ends_with_its_last_call(node: Node) -> None:
+    """Who hangs up lets the node go: nobody waits for the end of a drain that nobody needs."""
+    call = await talking(node, "brief", echo=True)
+    assert node.process is not None
+    node.process.terminate()
+    await within(20, lambda: answer(node, "GET", "/readyz")[0] == 503, "it drains")
+    assert await call.next_sound() > 0
+    await call.hang_up()
+    assert await asyncio.to_thread(node.process.wait, 60) == 0, "it does not wait for the drain's end"
 
 
 @pytest.mark.timeout(300)
-async def test_calls_are_heard_until_the_drain_is_over(short_folder: Path) -> None:  # noqa: PLR0915 - told in order
+async def test_calls_are_heard_until_the_drain_is_over(short_folder: Path) -> None:
     folder = short_folder / "drain"
-    node = node_in(folder).start()
+    node = node_in(folder, **SETTINGS).start()
     calls: list[Call] = []
     try:
         calls = [await talking(node, "polite", do="goodbye", echo=True), await talking(node, "silent", echo=True)]
@@ -44,14 +58,7 @@ async def test_calls_are_heard_until_the_drain_is_over(short_folder: Path) -> No
         polite, silent = calls
         with connected(node) as raw:
             node.process.terminate()
-            await within(20, lambda: answer(node, "GET", "/readyz")[0] == 503, "/readyz is 503")
-            status, body, headers = answer(node, "POST", "/api/session/start", json={"userId": "late"})
-            assert (status, body["code"]) == (503, "draining")
-            assert int(headers["Retry-After"]) >= DRAIN
-            await silent.next_sound()
-            for each in line:
-                found = node.session(each["sessionId"])
-                assert (found["status"], found["reason"].partition(":")[0]) == ("error", "node_draining")
+            await refuses(node, line, silent)
             began = moment(raw, line[0]["sessionId"], "error")
             await within(10, lambda: not any(alive(pid) for pid in warm), "the warm agents are gone")
             # One that was booting goes when it is warm.
@@ -68,7 +75,7 @@ async def test_calls_are_heard_until_the_drain_is_over(short_folder: Path) -> No
                 await call.hang_up()
         node.stop()  # asserts that nothing is left
 
-    with node_in(folder, DRAIN_SECONDS=900) as again:
+    with node_in(folder, **SETTINGS | {"DRAIN_SECONDS": 900}) as again:
         ids = {call.session_id: "ended" for call in calls} | dict.fromkeys(ready, "ended")
         old_life_is_over(again, ids | {each["sessionId"]: "error" for each in line})
         with connected(again) as raw:
@@ -79,12 +86,4 @@ async def test_calls_are_heard_until_the_drain_is_over(short_folder: Path) -> No
         assert ended > DRAIN - 1, "a call was cut before the drain was over"
         assert any("has said goodbye" in each for each in again.logs(polite.session_id))
         assert again.session(silent.session_id)["reason"] == "the node is stopping"
-
-        # Who hangs up lets the node go: nobody waits for the end of a drain that nobody needs.
-        call = await talking(again, "brief", echo=True)
-        assert again.process is not None
-        again.process.terminate()
-        await within(20, lambda: answer(again, "GET", "/readyz")[0] == 503, "it drains")
-        assert await call.next_sound() > 0
-        await call.hang_up()
-        assert await asyncio.to_thread(again.process.wait, 60) == 0, "it does not wait for the drain's end"
+        await ends_with_its_last_call(again)

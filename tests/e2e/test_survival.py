@@ -1,7 +1,6 @@
 """Calls go on while a program of their node, Redis with all it knew, or LiveKit is lost; nothing is doubled or left."""
 
 import asyncio
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -9,32 +8,28 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import redis
 
-from tests.support.agreement import agrees, os_agents
+from tests.support.agreement import agrees
 from tests.support.guest import LiveKit
 from tests.support.node import Node
 from tests.support.processes import alive, poll
-from tests.support.sampler import Sampler
 from tests.support.survival import (
     PROGRAMS,
+    TURNS,
     Calls,
     answers,
     calls,
     crash_and_stay_down,
     end_all,
     flush,
-    live,
     lose_the_file,
+    outlive_the_loss_of_all_records,
     refused_for,
     runs_again,
-    serving,
-    starts_until_full,
 )
 from tests.support.walk import walk
 
 CAP = 5
-TURNS = ("I am Ada.", "Ask me about the engine.")
 
 
 @pytest.fixture(scope="module")
@@ -83,26 +78,7 @@ async def calls_outlive_a_crash_of_redis_that_lasts(node: Node, under_way: Calls
 
 async def calls_outlive_the_loss_of_all_records(node: Node, under_way: Calls, *, loss: Callable[[Node], None]) -> None:
     """Who lives says so again before anybody is given an agent: the cap holds, the pool does not double."""
-    spoken = under_way.talks[0].session_id
-    with redis.Redis.from_url(node.redis_url, decode_responses=True) as raw:
-        kept = raw.lrange(f"session:{spoken}:conversation", 0, -1)
-        assert [json.loads(turn)["text"] for turn in kept] == list(TURNS)
-        warm = await asyncio.to_thread(os_agents, node)
-        ticks = node.log("beat").count("Sending due task")
-        with (
-            Sampler(lambda: serving(node), 0.25) as processes,
-            Sampler(lambda: live(raw), 0.05, ignore=(redis.RedisError,)) as recorded,
-        ):
-            await asyncio.to_thread(loss, node)
-            await asyncio.to_thread(starts_until_full, node, loss.__name__)
-            await asyncio.to_thread(agrees, node, 60)
-        assert max(recorded.values) == CAP
-        assert max(processes.values) <= CAP + 2 + 2, "more agents than sessions, the pool, and those on their way"
-        assert set(warm) <= set(await asyncio.to_thread(os_agents, node)), "an agent that lived is gone"
-        await asyncio.to_thread(under_way.assert_untouched, node)
-        assert raw.lrange(f"session:{spoken}:conversation", 0, -1) == kept
-    ticked = lambda: node.log("beat").count("Sending due task") > ticks  # noqa: E731
-    await asyncio.to_thread(poll, ticked, "beat ticks again", 60, every=0.5)
+    await outlive_the_loss_of_all_records(node, under_way, loss, cap=CAP)
     # The next step needs the room that the late ones have.
     await asyncio.to_thread(end_all, node, {call.session_id for call in under_way.talks})
     await serves_as_before(node, under_way)

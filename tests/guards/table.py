@@ -504,7 +504,7 @@ GUARDS = (
     guard(
         "what seems lost has had time to register before it is ended",
         "simulation/test_loss.py::test_clean_ups_that_come_together_end_no_session",
-        never("looks-apart"),
+        never("check-interval"),
     ),
     guard(
         "the api looks at an agent's process before it hands it out",
@@ -600,8 +600,8 @@ GUARDS = (
         "chaos/test_flood.py::test_a_spawn_task_that_comes_again_and_again_starts_one_agent",
         replace(
             "boot-decided",
-            'await self._blocking.blmove(decided, decided, min(left, BLOCK_SECONDS), "LEFT", "RIGHT")',
-            "(await self._blocking.blpop([decided], min(left, BLOCK_SECONDS)) or [None])[-1]",
+            'await self._blocking.blmove(decided, decided, min(remaining, BLOCK_SECONDS), "LEFT", "RIGHT")',
+            "(await self._blocking.blpop([decided], min(remaining, BLOCK_SECONDS)) or [None])[-1]",
         ),
     ),
     # Crash points
@@ -668,7 +668,7 @@ GUARDS = (
     guard(
         "a log is bounded in bytes",
         "integration/test_forgetting.py::test_a_log_is_bounded_in_lines_and_bytes",
-        replace("log-bytes", "(bytes > most_bytes and kept > 1)", "false"),
+        replace("log-bytes", "(bytes > max_bytes and length > 1)", "false"),
     ),
     # LiveKit
     guard(
@@ -749,12 +749,12 @@ GUARDS = (
     guard(
         "the drain waits for the calls though Redis is away",
         "chaos/test_drain_without_redis.py::test_calls_are_heard_until_the_drain_is_over[gone for good]",
-        replace("drain-counts-processes", "self._living()", "0"),
+        replace("drain-counts-processes", "self._count_living_agents()", "0"),
     ),
     guard(
         "the drain waits for the agents that live, whatever is wrong with the api",
         "unit/test_drain.py::test_whatever_is_wrong_with_the_api_the_agents_that_live_have_their_time",
-        replace("drain-counts-processes", "self._living()", "0"),
+        replace("drain-counts-processes", "self._count_living_agents()", "0"),
     ),
     guard(
         "agents hear that their node stops though Redis is away",
@@ -792,7 +792,7 @@ GUARDS = (
     guard(
         "agents are told that the drain is nearly over",
         "e2e/test_voice.py::test_people_talk_with_agents",
-        replace("goodbye", "type = 'goodbye', seconds = left / 1000", "type = 'other'"),
+        replace("goodbye", "type = 'goodbye', seconds = goodbye_ms / 1000", "type = 'other'"),
         STEP="the_voice_says_goodbye_before_its_node_stops",
     ),
     guard(
@@ -849,12 +849,12 @@ GUARDS = (
     guard(
         "a flood's newest output stays",
         "unit/test_host.py::test_a_flood_fills_no_disk",
-        replace("newest-output", " and not _punch(path, found.st_size - limit // 2)", ""),
+        replace("newest-output", " and not _punch(path, status.st_size - limit // 2)", ""),
     ),
     guard(
         "who floods is looked at more often",
         "unit/test_host_inside.py::test_a_flood_is_watched_more_closely",
-        remove("flood-look"),
+        remove("flood-check"),
     ),
     guard(
         "every child is reaped",
@@ -1076,7 +1076,7 @@ GUARDS = (
     guard(
         "one look at LiveKit decides nothing",
         "integration/test_webhook.py::test_no_webhook_ends_a_call",
-        replace("second-look", "since(finding)", "since(finding) or NOW - 99999"),
+        replace("second-check", "since(finding)", "since(finding) or NOW - 99999"),
     ),
     guard(
         "what only LiveKit has said it may take back",

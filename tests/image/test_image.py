@@ -83,7 +83,7 @@ def api(container: Container, method: str, path: str, body: object = None) -> ht
 
 
 def operator(container: Container, path: str) -> dict[str, Any]:
-    """Return what the operator is told: a caller hears only that something is wrong."""
+    """Return the operator's answer: a caller's says only that something is wrong."""
     token = json.loads(container.run("cat", f"{RUN_DIR}/secrets.json"))["ADMIN_TOKEN"]
     answer = httpx.get(container.url + path, headers={"Authorization": f"Bearer {token}"}, timeout=10)
     found: dict[str, Any] = answer.json()
@@ -125,7 +125,7 @@ def test_it_is_called_in_a_gigabyte_read_only_without_root_and_without_a_secret_
 
 
 def test_two_calls_at_once_fit_into_a_gigabyte(container: Container) -> None:
-    """As the node itself says it at its start."""
+    """As the node itself prints it at its start."""
     sentence = "repeat after me, the quick brown fox jumps over the lazy dog and then it goes home to sleep all day"
     with Sampler(container.resident, 0.2) as memory, ThreadPoolExecutor(2) as threads:
         made = list(threads.map(lambda user: call(container, sentence, sentence, user=user), ("ada", "bob")))

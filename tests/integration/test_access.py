@@ -1,4 +1,4 @@
-"""Who may do what: keys, client secrets, the admin token, and an api that is open on loopback alone."""
+"""Access: keys, client secrets, the admin token, and an api that is open on loopback alone."""
 
 import itertools
 from collections.abc import AsyncIterator
@@ -62,7 +62,7 @@ async def test_without_credentials_no_route_says_anything(
             continue
         for headers in ({}, bearer("wrong"), {"Authorization": KEY}, {"Authorization": f"Basic {KEY}"}, bearer("")):
             answer = await http.request(method, filled(path), headers=headers, json={"userId": "a"})
-            # Some look at the body first: what it should look like is no secret.
+            # Some routes check the body first: its schema is no secret.
             assert answer.status_code in {401, 422}, (method, path, answer.text)
             asked += answer.status_code == 401
     assert asked > 50
@@ -79,7 +79,7 @@ async def test_an_api_key_is_for_sessions_and_not_for_the_operator(http: httpx.A
     assert len(operators) > 5
     for method, path in operators:
         if path.endswith("/events"):
-            continue  # with the token it goes on for ever
+            continue  # with the token this stream never ends
         answer = await http.request(method, filled(path), headers=bearer(KEY), json={"size": 1})
         is_problem(answer, 403, "forbidden")
         assert (await http.request(method, filled(path), headers=ADMIN, json={"size": 1})).status_code != 403
@@ -104,7 +104,7 @@ async def test_a_client_secret_is_good_for_its_own_session_alone(
         assert not {"client", "agents", "lastLogLines"} & look.keys()
         assert (await http.post("/api/token", json={"sessionId": mine}, headers=headers)).status_code == 201
         is_problem(await http.get(f"/api/session/{mine}/logs", headers=headers), 403, "forbidden")
-        # Somebody else's and nobody's session look the same.
+        # Another user's session and an unknown one get the same answer.
         for other in (theirs, unknown):
             for method, path, body in (
                 ("GET", f"/api/session/{other}", None),
@@ -156,7 +156,7 @@ async def test_open_means_this_machine_alone(store: Store, valkey_url: str) -> N
         assert (await http.get("/api/health")).json()["access"] == "open"
         for host in ("localhost:8080", "127.0.0.1", "[::1]:8080", "app.localhost"):
             assert (await start(http, f"user-{len(host)}", headers={"Host": host})).status_code == 202
-        # The page of a stranger whose name resolves to 127.0.0.1, and a proxy that nobody meant to open.
+        # A foreign page whose name resolves to 127.0.0.1, and a proxy that was opened by mistake.
         for host in ("evil.example", "evil.example:8080", "127.0.0.1.evil.example", ""):
             problem = is_problem(await start(http, "eve", headers={"Host": host}), 403, "invalid_host")
             assert "API_KEYS" in problem["detail"]

@@ -96,7 +96,7 @@ async def test_an_agent_that_printed_nothing_still_has_its_cause(http: httpx.Asy
 async def test_a_log_that_outlives_its_agents_record_is_read(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis
 ) -> None:
-    """An agent that is killed late says its last words when its record may be gone."""
+    """The last lines of an agent that is killed late arrive when its record may be gone."""
     agent_id = await fail(store)
     raw.delete(f"agent:{agent_id}")
     found = (await http.get(f"/api/agents/{agent_id}/logs")).json()
@@ -189,7 +189,7 @@ async def test_last_words_after_the_end_are_bounded_too(
         assert 0 < raw.ttl(f"agent:{agent_id}:logs{suffix}") <= 3600
 
 
-# Where it is told
+# Where it is reported
 
 
 async def test_who_tells_of_a_failed_boot_names_the_command(http: httpx.AsyncClient, store: Store) -> None:

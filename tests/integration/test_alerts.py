@@ -1,4 +1,4 @@
-"""What the operator's webhook is told, on a real Valkey: each change once, whichever nodes look."""
+"""Messages to the operator's webhook, on a real Valkey: each change once, whichever nodes check."""
 
 import asyncio
 from typing import Any
@@ -26,7 +26,7 @@ class Told:
         self.store, self.raw = store, raw
 
     async def look(self) -> list[dict[str, Any]]:
-        """Have both nodes look at once, and take what is to be sent."""
+        """Have both nodes check at once, and return the messages to send."""
         await asyncio.gather(*(self.store.check_alerts() for _ in range(2)))
         found = []
         for actions in await asyncio.gather(self.store.process_deadlines(), self.store.process_deadlines()):
@@ -126,7 +126,7 @@ async def test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_a
     refused = because("pipeline_failed", detail="the language model refuses the key (401)")
 
     async def call(user: str, *causes: Reason, say: str = "") -> None:
-        """Have a call that loses its agents one by one, says what is said, and ends."""
+        """Run a call that loses its agents one by one, has the given turns, and ends."""
         await warm(told.store, valkey_url, len(causes) + 1)
         session = (await assign(told.store, user)).session_id
         for cause in causes:

@@ -31,7 +31,7 @@ async def http(store: Store, valkey_url: str) -> AsyncIterator[httpx.AsyncClient
 
 @pytest.fixture
 async def small(store: Store, valkey_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A house of two sessions, with two places in line."""
+    """An api with two sessions at most, and two places in line."""
     async with serve(create(settings(valkey_url, max_sessions=2, queue_limit=2))) as client:
         yield client
 
@@ -78,7 +78,7 @@ async def test_hit_and_miss_answer_as_documented(http: httpx.AsyncClient, store:
 async def test_a_start_looks_at_the_process_before_it_answers(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
-    """The death of the only warm agent is not recorded yet: nobody is told that it is ready."""
+    """The death of the only warm agent is not recorded yet: no caller gets `ready`."""
     gone = subprocess.Popen(["true"])
     gone.wait()
     (agent_id,) = await warm(store, valkey_url, 1, node="api-test")
@@ -148,7 +148,7 @@ async def test_who_comes_to_a_full_house_waits_in_line(small: httpx.AsyncClient,
     assert body == {
         "success": True, "sessionId": session_id, "status": "queued", "prewarmed": False, "position": 1,
         "message": f"All sessions are taken: number 1 in line. Poll /api/session/{session_id}.",
-    }, "no length of a session is known yet, so no wait is told"  # fmt: skip
+    }, "no length of a session is known yet, so no wait is estimated"  # fmt: skip
     assert not [task for task in raw.lrange("celery", 0, -1) if session_id in task], "no agent boots for it yet"
     assert not {"estimatedWait", "estimatedWaitSeconds"} & (await small.get(f"/api/session/{session_id}")).json().keys()
     raw.hset("pool:stats", "session_ms_mean", 60_000)
@@ -321,7 +321,7 @@ async def beat(store: Store, node: str = "api-test") -> None:
 async def test_a_node_drains(http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await beat(store)
     for agent_id in await warm(store, valkey_url, 2, node="api-test"):
-        raw.hset(f"agent:{agent_id}", mapping={"pid": os.getpid(), "startTicks": 0})  # a start looks at the process
+        raw.hset(f"agent:{agent_id}", mapping={"pid": os.getpid(), "startTicks": 0})  # a start checks the process
     begun = (await start(http, "ada")).json()
     session_id, mine = begun["sessionId"], {"Authorization": f"Bearer {begun['clientSecret']}"}
     assert (await http.get("/readyz")).status_code == 200
@@ -634,7 +634,7 @@ async def test_a_black_hole_for_a_redis_is_503_in_two_seconds(
                 is_problem(answer, 503, "store_unavailable")
                 assert answer.headers["Retry-After"]
                 assert 0 < sum(waited) < 2, waited
-            # Who waits for one of the 64 connections first waits twice.
+            # A request that first waits for one of the 64 connections waits twice.
             crowd = await asyncio.gather(*(http.get("/readyz") for _ in range(100)))
             assert {answer.status_code for answer in crowd} == {503}
             if established:

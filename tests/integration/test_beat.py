@@ -13,7 +13,7 @@ from orchestrator.worker.beat import Scheduler
 def test_a_schedule_that_redis_has_lost_is_written_again(raw: redis.Redis, valkey_url: str) -> None:
     app = make_worker_app(Settings(redis_url=valkey_url, node_id="n1"))
     scheduler = Scheduler(app=app)
-    scheduler.lock_key = None  # one beat: nobody to be locked out
+    scheduler.lock_key = None  # one beat: no other one to lock out
     try:
         scheduler.setup_schedule()
         kept = set(raw.keys("celery:beat:*"))

@@ -1,4 +1,4 @@
-"""Every kind of client gets into Redis by the one address, or none does, and what is missing is told by its name."""
+"""Every kind of client connects to Redis by the one address, or none does, and the error names what is missing."""
 
 import re
 import subprocess
@@ -197,7 +197,7 @@ def test_every_command_that_is_used_is_tried() -> None:
     tried = {line.split()[0] for line in re.split(r"[\n|]", rights.COMMANDS.strip())}
     scripts = set(re.findall(r"redis\.call\('([A-Z]+)'", "".join(sources().values())))
     assert scripts - tried == set()
-    without = {"INFO", "BGREWRITEAOF"}  # a node goes on without these two rights
+    without = {"INFO", "BGREWRITEAOF"}  # a node works without these two rights
     assert prefixed.SPANS.keys() - tried - without - {"MULTI", "EXEC", "WATCH", "UNWATCH"} == set()
 
 

@@ -28,7 +28,7 @@ NO = Answer(available=False)
 
 
 class Reports:
-    """Stands in for the connection: notes what LiveKit is told of jobs."""
+    """Replaces the connection: records the reports to LiveKit about jobs."""
 
     def __init__(self) -> None:
         self.said: list[tuple[str, Outcome, str]] = []
@@ -80,7 +80,12 @@ async def test_a_job_is_an_ordinary_session(dispatch: DispatchService, store: St
     (agent,) = await warm(store, valkey_url, 1)
     session = await of(store, await dispatch.on_availability(job(metadata='{"name": "Ada"}')))
     assert (session.status, session.user_id, session.room_name) == ("ready", "room:lobby", "lobby")
-    assert (session.via, session.job_id, session.dispatch_id, session.door) == ("dispatch", "AJ_1", "AD_1", "api-test")
+    assert (session.via, session.job_id, session.dispatch_id, session.dispatch_node) == (
+        "dispatch",
+        "AJ_1",
+        "AD_1",
+        "api-test",
+    )
     link = AgentLink(valkey_url, agent)
     told = await link.next_message()
     await link.close()
@@ -141,7 +146,7 @@ async def test_what_is_refused(dispatch: DispatchService, parts: Services, store
     await store.livekit_down("no answer")
     assert await dispatch.on_availability(job(2)) == NO
     await store.livekit_down(None)
-    # Somebody calls themselves what the room stands for: that session is not the room's.
+    # A user has the id that is derived from the room: that session is not the room's.
     await parts.assigner.start(SessionRequest("room:lobby", {}))
     assert await dispatch.on_availability(job(2)) == NO
     parts.feed.close()
@@ -242,12 +247,12 @@ async def test_the_next_api_of_a_node_takes_its_jobs_over(
 async def test_health_says_how_the_door_is(store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serve(create(settings(valkey_url))) as http:
 
-        async def door() -> dict[str, Any] | None:
+        async def registration() -> dict[str, Any] | None:
             found = (await http.get("/api/health", headers=ADMIN)).json()["doors"]
             return next((one for one in found.values() if one["error"]), None)
 
         deadline = time.monotonic() + 20
-        while (found := await door()) is None:
+        while (found := await registration()) is None:
             assert time.monotonic() < deadline, "the door says why it is not open"
             await asyncio.sleep(0.05)
         assert (found["registered"], found["agentName"], found["jobs"]) == (False, "voice-agent", 0)

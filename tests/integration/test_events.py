@@ -160,7 +160,7 @@ async def test_streams_are_bounded_and_given_back(
         is_problem(refused, 429, "too_many_listeners")
         assert "Retry-After" in refused.headers
     async with asyncio.timeout(10):
-        while True:  # the server sees a closed connection a moment later
+        while True:  # the server notices a closed connection a little later
             async with following(http, session_id) as stream:
                 if stream.status == 200:
                     break

@@ -17,7 +17,7 @@ from tests.support.pool import POLICY, assign, fill
 PROCESSES, STARTS, CONNECTIONS = 8, 1000, 32
 
 
-#: What makes the assignment look at the pool, and take what it saw in a second call.
+#: Makes the assignment read the pool, and take what it has read in a second call.
 _LOOK_THEN_TAKE = (
     ("local id = redis.call('SPOP', 'pool:ready')", "local id = ARGUMENTS.seen"),
     (

@@ -88,7 +88,7 @@ async def test_every_connection_of_the_store_moves(pair: Pair, store: Store) -> 
             while not pair.old.info("clients")["blocked_clients"]:  # noqa: ASYNC110 - until it listens
                 await asyncio.sleep(0.01)
         pair.fail_over()
-        # Whoever has met the refusal once is with the new one the next time.
+        # A client that was refused once connects to the new one the next time.
         deadline = time.monotonic() + HEALED
         while True:
             try:

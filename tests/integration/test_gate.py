@@ -1,4 +1,4 @@
-"""What stands before the routes: credentials before bodies, few errors, no depth, and no key of ours by a header."""
+"""Checks before the routes: credentials before bodies, few errors, no depth, and no key of ours by a header."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""Who an agent is: the process that the agent host has started, or one below it, whatever stands in between."""
+"""The identity of an agent: the process that the agent host has started, or a descendant, through any wrapper."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ print("program", flush=True)
 run(serve)
 """
 PYTHON = f"{sys.executable} program.py"
-#: What stands between the agent host and the program: a command line, and files that it needs.
+#: Wrappers between the agent host and the program: a command line, and files that it needs.
 WRAPPERS = {
     "nothing": (PYTHON, {}),
     "a shell script": ("sh wrapper.sh", {"wrapper.sh": f"{PYTHON}\nexit $?\n"}),
@@ -54,7 +54,7 @@ WRAPPERS = {
     ),
     "a session of its own": ("sh wrapper.sh", {"wrapper.sh": f"setsid --wait {PYTHON}\nexit $?\n"}),
 }
-#: It lives, it has AGENT_ID, and it is nobody's child that the host knows.
+#: A living process with AGENT_ID whose parent the host does not know.
 RUNAWAY = ("sh wrapper.sh", {"wrapper.sh": f"setsid -f {PYTHON}\nsleep 1000\n"})
 
 

@@ -91,7 +91,7 @@ async def connected(machine: Host) -> AsyncIterator[HostClient]:
         for process in living:
             await client.stop(process.agent_id, 0)
         async with asyncio.timeout(10):
-            while (await client.hello())[0]:  # noqa: ASYNC110 - the host says it only when it is asked
+            while (await client.hello())[0]:  # noqa: ASYNC110 - the host must be polled
                 await asyncio.sleep(0.01)
         for death in (await client.hello())[1]:
             await client.acknowledge(death.agent_id)
@@ -181,7 +181,7 @@ async def copy_session(world: World, source: str, **changes: str | int) -> str:
     return fresh
 
 
-#: What is broken by hand, and how it is said.
+#: What is broken by hand, and the violation that is reported.
 IN_REDIS: dict[str, tuple[Callable[[World], object], str]] = {
     "a list names a session of another state": (
         lambda w: w.raw.sadd("session:starting", w.active),
@@ -353,7 +353,7 @@ IN_REDIS: dict[str, tuple[Callable[[World], object], str]] = {
     ),
     "a deadline of an unknown kind": (
         lambda w: w.raw.zadd("deadlines", {"lunch|n1": later(w)}),
-        "deadline lunch|n1 is for something nobody knows",
+        "deadline lunch|n1 is for an unknown kind of deadline",
     ),
     "a token outlives its session": (
         lambda w: w.raw.set(f"session:{w.over}:payload", "{}"),
@@ -515,7 +515,7 @@ async def test_a_process_that_the_host_does_not_know(world: World) -> None:
 
 
 class Forgetful:
-    """In place of a client: a host that knows nobody, and does not look for those who recorded themselves."""
+    """Replaces a client: a host without agents, which does not scan for those that recorded themselves."""
 
     async def hello(self) -> tuple[list[Process], list[Death]]:
         return [], []

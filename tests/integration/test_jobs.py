@@ -21,7 +21,7 @@ async def test_a_job_gets_a_warm_agent_and_leaves_its_facts(store: Store, raw: r
     assert given.outcome == "assigned"
     session = await store.session(given.session_id)
     assert session is not None
-    facts = (session.via, session.job_id, session.dispatch_id, session.door, session.room_name)
+    facts = (session.via, session.job_id, session.dispatch_id, session.dispatch_node, session.room_name)
     assert facts == ("dispatch", "AJ_1", "AD_1", "n1", "lobby")
     (first,) = [fields for _, fields in raw.xrange(f"session:{session.id}:events")]
     assert first | {"via": "dispatch", "jobId": "AJ_1", "dispatchId": "AD_1", "roomName": "lobby"} == first
@@ -34,7 +34,7 @@ async def test_a_session_that_was_asked_for_by_http_says_nothing_of_a_job(store:
     assert await store.newest_session_of_room("room_1") == started.session_id
     session = await store.session(started.session_id)
     assert session is not None
-    assert (session.via, session.job_id, session.door) == (None, None, None)
+    assert (session.via, session.job_id, session.dispatch_node) == (None, None, None)
     assert raw.zscore("deadlines", f"job|{session.id}") is None
     (first,) = [fields for _, fields in raw.xrange(f"session:{session.id}:events")]
     assert first == {"state": "starting"}
@@ -131,7 +131,7 @@ async def test_what_livekit_is_told_of_us(store: Store, raw: redis.Redis, valkey
     async def said() -> tuple[int, int, str, str]:
         found = await store.capacity("n1")
         assert (found.detail == "memory") is bool(found.shortage)
-        return found.live, found.most, found.refusal, found.shortage or found.detail
+        return found.live, found.max_sessions, found.refusal, found.shortage or found.detail
 
     await change(store, max_sessions=2)
     assert await said() == (0, 2, "", "")

@@ -72,7 +72,7 @@ async def agents(store: Store, valkey_url: str, url: str, count: int = 3) -> Asy
 async def becomes(look: Callable[[], Awaitable[object]]) -> None:
     """Ask until the answer is true."""
     async with asyncio.timeout(20):
-        while not await look():  # noqa: ASYNC110 - what is asked tells nobody
+        while not await look():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.02)
 
 
@@ -85,7 +85,7 @@ async def until(store: Store, agent_id: str, state: str) -> None:
 
 
 async def act(store: Store, rooms: Rooms, session_id: str, *states: str) -> Session:
-    """Be the node that looks at the deadlines, until the session is in one of these states."""
+    """Process the deadlines as a node does, until the session is in one of these states."""
     reconciler = Reconciler(store, rooms, 3600)
     async with asyncio.timeout(20):
         while True:

@@ -53,9 +53,9 @@ PROFILES = {
 }
 NO_BOOT = because("boot_error", detail="no")
 NODES = ("n1", "n2")
-#: Time passes in steps of this, with a look at the deadlines after each.
+#: Time passes in steps of this, and the deadlines are processed after each.
 STEP_MS = 2_500
-#: Everything is over after so many of them, when nothing else happens.
+#: Number of steps after which everything is over if nothing else happens.
 LAST_STEPS = 60
 _LISTS = ("events", "pool:wake", *(f"pool:wake:{node}" for node in NODES))
 
@@ -161,22 +161,26 @@ class Machine(RuleBasedStateMachine):
             after(answer, self.now)
         self.m.check(before, self.now)
         if twice:
-            first = self.now
-            with contextlib.suppress(Refused):
-                self.b.call(name, *args, keys=keys)
-            self.now = self.b.dump()
-            ignored = [key for key in self.now.values if key.endswith(":events")]
-            changed = first.difference(self.now, [*_LISTS, *ignored])
-            for key in [key for key in changed if key.startswith("agent:")]:  # a heartbeat may come with anything
-                ours, theirs = (dict(side or {}) for side in changed[key])
-                if all(isinstance(side, dict) for side in (ours, theirs)) and "lastBeat" in ours:
-                    ours.pop("lastBeat"), theirs.pop("lastBeat", None)
-                    if ours == theirs:
-                        del changed[key]
-            assert not changed, f"a second {name}{args} changed {changed}"
-            self.m.check(first, self.now)
+            self.deliver_again(name, *args, keys=keys)
         self.sound = True
         return answer
+
+    def deliver_again(self, name: str, *args: str | int, keys: Iterable[str]) -> None:
+        """Run a script once more, as a task that is delivered twice does: nothing changes but lists and heartbeats."""
+        first = self.now
+        with contextlib.suppress(Refused):
+            self.b.call(name, *args, keys=keys)
+        self.now = self.b.dump()
+        ignored = [key for key in self.now.values if key.endswith(":events")]
+        changed = first.difference(self.now, [*_LISTS, *ignored])
+        for key in [key for key in changed if key.startswith("agent:")]:  # a heartbeat may come with anything
+            ours, theirs = (dict(side or {}) for side in changed[key])
+            if all(isinstance(side, dict) for side in (ours, theirs)) and "lastBeat" in ours:
+                ours.pop("lastBeat"), theirs.pop("lastBeat", None)
+                if ours == theirs:
+                    del changed[key]
+        assert not changed, f"a second {name}{args} changed {changed}"
+        self.m.check(first, self.now)
 
     def new(self, kind: str) -> str:
         self.count += 1
@@ -317,7 +321,7 @@ class Machine(RuleBasedStateMachine):
         self.do("assign", *asked, after=after, twice=twice and (bool(key) or self.m.policy["sessions_per_user"] == 1))
 
     def say_capacity(self, expected: set[str], key: str) -> None:
-        """What LiveKit is told of us is what a job of it would be answered."""
+        """The load that we report to LiveKit agrees with the answer to a job."""
         if key.startswith("dispatch:") and expected & {"assigned", "starting", "full", "broken", "draining", "livekit"}:
             silent = not self.now.warm and self.now.members("pool:ready")
             draining = "n1" in self.now.members("nodes:draining")
@@ -538,7 +542,7 @@ class Machine(RuleBasedStateMachine):
     def webhook(  # noqa: PLR0917 - Hypothesis gives them by name
         self, pick: int, event: str, number: int, ago: int, dropped: int, twice: bool
     ) -> None:
-        """LiveKit says that something has happened, late and often: nothing moves."""
+        """LiveKit reports events late and often: nothing moves."""
         sessions = sorted(self.now.live) if self.now.live and pick < 10 else sorted(self.now.sessions)
         room = self.now.sessions[sessions[pick % len(sessions)]]["roomName"] if pick < 14 else "theirs"
         before, at = self.now, int(self.now.now / 1000) - ago
@@ -561,7 +565,7 @@ class Machine(RuleBasedStateMachine):
         looks=st.integers(1, 6),
     )  # fmt: skip
     def livekit_says(self, pick: int, room: bool, user: str, agent: bool, looks: int) -> None:
-        """Nodes look at a room some times in a row, and see the same."""
+        """Nodes compare a room several times in a row, and see the same."""
         sessions = sorted(self.now.live) if self.now.live and pick < 13 else sorted(self.now.sessions)
         session = sessions[pick % len(sessions)]
         for _ in range(looks):
@@ -627,7 +631,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.m.processes)
     @rule(pick=picks, told_to_go=st.booleans(), twice=twice)
     def fails(self, pick: int, told_to_go: bool, twice: bool) -> None:
-        """An agent says that it cannot go on, or that its process must go."""
+        """An agent reports that it cannot continue, or that its process must stop."""
         process = self.some(pick, "assigned", "running")
         same = self.state(process) not in {"assigned", "running"}
         session = self.session_of(process) if not same else ""
@@ -663,7 +667,7 @@ class Machine(RuleBasedStateMachine):
     def exits(self, pick: int, state: str, seen: tuple[str, str], twice: bool) -> None:
         process = self.some(pick, state)
         if self.state(process) == "exited" and process.exit is not None:
-            seen = process.exit if pick % 2 else ("", "")  # nobody sees one death in two ways
+            seen = process.exit if pick % 2 else ("", "")  # no observer sees one death in two ways
         self.exit(process, because("process_gone"), *seen, twice)
 
     @precondition(lambda self: self.m.processes)
@@ -691,7 +695,7 @@ class Machine(RuleBasedStateMachine):
         self.reserve_some(count, node)
 
     def builders(self, now: Dump, asking: str = "") -> list[str]:
-        """The nodes that can boot agents: those that ask can, they say so themselves. Those whose agents fail are left
+        """The nodes that can boot agents: those that ask can, by their own report. Those whose agents fail are left
         alone while others' do not."""
         able = sorted(n for n in now.in_service if n == asking or f"node:{n}:short" not in now.values)
         return [n for n in able if now.boot_failures(n) < NODE_FAILURES] or able

@@ -1,4 +1,4 @@
-"""A second Celery app on our database: none of its tasks is dropped, and it is told of."""
+"""A second Celery app on our database: none of its tasks is dropped, and a warning names it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Several nodes on one store: shares of the pool, where starts go, what a node may have, who is gone, which release."""
+"""Several nodes on one store: pool shares, placement of starts, node limits, vanished nodes, releases."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from tests.support.pool import assign, change, warm
 
 
 async def beat(store: Store, *nodes: str, seconds: int = 60, **fields: Any) -> None:
-    """Have nodes say that they live, with an agent host."""
+    """Have nodes report that they live, with an agent host."""
     for node in nodes:
         await store.beat_node(node, {"host": 1, "pid": 1, "lastBeat": 1, "life": node, **fields}, seconds)
 
@@ -121,7 +121,7 @@ async def test_a_node_has_no_more_calls_than_it_has_room_for(store: Store, raw: 
     await beat(store, "n3", sessions=2)
     served = [await where(store, f"user{number}") for number in range(5)]
     assert Counter(served) == Counter(n1=1, n2=1, n3=2, queued=1)
-    assert (await store.capacity("n1")).most == (await store.reading()).max_sessions == 4
+    assert (await store.capacity("n1")).max_sessions == (await store.reading()).max_sessions == 4
     # Room on a node is the line's at once.
     ended = next(raw.smembers(f"node:{node}:busy") for node in ("n2",)).pop()
     await store.end_session(raw.hget(f"agent:{ended}", "sessionId") or "", "ended", words("enough"))
@@ -206,7 +206,7 @@ async def test_without_another_node_a_drain_says_goodbye(store: Store, raw: redi
 
 
 async def test_a_drain_that_is_asked_for_again_may_be_over_sooner_and_not_later(store: Store, raw: redis.Redis) -> None:
-    """A node whose Redis was away asks again, for what is left of its time."""
+    """A node whose Redis was away asks again, for its remaining time."""
     await change(store, goodbye_seconds=3)
     await beat(store, "n1")
 
@@ -354,14 +354,14 @@ async def test_what_is_booted_on_a_full_node_joins_the_pool(store: Store, raw: r
     await link.close()
     assert raw.scard(f"node:{full}:busy") == 1
     assert raw.hget(f"session:{waits.session_id}", "status") == "starting"
-    # Room on its node is for who waits.
+    # Capacity of its node goes to waiting sessions.
     busy = raw.hget(f"agent:{raw.smembers(f'node:{full}:busy').pop()}", "sessionId") or ""
     await store.end_session(busy, "ended", words("enough"))
     assert raw.hget(f"session:{waits.session_id}", "node") == full
 
 
 async def told_goodbye(store: Store, raw: redis.Redis, session_id: str, node: str) -> None:
-    """Drain the only node until its calls are told goodbye."""
+    """Drain the only node until its calls get their goodbye."""
     await store.drain_node(node, 0)
     raw.zadd("deadlines", {f"drain|{node}": 0})
     await store.process_deadlines()
@@ -456,7 +456,7 @@ async def test_a_look_that_is_planned_sooner_stays(store: Store, raw: redis.Redi
     assert raw.zscore("deadlines", f"look|{call.session_id}") == later - 1500
     await store.check_room_within("session_nobody", 2)
     assert raw.zscore("deadlines", "look|session_nobody") is None
-    # While nobody looks at the deadlines, time does not count: the next look adds what was missed.
+    # While no node processes deadlines, time does not count: the next round adds the missed time.
     raw.zrem("deadlines", f"look|{call.session_id}")
     raw.set("deadlines:looked", raw.time()[0] * 1000 - 600_000)
     await store.check_room_within(call.session_id, 2)

@@ -25,7 +25,7 @@ from tests.support.api import ADMIN, is_problem, on_a_port, serve, settings, sta
 from tests.support.pool import warm
 
 KEY = "first-key-of-16-and-more"
-#: What must reach nobody, and the texts of the operator's in which it stands.
+#: Text that must reach no caller, and the operator's texts that contain it.
 SECRET = "hunter2"
 WEIGHTS = f"OSError: no weights at https://bot:{SECRET}@models.example/llama.gguf"
 BOOT = f"boot_error: exited with code 1: {WEIGHTS}"
@@ -50,7 +50,7 @@ async def apis(url: str) -> AsyncIterator[dict[str, tuple[Any, httpx.AsyncClient
 
 
 async def told(app: Any, http: httpx.AsyncClient, session: str, headers: dict[str, str]) -> str:
-    """Return all that one of them is told: every route's answer with its headers, streams as far as they come."""
+    """Return everything that one of them receives: each route's answer with headers, and the beginning of streams."""
     found = []
     endless = not (await http.get(f"/api/session/{session}", headers=ADMIN)).json().get("reason")
     for method, path in sorted(set(every_route(app, session))):
@@ -67,7 +67,7 @@ async def told(app: Any, http: httpx.AsyncClient, session: str, headers: dict[st
 
 
 async def nobody_reads(found: dict[str, tuple[Any, httpx.AsyncClient]], session: str, secret: str) -> str:
-    """Assert that no caller is told anything of the inside; return what the operator is told."""
+    """Assert that no caller gets internal text; return what the operator gets."""
     for name, (app, http) in found.items():
         for shown in ("", KEY, secret):
             text = await told(app, http, session, bearer(shown))
@@ -102,13 +102,14 @@ async def test_a_boot_error_is_the_operators(store: Store, valkey_url: str, caps
         look = (await http.get(f"/api/session/{session}", headers=bearer(secret))).json()
         assert look["reason"] == "boot_error: The agent that was started for the call failed."
         assert look["events"][-1]["reason"] == look["reason"]
-        # The one who begins is told what to do, and an id by which the operator finds why.
+        # The caller gets what to do, and an id by which the operator finds the cause.
         answer = await start(http, "ada", headers=bearer(KEY))
         body = is_problem(answer, 503, "agents_do_not_boot")
         assert body["detail"] == "Agents do not start just now; try again later."
         assert body["requestId"] == answer.headers["X-Request-Id"]
         logged = [line for line in capsys.readouterr().err.splitlines() if body["requestId"] in line]
-        assert any(BOOT in line for line in logged), logged
+        assert any(BOOT.replace(SECRET, "(secret)") in line for line in logged), logged
+        assert not any(SECRET in line for line in logged)
         whole = is_problem(await start(http, "ada", headers=ADMIN), 503, "agents_do_not_boot")
         assert BOOT in whole["detail"]
         health = (await http.get("/api/health", headers=bearer(KEY))).json()
@@ -134,14 +135,14 @@ async def test_of_an_agent_that_fails_callers_get_the_code(store: Store, raw: re
     async with apis(valkey_url) as found:
         session, secret = await begun(found)
         serving = str(raw.hget(f"session:{session}", "agentId"))
-        raw.delete(f"agent:{serving}:inbox")  # it has read what it was told
+        raw.delete(f"agent:{serving}:inbox")  # it has read its messages
         await store.append_logs(serving, [f"Traceback: {SECRET}"], 500)
         await store.record_exit(serving, because("agent_error", detail=f"RuntimeError: {LEFT}"), 1)
         assert LEFT in await nobody_reads(found, session, secret)
         _, http = found["keys"]
         look = (await http.get(f"/api/session/{session}", headers=bearer(KEY))).json()
         assert look["cause"] == "agent_error: The agent failed."
-        # An agent's own words at the end, and a reason that looks like one of ours.
+        # An agent's own text at the end, and a reason that looks like one of ours.
         left = str(raw.hget(f"session:{session}", "agentId"))
         async with agent_link(valkey_url, left) as link:
             await link.ended(session, "ended", words(LEFT))
@@ -227,7 +228,7 @@ async def test_an_unexpected_error_is_the_operators(
 
 
 async def test_a_route_without_credentials_is_no_place_to_guess_the_token(store: Store, valkey_url: str) -> None:
-    """Who has shown too many wrong secrets is told nothing more, even with the right one."""
+    """After too many wrong secrets an address gets no other answer, even with the right one."""
     async with serve(create(settings(valkey_url))) as http:
         for number in range(40):
             is_problem(await http.get("/readyz", headers=bearer(f"guess-{number}")), 503, "host_unavailable")
@@ -260,7 +261,7 @@ async def test_who_ended_a_session_is_told(store: Store, valkey_url: str, who: s
     async with serve(create(settings(valkey_url, **keys))) as http:
         body = (await start(http, "ada", headers=bearer(who if who == KEY else ""))).json()
         headers = {"secret": bearer(body["clientSecret"]), "admin": ADMIN}.get(who, bearer(who))
-        for _ in range(2):  # whoever stops it again changes nothing
+        for _ in range(2):  # a second stop changes nothing
             await http.post("/api/session/stop", json={"sessionId": body["sessionId"]}, headers=headers)
             headers = ADMIN
         mine = bearer(body["clientSecret"])

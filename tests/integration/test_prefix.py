@@ -1,4 +1,4 @@
-"""REDIS_PREFIX stands before every key, queue and channel: of the store, of its scripts, of Celery and of beat."""
+"""REDIS_PREFIX is in front of every key, queue and channel: of the store, of its scripts, of Celery and of beat."""
 
 import ast
 import inspect

@@ -1,4 +1,4 @@
-"""How does it stand? Everyone who asks gets it from one reading, which costs the same however much there is."""
+"""The state of the system: every route takes it from one reading, whose number of round trips is constant."""
 
 from collections.abc import AsyncIterator
 from typing import Any

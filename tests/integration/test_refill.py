@@ -55,13 +55,13 @@ async def test_a_failed_boot_does_not_spread(store: Store) -> None:
 async def test_an_agent_that_is_heard_lives_whatever_is_known_of_its_node(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
-    """Redis has forgotten the nodes, or a node's Celery worker is being restarted: its agents go on."""
+    """Redis has forgotten the nodes, or a node's Celery worker is being restarted: its agents keep running."""
     (agent_id,) = await warm(store, valkey_url, 1, node="away")
     session_id = (await assign(store, "ada")).session_id
     assert await store.nodes() == {}
     assert await refill.end_stale(store, set()) == ([], set())
     assert raw.hget(f"agent:{agent_id}", "state") == "assigned"
-    # One that is not heard is given up at its own deadline, and stopped by nobody: its node is gone.
+    # A silent agent is given up at its own deadline. Nothing stops it: its node is gone.
     raw.zadd("deadlines", {f"beat|{agent_id}": 1})
     assert [(action.what, action.id, action.node) for action in await store.process_deadlines()] == [
         ("stop", agent_id, "away")
@@ -125,7 +125,7 @@ def _agent(pid: int, **changes: object) -> Agent:
 @pytest.mark.thorough
 def test_examining_finds_each_fault() -> None:
     limit = 1 << 40
-    # It has not been heard for years: that is for its deadline to judge, which knows for how long Redis was away.
+    # Its last heartbeat is years old. Only its deadline counts, which allows for the time in which Redis was away.
     fit = examine(_agent(os.getpid()), memory_limit=limit)
     assert fit.fault is None
     assert fit.memory > 1 << 20

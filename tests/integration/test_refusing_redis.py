@@ -1,4 +1,4 @@
-"""A Redis that is away, or answers and does not serve: what is asked meanwhile, and that all is well a moment later."""
+"""A Redis that is away, or refuses commands: requests meanwhile, and the recovery."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ from tests.support.refusing import ALL, NO_WRITES, Hurt, Refusing
 #: Seconds after which everything is to be well again.
 HEALED = 15.0
 
-#: Nobody answers one that is silent: each of its cases waits for seconds.
+#: With a silent Redis each case waits for seconds.
 KINDS = [pytest.param(hurt, marks=pytest.mark.thorough) if hurt is Refusing.silent else hurt for hurt in ALL]
 
 
@@ -74,7 +74,7 @@ async def test_a_start_is_refused_with_the_cause_and_served_again(
     session_id = (await start(http, "ada")).json()["sessionId"]
     with hurt(valkey) as cause:
 
-        async def told() -> bool:  # a connection that was closed says that first
+        async def told() -> bool:  # a closed connection reports that first
             body = is_problem(await start(http, "grace", headers=KEY | ADMIN), 503, "store_unavailable")
             assert body["retryAfter"] <= HEALED
             return cause in body["detail"]
@@ -183,7 +183,7 @@ def test_what_cannot_be_queued_is_told_as_a_wait(valkey: Refusing, hurt: Hurt) -
     try:
         publisher.send(REFILL)
         with hurt(valkey) as cause:
-            for _ in range(2):  # a connection that was closed says that first
+            for _ in range(2):  # a closed connection reports that first
                 with pytest.raises(StoreUnavailable) as refused:
                     publisher.send(REFILL)
             if cause != "does not answer":
@@ -222,7 +222,7 @@ async def test_a_full_disk_of_its_append_only_file_is_a_wait(tmp_path: Path) -> 
                 ballast.unlink()
                 await until(served)
         finally:
-            process.kill()  # before the disk is taken away
+            process.kill()  # before the disk is removed
             process.wait()
 
 
@@ -238,7 +238,7 @@ async def test_another_password_is_a_wait_too(tmp_path: Path) -> None:
                 await asyncio.to_thread(publisher.send, REFILL)
                 with valkey.wanting_a_password() as cause:
 
-                    async def told() -> bool:  # a connection that was closed says that first
+                    async def told() -> bool:  # a closed connection reports that first
                         answer = await start(http, "ada", headers=ADMIN)
                         return cause in is_problem(answer, 503, "store_unavailable")["detail"]
 
@@ -275,7 +275,7 @@ def test_beat_waits_and_leads_again(valkey: Refusing, hurt: Hurt) -> None:
         assert scheduler.tick() > 0
         ticks(scheduler, valkey)
         with hurt(valkey):
-            scheduler.close()  # which says nothing
+            scheduler.close()  # which raises nothing
     finally:
         app.close()
 

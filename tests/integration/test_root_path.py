@@ -112,7 +112,7 @@ async def test_the_bare_path_is_the_page_too_and_nobody_is_redirected(proxied: h
 
 
 async def test_the_node_itself_is_reached_without_it(direct: httpx.AsyncClient) -> None:
-    """By probes, the command line, LiveKit's webhooks, and whoever opens what `make up` prints."""
+    """By probes, the command line, LiveKit's webhooks, and browsers that open the printed addresses."""
     for path in ("/livez", "/readyz", "/", "/status", "/assets/index.js"):
         assert (await direct.get(path)).status_code in {200, 503}, path
     assert (await start(direct, "ada")).status_code == 202

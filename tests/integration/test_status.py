@@ -150,7 +150,7 @@ async def test_one_answer_holds_everything(
     assert found["at"] - 60 < at <= found["at"]
     async with asyncio.timeout(10):
         starts: list[list[float]] = []
-        while not starts:  # what was measured is collected for a moment
+        while not starts:  # samples are collected before they are written
             starts = (await http.get("/api/status")).json()["charts"]["start"]
     ((at, seconds),) = starts
     assert 0 < seconds < 60
@@ -169,7 +169,7 @@ async def test_failures_are_told_once_with_their_cause(
     warmed = await warm(store, valkey_url, 3)
     session_id = await begin(http, "ada")
     bound = (await http.get(f"/api/session/{session_id}")).json()["agentId"]
-    raw.delete(f"agent:{bound}:inbox")  # it has read what it was told
+    raw.delete(f"agent:{bound}:inbox")  # it has read its messages
     await store.record_exit(bound, because("killed", signal=9), signal=9)
     found = await _failures(http)
     # The death of the agent and what it meant to its session are one thing.
@@ -217,7 +217,7 @@ async def test_changes_are_pushed_and_only_they(
         link = AgentLink(valkey_url, session_id)
         await link.joined()
         await link.presence(session_id, present=True)
-        await link.presence(session_id, present=False)  # changes no state, and is told all the same
+        await link.presence(session_id, present=False)  # changes no state, and is reported anyway
         await link.close()
         while not (rows := (await events.next("change"))[1].get("sessions")):
             pass
@@ -272,7 +272,7 @@ async def test_a_redis_that_is_away_is_said(
             patched.setattr(type(store), "reading", lambda _self: away())
             _, told, _ = await events.next("trouble")
             assert told == {"detail": "Redis does not answer"}
-        await events.next("snapshot")  # all anew: what was sent before may be long past
+        await events.next("snapshot")  # a full snapshot: the earlier one may be outdated
 
 
 async def test_log_lines_come_as_they_are_written_each_once(

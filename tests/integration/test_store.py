@@ -151,7 +151,7 @@ async def test_a_bound_agent_that_dies_before_the_call_is_replaced(
     await warm(store, valkey_url, 2)
     session_id = (await assign(store, "ada")).session_id
     (spare,) = raw.smembers("pool:ready")
-    raw.delete(f"agent:{session_id}:inbox")  # it has heard of its session
+    raw.delete(f"agent:{session_id}:inbox")  # it has read its assignment
     result = await store.record_exit(session_id, because("killed", signal=9), None, 9)
     assert (result.session_id, result.outcome) == (session_id, "replaced")
     session = await store.session(session_id)
@@ -169,7 +169,7 @@ async def test_a_bound_agent_that_dies_before_the_call_is_replaced(
 
 
 async def test_who_was_dead_when_it_was_handed_out_has_failed_nobody(store: Store, valkey_url: str) -> None:
-    """All warm agents are killed at once: what each was told lies unread."""
+    """All warm agents are killed at once: their messages stay unread."""
     await warm(store, valkey_url, 6)
     session_id = (await assign(store, "ada")).session_id
     for _ in range(6):
@@ -314,7 +314,7 @@ async def test_the_room_of_a_session_that_is_over_is_deleted_until_that_has_work
     waiting = (await assign(store, "grace")).session_id
     await store.end_session(waiting, "ended", words("stopped"))
     assert raw.zscore("deadlines", f"close|{waiting}") is None
-    # Nobody knows the room's name any more.
+    # The name of the room is lost.
     raw.zadd("deadlines", {"close|session_forgotten": 1})
     assert await store.process_deadlines() == []
     assert raw.zscore("deadlines", "close|session_forgotten") is None

@@ -28,7 +28,7 @@ def bearer(secret: str) -> dict[str, str]:
 
 
 def every_route(app: Any, session: str) -> Iterator[tuple[str, str]]:
-    """Yield (method, path) of everything that the app serves, whether the document tells of it or not."""
+    """Yield (method, path) of everything that the app serves, whether the document lists it or not."""
     routes = list(app.routes)
     while routes:
         route = routes.pop()
@@ -63,7 +63,7 @@ async def test_what_looks_like_a_client_secret_opens_nothing_on_any_route(
         walked = 0
         for method, path in every_route(app, mine):
             if path.endswith("/events") and not keys and "logs" not in path:
-                continue  # open to anybody who knows the session, and goes on for ever
+                continue  # open to every caller who knows the session, and never ends
             nobody = await answers(http, method, path, mine, {})
             for secret in forged:
                 told = await answers(http, method, path, mine, bearer(secret))
@@ -155,7 +155,7 @@ async def test_names_that_are_given_are_the_only_ones(store: Store, valkey_url: 
                 for headers in ({}, bearer("cs_x")):
                     answer = await start(http, "eve", headers={"Host": host} | headers)
                     assert answer.status_code in ({401, 403} if "api_keys" in more else {403}), host
-            # Who has the key is no page of a stranger's: a scraper asks by address.
+            # A request with the key is not from a foreign page: a scraper asks by address.
             assert (await http.get("/metrics", headers=ADMIN | {"Host": "10.0.0.1"})).status_code == 200
 
 
@@ -172,7 +172,7 @@ async def test_wrong_secrets_are_tried_only_so_often(store: Store, valkey_url: s
         assert is_problem(locked, 429, "too_many_attempts")["retryAfter"] > 0
         assert locked.headers["Retry-After"]
         assert (await tried("198.51.100.2", "a-token-for-tests")).status_code == 200
-        # Where a right one came from, the neighbour's wrong ones lock out nobody; nor is the node's own drain ever.
+        # After a right secret, a neighbour's wrong ones do not lock the address out; nor the node's own drain.
         for n in range(MOST + 5):
             assert (await tried("198.51.100.2", f"guess-{n}")).status_code == 401
             assert (await tried("127.0.0.1", f"guess-{n}")).status_code in {401, 429}
@@ -201,7 +201,7 @@ async def test_one_address_takes_few_seats_and_few_places_in_line(store: Store, 
         is_problem(refused, 429, "too_many_sessions")
         for n in range(2):
             assert (await from_("198.51.100.2", f"b{n}")).json()["status"] == "starting"
-        # The house is full: two of an address wait, whoever else it has.
+        # All sessions are taken: two of an address wait, whatever other sessions it has.
         waiting = [await from_("198.51.100.3", f"c{n}") for n in range(4)]
         assert [answer.status_code for answer in waiting] == [202, 202, 429, 429]
         assert is_problem(waiting[3], 429, "too_many_sessions")["detail"]

@@ -1,4 +1,4 @@
-"""Webhooks: who may send them, what becomes of them, and that none of them, in whatever order, ends a call."""
+"""Webhooks: access, results, and that none of them, in any order, ends a call."""
 
 import base64
 import hashlib
@@ -71,7 +71,7 @@ def counted(raw: "redis.Redis") -> dict[str, int]:
     return {name.removeprefix("webhook:"): int(n) for name, n in stats.items() if name.startswith("webhook:")}
 
 
-# Who may send them
+# Access
 
 
 async def test_a_signed_webhook_is_recorded(http: httpx.AsyncClient, raw: "redis.Redis") -> None:
@@ -349,7 +349,7 @@ class House:
         return [what for what, _, _ in self.b.call("process_deadlines", 100)]
 
     def time(self, ms: int) -> None:
-        """Let time pass, in which a node looks where it is told to."""
+        """Let time pass, in which a node does the requested checks."""
         for what in self.later(ms):
             assert what in {"look", "reconcile"}, what
             self.look()
@@ -364,7 +364,7 @@ class House:
 @example(happens=[("webhook", "participant_left", 0, 0, 0), ("webhook", "room_finished", 1, 0, 2), ("time", 2_900)])
 @example(happens=[("error", "user"), ("time", 2_900), ("error", "user"), ("time", 2_900)])
 def test_no_webhook_ends_a_call(valkey_url: str, happens: list[tuple[Any, ...]]) -> None:
-    """Late, twice, in any order, or wrong: while user and agent are in the room, the call goes on."""
+    """Late, twice, in any order, or wrong: while user and agent are in the room, the call continues."""
     call = House(valkey_url)
     for kind, *what in happens:
         if kind == "webhook":
@@ -374,8 +374,8 @@ def test_no_webhook_ends_a_call(valkey_url: str, happens: list[tuple[Any, ...]])
         elif kind == "time":
             call.time(what[0])
         else:
-            # The look that follows each error tells the truth again.
-            assert call.look(what[0]) in {"", "doubt"}
+            # The check that follows each error sees the true state again.
+            assert call.look(what[0]) in {"", "mismatch"}
             assert call.look() == ""
         now = call.dump()
         assert now.sessions[call.session]["status"] == "active"
@@ -385,7 +385,7 @@ def test_no_webhook_ends_a_call(valkey_url: str, happens: list[tuple[Any, ...]])
     assert "user_left" not in [entry["state"] for _, entry in call.b.redis.xrange(f"session:{call.session}:events")]
 
 
-# What LiveKit knows better
+# Where LiveKit corrects the record
 
 
 @pytest.fixture
@@ -411,11 +411,11 @@ def waits(call: House, kind: str) -> float | None:
 
 
 def test_a_user_whom_livekit_misses_twice_has_left(call: House) -> None:
-    assert call.look("user") == "doubt"
+    assert call.look("user") == "mismatch"
     assert waits(call, "gone") is None
     assert waits(call, "look") == pytest.approx(2_000, abs=10)
     call.later(1_000)
-    assert call.look("user") == "doubt", "a second look that is too near"
+    assert call.look("user") == "mismatch", "a second look that is too near"
     call.later(1_100)
     assert call.look("user") == "user_gone"
     assert fields(call)["status"] == "active"
@@ -439,23 +439,23 @@ def test_a_user_whom_livekit_misses_for_long_ends_the_session(call: House) -> No
 
 
 def test_looks_far_apart_do_not_add_up(call: House) -> None:
-    assert call.look("user") == "doubt"
+    assert call.look("user") == "mismatch"
     call.later(20_000)
-    assert call.look("user") == "doubt"
+    assert call.look("user") == "mismatch"
 
 
 def test_the_agent_speaks_and_the_reckoning_begins_anew(call: House) -> None:
     call.look("user")
     call.later(2_100)
     call.b.call("agent_presence", call.session, call.agent, 1, 0)
-    assert call.look("user") == "doubt"
+    assert call.look("user") == "mismatch"
 
 
 def test_a_wait_that_the_agent_began_is_ended_only_by_two_looks(call: House) -> None:
     call.b.call("agent_presence", call.session, call.agent, 0, 0)
     assert call.look("user") == ""
     assert waits(call, "look") is None, "the agent is in charge"
-    assert call.look() == "doubt"
+    assert call.look() == "mismatch"
     assert waits(call, "gone") is not None
     call.later(2_100)
     assert call.look() == "user_there"
@@ -474,7 +474,7 @@ def test_a_call_becomes_active_though_the_agent_says_nothing(call: House) -> Non
     other.session = other.b.call("assign", *named(userId="bob", waitingId="session_2", roomName="q", payload="{}"))[1]
     assert other.look() == "", "the agent is on its way"
     other.b.call("agent_joined", other.agent)
-    assert other.look() == "doubt"
+    assert other.look() == "mismatch"
     other.later(2_100)
     assert other.look() == "user_there"
     assert fields(other)["status"] == "active"
@@ -488,7 +488,7 @@ def test_an_agent_that_is_not_in_the_room_is_replaced(call: House) -> None:
     for _ in range(6):
         results.append(call.look("agent"))
         call.later(2_100)
-    assert results == ["doubt"] * 5 + ["agent_lost"]
+    assert results == ["mismatch"] * 5 + ["agent_lost"]
     found = fields(call)
     assert (found["status"], found["takeovers"]) == ("starting", "1")
     assert found["cause"] == "LiveKit does not find it in the room"
@@ -500,7 +500,7 @@ def test_what_is_said_of_an_earlier_agent_does_not_count(call: House) -> None:
     call.look("user")
     call.later(2_100)
     assert call.b.call("reconcile_room", call.session, "prewarm_other", 1, "gone", 0) == ""
-    assert call.look("user") == "doubt"
+    assert call.look("user") == "mismatch"
 
 
 def test_a_room_that_is_gone_with_everybody_is_a_user_who_left(call: House) -> None:
@@ -546,7 +546,7 @@ async def test_rooms_of_others_are_not_even_asked_about(store: Store, raw: "redi
     reconciler = Reconciler(store, cast(Rooms, server), 3600)
     await reconciler.all()
     for each in sessions.values():
-        await reconciler.look(each)
+        await reconciler.reconcile(each)
     assert server.asked == {ours}
     assert [(action.what, action.id) for action in await store.process_deadlines()] == [("close", sessions[ours])]
 
@@ -567,6 +567,6 @@ async def test_a_look_that_livekit_does_not_answer_is_repeated(
     session_id, _ = await session(store, valkey_url, new_id("room"))
     async with Rooms("ws://127.0.0.1:1", KEY, SECRET) as nobody:
         reconciler = Reconciler(store, nobody, 3600)
-        await reconciler.look(session_id)
+        await reconciler.reconcile(session_id)
         await reconciler.all()
     assert 0 < raw.zscore("deadlines", f"look|{session_id}") - time.time() * 1000 <= 2_000

@@ -42,7 +42,10 @@ class AgentProcess(Process):
         self._goodbye = asyncio.Event()
         self._active_at: int | None = None
         self._given_up = False  #: it leaves its session without a word
-        self._room: tuple[str, Room] | None = None
+        self.room: tuple[str, Room] | None = None
+        #: Its connection to the room is lost, and it does not notice.
+        self.unaware = False
+        self.version = computer.host.version
         self.at_end(self._vanish)
 
     def begin(self) -> None:
@@ -60,8 +63,8 @@ class AgentProcess(Process):
         self._request_stop(because("node_stopping"))
 
     def _vanish(self) -> None:
-        if self._room is not None:
-            name, _ = self._room
+        if self.room is not None:
+            name, _ = self.room
             livekit = self.computer.livekit
             asyncio.get_running_loop().call_later(NOTICES_SECONDS, livekit.part, name, self.id)
         self.computer.ended(self)
@@ -167,14 +170,14 @@ class AgentProcess(Process):
         if (room := await self._join(name)) is None:
             await self._leave(session, "stopped", self._stop.result())
             return
-        self._room = name, room
+        self.room = name, room
         await self._say(self._link.joined)
         faults.hit("agent.joined")
         reporting = self.start(self._presence(session, name))
         outcome, reason = await self._until_the_end(name)
         reporting.cancel()
         self.computer.livekit.part(name, self.id)
-        self._room = None
+        self.room = None
         await self._leave(session, outcome, reason)
 
     async def _join(self, name: str) -> Room | None:
@@ -190,12 +193,13 @@ class AgentProcess(Process):
         """Wait until this agent leaves its session; returns how and why."""
         while not self._stop.done():
             room = self.computer.livekit.rooms.get(name)
-            if room is None or self.id not in room.agents:
+            if not self.unaware and (room is None or self.id not in room.agents):
                 return "lost", because("agent_error", detail="the room is lost")
             if self._goodbye.is_set():
                 await self._pause(0.5)
                 return "ended", because("node_stopping")
-            changes = [self.start(room.changed.wait()), self.start(self._goodbye.wait())]
+            changed = (room or Room()).changed
+            changes = [self.start(changed.wait()), self.start(self._goodbye.wait())]
             await asyncio.wait([self._stop, *changes], return_when=asyncio.FIRST_COMPLETED)
             for change in changes:
                 change.cancel()
@@ -207,7 +211,9 @@ class AgentProcess(Process):
         while (room := self.computer.livekit.rooms.get(name)) is not None:
             changed, now = room.changed, room.user
             if now != before:
-                await self._say(lambda now=now: self._link.presence(session, present=now))  # type: ignore[misc]
+                if self.computer.tells:
+                    lost = room.lost
+                    await self._say(lambda: self._link.presence(session, present=now, lost=lost))  # noqa: B023
                 before = now
                 if now and self._active_at is None:
                     self._active_at = int((BEGINNING + self._world.now) * 1000)

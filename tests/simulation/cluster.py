@@ -19,6 +19,7 @@ from orchestrator.reasons import because
 from orchestrator.settings import Settings
 from orchestrator.states import SessionState
 from orchestrator.store import keys
+from orchestrator.store.keys import node_queue
 from orchestrator.task_queue import app as tasks
 from orchestrator.task_queue.app import PERIODIC
 from tests.simulation.agent import AgentProcess
@@ -89,6 +90,7 @@ class Call:
     session_id: str = ""
     state: str = ""  #: when it was answered
     position: int | None = None
+    room: str = ""  #: once the user has joined it
     states: list[str] = field(default_factory=list)
 
 
@@ -106,6 +108,8 @@ class Cluster:
         self.calls: list[Call] = []
         #: Redis has lost everything: who waited is forgotten, and the cap may be exceeded.
         self.lost = False
+        #: Reloads of the agents' code: id, node and version.
+        self.reloads: list[tuple[str, Computer, int]] = []
         self.api: Api
         self.outside, self._instant = Process(world, "test"), Process(world, "oracle")
 
@@ -226,6 +230,18 @@ class Cluster:
         """Hang up for a user."""
         await self.do(self.store.end_session(call.session_id, SessionState.ENDED, because("stopped_by_caller")))
 
+    async def reload(self, computer: Computer, *, broken: bool = False) -> str:
+        """Have a node load new code for its agents, as `POST /api/reload` does; returns the reload's id."""
+        computer.version, computer.broken = computer.version + 1, broken
+        reload_id = self.world.token(4)
+        self.reloads.append((reload_id, computer, computer.version))
+        await self.do(self.store.note_reload(reload_id, computer.name, "waiting"))
+        await self.do(self._publish(Task(tasks.RELOAD, (reload_id,), node_queue(computer.name))))
+        return reload_id
+
+    async def _publish(self, task: Task) -> None:
+        self.broker.publish(task, expires=120)
+
     # Users
 
     async def begin(self, user: str, *, affinity: bool = False) -> Call:
@@ -257,8 +273,11 @@ class Cluster:
         self.world.say(user, f"is answered {call.session_id[8:14] or call.refused}")
         return call
 
-    async def talk(self, call: Call, *, comes: bool = True, seconds: float = 5.0, hangs_up: bool = True) -> None:
-        """Be in the room while there is a session, then leave, or be gone without a word."""
+    async def talk(
+        self, call: Call, *, comes: bool = True, seconds: float = 5.0, hangs_up: bool = True, dies: bool = False
+    ) -> None:
+        """Be in the room while there is a session, then leave, or be gone without a word; `dies`: the client is killed,
+        so that it does not leave the room either."""
         if not call.session_id:
             return
         name, joined_at = "", None
@@ -275,7 +294,12 @@ class Cluster:
                     with contextlib.suppress(OrchestratorError):
                         name, joined_at = session.room_name, self.world.now
                         self.livekit.join(name)
+                        call.room = name
                 if joined_at is not None and self.world.now - joined_at > seconds:
+                    if dies:
+                        self.world.say(call.user, "is killed")
+                        self.livekit.lose(name)
+                        return
                     if hangs_up:
                         await self.store.end_session(call.session_id, SessionState.ENDED, because("stopped_by_caller"))
                     self.livekit.part(name)

@@ -45,6 +45,10 @@ class Computer:
         self.poisoned = False
         #: Whether agents say goodbye and leave when they hear that their node stops.
         self.polite = True
+        #: Whether agents say who is in their room.
+        self.tells = True
+        #: Of the agents' code; one that is broken cannot be loaded.
+        self.version, self.broken = 1, False
         self.free_bytes = 8 << 30
         self.on = True
         #: What agents write to the disk: every process that was started and whose death is not recorded.
@@ -122,6 +126,7 @@ class Host(Process):
         #: Agents that this host knows.
         self.known: dict[str, AgentProcess] = {}
         self.clients: list[HostConnection] = []
+        self.version = computer.version
         self.at_end(self._hang_up)
 
     def _hang_up(self) -> None:
@@ -186,6 +191,12 @@ class Host(Process):
             self._bury(process, seen=True)
         return process.identity
 
+    def reload(self) -> None:
+        """Start agents with the newest code from now on."""
+        if self.computer.broken:
+            raise OrchestratorError("the agents' code cannot be loaded")
+        self.version = self.computer.version
+
     def stop(self, agent_id: str, grace: float) -> bool:
         """TERM, grace, KILL."""
         if (process := self.known.get(agent_id)) is None:
@@ -231,6 +242,11 @@ class HostConnection:
 
     async def stop(self, agent_id: str, grace: float) -> bool:
         return (await self._reach()).stop(agent_id, grace)
+
+    async def reload(self) -> None:
+        await self._reach()
+        await asyncio.sleep(self._host.computer.world.dice.uniform(0.2, 2))  # the code is tried first
+        (await self._reach()).reload()
 
     async def acknowledge(self, agent_id: str) -> None:
         computer = (await self._reach()).computer
@@ -326,7 +342,7 @@ class Worker(Process):
             case tasks.REFILL:
                 work = node.pool.refill()
             case tasks.CANARY:
-                return node.canary.seen()
+                return node.canary.note()
             case tasks.STOP_AGENT:
                 work = node.stops.here(*task.args)
             case tasks.HEALTH_CHECK:
@@ -335,6 +351,8 @@ class Worker(Process):
                 return None
             case tasks.CHECK_NODE:
                 work = node.checks.check()
+            case tasks.RELOAD:
+                work = node.reload.reload(*task.args)
             case tasks.CLEANUP_STALE:
                 work = node.clean_up.run()
             case unknown:

@@ -5,7 +5,8 @@ import os
 import shlex
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from tests.simulation.valkey import Valkey
 from tests.simulation.world import World
 from tests.support.processes import poll
 
+Record = Callable[[str, object], None]
+#: The property of a test's report that says how many simulations it ran, and the CPU seconds of them all.
+COST = "simulations"
 #: Lines of a trace that a failure shows.
 SHOWN = 150
 
@@ -51,14 +55,17 @@ def valkey(short_folder: Path) -> Iterator[Valkey]:
 class Simulate:
     """Runs scenarios; one that fails says how it is run again, and what happened."""
 
-    def __init__(self, valkey: Valkey, test: str, only: int | None) -> None:
-        self._valkey, self._test = valkey, shlex.quote(test)
+    def __init__(self, valkey: Valkey, test: str, only: int | None, record: Record) -> None:
+        self._valkey, self._test, self._record = valkey, shlex.quote(test), record
         #: The one seed to run, when one was named.
         self.only = only
 
     def __call__(self, scenario: Scenario, seeds: Iterable[int]) -> list[World]:
         """Run a scenario once for each seed; returns the worlds as they were at the end."""
-        return [self._run(scenario, seed) for seed in (seeds if self.only is None else [self.only])]
+        before = _cpu_seconds(self._valkey)
+        worlds = [self._run(scenario, seed) for seed in (seeds if self.only is None else [self.only])]
+        self._record(COST, (len(worlds), _cpu_seconds(self._valkey) - before))
+        return worlds
 
     def _run(self, scenario: Scenario, seed: int) -> World:
         world = World(seed)
@@ -71,7 +78,29 @@ class Simulate:
 
 
 @pytest.fixture
-def simulate(valkey: Valkey, request: pytest.FixtureRequest) -> Simulate:
+def simulate(valkey: Valkey, request: pytest.FixtureRequest, record_property: Record) -> Simulate:
     """Run scenarios on a Valkey of their own."""
     named = request.config.getoption("--seed", default=None) or os.environ.get("SIMULATION_SEED")
-    return Simulate(valkey, request.node.nodeid, None if named is None else int(named))
+    return Simulate(valkey, request.node.nodeid, None if named is None else int(named), record_property)
+
+
+def _cpu_seconds(valkey: Valkey) -> float:
+    """The CPU time of this process and of its Valkey so far."""
+    (used,) = valkey.peek([("INFO", "cpu")])
+    found = dict(line.split(":") for line in used.splitlines() if ":" in line)
+    return time.process_time() + float(found["used_cpu_user"]) + float(found["used_cpu_sys"])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the schedules have cost; nothing is asserted of it."""
+    reports = [
+        report for report in terminalreporter.getreports("passed")
+        if report.when == "call" and "tests/simulation/test_schedules.py" in report.nodeid
+    ]  # fmt: skip
+    costs = [value for report in reports for name, value in report.user_properties if name == COST]
+    if count := sum(schedules for schedules, _ in costs):
+        seconds = max(report.stop for report in reports) - min(report.start for report in reports)
+        cpu = sum(used for _, used in costs) / count
+        terminalreporter.write_line(
+            f"{count} schedules: {count / seconds * 60:.0f} a minute, {1000 * cpu:.0f} ms of CPU time each"
+        )

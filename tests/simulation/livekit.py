@@ -10,6 +10,8 @@ from tests.simulation.world import CURRENT, World
 
 #: Seconds after which LiveKit notices that an agent's process is gone.
 NOTICES_SECONDS = 1.0
+#: Seconds after which it notices that a user's client is gone without a goodbye, between these two.
+MISSES_SECONDS = (1.0, 6.0)
 
 
 @dataclass
@@ -18,6 +20,7 @@ class Room:
 
     agents: dict[str, None] = field(default_factory=dict)
     user: bool = False
+    lost: bool = False  #: the user did not leave: the connection was lost
     #: Set whenever a participant comes or goes.
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -49,17 +52,26 @@ class LiveKit:
         if agent:
             room.agents[agent] = None
         else:
-            room.user = True
+            room.user, room.lost = True, False
         room.change()
         return room
 
-    def part(self, name: str, agent: str = "") -> None:
+    def lose(self, name: str) -> None:
+        """Lose the user's client: it says no goodbye, so it is in the room until it is missed."""
+        seconds = self._world.dice.uniform(*MISSES_SECONDS)
+        asyncio.get_running_loop().call_later(seconds, lambda: self.part(name, lost=True))
+
+    def drop(self, name: str, agent: str) -> None:
+        """Have an agent be out of its room, which neither it nor another participant is told."""
+        self.rooms[name].agents.pop(agent, None)
+
+    def part(self, name: str, agent: str = "", *, lost: bool = False) -> None:
         """Leave a room."""
         if (room := self.rooms.get(name)) is not None:
             if agent:
                 room.agents.pop(agent, None)
             else:
-                room.user = False
+                room.user, room.lost = False, lost
             room.change()
 
     # For nodes

@@ -118,6 +118,7 @@ async def _unsettled(cluster: Cluster) -> list[str]:
             found.append(f"{process.name} runs, and has no record or has exited")
         elif process.hangs:
             found.append(f"{process.name} stands still")
+    found += await _outdated(cluster, {agent.id for agent in records.values() if agent.state is AgentState.READY})
     running = {process.id for process in cluster.agents}
     found += [f"agent {agent_id[8:14]} is {records[agent_id].state}, and no process runs" for agent_id in
               sorted(records.keys() - running)]  # fmt: skip
@@ -127,6 +128,17 @@ async def _unsettled(cluster: Cluster) -> list[str]:
     for name, room in cluster.livekit.rooms.items():
         if room.agents or room.user:
             found.append(f"room {name} is not empty: {list(room.agents)}, user {room.user}")
+    return found
+
+
+async def _outdated(cluster: Cluster, warm: set[str]) -> list[str]:
+    """Warm agents of a code that was replaced."""
+    found = []
+    for reload_id, computer, version in cluster.reloads:
+        if cluster.lost or (await cluster.store.reload(reload_id)).get(computer.name) != "done":
+            continue
+        old = [each.name for each in computer.living if each.id in warm and each.version < version]
+        found += [f"{name} is warm with the code before version {version}" for name in old]
     return found
 
 

@@ -1,13 +1,13 @@
 """One schedule: users come and go while processes die, stand still and fail, in an order that follows from the seed."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from orchestrator.errors import StoreUnavailable
 from orchestrator.faults import ACTIONS, POINTS
 from tests.simulation import promises
-from tests.simulation.cluster import Cluster
+from tests.simulation.cluster import OVER, Cluster
 from tests.simulation.computer import Computer
 from tests.simulation.world import Process, World
 
@@ -28,7 +28,8 @@ class Trouble:
         return [
             (8, self.fault), (4, self.agent), (2, self.host), (3, self.worker), (2, self.api), (1, self.power),
             (3, self.redis), (1, self.loss), (1, self.livekit), (2, self.drain), (2, self.resize), (1, self.restart),
-            (1, self.poison), (1, self.memory),
+            (1, self.poison), (1, self.memory), (2, self.reload), (1, self.untold), (1, self.deserted),
+            (1, self.entered), (1, self.drain_while_away),
         ]  # fmt: skip
 
     async def once(self) -> None:
@@ -110,8 +111,9 @@ class Trouble:
         cut = [process for process in some if process.alive]
         if self._dice.random() < 0.6:
             cut = [self._dice.choice(cut)] if cut else []
-        trouble = self._dice.choice(["refuses", "silent", "deaf"])
+        self._cut(cut, self._dice.choice(["refuses", "silent", "deaf"]))
 
+    def _cut(self, cut: Sequence[Process], trouble: str) -> None:
         def back() -> None:
             for process in cut:
                 process.network.trouble = ""
@@ -131,8 +133,9 @@ class Trouble:
 
     async def drain(self) -> None:
         """Take a node out of service; later it is put back."""
-        name = self._computer().name
+        await self._drain(self._computer().name)
 
+    async def _drain(self, name: str) -> None:
         async def undrain() -> None:
             while True:
                 try:
@@ -144,6 +147,37 @@ class Trouble:
 
         await self._cluster.do(self._cluster.store.drain_node(name, self._dice.uniform(0, 6)))
         self._later(self._dice.uniform(0.5, 10), lambda: self._cluster.outside.start(undrain()))
+
+    async def drain_while_away(self) -> None:
+        """Take a node out of service that then cannot reach Redis for a while, nor can its agents."""
+        computer = self._computer()
+        await self._drain(computer.name)
+        self._cut([each for each in (computer.worker, *computer.living) if each.alive], "refuses")
+
+    async def reload(self) -> None:
+        """Have a node's agents run new code."""
+        await self._cluster.reload(self._computer())
+
+    async def untold(self) -> None:
+        """Have a node's agents not say who is in their rooms, for a while."""
+        computer = self._computer()
+        computer.tells = False
+        self._later(self._dice.uniform(1, 8), lambda: setattr(computer, "tells", True))
+
+    async def deserted(self) -> None:
+        """Have an agent be out of its room without noticing."""
+        if inside := [agent for agent in self._cluster.agents if agent.room]:
+            agent = self._dice.choice(inside)
+            assert agent.room is not None
+            self._world.say(agent.name, "is out of its room")
+            agent.unaware = True
+            self._cluster.livekit.drop(agent.room[0], agent.id)
+
+    async def entered(self) -> None:
+        """Have the client of a session that is over enter the room again."""
+        over = [call for call in self._cluster.calls if call.room and call.states[-1] in OVER]
+        if over and not self._cluster.livekit.away:
+            self._cluster.livekit.join(self._dice.choice(over).room)
 
     async def resize(self) -> None:
         await self._cluster.do(self._cluster.store.set_target(self._dice.randrange(4)))
@@ -166,7 +200,9 @@ async def _user(cluster: Cluster, name: str) -> None:
     await asyncio.sleep(dice.uniform(0, LENGTH))
     call = await cluster.begin(name)
     behaviour = dice.random()
-    await cluster.talk(call, comes=behaviour > 0.15, seconds=dice.uniform(0.5, 6), hangs_up=behaviour > 0.35)
+    await cluster.talk(
+        call, comes=behaviour > 0.15, seconds=dice.uniform(0.5, 6), hangs_up=behaviour > 0.35, dies=behaviour > 0.85
+    )
 
 
 async def schedule(world: World) -> None:

@@ -201,3 +201,32 @@ def test_one_that_vanishes_is_replaced_by_the_others(simulate: Simulate) -> None
         await over(cluster)
 
     simulate(scenario, SEEDS)
+
+
+def test_one_that_drains_without_redis_ends_no_call_and_hands_it_over_when_redis_is_back(simulate: Simulate) -> None:
+    async def scenario(world: World) -> None:
+        cluster = await three(world)
+        call, before = await talking_on(cluster, "b")
+        await cluster.do(cluster.store.drain_node("b", 8))
+        cut = [computer(cluster, "b").worker, *computer(cluster, "b").living]
+        for process in cut:
+            process.network.trouble = "refuses"
+        # Less than the silence after which the agent counts as lost.
+        await asyncio.sleep(world.dice.uniform(0.5, 3))
+        room = cluster.livekit.rooms[before.room_name]
+        assert (list(room.agents), room.user) == ([before.agent_id], True)
+        begun = [await cluster.begin(f"meanwhile{number}") for number in range(4)]
+        assert "b" not in {(await cluster.session(each)).node for each in begun}
+        for process in cut:
+            process.network.trouble = ""
+        after = await cluster.served(call, 8, but=before.agent_id or "")
+        assert after.node in {"a", "c"}
+
+        async def empty() -> bool:
+            return not computer(cluster, "b").living
+
+        await cluster.until(empty, "its agents are gone", 20)
+        await cluster.do(cluster.store.undrain_node("b"))
+        await over(cluster)
+
+    simulate(scenario, SEEDS)

@@ -1,13 +1,18 @@
 """Users come and go while whatever may fails does: the promises hold, in every order that is tried."""
 
+import asyncio
 import os
 import subprocess
 import sys
 
 import pytest
 
+from orchestrator.store import keys
+from tests.simulation.cluster import Cluster
 from tests.simulation.conftest import Simulate
+from tests.simulation.promises import Broken, Watch
 from tests.simulation.schedule import schedule
+from tests.simulation.world import World
 from tests.support.node import REPOSITORY
 
 #: Schedules of one test, and tests; `make chaos` runs more.
@@ -25,6 +30,8 @@ def test_the_promises_hold_in_every_schedule(simulate: Simulate, batch: int) -> 
 
 def test_a_seed_is_the_same_schedule_again(simulate: Simulate) -> None:
     """In this process, and in another one in which Python hashes otherwise."""
+    if simulate.only is not None:
+        pytest.skip("one schedule was asked for")
     first, second = ([world.trace for world in simulate(schedule, range(3))] for _ in range(2))
     assert first == second
     assert first[0] != first[1]
@@ -38,3 +45,23 @@ def test_a_seed_is_the_same_schedule_again(simulate: Simulate) -> None:
 
 def _named(batch: str) -> str:
     return f"{test_the_promises_hold_in_every_schedule.__name__}[{batch}]"
+
+
+def test_a_promise_that_is_broken_for_a_moment_is_seen(simulate: Simulate) -> None:
+    """What the watch asks for goes with the next command, and still finds what was there when it was asked."""
+
+    async def scenario(world: World) -> None:
+        cluster = Cluster(world, 1, max_sessions=2)
+        await cluster.start()
+        watch = Watch(cluster)
+        watching = cluster.outside.start(watch.run())
+        await asyncio.sleep(1)
+        most = cluster.settings.max_sessions
+        world.valkey.peek([("SADD", keys.SESSION_ACTIVE, *map(str, range(most + 1)))])
+        watch._look()
+        world.valkey.peek([("DEL", keys.SESSION_ACTIVE)])
+        with pytest.raises(Broken, match="3 sessions are served at once, MAX_SESSIONS is 2"):
+            watch.check()
+        watching.cancel()
+
+    simulate(scenario, range(3))

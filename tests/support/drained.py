@@ -2,12 +2,23 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.support.node import Node
 from tests.support.processes import poll
+
+SETTINGS: dict[str, Any] = {
+    "AGENT_MODULE": "tests.support.agents", "POOL_TARGET": 2, "USER_JOIN_SECONDS": 600, "JOIN_TIMEOUT_SECONDS": 60,
+}  # fmt: skip
+
+
+def node_in(folder: Path, **settings: Any) -> Node:
+    """Return a node that finds what an earlier one has left in the folder."""
+    folder.mkdir(exist_ok=True)
+    return Node(folder, NODE_ID=f"drains-{folder.name}", **SETTINGS | settings)
 
 
 def alone(node: Node, count: int) -> list[str]:

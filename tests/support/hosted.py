@@ -167,7 +167,7 @@ class Hosted:
 
     async def _openai_speech(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        sound = await self._spoken(body["input"])
+        sound = await _spoken(body["input"])
         coded = await asyncio.to_thread(_mp3, sound)
         stream = await _event_stream(request)
         for start in range(0, len(coded), 4096):
@@ -255,7 +255,7 @@ class Hosted:
             if asked["type"] == "Speak":
                 text += asked["text"]
             elif asked["type"] == "Flush":
-                for piece in _pieces(await self._spoken(text)) if text.strip() else ():
+                for piece in _pieces(await _spoken(text)) if text.strip() else ():
                     await socket.send_bytes(piece)
                 text = ""
                 await socket.send_json({"type": "Flushed", "sequence_id": 0})
@@ -273,7 +273,7 @@ class Hosted:
             asked = json.loads(message.data)
             about = {"context_id": asked["context_id"], "status_code": 206, "done": False}
             if asked["transcript"].strip():
-                sound = await self._spoken(asked["transcript"])
+                sound = await _spoken(asked["transcript"])
                 for piece in _pieces(sound):
                     await socket.send_json(about | {"type": "chunk", "data": base64.b64encode(piece).decode()})
             if not asked["continue"]:
@@ -283,11 +283,8 @@ class Hosted:
     async def _plain_speech(self, request: web.Request) -> web.StreamResponse:
         """Deepgram's and Cartesia's way to get the whole sound of a text at once."""
         body = await request.json()
-        sound = await self._spoken(body.get("text") or body["transcript"])
+        sound = await _spoken(body.get("text") or body["transcript"])
         return web.Response(body=sound.tobytes(), content_type="audio/pcm")
-
-    async def _spoken(self, text: str) -> NDArray[np.int16]:
-        return await asyncio.to_thread(_speak, text)
 
 
 @contextlib.contextmanager
@@ -312,6 +309,10 @@ def _text(message: dict[str, Any]) -> str:
     if isinstance(content, str):
         return content.strip()
     return " ".join(part["text"] for part in content if part.get("type") == "text").strip()
+
+
+async def _spoken(text: str) -> NDArray[np.int16]:
+    return await asyncio.to_thread(_speak, text)
 
 
 def _speak(text: str) -> NDArray[np.int16]:

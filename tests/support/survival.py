@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import json
+import logging
 import os
 import shutil
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +22,12 @@ from tests.support.agreement import agrees, os_agents
 from tests.support.ear import Ear
 from tests.support.node import Node
 from tests.support.processes import alive, poll
+from tests.support.sampler import Sampler
 
+log = logging.getLogger(__name__)
+
+#: What is said in calls whose records are lost.
+TURNS = ("I am Ada.", "Ask me about the engine.")
 PROGRAMS = ("api", "worker", "beat", "host", "valkey")
 #: Agents in rooms whose user has not come. LiveKit closes such a room after a minute.
 ALONE = 15
@@ -153,6 +160,37 @@ def lose_the_file(node: Node) -> None:
     shutil.rmtree(node.run_dir / "valkey")
     (node.run_dir / "valkey").mkdir()
     node.supervisorctl("start", "valkey")
+
+
+async def outlive_the_loss_of_all_records(
+    node: Node, under_way: Calls, loss: Callable[[Node], None], *, cap: int, seconds: float = 60
+) -> None:
+    """Have Redis forget everything. Who lives says so again before anybody is given an agent: the cap holds, the pool
+    does not double, and what was said in the first call is kept."""
+    spoken = f"session:{under_way.talks[0].session_id}:conversation"
+    with redis.Redis.from_url(node.redis_url, decode_responses=True) as raw:
+        kept = raw.lrange(spoken, 0, -1)
+        assert [json.loads(turn)["text"] for turn in kept] == list(TURNS)
+        warm = await asyncio.to_thread(os_agents, node)
+        ticks = node.log("beat").count("Sending due task")
+        with (
+            Sampler(lambda: serving(node), 0.25) as processes,
+            Sampler(lambda: live(raw), 0.05, ignore=(redis.RedisError,)) as recorded,
+        ):
+            await asyncio.to_thread(loss, node)
+            began = time.monotonic()
+            refusals = await asyncio.to_thread(starts_until_full, node, loss.__name__)
+            log.info(f"{refusals}, full {time.monotonic() - began:.1f} s after the loss")
+            await asyncio.to_thread(agrees, node, seconds)
+            log.info(f"agrees {time.monotonic() - began:.1f} s after the loss, {under_way.heard()}")
+        assert max(recorded.values) == cap
+        assert max(processes.values) <= cap + 2 + 2, "more agents than sessions, the pool, and those on their way"
+        assert set(warm) <= set(await asyncio.to_thread(os_agents, node)), "an agent that lived is gone"
+        await asyncio.to_thread(under_way.assert_untouched, node)
+        assert raw.lrange(spoken, 0, -1) == kept
+    ticked = lambda: node.log("beat").count("Sending due task") > ticks  # noqa: E731
+    await asyncio.to_thread(poll, ticked, "beat ticks again", every=0.5)
+    log.info(f"beat ticks again {time.monotonic() - began:.1f} s after the loss")
 
 
 def live(raw: "redis.Redis") -> int:

@@ -54,7 +54,7 @@ def test_however_a_proxy_writes_an_address_it_is_one(same: list[str], narrow: st
 
 
 def test_no_address_is_one_too() -> None:
-    """On a Unix socket nobody has one: they are limited together."""
+    """On a Unix socket no client has an address: they are limited together."""
     request = Request({"type": "http", "client": None, "headers": []})
     assert client_address(request, "") == ("unknown", "unknown")
 

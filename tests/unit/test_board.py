@@ -1,10 +1,10 @@
-"""What the status page is told: the differences, and no place in a log that is none."""
+"""The status page's data: only the differences, and valid positions in a log."""
 
 import re
 
 import pytest
 
-from orchestrator.api.log_stream import PLACE, place
+from orchestrator.api.log_stream import POSITION_PATTERN, parse_position
 from orchestrator.api.status_view import changes
 
 A, B = "prewarm_" + "a" * 32, "session_" + "b" * 32
@@ -29,12 +29,12 @@ def test_only_what_differs_is_told() -> None:
 
 def test_a_place_says_how_far_each_agent_was_read() -> None:
     for text in ("", f"{A}:12", f"{A}:12,{B}:0"):
-        assert re.match(PLACE, text)
-    assert place("") == {}
-    assert place(f"{A}:12") == {A: 12}
-    assert place(f"{A}:12,{B}:0") == {A: 12, B: 0}
+        assert re.match(POSITION_PATTERN, text)
+    assert parse_position("") == {}
+    assert parse_position(f"{A}:12") == {A: 12}
+    assert parse_position(f"{A}:12,{B}:0") == {A: 12, B: 0}
 
 
 @pytest.mark.parametrize("text", [":", ",", f"{A}", f"{A}:", f"{A}:x", f"{A}:1,", f",{A}:1", f"{A}:-1", f"{A}:1{B}:2"])
 def test_what_is_no_place_is_refused(text: str) -> None:
-    assert re.match(PLACE, text) is None
+    assert re.match(POSITION_PATTERN, text) is None

@@ -26,10 +26,10 @@ PACKAGES = ("orchestrator", "agents")
 CLASSES = [
     found for found in vars(errors).values() if isinstance(found, type) and issubclass(found, errors.OrchestratorError)
 ]
-#: What callers are told of what they may not be told.
+#: What callers get instead of internal text.
 OTHER = "other: The call is over, for a reason of its agent's own."
 INSIDE = "RuntimeError: redis://bot:hunter2@10.0.0.1 `python agent.py`"
-#: What may stand in the detail of an error that is about the request: what was sent, and numbers of ours.
+#: What the detail of an error about the request may contain: what was sent, and our own numbers.
 TOLD = {
     "detail + (', or set API_KEYS.' if self._loopback_only else '.')", "node", "node_id",
     "reserved[:64]", "ATTRIBUTES_BYTES", "wanted.agent_name", "agent_name", "limit", "wait", "waiting",
@@ -42,7 +42,7 @@ def trees() -> Iterator[ast.Module]:
     for package in PACKAGES:
         for file in sorted((ROOT / package).rglob("*.py")):
             if "cli" in file.parts:
-                continue  # what it says is said to the operator
+                continue  # its text is for the operator
             yield ast.parse(file.read_text())
 
 
@@ -96,7 +96,7 @@ def test_the_sentences_hold_nothing_of_the_inside() -> None:
 
 
 def written() -> set[str]:
-    """Return every code of a reason that the product can write, as its sources say it."""
+    """Return every code of a reason that the sources can write."""
     codes = set()
     for tree in trees():
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
@@ -164,7 +164,7 @@ PARAMS: dict[str, Any] = {
         (words(INSIDE), OTHER),
         (Reason("", {}, INSIDE), OTHER),
         (Reason("of_tomorrow", {"seconds": 4}, INSIDE), OTHER),
-        # Of the release before: a text alone. It may look like one of ours, and hold anything.
+        # Of the previous release: a text alone. It may look like one of ours, and contain anything.
         (Reason("", {}, f"the agent hung up {INSIDE}"), OTHER),
         (Reason("", {}, f"boot_error: {INSIDE}"), OTHER),
     ],

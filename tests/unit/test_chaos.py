@@ -19,7 +19,7 @@ pytestmark = pytest.mark.thorough
 
 @contextmanager
 def python(code: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A Python that runs some code and then says so; it ends when its input does."""
+    """A Python that runs some code and then reports it; it ends when its input does."""
     with subprocess.Popen(
         [sys.executable, "-c", f"{code}\nprint('done', flush=True)\ninput()"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

@@ -147,7 +147,7 @@ async def test_it_registers_and_says_how_full_it_is_before_anything_is_asked(liv
         assert allowed.can_update_metadata
         told = await connection.next("update_worker")
         assert (told.status, told.job_count, told.draining) == (wire.WorkerStatus.WS_AVAILABLE, 2, False)
-        # LiveKit asks nobody whose load is 0.7 or more: half full is half of that.
+        # LiveKit asks no worker with a load of 0.7 or more: half full is half of that.
         assert told.load == pytest.approx(0.35)
         claims = jwt.decode(livekit.tokens[0], SECRET, algorithms=["HS256"])
         assert claims["video"]["agent"] is True
@@ -258,7 +258,7 @@ async def test_a_refused_key_pair_is_said_in_words(livekit: Fake) -> None:
     livekit.refuse = 401
     async with opened(livekit) as door:
         async with asyncio.timeout(20):
-            await livekit.third_try.wait()  # it goes on trying
+            await livekit.third_try.wait()  # it keeps trying
         assert door.registration.error == "LiveKit answered 401 at /agent: the key pair is refused"
         assert not door.registration.worker_id
         livekit.refuse = 0

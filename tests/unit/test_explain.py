@@ -1,4 +1,4 @@
-"""`orchestrator explain`: the story that is told of recorded sessions."""
+"""`orchestrator explain`: its text for recorded sessions."""
 
 import json
 from pathlib import Path
@@ -124,7 +124,7 @@ Session session_ab91335462a251f1ce9b622f2ec49e1f, error, room room_2d4b5b7c33da2
 
 
 def of(name: str, reason: Reason | None) -> dict[str, Any]:
-    """Return the fields by which the api tells of a reason."""
+    """Return the fields by which the api gives a reason."""
     return {to_camel(field): value for field, value in why(name, reason).items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""Fault points: free when nobody asked, and exactly as often as asked."""
+"""Fault points: no effect without FAULTS, and with it exactly as often as set."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The disk of RUN_DIR is full: the agent host and the agents that live go on, and what died is told."""
+"""The disk of RUN_DIR is full: the agent host and its agents keep running, and deaths are reported."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The list of guards: each can be taken away, each test is there, every chaos test has one, the docs repeat it."""
+"""The list of guards: each can be removed, each test exists, every chaos test has one, the docs repeat it."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ from tests.guards.table import GUARDS, Guard
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
 def test_a_guard_can_be_taken_away(guard: Guard, tmp_path: Path) -> None:
-    """Its name stands once, and what is left is a program; that the test fails then is what `make guards` shows."""
+    """Its name occurs once, and the rest still compiles; `make guards` shows that the test fails then."""
     for change in guard.changes:
         copy = tmp_path / change.file
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def test_every_chaos_test_has_its_guard() -> None:
     }
     held = {guard.test.partition("[")[0] for guard in GUARDS}
     held.add("tests/chaos/test_crash_points.py::test_every_fault_point_was_hit")  # it runs with its whole file
-    # Those of the reconciler are taken away where integration/test_webhook.py misses them.
+    # Those of the reconciler are removed where integration/test_webhook.py misses them.
     held |= {test for test in tests if test.startswith("tests/chaos/test_untold.py")}
     # A simulation of the same name is quicker to fail.
     held |= {test.replace("tests/simulation/", "tests/chaos/") for test in held}

@@ -189,7 +189,7 @@ async def test_who_records_itself_late_is_adopted_or_dead(shell: Host) -> None:
 
 
 async def test_the_second_process_of_an_agent_gives_up(shell: Host) -> None:
-    """Its record says who was first; the host goes by that, and tells no death of an agent that lives."""
+    """Its record says which process was first; the host uses that, and reports no death of a living agent."""
     second = await shell.client.spawn("twin")
     with sleeper() as first:
         identity = ProcessId.of(first.pid)
@@ -342,7 +342,7 @@ async def test_a_flood_fills_no_disk(shell: Host) -> None:
     await shell.client.spawn("flood")
     path = shell.run_dir / "agents" / "flood.log"
     sizes = []
-    # Cut at least twice, and it goes on writing: the file shrinks while the agent lives.
+    # Cut at least twice while it keeps writing: the file shrinks while the agent lives.
     poll(lambda: sizes.append(on_disk(path)) or sum(b < a for a, b in itertools.pairwise(sizes)) >= 2, "cut")
     # What it has printed last is there whenever one looks.
     for _ in range(50):
@@ -422,7 +422,7 @@ async def test_its_socket_is_for_its_user_only(shell: Host) -> None:
 
 @pytest.mark.parametrize("method", ["fork", "exec"])
 async def test_fork_and_exec_keep_the_same_contract(short_folder: Path, valkey_url: str, method: str) -> None:
-    """Without a record in Redis an agent cannot say that it is ready, and ends: the same way either way."""
+    """Without a record in Redis an agent cannot report that it is ready, and ends: forked or by exec."""
     run_dir = short_folder / method
     run_dir.mkdir()
     settings = {"REDIS_URL": valkey_url, "LIVEKIT_URL": "ws://127.0.0.1:1", "AGENT_MODULE": "agents.echo"}

@@ -1,4 +1,4 @@
-"""The agent's code in the host: loaded anew under running agents, and never the end of the host."""
+"""The agent's code in the host: reloaded under running agents, and never the end of the host."""
 
 import asyncio
 import json
@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import HostUnavailable, SpawnFailed
-from orchestrator.host.preload import TRIAL, Deaths
+from orchestrator.host.preload import TRIAL, PreloadCrashes
 from tests.support.host import GOOD, Host, code_host
 from tests.support.processes import alive, marked, on_disk, poll
 
 pytestmark = pytest.mark.thorough
 
 TWO = GOOD.format("two")
-#: What a module may do instead of being one, and what is said of it.
+#: What a broken module may do, and the error for it.
 BROKEN = {
     "raises": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
     "is no Python": ("def entrypoint(:", "SyntaxError"),
@@ -53,7 +53,7 @@ async def reload(host: Host) -> None:
 
 
 async def until(look: Callable[[], object]) -> None:
-    """Wait for something while the client goes on listening."""
+    """Wait for something while the client keeps listening."""
     async with asyncio.timeout(10):
         while not look():  # noqa: ASYNC110 - what other processes do is no asyncio event
             await asyncio.sleep(0.01)
@@ -102,14 +102,14 @@ async def test_new_code_for_new_agents_under_the_same_pid(host: Host) -> None:
 
 
 async def test_who_dies_while_the_host_changes_is_reaped_by_the_next(short_folder: Path) -> None:
-    # It dies as soon as nobody listens: between two images of the host.
+    # It dies as soon as no host listens: between two images of the host.
     code = GOOD.format("one") + "    while pathlib.Path('host.sock').exists(): time.sleep(0.001)\n    os._exit(5)\n"
     host = await code_host(short_folder, code).connect()
     process = await host.client.spawn("dying")
     write(host, TWO)
     await reload(host)
     async with asyncio.timeout(10):
-        while not (deaths := (await host.client.hello())[1]):  # noqa: ASYNC110 - it may be told before or after
+        while not (deaths := (await host.client.hello())[1]):  # noqa: ASYNC110 - it may be reported before or after
             await asyncio.sleep(0.02)
     assert [(death.agent_id, death.exit_code) for death in deaths] == [("dying", 5)]
     assert not Path(f"/proc/{process.pid}").exists(), "no zombie"
@@ -309,24 +309,24 @@ def test_deaths_are_counted_for_one_module_and_one_supervisor(tmp_path: Path, mo
     kept = []
 
     def die(module: str) -> None:
-        attempt = Deaths(tmp_path, module).counted()
+        attempt = PreloadCrashes(tmp_path, module).counted()
         attempt.__enter__()
         kept.append(attempt)  # never left: the host is dead
 
     die("a")
-    assert not Deaths(tmp_path, "a").too_many
+    assert not PreloadCrashes(tmp_path, "a").too_many
     die("a")
-    assert Deaths(tmp_path, "a").too_many
-    assert not Deaths(tmp_path, "b").too_many
+    assert PreloadCrashes(tmp_path, "a").too_many
+    assert not PreloadCrashes(tmp_path, "b").too_many
     with monkeypatch.context() as patch:
         patch.setattr(os, "getppid", lambda: 1)
-        assert not Deaths(tmp_path, "a").too_many, "whoever starts the node anew has mended it, perhaps"
+        assert not PreloadCrashes(tmp_path, "a").too_many, "the module may be fixed when the node starts again"
     (tmp_path / "preload-deaths").write_text("rubbish")
-    assert not Deaths(tmp_path, "a").too_many
+    assert not PreloadCrashes(tmp_path, "a").too_many
     (tmp_path / "preload-deaths").write_text(json.dumps(3))
-    assert not Deaths(tmp_path, "a").too_many
+    assert not PreloadCrashes(tmp_path, "a").too_many
     die("a")
-    with pytest.raises(OSError, match="no model"), Deaths(tmp_path, "a").counted():
+    with pytest.raises(OSError, match="no model"), PreloadCrashes(tmp_path, "a").counted():
         raise OSError("no model")
     assert not list(tmp_path.iterdir()), "a module that raises does not kill the host"
 

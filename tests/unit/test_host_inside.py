@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.host.children import FLOOD_LOOK, LOOK, Child, Children
+from orchestrator.host.children import CHECK_SECONDS, FLOOD_CHECK_SECONDS, Child, Children
 from orchestrator.host.host import AgentHost
 from orchestrator.host.protocol import Death, Process
 from orchestrator.host.spawn import process_of
@@ -119,7 +119,11 @@ def test_a_flood_is_watched_more_closely(settings: NodeSettings, folder: AgentFo
         children = Children(folder, selector, lambda _: None, {})
         children.living["one"] = Child(process_of("one", os.getpid()), own=True)
         with (settings.agents_dir / "one.log").open("ab", buffering=0) as log:
-            for now, written, pause in ((10.0, 100, LOOK), (20.0, limit // 9, FLOOD_LOOK), (30.0, 100, LOOK)):
+            for now, written, pause in (
+                (10.0, 100, CHECK_SECONDS),
+                (20.0, limit // 9, FLOOD_CHECK_SECONDS),
+                (30.0, 100, CHECK_SECONDS),
+            ):
                 log.write(b"x" * written)
-                children.look(now, limit)
-                assert children.next_look == now + pause
+                children.check(now, limit)
+                assert children.next_check == now + pause

@@ -95,7 +95,7 @@ def of(group: tuple[providers.Provider, ...], plugin: str) -> providers.Provider
 
 
 async def spoken(begin: Callable[..., Any], **options: Any) -> list[rtc.AudioFrame]:
-    """Have a voice say something, at once or as a stream."""
+    """Have a voice speak a text, at once or as a stream."""
     streams = begin.__name__ == "stream"
     speaking = begin(**options) if streams else begin("What time is it?", **options)
     if streams:
@@ -187,7 +187,7 @@ async def test_an_answer_that_is_no_protocol_is_named_so(models: Hosted) -> None
 
 
 async def _failure(models: Hosted, model: "llm.LLM[object]", part: Part, how: Failure) -> tuple[str, bool]:
-    """Have one answer fail; returns what the agent makes of the last error that its plugin tells."""
+    """Have one answer fail; returns the agent's reading of the last error of its plugin."""
     told: list[tuple[str, bool]] = []
     model.on("error", lambda event: told.append(pipeline.describe(event.error)))
     models.fail(part, how)

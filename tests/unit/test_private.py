@@ -93,9 +93,9 @@ def test_secrets_that_may_be_somebody_elses_are_nobodys_word(
 def test_what_is_ours_is_read(run: Path) -> None:
     private.check_folder(run)
     assert admin_token(Settings(run_dir=run)) == generated(run / "secrets.json")["ADMIN_TOKEN"]
-    assert private.kept(run / "nothing.json") == {}
+    assert private.load_or_empty(run / "nothing.json") == {}
     (run / "secrets.json").write_text("[]")
-    assert private.kept(run / "secrets.json") == {}
+    assert private.load_or_empty(run / "secrets.json") == {}
     with pytest.raises(Preflight, match="cannot be used"):
         generated(run / "secrets.json")
 

@@ -149,7 +149,7 @@ async def live(
 
 
 async def end(link: Link) -> tuple[Any, ...]:
-    """Return how the agent says that it ends, once its process would."""
+    """Return the agent's report of its end, once its process would end."""
     async with asyncio.timeout(5):
         said = await link.said.get()
         await link.running  # type: ignore[attr-defined]
@@ -403,7 +403,7 @@ async def test_a_warm_agent_that_beats_and_does_not_hear_goes(
         assert await end(link) == ("ended", "s", "ended", "enough")
 
 
-# What is looked at when an agent is loaded
+# Checks when an agent is loaded
 
 
 async def _right(ctx: object) -> None: ...

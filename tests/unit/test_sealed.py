@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.thorough, pytest.mark.skipif(sys.platform != "linux", reason="Linux's")]
 
-#: Becomes somebody who is not root, to whom everything would be open. Setting a uid seals, so that is undone.
+#: Becomes another user than root, who may read everything. Setting a uid seals, so that is undone.
 _NOBODY = """\
 import ctypes, os, sys
 from orchestrator.machine.sealed import seal

@@ -1,4 +1,4 @@
-"""The agent host's socket: bounded memory for whoever connects, and nothing left behind."""
+"""The agent host's socket: bounded memory for each client, and nothing left behind."""
 
 import contextlib
 import json
@@ -77,7 +77,7 @@ def test_a_client_that_reads_nothing_is_dropped_and_the_others_are_told(loop: Lo
     with loop.connect() as deaf, loop.connect() as listener:
         message = {"event": "died", "filling": "x" * 60_000}
         for _ in range(2 + 2 * MAX_LINE // 60_000):
-            loop.server.tell(message)
+            loop.server.broadcast(message)
             while b"\n" not in listener.recv(1 << 20):
                 loop.turn()
         assert loop.connections == 1

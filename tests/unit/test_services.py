@@ -11,7 +11,7 @@ from orchestrator.worker.service import Background, Periodic
 
 
 class Steps(SystemClock):
-    """A clock whose sleeps end when the test says so."""
+    """A clock whose sleeps end when the test ends them."""
 
     def __init__(self) -> None:
         self.slept: list[float] = []

@@ -1,4 +1,4 @@
-"""Settings: documented every one, refused in one line that names the variable and the mend."""
+"""Settings: each is documented, and refused in one line that names the variable and the fix."""
 
 import os
 import re
@@ -18,7 +18,7 @@ PROVIDERS = {f"{name}_API_KEY" for name in ("OPENAI", "DEEPGRAM", "CARTESIA", "E
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # no .env of whoever runs the tests
+    monkeypatch.chdir(tmp_path)  # no .env of the developer
 
 
 def test_the_example_documents_every_setting_and_no_other() -> None:

@@ -1,4 +1,4 @@
-"""Nodes that are no parts of one orchestrator, and programs that are none of ours, are told of."""
+"""Nodes of another orchestrator, and other programs, cause a warning."""
 
 from typing import Any
 

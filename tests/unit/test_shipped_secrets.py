@@ -15,7 +15,7 @@ COMPOSE = REPOSITORY / "docker-compose.celery.yml"
 #: What is no part of what is shipped: it is installed, built or written when things run, or it is tests.
 _NOT_SHIPPED = {".git", ".venv", ".run", "node_modules", "dist", "tests", "build", ".screenshots", ".hypothesis"}
 _CACHES = re.compile(r"__pycache__|\..*_cache|.*\.egg-info")
-#: A default of a variable whose name says that it is a secret; the name of a LiveKit key is none.
+#: A default of a variable whose name marks a secret; the name of a LiveKit key is none.
 _DEFAULT = re.compile(r"\$\{(\w*(?:SECRET|TOKEN|PASSWORD|API_KEYS)\w*):?-([^}]+)\}")
 #: Values of an assignment, in YAML, JSON, shell or Python, which are neither empty nor taken from elsewhere.
 _ASSIGNED = re.compile(
@@ -39,7 +39,7 @@ def test_no_shipped_file_has_a_secret_that_everybody_knows() -> None:
     looked = 0
     for path in shipped():
         if path.name == ".env":
-            continue  # of whoever runs the tests
+            continue  # the developer's own
         try:
             text = path.read_text()
         except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""What is said when a node does not fit into its memory."""
+"""The warnings when a node does not fit into its memory."""
 
 from typing import Any
 
@@ -59,4 +59,4 @@ def test_doctor_advises_what_the_node_does(gigabytes: int, pool: int, monkeypatc
     found = doctor._memory(settings)
     node = sizing.warning(settings, gigabytes << 30)
     assert found.ok is (node is None)
-    assert found.mend == str(node or sizing.calls_warning(settings, gigabytes << 30) or "")
+    assert found.remedy == str(node or sizing.calls_warning(settings, gigabytes << 30) or "")

@@ -1,4 +1,4 @@
-"""The api's sockets: whose they are from the first moment, on which addresses, and what is said when one is taken."""
+"""The api's sockets: owner from the start, addresses, and the error when one is in use."""
 
 import socket
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_a_port_that_was_taken_meanwhile_is_named(setting: str) -> None:
 
 
 def test_whoever_has_bound_a_port_cannot_take_it_over() -> None:
-    """A port that is bound and not listened on is anybody's who is faster: both ends of that are closed."""
+    """Another process could take a port that is bound and not listened on: neither side allows it."""
     port = free_ports()
     with socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

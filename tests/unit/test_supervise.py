@@ -49,7 +49,7 @@ stdout_logfile={folder}/{name}.log
 
 
 class Supervised:
-    """`orchestrator.node.supervise` with some programs; `more` stands at the end of the last one's section."""
+    """`orchestrator.node.supervise` with some programs; `more` is the end of the last one's section."""
 
     def __init__(self, folder: Path, **programs: str) -> None:
         self.folder = folder
@@ -193,7 +193,7 @@ def test_lives_that_are_longer_than_startsecs_are_told_too(supervised: Supervise
 
 
 def test_a_full_disk_ends_nothing(supervised: Supervised, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Nothing is written, neither what is printed nor supervisord's own log, and nothing is said of it."""
+    """Nothing is written, neither output nor supervisord's own log, and no error is printed."""
     supervised.programs = {"first": GOOD, "noisy": f"/bin/sh -c 'while :; do echo {'noise' * 200}; done'"}
     supervised.more = "stdout_logfile_maxbytes=6KB\nstdout_logfile_backups=1\n"
     supervised.output = tmp_path_factory.mktemp("terminal") / "said"

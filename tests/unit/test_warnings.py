@@ -34,7 +34,7 @@ def given() -> Iterator[tuple[str, set[str], bool]]:
                             assert path.name == "sharing.py", f"{path} makes a warning of a code that is not constant"
                             codes = set(sharing._DIFFERENCES.values())
                     names = {each.arg for each in keywords}
-                    yield from ((found, {name for name in names if name}, None not in names) for found in codes)
+                    yield from ((found, {name for name in names if name}, None not in names) for found in sorted(codes))
 
 
 def test_every_warning_of_the_sources_is_in_the_table_and_the_reverse() -> None:

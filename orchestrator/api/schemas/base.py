@@ -16,13 +16,13 @@ WAITING = "session_9e8d7c6b5a4f3e2d1c0b9a8f7e6d5c4b"
 #: Largest metadata of a start, as JSON, in bytes.
 METADATA_BYTES = 4096
 
-#: The code and the parameters of the reason that stands beside them as text.
+#: The code and the parameters of the reason whose text is in the field beside them.
 Code = Annotated[str | None, Field(description="`GET /api/reasons` has words for it.")]
 Params = Annotated[dict[str, Param] | None, Field(description="What belongs to the code: seconds, a signal, a detail.")]
 
 
 def why(name: str, reason: Reason | None) -> dict[str, Any]:
-    """Return the fields of an answer that tell of a reason: its text, its code and its parameters."""
+    """Return the fields of an answer for a reason: its text, its code and its parameters."""
     if reason is None:
         return {}
     return {name: reason.text, f"{name}_code": reason.code or None, f"{name}_params": dict(reason.params) or None}

@@ -30,8 +30,8 @@ async def check(
     State changes during a check: only violations that every check within `settle_seconds` finds are returned.
 
     Args:
-        settings: of the node whose processes are checked; records are checked of all nodes.
-        host: the agent host of that node; None where there is none, then its list of processes is not compared.
+        settings: those of the node whose processes are checked. The records of all nodes are checked.
+        host: the agent host of that node. None: its list of processes is not compared.
     """
     deadline = time.monotonic() + settle_seconds
     found = await _violations(store, settings, host)

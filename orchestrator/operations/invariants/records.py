@@ -18,7 +18,7 @@ _BOUND = frozenset({SessionState.READY, SessionState.ACTIVE})
 
 
 def _states_by_list() -> dict[str, tuple[str, frozenset[str], bool]]:
-    """Of each list: whether it has sessions or agents, in which states, and whether it has all of those."""
+    """For each list: whether it holds sessions or agents, in which states, and whether it must hold all of those."""
     states: dict[tuple[str, str], set[str]] = defaultdict(set)
     for kind, rows in (("session", SESSION_ROWS), ("agent", AGENT_ROWS)):
         for state, row in rows.items():
@@ -30,10 +30,10 @@ def _states_by_list() -> dict[str, tuple[str, frozenset[str], bool]]:
 
 
 _LISTS = _states_by_list()
-#: The deadlines of a live session, or of a living agent, by state: it must have one of them.
+#: The deadlines, by state, of which a live session or a living agent must have one.
 _SESSION_WAITS = {state: tuple(d.kind for d in row.deadlines) for state, row in SESSION_ROWS.items() if row.moves}
 _AGENT_WAITS = {state: tuple(d.kind for d in row.deadlines) for state, row in AGENT_ROWS.items() if row.moves}
-#: The deadlines that no session that is over, and no agent that has exited, may have.
+#: The deadlines that a session that is over, or an agent that has exited, must not have.
 _SESSION_DEADLINES = frozenset(SESSION_ROWS[SessionState.ENDED].clears) - {"look"}
 _AGENT_DEADLINES = frozenset(AGENT_ROWS[AgentState.EXITED].clears)
 

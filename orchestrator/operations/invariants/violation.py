@@ -97,7 +97,7 @@ TEXTS: Mapping[Code, str] = {
     Code.ROOM_NOT_DELETED: "deadline close|{session} is for a room that is not deleted, and its session is over",
     Code.ALERT_NOT_QUEUED: "deadline alert|{alert} is for a message to the operator's webhook that nobody queues",
     Code.DRAIN_DEADLINE: "deadline drain|{node} is for a node that does not drain",
-    Code.UNKNOWN_DEADLINE: "deadline {deadline}|{id} is for something nobody knows",
+    Code.UNKNOWN_DEADLINE: "deadline {deadline}|{id} is for an unknown kind of deadline",
     Code.KEPT_AFTER_END: "session {session} {found}, and its {part} is still there",
     Code.NO_REASON: "session {session} is {state}, and has no reason",
     Code.NO_CAUSE: "agent {agent} is exited, and has no cause",

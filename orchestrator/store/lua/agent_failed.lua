@@ -1,4 +1,4 @@
--- An agent reports that it can serve its session no more; its process goes by itself.
+-- An agent reports that it cannot continue its session; its process ends by itself.
 --
 -- KEYS  none
 -- ARGV  1 agent id  2 the reason (JSON of code, params, text)

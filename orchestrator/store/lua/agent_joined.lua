@@ -17,7 +17,7 @@ if agent_state(id) == 'running' then return session end
 move_agent(id, 'running')
 redis.call('HSETNX', 'session:' .. session, 'joinedAt', NOW)
 observe('join', ms_since(get('agent:' .. id, 'assignedAt')))
--- The user hears an agent again: the takeover is over.
+-- The takeover is over: the user hears an agent again.
 local lost_at = get('session:' .. session, 'takeoverAt')
 if lost_at then
   redis.call('HDEL', 'session:' .. session, 'takeoverAt')

@@ -1,4 +1,4 @@
--- A warm agent reports that it is about to go: no session is given it.
+-- A warm agent reports that it leaves: no session may get it.
 --
 -- KEYS  none
 -- ARGV  1 agent id  2 the reason (JSON of code, params, text)

@@ -1,4 +1,4 @@
--- An agent cannot join its room: there is none, and LiveKit makes none by itself. A node makes it; the agent tries again.
+-- An agent cannot join its room, because LiveKit neither has nor creates it. A node creates it; the agent tries again.
 --
 -- KEYS  none
 -- ARGV  1 agent id  2 LiveKit's words

@@ -2,7 +2,7 @@
 --
 -- KEYS  none
 -- ARGV  1 session id  2 id of that agent  3 1 = the user is there, 0 = the user is not, and was
---       4 1 = the user's connection was lost: LiveKit has waited some 20 s before it said so, and that counts
+--       4 1 = the user's connection was lost: LiveKit has reported it some 20 s late, which counts
 -- Returns 1
 --
 -- session:{id} hash (activeAt, userLost, doubt), session:{state} set, session:{id}:events stream, deadlines zset
@@ -12,6 +12,6 @@ if get('session:' .. id, 'agentId') ~= ARGV[2] then illegal_move('session', id, 
 local state = session_state(id)
 if ARGV[3] == '1' then user_joined(id)
 elseif state == 'ready' or state == 'active' then user_left(id, ARGV[4] == '1') end
--- A mismatch with LiveKit that is pending referred to what the agent said before (reconcile_room.lua).
+-- A pending mismatch with LiveKit refers to the agent's previous report (reconcile_room.lua): drop it.
 redis.call('HDEL', 'session:' .. id, 'doubt')
 return 1

@@ -1,4 +1,4 @@
--- A living agent whose record Redis has lost reports what it knows of itself and of its session.
+-- A living agent whose record Redis has lost reports itself and its session.
 --
 -- KEYS  none
 -- ARGV  1 agent id  2 pid  3 node
@@ -25,28 +25,28 @@ if ARGV[4] == '' then
   restore_agent('ready')
   return return_to_pool(id)
 end
-local told = cjson.decode(ARGV[4])
-local key = 'session:' .. told.id
-local status = session_state(told.id)
+local reported = cjson.decode(ARGV[4])
+local key = 'session:' .. reported.id
+local status = session_state(reported.id)
 if status then
   if not LIVE_SESSION[status] or get(key, 'agentId') ~= id then return '' end
 else
-  local active = type(told.activeAt) == 'number'
-  restore('session', told.id, active and 'active' or 'ready', {'userId', told.userId, 'roomName', told.roomName,
-    'createdAt', told.createdAt, 'agentId', id, 'agentIds', id, 'agentPid', pid, 'node', node,
-    'readyAt', told.createdAt, 'prewarmed', 1, unpack(active and {'activeAt', told.activeAt} or {})})
+  local active = type(reported.activeAt) == 'number'
+  restore('session', reported.id, active and 'active' or 'ready', {'userId', reported.userId, 'roomName', reported.roomName,
+    'createdAt', reported.createdAt, 'agentId', id, 'agentIds', id, 'agentPid', pid, 'node', node,
+    'readyAt', reported.createdAt, 'prewarmed', 1, unpack(active and {'activeAt', reported.activeAt} or {})})
   -- Its agent is in the room already.
-  clear_deadlines(told.id, 'join')
-  redis.call('SET', key .. ':payload', told.payload)
-  if #told.conversation > 0 then
+  clear_deadlines(reported.id, 'join')
+  redis.call('SET', key .. ':payload', reported.payload)
+  if #reported.conversation > 0 then
     redis.call('DEL', key .. ':conversation')
-    redis.call('RPUSH', key .. ':conversation', unpack(told.conversation))
+    redis.call('RPUSH', key .. ':conversation', unpack(reported.conversation))
   end
-  redis.call('SET', 'session:user:' .. told.userId, told.id)
-  redis.call('SADD', 'user:sessions:' .. told.userId, told.id)
-  redis.call('ZADD', 'sessions', told.createdAt, told.id)
-  set_session_of_room(told.roomName, told.id)
-  append_event(told.id, 'registered', 'agentId', id)
+  redis.call('SET', 'session:user:' .. reported.userId, reported.id)
+  redis.call('SADD', 'user:sessions:' .. reported.userId, reported.id)
+  redis.call('ZADD', 'sessions', reported.createdAt, reported.id)
+  set_session_of_room(reported.roomName, reported.id)
+  append_event(reported.id, 'registered', 'agentId', id)
 end
-if not agent_state(id) then restore_agent('running', 'sessionId', told.id) end
+if not agent_state(id) then restore_agent('running', 'sessionId', reported.id) end
 return agent_state(id)

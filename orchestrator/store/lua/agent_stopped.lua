@@ -1,4 +1,4 @@
--- An agent's process was told to go while it serves a session. Nothing has failed: an agent of another node goes on with
+-- An agent's process must stop while it serves a session. Nothing has failed: an agent of another node continues
 -- the call, or the call is over.
 --
 -- KEYS  none

@@ -5,8 +5,8 @@
 --       5… the lines
 -- Returns how many lines it ever had
 --
--- agent:{id}:logs list, agent:{id}:logs:count string (lines it ever had), agent:{id}:logs:bytes string (of what is kept)
-local logs, most, most_bytes, seconds = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+-- agent:{id}:logs list, agent:{id}:logs:count string (lines it ever had), agent:{id}:logs:bytes string (of the lines in the list)
+local logs, max_lines, max_bytes, seconds = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local bytes = tonumber(redis.call('GET', KEYS[3]) or false)
 if not bytes then
   bytes = 0
@@ -16,11 +16,11 @@ for i = 5, #ARGV do
   redis.call('RPUSH', logs, ARGV[i])
   bytes = bytes + #ARGV[i]
 end
-local kept = redis.call('LLEN', logs)
+local length = redis.call('LLEN', logs)
 -- guard: log-bytes
-while kept > most or (bytes > most_bytes and kept > 1) do
+while length > max_lines or (bytes > max_bytes and length > 1) do
   bytes = bytes - #redis.call('LPOP', logs)
-  kept = kept - 1
+  length = length - 1
 end
 local count = redis.call('INCRBY', KEYS[2], #ARGV - 4)
 redis.call('SET', KEYS[3], bytes, 'EX', seconds)

@@ -8,12 +8,12 @@
 -- policy hash, pool:target string, nodes:draining set, nodes set, node:{id} hash, livekit:down string
 -- node:{id}:busy set, session:{state} set, session:queued zset, pool:ready set, pool:breaker hash, pool:memory_low string
 -- include: admission, policy, session_limit
-local most = policy_written() and max_sessions() or 0
-local function answer(why, detail, shortage) return {served_sessions(), most, why, detail or '', shortage or ''} end
+local max = policy_written() and max_sessions() or 0
+local function answer(why, detail, shortage) return {served_sessions(), max, why, detail or '', shortage or ''} end
 if redis.call('EXISTS', 'policy', 'pool:target') < 2 then return answer('unset') end
 local refusal, detail = service_refusal()
 if refusal then return answer(refusal, detail) end
--- Jobs are better taken by another node's door: this one's will soon be gone, and LiveKit's say over its jobs with it.
+-- A draining node takes no job: it stops soon, and LiveKit would lose track of the job.
 if redis.call('SISMEMBER', 'nodes:draining', ARGV[1]) == 1 then return answer('draining') end
 local crowded = crowded_by()
 if crowded then return answer('full', crowded) end

@@ -15,9 +15,9 @@ local wrong = {}
 
 -- Send that something has begun (`bad`) after it has lasted `wait` ms, and that it is over (`good`) after `calm` ms.
 local function watch(name, holds, bad, wait, good, calm, data)
-  local told = get('alerts', name)
-  if told then wrong[#wrong + 1] = name end
-  if (told ~= nil) == holds then
+  local sent_at = get('alerts', name)
+  if sent_at then wrong[#wrong + 1] = name end
+  if (sent_at ~= nil) == holds then
     redis.call('HDEL', 'alerts', name .. ':since')
     return
   end
@@ -31,8 +31,8 @@ local function watch(name, holds, bad, wait, good, calm, data)
   else
     redis.call('HDEL', 'alerts', name)
     wrong[#wrong] = nil
-    data.lasted = (NOW - told) / 1000
-    enqueue_alert(good, told, data)
+    data.lasted = (NOW - sent_at) / 1000
+    enqueue_alert(good, sent_at, data)
   end
 end
 

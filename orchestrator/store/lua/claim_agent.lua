@@ -20,11 +20,11 @@ if breaker_open() and string.sub(id, 1, #SESSION_ID_START) == SESSION_ID_START t
   return {'gone', ''}
 end
 if ARGV[3] == '1' then
-  local booting, best, least = count_by_node('pool:starting'), nil, math.huge
+  local booting, best, lowest = count_by_node('pool:starting'), nil, math.huge
   for _, node in ipairs(nodes_able_to_boot()) do
     local load = load_of(node) + (booting[node.id] or 0) / (node.max or policy('max_sessions'))
-    -- Whoever has the task keeps it when others are no better off.
-    if load < least or (load == least and node.id == me) then best, least = node.id, load end
+    -- On a tie the node that holds the task keeps it.
+    if load < lowest or (load == lowest and node.id == me) then best, lowest = node.id, load end
   end
   -- guard: boot-elsewhere
   if best and best ~= me then return {'elsewhere', best} end

@@ -1,5 +1,5 @@
--- Take a node out of service: its warm agents leave, its calls go on until the drain is over. Once more, it may be over
--- sooner, not later.
+-- Take a node out of service: its warm agents leave, its calls continue until the drain is over. A repeated drain may shorten the
+-- time, not extend it.
 --
 -- KEYS  none
 -- ARGV  1 node id  2 ms until its calls are over
@@ -16,7 +16,7 @@ end
 if any_node_in_service() then
   wake()
 else
-  -- Nobody is left to serve those who wait; a call that waits for its takeover is lost with them.
+  -- No node is left for the waiting sessions; a call that waits for its takeover ends too.
   for _, name in ipairs({'session:unbound', 'session:queued'}) do
     for _, id in ipairs(redis.call('ZRANGE', name, 0, -1)) do
       close_session(id, 'error', NODE_DRAINING)
@@ -25,7 +25,7 @@ else
 end
 local goodbye = math.min(window, policy_ms('goodbye_seconds'))
 if first == 1 or redis.call('ZADD', 'deadlines', 'XX', 'LT', 'CH', counted_from() + window - goodbye, 'drain|' .. node) == 1 then
-  -- A record that it made would never run out.
+  -- HSET would create a record that never expires.
   if redis.call('EXISTS', 'node:' .. node) == 1 then redis.call('HSET', 'node:' .. node, 'goodbyeMs', goodbye) end
   set_deadline('drain', node, window - goodbye)
 end

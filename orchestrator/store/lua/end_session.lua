@@ -1,4 +1,4 @@
--- End a session and tell its agent to leave. Idempotent.
+-- End a session and have its agent leave. Idempotent.
 --
 -- KEYS  none
 -- ARGV  1 session id  2 ended | error  3 the reason (JSON of code, params, text)

@@ -8,7 +8,7 @@
 -- deadlines zset
 -- include: deadlines
 local node, key = ARGV[1], 'node:' .. ARGV[1]
--- It may have come back since it was seen silent: then its queue has tasks.
+-- The node may be back: then its queue has tasks.
 -- guard: forget-queue
 if ARGV[3] == '1' and redis.call('EXISTS', key) == 1 then return 0 end
 redis.call('SREM', 'nodes', node)

@@ -1,5 +1,5 @@
--- Take a session whose record is gone out of the lists of sessions that are not over. Its agent may have registered it
--- again since its record was missed: then it stays in them.
+-- Remove a session without a record from the lists of live sessions. It stays if its agent has registered it again
+-- meanwhile.
 --
 -- KEYS  none
 -- ARGV  1 session id

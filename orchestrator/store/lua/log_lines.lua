@@ -5,10 +5,10 @@
 -- Returns {lines it ever had, lines after the n-th that are kept, oldest first}; the difference is what was dropped
 --
 -- agent:{id}:logs list, agent:{id}:logs:count string
-local kept = redis.call('LLEN', KEYS[1])
-local count = math.max(kept, tonumber(redis.call('GET', KEYS[2]) or 0))
+local length = redis.call('LLEN', KEYS[1])
+local count = math.max(length, tonumber(redis.call('GET', KEYS[2]) or 0))
 local after = tonumber(ARGV[1])
--- Redis has lost the log since, and it has begun again.
+-- Redis has lost the log since, and a new one has begun.
 if after > count then after = 0 end
 if after == count then return {count, {}} end
 return {count, redis.call('LRANGE', KEYS[1], after - count, -1)}

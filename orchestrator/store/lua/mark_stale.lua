@@ -1,4 +1,4 @@
--- Mark the warm and booting agents of a node as running older code: they are replaced one by one, none is missed.
+-- Mark the warm and booting agents of a node as running older code: they are replaced one by one, so that the pool stays full.
 --
 -- KEYS  none
 -- ARGV  1.. ids of the agents that live on the node

@@ -1,4 +1,4 @@
--- Count durations that were measured elsewhere.
+-- Add durations to a histogram.
 --
 -- KEYS  none
 -- ARGV  name, ms, name, ms, …

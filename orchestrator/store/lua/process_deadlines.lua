@@ -35,11 +35,11 @@
 -- include: reason_join_refused, reason_join_timeout, reason_max_duration, reason_no_heartbeat, reason_node_stopping
 -- include: reason_queue_timeout, reason_start_timeout, reason_unclaimed, reason_user_gone, reason_user_lost
 -- include: reason_user_never_joined, reasons, records, retire, takeover
-local looked = tonumber(redis.call('GET', 'deadlines:looked') or NOW)
+local checked_at = tonumber(redis.call('GET', 'deadlines:looked') or NOW)
 redis.call('SET', 'deadlines:looked', NOW)
 -- No node has checked for a while: Redis or every node was away, and nothing could meet a deadline. Or the
 -- clock was set. Either way that time does not count, or every wait would be over at once, or too long.
-local missed = NOW - looked
+local missed = NOW - checked_at
 -- guard: blind-time
 if math.abs(missed) > PAUSE_MS then
   local flat = redis.call('ZRANGE', 'deadlines', 0, -1, 'WITHSCORES')
@@ -153,10 +153,10 @@ function on_timeout.drain(node)
         if BUSY[agent_state(fields[2])] then retire(fields[2], HANDED_OVER) end
         replace_agent(id, fields[2], HANDED_OVER)
       elseif fields[1] == node then
-        local left = tonumber(get('node:' .. node, 'goodbyeMs') or policy_ms('goodbye_seconds'))
+        local goodbye_ms = tonumber(get('node:' .. node, 'goodbyeMs') or policy_ms('goodbye_seconds'))
         -- guard: goodbye
-        redis.call('RPUSH', 'agent:' .. fields[2] .. ':inbox', cjson.encode({type = 'goodbye', seconds = left / 1000}))
-        set_deadline('goodbye', id, left)
+        redis.call('RPUSH', 'agent:' .. fields[2] .. ':inbox', cjson.encode({type = 'goodbye', seconds = goodbye_ms / 1000}))
+        set_deadline('goodbye', id, goodbye_ms)
         append_event(id, 'goodbye')
       end
     end

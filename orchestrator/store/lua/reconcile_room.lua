@@ -1,18 +1,18 @@
--- Compare a session with what LiveKit says of its room. The agent's reports come first: LiveKit must contradict them in
+-- Compare a session with LiveKit's report of its room. The agent's reports come first: LiveKit must contradict them in
 -- every check for a while. The next check is scheduled here.
 --
 -- KEYS  none
 -- ARGV  1 session id  2 id of the agent that it had before LiveKit was asked ('' = none)  3 1 = there is such a room
 --       4 user: there | coming (not fully connected) | gone  5 1 = an agent is in the room
 -- Returns what was done: user_gone (its time to come back runs) | user_there (the call is active) | agent_lost (another
---       one takes over) | room_open (of a session that is over: it is deleted) | doubt (a mismatch that is checked again) | '' (nothing to do)
+--       one takes over) | room_open (of a session that is over: it is deleted) | mismatch (it is checked again) | '' (nothing to do)
 --
 -- session:{id} hash (doubt), agent:{id} hash, session:room:{room} string, session:{id}:events stream, deadlines zset
 -- pool:stats hash
 -- include: clock, deadlines, live_session, presence, reason_not_in_room, records, retire, takeover
 local id, agent, user = ARGV[1], ARGV[2], ARGV[4]
 local key = 'session:' .. id
--- From one check to the next; and how long a mismatch is pending without another check.
+-- Time between two checks, and time after which a pending mismatch is dropped without another check.
 local AGAIN_MS, FRESH_MS = 2000, 15000
 -- A missing user counts sooner than a missing agent: after LiveKit itself was away, agents take some seconds to be back.
 local PATIENCE_MS = {user_gone = 2000, user_there = 2000, agent_lost = 10000}
@@ -31,10 +31,10 @@ if not LIVE_SESSION[state] then
   return done('room_open')
 end
 
--- Since when LiveKit has contradicted the record in this, in every check. Nil: for the first time.
+-- Since when every check has found this contradiction; nil the first time.
 local function contradicted_since(what)
-  local said, about, first, last = string.match(get(key, 'doubt') or '', '^(%S+) (%S+) (%d+) (%d+)$')
-  if said == what and about == agent and NOW - tonumber(last) <= FRESH_MS then return tonumber(first) end
+  local finding_before, agent_before, first, last = string.match(get(key, 'doubt') or '', '^(%S+) (%S+) (%d+) (%d+)$')
+  if finding_before == what and agent_before == agent and NOW - tonumber(last) <= FRESH_MS then return tonumber(first) end
 end
 local function keep_mismatch(what, first)
   redis.call('HSET', key, 'doubt', what .. ' ' .. agent .. ' ' .. first .. ' ' .. NOW)
@@ -61,13 +61,13 @@ if not finding then
   return ''
 end
 
--- guard: second-look
+-- guard: second-check
 local first = contradicted_since(finding)
--- LiveKit corrects what only it has said: that needs no second check.
+-- LiveKit corrects its own report: that needs no second check.
 local withdrawn = finding == 'user_there' and waits and contradicted_since('user_gone')
 if not withdrawn and (not first or NOW - first < PATIENCE_MS[finding]) then
   keep_mismatch(finding, first or NOW)
-  return 'doubt'
+  return 'mismatch'
 end
 if finding == 'user_gone' then
   keep_mismatch(finding, first)

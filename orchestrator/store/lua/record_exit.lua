@@ -11,7 +11,7 @@
 -- include: exit, records
 local id = ARGV[1]
 if agent_state(id) == 'exited' and (ARGV[3] ~= '' or ARGV[4] ~= '') then
-  -- It counted as gone before it was: what its parent saw of it is known only now.
+  -- It counted as gone already: only now its parent reports how it ended.
   redis.call('HSET', 'agent:' .. id, 'exitCode', ARGV[3], 'signal', ARGV[4], 'peakMemoryKib', ARGV[5])
 end
 return exit_agent(id, cjson.decode(ARGV[2]), 'exitCode', ARGV[3], 'signal', ARGV[4], 'peakMemoryKib', ARGV[5])

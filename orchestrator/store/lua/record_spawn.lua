@@ -1,5 +1,5 @@
--- Record the process of an agent, as the agent host has started it. When another one has said already that it is the
--- agent, it leaves, and a session that it has gets another one.
+-- Record the process that the agent host has started for an agent. If another process has reported as the agent, it
+-- leaves, and its session gets another agent.
 --
 -- KEYS  agent:{id}, agent:{id}:pid
 -- ARGV  1 pid  2 start ticks  3 boot id  4 node id  5 agent id

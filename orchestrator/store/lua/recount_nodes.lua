@@ -1,5 +1,5 @@
--- Bring the lists of each node's warm and busy agents into line with the agents: the records of some may be lost, and
--- they would count as calls of their node for ever.
+-- Bring the lists of each node's warm and busy agents into line with the agents: an agent whose record is lost
+-- would count for its node for ever.
 --
 -- KEYS  none
 -- ARGV  none

@@ -1,6 +1,6 @@
--- Announce the agents that a node is to boot: what its share of the pool lacks, and what sessions wait for. Level-triggered
--- and atomic: two refills at once announce what is missing once. The other nodes are woken for their shares. While boots
--- fail, one at a time is tried, after a pause that grows; before one has worked, a few.
+-- Announce the agents that a node must boot, for its share of the pool and for waiting sessions. Level-triggered and
+-- atomic: two refills at once announce the missing agents once. The other nodes are woken for their shares. While boots
+-- fail, one boot at a time is tried, after a growing pause; before the first success, a few.
 --
 -- KEYS  none
 -- ARGV  1 node id  2 '' or why no agent can be started there  3..n candidate agent ids; no more than these are announced
@@ -13,18 +13,18 @@
 local UNPROVEN = 4
 require_redis_memory()
 redis.call('DEL', 'pool:refill')
-local me, most = ARGV[1], #ARGV - 2
+local me, max_boots = ARGV[1], #ARGV - 2
 local next_at = tonumber(get('pool:breaker', 'nextAt'))
 local booting = redis.call('SCARD', 'pool:starting')
--- Held back: a node that is woken would be too, and would wake this one.
+-- The pause applies to all nodes: waking one would make it wake this one.
 -- guard: held-back
 if next_at and NOW < next_at then
   set_deadline('refill', '', next_at - NOW + 1)
   return {}
 end
 if next_at and booting > 0 then return {} end
-if redis.call('EXISTS', 'pool:proven') == 0 then most = math.min(most, UNPROVEN - booting) end
-if most <= 0 then return {} end
+if redis.call('EXISTS', 'pool:proven') == 0 then max_boots = math.min(max_boots, UNPROVEN - booting) end
+if max_boots <= 0 then return {} end
 local nodes = nodes_able_to_boot(ARGV[2] == '' and me or nil)
 local want, ready = pool_shares(nodes), count_by_node('pool:ready')
 local starting, stale = count_by_node('pool:starting'), count_by_node('pool:stale')
@@ -40,11 +40,11 @@ for _, node in ipairs(nodes) do
   end
 end
 if ARGV[2] ~= '' or not own then return {} end
--- Its agents fail to boot, and those of other nodes do not: one at a time is tried.
-if not next_at and boot_failures(me) > 0 then most = math.min(most, 1 - (starting[me] or 0)) end
+-- Only this node's agents fail to boot: try one at a time.
+if not next_at and boot_failures(me) > 0 then max_boots = math.min(max_boots, 1 - (starting[me] or 0)) end
 -- Sessions that wait without an agent on its way are served by the first node that checks.
 -- guard: own-share
-local missing = math.min(math.max(own, missing_agents(nodes) - others), most)
+local missing = math.min(math.max(own, missing_agents(nodes) - others), max_boots)
 if missing <= 0 then return {} end
 if next_at then
   redis.call('HSET', 'pool:breaker', 'nextAt', NOW + policy_ms('boot_timeout_seconds'))

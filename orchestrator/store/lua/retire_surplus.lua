@@ -7,7 +7,7 @@
 --
 -- pool:target string, pool:ready set, pool:stale set, agent:{id} hash, agent:{id}:inbox list
 -- nodes set, nodes:draining set, node:{id} hash, node:{id}:warm set
--- Whoever has lost its record comes back by itself, when it lives.
+-- A living agent without a record registers again by itself.
 -- include: boot_nodes, pool_shares, reason_pool_shrunk, records, retire
 for _, id in ipairs(redis.call('SMEMBERS', 'pool:ready')) do
   if not agent_state(id) then redis.call('SREM', 'pool:ready', id) end

@@ -1,4 +1,4 @@
--- Take one agent out of service because it is unfit; a session of its own gets another agent at once.
+-- Take one unfit agent out of service; its session, if any, gets another agent at once.
 --
 -- KEYS  none
 -- ARGV  1 agent id  2 the reason (JSON of code, params, text)

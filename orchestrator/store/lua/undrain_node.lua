@@ -1,10 +1,10 @@
--- Put a node in service again, and take back what its drain has begun: no call of it ends any more because of that.
--- A goodbye that its agent has not read yet is taken out of the inbox. An agent that has read it and has something to say
--- has begun to say it, and goes; one without goes on.
+-- Put a node in service again and cancel its drain: no call ends because of it any more. A goodbye that the agent has not
+-- read yet is removed from the inbox. An agent that has read it and has begun its goodbye leaves; one without a goodbye
+-- stays.
 --
 -- KEYS  none
 -- ARGV  1 node id
--- Returns the sessions whose agents were sent a goodbye that is taken back
+-- Returns the sessions whose goodbye is cancelled
 --
 -- nodes:draining set, node:{id} hash (goodbyeMs), session:{state} set, session:{id} hash, session:{id}:events stream
 -- agent:{id}:inbox list, session:queued zset, session:unbound zset, pool:wake:{node} list, deadlines zset
@@ -28,6 +28,6 @@ for _, name in ipairs({'session:ready', 'session:active'}) do
   end
 end
 wake(node)
--- Its capacity is the queue's again.
+-- The queue gets its capacity.
 admit_from_queue()
 return spared

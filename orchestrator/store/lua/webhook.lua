@@ -1,5 +1,5 @@
--- A webhook of LiveKit, whose signature is verified. It may come late, twice, or before the one that it follows, so it moves
--- nothing: it makes a node check the room itself.
+-- A webhook of LiveKit, whose signature is verified. It may come late, twice, or out of order, so it moves no
+-- session: it makes a node check the room itself.
 --
 -- KEYS  none
 -- ARGV  1 id of the event  2 its name  3 room ('' = of none)  4 when it was made, Unix seconds

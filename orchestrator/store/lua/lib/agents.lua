@@ -4,8 +4,8 @@ local function move_agent(id, to, ...)
   append_agent_event(id, to, unpack(enter('agent', id, to, ...)))
 end
 
--- Announce an agent that is to be spawned. `session`: which it is for, unless its own id says so; `node`: which boots it,
--- where that is decided.
+-- Announce an agent before its spawn. `session`: the session that it is for, unless it is its id; `node`: the node that
+-- boots it, if decided.
 local function announce_agent(id, session, node)
   local fields = {}
   if session then fields = {'for', session} end

@@ -5,5 +5,5 @@ local NOW_US = tonumber(TIME[1]) * 1000000 + tonumber(TIME[2])
 -- Milliseconds.
 local NOW = math.floor(NOW_US / 1000)
 
--- Milliseconds since a moment that a record names, nil when it names none.
+-- Milliseconds since a recorded time; nil without one.
 local function ms_since(moment) return moment and math.max(0, NOW - tonumber(moment)) end

@@ -2,7 +2,7 @@
 -- include: alerts, boot_codes, busy_agent, clock, failing_calls, failure_codes, forgetting, outcomes, policy, queue
 -- include: reason_agent_lost, reasons, records, retire, sessions
 
--- A session is over: nothing counts it any more as one of its user and of its address.
+-- A session is over: remove it from its user's and its address's sessions.
 local function release_owner(id, user, addresses)
   redis.call('SREM', 'user:sessions:' .. user, id)
   for _, address in ipairs(addresses) do
@@ -25,7 +25,7 @@ local function close_session(id, to, why)
     enqueue_alert('takeover.failed', id .. '_' .. fields[5], {sessionId = id, reason = why.text, reasonCode = why.code})
     redis.call('HDEL', key, 'takeoverAt')
   end
-  -- The log of the agent that did not boot says more.
+  -- The operator finds details in the log of the agent that did not boot.
   local failed = BOOT_CODES[why.code] and why.params.agentId
   move_session(id, to, reason_fields('reason', why, unpack(failed and {'failedAgentId', failed} or {})))
   if to == 'error' then count_failing_call(id, why)
@@ -54,7 +54,7 @@ local function close_session(id, to, why)
   keep_last('session:over', id, policy('session_keep_count'), drop_session)
 end
 
--- End a session; its place goes to the queue.
+-- End a session and admit the next from the queue.
 local function end_session(id, to, why)
   close_session(id, to, why)
   -- guard: promote

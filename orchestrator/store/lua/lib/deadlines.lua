@@ -1,5 +1,5 @@
 -- Every wait is a member of the sorted set `deadlines`: `kind|id`, scored by the time at which it is over.
--- process_deadlines.lua says what happens then.
+-- process_deadlines.lua acts on it.
 -- include: clock
 
 -- Time that passes without a check of the deadlines for longer than this does not count.

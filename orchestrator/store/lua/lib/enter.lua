@@ -1,4 +1,4 @@
--- Every move of sessions and agents. What entering a state means is its row (orchestrator/states.py).
+-- Every move of sessions and agents. The row of a state defines its effects (orchestrator/states.py).
 -- include: agent_rows, clock, deadlines, illegal_move, lists, policy, reads, records, session_rows
 local STATE_FIELD = {session = 'status', agent = 'state'}
 local ROW = {session = session_row, agent = agent_row}

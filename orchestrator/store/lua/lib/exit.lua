@@ -6,7 +6,7 @@ local function exit_agent(id, cause, ...)
   if not before or before == 'exited' then return {'', '', before or ''} end
   local keep = policy_expiry('session_keep_seconds')
   local session = get('agent:' .. id, 'sessionId')
-  -- The assignment is still in its inbox: it was dead when it was handed out.
+  -- The assignment is still in its inbox: the agent was dead when it was handed out.
   local unread = before == 'assigned' and redis.call('LLEN', 'agent:' .. id .. ':inbox') > 0
   if before == 'starting' then cause = with_param(cause, 'agentId', id) end
   move_agent(id, 'exited', reason_fields('cause', cause, ...))

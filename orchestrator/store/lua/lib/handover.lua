@@ -1,4 +1,4 @@
--- Whether a call that leaves a node which stops can go on elsewhere.
+-- Whether another node can continue a call of a stopping node.
 -- include: boot_nodes, nodes
 
 -- Whether one more waiting session would get an agent: from a node with capacity that has a warm one or can boot one.

@@ -15,12 +15,12 @@ local function nodes_in_service()
   table.sort(ids)
   for _, id in ipairs(draining_nodes()) do draining[id] = true end
   for _, id in ipairs(ids) do
-    local left = redis.call('PTTL', 'node:' .. id)
-    if left ~= -2 and not draining[id] then
+    local ttl = redis.call('PTTL', 'node:' .. id)
+    if ttl ~= -2 and not draining[id] then
       local fields = redis.call('HMGET', 'node:' .. id, 'host', 'sessions')
       local max = tonumber(fields[2] or 0)
       IN_SERVICE[#IN_SERVICE + 1] = {
-        id = id, late = left >= 0 and left < LATE_NODE_MS, host = fields[1] == '1', max = max > 0 and max or nil}
+        id = id, late = ttl >= 0 and ttl < LATE_NODE_MS, host = fields[1] == '1', max = max > 0 and max or nil}
     end
   end
   return IN_SERVICE

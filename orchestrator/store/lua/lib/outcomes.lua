@@ -1,7 +1,7 @@
 -- How sessions ended, counted by the minute: outcomes:{n} of the n-th one.
 -- include: clock
 
--- The rate of errors is that of the sessions that ended within so many minutes.
+-- The error rate counts the sessions that ended within these minutes.
 local OUTCOME_MINUTES, MINUTE_MS = 5, 60000
 local function outcomes_key(minutes_ago) return 'outcomes:' .. (math.floor(NOW / MINUTE_MS) - minutes_ago) end
 local function count_outcome(status)

@@ -1,4 +1,4 @@
--- Take an agent out of service and tell it to leave.
+-- Take an agent out of service and have it leave.
 -- include: agents, reasons
 local function retire(id, why)
   move_agent(id, 'stopping', reason_fields('reason', why))

@@ -3,7 +3,7 @@
 -- include: serving, sessions
 local MAX_REPLACEMENTS = 2
 
--- The agent of a session can serve it no more: give the session another one in the same room, or end it.
+-- The agent of a session cannot continue: give the session another one in the same room, or end it.
 -- Returns replaced | waiting | error, or '' when the session has another agent or is over.
 local function replace_agent(session, agent, cause)
   local key = 'session:' .. session
@@ -30,7 +30,7 @@ local function replace_agent(session, agent, cause)
   local counted = 'total_' .. name .. 's'
   if handed_over then
     counted = 'total_handovers'
-    -- Before the call began there is nothing to go on with, and the next agent greets.
+    -- Before the call began there is nothing to continue: the next agent greets.
     if fields[3] then redis.call('HINCRBY', key, 'handovers', 1) end
   -- The death of an agent on its way to a call is part of the takeover that it was to end.
   elseif name == 'takeover' and redis.call('HSETNX', key, 'takeoverAt', NOW) == 1 then

@@ -1,4 +1,4 @@
--- Take an agent out of service that cannot be handed out; a session that it has gets another agent at once.
+-- Take an unfit agent out of service; its session, if any, gets another agent at once.
 -- Returns its state before, or '' when it is leaving or gone.
 -- include: agents, reasons, takeover
 local function retire_unfit(id, why)

@@ -1,4 +1,4 @@
--- Have one node, or each, check what the pool lacks. The list of a node that no longer listens expires.
+-- Have one node, or each, check the pool. The list of a node that no longer listens expires.
 -- include: clock, wake_seconds
 local function wake(node)
   for _, id in ipairs(node and {node} or redis.call('SMEMBERS', 'nodes')) do
