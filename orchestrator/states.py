@@ -179,9 +179,6 @@ AGENT_ROWS: dict[AgentState, Row] = {
 SESSION_MOVES: dict[SessionState, frozenset[SessionState]] = {
     state: frozenset(map(SessionState, row.moves)) for state, row in SESSION_ROWS.items()
 }
-AGENT_MOVES: dict[AgentState, frozenset[AgentState]] = {
-    state: frozenset(map(AgentState, row.moves)) for state, row in AGENT_ROWS.items()
-}
 LIVE_SESSION_STATES = frozenset(state for state, moves in SESSION_MOVES.items() if moves)
 #: Agents in these states have a session.
 BUSY_AGENT_STATES = frozenset(state for state, row in AGENT_ROWS.items() if row.node_set == "busy")

@@ -43,7 +43,7 @@ export interface Token {
 }
 
 /** An answer that is no success: RFC 9457. What is shown goes by `code`; its `detail` is for developers. */
-export interface Problem {
+interface Problem {
   status: number;
   code: string;
   retryAfter?: number;

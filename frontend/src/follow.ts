@@ -5,7 +5,7 @@ import { follow as followStream } from "@orchestrator/sse";
 import { type Api, Refused, type Session, type SessionEvent } from "./api";
 import type { Line } from "./types";
 
-export interface Following {
+interface Following {
   onEvent(event: SessionEvent): void;
   onLine(line: Line): void;
 }

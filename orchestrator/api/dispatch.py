@@ -30,6 +30,7 @@ from orchestrator.api.services import Services
 from orchestrator.errors import InvalidRequest, OrchestratorError, RoomTaken, StoreUnavailable
 from orchestrator.livekit.agent_worker import WorkerConnection
 from orchestrator.livekit.jobs import Answer, JobOffer, Outcome, WorkerLoad
+from orchestrator.livekit.tokens import user_identity
 from orchestrator.models import ROOM_PATTERN, Session, UserId
 from orchestrator.pool.assignment import SessionRequest, Started
 from orchestrator.reasons import because
@@ -246,7 +247,7 @@ class DispatchService:
 def user_of(room: str) -> str:
     """Return the user id of a room's session: of a room that our token endpoint named its user, else the room."""
     if re.fullmatch(ROOM_PATTERN, room):
-        return f"user-{room.removeprefix('room_')}"
+        return user_identity(room)
     try:
         return _user_ids.validate_python(f"room:{room}")
     except ValidationError:

@@ -156,11 +156,6 @@ def node_warm(node_id: str) -> str:
     return f"node:{node_id}:warm"
 
 
-def node_failures(node_id: str) -> str:
-    """How many of a node's boots have failed in a row; for a minute."""
-    return f"node:{node_id}:failures"
-
-
 def node_busy(node_id: str) -> str:
     """The set of a node's agents that have a session."""
     return f"node:{node_id}:busy"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
 from orchestrator.store.connection import BLOCK_SECONDS
-from orchestrator.store.constants import ARRIVAL_BUCKET_SECONDS, WAKE_SECONDS
+from orchestrator.store.constants import ARRIVAL_BUCKET_SECONDS
 from orchestrator.store.records import Action, Breaker
 
 
@@ -85,15 +85,9 @@ class Pool(Base):
         now = int(seconds) + int(microseconds) / 1e6
         return Breaker.from_hash(fields, now=now, booting=bool(booting))
 
-    @translated
     async def close_breaker(self) -> None:
         """Close the breaker by hand: boots are tried at once again."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(keys.BREAKER, keys.BOOT_ERROR, keys.BOOT_ERROR_AGENT)
-            for node in await self._redis.smembers(keys.NODES):
-                pipe.lpush(keys.pool_wake(node), "1")
-                pipe.expire(keys.pool_wake(node), WAKE_SECONDS)
-            await pipe.execute()
+        await self._scripts.call("close_breaker")
 
     @translated
     async def arrivals(self, seconds: int = 60) -> float:

@@ -11,9 +11,11 @@ from orchestrator.errors import SpawnFailed
 from orchestrator.machine.process import ProcessId
 from orchestrator.models import Agent, new_id
 from orchestrator.pool import refill
+from orchestrator.settings import Settings
 from orchestrator.states import AgentState
-from orchestrator.store import Store
+from orchestrator.store import Reading, Store
 from orchestrator.worker.examine import examine
+from orchestrator.worker.pool_sizing import PoolSizing
 from tests.support.pool import assign, warm
 from tests.support.processes import poll
 
@@ -141,3 +143,27 @@ def test_examining_finds_each_fault() -> None:
         fault = examine(agent, memory_limit=limit).fault
         assert fault is not None
         assert fault.text == "process gone or zombie"
+
+
+async def test_the_size_is_chosen_from_one_reading(
+    store: Store, raw: redis.Redis, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refilled: list[str] = []
+    readings: list[None] = []
+    read = store.reading
+    settings = Settings(redis_url=valkey_url, pool_min=2, pool_max=12)
+    sizing = PoolSizing(settings, store, lambda: refilled.append(raw.get("pool:target")))
+
+    async def counted() -> Reading:
+        readings.append(None)
+        return await read()
+
+    monkeypatch.setattr(store, "reading", counted)
+    await sizing.size()
+    assert readings == [], "no boot was measured yet"
+    raw.hset("pool:stats", "boot_ms_mean", 40)
+    raw.set("pool:target", 7)
+    await sizing.size()
+    assert (len(readings), refilled, raw.get("pool:target")) == (1, ["2"], "2")
+    await sizing.size()
+    assert (len(readings), refilled) == (2, ["2"]), "the target is the same"

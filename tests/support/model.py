@@ -14,8 +14,9 @@ from typing import Any
 import redis
 
 from orchestrator.operations.invariants import TRANSIENT, Code, Violation, in_records
-from orchestrator.states import AGENT_MOVES, LIVE_SESSION_STATES, SESSION_MOVES, AgentState, SessionState
+from orchestrator.states import LIVE_SESSION_STATES, SESSION_MOVES, AgentState, SessionState
 from orchestrator.store.loader import sources
+from tests.support.moves import AGENT_MOVES
 from tests.support.snapshot import Snapshots
 
 #: Every wait, in seconds: short, and no two alike.
