@@ -1,6 +1,7 @@
 """Fixtures that every ring of tests uses."""
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -27,7 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _bare_environment() -> None:
-    """Remove the developer's own settings from the environment."""
+    """Remove the developer's own settings from the environment, and what `nohup` sets."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

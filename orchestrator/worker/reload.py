@@ -24,7 +24,8 @@ class Reload:
             log.error("not reloaded: %s", failure.detail)
             await self._store.note_reload(reload_id, self._node, f"failed: {failure.detail}")
             return
-        agents = [agent for agent in await self._store.agents() if agent.node == self._node and agent.pid]
+        # One that has no pid yet may have been forked by the old code all the same.
+        agents = [agent for agent in await self._store.agents() if agent.node == self._node]
         count = await self._store.mark_stale([agent.id for agent in agents])
         log.info("agent code reloaded; %d warm agents are replaced", count)
         await self._store.note_reload(reload_id, self._node, "done")

@@ -195,7 +195,7 @@ async def what_stands_in_dot_env_reaches_the_agents_and_no_more(node: Node) -> N
         await call.gone()
         await asyncio.to_thread(state, node, call.session_id, "ended")
     lines = poll(lambda: (found := node.logs(call.session_id))[-1:] != [] and found[-1][0] == "[" and found, "its log")
-    assert any("sees OPENAI_API_KEY=from-the-file OWN=listed" in line for line in lines), lines
+    assert any("sees OPENAI_API_KEY=(secret) OWN=listed" in line for line in lines), lines
     assert any("sees secret=None" in line for line in lines)
 
 

@@ -51,6 +51,26 @@ def test_calls_go_on_with_the_old_code_and_the_pool_is_never_empty(simulate: Sim
     simulate(scenario, SEEDS)
 
 
+def test_an_agent_that_boots_during_a_reload_is_replaced_too(simulate: Simulate) -> None:
+    """It may have been forked by the old code, and its start recorded after the reload."""
+
+    async def scenario(world: World) -> None:
+        cluster = Cluster(world, 1, pool_target=2)
+        await cluster.start()
+        await cluster.do(cluster.store.set_target(6))
+        reload_id = await cluster.reload(cluster.computers[0])
+        await asyncio.sleep(world.dice.uniform(0, 1))
+        assert await done(cluster, reload_id) == "done"
+
+        async def renewed() -> bool:
+            return len(cluster.agents) == 6 and all(each.version == 2 for each in cluster.agents) and await cluster.full()
+
+        await cluster.until(renewed, "the pool has the new code", 40)
+        await promises.when_quiet(cluster)
+
+    simulate(scenario, SEEDS)
+
+
 def test_code_that_cannot_be_loaded_is_refused_and_changes_nothing(simulate: Simulate) -> None:
     async def scenario(world: World) -> None:
         cluster = Cluster(world, 1, pool_target=2)
