@@ -63,7 +63,7 @@ def test_an_agent_that_boots_during_a_reload_is_replaced_too(simulate: Simulate)
         assert await done(cluster, reload_id) == "done"
 
         async def renewed() -> bool:
-            return len(cluster.agents) == 6 and all(each.version == 2 for each in cluster.agents) and await cluster.full()
+            return [each.version for each in cluster.agents] == [2] * 6 and await cluster.full()
 
         await cluster.until(renewed, "the pool has the new code", 40)
         await promises.when_quiet(cluster)
