@@ -18,9 +18,10 @@ import redis
 
 from tests.chaos.conftest import LONG
 from tests.support.agreement import os_agents
-from tests.support.hurt import connected, live, moment, processes, redis_time
+from tests.support.hurt import connected, live, moment, processes
 from tests.support.node import Node
 from tests.support.processes import alive, poll
+from tests.support.redis_clock import redis_time
 from tests.support.sampler import Sampler
 from tests.support.traffic import Traffic
 

@@ -20,9 +20,10 @@ from tests.chaos.conftest import LONG
 from tests.support.agreement import agrees, os_agents, unsettled
 from tests.support.ear import Ear
 from tests.support.guest import LiveKit
-from tests.support.hurt import clean_up_round, redis_time
+from tests.support.hurt import clean_up_round
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import alive, poll, stop
+from tests.support.redis_clock import redis_time
 from tests.support.sampler import Sampler
 from tests.support.traffic import Traffic
 

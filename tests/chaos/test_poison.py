@@ -9,9 +9,10 @@ import httpx
 import pytest
 
 from tests.chaos.conftest import LONG
-from tests.support.hurt import connected, processes, redis_time, reload
+from tests.support.hurt import connected, processes, reload
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import poll
+from tests.support.redis_clock import redis_time
 
 MENDED = "from agents.echo import entrypoint\n"
 #: How a module of agents can be broken, and what is said of it then.

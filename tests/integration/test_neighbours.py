@@ -15,9 +15,9 @@ from celery import Celery
 
 from orchestrator.task_queue.app import CANARY, Publisher
 from orchestrator.task_queue.foreign_tasks import Sightings
-from tests.support.hurt import redis_time
 from tests.support.node import REPOSITORY
 from tests.support.processes import poll, stop
+from tests.support.redis_clock import redis_time
 
 pytestmark = pytest.mark.thorough
 

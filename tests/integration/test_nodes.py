@@ -14,6 +14,7 @@ from orchestrator.reasons import because, words
 from orchestrator.store import Store, schema
 from orchestrator.store.agent_link import AgentLink
 from tests.support.pool import assign, change, warm
+from tests.support.redis_clock import span
 
 
 async def beat(store: Store, *nodes: str, seconds: int = 60, **fields: Any) -> None:
@@ -210,19 +211,21 @@ async def test_a_drain_that_is_asked_for_again_may_be_over_sooner_and_not_later(
     await change(store, goodbye_seconds=3)
     await beat(store, "n1")
 
-    def left() -> tuple[float, str]:
-        seconds, micro = raw.time()
-        at = raw.zscore("deadlines", "drain|n1") or 0
-        return round(at / 1000 - seconds - micro / 1e6), str(raw.hget("node:n1", "goodbyeMs"))
+    def drain() -> tuple[float | None, str]:
+        return raw.zscore("deadlines", "drain|n1"), str(raw.hget("node:n1", "goodbyeMs"))
 
-    await store.drain_node("n1", 30)
-    assert left() == (27, "3000")
+    async def drains_within(seconds: float, left: int, goodbye: str) -> None:
+        with span(raw) as call:
+            await store.drain_node("n1", seconds)
+        assert call.has(drain()[0], left)
+        assert drain()[1] == goodbye
+
+    await drains_within(30, 27_000, "3000")
+    before = drain()
     await store.drain_node("n1", 60)
-    assert left() == (27, "3000")
-    await store.drain_node("n1", 10)
-    assert left() == (7, "3000")
-    await store.drain_node("n1", 2)
-    assert left() == (0, "2000")
+    assert drain() == before
+    await drains_within(10, 7_000, "3000")
+    await drains_within(2, 0, "2000")
     raw.zrem("deadlines", "drain|n1")
     await store.drain_node("n1", 1)
     assert raw.zscore("deadlines", "drain|n1") is None, "its calls have been told"

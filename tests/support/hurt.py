@@ -44,12 +44,6 @@ def moment(raw: "redis.Redis", session_id: str, state: str) -> float:
     raise AssertionError(f"{session_id} was never {state}")
 
 
-def redis_time(raw: "redis.Redis") -> float:
-    """Return Unix seconds by Redis's clock, by which the product measures too."""
-    seconds, microseconds = raw.time()
-    return int(seconds) + int(microseconds) / 1e6
-
-
 def clean_up_round(node: Node) -> None:
     """Wait until the node's clean-up has run once from now on: it takes an agent that does not exist out of a list."""
     nobody = new_id("prewarm")
