@@ -250,7 +250,7 @@ async def test_who_sends_a_child_out_of_its_group_takes_it_along_all_the_same(sh
     with sleeper() as other:
         if with_its_host:
             stop(shell.process)
-            assert not alive(child), "nothing is left of a host that has stopped"
+            poll(lambda: not alive(child), "nothing is left of a host that has stopped", 5)
             await shell.client.close()
             shell.process = shell.start()
             await shell.connect()
@@ -367,18 +367,6 @@ async def test_a_hundred_megabytes_in_one_line_are_gone_in_a_moment(shell: Host)
     poll(lambda: on_disk(path) <= 65_536, "the file is small")
     assert "the end" in shell.log("burst")[-5_000:]
     assert (await shell.client.hello())[0], "the host answers"
-
-
-async def test_a_host_without_agents_sleeps(shell: Host) -> None:
-    def turns() -> int:
-        text = Path(f"/proc/{shell.process.pid}/status").read_text()
-        return int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
-
-    await shell.client.spawn("exit_1")
-    await shell.death()
-    before = turns()
-    await asyncio.sleep(2)
-    assert turns() - before <= 4
 
 
 async def test_a_thousand_agents_leave_nothing_behind(short_folder: Path) -> None:

@@ -7,19 +7,23 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.host.children import CHECK_SECONDS, FLOOD_CHECK_SECONDS, Child, Children
+from orchestrator.host.children import CHECK_SECONDS, FLOOD_CHECK_SECONDS, SCAN_SECONDS, Child, Children
 from orchestrator.host.host import AgentHost
 from orchestrator.host.protocol import Death, Process
 from orchestrator.host.spawn import process_of
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.machine.process import ProcessId, machine_boot_id
+from orchestrator.models import new_id
 from orchestrator.settings import NodeSettings
 from tests.support.processes import sleeper
+
+_CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 @pytest.fixture
@@ -30,6 +34,18 @@ def settings(short_folder: Path) -> NodeSettings:
 @pytest.fixture
 def folder(settings: NodeSettings) -> AgentFolder:
     return AgentFolder(settings.agents_dir)
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """What a host changes in its process when it catches signals is put back."""
+    handlers = {number: signal.getsignal(number) for number in _CAUGHT}
+    mask, wakeup = signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.set_wakeup_fd(-1)
+    yield
+    signal.set_wakeup_fd(wakeup)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @pytest.fixture
@@ -127,3 +143,42 @@ def test_a_flood_is_watched_more_closely(settings: NodeSettings, folder: AgentFo
                 log.write(b"x" * written)
                 children.check(now, limit)
                 assert children.next_check == now + pause
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_host_without_agents_sleeps_from_scan_to_scan(
+    settings: NodeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its real loop and its real signals, on a clock that only its sleep moves."""
+    host, now = AgentHost(settings), [1000.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("orchestrator.host.host.time", clock)
+    monkeypatch.setattr("orchestrator.host.children.time", clock)
+    agent_id, wait = new_id("prewarm"), host._selector.select
+    slept: list[float | None] = []
+    woken: list[int] = []
+
+    def select(timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        slept.append(timeout)
+        first = len(slept) == 1
+        if first:  # an agent lives, and its end wakes the host
+            pid = os.posix_spawn("/bin/true", ["true"], {})
+            host._children.living[agent_id] = Child(process_of(agent_id, pid), own=True)
+        ready = wait(10 if first else 0)
+        if first:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        else:
+            now[0] += timeout or 0
+        woken.append(len(ready))
+        if len(slept) == 6:
+            host._request_stop()
+        return ready
+
+    monkeypatch.setattr(host._selector, "select", select)
+    host.run()
+    host._selector.close()
+    for end in host._wake:
+        end.close()
+    assert list(host._children.deaths) == [agent_id]
+    assert slept == [SCAN_SECONDS] * 6
+    assert woken == [1, 0, 0, 0, 0, 0], "nothing else wakes it"
