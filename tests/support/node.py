@@ -204,8 +204,8 @@ class Node:
         return found
 
     def counts(self) -> dict[str, int]:
-        """Return the counts of the health route."""
-        found: dict[str, int] = self.health()["sessions"]
+        """Return the counts of the health route; while Redis or the api is away for a moment, it answers a problem."""
+        found: dict[str, int] = poll(lambda: self.health().get("sessions"), "the health route answers with counts")
         return found
 
     def agents(self) -> list[dict[str, Any]]:
