@@ -83,7 +83,7 @@ def _a_second_signal_stops_at_once(node: Node) -> None:
     poll(lambda: "Draining: 1 call" in node.said(), "it drains")
     os.killpg(node.process.pid, signal.SIGINT)
     assert ends(node) == 0
-    assert not [pid for pid in pids if alive(pid)]
+    poll(lambda: not any(map(alive, pids)), "every process of the node is gone", 5)
 
 
 def _its_state_is_there_again(node: Node, session_id: str) -> None:

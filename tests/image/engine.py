@@ -172,7 +172,7 @@ class Container:
     def __exit__(self, *_: object) -> None:
         pid = self.state()["Pid"]
         self.engine("rm", "--force", "--time", "1", self.name)
-        assert not pid or not Path(f"/proc/{pid}").exists()
+        poll(lambda: not pid or not Path(f"/proc/{pid}").exists(), "its process is gone", 5)
 
     def state(self) -> dict[str, Any]:
         """Return podman's word on it."""

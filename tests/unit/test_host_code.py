@@ -1,6 +1,7 @@
 """The agent's code in the host: reloaded under running agents, and never the end of the host."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -71,8 +72,12 @@ def is_forked(pid: int) -> bool:
 
 def trials(host: Host) -> list[int]:
     """Return the processes that try code for this host."""
-    ours = [pid for pid in marked("RUN_DIR", str(host.run_dir)) if pid != host.process.pid]
-    return [pid for pid in ours if b"--try-preload" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    found = []
+    for pid in marked("RUN_DIR", str(host.run_dir)):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if pid != host.process.pid and b"--try-preload" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 # Reload
@@ -201,7 +206,7 @@ async def test_a_trial_that_never_ends_is_killed(short_folder: Path) -> None:
     write(host, TWO + "\ndef prewarm():\n    print('warming', flush=True)\n    signal.pause()\n")
     with pytest.raises(SpawnFailed, match="did not finish within 1 s: warming"):
         await host.client.reload()
-    assert not trials(host)
+    await until(lambda: not trials(host))
     assert await said(host, "next") == "one"
     await host.end()
 
@@ -217,7 +222,7 @@ async def test_a_host_that_ends_takes_its_trial_along(short_folder: Path) -> Non
     with pytest.raises((SpawnFailed, HostUnavailable)):
         await waiting
     assert host.process.wait(10) == 0
-    assert not trials(host)
+    await until(lambda: not trials(host))
     await host.client.close()
 
 

@@ -1,5 +1,6 @@
 """Folders with characters that mean something to somebody: supervisord, shells, YAML, printf, URLs."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -97,7 +98,8 @@ def test_a_node_lives_in_a_folder_of_any_name(short_folder: Path, name: str) -> 
             assert process.wait(20) == 0
         finally:
             for pid in marked("RUN_DIR", str(folder)):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(pid, signal.SIGKILL)
             process.wait()
         assert (short_folder / "said").read_text() == ""
 
