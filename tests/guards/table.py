@@ -641,7 +641,7 @@ GUARDS = (
     ),
     guard(
         "no fault point is listed and never used",
-        "chaos/test_crash_points.py",
+        "simulation/test_crash_points.py::test_a_session_gets_one_agent_whatever_fails_at",
         replace("fault-points", '"host.after_fork"', '"no.where": "",\n    "host.after_fork"'),
     ),
     # Poison
