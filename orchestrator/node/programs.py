@@ -77,7 +77,8 @@ def shared(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def secrets_of(program: str, environment: Mapping[str, str], settings: NodeSettings) -> dict[str, str]:
-    """Return the variables that only this program gets. The agent host gets no secret, even if AGENT_ENV names it."""
+    """Return the variables that only this program gets. The agent host gets what its agents may see, provider keys
+    included, but no other setting that is a secret, even if AGENT_ENV names it."""
     # guard: program-secrets
     names = set(NEEDS[program])
     if program == HOST:
