@@ -694,7 +694,7 @@ GUARDS = (
     guard(
         "LiveKit's words carry no token",
         "unit/test_livekit_refusals.py::test_words_are_livekits_own_without_its_token",
-        replace("livekit-token-in-words", "without_tokens(text)", "text"),
+        replace("livekit-token-in-words", "without_tokens(text[:_READ])", "text"),
     ),
     guard(
         "identities fit into LiveKit's limit",
