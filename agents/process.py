@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import psutil
 
-from orchestrator.logs import WithoutSecrets, never_fail_to_print
+from orchestrator.logs import PlainFormatter, never_fail_to_print
 
 log = logging.getLogger("agent.runtime")
 
@@ -28,7 +28,7 @@ def log_to_stderr() -> None:
         if getattr(handler, "stream", None) in {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__}:
             root.removeHandler(handler)
     ours = logging.StreamHandler(sys.stderr)
-    ours.setFormatter(WithoutSecrets(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")))
+    ours.setFormatter(PlainFormatter())
     root.addHandler(ours)
     root.setLevel(logging.INFO)
     # At INFO LiveKit logs every connection; problems are at WARNING.

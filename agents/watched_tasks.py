@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from orchestrator.machine.redaction import Redaction
 from orchestrator.reasons import Reason
 
 log = logging.getLogger("agent.runtime")
@@ -63,7 +64,10 @@ def describe(failure: BaseException) -> str:
     """Return an exception as text; for a group, its first one."""
     while isinstance(failure, BaseExceptionGroup):
         failure = failure.exceptions[0]
-    return str(failure) if isinstance(failure, _ExitRequest) else f"{type(failure).__name__}: {failure}"
+    text = str(failure) if isinstance(failure, _ExitRequest) else f"{type(failure).__name__}: {failure}"
+    # It is stored, shown, and sent to the operator's webhook.
+    # guard: secrets-in-reasons
+    return Redaction()(text)
 
 
 async def _contained(work: Coroutine[Any, Any, object]) -> None:

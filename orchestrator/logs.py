@@ -8,7 +8,7 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
@@ -51,45 +51,50 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+        self._redact = Redaction()
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = self._redact(record.message)
         facts = (
-            f"{name}={value if _plain(value) else repr(str(value)[:_FACT])}"
-            for name, value in _all_facts(record).items()
+            f"{name}={repr(value) if isinstance(value, str) else value}"
+            for name, value in _safe_facts(record, self._redact).items()
         )
         return one_line(" ".join((super().formatMessage(record), *facts)))
 
     def formatException(self, ei: Any) -> str:
-        lines = super().formatException(ei).split("\n")
+        lines = self._redact(super().formatException(ei)).split("\n")
         return "\n".join(f"    {one_line(line)}" for line in lines)
 
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: `time`, `level`, `logger`, `message`, the facts, `exception`."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._redact = Redaction()
+
     def format(self, record: logging.LogRecord) -> str:
-        facts = {name: value if _plain(value) else str(value)[:_FACT] for name, value in _all_facts(record).items()}
-        fields = facts | {
+        fields = _safe_facts(record, self._redact) | {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": self._redact(record.getMessage()),
         }
         if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
+            fields["exception"] = self._redact(self.formatException(record.exc_info))
         return json.dumps(fields)  # escapes all but ASCII, so that no character ends the line
 
 
-class WithoutSecrets(logging.Formatter):
-    """Removes secrets from what another formatter returns, tracebacks included."""
+class PlainFormatter(logging.Formatter):
+    """The log of an agent, whose lines are text of any form."""
 
-    def __init__(self, inner: logging.Formatter) -> None:
-        super().__init__()
-        self._inner, self._redact = inner, Redaction()
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+        self._redact = Redaction()
 
     def format(self, record: logging.LogRecord) -> str:
         # guard: secrets-in-logs
-        return self._redact(self._inner.format(record))
+        return self._redact(super().format(record))
 
 
 class Lossy:
@@ -129,7 +134,7 @@ def never_fail_to_print() -> None:
 def configure_logging(style: Literal["text", "json"] = "text") -> None:
     """Send the log to standard error, from level INFO on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(WithoutSecrets(JsonFormatter() if style == "json" else TextFormatter()))
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
@@ -148,5 +153,9 @@ def _all_facts(record: logging.LogRecord) -> dict[str, Any]:
     return (_facts.get() or {}) | own
 
 
-def _plain(value: object) -> bool:
-    return value is None or isinstance(value, bool | int | float)
+def _safe_facts(record: logging.LogRecord, redact: Callable[[str], str]) -> dict[str, Any]:
+    """Return the facts of a record: numbers as they are, all else as text without secrets, cut when it has none."""
+    return {
+        name: value if value is None or isinstance(value, bool | int | float) else redact(str(value))[:_FACT]
+        for name, value in _all_facts(record).items()
+    }

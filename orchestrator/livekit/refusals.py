@@ -12,6 +12,8 @@ from orchestrator.machine.redaction import without_tokens
 
 #: Characters of LiveKit's message that are passed on.
 MAX_CHARACTERS = 300
+#: Characters of it that are read at all.
+_READ = 8000
 #: Largest difference between two clocks that LiveKit tolerates.
 TOLERATED_SECONDS = 60.0
 
@@ -28,7 +30,7 @@ _MEANINGS = {
 def readable(text: str) -> str:
     """Return LiveKit's message as one short line without a token."""
     # guard: livekit-token-in-words
-    return " ".join(without_tokens(text).split())[:MAX_CHARACTERS]
+    return " ".join(without_tokens(text[:_READ]).split())[:MAX_CHARACTERS]
 
 
 def explained(text: str, ahead: float = 0.0) -> str:

@@ -2,24 +2,38 @@
 
 import os
 import re
+from collections.abc import Iterator
+from urllib.parse import unquote
 
-#: Values shorter than this are words that a log may contain anyway.
+#: Words in the name of an environment variable that mark a secret.
+_SECRET_WORDS = frozenset(
+    "KEY KEYS SECRET SECRETS TOKEN TOKENS PASSWORD PASSWORDS PASSWD CREDENTIAL CREDENTIALS AUTH".split()
+)
+#: Shorter values are words that a log may contain anyway.
 _SHORTEST = 8
-#: Names of environment variables whose values are secrets. API_KEYS holds several, separated by commas.
-_SECRET_NAME = re.compile(r"(?:KEYS?|SECRETS?|TOKENS?|PASSWORD|PASSWD)$", re.IGNORECASE)
-_TOKEN = re.compile(r"\beyJ[\w-]*\.[\w-]+(?:\.[\w-]*)?")
+#: Longest part of a text that is taken for one password.
+_LONGEST = 256
+#: Where one begins: not within a word, but after the escaped end of a line.
+_BEGIN = r"(?:(?<![\w-])|(?<=\\[nrt]))"
+_TOKEN = re.compile(_BEGIN + r"eyJ[\w-]*\.[\w-]+(?:\.[\w-]*)?")
 #: Prefixes of providers' keys, which error messages quote with stars in the middle.
-_KEY = re.compile(r"\b(?:sk|pk|rk|gsk|xai|whsec)[-_][\w*-]{8,}")
-_PASSWORD_IN_URL = re.compile(r"(?<=://)([^\s:/@]*):[^\s/@]+(?=@)")
+_KEY = re.compile(_BEGIN + r"(?:sk|pk|rk|gsk|xai|whsec)[-_][\w*-]{8,}")
+_PASSWORD_IN_URL = re.compile(rf"(?<=://)([^\s:/@]*):[^\s/]{{1,{_LONGEST}}}(?=@)")
+#: A password that is not quoted may hold any character: such an address is mistyped, and logged for that.
+_PASSWORD_OF_REDIS = re.compile(rf"\b((?:rediss?|valkeys?|unix)://[^\s:/@]*):\S{{1,{_LONGEST}}}(?=@)")
+_PASSWORD_IN_QUERY = re.compile(r"(?<=[?&]password=)[^\s&]+")
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether an environment variable of this name holds a secret."""
+    return not _SECRET_WORDS.isdisjoint(name.upper().split("_"))
 
 
 class Redaction:
     """The secrets of this process: those of its environment at construction, and any text that looks like a secret."""
 
     def __init__(self) -> None:
-        found = {
-            part.strip() for name, value in os.environ.items() if _SECRET_NAME.search(name) for part in value.split(",")
-        }
+        found = {secret for name, value in os.environ.items() for secret in _secrets(name, value)}
         self._values = sorted((value for value in found if len(value) >= _SHORTEST), key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
@@ -36,5 +50,22 @@ def without_tokens(text: str) -> str:
 
 
 def without_keys(text: str) -> str:
-    """Return a text without what looks like a provider's key, or a password in a URL."""
-    return _PASSWORD_IN_URL.sub(r"\1:(secret)", _KEY.sub("(key)", text))
+    """Return a text without passwords in URLs and what looks like a provider's key."""
+    if "://" in text:
+        text = _PASSWORD_OF_REDIS.sub(r"\1:(secret)", text)
+        text = _PASSWORD_IN_URL.sub(r"\1:(secret)", text)
+        text = _PASSWORD_IN_QUERY.sub("(secret)", text)
+    return _KEY.sub("(key)", text)
+
+
+def _secrets(name: str, value: str) -> Iterator[str]:
+    if is_secret_name(name):
+        yield value.strip()
+        yield from re.split(r"[,;:\s]+", value)  # API_KEYS and LIVEKIT_KEYS hold several
+    if "://" in value:
+        quoted = [match[0].partition("://")[2].partition(":")[2] for match in _PASSWORD_OF_REDIS.finditer(value)]
+        quoted += [match[0].partition(":")[2] for match in _PASSWORD_IN_URL.finditer(value)]
+        quoted += _PASSWORD_IN_QUERY.findall(value)
+        for each in quoted:
+            yield each
+            yield unquote(each)

@@ -14,6 +14,7 @@ from typing import get_args
 from pydantic import SecretStr
 
 from orchestrator.host.spawn import for_agents
+from orchestrator.machine.redaction import is_secret_name
 from orchestrator.settings import CHECKED, NodeSettings, Settings
 
 #: The variable with the descriptor of the file of secrets.
@@ -60,8 +61,6 @@ _SYSTEM = frozenset(
 )
 _FAMILIES = ("LC_", "LD_", "DYLD_", "XDG_", "PYTHON", "GLIBC_", "MALLOC_", "OPENSSL_", "OPENBLAS_", "OMP_", "ORT_",
              "RAILWAY_", "KUBERNETES_")  # fmt: skip
-#: Words in the name of a platform's variable that mark a secret.
-_SECRET_WORDS = frozenset("TOKEN SECRET KEY KEYS PASSWORD CREDENTIALS AUTH".split())
 
 
 def shared(environment: Mapping[str, str]) -> dict[str, str]:
@@ -70,14 +69,15 @@ def shared(environment: Mapping[str, str]) -> dict[str, str]:
 
     def is_shared(name: str) -> bool:
         if name.startswith(_FAMILIES):
-            return _SECRET_WORDS.isdisjoint(name.upper().split("_"))
+            return not is_secret_name(name)
         return name in _SYSTEM or name in _SET_BY_UP or name.upper() in settings
 
     return {name: value for name, value in environment.items() if is_shared(name)}
 
 
 def secrets_of(program: str, environment: Mapping[str, str], settings: NodeSettings) -> dict[str, str]:
-    """Return the variables that only this program gets. The agent host gets no secret, even if AGENT_ENV names it."""
+    """Return the variables that only this program gets. The agent host gets Redis's address and what its agents
+    may see, provider keys included. It gets no other secret of the settings, even if AGENT_ENV names it."""
     # guard: program-secrets
     names = set(NEEDS[program])
     if program == HOST:

@@ -89,10 +89,7 @@ async def end_stale(store: Store, suspects: set[str]) -> tuple[list[str], set[st
             continue
         if session_id not in suspects:
             next_suspects.add(session_id)
-        elif session is None:
-            await store.forget_session(session_id)
-        else:
-            await store.end_session(session_id, SessionState.ERROR, because("record_lost"))
+        elif await store.end_lost_session(session_id, because("record_lost")) == "ended":
             ended.append(session_id)
     await store.trim()
     return ended, next_suspects

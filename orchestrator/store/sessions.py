@@ -163,9 +163,12 @@ class Sessions(Base):
         entries = [entry for batch in rows[keys.EVENTS] for entry in batch]
         return entries[-1][0], {fields["session"] for _, fields in entries if "session" in fields}
 
-    async def forget_session(self, session_id: str) -> bool:
-        """Take a session whose record is gone out of the lists; False when its agent has registered it again."""
-        return bool(await self._scripts.call("forget_session", args=[session_id]))
+    async def end_lost_session(self, session_id: str, reason: Reason) -> str:
+        """End a session whose agent has no record, or forget one that has none itself.
+
+        Returns `ended`, `forgotten`, or '' when its agent has registered both again.
+        """
+        return str(await self._scripts.call("end_lost_session", args=[session_id, reason.record()]))
 
     @translated
     async def live_session_ids(self) -> set[str]:

@@ -305,12 +305,12 @@ async def test_agents_that_live_and_serve_no_more_in_three_calls_in_a_row_are_a_
     http: httpx.AsyncClient, store: Store, raw: redis.Redis
 ) -> None:
     raw.hset("pool:failing", mapping={"calls": 2, "cause": "pipeline_failed: the voice is out of credit (402)"})
-    assert "serve no more" not in str((await http.get("/api/health", headers=ADMIN)).json()["warnings"])
+    assert "stopped serving" not in str((await http.get("/api/health", headers=ADMIN)).json()["warnings"])
     raw.hincrby("pool:failing", "calls", 1)
     warnings = (await http.get("/api/health", headers=ADMIN)).json()["warnings"]
     assert (
-        "agents live and serve no more, in the last 3 calls in a row: pipeline_failed: the voice is out of credit (402)"
-        in warnings
+        "agents stopped serving, though their processes live, in the last 3 calls in a row: "
+        "pipeline_failed: the voice is out of credit (402)" in warnings
     )
 
 

@@ -845,8 +845,9 @@ class Machine(RuleBasedStateMachine):
         sessions = sorted(self.m.lost_sessions if lost and self.m.lost_sessions else self.now.sessions)
         if sessions:
             session = sessions[pick % len(sessions)]
-            self.m.slack = self.m.slack or session not in self.now.sessions
-            self.do("forget_session", session, same=session in self.now.sessions)
+            fields = self.now.sessions.get(session)
+            if not fields or fields.get("agentId") in {None, *self.now.agents}:
+                self.do("end_lost_session", session, words("lost").record(), same=bool(fields))
 
     @precondition(lambda self: self.now.agents)
     @rule(register_first=st.booleans())

@@ -11,6 +11,7 @@ from orchestrator.errors import SpawnFailed
 from orchestrator.machine.process import ProcessId
 from orchestrator.models import Agent, new_id
 from orchestrator.pool import refill
+from orchestrator.reasons import because
 from orchestrator.settings import Settings
 from orchestrator.states import AgentState
 from orchestrator.store import Reading, Store
@@ -86,7 +87,7 @@ async def test_a_session_whose_own_record_is_gone_counts_no_more(
 ) -> None:
     (agent_id,) = await warm(store, valkey_url, 1)
     await assign(store, "ada")
-    assert not await store.forget_session(agent_id), "it may have been registered since it was missed"
+    assert not await store.end_lost_session(agent_id, because("record_lost")), "it may have been registered since"
     assert await store.live_session_ids() == {agent_id}
     raw.delete(f"session:{agent_id}")
     await refill.end_stale(store, {agent_id})

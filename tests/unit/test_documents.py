@@ -253,6 +253,15 @@ def test_docs_redis_names_every_key_that_python_uses() -> None:
     none(_keys_of_python() - _documented_keys())
 
 
+def test_docs_redis_names_every_field_that_is_read_or_written() -> None:
+    python = "".join((REPOSITORY / "orchestrator" / file).read_text() for file in ("models.py", "store/records.py"))
+    fields = set(re.findall(r'fields(?:\.get\(|\[)"(\w+)"', python))
+    fields |= {f"{name}{part}" for name in ("reason", "cause") for part in ("", "Code", "Params")}
+    fields |= set(re.findall(r"'HSET(?:NX)?', [^,]+, '(\w+)'", "\n".join(sources().values())))
+    assert len(fields) > 50
+    none(fields - set(re.findall(r"`(\w+)`", _table_of_keys())))
+
+
 def test_docs_redis_names_every_key_that_the_scripts_use() -> None:
     code = re.sub(r"--.*", "", "\n".join(sources().values()))
     parts = set(re.findall(r"'([a-z_]*:[a-z_:]*)'", code)) - {":"}

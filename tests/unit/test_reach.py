@@ -69,7 +69,7 @@ def test_what_may_work_is_not_told(settings: dict[str, Any]) -> None:
 
 def test_an_address_that_is_nobodys_is_told_wherever_callers_are() -> None:
     for url in ("ws://0.0.0.0:7880", "ws://[::]:7880"):
-        assert f"as {url}, which is nobody's: set LIVEKIT_PUBLIC_URL" in told(livekit_url=url)[0]
+        assert f"as {url}, which nobody can connect to: set LIVEKIT_PUBLIC_URL" in told(livekit_url=url)[0]
         assert len(told(livekit_url="ws://127.0.0.1:1", livekit_public_url=url, **EVERYWHERE)) == 1
 
 

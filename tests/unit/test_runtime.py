@@ -182,6 +182,19 @@ async def test_however_an_entrypoint_ends_by_force_the_call_goes_on_elsewhere(
     assert await end(link) == ("failed", reason)
 
 
+async def test_a_secret_in_an_exception_is_in_no_reason(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be stored, shown, and sent to the operator's webhook."""
+    monkeypatch.setenv("MODEL_API_KEY", "key-of-a-provider")
+
+    async def entrypoint(_: AgentContext) -> None:
+        raise ValueError("Incorrect API key provided: key-of-a-provider, or sk-abcdefgh12345678")
+
+    await live(link, entrypoint, monkeypatch)
+    link.inbox.put_nowait(ASSIGN)
+    words = "agent_error: ValueError: Incorrect API key provided: (secret), or (key)"
+    assert await end(link) == ("failed", words)
+
+
 async def test_an_entrypoint_whose_inner_task_is_cancelled_is_not_silent(
     link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
