@@ -1,6 +1,5 @@
 """An agent's own process: its ancestors, its log, and its end."""
 
-import contextlib
 import faulthandler
 import logging
 import os
@@ -11,6 +10,7 @@ from typing import NoReturn
 import psutil
 
 from orchestrator.logs import PlainFormatter, never_fail_to_print
+from orchestrator.machine import ending
 
 log = logging.getLogger("agent.runtime")
 
@@ -37,18 +37,5 @@ def log_to_stderr() -> None:
 
 
 def end_after(work: Callable[[], None]) -> NoReturn:
-    """Run the work of this process and exit without exit handlers, in which native libraries abort or hang."""
-    code = 1
-    try:
-        work()
-        code = 0
-    except SystemExit as request:
-        code = request.code if isinstance(request.code, int) else int(bool(request.code))
-    except BaseException:
-        log.exception("agent crashed")
-    finally:
-        with contextlib.suppress(Exception):
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+    """Run the work of this process and exit without exit handlers."""
+    ending.end_after(work, lambda: log.exception("agent crashed"))

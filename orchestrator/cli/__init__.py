@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+from orchestrator.machine.ending import end_after
 from orchestrator.machine.sealed import seal
 
 
@@ -17,7 +18,8 @@ def main() -> None:
     # The import takes half a second, in which the lines above must already hold.
     from orchestrator.cli.main import main as run  # noqa: PLC0415
 
-    run()
+    # guard: call-ends-quietly
+    end_after(run)
 
 
 __all__ = ["main"]

@@ -214,6 +214,11 @@ GUARDS = (
         never("end-lost-only"),
     ),
     guard(
+        "the command line ends without exit handlers",
+        "unit/test_process.py::test_the_command_line_ends_without_exit_handlers",
+        replace("call-ends-quietly", "end_after(run)", "run()"),
+    ),
+    guard(
         "scripts are assembled before agents are forked",
         "unit/test_runtime.py::test_what_every_agent_reads_is_read_before_the_fork",
         remove("read-before-fork"),

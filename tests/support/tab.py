@@ -7,6 +7,7 @@ import asyncio
 import sys
 
 from agents.caller import Call
+from orchestrator.machine.ending import end_after
 
 
 async def main(url: str, user: str) -> None:
@@ -19,4 +20,4 @@ async def main(url: str, user: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    end_after(lambda: asyncio.run(main(*sys.argv[1:])))

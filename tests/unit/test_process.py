@@ -106,3 +106,14 @@ def test_members_older_than_the_leader_are_a_strangers() -> None:
         process.wait()
         assert not ProcessId(identity.pid, identity.start_ticks + 1_000_000).kill_left_behind()
         assert alive(member)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("command", "code"), [("--help", 0), ("no-such-command", 2)])
+def test_the_command_line_ends_without_exit_handlers(command: str, code: int) -> None:
+    """`orchestrator call` has LiveKit's native library, which may abort in its own."""
+    program = "import atexit; atexit.register(print, 'handler'); from orchestrator.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, command], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert "Usage" in done.stdout + done.stderr
+    assert "handler" not in done.stdout
