@@ -373,7 +373,8 @@ def one_that_cannot_boot_is_an_error_with_its_reason(node: Node) -> None:
 
 def one_that_was_mended_serves_its_user(node: Node) -> None:
     agent(node).write_text("exec python -m tests.support.own_agent\n")
-    assert node.http.post("/api/breaker/close", headers=node.admin).is_success
+    close = lambda: node.http.post("/api/breaker/close", headers=node.admin).is_success  # noqa: E731
+    poll(close, "the breaker is closed")
     started = node.begin("plain")
     state(node, started["sessionId"], "ready")
     served = lambda: any("own agent serves plain" in line for line in node.logs(started["sessionId"]))  # noqa: E731

@@ -50,7 +50,7 @@ class Node:
         self.launch = [str(Path(sys.executable).parent / "orchestrator"), "up"]
         self.folder = folder
         # The api closes what has been idle for 5 s: a connection that is reused just then is reset.
-        self.http = httpx.Client(base_url=self.url, timeout=30, limits=httpx.Limits(keepalive_expiry=2))
+        self.http = httpx.Client(base_url=self.url, timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
 
     # Life
 
