@@ -18,9 +18,9 @@ _BEGIN = r"(?:(?<![\w-])|(?<=\\[nrt]))"
 _TOKEN = re.compile(_BEGIN + r"eyJ[\w-]*\.[\w-]+(?:\.[\w-]*)?")
 #: Prefixes of providers' keys, which error messages quote with stars in the middle.
 _KEY = re.compile(_BEGIN + r"(?:sk|pk|rk|gsk|xai|whsec)[-_][\w*-]{8,}")
-_PASSWORD_IN_URL = re.compile(rf"(?<=://)([^\s:/@]*):[^\s/]{{1,{_LONGEST}}}(?=@)")
+_PASSWORD_IN_URL = re.compile(rf"(?<=://)([^\s:/@]*):([^\s/]{{1,{_LONGEST}}})(?=@)")
 #: A password that is not quoted may hold any character: such an address is mistyped, and logged for that.
-_PASSWORD_OF_REDIS = re.compile(rf"\b((?:rediss?|valkeys?|unix)://[^\s:/@]*):\S{{1,{_LONGEST}}}(?=@)")
+_PASSWORD_OF_REDIS = re.compile(rf"\b((?:rediss?|valkeys?|unix)://[^\s:/@]*):(\S{{1,{_LONGEST}}})(?=@)")
 _PASSWORD_IN_QUERY = re.compile(r"(?<=[?&]password=)[^\s&]+")
 
 
@@ -63,9 +63,8 @@ def _secrets(name: str, value: str) -> Iterator[str]:
         yield value.strip()
         yield from re.split(r"[,;:\s]+", value)  # API_KEYS and LIVEKIT_KEYS hold several
     if "://" in value:
-        quoted = [match[0].partition("://")[2].partition(":")[2] for match in _PASSWORD_OF_REDIS.finditer(value)]
-        quoted += [match[0].partition(":")[2] for match in _PASSWORD_IN_URL.finditer(value)]
-        quoted += _PASSWORD_IN_QUERY.findall(value)
+        found = (match[2] for each in (_PASSWORD_OF_REDIS, _PASSWORD_IN_URL) for match in each.finditer(value))
+        quoted = [*found, *_PASSWORD_IN_QUERY.findall(value)]
         for each in quoted:
             yield each
             yield unquote(each)

@@ -77,11 +77,18 @@ class Base:
         seconds, microseconds = await self._redis.time()
         return int(seconds) + int(microseconds) / 1e6
 
+    async def _replies(self, commands: Sequence[tuple[str, ...]]) -> list[Any]:
+        """Return the replies to many commands, sent a thousand at a time so that one read does not hold up Redis."""
+        replies: list[Any] = []
+        for start in range(0, len(commands), 1000):
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for name, *arguments in commands[start : start + 1000]:
+                    getattr(pipe, name)(*arguments)
+                replies += await pipe.execute()
+        return replies
+
     async def _hashes(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for name in names:
-                pipe.hgetall(name)
-            return list(await pipe.execute())
+        return await self._replies([("hgetall", name) for name in names])
 
     async def _records(
         self,
@@ -91,12 +98,10 @@ class Base:
         broken: set[str],
     ) -> dict[str, M]:
         records = {}
-        for start in range(0, len(ids), 1000):  # thousands are kept: Redis is not to be held up by one read
-            some = ids[start : start + 1000]
-            for each, fields in zip(some, await self._hashes([key(each) for each in some]), strict=True):
-                try:
-                    if fields:
-                        records[each] = build(each, fields)
-                except (KeyError, ValueError):
-                    broken.add(key(each))
+        for each, fields in zip(ids, await self._hashes([key(each) for each in ids]), strict=True):
+            try:
+                if fields:
+                    records[each] = build(each, fields)
+            except (KeyError, ValueError):
+                broken.add(key(each))
         return records

@@ -4,8 +4,7 @@ import contextlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from redis.exceptions import ResponseError
 
@@ -137,13 +136,3 @@ class Upkeep(Base):
                 owners[keys.room(session.room_name)] = keys.session(session.id)
         left = await self._replies([("pttl", key) for key in owners])
         return {key: owner for (key, owner), ms in zip(owners.items(), left, strict=True) if ms == _NEVER}
-
-    async def _replies(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Return the replies to many commands, a thousand at a time: Redis is not to be held up by one read."""
-        found: list[Any] = []
-        for start in range(0, len(commands), 1000):
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for name, *arguments in commands[start : start + 1000]:
-                    getattr(pipe, name)(*arguments)
-                found += await pipe.execute()
-        return found

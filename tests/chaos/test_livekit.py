@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +69,8 @@ async def refused(node: Node) -> float:
         assert health["status"] == "degraded"
         return True
 
-    await asyncio.to_thread(_every, 0.5, look)
+    await asyncio.to_thread(poll, look, "starts are refused", every=0.5)
     return time.monotonic() - began
-
-
-def _every(seconds: float, look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not look():
-        assert time.monotonic() < deadline, "starts are not refused"
-        time.sleep(seconds)
 
 
 async def served(node: Node) -> float:

@@ -91,7 +91,9 @@ async def test_a_black_hole_is_answered_at_once_and_heals(
             waits = await ask(http, call.session_id, time.monotonic() + HOLE)
             await asyncio.to_thread(proxy.pass_through)
             back = time.monotonic()
-            served = await asyncio.to_thread(poll, lambda: serves(node, f"{back}"), "a start is served", HEALED)
+            served = await asyncio.to_thread(
+                poll, lambda: serves(node, f"{back}"), "a start is served", HEALED, every=0.5
+            )
             took = time.monotonic() - back
             # A canary's age is told with each beat of the node: a young one has come through since then.
             young = lambda: canary(node) < time.monotonic() - back - 2  # noqa: E731
@@ -159,13 +161,10 @@ def serves(node: Node, user: str) -> str:
     """Start a session on the empty pool, as a user who tries again does; its id when it has got its agent, else ''."""
     answer = node.http.post("/api/session/start", json={"userId": user})
     if not answer.is_success:
-        time.sleep(0.5)
         return ""
     session_id = str(answer.json()["sessionId"])
-    deadline = time.monotonic() + 30
-    while (status := node.session(session_id).get("status")) == "starting":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    left_starting = lambda: (state := node.session(session_id).get("status")) != "starting" and state  # noqa: E731
+    status = poll(left_starting, "it no longer starts", 30)
     return session_id if status in {"ready", "active"} else ""
 
 
