@@ -59,6 +59,7 @@ class Call:
         self._sounds = asyncio.Event()
         self.last_sound = 0.0  #: monotonic time of the agent's last sound
         self._listeners: list[asyncio.Task[None]] = []
+        self._streams: list[rtc.AudioStream] = []
         self._microphone: Microphone
         self.session: dict[str, Any] = {}
         self.timings: dict[str, float] = {}
@@ -155,23 +156,27 @@ class Call:
         """Cut what the agent's track carries into utterances."""
         utterance: Utterance | None = None
         quiet = 0.0
-        async for event in rtc.AudioStream(track, sample_rate=speech.STT_RATE, num_channels=1):
-            samples = np.frombuffer(event.frame.data, dtype=np.int16)
-            if np.sqrt(np.mean(samples.astype(np.float32) ** 2)) > LOUD:
-                self.last_sound = time.monotonic()
-                self._sounds.set()
-                if utterance is None:
-                    utterance = Utterance(time.monotonic())
-                    if not self._first_sound.done():
-                        self._first_sound.set_result(utterance.started)
-                quiet = 0.0
-            else:
-                quiet += len(samples) / speech.STT_RATE
-            if utterance is not None:
-                utterance.frames.append(samples.copy())
-                if quiet > PAUSE_SECONDS:
-                    self._utterances.put_nowait(utterance)
-                    utterance = None
+        stream = rtc.AudioStream(track, sample_rate=speech.STT_RATE, num_channels=1)
+        self._streams.append(stream)
+        # Until it is closed it stays subscribed to the sound of every room of this process.
+        async with contextlib.aclosing(stream):
+            async for event in stream:
+                samples = np.frombuffer(event.frame.data, dtype=np.int16)
+                if np.sqrt(np.mean(samples.astype(np.float32) ** 2)) > LOUD:
+                    self.last_sound = time.monotonic()
+                    self._sounds.set()
+                    if utterance is None:
+                        utterance = Utterance(time.monotonic())
+                        if not self._first_sound.done():
+                            self._first_sound.set_result(utterance.started)
+                    quiet = 0.0
+                else:
+                    quiet += len(samples) / speech.STT_RATE
+                if utterance is not None:
+                    utterance.frames.append(samples.copy())
+                    if quiet > PAUSE_SECONDS:
+                        self._utterances.put_nowait(utterance)
+                        utterance = None
         if utterance is not None:  # cut off by the end of the call
             self._utterances.put_nowait(utterance)
 
@@ -181,16 +186,23 @@ class Call:
             spoken, gone = asyncio.create_task(self._utterances.get()), asyncio.create_task(self._gone.wait())
             try:
                 await asyncio.wait((spoken, gone), return_when=asyncio.FIRST_COMPLETED)
-                # The room ends before the track, so the last utterance is still to come.
-                async with asyncio.timeout(PAUSE_SECONDS):
-                    utterance = await spoken
-            except TimeoutError:
-                raise CallError("the call was ended") from None
+                if not spoken.done():
+                    await self._end_sound(spoken)
+                if not spoken.done():
+                    raise CallError("the call was ended")
+                utterance = spoken.result()
             finally:
                 spoken.cancel()
                 gone.cancel()
         self.timings.setdefault("first agent audio", utterance.started - self._begun)
         return utterance
+
+    async def _end_sound(self, spoken: asyncio.Task[Utterance]) -> None:
+        """Wait for what was said last in a room that has ended: its sound may stop without a pause."""
+        await asyncio.wait((spoken,), timeout=PAUSE_SECONDS)
+        if not spoken.done():
+            await asyncio.gather(*(stream.aclose() for stream in self._streams))
+            await asyncio.wait((spoken, *self._listeners), timeout=PAUSE_SECONDS)
 
     async def say(self, text: str) -> float:
         """Speak a sentence; returns the monotonic time of its end."""

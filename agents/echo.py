@@ -1,6 +1,7 @@
 """An agent that repeats what it hears, sample by sample: for tests and for measuring without speech models."""
 
 import asyncio
+import contextlib
 
 from livekit import rtc
 
@@ -40,6 +41,7 @@ async def entrypoint(ctx: AgentContext) -> None:
 
 
 async def _repeat(ctx: AgentContext, heard: rtc.Track, source: rtc.AudioSource) -> None:
-    async for event in rtc.AudioStream(heard, sample_rate=RATE, num_channels=1):
-        await source.capture_frame(event.frame)
-        ctx.mark_audible()
+    async with contextlib.aclosing(rtc.AudioStream(heard, sample_rate=RATE, num_channels=1)) as stream:
+        async for event in stream:
+            await source.capture_frame(event.frame)
+            ctx.mark_audible()

@@ -180,9 +180,8 @@ GUARDS = (
     ),
     guard(
         "a silent agent is not handed out",
-        "integration/test_model.py::test_the_promises_hold_whatever_happens",
+        "integration/test_store.py::test_a_silent_agent_is_passed_over_and_comes_back_with_its_heartbeat",
         replace("silent-not-assigned", "silence <=", "0 * silence <="),
-        HYPOTHESIS_PROFILE="guard",
     ),
     guard(
         "every wait has its deadline",

@@ -605,6 +605,7 @@ class NotedTimeout(asyncio.Timeout):  # type: ignore[misc]
 
 
 @pytest.mark.thorough
+@pytest.mark.impatient
 @pytest.mark.parametrize("established", [False, True], ids=["before it connects", "on its connections"])
 async def test_a_black_hole_for_a_redis_is_503_in_two_seconds(
     raw: redis.Redis, valkey_url: str, established: bool, monkeypatch: pytest.MonkeyPatch

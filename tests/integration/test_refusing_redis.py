@@ -26,6 +26,8 @@ from tests.support.pool import POLICY, assign, warm
 from tests.support.processes import free_ports, start_valkey
 from tests.support.refusing import ALL, NO_WRITES, Hurt, Refusing
 
+pytestmark = pytest.mark.impatient
+
 #: Seconds after which everything is to be well again.
 HEALED = 15.0
 
@@ -210,6 +212,8 @@ async def test_a_full_disk_of_its_append_only_file_is_a_wait(tmp_path: Path) -> 
             async with Store(f"redis://127.0.0.1:{port}/0", name="test", keep_seconds=3600) as store:
                 await store.configure(POLICY, 0)
                 ballast = fill()
+                with redis.Redis(port=port) as writer:
+                    writer.set("test:more", "x" * 4096)  # than fits into the page at the end of the file
 
                 async def refused() -> bool:
                     return "No space left on device" in str((await store.reading()).server.refusal)

@@ -282,6 +282,7 @@ async def test_what_livekit_has_dropped_is_looked_for_everywhere(
     assert raw.zscore("deadlines", "reconcile|") == planned, "however many say so"
 
 
+@pytest.mark.impatient
 @pytest.mark.parametrize("fault", ["reset", "black_hole"])
 async def test_a_webhook_is_taken_again_where_redis_was_away(
     store: Store, raw: "redis.Redis", valkey_url: str, config: Settings, fault: str
