@@ -59,9 +59,9 @@ class Upkeep(Base):
         if gone := [each for each, fields in zip(api_processes, records, strict=True) if not fields]:
             await self._redis.srem(keys.REGISTRATIONS, *gone)
         oldest = ((await self.now()) - self._keep) * 1000 - 3_600_000
-        for name in (keys.SESSION_OVER, keys.AGENT_OVER):
-            await self._redis.zremrangebyscore(name, "-inf", oldest)
-        return int(await self._redis.zremrangebyscore(keys.SESSIONS, "-inf", oldest))
+        lists = (keys.SESSION_OVER, keys.AGENT_OVER, keys.SESSIONS)
+        *_, sessions = await self._replies([("zremrangebyscore", name, "-inf", str(oldest)) for name in lists])
+        return int(sessions)
 
     @translated
     async def rewrite_log(self, seconds: float) -> bool:
