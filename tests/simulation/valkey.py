@@ -29,7 +29,8 @@ _TTL = "test:ttl"
 #: it has set expires, the lists that it pushed to, and what the script returns. A script runs a quarter of a
 #: millisecond after the one before; chance is the clock's too, so that a seed always does the same.
 _BEFORE = f"""
-local raw, redis, clock, soonest, pushed = redis, setmetatable({{}}, {{__index = redis}}), 0 + table.remove(ARGV), nil, {{}}
+local raw, redis = redis, setmetatable({{}}, {{__index = redis}})
+local clock, soonest, pushed = 0 + table.remove(ARGV), nil, {{}}
 local function lives(key, us)
   if us <= {LONGEST_TTL_US} then
     raw.call('ZADD', '{_TTL}', clock + us, key)
