@@ -101,9 +101,14 @@ class Upkeep(Base):
         sessions = await self._records(Session.from_hash, ids["session"], keys.session, broken)
         agents = await self._records(Agent.from_hash, ids["agent"], keys.agent, broken)
         live = [session for session in sessions.values() if session.live]
-        counted = await self._replies([("sismember", keys.user_sessions(each.user_id), each.id) for each in live])
-        rooms = await self._replies([("get", keys.room(session.room_name)) for session in live])
-        newest = await self._replies([("get", keys.user(user)) for user in users])
+        replies = await self._replies(
+            [
+                *(("sismember", keys.user_sessions(each.user_id), each.id) for each in live),
+                *(("get", keys.room(session.room_name)) for session in live),
+                *(("get", keys.user(user)) for user in users),
+            ]
+        )
+        counted, rooms, newest = replies[: len(live)], replies[len(live) : 2 * len(live)], replies[2 * len(live) :]
         return Snapshot(
             reading=reading,
             sessions=sessions,
