@@ -1,6 +1,7 @@
 """Nodes, their drains and reloads, and their api processes' registrations with LiveKit."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
@@ -16,8 +17,10 @@ class Nodes(Base):
     @translated
     async def beat_node(self, node: str, fields: Mapping[str, str | int], ttl_seconds: int) -> str | None:
         """Record that a node lives, for `ttl_seconds`; returns the `life` of the previous record, or None."""
-        before: str | None = await self._redis.hget(keys.node(node), "life")
-        await self._say_living(keys.NODES, node, keys.node(node), fields, ttl_seconds)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hget(keys.node(node), "life")
+            _queue_beat(pipe, keys.NODES, node, keys.node(node), fields, ttl_seconds=ttl_seconds)
+            before: str | None = (await pipe.execute())[0]
         return before
 
     @translated
@@ -80,7 +83,9 @@ class Nodes(Base):
     ) -> None:
         """Record an api process's registration with LiveKit, for `ttl_seconds`."""
         key = keys.registration(registration_id)
-        await self._say_living(keys.REGISTRATIONS, registration_id, key, fields, ttl_seconds)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            _queue_beat(pipe, keys.REGISTRATIONS, registration_id, key, fields, ttl_seconds=ttl_seconds)
+            await pipe.execute()
 
     @translated
     async def forget_registration(self, registration_id: str) -> None:
@@ -90,13 +95,11 @@ class Nodes(Base):
             pipe.delete(keys.registration(registration_id))
             await pipe.execute()
 
-    # Heartbeats: an id is in a set, and its record expires without the next heartbeat
 
-    async def _say_living(
-        self, group: str, member: str, key: str, fields: Mapping[str, str | int], ttl_seconds: int
-    ) -> None:
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.sadd(group, member)
-            pipe.hset(key, mapping={name: str(value) for name, value in fields.items()})
-            pipe.expire(key, ttl_seconds)
-            await pipe.execute()
+def _queue_beat(
+    pipe: Any, group: str, member: str, key: str, fields: Mapping[str, str | int], *, ttl_seconds: int
+) -> None:
+    """Add a heartbeat to a pipeline: an id is in a set, and its record expires without the next heartbeat."""
+    pipe.sadd(group, member)
+    pipe.hset(key, mapping={name: str(value) for name, value in fields.items()})
+    pipe.expire(key, ttl_seconds)

@@ -59,9 +59,9 @@ class Upkeep(Base):
         if gone := [each for each, fields in zip(api_processes, records, strict=True) if not fields]:
             await self._redis.srem(keys.REGISTRATIONS, *gone)
         oldest = ((await self.now()) - self._keep) * 1000 - 3_600_000
-        for name in (keys.SESSION_OVER, keys.AGENT_OVER):
-            await self._redis.zremrangebyscore(name, "-inf", oldest)
-        return int(await self._redis.zremrangebyscore(keys.SESSIONS, "-inf", oldest))
+        lists = (keys.SESSION_OVER, keys.AGENT_OVER, keys.SESSIONS)
+        *_, sessions = await self._replies([("zremrangebyscore", name, "-inf", str(oldest)) for name in lists])
+        return int(sessions)
 
     @translated
     async def rewrite_log(self, seconds: float) -> bool:
@@ -101,9 +101,14 @@ class Upkeep(Base):
         sessions = await self._records(Session.from_hash, ids["session"], keys.session, broken)
         agents = await self._records(Agent.from_hash, ids["agent"], keys.agent, broken)
         live = [session for session in sessions.values() if session.live]
-        counted = await self._replies([("sismember", keys.user_sessions(each.user_id), each.id) for each in live])
-        rooms = await self._replies([("get", keys.room(session.room_name)) for session in live])
-        newest = await self._replies([("get", keys.user(user)) for user in users])
+        replies = await self._replies(
+            [
+                *(("sismember", keys.user_sessions(each.user_id), each.id) for each in live),
+                *(("get", keys.room(session.room_name)) for session in live),
+                *(("get", keys.user(user)) for user in users),
+            ]
+        )
+        counted, rooms, newest = replies[: len(live)], replies[len(live) : 2 * len(live)], replies[2 * len(live) :]
         return Snapshot(
             reading=reading,
             sessions=sessions,

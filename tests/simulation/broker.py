@@ -1,6 +1,7 @@
 """Celery's queues: a task outlives the worker that takes it, until it is acknowledged."""
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -57,11 +58,10 @@ class Broker:
                     task = self._queues[queue].pop(0)
                     if task.void_at > self._world.now:
                         return task
-            try:
-                async with asyncio.timeout(1):  # while Redis is away no news of more comes
+            # While Redis is away no news of more comes.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1 if process.network.trouble else None):
                     await more.wait()
-            except TimeoutError:
-                pass
 
     def redeliver(self, task: Task) -> None:
         """Have a task that was taken and never acknowledged taken again, when its time is over."""

@@ -31,7 +31,7 @@ from tests.simulation.world import CURRENT, Logged, Process, World
 #: Short waits, and no two alike.
 SETTINGS: dict[str, Any] = {
     "boot_timeout_seconds": 4, "start_timeout_seconds": 8, "join_timeout_seconds": 3, "user_join_seconds": 8,
-    "user_gone_seconds": 4.5, "max_session_seconds": 25, "heartbeat_seconds": 1.5, "heartbeat_timeout_seconds": 6,
+    "user_gone_seconds": 4.5, "max_session_seconds": 25, "heartbeat_seconds": 2, "heartbeat_timeout_seconds": 6,
     "stop_grace_seconds": 1.5, "goodbye_seconds": 2, "drain_seconds": 5, "queue_seconds": 12,
     "reconcile_seconds": 9, "session_keep_seconds": 3600, "spawn_concurrency": 4, "max_sessions": 6, "queue_limit": 3,
     "pool_target": 2, "rate_limit": "1000/second", "memory_headroom_mb": 256, "livekit_url": "ws://simulation",
@@ -304,7 +304,7 @@ class Cluster:
                         await self.store.end_session(call.session_id, SessionState.ENDED, because("stopped_by_caller"))
                     self.livekit.part(name)
                     comes = False
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.75)
         if name:
             self.livekit.part(name)
 
@@ -320,6 +320,8 @@ def patched(world: World) -> Iterator[None]:
             patch.setattr(f"orchestrator.store.agent_link.{name}", world.connect)
         # Half as often as in life: what a schedule costs is mostly what nodes ask again and again.
         patch.setattr("orchestrator.worker.node.DEADLINE_SECONDS", 0.5)
+        # More ids than any cluster here lacks agents.
+        patch.setattr("orchestrator.pool.refill.REFILL_BATCH", 16)
         # Agents of the simulation print nothing.
         patch.setattr("orchestrator.worker.log_shipper.LogShipper._read", lambda *_: (b"", 0))
         logged, log = Logged(world), logging.getLogger("orchestrator")

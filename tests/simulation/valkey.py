@@ -11,7 +11,7 @@ import math
 import random
 import socket
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self
 
 import hiredis
@@ -21,31 +21,37 @@ from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tests.simulation.virtual_time import BEGINNING
-from tests.support.model import BENCH, CLOCK
 
 #: Keys that expire later than this do so by Valkey's own clock, and so never: no schedule is so long, on either clock.
 LONGEST_TTL_US = 300_000_000
-_TTL, _PUSHED = "test:ttl", "test:pushed"
-#: Before BENCH: lifetimes of keys by the clock, and which lists something was pushed to.
-_LIFETIMES = f"""
+_TTL = "test:ttl"
+#: Around every script. Its last argument is the clock. It returns the clock, when the first of the keys whose lifetime
+#: it has set expires, the lists that it pushed to, and what the script returns. A script runs a quarter of a
+#: millisecond after the one before; chance is the clock's too, so that a seed always does the same.
+_BEFORE = f"""
 local raw, redis = redis, setmetatable({{}}, {{__index = redis}})
+local clock, soonest, pushed = 0 + table.remove(ARGV), nil, {{}}
 local function lives(key, us)
   if us <= {LONGEST_TTL_US} then
-    raw.call('ZADD', '{_TTL}', tonumber(raw.call('GET', '{CLOCK}')) + us, key)
+    raw.call('ZADD', '{_TTL}', clock + us, key)
+    soonest = math.min(soonest or clock + us, clock + us)
   else
     raw.call('ZREM', '{_TTL}', key)
     raw.call('EXPIRE', key, math.floor(us / 1e6))
   end
 end
 function redis.call(command, key, ...)
-  if command == 'EXPIRE' then
+  if command == 'TIME' then
+    clock = clock + 250
+    return {{math.floor(clock / 1e6), clock % 1e6}}
+  elseif command == 'EXPIRE' then
     if raw.call('EXISTS', key) == 0 then return 0 end
     lives(key, tonumber((...)) * 1e6)
     return 1
   elseif command == 'PTTL' then
     if raw.call('EXISTS', key) == 0 then return -2 end
     local at = raw.call('ZSCORE', '{_TTL}', key)
-    return at and math.floor((tonumber(at) - tonumber(raw.call('GET', '{CLOCK}'))) / 1000) or raw.call('PTTL', key)
+    return at and math.floor((at - clock) / 1000) or raw.call('PTTL', key)
   elseif command == 'SET' then
     local given, kept, us = {{...}}, {{}}, nil
     local at = 1
@@ -67,34 +73,44 @@ function redis.call(command, key, ...)
     local given = {{...}}
     for at, each in ipairs(given) do
       if each == '*' then
-        given[at] = string.format('%d-*', math.floor(tonumber(raw.call('GET', '{CLOCK}')) / 1000))
+        given[at] = string.format('%d-*', math.floor(clock / 1000))
         break
       end
     end
     return raw.call('XADD', key, unpack(given))
+  elseif command == 'SPOP' or command == 'SRANDMEMBER' then
+    local members = raw.call('SMEMBERS', key)
+    if #members == 0 then return false end
+    table.sort(members)
+    local found = members[clock / 250 % #members + 1]
+    if command == 'SPOP' then raw.call('SREM', key, found) end
+    return found
   elseif command == 'LPUSH' or command == 'RPUSH' then
-    raw.call('SADD', '{_PUSHED}', key)
+    pushed[#pushed + 1] = key
   end
   if key == nil then return raw.call(command) end
   return raw.call(command, key, ...)
 end
+local function script()
 """
+_AFTER = """
+end
+local done, result = pcall(script)
+if not done and type(result) ~= 'table' then result = {err = 'ERR ' .. result} end
+return {clock, soonest or false, pushed, result}
+"""
+#: Delete what has expired; returns the key that expires next, and when.
 _EXPIRE = f"""
 local due = redis.call('ZRANGEBYSCORE', '{_TTL}', '-inf', ARGV[1])
 if #due > 0 then
   redis.call('DEL', unpack(due))
   redis.call('ZREM', '{_TTL}', unpack(due))
 end
+return redis.call('ZRANGE', '{_TTL}', 0, 0, 'WITHSCORES')
 """
-_TIME = f"""
-local us = tonumber(redis.call('GET', '{CLOCK}'))
-return {{tostring(math.floor(us / 1e6)), tostring(us % 1e6)}}
-"""
-#: After a script: the clock, the lists something was pushed to, and the key that expires next.
-_NEWS = (("GET", CLOCK), ("SPOP", _PUSHED, 1000), ("ZRANGE", _TTL, 0, 0, "WITHSCORES"))
 #: Commands of Python's that the lifetimes of keys or those who wait for a list must hear of: run as scripts.
-_LIKE_SCRIPTS = frozenset({"SET", "EXPIRE", "PTTL", "LPUSH", "RPUSH"})
-_LIKE_SCRIPT = _LIFETIMES + "return redis.call(unpack(ARGV))"
+_LIKE_SCRIPTS = frozenset({"SET", "EXPIRE", "LPUSH", "RPUSH"})
+_LIKE_SCRIPT = "return redis.call(unpack(ARGV))"
 _CALLBACKS: dict[str, Callable[..., Any]] = dict(
     Redis.from_pool(BlockingConnectionPool(protocol=3, decode_responses=True)).response_callbacks
 )
@@ -111,8 +127,7 @@ class Valkey:
         self._asked: list[tuple[Sequence[tuple[Any, ...]], Callable[[list[Any]], None]]] = []
         self._send([("HELLO", "3")])
         self._expire = self.load(_EXPIRE, plain=True)
-        self._time = self.load(_TIME, plain=True)
-        self._like_script = self.load(_LIKE_SCRIPT, plain=True)
+        self._like_script = self.load(_LIKE_SCRIPT)
         self.clear()
 
     def clear(self) -> None:
@@ -124,13 +139,13 @@ class Valkey:
 
     def lose_everything(self) -> None:
         """Be empty, as a Redis that came back without its file."""
-        self._send([("FLUSHDB",), ("SET", CLOCK, self._clock_us)])
+        self._send([("FLUSHDB",)])
         self._next_expiry = math.inf
 
     def load(self, source: str, *, plain: bool = False) -> str:
         """Load a script; returns its digest."""
         if (sha := self._shas.get(source)) is None:
-            text = source if plain else _LIFETIMES + BENCH + source
+            text = source if plain else _BEFORE + source + _AFTER
             (sha,) = self._send([("SCRIPT", "LOAD", text)])
             assert sha == hashlib.sha1(text.encode()).hexdigest()
             self._shas[source] = sha
@@ -138,31 +153,48 @@ class Valkey:
 
     def run(self, commands: Sequence[tuple[Any, ...]], now: float) -> list[Any]:
         """Run commands at a moment, none of any other client's in between; an error is among the results."""
-        self._clock_us = max(self._clock_us, int((BEGINNING + now) * 1e6) // 250 * 250) + 250
-        batch: list[tuple[Any, ...]] = [("SET", CLOCK, self._clock_us)]
-        scripted = self._next_expiry <= self._clock_us
-        if scripted:
-            batch.append(("EVALSHA", self._expire, 0, self._clock_us))
-        first = len(batch)
+        clock = self._clock_us = max(self._clock_us, int((BEGINNING + now) * 1e6) // 250 * 250) + 250
+        if self._next_expiry <= clock:
+            (next_one,) = self._send([("EVALSHA", self._expire, 0, clock)])
+            self._next_expiry = float(next_one[1]) if next_one else math.inf
+        batch: list[tuple[Any, ...]] = []
         for command in commands:
-            if command[0] in _LIKE_SCRIPTS:
-                batch.append(("EVALSHA", self._like_script, 0, *command))
-                scripted = True
-            elif command[0] == "TIME":
-                batch.append(("EVALSHA", self._time, 0))
-            else:
-                batch.append(command)
-                scripted = scripted or command[0] == "EVALSHA"
-        if not scripted:
-            return self._send(batch)[first:]
-        *results, clock, pushed, soonest = self._send([*batch, *_NEWS])
-        self._clock_us = int(clock)
-        self._next_expiry = soonest[0][1] if soonest else math.inf
-        for key in sorted(pushed):
+            match command[0]:
+                case "EVALSHA":
+                    batch.append((*command, clock))
+                    clock += 250
+                case "PTTL":
+                    batch += [("ZSCORE", _TTL, command[1]), command]
+                case "TIME":
+                    pass
+                case name if name in _LIKE_SCRIPTS:
+                    batch.append(("EVALSHA", self._like_script, 0, *command, clock))
+                case _:
+                    batch.append(command)
+        replies = iter(self._send(batch) if batch else ())
+        return [self._result(command[0], replies) for command in commands]
+
+    def _result(self, name: str, replies: Iterator[Any]) -> Any:
+        if name == "TIME":
+            return [str(part) for part in divmod(self._clock_us, 1_000_000)]
+        reply = next(replies)
+        if name == "PTTL":
+            left = next(replies)
+            return left if reply is None or left == -2 else int((reply - self._clock_us) // 1000)
+        if name == "EVALSHA" or name in _LIKE_SCRIPTS:
+            return reply if isinstance(reply, ResponseError) else self._of_script(*reply)
+        return reply
+
+    def _of_script(self, clock: int, soonest: int | None, pushed: list[str], result: Any = None) -> Any:
+        """Take note of what a script has done; returns its result."""
+        self._clock_us = max(self._clock_us, clock)
+        if soonest is not None:
+            self._next_expiry = min(self._next_expiry, soonest)
+        for key in pushed:
             for waiter in self._waiting.pop(key, ()):
                 if not waiter.done():
                     waiter.set_result(None)
-        return results[first:]
+        return result
 
     def peek(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run commands that change nothing, outside of time."""
