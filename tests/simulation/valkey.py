@@ -21,7 +21,8 @@ from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tests.simulation.virtual_time import BEGINNING
-from tests.support.model import BENCH, CLOCK
+from tests.support.model.bench import BENCH
+from tests.support.model.dump import CLOCK
 
 #: Keys that expire later than this do so by Valkey's own clock, and so never: no schedule is so long, on either clock.
 LONGEST_TTL_US = 300_000_000
