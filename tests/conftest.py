@@ -17,6 +17,9 @@ from orchestrator.store import Store
 from tests.support.pool import POLICY
 from tests.support.processes import alive, free_ports, start_valkey, stop
 
+# Its asserts are a test's: when one fails, pytest shows the values.
+pytest.register_assert_rewrite("tests.support.machine")
+
 #: Files of these rings that take longest. One file is one process's: what begins last must be short.
 _LONG = ("test_supervise.py", "test_host.py", "test_host_code.py", "test_refusing_redis.py", "test_fuzz.py")
 

@@ -7,7 +7,8 @@ import pytest
 
 from agents.caller import Call
 from tests.e2e.test_voice import A_TIME, ask, words
-from tests.support.hosted import CANARY, Hosted, hosted
+from tests.support.hosted import Hosted, hosted
+from tests.support.hosted_failures import CANARY
 from tests.support.node import Node
 from tests.support.processes import poll
 from tests.support.walk import walk

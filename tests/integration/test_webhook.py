@@ -25,7 +25,8 @@ from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.loader import named
 from orchestrator.worker.reconciler import Reconciler
 from tests.integration.test_api import serve
-from tests.support.model import WAITS, Bench, Dump, ms
+from tests.support.model.bench import Bench
+from tests.support.model.dump import WAITS, Dump, ms
 from tests.support.pool import assign, warm
 from tests.support.proxy import FaultProxy
 from tests.support.redis_clock import span

@@ -7,13 +7,11 @@ be had without a key and without a network. Each part (`llm`, `stt`, `tts`) can 
 import asyncio
 import base64
 import contextlib
-import io
 import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Literal, Self
 
-import av
 import numpy as np
 from aiohttp import WSMsgType, web
 from livekit import rtc
@@ -21,16 +19,11 @@ from numpy.typing import NDArray
 
 from agents.offline import speech
 from agents.offline.reply import Conversation
+from tests.support.hosted_failures import Failure, abort, bad_answer, bad_websocket
+from tests.support.hosted_sound import STT_RATE, mp3, pieces, spoken, text_of_wav
 from tests.support.processes import free_ports
 
 Part = Literal["llm", "stt", "tts"]
-#: An HTTP status, or: the connection is refused by a reset; nothing is answered; what is answered is no protocol;
-#: the answer breaks off in its middle; no credit, as OpenAI says it.
-Failure = Literal["401", "402", "404", "429", "500", "503", "529", "reset", "hang", "garbage", "cut", "quota"]
-#: What no log and no reason may ever hold: providers do write such things into their errors.
-CANARY = "sk-canary-0123456789abcdef"
-TTS_RATE, STT_RATE = 24_000, 16_000
-_GARBAGE = "<html>}{ this is no model's answer"
 _LOUD, _QUIET_SECONDS = 200.0, 0.35
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -124,9 +117,9 @@ class Hosted:
                 how = "401"
             request["how"] = how
             if how in {"garbage", "cut", "hang"} and request.headers.get("Upgrade"):
-                return await _bad_websocket(request, how)
+                return await bad_websocket(request, how)
             if how and how not in {"cut"}:
-                return await _bad_answer(request, how)
+                return await bad_answer(request, how)
             return await handler(request)
 
         return answer
@@ -158,7 +151,7 @@ class Hosted:
             for number, word in enumerate(text.split(" ")):
                 await stream.write(chunk({"role": "assistant", "content": word + " "}).encode())
                 if number and request["how"] == "cut":
-                    return _abort(request, stream)
+                    return abort(request, stream)
             await stream.write(chunk({}, "stop").encode())
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         await stream.write(f"data: {json.dumps(about | {'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n".encode())
@@ -167,14 +160,14 @@ class Hosted:
 
     async def _openai_speech(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        sound = await _spoken(body["input"])
-        coded = await asyncio.to_thread(_mp3, sound)
+        sound = await spoken(body["input"])
+        coded = await asyncio.to_thread(mp3, sound)
         stream = await _event_stream(request)
         for start in range(0, len(coded), 4096):
             delta = base64.b64encode(coded[start : start + 4096]).decode()
             await stream.write(f"data: {json.dumps({'type': 'speech.audio.delta', 'audio': delta})}\n\n".encode())
             if request["how"] == "cut":
-                return _abort(request, stream)
+                return abort(request, stream)
         usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
         await stream.write(f"data: {json.dumps({'type': 'speech.audio.done', 'usage': usage})}\n\n".encode())
         await stream.write_eof()
@@ -184,7 +177,7 @@ class Hosted:
         form = await request.post()
         file = form["file"]
         assert isinstance(file, web.FileField)
-        text = await asyncio.to_thread(_heard_in_wav, file.file.read())
+        text = await asyncio.to_thread(text_of_wav, file.file.read())
         return web.json_response({"text": text})
 
     # Anthropic
@@ -212,7 +205,7 @@ class Hosted:
             for number, word in enumerate(text.split(" ")):
                 await event("content_block_delta", index=0, delta={"type": "text_delta", "text": word + " "})
                 if number and request["how"] == "cut":
-                    return _abort(request, stream)
+                    return abort(request, stream)
         await event("content_block_stop", index=0)
         reason = {"stop_reason": "tool_use" if over else "end_turn", "stop_sequence": None}
         await event("message_delta", delta=reason, usage={"output_tokens": 1})
@@ -255,7 +248,7 @@ class Hosted:
             if asked["type"] == "Speak":
                 text += asked["text"]
             elif asked["type"] == "Flush":
-                for piece in _pieces(await _spoken(text)) if text.strip() else ():
+                for piece in pieces(await spoken(text)) if text.strip() else ():
                     await socket.send_bytes(piece)
                 text = ""
                 await socket.send_json({"type": "Flushed", "sequence_id": 0})
@@ -273,8 +266,8 @@ class Hosted:
             asked = json.loads(message.data)
             about = {"context_id": asked["context_id"], "status_code": 206, "done": False}
             if asked["transcript"].strip():
-                sound = await _spoken(asked["transcript"])
-                for piece in _pieces(sound):
+                sound = await spoken(asked["transcript"])
+                for piece in pieces(sound):
                     await socket.send_json(about | {"type": "chunk", "data": base64.b64encode(piece).decode()})
             if not asked["continue"]:
                 await socket.send_json(about | {"type": "done", "done": True, "status_code": 200})
@@ -283,7 +276,7 @@ class Hosted:
     async def _plain_speech(self, request: web.Request) -> web.StreamResponse:
         """Deepgram's and Cartesia's way to get the whole sound of a text at once."""
         body = await request.json()
-        sound = await _spoken(body.get("text") or body["transcript"])
+        sound = await spoken(body.get("text") or body["transcript"])
         return web.Response(body=sound.tobytes(), content_type="audio/pcm")
 
 
@@ -311,41 +304,6 @@ def _text(message: dict[str, Any]) -> str:
     return " ".join(part["text"] for part in content if part.get("type") == "text").strip()
 
 
-async def _spoken(text: str) -> NDArray[np.int16]:
-    return await asyncio.to_thread(_speak, text)
-
-
-def _speak(text: str) -> NDArray[np.int16]:
-    sound = np.concatenate([speech.voice().speak(piece) for piece in speech.in_pieces(text)])
-    wanted = np.arange(0, len(sound), speech.TTS_RATE / TTS_RATE)
-    return np.interp(wanted, np.arange(len(sound)), sound).astype(np.int16)
-
-
-def _pieces(sound: NDArray[np.int16]) -> Iterator[bytes]:
-    step = TTS_RATE // 10
-    for start in range(0, len(sound), step):
-        yield sound[start : start + step].tobytes()
-
-
-def _mp3(sound: NDArray[np.int16]) -> bytes:
-    target = io.BytesIO()
-    with av.open(target, "w", format="mp3") as container:
-        stream = container.add_stream("mp3", rate=TTS_RATE)
-        stream.layout = "mono"  # type: ignore[union-attr]
-        frame = av.AudioFrame.from_ndarray(sound.reshape(1, -1), format="s16", layout="mono")
-        frame.sample_rate = TTS_RATE
-        for packet in [*stream.encode(frame), *stream.encode(None)]:  # type: ignore[union-attr, call-overload]
-            container.mux(packet)
-    return target.getvalue()
-
-
-def _heard_in_wav(data: bytes) -> str:
-    with av.open(io.BytesIO(data)) as container:
-        resampler = av.AudioResampler(format="s16", layout="mono", rate=STT_RATE)
-        frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
-    return speech.recogniser().hear(np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames]))
-
-
 def _deepgram_result(text: str) -> dict[str, Any]:
     words = [
         {"word": word, "punctuated_word": word, "start": 0.0, "end": 0.1, "confidence": 1.0} for word in text.split()
@@ -361,37 +319,6 @@ async def _event_stream(request: web.Request) -> web.StreamResponse:
     stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", "x-request-id": "1"})
     await stream.prepare(request)
     return stream
-
-
-def _abort(request: web.Request, stream: web.StreamResponse) -> web.StreamResponse:
-    assert isinstance(request.transport, asyncio.Transport)
-    request.transport.abort()
-    return stream
-
-
-async def _bad_answer(request: web.Request, how: str) -> web.StreamResponse:
-    if how == "hang":
-        await asyncio.sleep(3600)
-    if how == "reset":
-        return _abort(request, web.Response())
-    if how == "garbage":
-        kind = "text/event-stream" if "audio" not in request.path else "application/json"
-        return web.Response(text=f"data: {_GARBAGE}\n\n", content_type=kind)
-    code, status = ("insufficient_quota", 429) if how == "quota" else ("error", int(how))
-    error = {"message": f"Incorrect API key provided: {CANARY}", "type": code, "code": code}
-    return web.json_response({"type": "error", "error": error}, status=status)
-
-
-async def _bad_websocket(request: web.Request, how: str) -> web.StreamResponse:
-    socket = web.WebSocketResponse()
-    await socket.prepare(request)
-    if how == "garbage":
-        await socket.send_str(_GARBAGE)
-    async for _ in socket:
-        if how == "cut":
-            break
-    await socket.close(code=1011)
-    return socket
 
 
 async def first_frames(stream: AsyncIterator[Any]) -> list[rtc.AudioFrame]:

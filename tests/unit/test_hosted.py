@@ -13,7 +13,8 @@ from livekit.agents import APIConnectOptions, llm, utils
 
 from agents import pipeline, providers
 from agents.offline import speech
-from tests.support.hosted import CANARY, Failure, Hosted, Part, hosted
+from tests.support.hosted import Hosted, Part, hosted
+from tests.support.hosted_failures import CANARY, Failure
 from tests.support.node import REPOSITORY
 
 #: What was reset, the providers' own clients leave to the garbage collector.

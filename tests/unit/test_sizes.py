@@ -1,4 +1,7 @@
-"""No class over 250 lines, no module over 350, no function over 50: what is larger has more than one job."""
+"""No class over 250 lines, no module over 350, no function over 50: what is larger has more than one job.
+
+The tests keep to this too, but for modules of tests and the table of guards, which are lists.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -11,6 +14,7 @@ from tests.support.node import REPOSITORY
 MOST = {"class": 250, "module": 350, "function": 50}
 #: What is larger still, with its lines. The list may only shrink: one that is split leaves it, and none may grow.
 LARGER: dict[str, int] = {}
+FOLDERS = ("orchestrator", "agents", "tests")
 
 
 def _lines(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -20,7 +24,8 @@ def _lines(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 def _sizes(path: Path) -> Iterator[tuple[str, str, int]]:
     text, name = path.read_text(), str(path.relative_to(REPOSITORY))
-    yield "module", name, len(text.splitlines())
+    if not (name.startswith("tests/") and path.name.startswith("test_")) and name != "tests/guards/table.py":
+        yield "module", name, len(text.splitlines())
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ClassDef):
             yield "class", f"{name} {node.name}", _lines(node)
@@ -30,8 +35,8 @@ def _sizes(path: Path) -> Iterator[tuple[str, str, int]]:
 
 def _too_large() -> dict[str, int]:
     found = {}
-    for room in ("orchestrator", "agents"):
-        for path in (REPOSITORY / room).rglob("*.py"):
+    for folder in FOLDERS:
+        for path in (REPOSITORY / folder).rglob("*.py"):
             found |= {name: lines for kind, name, lines in _sizes(path) if lines > MOST[kind]}
     return found
 
@@ -51,6 +56,7 @@ def test_each_kind_is_measured(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(f"{__name__}.REPOSITORY", tmp_path)
     body = "\n".join("    x = 1" for _ in range(MOST[kind]))
     text = {"class": f"class A:\n{body}\n", "function": f"async def a():\n{body}\n", "module": "x = 1\n" * 351}[kind]
-    (tmp_path / "orchestrator").mkdir()
-    (tmp_path / "orchestrator" / "a.py").write_text(text)
-    assert len(_too_large()) == 1
+    for number, folder in enumerate(FOLDERS, start=1):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.py").write_text(text)
+        assert len(_too_large()) == number
