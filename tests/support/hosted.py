@@ -1,7 +1,7 @@
-"""Local stand-ins of hosted models, for LiveKit's real plugins: OpenAI, Anthropic, Deepgram and Cartesia.
+"""Local stand-ins for the hosted models of OpenAI, Anthropic, Deepgram and Cartesia, used with LiveKit's real plugins.
 
-They speak with the offline voice and hear with the offline recogniser, so that a whole hosted conversation can
-be had without a key and without a network. Each part (`llm`, `stt`, `tts`) can be told to fail in many ways.
+They use the offline voice and the offline recogniser, so a whole hosted conversation works without a key and without
+a network. Each part (`llm`, `stt`, `tts`) can be made to fail in many ways.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ from agents.offline.reply import Conversation
 from tests.support.processes import free_ports
 
 Part = Literal["llm", "stt", "tts"]
-#: An HTTP status, or: the connection is refused by a reset; nothing is answered; what is answered is no protocol;
-#: the answer breaks off in its middle; no credit, as OpenAI says it.
+#: An HTTP status, or: the connection is reset; no answer; an answer that is not HTTP; an answer that breaks off in the
+#: middle; OpenAI's answer to an account without credit.
 Failure = Literal["401", "402", "404", "429", "500", "503", "529", "reset", "hang", "garbage", "cut", "quota"]
-#: What no log and no reason may ever hold: providers do write such things into their errors.
+#: No log and no reason may contain these: providers do put such data into their errors.
 CANARY = "sk-canary-0123456789abcdef"
 TTS_RATE, STT_RATE = 24_000, 16_000
 _GARBAGE = "<html>}{ this is no model's answer"
@@ -37,21 +37,21 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Hosted:
-    """All of them on one port of loopback, in a thread of its own."""
+    """All stand-ins on one loopback port, served in a thread."""
 
     def __init__(self) -> None:
         self.port = free_ports()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.asked: list[tuple[str, str]] = []  #: part and path of every request
+        self.asked: list[tuple[str, str]] = []  #: the part and the path of every request
         self._failures: dict[str, tuple[Failure, int]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="hosted models")
         self._ready, self._over = threading.Event(), asyncio.Event()
 
-    # What tests use
+    # For tests
 
     def environment(self, *vendors: Literal["openai", "anthropic", "deepgram", "cartesia"]) -> dict[str, str]:
-        """Return the environment variables by which an agent uses these vendors, with their stand-ins."""
+        """Return the environment variables that make an agent use the stand-ins for these vendors."""
         found = {}
         for vendor in vendors:
             found[f"{vendor.upper()}_API_KEY"] = f"key-of-{vendor}"
@@ -59,20 +59,20 @@ class Hosted:
         return found
 
     def fail(self, part: Part, how: Failure, times: int = 1_000_000) -> None:
-        """Have the next requests to a part fail."""
+        """Make the next requests to a part fail."""
         self._failures[part] = how, times
 
     def mend(self) -> None:
-        """Have everything work again."""
+        """Make all parts work again."""
         self._failures.clear()
 
     def used(self) -> set[str]:
-        """Return the parts that were asked for something."""
+        """Return the parts that received requests."""
         return {part for part, _ in self.asked}
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(20), "the stand-ins do not listen"
+        assert self._ready.wait(20), "the stand-ins did not start to listen"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,7 +113,7 @@ class Hosted:
         await runner.cleanup()
 
     def _guarded(self, part: Part, handler: Handler) -> Handler:
-        """Note the request, check its key, and fail where that is wanted before anything is answered."""
+        """Record the request, check its key, and fail here if the failure is one that comes before any answer."""
 
         async def answer(request: web.Request) -> web.StreamResponse:
             self.asked.append((part, request.path))
@@ -281,7 +281,7 @@ class Hosted:
         return socket
 
     async def _plain_speech(self, request: web.Request) -> web.StreamResponse:
-        """Deepgram's and Cartesia's way to get the whole sound of a text at once."""
+        """Deepgram's and Cartesia's request for the whole sound of a text at once."""
         body = await request.json()
         sound = await _spoken(body.get("text") or body["transcript"])
         return web.Response(body=sound.tobytes(), content_type="audio/pcm")
@@ -295,7 +295,7 @@ def hosted() -> Iterator[Hosted]:
 
 
 def reply(messages: list[dict[str, Any]]) -> tuple[str, bool]:
-    """Return what the model answers to a conversation, and whether that is to hang up."""
+    """Return the model's answer to a conversation, and whether the answer is to hang up."""
     turns = [(message["role"], _text(message)) for message in messages if message["role"] in {"user", "assistant"}]
     turns = [(role, text) for role, text in turns if text]
     conversation = Conversation()

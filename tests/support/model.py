@@ -1,8 +1,8 @@
-"""What one command may do to the store, in plain Python, and a bench that drives the Lua scripts with its own clock.
+"""A model of the effects of each store command, and a bench that drives the Lua scripts with its own clock.
 
-Nothing here is taken from the scripts: the rules are the promises (docs/states.md, the state tables, the schema). What
-must hold at every moment, whatever was done before, is checked by the invariants of `orchestrator doctor`; the model
-has what a single snapshot cannot show.
+Nothing here is copied from the scripts: the rules are the documented promises (docs/states.md, the state tables, the
+schema). The invariants of `orchestrator doctor` check what must be true of every snapshot; the model checks what needs
+more than one.
 """
 
 import json
@@ -19,7 +19,7 @@ from orchestrator.store.loader import sources
 from tests.support.moves import AGENT_MOVES
 from tests.support.snapshot import Snapshots
 
-#: Every wait, in seconds: short, and no two alike.
+#: Every wait, in seconds: short, and all different.
 WAITS = {
     "queue_seconds": 12, "boot_timeout_seconds": 4, "start_timeout_seconds": 6.5, "join_timeout_seconds": 3,
     "user_join_seconds": 8, "user_gone_seconds": 4.5, "max_session_seconds": 20, "heartbeat_timeout_seconds": 6,
@@ -28,11 +28,11 @@ WAITS = {
 
 
 def ms(*names: str) -> int:
-    """Return waits in ms, added up."""
+    """Return the sum of some waits, in ms."""
     return sum(int(WAITS[name] * 1000) for name in names)
 
 
-#: The longest time for which each kind of deadline may lie ahead, in ms.
+#: How far ahead each kind of deadline may be, in ms.
 LONGEST = {
     "boot": 5_000, "beat": ms("heartbeat_timeout_seconds"), "stop": 5_000, "start": ms("start_timeout_seconds"),
     "join": ms("join_timeout_seconds"), "user": ms("user_join_seconds"),
@@ -40,18 +40,18 @@ LONGEST = {
     "queue": ms("queue_seconds"), "goodbye": ms("goodbye_seconds"), "drain": 6_000, "refill": 75_001,
     "close": 5_000, "look": 2_000, "room": 0, "reconcile": 12_000, "job": 7_500, "alert": 30_000,
 }  # fmt: skip
-#: While boots have not worked yet, no more than these boot at once.
+#: At most this many agents boot at once until the first boot succeeds.
 UNPROVEN = 4
-#: A node whose boots have failed so often in a row is left alone while others' work.
+#: After this many failed boots in a row a node gets no more boots while those of other nodes succeed.
 NODE_FAILURES = 3
-#: A further session of one user waits as if it had come this much later.
+#: In the queue, each further session of one user counts as if it had arrived this much later.
 FAIRNESS_US = 60_000_000
-#: Nobody has looked at the deadlines for longer than this: that time does not count.
+#: If the deadlines were not checked for longer than this, that time does not count.
 BLIND_MS = 3_000
 
 CLOCK = "test:clock"
-#: Put in front of every script: the clock is a key, and each script runs a quarter of a millisecond after the one
-#: before (several share one, as in life); chance is the clock's too, so that a sequence always does the same.
+#: Prepended to every script: the clock is a key, and each script runs a quarter of a millisecond after the one before
+#: (several run in one millisecond, as in production); the clock also seeds random numbers, so a sequence is repeatable.
 BENCH = f"""
 local real, redis = redis, setmetatable({{}}, {{__index = redis}})
 function redis.call(command, key, ...)
@@ -99,7 +99,7 @@ class Dump:
 
     values: dict[str, Any]
     kept: set[str]  #: the keys that expire
-    events: list[tuple[str, dict[str, str]]]  #: what was written to `events` since the dump before
+    events: list[tuple[str, dict[str, str]]]  #: entries added to `events` since the previous dump
 
     def fields(self, key: str) -> dict[str, str]:
         return self.values.get(key, {})
@@ -157,30 +157,30 @@ class Dump:
 
     @property
     def in_service(self) -> set[str]:
-        """The nodes that live and take sessions."""
+        """The nodes that are alive and accept sessions."""
         living = {i for i in self.members("nodes") if f"node:{i}" in self.values}
         return living - self.members("nodes:draining")
 
     def difference(self, other: "Dump", ignored: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
-        """What two dumps do not have in common, apart from the clock and what lasts two real seconds."""
+        """The differences of two dumps, apart from the clock and keys with a real expiry of two seconds."""
         names = (self.values.keys() | other.values.keys()) - {CLOCK, "pool:refill"} - set(ignored)
         pairs = {name: (self.values.get(name), other.values.get(name)) for name in sorted(names)}
         return {name: (ours, theirs) for name, (ours, theirs) in pairs.items() if ours != theirs}
 
 
-#: The scripts of the release before this one, as it had them.
+#: The scripts of the previous release, unchanged.
 RELEASES = Path(__file__).parents[1] / "releases"
 
 
 def previous_release() -> dict[str, str]:
-    """Return every script of the release before by name, with its prelude in front."""
+    """Return every script of the previous release by name, with its prelude prepended."""
     found: dict[str, str] = json.loads((RELEASES / "previous.json").read_text())
     prelude = found.pop("_prelude")
     return {name: prelude + source for name, source in found.items()}
 
 
 def policy_as_then(policy: Mapping[str, float]) -> dict[str, float]:
-    """Return a policy as a node of the release before writes it: with names of its own, most times in ms."""
+    """Return a policy as a node of the previous release writes it: with its own field names, most times in ms."""
     names = {
         "max_sessions": "maxSessions", "sessions_per_user": "perUser", "queue_limit": "queueLimit",
         "queue_seconds": "queueMs", "boot_timeout_seconds": "bootMs", "start_timeout_seconds": "startMs",
@@ -192,7 +192,7 @@ def policy_as_then(policy: Mapping[str, float]) -> dict[str, float]:
     return {then: policy[now] * (1000 if then.endswith("Ms") else 1) for now, then in names.items() if now in policy}
 
 
-#: What the release before called the scripts that have another name now.
+#: The names in the previous release of scripts that were renamed since.
 THEN = {
     "announce_replacement": "agent_announce", "claim_agent": "agent_claim", "record_exit": "agent_exited",
     "record_spawn": "agent_spawned", "retire_unfit": "agent_stop", "agent_leave": "agent_stop",
@@ -212,7 +212,7 @@ _NUMBERS = {"rateAmount", "rateWindowMs", "affinity", "perAddress", "waitingPerA
 
 
 def as_then(name: str, keys: Iterable[str], args: Sequence[str | int]) -> tuple[list[str], list[str | int]]:
-    """Return a script's keys and arguments as the release before takes them: of a reason the text alone."""
+    """Return a script's keys and arguments as the previous release takes them: a reason is its text alone."""
     at = {"record_exit": 1, "agent_failed": 1, "agent_stopped": 1, "retire_unfit": 1, "agent_leave": 1}.get(name, 2)
     if name in {"end_session", "agent_ended"} or at == 1:
         args = [json.loads(str(arg))["text"] if index == at else arg for index, arg in enumerate(args)]
@@ -231,14 +231,14 @@ def as_then(name: str, keys: Iterable[str], args: Sequence[str | int]) -> tuple[
     return list(keys), list(args)
 
 
-#: Microseconds of the clock at the beginning of every sequence.
+#: The clock at the beginning of every sequence, in microseconds.
 BEGINNING = 1_800_000_000_000_000
 
 
 class Bench:
-    """The scripts on a real Valkey, synchronously. Their clock is a key, so that time passes when a test says so.
+    """Runs the scripts on a real Valkey, synchronously. Their clock is a key, so that only the test makes time pass.
 
-    `previous`: those of an earlier release, of which every other call, by chance, runs one: during a deploy both run.
+    `previous`: scripts of an earlier release. A random half of the calls run one of them, as both run during a deploy.
     """
 
     def __init__(
@@ -257,7 +257,7 @@ class Bench:
         return {name: self.redis.register_script(BENCH + source) for name, source in found.items()}
 
     def clear(self, *, anew: bool = True) -> None:
-        """Empty the database. `anew`: the clock starts anew too, so that the same sequence is the same run."""
+        """Empty the database. `anew`: also reset the clock, so that the same sequence gives the same run."""
         now = BEGINNING if anew else int(self.redis.get(CLOCK))
         self.redis.flushdb()
         self.redis.set(CLOCK, now)
@@ -270,7 +270,7 @@ class Bench:
     def call(self, name: str, *args: str | int, keys: Iterable[str] = ()) -> Any:
         """Run one script. Raises `Refused`; any other error is a fault of the script."""
         previous = self._previous.get(THEN.get(name, name))
-        # By the clock, so that a sequence always does the same; not by turns, as scripts run by turns too.
+        # By the clock, so that a sequence is repeatable. Not alternately, because tests also call scripts alternately.
         coin = previous and int(self.redis.get(CLOCK)) // 250 * 2_654_435_761 % 2**32 >> 31
         try:
             if coin and previous:
@@ -301,45 +301,45 @@ class Bench:
 
 @dataclass
 class Process:
-    """An agent's process, as it sees itself."""
+    """An agent's process, with its own view of its state."""
 
     id: str
-    node: str  #: that has claimed it
+    node: str  #: the node that has claimed it
     pid: int
-    home: str = ""  #: node that it was announced for
+    home: str = ""  #: the node that it was announced for
     alive: bool = True
-    warm: bool = False  #: it has said that it is ready
-    told: dict[str, Any] | None = None  #: the message that gave it its session
+    warm: bool = False  #: whether it has reported that it is ready
+    told: dict[str, Any] | None = None  #: the message that assigned its session
     active_at: int | None = None
-    exit: tuple[str, str] | None = None  #: the exit code and signal that were reported first
+    exit: tuple[str, str] | None = None  #: the first exit code and signal that were reported
 
 
 @dataclass
 class Model:
-    """What has happened so far, and what that allows."""
+    """The history so far, and what it allows next."""
 
     policy: dict[str, float]
-    states: dict[str, str] = field(default_factory=dict)  #: of each session and agent, by its events
-    queued_at: dict[str, tuple[int, int]] = field(default_factory=dict)  #: place in the order of arrival, held then
+    states: dict[str, str] = field(default_factory=dict)  #: the state of each session and agent, from its events
+    queued_at: dict[str, tuple[int, int]] = field(default_factory=dict)  #: arrival, and the user's sessions then
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)  #: idempotency key: fingerprint, session
     processes: dict[str, Process] = field(default_factory=dict)
-    there: dict[str, bool] = field(default_factory=dict)  #: whether the user is there, as the session's agent said last
-    lost_sessions: set[str] = field(default_factory=set)  #: whose record was lost, and nobody registered it since
+    there: dict[str, bool] = field(default_factory=dict)  #: user is present, by the agent's last report
+    lost_sessions: set[str] = field(default_factory=set)  #: record lost, and not registered again since
     lost_agents: set[str] = field(default_factory=set)
-    forgotten: set[str] = field(default_factory=set)  #: sessions that are over and whose record has expired
-    late: set[str] = field(default_factory=set)  #: users with a session that came back after it was lost
-    returned: set[str] = field(default_factory=set)  #: rooms with a session that came back after it was lost
-    loss: bool = False  #: something was lost: neither cap nor counters are exact
-    slack: bool = False  #: room was made behind the waiting line's back: the next look at memory serves it
-    taken: dict[str, str] = field(default_factory=dict)  #: agent: the one user it was given to
+    forgotten: set[str] = field(default_factory=set)  #: ended sessions whose record has expired
+    late: set[str] = field(default_factory=set)  #: users with a session whose lost record was restored
+    returned: set[str] = field(default_factory=set)  #: rooms with a session whose lost record was restored
+    loss: bool = False  #: a record was lost, so neither limits nor counters are exact
+    slack: bool = False  #: capacity was freed without serving the queue: the next memory report serves it
+    taken: dict[str, str] = field(default_factory=dict)  #: agent: the only user it was assigned to
     snapshots: Snapshots = field(default_factory=Snapshots)
 
-    # What a start must answer
+    # Answers to a start
 
     def start(  # noqa: PLR0911 - a table
         self, before: Dump, user: str, key: str, fingerprint: str, job_room: str = ""
     ) -> set[str]:
-        """The outcomes that a start may have. `job_room`: a LiveKit job asks for an agent in that room."""
+        """The possible outcomes of a start. `job_room`: a LiveKit job needs an agent in that room."""
         cap, held = self.policy["max_sessions"], before.held(user)
         if key in self.keys:
             return {"repeated"} if self.keys[key][0] == fingerprint else {"reused"}
@@ -366,10 +366,10 @@ class Model:
         counted = dump.members("session:starting") | dump.members("session:ready") | dump.members("session:active")
         return self.lost_sessions & counted
 
-    # What is true after every step
+    # Checks after every step
 
     def check(self, before: Dump, after: Dump) -> None:
-        """Check where everything stands now, and what one script did."""
+        """Check the state after one script, and the changes that it made."""
         self._invariants(after)
         self._replay(after)
         self._order(before, after)
@@ -384,7 +384,7 @@ class Model:
         assert not wrong, "; ".join(wrong)
 
     def _excused(self, violation: Violation) -> bool:
-        """Return whether a violation comes of what was lost, or is one that passes."""
+        """Return whether a violation is caused by a lost record, or is transient."""
         code, params = violation.code, violation.params
         return (
             (self.slack if code is Code.QUEUED_WITH_CAPACITY else code in TRANSIENT)
@@ -396,7 +396,7 @@ class Model:
         )
 
     def _replay(self, after: Dump) -> None:
-        """Every change of state is told, and is one that the tables allow."""
+        """Every change of state has an event, and is one that the tables allow."""
         for _, event in after.events:
             who, state = event.get("session") or event["agent"], event["state"]
             moves: Any = SESSION_MOVES if "session" in event else AGENT_MOVES
@@ -416,7 +416,7 @@ class Model:
             assert self.states.get(f"agent {who}", "starting") == fields["state"], f"agent {who} moved without an event"
 
     def _order(self, before: Dump, after: Dump) -> None:
-        """The waiting line is first come, first served."""
+        """The queue is first come, first served."""
         gone = before.queued - after.queued
         promoted = {i for i in gone if after.sessions.get(i, {}).get("status") in LIVE_SESSION_STATES}
         for i in promoted:
@@ -441,7 +441,7 @@ class Model:
             assert not away, f"{i} was given a session, and its node is draining"
 
     def _deadlines(self, after: Dump) -> None:
-        """Every wait ends within its bound; a user who has left is waited for, and one who is there is not."""
+        """Every deadline is within its bound; there is one for a user who has left, none for one present."""
         deadlines = after.scores("deadlines")
         blind = after.now - float(after.values.get("deadlines:looked", after.now)) > BLIND_MS
         for member, at in deadlines.items():
@@ -451,8 +451,8 @@ class Model:
             status = after.live.get(who, {}).get("status")
             if status in {"ready", "active"}:
                 gone = f"gone|{who}" in deadlines
-                assert there or gone, f"the user of {who} has left and nobody waits for that"
-                assert not there or status != "active" or not gone, f"the user of {who} is there"
+                assert there or gone, f"the user of {who} has left and there is no deadline for it"
+                assert not there or status != "active" or not gone, f"the user of {who} is not gone"
 
     def _limits(self, after: Dump) -> None:
         most = self.policy["max_takeovers"] if self.policy["takeover"] else 0
@@ -465,9 +465,9 @@ class Model:
         assert self.loss or over == counted, f"{over} sessions are over, {counted} are counted"
 
     def _graveyard(self, before: Dump, after: Dump) -> None:
-        """What is over stays as it is."""
+        """Records of ended sessions and exited agents do not change."""
         for i in after.of(SessionState.ENDED, SessionState.ERROR) & before.of("ended", "error"):
-            assert before.sessions[i] == after.sessions[i], f"{i} is over and was changed"
+            assert before.sessions[i] == after.sessions[i], f"{i} has ended and was changed"
         for i in after.agents_of(AgentState.EXITED):
             seen = self.processes[i].exit if i in self.processes else None
             found = (after.agents[i].get("exitCode", ""), after.agents[i].get("signal", ""))
