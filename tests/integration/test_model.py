@@ -1,11 +1,11 @@
-"""The Lua scripts beside a model: whatever happens, in whatever order, however often, the promises hold.
+"""Compares the Lua scripts with a model: the promises are kept for every sequence of events.
 
-`HYPOTHESIS_PROFILE=nightly` looks further. A failure prints its shortest sequence; run it again with
+`HYPOTHESIS_PROFILE=nightly` tries longer sequences. A failure prints its shortest sequence; run it again with
 `@reproduce_failure` or, outside `ci`, from Hypothesis's own database.
 
 The profile `ci` tries the same sequences however the tests are run: this file alone, the whole suite, or two processes.
-Hypothesis by itself mixes constants of all loaded modules of the project into what it draws, also when derandomized;
-`tests/conftest.py` takes that away.
+Even when derandomized, Hypothesis would also draw constants from all loaded modules of the project;
+`tests/conftest.py` prevents that.
 """
 
 import contextlib
@@ -46,16 +46,16 @@ pytestmark = pytest.mark.thorough
 _COMMON = settings(deadline=None, stateful_step_count=50, suppress_health_check=list(HealthCheck))
 PROFILES = {
     "ci": settings(_COMMON, max_examples=150, derandomize=True, database=None),
-    # For `make guards`: that something is found is enough.
+    # For `make guards` it is enough to find a failure; it need not be shrunk.
     "guard": settings(_COMMON, max_examples=500, database=None, phases=[Phase.generate]),
     "explore": settings(_COMMON, max_examples=2_000),
     "nightly": settings(_COMMON, max_examples=20_000),
 }
 NO_BOOT = because("boot_error", detail="no")
 NODES = ("n1", "n2")
-#: Time passes in steps of this, and the deadlines are processed after each.
+#: The step in which time passes; the deadlines are processed after each step.
 STEP_MS = 2_500
-#: Number of steps after which everything is over if nothing else happens.
+#: Number of steps after which all sessions have ended if nothing else happens.
 LAST_STEPS = 60
 _LISTS = ("events", "pool:wake", *(f"pool:wake:{node}" for node in NODES))
 
@@ -66,7 +66,7 @@ rooms = st.sampled_from(["lobby", "desk"])
 
 
 class Machine(RuleBasedStateMachine):
-    """Users, agents, nodes, time and misfortune, each a rule."""
+    """The actions of users, agents and nodes, the passing of time, and failures, each as a rule."""
 
     url: ClassVar[str]
     mutate: ClassVar[Callable[[str, str], str]] = staticmethod(lambda _, source: source)
@@ -87,7 +87,7 @@ class Machine(RuleBasedStateMachine):
         cap=st.integers(1, 4), line=st.integers(0, 3), each=st.integers(1, 2), size=st.integers(0, 3),
         takeovers=st.integers(0, 2), takeover=st.sampled_from([1, 1, 1, 0]), warm=st.booleans(),
     )  # fmt: skip
-    def configure(  # noqa: PLR0917 - Hypothesis gives them by name
+    def configure(  # noqa: PLR0917 - Hypothesis passes them by name
         self, cap: int, line: int, each: int, size: int, takeovers: int, takeover: int, warm: bool
     ) -> None:
         policy = {"max_sessions": cap, "queue_limit": line, "sessions_per_user": each, "alert_webhooks": 1}
@@ -99,16 +99,16 @@ class Machine(RuleBasedStateMachine):
         if warm:
             self.refill(NODES[0])
 
-    # What rules are made of
+    # Helpers of the rules
 
     def write_policy(self) -> None:
-        """Write the policy, as a node of each release that runs does."""
+        """Write the policy as a node of each running release does."""
         self.b.redis.hset("policy", mapping=self.m.policy)
         if self.deploy:
             self.b.redis.hset("policy", mapping=policy_as_then(self.m.policy))
 
     def set_up(self) -> None:
-        """Write what a node writes when it comes up."""
+        """Write the same keys as a node at its start."""
         self.write_policy()
         self.b.redis.set("pool:target", self.target)
         for node in NODES:
@@ -117,7 +117,7 @@ class Machine(RuleBasedStateMachine):
         self.look()
 
     def look(self) -> None:
-        """Check everything after something that no script did."""
+        """Check the state after a change that no script made."""
         self.sound = False
         before, self.now = self.now, self.b.dump()
         self.m.check(before, self.now)
@@ -133,11 +133,11 @@ class Machine(RuleBasedStateMachine):
         twice: bool = False,
         after: Callable[[Any, Dump], None] | None = None,
     ) -> Any:
-        """Run a script, and check what became of it: refused (None) when illegal, nothing changed when `same`.
+        """Run a script and check its result: refused (None) if illegal, and no change if `same`.
 
         Args:
-            twice: a second delivery of the same must change nothing, or be refused.
-            after: takes note of the answer before everything is checked.
+            twice: run it a second time, which must change nothing or be refused.
+            after: called with the answer before the checks.
         """
         self.sound = False
         before = self.now
@@ -148,7 +148,7 @@ class Machine(RuleBasedStateMachine):
             self.now = self.b.dump()
             changed = before.difference(self.now)
             assert not changed, f"{name} was refused and changed {changed}"
-            assert legal is not True, f"{name}{args} is legal and was refused: {refusal}"  # noqa: PT017 - both outcomes are looked at
+            assert legal is not True, f"{name}{args} is legal and was refused: {refusal}"  # noqa: PT017 - both are checked
             self.sound = True
             return None
         note(f"  {name}{args} -> {answer}")
@@ -156,7 +156,7 @@ class Machine(RuleBasedStateMachine):
         self.now = self.b.dump()
         if same:
             changed = before.difference(self.now)
-            assert not changed, f"{name}{args} has nothing to say and changed {changed}"
+            assert not changed, f"{name}{args} should change nothing and changed {changed}"
         if after:
             after(answer, self.now)
         self.m.check(before, self.now)
@@ -166,14 +166,14 @@ class Machine(RuleBasedStateMachine):
         return answer
 
     def deliver_again(self, name: str, *args: str | int, keys: Iterable[str]) -> None:
-        """Run a script once more, as a task that is delivered twice does: nothing changes but lists and heartbeats."""
+        """Run a script again, as when a task is delivered twice: nothing changes but lists and heartbeats."""
         first = self.now
         with contextlib.suppress(Refused):
             self.b.call(name, *args, keys=keys)
         self.now = self.b.dump()
         ignored = [key for key in self.now.values if key.endswith(":events")]
         changed = first.difference(self.now, [*_LISTS, *ignored])
-        for key in [key for key in changed if key.startswith("agent:")]:  # a heartbeat may come with anything
+        for key in [key for key in changed if key.startswith("agent:")]:  # any script may record a heartbeat
             ours, theirs = (dict(side or {}) for side in changed[key])
             if all(isinstance(side, dict) for side in (ours, theirs)) and "lastBeat" in ours:
                 ours.pop("lastBeat"), theirs.pop("lastBeat", None)
@@ -190,14 +190,14 @@ class Machine(RuleBasedStateMachine):
         self.m.processes.setdefault(agent, Process(agent, "", 1000 + self.count))
 
     def some(self, pick: int, *states: str) -> Process:
-        """Return an agent, mostly one in one of these states."""
+        """Return an agent, usually one in these states."""
         known = [i for i in self.m.processes if i in self.now.agents]
         wanted = [i for i in known if self.now.agents[i]["state"] in states]
         choice = wanted if wanted and pick < 14 else known or list(self.m.processes)
         return self.m.processes[choice[pick % len(choice)]]
 
     def session_of(self, process: Process) -> str:
-        """Return the session that the store gives an agent."""
+        """Return the session that the store has assigned to an agent."""
         return self.now.agents.get(process.id, {}).get("sessionId", "")
 
     def owns(self, process: Process) -> bool:
@@ -208,11 +208,11 @@ class Machine(RuleBasedStateMachine):
         return self.now.agents.get(process.id, {}).get("state", "")
 
     def listen(self, process: Process) -> None:
-        """Have an agent read its inbox."""
+        """Let an agent read its inbox."""
         while (text := self.b.redis.lpop(f"agent:{process.id}:inbox")) is not None:
             message = json.loads(text)
             if message["type"] == "assign":
-                assert process.told is None, f"{process.id} was given two sessions"
+                assert process.told is None, f"{process.id} was assigned two sessions"
                 process.told = message
         self.now = self.b.dump()
 
@@ -226,15 +226,15 @@ class Machine(RuleBasedStateMachine):
 
         def after(answer: Any, now: Dump) -> None:
             if state in {"", "exited"}:
-                assert answer[:2] == ["", ""], f"a death counted again: {answer}"
+                assert answer[:2] == ["", ""], f"a death was counted twice: {answer}"
             if answer[1] == "replaced":
-                assert before.warm or before.unbound, "there was nobody to take over"
+                assert before.warm or before.unbound, "there was no agent for a takeover"
 
         same = (state == "exited" and known and not (code or signal)) or not state
         return self.do("record_exit", process.id, cause.record(), code, signal, "", twice=twice, same=same, after=after)
 
     def obey(self, actions: Iterable[list[str]], obedient: bool) -> None:
-        """Do what the deadlines ask for, or be too dead to."""
+        """Process the deadlines, unless no node is alive."""
         for what, who, _ in actions:
             if what == "stop" and obedient and who in self.m.processes:
                 self.exit(self.m.processes[who], words("stopped"), "", "15")
@@ -247,7 +247,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(user=users, meets=st.booleans())
     def talk(self, user: str, meets: bool) -> None:
-        """A user presses Talk, and mostly all goes well."""
+        """A user presses Talk, and usually the call succeeds."""
         self.begin(user)
         for agent in sorted(self.now.agents_of("assigned")) if meets else []:
             self.meet(self.m.processes[agent])
@@ -263,14 +263,14 @@ class Machine(RuleBasedStateMachine):
 
     @rule(user=users, room=rooms, job=st.sampled_from(["j1", "j2", "j3"]), given=st.booleans(), twice=twice)
     def dispatch(self, user: str, room: str, job: str, given: bool, twice: bool) -> None:
-        """LiveKit wants an agent in a room: once, or twice by two doors; and then gives us the job, or does not."""
+        """LiveKit offers a job for a room, once or to two workers, and then assigns it to us, or does not."""
         self.begin(user, f"dispatch:{job}", "f1", twice, room, job)
         if given:
             _, session = self.m.keys.get(f"dispatch:{job}", ("", ""))
             self.b.redis.zrem("deadlines", f"job|{session}")
             self.look()
 
-    def begin(  # noqa: PLR0917 - what a start is made of
+    def begin(  # noqa: PLR0917 - the parameters of a start
         self, user: str, key: str = "", print_: str = "f1", twice: bool = False, room: str = "", job: str = ""
     ) -> None:
         before, fresh = self.now, self.new("session")
@@ -283,9 +283,9 @@ class Machine(RuleBasedStateMachine):
                 *_,
             ) = answer
             agent = answer[4] if len(answer) > 4 else ""
-            assert outcome in expected, f"a start is {outcome}, it should be one of {expected}"
+            assert outcome in expected, f"the start's outcome is {outcome}, expected one of {expected}"
             if outcome in {"assigned", "starting", "queued"}:
-                assert session not in before.sessions, f"{session} was there before"
+                assert session not in before.sessions, f"{session} existed before"
                 assert now.sessions[session]["userId"] == user
                 held = len(before.held(user))
                 self.m.queued_at[session] = (int(now.now * 1000), held)
@@ -296,9 +296,9 @@ class Machine(RuleBasedStateMachine):
                 assert (f"job|{session}" in now.scores("deadlines")) is bool(job)
             else:
                 changed = {k for k in before.difference(now) if k not in self.now.members("pool:ready")}
-                warm = {f"node:{node}:warm" for node in NODES}  # the silent leave the pool
+                warm = {f"node:{node}:warm" for node in NODES}  # silent agents leave the pool
                 quiet = changed - {"pool:ready", f"user:sessions:{user}"} - warm
-                assert not quiet, f"a start that is {outcome} changed {quiet}"
+                assert not quiet, f"a start with the outcome {outcome} changed {quiet}"
             if outcome == "existing":
                 assert session in before.held(user)
                 newest = max(int(before.sessions[i]["createdAt"]) for i in before.held(user))
@@ -321,7 +321,7 @@ class Machine(RuleBasedStateMachine):
         self.do("assign", *asked, after=after, twice=twice and (bool(key) or self.m.policy["sessions_per_user"] == 1))
 
     def say_capacity(self, expected: set[str], key: str) -> None:
-        """The load that we report to LiveKit agrees with the answer to a job."""
+        """The load that we report to LiveKit is consistent with our answer to a job."""
         if key.startswith("dispatch:") and expected & {"assigned", "starting", "full", "broken", "draining", "livekit"}:
             silent = not self.now.warm and self.now.members("pool:ready")
             draining = "n1" in self.now.members("nodes:draining")
@@ -329,7 +329,7 @@ class Machine(RuleBasedStateMachine):
             served = expected & {"assigned", "starting"}
             assert silent or refusal == (
                 "draining" if draining and "livekit" not in expected else "" if served else next(iter(expected))
-            ), f"{refusal}, a job is {expected}"
+            ), f"the load is {refusal}, but a job would be {expected}"
 
     @precondition(lambda self: self.now.sessions)
     @rule(pick=picks, status=st.sampled_from(["ended", "ended", "error"]), twice=twice)
@@ -356,7 +356,7 @@ class Machine(RuleBasedStateMachine):
             expected = "gone" if broken and process.id.startswith("session_") else "claimed"
 
         def after(answer: list[str], _: Dump) -> None:
-            assert answer[0] == expected, f"a claim is {answer}, it should be {expected}"
+            assert answer[0] == expected, f"the claim's result is {answer}, expected {expected}"
             if answer[0] == "claimed":
                 process.node = node
 
@@ -378,21 +378,21 @@ class Machine(RuleBasedStateMachine):
         before, legal = self.now, self.state(process) == "starting"
 
         def after(answer: str | list[str], now: Dump) -> None:
-            # The release before answered with the session alone.
+            # The previous release answered with only the session.
             session, refused = (answer, "") if isinstance(answer, str) else answer
-            assert not refused, f"{process.id} is the process that the host spawned: {refused}"
+            assert not refused, f"{process.id} is the process that the host started, but was refused: {refused}"
             process.warm = True
             if session:
-                assert session in before.unbound, f"{process.id} was given {session}, which did not wait"
+                assert session in before.unbound, f"{process.id} was assigned {session}, which was not waiting"
                 assert now.agents[process.id]["state"] == "assigned"
-            assert now.failures == 0, "a boot that worked closes the breaker"
+            assert now.failures == 0, "a successful boot closes the breaker"
 
         self.do("agent_ready", process.id, process.pid, legal=legal, twice=twice, after=after)
 
     @precondition(lambda self: self.now.agents_of("starting"))
     @rule(pick=picks, node=st.sampled_from(NODES))
     def boot(self, pick: int, node: str) -> None:
-        """All of a boot that works."""
+        """All steps of a successful boot."""
         process = self.some(pick, "starting")
         if self.state(process) == "starting":
             self.claim_for(process, node)
@@ -411,7 +411,7 @@ class Machine(RuleBasedStateMachine):
         more=st.sampled_from([0, 0, 0, 1, 5]), twice=twice,
     )  # fmt: skip
     def boot_fails(self, pick: int, cause: Reason, more: int, twice: bool) -> None:
-        """A boot fails, and maybe those that are tried after it."""
+        """A boot fails, and perhaps its retries too."""
         process = self.some(pick, "starting")
         if self.state(process) == "starting":
             self.exit(process, cause, "1", "", twice)
@@ -424,7 +424,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.now.unbound)
     @rule(pick=picks)
     def retry_spawn(self, pick: int) -> None:
-        """The spawn task tries again with another agent."""
+        """The spawn task retries with another agent."""
         waiting = sorted(self.now.unbound) if pick < 13 else sorted(self.now.sessions)
         session, agent, before = waiting[pick % len(waiting)], self.new("prewarm"), self.now
 
@@ -453,7 +453,7 @@ class Machine(RuleBasedStateMachine):
         def after(state: str, now: Dump) -> None:
             assert state == ("" if lost else now.agents[process.id]["state"])
             if state == "ready":
-                assert process.id in now.members("pool:ready"), "a warm agent that beats is in the pool"
+                assert process.id in now.members("pool:ready"), "a warm agent with heartbeats is in the pool"
 
         self.do("agent_beat", process.id, keys=[f"agent:{process.id}", "pool:ready"], after=after)
         if lost and process.alive and process.warm:
@@ -477,7 +477,7 @@ class Machine(RuleBasedStateMachine):
             if known:
                 self.m.lost_agents.discard(process.id)
             if not told:
-                assert state, "a warm agent is welcome"
+                assert state, "a warm agent must be accepted"
                 return
             session = told["sessionId"]
             if session not in before.sessions:
@@ -507,7 +507,7 @@ class Machine(RuleBasedStateMachine):
         def after(session: str, now: Dump) -> None:
             assert session == self.session_of(process)
             waits = now.scores("deadlines")
-            assert f"join|{session}" not in waits, f"{process.id} is in the room and {session} waits for it to join"
+            assert f"join|{session}" not in waits, f"{process.id} is in the room, but {session} still waits for it"
 
         self.do("agent_joined", process.id, legal=legal, twice=twice, after=after)
 
@@ -539,10 +539,10 @@ class Machine(RuleBasedStateMachine):
         pick=picks, event=st.sampled_from("participant_joined participant_left room_finished track_published".split()),
         number=st.integers(0, 3), ago=st.sampled_from([0, 0, 0, 601]), dropped=st.sampled_from([0, 0, 1]), twice=twice,
     )  # fmt: skip
-    def webhook(  # noqa: PLR0917 - Hypothesis gives them by name
+    def webhook(  # noqa: PLR0917 - Hypothesis passes them by name
         self, pick: int, event: str, number: int, ago: int, dropped: int, twice: bool
     ) -> None:
-        """LiveKit reports events late and often: nothing moves."""
+        """LiveKit reports events late and repeatedly: no state changes."""
         sessions = sorted(self.now.live) if self.now.live and pick < 10 else sorted(self.now.sessions)
         room = self.now.sessions[sessions[pick % len(sessions)]]["roomName"] if pick < 14 else "theirs"
         before, at = self.now, int(self.now.now / 1000) - ago
@@ -551,9 +551,9 @@ class Machine(RuleBasedStateMachine):
             known = f"webhook:EV_{number}" in before.values
             ours = before.values.get(f"session:room:{room}") in before.sessions
             expected = "stale" if ago else "replayed" if known else "recorded" if ours else "foreign"
-            assert result == expected, f"a webhook is {result}, it should be {expected}"
+            assert result == expected, f"the webhook's result is {result}, expected {expected}"
             changed = before.difference(now, ["deadlines", "pool:stats", f"webhook:EV_{number}"])
-            assert not changed, f"a webhook has changed {changed}"
+            assert not changed, f"the webhook changed {changed}"
 
         self.do("webhook", f"EV_{number}", event, room, at, dropped, after=after)
         if twice:
@@ -565,7 +565,7 @@ class Machine(RuleBasedStateMachine):
         looks=st.integers(1, 6),
     )  # fmt: skip
     def livekit_says(self, pick: int, room: bool, user: str, agent: bool, looks: int) -> None:
-        """Nodes compare a room several times in a row, and see the same."""
+        """Nodes compare a room with its session several times in a row, and LiveKit's answer is always the same."""
         sessions = sorted(self.now.live) if self.now.live and pick < 13 else sorted(self.now.sessions)
         session = sessions[pick % len(sessions)]
         for _ in range(looks):
@@ -586,12 +586,12 @@ class Machine(RuleBasedStateMachine):
             status = now.sessions[session]["status"]
             if result not in {"user_gone", "user_there", "agent_lost"}:
                 changed = before.difference(now, ["deadlines", "pool:stats", f"session:{session}"])
-                assert not changed, f"a look that is {result} has changed {changed}"
+                assert not changed, f"a check with the result {result} changed {changed}"
                 old, new = (dict(dump.sessions[session], doubt="") for dump in (before, now))
-                assert old == new, f"a look that is {result} has changed the session"
+                assert old == new, f"a check with the result {result} changed the session"
                 assert status == fields["status"]
                 return
-            assert doubt, f"one look was enough: {result}"
+            assert doubt, f"a single check was enough: {result}"
             assert fields["status"] in {"ready", "active"}
             assert before.agents[bound]["state"] == "running"
             if result == "agent_lost":
@@ -600,7 +600,7 @@ class Machine(RuleBasedStateMachine):
                 assert now.agents[bound]["state"] == "stopping"
             else:
                 assert (user == "there") is (result == "user_there")
-                assert status == "active", "a user who is not there ends nothing at once"
+                assert status == "active", "the absence of a user does not end a session immediately"
                 self.m.there[session] = user == "there"
 
         self.do("reconcile_room", session, bound, int(room), user, int(agent), after=after)
@@ -608,7 +608,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.now.agents_of("assigned"))
     @rule(pick=picks)
     def call(self, pick: int) -> None:
-        """Agent and user meet."""
+        """The agent and the user join."""
         self.meet(self.some(pick, "assigned"))
 
     def meet(self, process: Process) -> None:
@@ -645,12 +645,12 @@ class Machine(RuleBasedStateMachine):
         if told_to_go:
             # The session's record may be lost (`lose`): then it has no status.
             status = self.now.sessions.get(session, {}).get("status")
-            assert status != "error", "nothing has failed"
+            assert status != "error", "an agent that stops has not failed"
 
     @precondition(lambda self: self.m.processes)
     @rule(pick=picks, status=st.sampled_from(["ended", "error"]), twice=twice)
     def hangs_up(self, pick: int, status: str, twice: bool) -> None:
-        """An agent ends its session; a stranger to it cannot."""
+        """An agent ends its session; another session's agent cannot."""
         process = self.some(pick, "running", "assigned")
         session = process.told["sessionId"] if process.told else self.session_of(process)
         if session not in self.now.sessions:
@@ -667,7 +667,7 @@ class Machine(RuleBasedStateMachine):
     def exits(self, pick: int, state: str, seen: tuple[str, str], twice: bool) -> None:
         process = self.some(pick, state)
         if self.state(process) == "exited" and process.exit is not None:
-            seen = process.exit if pick % 2 else ("", "")  # no observer sees one death in two ways
+            seen = process.exit if pick % 2 else ("", "")  # all observers report the same cause of a death
         self.exit(process, because("process_gone"), *seen, twice)
 
     @precondition(lambda self: self.m.processes)
@@ -683,7 +683,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(node=st.sampled_from(NODES))
     def refill(self, node: str) -> None:
-        """The pool is brought to its target; every boot works."""
+        """The pool is filled to its target; every boot succeeds."""
         self.reserve_some(8, node)
         for agent in sorted(self.now.agents_of("starting")):
             self.claim_for(self.m.processes[agent], node)
@@ -695,17 +695,17 @@ class Machine(RuleBasedStateMachine):
         self.reserve_some(count, node)
 
     def builders(self, now: Dump, asking: str = "") -> list[str]:
-        """The nodes that can boot agents: those that ask can, by their own report. Those whose agents fail are left
-        alone while others' do not."""
+        """The nodes that can boot agents. The node that reserves counts by its own report. Nodes with failing agents
+        are left out while those of other nodes boot."""
         able = sorted(n for n in now.in_service if n == asking or f"node:{n}:short" not in now.values)
         return [n for n in able if now.boot_failures(n) < NODE_FAILURES] or able
 
     def warm_target(self, nodes: list[str]) -> int:
-        """Each node that can boot agents keeps one at least."""
+        """Each node that can boot agents keeps at least one."""
         return max(self.target, len(nodes)) if self.target else 0
 
     def lacks(self, before: Dump, nodes: list[str]) -> dict[str, int]:
-        """What each of these nodes lacks of its share; the others keep what they have, up to a share."""
+        """The missing agents of each of these nodes; the others keep their agents, up to their share."""
         target, found = self.warm_target(nodes), {}
         keepers = sorted(before.in_service - set(nodes))
         fair = target // max(1, len(nodes) + len(keepers))
@@ -732,15 +732,15 @@ class Machine(RuleBasedStateMachine):
             for agent in found:
                 self.announced(agent)
                 self.m.processes[agent].home = node
-            assert len(found) <= min(missing, count), f"{len(found)} are announced, {missing} are missing"
+            assert len(found) <= min(missing, count), f"{len(found)} are announced, but {missing} are missing"
             if before.failures:
-                assert len(found) + booting * bool(found) <= 1, "boots fail, and more than one is tried at a time"
+                assert len(found) + booting * bool(found) <= 1, "boots fail, but more than one is tried at a time"
             elif before.boot_failures(node):
-                assert len(found) <= 1, "boots fail there, and more than one is tried at a time"
+                assert len(found) <= 1, "boots fail there, but more than one is tried at a time"
             elif "pool:proven" not in before.values:
-                assert not found or len(found) + booting <= UNPROVEN, "no boot has worked, and many are tried"
+                assert not found or len(found) + booting <= UNPROVEN, "no boot has succeeded yet, but many are tried"
             else:
-                assert len(found) == min(missing, count), f"{len(found)} are announced, {missing} are missing"
+                assert len(found) == min(missing, count), f"{len(found)} are announced, but {missing} are missing"
 
         self.do("reserve_agents", node, "", *ids, after=after)
 
@@ -758,11 +758,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule(what=st.sampled_from(["memory", "memory", "low", "up", "up", "down"]))
     def weather(self, what: str) -> None:
-        """Memory and LiveKit, which come and go."""
+        """Memory becomes short or free again, and LiveKit goes down or up."""
         match what:
             case "memory" | "low":
                 self.m.slack = True
-                for node in NODES:  # where one node has memory, no session waits for the other's
+                for node in NODES:  # while one node has memory, no session waits for memory of the other
                     self.do("report_memory", node, "3 MiB are free" if what == "low" else "", 3600)
                 self.m.slack = False
                 self.do("admit_waiting")
@@ -788,12 +788,12 @@ class Machine(RuleBasedStateMachine):
             case "drain":
                 self.do("drain_node", node, window, twice=twice)
                 left = self.now.unbound | self.now.queued
-                assert self.now.in_service or not left, "nobody is left to serve those who wait"
+                assert self.now.in_service or not left, "sessions wait, but no node can serve them"
             case "undrain":
                 self.do("undrain_node", node, twice=twice)
                 told = {i for i in self.now.live if f"goodbye|{i}" in self.now.scores("deadlines")}
                 ends = {i for i in told if self.now.sessions[i].get("node") == node}
-                assert not ends, f"{ends} end because of a drain that was taken back"
+                assert not ends, f"{ends} end because of a drain that was cancelled"
 
     # Time
 
@@ -810,7 +810,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(ms=st.sampled_from([1, 500, 2_900, 10_000, 120_000]), then=st.booleans())
     def nobody_looks(self, ms: int, then: bool) -> None:
-        """Redis or every node is away."""
+        """Redis or all nodes are down for a while."""
         self.b.advance(ms)
         self.look()
         if then:
@@ -821,7 +821,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.now.agents_of("ready", "assigned", "running"))
     @rule(pick=picks, what=st.sampled_from(["agent", "session"]), register=st.booleans())
     def lose(self, pick: int, what: str, register: bool) -> None:
-        """One record is lost; its agent finds out with its next heartbeat."""
+        """One record is lost; its agent detects the loss with its next heartbeat."""
         process = self.some(pick, "ready", "assigned", "running")
         if not process.alive or self.state(process) not in {"ready", "assigned", "running"}:
             return
@@ -841,7 +841,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.now.sessions or self.m.lost_sessions)
     @rule(pick=picks, lost=st.booleans())
     def forget(self, pick: int, lost: bool) -> None:
-        """A session is missed; its agent may have registered it since."""
+        """A lost session is noticed; its agent may have registered it again since."""
         sessions = sorted(self.m.lost_sessions if lost and self.m.lost_sessions else self.now.sessions)
         if sessions:
             session = sessions[pick % len(sessions)]
@@ -852,7 +852,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.now.agents)
     @rule(register_first=st.booleans())
     def lose_everything(self, register_first: bool) -> None:
-        """Redis comes back empty: a node writes the policy, the living register, and starts are answered again."""
+        """Redis restarts empty: a node writes the policy, living agents register, and starts are answered again."""
         warm = [process for process in self.m.processes.values() if process.alive and process.warm]
         alive = [process for process in warm if self.state(process) not in {"", "exited"}]
         for process in alive:
@@ -874,7 +874,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.now.of("ended", "error") or self.now.agents_of("exited"))
     @rule()
     def records_expire(self) -> None:
-        """What is over has been kept long enough."""
+        """Records of ended sessions and exited agents expire."""
         old = [key for key in sorted(self.now.kept) if key.startswith(("session:", "agent:", "idempotency:"))]
         over = self.now.of("ended", "error")
         for key in old:
@@ -882,8 +882,8 @@ class Machine(RuleBasedStateMachine):
         for i in over:
             self.m.forgotten.add(i)
             self.m.states.pop(f"session {i}", None)
-            self.m.there.pop(i, None)  # the next session of this name has another user
-            self.b.redis.zrem("deadlines", f"close|{i}")  # its room went long before
+            self.m.there.pop(i, None)  # the next session with this id has another user
+            self.b.redis.zrem("deadlines", f"close|{i}")  # its room was deleted long before
         self.m.keys.clear()
         self.m.loss = True
         self.look()
@@ -892,7 +892,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def consistent(self) -> None:
-        """Each rule checks after each script; nothing is left to do here."""
+        """Does nothing: each rule checks after each script."""
         assert self.sound
 
     def teardown(self) -> None:
@@ -904,8 +904,8 @@ class Machine(RuleBasedStateMachine):
                 break
             self.b.advance(STEP_MS)
             self.obey(self.tick(), obedient=True)
-        assert not self.now.live, f"never over: {[self.now.sessions[i] for i in self.now.live]}"
-        assert not self.left(), f"never gone: {[self.now.agents[i] for i in self.left()]}"
+        assert not self.now.live, f"sessions that never end: {[self.now.sessions[i] for i in self.now.live]}"
+        assert not self.left(), f"agents that never exit: {[self.now.agents[i] for i in self.left()]}"
 
     def left(self) -> set[str]:
         return self.now.agents.keys() - self.now.agents_of("exited")
@@ -918,7 +918,7 @@ def test_the_promises_hold_whatever_happens(valkey_url: str) -> None:
 
 
 class Deploy(Machine):
-    """The same while the release before runs beside this one, on the same records: for the length of a deploy."""
+    """The same while the previous release runs on the same records, as during a deploy."""
 
     bench = None
     deploy = True
