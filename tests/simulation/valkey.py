@@ -1,7 +1,7 @@
-"""A real Valkey whose clock is virtual: its scripts, and when its keys expire, follow the simulation's time.
+"""A real Valkey with a virtual clock: its scripts and the expiry of its keys follow the simulation's time.
 
-Each command takes its turn after a short delay that is drawn from the seed, so seeds differ in who comes first. A
-command is sent and answered while the event loop stands still. A client may find that Redis is away.
+Each command runs after a short random delay from the seed, so the order of commands differs between seeds. A command
+is sent and answered while the event loop is blocked. A client may be cut off from Redis.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tests.simulation.virtual_time import BEGINNING
 from tests.support.model import BENCH, CLOCK
 
-#: Keys that expire later than this do so by Valkey's own clock, and so never: no schedule is so long, on either clock.
+#: Longer expiries use Valkey's own clock, and never happen, because no schedule is that long on either clock.
 LONGEST_TTL_US = 300_000_000
 _TTL, _PUSHED = "test:ttl", "test:pushed"
-#: Before BENCH: lifetimes of keys by the clock, and which lists something was pushed to.
+#: Prepended to BENCH: records the expiry of keys by the virtual clock, and the lists that got elements.
 _LIFETIMES = f"""
 local raw, redis = redis, setmetatable({{}}, {{__index = redis}})
 local function lives(key, us)
@@ -90,9 +90,9 @@ _TIME = f"""
 local us = tonumber(redis.call('GET', '{CLOCK}'))
 return {{tostring(math.floor(us / 1e6)), tostring(us % 1e6)}}
 """
-#: After a script: the clock, the lists something was pushed to, and the key that expires next.
+#: Appended to a script: returns the clock, the lists that got elements, and the key that expires next.
 _NEWS = (("GET", CLOCK), ("SPOP", _PUSHED, 1000), ("ZRANGE", _TTL, 0, 0, "WITHSCORES"))
-#: Commands of Python's that the lifetimes of keys or those who wait for a list must hear of: run as scripts.
+#: Commands of Python that affect the expiry of keys or clients that wait for a list: these are run as scripts.
 _LIKE_SCRIPTS = frozenset({"SET", "EXPIRE", "PTTL", "LPUSH", "RPUSH"})
 _LIKE_SCRIPT = _LIFETIMES + "return redis.call(unpack(ARGV))"
 _CALLBACKS: dict[str, Callable[..., Any]] = dict(
@@ -101,7 +101,7 @@ _CALLBACKS: dict[str, Callable[..., Any]] = dict(
 
 
 class Valkey:
-    """The server, as the simulation sees it."""
+    """The simulation's interface to the server."""
 
     def __init__(self, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -116,14 +116,14 @@ class Valkey:
         self.clear()
 
     def clear(self) -> None:
-        """Begin again: empty, at the beginning of time."""
+        """Reset the data and the clock."""
         self._asked.clear()
         self._send([("FLUSHDB",)])
         self._clock_us, self._next_expiry = 0, math.inf
         self._waiting: defaultdict[str, list[asyncio.Future[None]]] = defaultdict(list)
 
     def lose_everything(self) -> None:
-        """Be empty, as a Redis that came back without its file."""
+        """Delete all data, like a Redis that restarted without its file."""
         self._send([("FLUSHDB",), ("SET", CLOCK, self._clock_us)])
         self._next_expiry = math.inf
 
@@ -137,7 +137,7 @@ class Valkey:
         return sha
 
     def run(self, commands: Sequence[tuple[Any, ...]], now: float) -> list[Any]:
-        """Run commands at a moment, none of any other client's in between; an error is among the results."""
+        """Run commands at a moment, atomically; errors are returned among the results."""
         self._clock_us = max(self._clock_us, int((BEGINNING + now) * 1e6) // 250 * 250) + 250
         batch: list[tuple[Any, ...]] = [("SET", CLOCK, self._clock_us)]
         scripted = self._next_expiry <= self._clock_us
@@ -165,16 +165,16 @@ class Valkey:
         return results[first:]
 
     def peek(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Run commands that change nothing, outside of time."""
+        """Run commands that only read, without virtual time."""
         return self._send(commands)
 
     def peek_soon(self, commands: Sequence[tuple[Any, ...]], then: Callable[[list[Any]], None]) -> None:
-        """Like `peek`, without a round trip of its own: these are sent in front of the next command, so they find what
-        is there now."""
+        """Like `peek` without an extra round trip: the commands are sent before the next command, so they return the
+        present state."""
         self._asked.append((commands, then))
 
     def waiter(self, keys: Iterable[str]) -> asyncio.Future[None]:
-        """Return what is done when something is pushed to one of these lists."""
+        """Return a future that is done when an element is pushed to one of these lists."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for key in keys:
             self._waiting[key].append(waiter)
@@ -200,21 +200,21 @@ class Valkey:
 
 
 class Network:
-    """The way of one process to Redis: how long each command takes, and whether it comes through at all."""
+    """The network of one process to Redis: how long each command takes, and whether it arrives at all."""
 
     def __init__(
         self, valkey: Valkey, dice: random.Random, pass_on: Callable[[], Any], alive: Callable[[], bool]
     ) -> None:
-        """`pass_on`: awaited before anything is sent; it never returns in a process that is dead, or stands still."""
+        """`pass_on`: awaited before anything is sent; it does not return in a process that is dead or stopped."""
         self._valkey, self._dice, self._pass_on, self._alive = valkey, dice, pass_on, alive
-        #: "" when all is well; `refuses`: every command fails at once; `silent`: after two seconds; `deaf`: it is
-        #: carried out, and no answer comes.
+        #: "" for no fault; `refuses`: every command fails immediately; `silent`: it fails after two seconds; `deaf`: it
+        #: is executed but there is no answer.
         self.trouble = ""
-        #: Commands take no time, and no other process has a turn in between.
+        #: Commands take no time, and no other process runs in between.
         self.instant = False
 
     async def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Run commands as one, in their turn."""
+        """Run commands atomically, after the delay."""
         if self.instant:
             return self._valkey.run(commands, asyncio.get_running_loop().time())
         results = await self._run(commands, ())
@@ -242,7 +242,7 @@ class Network:
         return results
 
     async def take(self, commands: Sequence[tuple[Any, ...]], keys: Sequence[str], seconds: float) -> list[Any]:
-        """Run commands that take something from lists, again whenever something is pushed there, until one takes it."""
+        """Run commands that pop from lists, and repeat them at each push until one gets an element."""
         now = asyncio.get_running_loop().time
         end = now() + seconds
         found = await self._run(commands, keys)
@@ -252,7 +252,7 @@ class Network:
                     await found
             if found.cancelled():
                 break
-            # It is taken when it is pushed and not a round trip later, by a process that stands still too.
+            # The element is popped when it is pushed and not a round trip later, even for a stopped process.
             if not self._alive() or self.trouble in {"refuses", "silent"}:
                 raise RedisConnectionError("Connection lost")
             found = self._take(commands, keys)
@@ -287,7 +287,7 @@ class _Script:
 
 
 class Client(Redis):
-    """redis-py's client over a network of the simulation."""
+    """redis-py's client over a simulated network."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
