@@ -9,11 +9,11 @@ from agents.offline.reply import Conversation
 
 
 class RuleBasedLLM(llm.LLM[str]):
-    """Answers by the rules of a `Conversation` instead of a language model."""
+    """Answers by the rules of a `Conversation`, by default a new one, instead of a language model."""
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: Conversation | None = None) -> None:
         super().__init__()
-        self.conversation = conversation
+        self.conversation = conversation or Conversation()
 
     def chat(
         self,

@@ -8,7 +8,7 @@ import httpx
 import jwt
 import pytest
 import redis
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -145,6 +145,8 @@ BODY = st.dictionaries(st.sampled_from(OURS), st.text(max_size=40), max_size=2) 
 
 
 @given(body=BODY, config=CONFIG | st.just({}))
+@example(body={"room_name": "room_of_others"}, config={})
+@example(body={"participant_identity": "user-of-others"}, config={})
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 async def test_no_request_yields_a_token_for_more(
     http: httpx.AsyncClient, body: dict[str, Any], config: dict[str, Any]
