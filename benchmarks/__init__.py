@@ -1,1 +1,1 @@
-"""Measurements, each beside its reference in the same run: `python -m benchmarks`. See README.md here."""
+"""Measurements, each with its reference in the same run: `python -m benchmarks`. See README.md in this folder."""

@@ -30,7 +30,7 @@ PACKAGES = ("livekit-agents", "livekit", "fastapi", "uvicorn", "redis", "celery"
 def main() -> int:
     """Run the requested measurements. Returns 1 if one failed or an invariant was broken."""
     arguments = _arguments()
-    # SIGTERM ends the program as Ctrl-C does, so that everything it started is stopped.
+    # SIGTERM ends the program like Ctrl-C, so that everything it started is stopped.
     signal.signal(signal.SIGTERM, _stop)
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
@@ -53,7 +53,7 @@ def main() -> int:
         "versions": {package: version(package) for package in PACKAGES},
     }
     report = {"machine": machine, "results": _plain(results), "failures": failures}
-    # With `--json -` standard output is for the JSON alone.
+    # With `--json -` only the JSON goes to standard output.
     console = Console(stderr=arguments.json == "-", width=None if sys.stdout.isatty() else 180)
     console.print(_table(results))
     console.print(

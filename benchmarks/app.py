@@ -1,4 +1,4 @@
-"""The api with one route more: the reference of P1 and P2."""
+"""The API with an additional route: the reference of P1 and P2."""
 
 from fastapi import FastAPI
 
@@ -8,7 +8,7 @@ from orchestrator.api.health import Alive
 
 
 def create() -> FastAPI:
-    """Return the api as it is, and a route that does nothing but one PING of Redis."""
+    """Return the API with an additional route that does nothing but one PING of Redis."""
     api = app.create()
 
     @api.get("/ping")

@@ -32,7 +32,7 @@ AIM = Aim("value", 1.5)
 
 
 def measure() -> list[Figure]:
-    """Measure ours and livekit-agents' worker without idle processes in turn, each time with everything settled."""
+    """Measure ours and livekit-agents' worker without idle processes in turn, each time when both have settled."""
     with short_folder() as folder, contextlib.ExitStack() as stack:
         (folder / "node").mkdir()
         note("P5: starts a node and livekit-agents' workers")
@@ -69,7 +69,7 @@ async def _compare(node: Node, references: list[LiveKitWorker]) -> list[Figure]:
 
 
 def _start_ten(node: Node, number: int) -> float:
-    """Return the seconds until ten sessions are ready; checks that each has an agent of its own."""
+    """Return the seconds until ten sessions are ready; checks that each has a different agent."""
     connections = [Connection(int(node.environment["PORT"])) for _ in range(STARTS)]
     # redis-py types every reply as bytes or str, whatever decode_responses says.
     with redis.Redis.from_url(node.redis_url, decode_responses=True, socket_timeout=PATIENCE + 5) as raw_client:
@@ -81,7 +81,7 @@ def _start_ten(node: Node, number: int) -> float:
         answers = [connection.receive() for connection in connections]
         assert [status for status, _ in answers] == [202] * STARTS, answers
         sessions = {json.loads(body)["sessionId"] for _, body in answers}
-        assert len(sessions) == STARTS, "a session was handed out twice"
+        assert len(sessions) == STARTS, "two starts got the same session"
         waiting = set(sessions)
         while waiting:
             left = begun + PATIENCE - time.perf_counter()
@@ -95,14 +95,14 @@ def _start_ten(node: Node, number: int) -> float:
     for connection in connections:
         connection.close()
     agents = {node.session(session)["agentId"] for session in sessions}
-    assert len(agents) == STARTS, "an agent was handed out twice"
+    assert len(agents) == STARTS, "two sessions got the same agent"
     for session in sessions:
         node.end(session)
     return seconds
 
 
 def _news(raw: Any, last: str, seconds: float) -> list[tuple[str, dict[str, str]]]:
-    """Wait for what happens after an event; returns (id, fields) of each new event."""
+    """Wait for events after a given one; returns (id, fields) of each new event."""
     found = raw.xread({"events": last}, block=max(1, int(seconds * 1000))) or []
     return [event for _, events in found for event in events]
 
@@ -120,7 +120,7 @@ async def _dispatch_ten(worker: LiveKitWorker, livekit: api.LiveKitAPI, number: 
 
 
 async def _close(livekit: api.LiveKitAPI, room: str) -> None:
-    """Delete a room once its agent has arrived: one that is cut off on its way tries again for a minute."""
+    """Delete a room once its agent has joined: an agent that is cut off while joining retries for a minute."""
     async with asyncio.timeout(PATIENCE):
         while True:
             found = await livekit.room.list_participants(api.ListParticipantsRequest(room=room))

@@ -1,4 +1,4 @@
-"""P3: from the request to an agent that the user sees in the room, with its state set, and to one that listens."""
+"""P3: the time from the request until the user sees an agent with its state set, and until the agent listens."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ AIM = Aim("ratio", 0.5)
 
 
 class Side(ABC):
-    """One way to get an agent into a room."""
+    """One method to get an agent into a room."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -39,7 +39,7 @@ class Side(ABC):
 
     @abstractmethod
     async def request(self, user: str) -> tuple[str, str]:
-        """Ask for an agent and return what the user needs to connect: address and token."""
+        """Request an agent, and return the user's address and token for LiveKit."""
 
     @abstractmethod
     async def end(self) -> None:
@@ -61,10 +61,10 @@ class Ours(Side):
         self._sessions: list[str] = []
 
     async def request(self, user: str) -> tuple[str, str]:
-        """Ask the api, as an application does."""
+        """Send a request to the API, as an application does."""
         session = await self._post("/api/session/start", {"userId": user})
         assert session["prewarmed"] is True, session
-        assert session["sessionId"] not in self._sessions, f"{session['sessionId']} was handed out twice"
+        assert session["sessionId"] not in self._sessions, f"{session['sessionId']} was returned by two starts"
         self._sessions.append(session["sessionId"])
         token = await self._post("/api/token", {"sessionId": session["sessionId"]})
         return token["server_url"], token["participant_token"]
@@ -82,7 +82,7 @@ class Ours(Side):
 
 
 class Theirs(Side):
-    """Dispatch an agent explicitly, mint a token: what an application's own server would do, without the server."""
+    """Dispatch an agent explicitly and create a token, like an application's own server but without one."""
 
     def __init__(self, worker: LiveKitWorker, livekit: api.LiveKitAPI, url: str, pair: list[str]) -> None:
         super().__init__(worker.name)
@@ -91,7 +91,7 @@ class Theirs(Side):
         self._room = ""
 
     async def request(self, user: str) -> tuple[str, str]:
-        """Create the dispatch first, so that the agent is on its way while the user connects."""
+        """Create the dispatch first, so that the agent joins while the user connects."""
         self._room = f"{self._agent}-{user}"
         request = api.CreateAgentDispatchRequest(agent_name=self._agent, room=self._room)
         await self._livekit.agent_dispatch.create_dispatch(request)
@@ -134,7 +134,7 @@ async def meet(side: Side, user: str) -> tuple[float, float]:
 
 
 def measure() -> list[Figure]:
-    """Measure all sides in turn, each time with everything settled."""
+    """Measure all sides in turn, each time when everything has settled."""
     with short_folder() as folder, contextlib.ExitStack() as stack:
         (folder / "node").mkdir()
         note("P3: starts a node and livekit-agents' workers")

@@ -1,8 +1,8 @@
 """The voice agent under livekit-agents' own worker: the reference of P3, P5 and P6.
 
-The agent is agents.voice, unchanged; only its context is made around the room of a job. Each process says in a
-file named by its pid whether it is `idle` or has a `job`, so that a benchmark can wait instead of guess.
-Nothing is imported that the agent does not need: it would count as the process's memory.
+The agent is agents.voice, unchanged; only its context is created from the room of a job. Each process writes to a
+file named by its pid whether it is `idle` or has a `job`, so that a benchmark can wait for that.
+Only modules that the agent needs are imported, because others would count as the process's memory.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ MODELS = "benchmarks.livekit_models"
 
 
 def say(state: str) -> None:
-    """Write down what this process does."""
+    """Write the state of this process to its file."""
     (Path(os.environ["REFERENCE_STATES"]) / str(os.getpid())).write_text(state)
 
 
 def prewarm(process: JobProcess) -> None:
-    """Load the models; where the fork server has them already (REFERENCE_MODELS=preload) this does nothing."""
+    """Load the models, unless the fork server has them already (REFERENCE_MODELS=preload)."""
     importlib.import_module(MODELS)
     say("idle")
 
 
 async def entrypoint(job: JobContext) -> None:
-    """Talk until the room is closed. The session connects to it while it starts, as livekit-agents has it."""
+    """Talk until the room is closed. The session connects to the room as it starts, as usual in livekit-agents."""
     say("job")
     context = AgentContext(session_id=job.job.id, user_id="caller", metadata={}, room=job.room, url="", token="")
     talking = asyncio.create_task(voice.entrypoint(context))
@@ -48,7 +48,7 @@ def make_server() -> AgentServer:
         num_idle_processes=int(os.environ["REFERENCE_IDLE"]),
         preload_modules=[MODELS] if os.environ["REFERENCE_MODELS"] == "preload" else [],
         load_threshold=math.inf,
-        # LiveKit's server gives no job to a worker that reports a full load, and logs nothing about it.
+        # LiveKit's server silently gives no job to a worker that reports a full load.
         load_fnc=lambda: 0.0,
         initialize_process_timeout=60,
         host="127.0.0.1",

@@ -1,7 +1,7 @@
-"""Loads what every call needs, when it is imported: in each process's prewarm, or in livekit-agents' fork server.
+"""Importing this module loads what every call needs, in each process's prewarm or in livekit-agents' fork server.
 
-More than agents.voice.prewarm() only where the reference would else pay in the call for what is ours: the agent
-opens livekit-agents' HTTP session, and the first one in a process reads all certificates.
+It loads more than agents.voice.prewarm() only where a cost of our agent would else count in the reference's call: the
+agent opens livekit-agents' HTTP session, and the first one in a process reads all certificates.
 """
 
 import asyncio

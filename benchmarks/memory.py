@@ -12,7 +12,7 @@ from tests.support.node import Node
 from tests.support.processes import poll
 
 WARM = 5
-QUIET_SECONDS = 5.0  #: memory must have been steady this long
+QUIET_SECONDS = 5.0  #: how long memory must have been steady
 AIM = Aim("ratio", 0.1)
 
 
@@ -22,7 +22,7 @@ def uss(pids: Iterable[int]) -> list[float]:
 
 
 def pss(pids: Iterable[int]) -> float:
-    """Return the memory of processes in MiB, where pages shared with others count by share."""
+    """Return the proportional memory (PSS) of processes in MiB."""
     return float(sum(psutil.Process(pid).memory_full_info().pss for pid in pids) / 2**20)
 
 
@@ -47,7 +47,7 @@ def measure() -> list[Figure]:
 
 
 def steady(pids: Sequence[int]) -> None:
-    """Wait until no process's private memory has moved by more than 1 % for a while."""
+    """Wait until no process's private memory has changed by more than 1 % for a while."""
     known = uss(pids)
     since = time.monotonic()
 

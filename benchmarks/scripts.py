@@ -1,4 +1,4 @@
-"""P8: what Redis pays for a call of each frequent Lua script: processor time, and commands that the script runs."""
+"""P8: the cost in Redis of a call of each frequent Lua script: processor time, and commands that the script runs."""
 
 import contextlib
 import json
@@ -17,10 +17,10 @@ from orchestrator.store.loader import named, sources
 from tests.support.processes import free_ports, start_valkey, stop
 
 ROUNDS = 40
-CALLS = 150  #: of each script in a round
+CALLS = 150  #: calls of each script in a round
 SMALL_POOL = 20
 REFERENCE = "one command"
-#: As long as that of a start: the token is most of it.
+#: As long as that of a real start, where the token is the largest part.
 PAYLOAD = json.dumps({"type": "assign", "token": "x" * 300, "metadata": {}})
 TURN = json.dumps({"role": "user", "text": "What is the weather like?", "at": 1})
 AGENTS = [f"prewarm_{number:032x}" for number in range(CALLS)]
@@ -30,7 +30,7 @@ Call = tuple[Sequence[str], Sequence[Any]]
 
 @dataclass
 class Server:
-    """A Valkey with the scripts, and what their calls have cost."""
+    """A Valkey with the scripts, and the costs of their calls."""
 
     raw: "redis.Redis"
     pid: int
@@ -42,7 +42,7 @@ class Server:
         self._shas = {name: self.raw.script_load(text) for name, text in texts.items()}
 
     def call(self, script: str, calls: Sequence[Call], label: str = "") -> list[Any]:
-        """Run a script so many times, and note what a call costs. Returns the answers."""
+        """Run a script a number of times, and record the cost of a call. Returns the answers."""
         label = label or script
         pipe = self.raw.pipeline(transaction=False)
         for keys, args in calls:
@@ -57,7 +57,7 @@ class Server:
         return answers
 
     def _processor_time(self) -> float:
-        """Return the microseconds for which the thread that runs commands has been on a processor."""
+        """Return the processor time of the thread that runs commands, in microseconds."""
         return int(Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").read_text().split()[0]) / 1000
 
 
@@ -73,7 +73,7 @@ def _server() -> Iterator[Server]:
 
 
 def measure() -> list[Figure]:
-    """Take agents through a call, from their boot on, round after round on an empty database."""
+    """Run calls from the agent's boot to the end, in several rounds on an empty database."""
     note(f"P8: {ROUNDS} rounds of {CALLS} calls of each frequent script")
     with _server() as server:
         for number in range(ROUNDS + 1):
@@ -109,7 +109,7 @@ def _round(server: Server) -> None:
     answers = server.call("assign", [((), _start(number)) for number in range(CALLS)])
     assert {answer[0] for answer in answers} == {"assigned"}, answers
     sessions = {agent: session for _, session, _, _, agent, *_ in answers}
-    assert len(sessions) == CALLS, "an agent was handed out twice"
+    assert len(sessions) == CALLS, "two sessions got the same agent"
     server.call("agent_joined", [((), (agent,)) for agent in AGENTS])
     turns = [((f"session:{id}:conversation",), (id, agent, TURN, 50)) for agent, id in sessions.items()]
     server.call("agent_turn", turns)
@@ -120,7 +120,7 @@ def _round(server: Server) -> None:
 
 
 def _empty(raw: "redis.Redis") -> int:
-    """Empty the database but for a node's settings and its record; returns the time in ms."""
+    """Empty the database except for a node's settings and its record; returns the time in ms."""
     raw.flushdb()
     now = int(raw.time()[0]) * 1000
     raw.hset("policy", mapping=Settings(max_sessions=1_000_000, heartbeat_timeout_seconds=600).policy)
@@ -132,7 +132,7 @@ def _empty(raw: "redis.Redis") -> int:
 
 
 def _start(number: int) -> list[str | int]:
-    """Return the arguments of a start from an address of its own, with the limits that are set by default."""
+    """Return the arguments of a start from a new address, with the default limits."""
     address = f"10.0.{number // 250}.{number % 250}"
     return named(
         userId=f"user{number}", waitingId=f"session_{random.randbytes(16).hex()}", roomName=f"room_{number}",

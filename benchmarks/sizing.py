@@ -18,21 +18,21 @@ from tests.support.processes import poll
 WARM = 5
 CALLS = 3
 TURNS = 4
-WINDOW_SECONDS = 30.0  #: for which processor time is counted where nothing happens that would end
-#: The programs of a container that has its Redis and its LiveKit elsewhere; `main` is supervisord.
+WINDOW_SECONDS = 30.0  #: duration of a measurement of processor time in a steady state
+#: The programs of a container with an external Redis and LiveKit; `main` is supervisord.
 PROGRAMS = ("host", "worker", "beat", "api", "drain")
 SENTENCE = "repeat after me, the quick brown fox jumps over the lazy dog and then it goes home to sleep all day"
 MINUTE = "CPU s/min"
 
 
 class Spent:
-    """Processor seconds, and the seconds of what they were spent on."""
+    """Processor seconds, and the duration of the work that used them."""
 
     def __init__(self) -> None:
         self._processor = self._seconds = 0.0
 
     def add(self, processor: float, seconds: float) -> None:
-        """Count a stretch of time."""
+        """Add a period of time."""
         self._processor += processor
         self._seconds += seconds
 
@@ -49,7 +49,7 @@ def processor(pids: Iterable[int]) -> float:
 
 
 class _Sizing:
-    """One node, which is measured in one state after the other."""
+    """One node, measured in several states."""
 
     def __init__(self, node: Node) -> None:
         assert node.process
@@ -62,20 +62,20 @@ class _Sizing:
         return [int(agent["pid"]) for agent in self.node.agents()]
 
     def memory(self) -> float:
-        """Return the memory of programs and agents, once it is steady."""
+        """Return the memory of programs and agents once it is steady."""
         pids = [*self.programs.values(), *self.agents()]
         steady(pids)
         return pss(pids)
 
     async def window(self, *groups: Iterable[int]) -> list[float]:
-        """Return the processor seconds a minute of each group of processes while nothing changes."""
+        """Return the processor seconds per minute of each group of processes in a steady state."""
         begun, before = time.monotonic(), [processor(pids) for pids in groups]
         await asyncio.sleep(WINDOW_SECONDS)  # the length of the measurement, not a wait for something
         taken = time.monotonic() - begun
         return [60 * (processor(pids) - first) / taken for pids, first in zip(groups, before, strict=True)]
 
     async def talk(self, call: Call) -> None:
-        """Have a conversation, and count what the agent spends on hearing and on speaking."""
+        """Have a conversation, and measure the agent's processor time for hearing and for speaking."""
         agent = [int((await call.look())["agentPid"])]
         programs = self.programs.values()
         await call.heard()  # the greeting
@@ -86,7 +86,7 @@ class _Sizing:
             heard = processor(agent)
             await call.heard()
             done, spoken = time.monotonic(), processor(agent)
-            # What is recognised after the end of the sentence belongs to the sentence.
+            # Recognition after the end of the sentence still belongs to the sentence.
             self.listening.add(heard - before, ended - begun)
             self.speaking.add(spoken - heard, done - answered)
             self.turns.add(spoken - before + processor(programs) - around, done - begun)
@@ -143,7 +143,7 @@ class _Sizing:
 
 def measure() -> list[Figure]:
     """Measure a node with the voice agent and its offline models, and one with an agent that has no models."""
-    speech.warm_up()  # the callers', which is not the node's
+    speech.warm_up()  # the callers are not part of the node
     return [*_on_a_node("agents.voice"), *_on_a_node("agents.echo")]
 
 

@@ -1,4 +1,4 @@
-"""P1: how long a start takes that finds a warm agent."""
+"""P1: the duration of a start that gets a warm agent."""
 
 import json
 import random
@@ -29,7 +29,7 @@ def measure() -> list[Figure]:
             for kind in kinds:
                 seconds, session = _ask(served, connection, kind, f"{kind}-{number}")
                 if session:
-                    assert session not in sessions, f"{session} was handed out twice"
+                    assert session not in sessions, f"{session} was returned by two starts"
                     sessions.add(session)
                 if number >= 0:
                     times[kind].append(seconds * 1000)
@@ -55,7 +55,7 @@ def _ask(served: Api, connection: Connection, kind: str, user: str) -> tuple[flo
     answer = json.loads(body)
     assert status == 200, answer
     if kind == FIRST_HIT:
-        # The task is queued after the answer: waited for, so that its cost is not the next request's.
+        # The task is queued after the answer; wait for it, so that its cost does not count in the next request.
         assert served.redis.blpop([QUEUE], timeout=10), "the refill was not queued"
     if kind == REFERENCE:
         return seconds, None

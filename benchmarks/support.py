@@ -1,4 +1,4 @@
-"""What the measurements share: figures, programs that are stopped at the end, a light client, the reference."""
+"""Common parts of the measurements: figures, programs that are stopped at the end, a light client, the reference."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ from tests.support.node import REPOSITORY, Node
 from tests.support.pool import fill
 from tests.support.processes import alive, free_ports, marked, poll, start_valkey, stop
 
-#: The api as a node runs it, with the benchmarks' application.
+#: The command of the API as on a node, with the benchmarks' application.
 _SERVE = "from orchestrator.api.__main__ import main; main('benchmarks.app:create')"
 
 # Results
@@ -32,7 +32,7 @@ _SERVE = "from orchestrator.api.__main__ import main; main('benchmarks.app:creat
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """The target of a figure. Missing it fails nothing."""
+    """The target of a figure. A run does not fail if the figure misses it."""
 
     of: Literal["value", "ratio"]
     bound: float
@@ -44,7 +44,7 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the report: a value, and what it is compared with from the same run."""
+    """One line of the report: a value, and its reference from the same run."""
 
     name: str
     value: float
@@ -55,12 +55,12 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """Value by reference."""
+        """The value divided by the reference."""
         return self.value / self.reference if self.reference else None
 
     @property
     def met(self) -> bool | None:
-        """Whether the aim is reached; None without an aim."""
+        """Whether the aim is reached, or None without an aim."""
         found = None if self.aim is None else self.value if self.aim.of == "value" else self.ratio
         if self.aim is None or found is None:
             return None
@@ -68,7 +68,7 @@ class Figure:
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
-    """Return the sample below or at which `share` of all samples lie."""
+    """Return the quantile of the samples at `share`."""
     return sorted(samples)[max(0, math.ceil(share * len(samples)) - 1)]
 
 
@@ -113,25 +113,25 @@ def running(command: Sequence[str], environment: dict[str, str], log: Path) -> I
         poll(lambda: not marked(*mark), f"everything that {command} started is gone", 5)
 
 
-# The api, for P1 and P2
+# The API, for P1 and P2
 
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """An api process over a pool of warm agents."""
+    """An API process with a pool of warm agents."""
 
     port: int
     redis: "redis.Redis"
-    pids: dict[str, int]  #: of api and valkey
+    pids: dict[str, int]  #: pids of api and valkey
     log: Path
 
 
 @contextlib.contextmanager
 def api(warm: int) -> Iterator[Api]:
-    """Serve the api as supervisord does, over a Valkey with `warm` warm agents.
+    """Serve the API as supervisord does, with a Valkey that has `warm` warm agents.
 
-    The agents are records only. Their process is this one, on the api's own node, because every start includes the
-    final check of the process.
+    The agents are only records. Their recorded process is this one, on the API's own node, because every start checks
+    that the process exists.
     """
     with short_folder() as folder, contextlib.ExitStack() as stack:
         ports = free_ports(), free_ports()
@@ -161,7 +161,7 @@ def api(warm: int) -> Iterator[Api]:
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", ports[1])) == 0
 
-        poll(answers, "the api answers")
+        poll(answers, "the API answers")
         yield Api(ports[1], raw, {"api": process.pid, "valkey": valkey.pid}, log)
 
 
@@ -204,7 +204,7 @@ class Connection:
         return self.receive()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.socket.close()
 
     def _read(self) -> bytes:
@@ -251,7 +251,7 @@ class LiveKitWorker:
         self._environment = livekit_environment(node) | {
             "REFERENCE_NAME": self.agent_name, "REFERENCE_STATES": str(self._states),
             "REFERENCE_IDLE": str(idle), "REFERENCE_MODELS": models, "PYTHONUNBUFFERED": "1",
-            # What our agent processes have too.
+            # Our agent processes have these too.
             "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1",
             "MOONSHINE_ORT_SINGLE_THREAD": "1",
         }  # fmt: skip
@@ -267,7 +267,7 @@ class LiveKitWorker:
             yield self
 
     def states(self) -> dict[int, str]:
-        """Return what each of its living processes does: `idle` or `job`."""
+        """Return the state of each of its living processes: `idle` or `job`."""
         return {int(path.name): path.read_text() for path in self._states.iterdir() if self._has(int(path.name))}
 
     def count(self, state: str) -> int:
@@ -304,7 +304,7 @@ def livekit_environment(node: Node) -> dict[str, str]:
 
 
 def settle(node: Node, workers: Iterable[LiveKitWorker] = ()) -> None:
-    """Wait until pool and idle processes are full again and nothing of the last round runs."""
+    """Wait until the pool and the idle processes are full again and the last round has ended."""
 
     def quiet() -> bool:
         counts = node.counts()

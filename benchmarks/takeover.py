@@ -1,4 +1,4 @@
-"""P4: how long a user hears nothing when the agent of a call is killed, or hangs."""
+"""P4: the duration of the silence when the agent of a call is killed or hangs."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ KILLED, HUNG = Aim("value", 2), Aim("value", 10)
 
 
 def measure() -> list[Figure]:
-    """Measure takeovers, and in turn with them a user who must call again: start, join, first sound."""
+    """Measure takeovers, alternating with a user who must call again: start, join, first sound."""
     with short_folder() as folder, contextlib.ExitStack() as stack:
         (folder / "node").mkdir()
         note("P4: starts a node")
@@ -46,7 +46,7 @@ async def _compare(node: Node) -> list[Figure]:
 
 
 async def _lose(node: Node, user: str, number: signal.Signals) -> tuple[float, float]:
-    """Return the seconds of silence after an agent got a signal, and those until its call's first sound."""
+    """Return the seconds of silence after an agent got a signal, and the seconds until its call's first sound."""
     await asyncio.to_thread(poll, lambda: node.counts()["pool"] >= 3, "the pool is full")
     call = Call(node.url, user)
     try:

@@ -1,4 +1,4 @@
-"""P2: how many starts per second one api process answers."""
+"""P2: how many starts per second one API process answers."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ AIM = Aim("value", 1_000, at_least=True)
 
 
 class Load:
-    """Many clients that each send the next request as soon as the last is answered."""
+    """Many clients, each of which sends its next request when the last one is answered."""
 
     def __init__(self, served: Api) -> None:
         self.rates: list[float] = []
@@ -49,7 +49,7 @@ class Load:
                 client.send(request)
             while sent_at:
                 ready = selector.select(30)
-                assert ready, "the api did not answer within 30 s"
+                assert ready, "the API did not answer within 30 s"
                 for key, _ in ready:
                     status, body = key.data.receive()
                     assert status == 200, body
@@ -67,7 +67,7 @@ class Load:
 
 
 def measure() -> list[Figure]:
-    """Load the api with pings and with starts in turn; checks that no agent was handed out twice."""
+    """Load the API with pings and starts in turn; checks that no agent was assigned twice."""
     warm = WARM_UP + SLICES * REQUESTS
     note(f"P2: {SLICES} times {REQUESTS} pings and {REQUESTS} starts from {CLIENTS} connections")
     with api(warm) as served:
@@ -97,7 +97,7 @@ def measure() -> list[Figure]:
 
 def _check(served: Api, answers: list[bytes], warm: int) -> None:
     bodies = [json.loads(answer) for answer in answers]
-    assert all(body["prewarmed"] for body in bodies), "a start missed although the pool was large enough"
+    assert all(body["prewarmed"] for body in bodies), "a start got no warm agent although the pool was large enough"
     sessions = {body["sessionId"] for body in bodies}
     assert len(sessions) == len(bodies) == warm, f"{len(bodies)} starts got {len(sessions)} sessions"
     assert served.redis.scard("pool:ready") == 0, "an assigned agent is in the pool"

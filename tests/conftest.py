@@ -1,4 +1,4 @@
-"""Fixtures that every ring of tests uses."""
+"""Fixtures for all folders of tests."""
 
 import os
 import signal
@@ -25,20 +25,20 @@ _LONG = ("test_supervise.py", "test_host.py", "test_host_code.py", "test_refusin
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with whole nodes, then with long files."""
+    """Run tests with whole nodes first, then long files."""
     items.sort(key=lambda item: 0 if item.path.parent.name == "e2e" else 1 if item.path.name in _LONG else 2)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _bare_environment() -> None:
-    """Remove the developer's own settings from the environment, and what `nohup` sets."""
+    """Remove the developer's own settings from the environment, and the signal handling that `nohup` sets."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-#: The programs that this process has started since the current test began.
+#: The programs that this process has started since the beginning of the current test.
 _STARTED: list[str] = []
 
 
@@ -52,26 +52,26 @@ sys.addaudithook(_on_event)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Forget what was started since the last test: its module's fixtures end after it, and may start programs."""
+    """Ignore programs started between two tests: fixtures of the previous module may start some as they end."""
     _STARTED.clear()
 
 
 @pytest.fixture(autouse=True)
 def _no_process_but_valkey(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that starts another process and is not marked for it: `make check` would take minutes."""
+    """Fail a test that starts a process without the marker `thorough`, because `make check` must stay fast."""
     yield
-    # Python itself asks uname, once.
+    # Python itself runs uname, once.
     started = [program for program in _STARTED if "valkey" not in program and program != "uname"]
     if request.path.parent.name in {"unit", "integration"} and not request.node.get_closest_marker("thorough"):
-        assert not started, f"a test that starts {started} is marked `thorough`"
+        assert not started, f"a test that starts {started} must be marked `thorough`"
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _same_sequences() -> Iterator[None]:
-    """Have derandomized Hypothesis try the same examples whatever else is loaded.
+    """Make derandomized Hypothesis try the same examples whatever else is loaded.
 
-    It draws one value in twenty from constants that it finds in the source of every loaded module of the project. So
-    which examples it tries depended on which test files were collected into the same process.
+    It draws one value in twenty from constants in the source of every loaded module of the project, so the examples
+    would depend on which test files were collected into the same process.
     """
     none = providers.Constants()
     with pytest.MonkeyPatch.context() as patch:
@@ -81,14 +81,14 @@ def _same_sequences() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def short_folder() -> Iterator[Path]:
-    """A folder with a short path: a Unix socket's may have 107 characters."""
+    """A folder with a short path, because a Unix socket's path may have at most 107 characters."""
     with tempfile.TemporaryDirectory(prefix="vao", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
 @pytest.fixture(scope="session")
 def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Valkey for the whole run."""
+    """A real Valkey for the whole test run."""
     port = free_ports()
     process = start_valkey(tmp_path_factory.mktemp("valkey"), port)
     yield f"redis://127.0.0.1:{port}/0"
@@ -98,7 +98,7 @@ def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def raw(valkey_url: str) -> Iterator["redis.Redis"]:
-    """A plain client on an empty Valkey."""
+    """A Redis client on an empty Valkey."""
     client = redis.Redis.from_url(valkey_url, decode_responses=True)
     client.flushall()
     yield client

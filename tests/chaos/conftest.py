@@ -1,4 +1,4 @@
-"""Whole nodes that are hurt on purpose; after each test records, processes and rooms agree again."""
+"""Whole nodes with injected failures; after each test records, processes and rooms must agree."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 from orchestrator.node import livekit_server
 from tests.support.node import Node
 
-#: The long forms, with the figures of the specification.
+#: Run the long forms of the tests, with the numbers of the specification.
 LONG = bool(os.environ.get("CHAOS_LONG"))
 
 
@@ -21,19 +21,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _livekit_server() -> None:
-    """Have a LiveKit server before any clock runs: building one takes minutes, once."""
+    """Provide a LiveKit server before any timeout begins: building one takes minutes, once."""
     livekit_server.obtain()
 
 
 @pytest.fixture(scope="session")
 def fault_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file in which every node of the run notes the fault points it passes; markers of what was done lie beside."""
+    """The file in which every node records the fault points that it passes; markers of used faults are beside it."""
     return tmp_path_factory.mktemp("faults") / "log"
 
 
 @pytest.fixture(scope="module")
 def echo(short_folder: Path, request: pytest.FixtureRequest, fault_log: Path) -> Iterator[Node]:
-    """A node with the echo agent, one for each module of tests. SETTINGS of the module are its settings."""
+    """A node with the echo agent for a module of tests, with the module's SETTINGS."""
     name = request.module.__name__.rpartition("test_")[2][:12]
     folder = short_folder / name
     folder.mkdir()
@@ -53,7 +53,7 @@ def voice(short_folder: Path, fault_log: Path) -> Iterator[Node]:
 
 @pytest.fixture(autouse=True)
 def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Ask the invariant checker after each test that used the module's node; every other node asks it at its end."""
+    """Check the invariants after each test with the module's node; other nodes are checked when they stop."""
     yield
     if "echo" in request.fixturenames:
         request.getfixturevalue("echo").clean()

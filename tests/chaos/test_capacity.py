@@ -1,4 +1,4 @@
-"""More users than places: the cap, the waiting line, resizes in the middle of it, corpses, a flood from one address."""
+"""More users than capacity: the session limit, the queue, resizes meanwhile, dead agents, floods from one address."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ from tests.support.sampler import Sampler
 from tests.support.traffic import Traffic
 
 STARTS, POOL, MOST, LINE = (1000, 50, 100, 400) if LONG else (60, 3, 6, 20)
-#: Nobody joins these rooms, and nothing here is about slow machines.
+#: No user joins these rooms, and slow machines must not fail the tests, so all time limits are long.
 SETTINGS = {
     "POOL_TARGET": POOL, "MAX_SESSIONS": MOST, "QUEUE_LIMIT": LINE, "USER_JOIN_SECONDS": 600, "QUEUE_SECONDS": 600,
     "JOIN_TIMEOUT_SECONDS": 60, "START_TIMEOUT_SECONDS": 90, "HEARTBEAT_TIMEOUT_SECONDS": 30,
@@ -35,12 +35,12 @@ READY = {"ready", "active"}
 
 
 def start(node: Node, user: str) -> httpx.Response:
-    """Ask for a session, whatever the answer."""
+    """Request a session and return any answer."""
     return node.http.post("/api/session/start", json={"userId": user}, timeout=30)
 
 
 def crowd(node: Node, users: list[str]) -> list[httpx.Response]:
-    """Have many users start at once."""
+    """Start sessions for many users at the same time."""
     with ThreadPoolExecutor(16) as threads:
         return list(threads.map(lambda user: start(node, user), users))
 
@@ -56,7 +56,7 @@ def has_agent(node: Node, session_id: str) -> dict[str, Any]:
 def clear(node: Node) -> None:
     """End every session, and wait for a full pool."""
     with connected(node) as raw:
-        # The line first: whoever stands in it would move up.
+        # The queue first, because its sessions would move up.
         lists = ("session:queued", "session:starting", "session:ready", "session:active")
         for name in lists:
             ids = raw.zrange(name, 0, -1) if name == "session:queued" else raw.smembers(name)
@@ -65,14 +65,14 @@ def clear(node: Node) -> None:
         target = int(raw.get("pool:target") or 0)
         poll(
             lambda: (counts := node.counts())["pool"] == target == counts["agents"],
-            f"the pool is full, and nothing else lives: {node.counts()}",
+            f"only a full pool is left: {node.counts()}",
             90,
         )
 
 
 @pytest.fixture
 def full(echo: Node) -> Any:
-    """All places of the node are taken; their sessions, in the order of their start."""
+    """Fill the node to its limit; yields the sessions in the order of their start."""
     clear(echo)
     found = [echo.begin(f"seated{number}")["sessionId"] for number in range(MOST)]
     for session_id in found:
@@ -95,11 +95,11 @@ def test_the_cap_holds_at_every_moment_of_a_rush(echo: Node) -> None:
             has_agent(echo, session_id)
         poll(lambda: echo.counts()["pool"] == POOL, "the pool is full", 60)
     assert max(taken for taken, *_ in seen.values) == MOST
-    # Bound ones and the pool; nobody has left yet.
+    # Bound agents and the pool; no session has ended yet.
     assert max(agents for _, agents, _ in seen.values) <= MOST + POOL, max(seen.values, key=lambda each: each[1])
     assert len(set(began)) == MOST
     line = sorted(each["position"] for each in served if each["status"] == "queued")
-    # The position is asked for after the line was joined: two that came at once may both see the later one's place.
+    # The position is read after joining the queue, so two concurrent starts may both get the later position.
     assert len(line) == LINE
     assert (line[0] >= 1, line[-1]) == (True, LINE)
     assert all(
@@ -161,7 +161,7 @@ def test_a_place_in_line_is_given_up_in_time_and_by_its_user(full: list[str], ec
         finally:
             raw.hset("policy", "queue_seconds", usual)
         given_up = poll(lambda: (found := echo.session(hurried))["status"] == "error" and found, "it is given up")
-        # What it has waited, not what the policy was by then.
+        # The text has the time it waited, not the policy at that moment.
         waited = given_up["reasonParams"]["seconds"]
         assert given_up["reasonCode"] == "queue_timeout"
         assert abs(waited - given_up["timings"]["ended"]) < 0.1
@@ -170,7 +170,7 @@ def test_a_place_in_line_is_given_up_in_time_and_by_its_user(full: list[str], ec
         assert waited >= 1.5, f"{waited:.2f} s"
         print(f"given up after {waited:.2f} s, 1.5 s are set")  # noqa: T201
         assert echo.session(behind)["position"] == 1
-        # His own place was not counted twice: the next place that is free is for the one behind.
+        # The user's own place was not counted twice: the next free place goes to the next user.
         echo.end(full[0])
         has_agent(echo, behind)
 
@@ -198,7 +198,7 @@ def test_one_user_never_has_more_than_their_share(echo: Node) -> None:
         finally:
             raw.hset("policy", "sessions_per_user", usual)
     assert len({answer.json()["sessionId"] for answer in answers if answer.is_success}) == 2
-    # Whoever only names a user is not given what another began.
+    # A start that only names the user does not get a session that another client began.
     assert {answer.json()["code"] for answer in answers if not answer.is_success} == {"user_has_session"}
     clear(echo)
 
@@ -212,12 +212,12 @@ def test_a_killed_warm_agent_is_never_handed_out(echo: Node) -> None:
         )
         killed = [agent["pid"] for agent in warm]
         for pid in killed:
-            with contextlib.suppress(ProcessLookupError):  # one of the last turn, whose death is not recorded yet
+            with contextlib.suppress(ProcessLookupError):  # a dead one of the previous turn may be listed
                 os.kill(pid, signal.SIGKILL)
         time.sleep(dice.uniform(0, 0.05))
         started = echo.begin(f"corpse{attempt}")
         has_agent(echo, started["sessionId"])
-        # Bound and passed over are two steps: a look between them sees the first.
+        # An agent is bound and then found dead in two steps: a sample in between sees the dead one.
         poll(lambda: alive(echo.session(started["sessionId"]).get("agentPid", 0)), "its agent lives", 5)  # noqa: B023
         session = has_agent(echo, started["sessionId"])
         assert session["agentPid"] not in killed
@@ -226,7 +226,7 @@ def test_a_killed_warm_agent_is_never_handed_out(echo: Node) -> None:
 
 
 class Client(threading.Thread):
-    """Starts and stops sessions until told to stop; what it has seen that must not be is in `faults`."""
+    """Starts and stops sessions until `over` is set; wrong observations are in `faults`."""
 
     def __init__(self, node: Node, name: str, over: threading.Event) -> None:
         super().__init__(name=name)
@@ -246,7 +246,7 @@ class Client(threading.Thread):
     def _hold(self, seconds: float) -> None:
         answer = start(self._node, self.name)
         if answer.status_code == 503:
-            # So many agents at once may keep LiveKit from answering in time; who is told so tries again.
+            # With so many agents LiveKit may not answer in time; a start that is refused for that is repeated.
             assert answer.json()["code"] == "livekit_unavailable", answer.text
             time.sleep(seconds)
             return
@@ -332,13 +332,13 @@ def test_a_flood_from_one_address_leaves_the_others_alone(short_folder: Path) ->
             assert other.post("/api/session/stop", json={"sessionId": started.json()["sessionId"]}).is_success
             answered = len(answers) + count // 20
             poll(lambda answered=answered: len(answers) > answered, "the flood goes on")  # type: ignore[misc]
-        assert not over.is_set(), "the flood was over before the others came"
+        assert not over.is_set(), "the flood ended before the other users came"
         flooding.join()
         lasted = redis_time(raw) - begun
         print(f"starts of another address beside the flood: {[f'{each * 1000:.0f} ms' for each in times]}")  # noqa: T201
         passed = [answer for answer in answers if answer.is_success]
         _refused_with_a_reason([answer for answer in answers if not answer.is_success])
-        # A sliding window counter; where a new window begins it gives at most the share of the old one that is past.
+        # A sliding window counter: at the beginning of a window it allows at most the elapsed share of the old one.
         assert 10 <= len(passed) <= 10 + 10 * lasted / 60 + 1
         counters = raw.keys("rate:*")
         assert {name.rpartition(":")[0] for name in counters} == {"rate:127.0.0.1", "rate:127.0.0.2"}, counters
@@ -362,23 +362,23 @@ def test_no_agent_is_started_without_memory_and_the_reason_is_told(short_folder:
     try:
         starved.start(wait=False)
         with Sampler(lambda: len(processes(starved)), 0.05, ignore=(OSError, xmlrpc.client.Error)) as seen:
-            poll(lambda: _quiet(answers), "it is in service", 60)
+            poll(lambda: _quiet(answers), "the node is in service", 60)
             health = poll(
                 lambda: (
                     (found := starved.health())["status"] == "degraded"
                     and any("MEMORY_HEADROOM_MB" in warning for warning in found["warnings"])
                     and found
                 ),
-                "health says why",
+                "the health route has the reason",
             )
             assert any("of memory are free" in warning for warning in health["warnings"])
             started = starved.begin("starved")
             assert (started["status"], started["position"]) == ("queued", 1)
             beat = int(next(iter(health["nodes"].values()))["lastBeat"])
             later = lambda: int(next(iter(starved.health()["nodes"].values()))["lastBeat"])  # noqa: E731
-            poll(lambda: later() > beat + 3, "the node has looked at memory again")
+            poll(lambda: later() > beat + 3, "the node has checked its memory again")
             assert starved.session(started["sessionId"])["status"] == "queued"
-        assert max(seen.values) == 0, "an agent was started"
+        assert max(seen.values) == 0, "an agent was started without memory"
         with connected(starved) as raw:
             assert raw.hget("pool:stats", "total_spawned") is None
     finally:
@@ -403,9 +403,9 @@ def test_the_pool_grows_with_what_arrives_and_says_why(short_folder: Path) -> No
     settings = {"AGENT_MODULE": "agents.echo", "POOL_AUTO": "true", "POOL_MIN": 1, "POOL_MAX": 5}
     with Node(folder, **settings, POOL_TARGET=1, USER_JOIN_SECONDS=600) as node:
         why = lambda: str(node.health()["sizing"] or "")  # noqa: E731
-        poll(lambda: "need 1" in why(), "it says why it is 1")
+        poll(lambda: "need 1" in why(), "the reason for a target of 1 is shown")
         with Traffic(node.url, rate=4, length=1):
             poll(lambda: node.counts()["target"] >= 2, "the target is higher", 60, every=0.5)
             assert "starts/s times" in why()
-        poll(lambda: node.counts()["target"] == 1, "nobody comes any more", 120, every=0.5)
-        poll(lambda: node.counts()["pool"] == 1 == node.counts()["agents"], "the pool is small again", 30)
+        poll(lambda: node.counts()["target"] == 1, "no starts are counted any more", 120, every=0.5)
+        poll(lambda: node.counts()["pool"] == 1 == node.counts()["agents"], "the pool has shrunk again", 30)

@@ -1,4 +1,4 @@
-"""A process dies, or stands still, at each point where that is worst; the session gets one agent all the same."""
+"""A process dies or freezes at each critical point; the session still gets exactly one agent."""
 
 import os
 import signal
@@ -18,23 +18,23 @@ from tests.support.armed import EVERY, Armed, happened
 from tests.support.node import Node
 from tests.support.processes import alive, poll
 
-#: Boots and joins that hang are found within the bound of a start.
+#: Boots and joins that hang are detected within the time limit of a start.
 SETTINGS = {
     "POOL_TARGET": 0, "FAULTS": EVERY, "USER_JOIN_SECONDS": 600, "BOOT_TIMEOUT_SECONDS": 8, "JOIN_TIMEOUT_SECONDS": 8,
 }  # fmt: skip
-#: A started session has its agent, or a reason why not.
+#: Time limit in which a started session has its agent, or a reason for having none.
 SETTLED = 30
 
 
 @pytest.fixture(scope="module", autouse=True)
 def armed(fault_log: Path) -> Armed:
-    """The faults of the module's node: none is armed."""
+    """The faults of the module's node, none of them armed."""
     return Armed(fault_log)
 
 
 @pytest.fixture
 def user(echo: Node, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A user of this test. Afterwards nobody has a session and no agent is left."""
+    """The test's user. Afterwards there are no sessions and no agents but the pool."""
     poll(lambda: ready(echo), "a start would be served", 60, every=0.1)
     yield request.node.name
     poll(lambda: ready(echo), "a start would be served", 60, every=0.1)
@@ -48,7 +48,7 @@ def user(echo: Node, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def ready(node: Node) -> bool:
-    """Return whether the api answers and knows a Celery worker with a host."""
+    """Return whether the API answers and a Celery worker with an agent host has reported."""
     try:
         return node.http.get("/readyz").is_success
     except httpx.TransportError:
@@ -56,9 +56,9 @@ def ready(node: Node) -> bool:
 
 
 def insist(node: Node, user: str, secret: str = "") -> tuple[str, str]:
-    """Start a session as a client does that tries again while nobody answers; returns its id and its secret.
+    """Start a session like a client that retries until it has an answer; returns the session's id and secret.
 
-    `secret`: of the user's live one, which is asked for again.
+    `secret`: that of the user's live session, to get the same session again.
     """
     headers = {"Idempotency-Key": f"{user}-{uuid.uuid4()}"}
     if secret:
@@ -76,7 +76,7 @@ def insist(node: Node, user: str, secret: str = "") -> tuple[str, str]:
 
 
 def settled(node: Node, session_id: str, seconds: float = SETTLED, *, but: int = 0) -> dict[str, Any]:
-    """Wait until a session is served by a living agent, another one than the process `but`."""
+    """Wait until a session has a living agent whose process is not `but`."""
 
     def look() -> dict[str, Any] | None:
         found = node.session(session_id)
@@ -88,9 +88,9 @@ def settled(node: Node, session_id: str, seconds: float = SETTLED, *, but: int =
 
 
 def one_agent(node: Node, session: dict[str, Any]) -> None:
-    """Assert that the session's agent is the only one there is, for the machine and for Redis."""
+    """Assert that the session's agent is the only one, on the machine and in Redis."""
     agrees(node, 60)
-    # Who was seen a moment after it was killed, and before its death was recorded, is replaced by now.
+    # An agent that was killed just before, whose death was not recorded yet, has been replaced by now.
     assert os_agents(node) == [node.session(session["sessionId"])["agentPid"]]
 
 
@@ -125,14 +125,14 @@ def test_a_session_gets_one_agent_whoever_fails_at(
 
 
 def test_a_worker_that_dies_before_it_does_what_a_missed_deadline_asks_for(echo: Node, armed: Armed, user: str) -> None:
-    """Redis has given the agent up, and nobody has stopped it: the next Celery worker does."""
+    """The agent is given up in Redis but its process was not stopped: the next Celery worker stops it."""
     armed.arm("agent.before_ready", "hang")
     armed.arm("watch.after_due", "kill")
     session_id, _ = insist(echo, user)
     armed.wait("agent.before_ready", "hang")
-    (hung,) = poll(lambda: os_agents(echo), "the agent that hangs")
+    (hung,) = poll(lambda: os_agents(echo), "there is an agent that hangs")
     armed.wait("watch.after_due", "kill")
-    poll(lambda: not alive(hung), "it is killed", 60, every=0.1)
+    poll(lambda: not alive(hung), "the agent is killed", 60, every=0.1)
     one_agent(echo, settled(echo, session_id))
 
 
@@ -169,7 +169,7 @@ def test_a_death_in_the_pool_is_made_up_for_though_its_witness_dies(
 
 
 def test_every_fault_point_was_hit(fault_log: Path, request: pytest.FixtureRequest) -> None:
-    """The last of this file, which arms them all: none is listed and never used."""
+    """The last test of this file: all listed fault points were used by the tests before."""
     if request.config.option.keyword or any("::" in argument for argument in request.config.args):
-        pytest.skip("only a part of the file runs")
+        pytest.skip("only a part of the file was run")
     assert happened(fault_log.parent) == set(POINTS)

@@ -1,4 +1,4 @@
-"""Whatever is retried, redelivered or forgotten: no session is lost, none has two agents, no pool has too many."""
+"""Retries, redeliveries and losses: no session is lost or has two agents, and the pool never has too many."""
 
 import asyncio
 import contextlib
@@ -36,16 +36,16 @@ KILLS, STARTS = (20, 200) if LONG else (6, 60)
 
 @pytest.mark.timeout(400)
 def test_no_start_is_lost_while_the_api_is_killed_again_and_again(echo: Node) -> None:
-    """T5: who was given a session gets an agent, and nobody's agent is left over."""
+    """T5: every accepted session gets an agent, and no agent is left without a session."""
     with Traffic(echo.url, rate=4, length=3) as traffic:
         for _ in range(KILLS):
-            poll(lambda: echo.info("api")["statename"] == "RUNNING", "the api runs", 60, every=0.1)
+            poll(lambda: echo.info("api")["statename"] == "RUNNING", "the API runs", 60, every=0.1)
             before = len(traffic.accepted)
-            # In the middle of the starts, not between them.
+            # During a start, not between two starts.
             poll(lambda before=before: len(traffic.accepted) > before, "a start is accepted", 60)  # type: ignore[misc]
             echo.kill("api")
         poll(lambda: len(traffic.accepted) >= STARTS, f"{STARTS} starts are accepted", 200, every=0.1)
-    poll(lambda: answers(echo), "the api answers", 30)
+    poll(lambda: answers(echo), "the API answers", 30)
     poll(lambda: not unsettled(echo, traffic.accepted), "every accepted session has an agent or is over", 30, every=1)
     log.info(f"{KILLS} kills, {len(traffic.accepted)} accepted, {traffic.warm} at once, {dict(traffic.refused)}")
     errors = [one for one in traffic.accepted if echo.session(one)["status"] == "error"]
@@ -54,20 +54,20 @@ def test_no_start_is_lost_while_the_api_is_killed_again_and_again(echo: Node) ->
 
 
 def answers(node: Node) -> bool:
-    """Return whether the api answers."""
+    """Return whether the API answers."""
     with contextlib.suppress(httpx.TransportError):
         return node.http.get("/readyz").is_success
     return False
 
 
 def live(node: Node) -> list[str]:
-    """Return the sessions that are not over."""
+    """Return the live sessions."""
     found = node.http.get("/api/sessions", headers=node.admin).json()["sessions"]
     return [each["sessionId"] for each in found if each["status"] not in {"ended", "error"}]
 
 
 def delete_session(node: Node, session: dict[str, Any], *, agent: bool) -> None:
-    """Delete everything that Redis has of a session, and of its agent."""
+    """Delete all keys of a session and of its agent from Redis."""
     session_id, user = session["sessionId"], session["userId"]
     with redis.Redis.from_url(node.redis_url, decode_responses=True) as raw, raw.pipeline() as pipe:
         names = list(raw.scan_iter(f"session:{session_id}*", count=1000))
@@ -82,7 +82,7 @@ def delete_session(node: Node, session: dict[str, Any], *, agent: bool) -> None:
 
 
 def agents_in(node: Node, room: str) -> list[str]:
-    """Return the agents that LiveKit has in a room."""
+    """Return the agents in a room, from LiveKit."""
 
     async def ask() -> list[str]:
         async with LiveKit.of(node) as livekit:
@@ -93,13 +93,13 @@ def agents_in(node: Node, room: str) -> list[str]:
 
 @pytest.mark.parametrize("agent", [False, True], ids=["session", "session and agent"])
 async def test_an_agent_whose_session_redis_forgot_says_so_again(echo: Node, agent: bool) -> None:
-    """T8: the call goes on with the same agent, and never is there a second one in the room."""
+    """T8: the call continues with the same agent, and there is never a second one in the room."""
     async with Call(echo.url, f"forgotten-{agent}") as call:
         call.hum()
         await call.sound()
         await call.next_sound()
         before = await call.look()
-        # Starts whose answer died with an api hold an agent until their user would have come.
+        # A start whose answer was lost with an API process keeps its agent until the limit for its user to join.
         most = TARGET + len(live(echo))
         begun = time.monotonic()
         look = lambda: (len(agents_in(echo, before["roomName"])), len(os_agents(echo)))  # noqa: E731
@@ -109,7 +109,7 @@ async def test_an_agent_whose_session_redis_forgot_says_so_again(echo: Node, age
                 known = lambda: echo.session(call.session_id).get("status") == "active"  # noqa: E731
                 await asyncio.to_thread(poll, known, "the session is known again", 60, every=0.1)
                 took = time.monotonic() - begun
-                # The clean-up ends a session without an agent when it has seen it twice.
+                # The clean-up ends a session without an agent when it finds it the second time.
                 for _ in range(2):
                     await asyncio.to_thread(clean_up_round, echo)
         log.info(f"known again after {took:.1f} s, silence {ear.silence:.2f} s, {len(sampler.values)} looks")
@@ -124,7 +124,7 @@ async def test_an_agent_whose_session_redis_forgot_says_so_again(echo: Node, age
 
 @contextlib.contextmanager
 def second_beat(node: Node) -> Iterator[subprocess.Popen[bytes]]:
-    """Run one more beat with the environment of the node's own; its log is `beat2.log`."""
+    """Run a second beat with the environment of the node's beat; its log is `beat2.log`."""
     environment = node.environment | {"REDIS_URL": node.redis_url}
     command = [sys.executable, "-m", "celery", "--quiet", "-A", "orchestrator.worker.tasks", "beat", "--pidfile="]
     with (node.run_dir / "logs" / "beat2.log").open("wb") as output:
@@ -138,7 +138,7 @@ def second_beat(node: Node) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def pooled(raw: "redis.Redis") -> int:
-    """Return how many agents are warm or boot for the pool, at one moment: one that boots for a session is its own."""
+    """Return how many agents are warm or boot for the pool (not for a session), read in one transaction."""
     with raw.pipeline(transaction=True) as pipe:
         pipe.scard("pool:ready").scard("pool:starting").zcard("session:unbound")
         ready, starting, waiting = pipe.execute()
@@ -146,14 +146,14 @@ def pooled(raw: "redis.Redis") -> int:
 
 
 def ticks(node: Node) -> int:
-    """Return how often any beat has asked for a refill."""
+    """Return how many refill tasks the beats have sent."""
     said = node.log("beat") + node.log("beat2")
     return said.count("Sending due task refill") + said.count("a refill is asked for")
 
 
 @pytest.mark.timeout(900 if LONG else 240)
 def test_two_beats_are_one_and_a_killed_one_is_replaced(echo: Node) -> None:
-    """T18: the pool is never above its target, nothing is asked for twice, and ticks resume within 30 s of a death."""
+    """T18: the pool never exceeds its target, no task is sent twice, and ticks resume within 30 s of a death."""
     agrees(echo)
     period = 30
     with second_beat(echo), redis.Redis.from_url(echo.redis_url, decode_responses=True) as raw:
@@ -172,7 +172,7 @@ def test_two_beats_are_one_and_a_killed_one_is_replaced(echo: Node) -> None:
         asked = ticks(echo) - before
     poll(lambda: not unsettled(echo, traffic.accepted), "every accepted session has an agent or is over", 30, every=1)
     log.info(f"resumed after {resumed:.1f} s; {asked} ticks in {passed:.0f} s; {len(traffic.accepted)} starts")
-    # Whoever begins asks at once; and one due at the moment of the death may be asked for by both.
+    # A beat sends one task when it takes over, and a task due at the moment of the death may be sent by both.
     assert asked <= passed / period + 3
     assert max(pool.values) <= TARGET
     agrees(echo, 30)

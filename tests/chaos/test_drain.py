@@ -1,4 +1,4 @@
-"""SIGTERM to a whole node that has no time to drain: its records are right all the same."""
+"""SIGTERM to a whole node without time to drain: its records are still correct."""
 
 import asyncio
 import contextlib

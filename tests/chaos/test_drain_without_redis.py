@@ -1,4 +1,4 @@
-"""SIGTERM to a node whose Redis is away: its calls do not need Redis to go on, so they have the same time as ever."""
+"""SIGTERM to a node without Redis: its calls can continue without Redis, so they get the usual time."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {
     "AGENT_MODULE": "tests.support.agents", "POOL_TARGET": 1, "USER_JOIN_SECONDS": 600,
     "DRAIN_SECONDS": DRAIN, "GOODBYE_SECONDS": GOODBYE,
 }  # fmt: skip
-#: What is left of a drain is told to the api in tenths of a second, once it answers.
+#: The drain program reports its remaining time to the API, once that answers, in tenths of a second.
 ROUNDING = 0.1
 
 
@@ -35,7 +35,7 @@ def valkey(tmp_path: Path) -> Iterator[Refusing]:
 
 
 class Parting:
-    """When a call's agent has left its room, on the machine's clock, by which the node's notice is too."""
+    """The time when a call's agent left its room, by the machine's clock, which the node's notice uses too."""
 
     def __init__(self, call: Call) -> None:
         self._at: asyncio.Future[float] = asyncio.get_running_loop().create_future()
@@ -99,7 +99,7 @@ async def test_calls_are_heard_until_the_drain_is_over(
         for call in calls:
             with contextlib.suppress(httpx.HTTPError):
                 await call.hang_up()
-        node.stop()  # asserts that nothing is left
+        node.stop()  # asserts that no process is left
 
 
 def _calls_had_their_time(notice: shutdown_notice.Notice, told: float, parted: float, ended: float) -> None:

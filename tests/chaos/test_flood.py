@@ -1,4 +1,4 @@
-"""Agents that will not be quiet, will not go, or are not who they seem to be; and spawn tasks that come twice."""
+"""Agents that flood their log, ignore SIGTERM, or whose pid belongs to another process; duplicate spawn tasks."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ SETTINGS = {
     "AGENT_MODULE": "tests.support.agents", "POOL_TARGET": 2, "AGENT_LOG_BYTES": LOG_BYTES, "LOG_LINES": LINES,
     "USER_JOIN_SECONDS": 600, "BOOT_TIMEOUT_SECONDS": 10,
 }  # fmt: skip
-#: Anything that a terminal or a reader of lines would act on. A tab is none.
+#: Characters that a terminal or a reader of lines would interpret, except the tab.
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -64,7 +64,7 @@ async def test_a_flood_of_output_is_bounded_and_nobody_else_notices(echo: Node) 
                 f"silence beside it {ear.silence:.2f} s, its own {own.silence:.2f} s"
             )
             kept = raw.lrange(name, 0, -1)
-        # It may write what fits between two looks at it: 0.2 MB when the machine is idle, more when the host must wait.
+        # The file grows between two checks of the host: by 0.2 MB on an idle machine, by more when the host must wait.
         assert max(size.values) < LOG_BYTES + 2e6 * MEGABYTES / SECONDS, f"{max(size.values) / 1e6:.1f} MB"
         assert max(lines for lines, _ in length.values) <= LINES
         assert max(memory for _, memory in length.values) < LINES * LINE * 4 + 100_000
@@ -73,7 +73,7 @@ async def test_a_flood_of_output_is_bounded_and_nobody_else_notices(echo: Node) 
         shown = echo.logs(loud.session_id)
         assert not [line for line in shown if CONTROL.search(line) or "\x1b" in line]
         assert any("are left out here" in line for line in shown)
-        # One line is one string of one JSON array: what was forged is a line among the lines.
+        # Each line is one string of a JSON array, so a forged line is only one more string.
         forged = [line for line in shown if "forged" in line]
         assert forged == ['{"level":"error","message":"forged"}'], forged
         assert [line for line in shown if re.fullmatch("red +\ufffd31m +back", line)], shown[-5:]
@@ -106,7 +106,7 @@ async def test_an_agent_that_will_not_go_is_gone_ten_seconds_after_its_end(echo:
             await asyncio.to_thread(poll, said, "its deed is done")
         family = [pid, *descendants(pid)]
         if deed == "family":
-            # Three of them are below it; the fourth has lost its parent.
+            # Three of them are its descendants; the fourth has lost its parent.
             orphans = [each for each in descendants(echo.process.pid) if _group(each) == pid]
             family = sorted({*family, *orphans})
             assert len(family) >= 5, family
@@ -116,7 +116,7 @@ async def test_an_agent_that_will_not_go_is_gone_ten_seconds_after_its_end(echo:
         took = time.monotonic() - began
         print(f"{deed}: {len(family)} processes gone {took:.1f} s after the stop")  # noqa: T201
     assert echo.session(call.session_id)["reason"] == "stopped by request"
-    poll(lambda: not zombies([host, echo.process.pid]), "nobody is left unreaped")
+    poll(lambda: not zombies([host, echo.process.pid]), "there are no zombies")
     poll(lambda: echo.counts()["pool"] == 2 == echo.counts()["agents"], "only the pool is left", 60)
 
 
@@ -135,7 +135,7 @@ def test_a_stranger_who_has_an_agents_pid_is_never_signalled(echo: Node) -> None
     wrong = identity.start_ticks - 1
     try:
         with connected(echo) as raw:
-            # As an agent that has died leaves it, when another process was given its number: in Redis …
+            # The records of a dead agent whose pid now belongs to another process: in Redis …
             for each, state in ((agent_id, "ready"), (session_agent, "running")):
                 now = int(time.time() * 1000)
                 fields: dict[str, Any] = {
@@ -145,7 +145,7 @@ def test_a_stranger_who_has_an_agents_pid_is_never_signalled(echo: Node) -> None
                 raw.hset(f"agent:{each}", mapping=fields)
                 raw.sadd("agents", each)
             raw.sadd("pool:ready", agent_id)
-            # … and in the folder of the agent host.
+            # … and in the agent host's folder.
             process = Process(session_agent, stranger.pid, wrong, machine_boot_id())
             path = echo.run_dir / "agents" / f"{session_agent}.json"
             path.with_suffix(".tmp").write_text(json.dumps({"kind": "Process", **encode(process)}))
@@ -154,23 +154,23 @@ def test_a_stranger_who_has_an_agents_pid_is_never_signalled(echo: Node) -> None
                 publisher.send("orchestrator.check_node", queue=f"node.{node_id}")
                 publisher.send("orchestrator.stop_agent", agent_id, queue=f"node.{node_id}")
                 publisher.send("orchestrator.stop_agent", session_agent, queue=f"node.{node_id}")
-            # Nobody is given it either.
+            # The agent is not assigned to a session either.
             for number in range(3):
                 started = echo.begin(f"stranger{number}")
                 found = poll(
                     lambda session_id=started["sessionId"]: (
                         (each := echo.session(session_id))["status"] in {"ready", "active"} and each
                     ),
-                    "it has an agent",
+                    "the session has an agent",
                 )
                 assert found["agentPid"] != stranger.pid
                 echo.end(started["sessionId"])
             gone = lambda: not raw.sismember("agents", agent_id) and not raw.sismember("agents", session_agent)  # noqa: E731
             poll(gone, "both records are closed", 60)
-            poll(lambda: not path.exists(), "the host has forgotten it, too", 60)
+            poll(lambda: not path.exists(), "the host has removed its record too", 60)
             states = {raw.hget(f"agent:{each}", "state") for each in (agent_id, session_agent)}
             assert states == {"exited"}
-        assert stranger.poll() is None, "a process that is nobody's agent was signalled"
+        assert stranger.poll() is None, "a process that is not an agent was signalled"
     finally:
         stranger.kill()
         stranger.wait()
@@ -183,20 +183,20 @@ def test_a_spawn_task_that_comes_again_and_again_starts_one_agent(echo: Node) ->
     publisher = Publisher(echo.redis_url)
     try:
         with connected(echo) as raw:
-            poll(lambda: echo.counts()["agents"] == 0, "nobody is left", 60)
+            poll(lambda: echo.counts()["agents"] == 0, "no agent is left", 60)
             before = int(raw.hget("pool:stats", "total_spawned") or 0)
             failed = echo.log("worker").count("spawn failed")
             with Sampler(lambda: echo.counts()["agents"], 0.05) as agents:
                 started = echo.begin("delivered-often")
                 session_id = started["sessionId"]
                 assert started["status"] == "starting"
-                for _ in range(4):  # while the first runs
+                for _ in range(4):  # while the first one runs
                     publisher.send(SPAWN_AGENT, session_id, task_id=session_id)
                 ready = poll(lambda: (found := echo.session(session_id))["status"] == "ready" and found, "it is ready")
-                for _ in range(2):  # and afterwards
+                for _ in range(2):  # and after it has ended
                     publisher.send(SPAWN_AGENT, session_id, task_id=session_id)
-                poll(lambda: raw.llen("celery") == 0, "all are taken")
-                # A delivery that waits for another one's boot is acknowledged when its wait is over.
+                poll(lambda: raw.llen("celery") == 0, "all tasks were taken")
+                # A delivery that waits for the boot of another one is acknowledged at the end of its wait.
                 poll(lambda: raw.hlen("celery:unacked") == 0, "all deliveries are acknowledged")
             assert max(agents.values) == 1
             assert int(raw.hget("pool:stats", "total_spawned") or 0) == before + 1

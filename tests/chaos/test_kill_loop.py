@@ -1,4 +1,4 @@
-"""T7: anything is killed at any moment while users come and go. When it is over, records and machine agree."""
+"""T7: random processes are killed while users start and stop sessions. Afterwards records and machine agree."""
 
 import contextlib
 import logging
@@ -27,7 +27,7 @@ QUIET = 30
 
 
 def agent(node: Node, *states: str) -> int | None:
-    """Return the pid of an agent in one of some states, None where there is none or nobody can say."""
+    """Return the pid of an agent in one of some states, or None if there is none or the node does not answer."""
     with (
         contextlib.suppress(redis.RedisError),
         redis.Redis.from_url(node.redis_url, decode_responses=True, socket_timeout=2) as raw,
@@ -70,7 +70,7 @@ def test_after_any_deaths_records_and_machine_agree(echo: Node) -> None:
     ends = Counter(str(echo.session(one).get("reason")) for one in traffic.accepted)
     log.info(f"reasons: {dict(ends)}; CHAOS_SEED={SEED}")
     live = {one: status for one in traffic.accepted if (status := echo.session(one)["status"]) in {"ready", "active"}}
-    assert not live, f"the stop of these was answered: {live}"
+    assert not live, f"these sessions live although their stop was confirmed: {live}"
 
 
 def answers(node: Node) -> bool:

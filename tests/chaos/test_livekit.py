@@ -1,4 +1,4 @@
-"""LiveKit away: starts are refused with the reason, live calls are not ended by us, joins are tried again."""
+"""LiveKit is down: starts are refused with the reason, we end no live calls, and joins are retried."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ AWAY = 60 if LONG else 10
 
 @pytest.fixture(scope="module")
 def server(short_folder: Path) -> Iterator[int]:
-    """A LiveKit server of the tests' own; its port."""
+    """A LiveKit server that the test can stop; its port."""
     folder = short_folder / "lkserver"
     folder.mkdir()
     with livekit.server(folder) as port:
@@ -36,7 +36,7 @@ def server(short_folder: Path) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def proxied(short_folder: Path, server: int) -> Iterator[tuple[Node, FaultProxy]]:
-    """A node whose api, Celery worker and agents reach LiveKit through a proxy; users, and all sound, do directly."""
+    """A node whose API, Celery worker and agents reach LiveKit through a proxy. Users, and all sound, do not use it."""
     folder = short_folder / "lkproxied"
     folder.mkdir()
     with FaultProxy("127.0.0.1", server) as proxy:
@@ -49,12 +49,12 @@ def proxied(short_folder: Path, server: int) -> Iterator[tuple[Node, FaultProxy]
 
 
 def start(node: Node, user: str) -> httpx.Response:
-    """Ask for a session, whatever the answer."""
+    """Request a session and return any answer."""
     return node.http.post("/api/session/start", json={"userId": user})
 
 
 async def refused(node: Node) -> float:
-    """Wait until starts are refused because LiveKit is away; returns after how long they were."""
+    """Wait until starts are refused because LiveKit is down; returns the seconds that this took."""
     began = time.monotonic()
 
     def look() -> bool:
@@ -74,7 +74,7 @@ async def refused(node: Node) -> float:
 
 
 async def served(node: Node) -> float:
-    """Wait until starts are served again; returns after how long they were."""
+    """Wait until starts are served again; returns the seconds that this took."""
     began = time.monotonic()
     found = await asyncio.to_thread(
         poll, lambda: (answer := start(node, "again")).is_success and answer.json(), "starts are served again", 60
@@ -85,7 +85,7 @@ async def served(node: Node) -> float:
 
 
 async def heard_again(call: Call, seconds: float) -> float:
-    """Wait until a call is heard again, or is over; returns after how long it was heard, or fails."""
+    """Wait until the agent of a call is heard again; returns the seconds that this took."""
     began = time.monotonic()
     while time.monotonic() - began < seconds:
         if call.last_sound > began:
@@ -109,7 +109,7 @@ async def test_signalling_is_swallowed_and_the_call_goes_on(proxied: tuple[Node,
             during = ear.silence
             proxy.pass_through()
             back = await served(node)
-            await asyncio.to_thread(clean_up_round, node)  # it ends what seems lost
+            await asyncio.to_thread(clean_up_round, node)  # the clean-up ends sessions that seem lost
         after = await call.look()
         print(  # noqa: T201
             f"black hole of {AWAY} s: starts refused after {late:.1f} s, served {back:.1f} s after its end; "
@@ -134,17 +134,17 @@ async def test_an_agent_that_cannot_join_yet_tries_until_it_can(proxied: tuple[N
             answer = start(node, "early-bird")
             if answer.is_success:
                 break
-            # LiveKit was looked at just now.
+            # LiveKit was checked a moment ago.
             proxy.pass_through()
             await served(node)
         started = answer.json()
-        assert started["status"] == "ready", "nobody knows yet that LiveKit is away"
+        assert started["status"] == "ready", "the outage of LiveKit is not detected yet"
         session_id = started["sessionId"]
         with connected(node) as raw:
             join_by = lambda: raw.zscore("deadlines", f"join|{session_id}") or 0.0  # noqa: E731
             first = join_by()
             await refused(node)
-            # Its time to join is over, and begins again: another agent could not join either.
+            # Its time to join has expired and begins again, because another agent could not join either.
             await asyncio.to_thread(poll, lambda: join_by() > first, "it has more time to join")
         waiting = node.session(session_id)
         assert (waiting["status"], waiting["replacements"]) == ("ready", 0), waiting
@@ -202,7 +202,7 @@ async def test_a_livekit_that_was_killed_loses_no_call_and_leaves_none_hanging(e
         killed = time.monotonic()
         await asyncio.to_thread(poll, lambda: (echo.program("livekit") or pid) != pid, "supervisord starts it anew", 30)
         async with LiveKit.of(echo) as livekit:
-            # Only then a sound has come through the new server: one of the old server's may be on its way for a moment.
+            # Wait, because sound of the old server may still be in transit: later sound comes from the new server.
             await livekit.served_again(before["roomName"])
         await heard_again(call, 60)
         print(f"LiveKit was killed: heard {time.monotonic() - killed:.1f} s later")  # noqa: T201
@@ -213,7 +213,7 @@ async def test_a_livekit_that_was_killed_loses_no_call_and_leaves_none_hanging(e
         same = "the same agent" if after["agentPid"] == before["agentPid"] else "another agent"
         print(f"{same}, {after['takeovers']} takeovers, {after['status']}")  # noqa: T201
         assert after["status"] == "active"
-        # Where nobody talks the agent is in the room again, or another one is: nothing hangs.
+        # In a silent call the same or another agent is in the room again: nothing hangs.
         found = await asyncio.to_thread(
             poll,
             lambda: (each := echo.session(alone))["status"] != "starting" and each,

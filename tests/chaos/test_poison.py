@@ -1,4 +1,4 @@
-"""Agents that cannot boot: the session is told why, the machine is spared, and a mended module is back by itself."""
+"""Agents that cannot boot: sessions get the reason, boots are limited, and a repaired module is used automatically."""
 
 import time
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from tests.support.processes import poll
 from tests.support.redis_clock import redis_time
 
 MENDED = "from agents.echo import entrypoint\n"
-#: How a module of agents can be broken, and what is said of it then.
+#: Sources of broken agent modules, and the expected error of each.
 POISONS = {
     "syntax": ("def entrypoint(ctx:\n", "SyntaxError"),
     "import": ("import no_such_module_of_mine\n", "No module named 'no_such_module_of_mine'"),
     "exit": ("import sys\nprint('no licence')\nsys.exit(7)\n", "no licence"),
     "os_exit": ("import os\nprint('no key', flush=True)\nos._exit(9)\n", "no key"),
-    # Loads well in the agent host; what is forked from it dies.
+    # The agent host can load it; the forked agents die.
     "boot": (
         MENDED + "import os\nos.register_at_fork(after_in_child=lambda: (os.write(2, b'no device\\n'), os._exit(3)))\n",
         "exited with code 3",
@@ -31,13 +31,13 @@ BREAKER, LONGEST_PAUSE = 5, 60.0
 
 
 def health(node: Node) -> dict[str, Any]:
-    """Return what the node knows of itself."""
+    """Return the health route's answer."""
     found: dict[str, Any] = node.health()
     return found
 
 
 def serving(node: Node) -> bool:
-    """Whether the api answers and has its node. It is not ready: no agent of it was ever warm."""
+    """Return whether the API answers and lists its node. The node is not ready: it never had a warm agent."""
     try:
         found = node.http.get("/readyz")
         return found.status_code == 503 and found.json()["code"] == "not_warm"
@@ -47,7 +47,7 @@ def serving(node: Node) -> bool:
 
 @pytest.fixture
 def poisoned(short_folder: Path, request: pytest.FixtureRequest) -> Iterator[Node]:
-    """A node whose agents' module is broken in one way; it lies in the node's folder."""
+    """A node with a broken agent module in its folder."""
     folder = short_folder / f"p-{request.param}"
     folder.mkdir()
     (folder / "my_agent.py").write_text(POISONS[request.param][0])
@@ -55,7 +55,7 @@ def poisoned(short_folder: Path, request: pytest.FixtureRequest) -> Iterator[Nod
     node = Node(folder, **settings)
     try:
         node.start(wait=False)
-        poll(lambda: serving(node), "the api answers though no agent boots", 90)
+        poll(lambda: serving(node), "the API answers although no agent boots", 90)
         yield node
         node.clean()
     finally:
@@ -63,16 +63,16 @@ def poisoned(short_folder: Path, request: pytest.FixtureRequest) -> Iterator[Nod
 
 
 def failures(node: Node) -> int:
-    """Return how many agents have failed to boot."""
+    """Return the number of failed boots."""
     return int(health(node)["stats"].get("total_boot_failures", 0))
 
 
 def most_forks(counted: int, seconds: float) -> float:
-    """Return how many boots the pauses allow in `seconds` from the opening on, and those counted until then."""
+    """Return how many boots the pauses allow in `seconds` after the breaker opened, plus those counted before."""
     pauses, at = 0, 0.0
     failed = BREAKER
     while at < seconds:
-        at += 0.75 * min(LONGEST_PAUSE, 2.0 ** (failed - 1))  # the jitter at its shortest
+        at += 0.75 * min(LONGEST_PAUSE, 2.0 ** (failed - 1))  # the shortest pause with jitter
         failed += 1
         pauses += 1
     return counted + pauses
@@ -88,11 +88,11 @@ def test_a_module_that_kills_its_agents(poisoned: Node, request: pytest.FixtureR
         began, first = time.monotonic(), redis_time(raw)
         answer = node.http.post("/api/session/start", json={"userId": "early"})
         if not answer.is_success:
-            # The pool's own attempts have opened it already.
+            # The pool's own boots have opened the breaker already.
             assert answer.json()["code"] == "agents_do_not_boot", answer.text
         else:
             session_id = answer.json()["sessionId"]
-            over = poll(lambda: (found := node.session(session_id))["status"] == "error" and found, "an error", 60)
+            over = poll(lambda: (found := node.session(session_id))["status"] == "error" and found, "it has failed", 60)
             took = float(over["timings"]["ended"])
             print(f"{kind}: error after {took:.1f} s: {over['reason']}")  # noqa: T201
             assert over["reason"].startswith("boot_error: ")
@@ -103,19 +103,19 @@ def test_a_module_that_kills_its_agents(poisoned: Node, request: pytest.FixtureR
         print(f"{kind}: the breaker opened {time.monotonic() - began:.1f} s after the first start")  # noqa: T201
         assert opened["failures"] >= BREAKER
         at_opening = failures(node)
-        assert at_opening <= BREAKER + 4, "before one boot has worked only a few are tried at once"
+        assert at_opening <= BREAKER + 4, "only a few boots are tried at once before the first success"
         told = health(node)
         assert told["status"] == "degraded"
         assert any("the breaker is" in warning for warning in told["warnings"])
         assert any("did not boot" in warning and said in warning for warning in told["warnings"]), told["warnings"]
-        # A start is refused, at once, and costs no process.
+        # A start is refused immediately, and starts no process.
         refused = node.http.post("/api/session/start", json={"userId": "late"})
         assert (refused.status_code, refused.json()["code"]) == (503, "agents_do_not_boot")
         assert int(refused.headers["Retry-After"]) >= 1
         assert node.http.get("/livez").is_success
         assert most_forks(at_opening, 600 - 15) <= 30
         if LONG and kind == "import":
-            poll(lambda: redis_time(raw) >= first + 600, "ten minutes have passed for Redis", 660, every=1)
+            poll(lambda: redis_time(raw) >= first + 600, "ten minutes have passed by Redis's clock", 660, every=1)
             assert failures(node) <= 30
         assert raw.zcard("session:unbound") == raw.scard("session:starting") == 0
         {"import": _mended, "syntax": _mended_and_reloaded, "boot": _mended_and_reloaded}.get(
@@ -123,34 +123,34 @@ def test_a_module_that_kills_its_agents(poisoned: Node, request: pytest.FixtureR
         )(node)
         assert health(node)["breaker"]["state"] == "closed"
         if left := health(node)["warnings"]:
-            # Its agents boot again, one interpreter each: that is told until the host has loaded the module.
+            # Its agents boot again, each in a new interpreter: there is a warning until the host has loaded the module.
             assert all("Agents are started by exec until a reload succeeds" in warning for warning in left), left
             assert node.http.post("/api/agents/reload", headers=node.admin).is_success
-        poll(lambda: health(node)["status"] == "ok", "nothing is left to warn of", 60)
+        poll(lambda: health(node)["status"] == "ok", "there are no warnings", 60)
         assert node.begin("after")["prewarmed"] is True
 
 
 def _mended(node: Node) -> None:
-    """Nobody does anything else: the next attempt, after a pause that has grown, works."""
+    """No operator intervenes: the next attempt, after a longer pause, succeeds."""
     before = health(node)["breaker"]
     pause = 2.0 ** (before["failures"] - 1)
     assert 0 <= before["retryIn"] <= 1.25 * min(pause, LONGEST_PAUSE)
     (node.run_dir / "my_agent.py").write_text(MENDED)
-    poll(lambda: node.counts()["pool"] == 2, "the pool is full by itself", 120)
+    poll(lambda: node.counts()["pool"] == 2, "the pool fills automatically", 120)
 
 
 def _mended_and_closed_by_hand(node: Node) -> None:
     (node.run_dir / "my_agent.py").write_text(MENDED)
     closed = node.http.post("/api/breaker/close", headers=node.admin)
     assert closed.json()["state"] in {"closed", "half-open"}
-    poll(lambda: node.counts()["pool"] == 2, "the pool is full, at once", 30)
+    poll(lambda: node.counts()["pool"] == 2, "the pool is full without a pause", 30)
 
 
 def _mended_and_reloaded(node: Node) -> None:
-    """Nobody closes the breaker, and from now on agents are forked again."""
+    """No operator closes the breaker, and agents are forked again from then on."""
     (node.run_dir / "my_agent.py").write_text(MENDED)
     assert reload(node)["done"]
-    poll(lambda: node.counts()["pool"] == 2, "the pool is full by itself", 90)
+    poll(lambda: node.counts()["pool"] == 2, "the pool fills automatically", 90)
 
 
 @pytest.mark.timeout(180)
@@ -164,7 +164,7 @@ def test_a_boot_that_is_too_slow_is_an_error_in_time_and_no_process_is_left(shor
         started = node.begin("waits")
         assert started["status"] == "starting"
         session_id = started["sessionId"]
-        over = poll(lambda: (found := node.session(session_id))["status"] == "error" and found, "an error", 60)
+        over = poll(lambda: (found := node.session(session_id))["status"] == "error" and found, "it has failed", 60)
         print(f"slow boot: error after {over['timings']['ended']} s: {over['reason']}")  # noqa: T201
         assert over["reason"].startswith("boot_timeout: ")
         assert over["timings"]["ended"] <= limit + 1.5

@@ -1,4 +1,4 @@
-"""T16: the network to Redis swallows everything and says nothing. Nobody hangs, and everything heals by itself."""
+"""T16: the network to Redis drops everything silently. Nothing hangs, and everything recovers automatically."""
 
 import asyncio
 import logging
@@ -20,14 +20,14 @@ from tests.support.proxy import FaultProxy
 
 log = logging.getLogger(__name__)
 
-#: Seconds without Redis; and with it again until all must work.
+#: Seconds without Redis; maximum seconds until everything works afterwards.
 HOLE = 60 if LONG else 15
 HEALED = 60
 
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
-    """A Valkey behind a network that can be broken."""
+    """A Valkey behind a fault proxy."""
     port = free_ports()
     valkey = start_valkey(tmp_path_factory.mktemp("hole"), port)
     with FaultProxy("127.0.0.1", port) as found:
@@ -49,7 +49,7 @@ def node(short_folder: Path, proxy: FaultProxy, fault_log: Path) -> Iterator[Nod
 
 
 async def ask(http: httpx.AsyncClient, session_id: str, until: float) -> list[float]:
-    """Ask for what needs Redis, all the time; returns how long the answers took."""
+    """Repeat requests that need Redis; returns the response times."""
     waits = []
     while time.monotonic() < until:
         for method, path, body in (
@@ -69,7 +69,7 @@ async def ask(http: httpx.AsyncClient, session_id: str, until: float) -> list[fl
 
 @pytest.fixture
 async def http(node: Node) -> AsyncIterator[httpx.AsyncClient]:
-    """A client whose requests do not stop a call in the same loop."""
+    """An async client, so that requests do not block a call in the same event loop."""
     async with httpx.AsyncClient(base_url=node.url, timeout=10) as found:
         yield found
 
@@ -95,7 +95,7 @@ async def test_a_black_hole_is_answered_at_once_and_heals(
                 poll, lambda: serves(node, f"{back}"), "a start is served", HEALED, every=0.5
             )
             took = time.monotonic() - back
-            # A canary's age is told with each beat of the node: a young one has come through since then.
+            # Each heartbeat of the node reports its canary's age: a small age means that a task was done since then.
             young = lambda: canary(node) < time.monotonic() - back - 2  # noqa: E731
             await asyncio.to_thread(poll, young, "a task comes through", back + HEALED - time.monotonic(), every=0.2)
             consumed = time.monotonic() - back
@@ -115,14 +115,14 @@ async def test_a_black_hole_is_answered_at_once_and_heals(
 async def test_a_failover_is_followed_though_the_old_server_lives(
     node: Node, proxy: FaultProxy, tmp_path: Path
 ) -> None:
-    """As managed Redis does it: the name leads to the replica that has taken over; open connections stay behind."""
+    """As with managed Redis: the name resolves to the promoted replica; open connections stay with the old server."""
     port, first = free_ports(), proxy._server[1]
     programs = {name: node.program(name) for name in ("worker", "beat", "api", "host")}
     valkey = start_valkey(tmp_path, port, "--repl-diskless-sync-delay", "0")
     try:
         with redis.Redis(port=first) as old, redis.Redis(port=port) as new:
             new.replicaof("127.0.0.1", first)
-            poll(lambda: new.info("replication")["master_link_status"] == "up", "the replica follows")
+            poll(lambda: new.info("replication")["master_link_status"] == "up", "the replica is in sync")
             async with Call(node.url, "follows") as call:
                 call.hum()
                 await call.sound()
@@ -143,8 +143,8 @@ async def test_a_failover_is_followed_though_the_old_server_lives(
                 same = ("status", "agentId", "agentPid", "takeovers", "replacements")
                 assert {name: after[name] for name in same} == {name: before[name] for name in same}
             await asyncio.to_thread(node.end, served)
-            assert {name: node.program(name) for name in programs} == programs, "each has followed in its process"
-            # Back to the first one, which the node's other tests have.
+            assert {name: node.program(name) for name in programs} == programs, "a program was restarted"
+            # Back to the first server, which the other tests use.
             old.replicaof("NO", "ONE")
             new.replicaof("127.0.0.1", first)
             proxy._server = ("127.0.0.1", first)
@@ -158,18 +158,18 @@ def ticked(raw: "redis.Redis") -> float:
 
 
 def serves(node: Node, user: str) -> str:
-    """Start a session on the empty pool, as a user who tries again does; its id when it has got its agent, else ''."""
+    """Start a session on the empty pool, like a user who retries; returns its id if it got an agent, otherwise ''."""
     answer = node.http.post("/api/session/start", json={"userId": user})
     if not answer.is_success:
         return ""
     session_id = str(answer.json()["sessionId"])
     left_starting = lambda: (state := node.session(session_id).get("status")) != "starting" and state  # noqa: E731
-    status = poll(left_starting, "it no longer starts", 30)
+    status = poll(left_starting, "the session has an agent or has ended", 30)
     return session_id if status in {"ready", "active"} else ""
 
 
 def canary(node: Node) -> float:
-    """Return the age of the last task that came through, in seconds."""
+    """Return the age of the last canary task that was done, in seconds."""
     answer = node.http.get("/api/health", headers=node.admin)
     ages = [float(fields["canaryAge"]) for fields in answer.json().get("nodes", {}).values()]
     return min(ages, default=float("inf"))

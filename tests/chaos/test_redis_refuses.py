@@ -1,4 +1,4 @@
-"""Redis is gone, or answers and takes no writes: no program of the node gives up, no call notices, all heals."""
+"""Redis is down or refuses writes: no program of the node exits, no call is affected, and everything recovers."""
 
 import asyncio
 import logging
@@ -19,9 +19,9 @@ from tests.support.refusing import Hurt, Refusing
 
 log = logging.getLogger(__name__)
 
-#: Seconds without a Redis that serves: a beat that does not wait has by then ended and been started again twice.
+#: Seconds without a working Redis: long enough for a beat that exits instead of waiting to be restarted twice.
 AWAY = 120 if LONG else 6
-#: Seconds after which everything is to work again.
+#: Maximum seconds until everything works again.
 HEALED = 15
 PROGRAMS = ("host", "worker", "beat", "api", "livekit", "drain")
 
@@ -46,7 +46,7 @@ def pids(node: Node) -> dict[str, int | None]:
 
 
 def refused(node: Node, cause: str, seconds: float) -> None:
-    """Ask, for a while, what cannot be done: each answer is a problem that names the cause, and health names it too."""
+    """Repeat requests that cannot be served: each error names the cause, and so does the health route."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         start = node.http.post("/api/session/start", json={"userId": "impatient"}, headers=node.admin)
@@ -62,7 +62,7 @@ def refused(node: Node, cause: str, seconds: float) -> None:
 
 
 def works(node: Node, since: float) -> bool:
-    """Whether a start is served, and a task has come through the queue since then."""
+    """Return whether a start is served and a task was done since the outage."""
     answer = node.http.post("/api/session/start", json={"userId": f"{since}"})
     if not answer.is_success:
         return False
@@ -83,7 +83,7 @@ async def test_no_program_gives_up_on_a_redis_that_does_not_serve(node: Node, va
         async with Ear(call) as ear:
             with hurt(valkey) as cause:
                 await asyncio.to_thread(refused, node, cause, AWAY)
-                assert await asyncio.to_thread(pids, node) == programs, "each has waited in its process"
+                assert await asyncio.to_thread(pids, node) == programs, "a program was restarted"
                 assert restarts.troubles(node.run_dir) == []
             back = time.monotonic()
             await asyncio.to_thread(poll, lambda: works(node, back), "everything works again", HEALED, every=0.3)

@@ -1,4 +1,4 @@
-"""New agent code while people talk: calls go on as they began, the pool is never empty, broken code is refused."""
+"""A reload during calls: calls keep their old code, the pool is never empty, broken code is refused."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ async def entrypoint(ctx):
 
 @pytest.fixture(scope="module")
 def own(short_folder: Path) -> Iterator[Node]:
-    """A node whose agents' module lies in its own folder."""
+    """A node whose agent module is in its own folder."""
     folder = short_folder / "reload"
     folder.mkdir()
     (folder / "my_agent.py").write_text(CODE.format(version="one"))
@@ -42,9 +42,9 @@ def warm(node: Node) -> set[int]:
 
 
 def says(node: Node, session_id: str, version: str) -> None:
-    """Wait until a session's agent has said which code it runs."""
+    """Wait until a session's agent has logged the version of its code."""
     look = lambda: [line for line in node.logs(session_id) if "serves with version" in line]  # noqa: E731
-    assert poll(look, "its version")[-1].endswith(f"version {version}")
+    assert poll(look, "the agent has logged its version")[-1].endswith(f"version {version}")
 
 
 @pytest.mark.timeout(180)
@@ -99,7 +99,7 @@ def test_broken_code_is_refused_with_its_reason_and_changes_nothing(own: Node) -
     fresh = own.begin("unharmed")
     says(own, fresh["sessionId"], "number two")
     own.end(fresh["sessionId"])
-    # Nor is it remembered: the next good code is taken.
+    # A refusal has no lasting effect: the next good code is loaded.
     (own.run_dir / "my_agent.py").write_text(good.replace("number two", "the third"))
     assert reload(own)["done"] is True
     fresh = own.begin("third")

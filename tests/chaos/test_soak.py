@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
 SETTINGS = {"POOL_TARGET": 4, "USER_JOIN_SECONDS": 600, "SPAWN_CONCURRENCY": 4}
-# LiveKit is not ours to bound: its heap follows how many rooms were opened of late.
+# LiveKit is not checked: its heap depends on how many rooms were opened recently.
 PROGRAMS = ("api", "worker", "beat", "host", "valkey")
-#: What a program may grow by from the second quarter of the run to the last, in MiB and descriptors; and Redis in keys.
+#: Allowed growth from the second quarter of the run to the last: of a program in MiB and descriptors, of Redis in keys.
 MEMORY, DESCRIPTORS, KEYS = 16, 16, 60
-#: More than that with Redis no process has, Redis itself included: two pools of 64 in the api and in the Celery worker.
+#: Maximum connections of a process with Redis, Redis itself included: the API and the worker have two pools of 64.
 CONNECTIONS = 300
-#: Kept for as long as is set, by sessions and agents that are over; and what each ten seconds and each boot leave for a
-#: minute or so.
+#: Keys with an expiry: those of ended sessions and exited agents, and those that each ten seconds and each boot create
+#: for about a minute.
 KEPT = (
     "session:prewarm_",
     "session:session_",
@@ -53,12 +53,12 @@ def test_nothing_grows_while_sessions_come_and_go(echo: Node) -> None:
         while time.monotonic() < until:
             for name, pid in pids.items():
                 memory[name].append(rss(pid))
-                # A pool of connections keeps what its busiest moment has opened, up to a bound: that is no growth.
+                # A connection pool keeps the connections of its busiest moment, up to a bound: that is not growth.
                 pooled.append(redis_of := connections(pid))
                 descriptors[name].append(fds(pid) - redis_of)
             keys.append(sum(not name.startswith(KEPT) for name in raw.scan_iter(count=5000)))
             time.sleep(SECONDS / 100)
-    assert {name: echo.program(name) for name in PROGRAMS} == pids, "a program was started anew"
+    assert {name: echo.program(name) for name in PROGRAMS} == pids, "a program was restarted"
     assert not traffic.refused
     for name in PROGRAMS:
         more = growth(memory[name]) / 2**20, growth(descriptors[name])
@@ -75,6 +75,6 @@ def test_nothing_grows_while_sessions_come_and_go(echo: Node) -> None:
 
 
 def growth(samples: list[int]) -> float:
-    """Return the median of the last quarter less that of the second: what comes first is warming up."""
+    """Return the median of the last quarter minus that of the second; the first quarter is warm-up."""
     quarter = len(samples) // 4
     return statistics.median(samples[-quarter:]) - statistics.median(samples[quarter : 2 * quarter])

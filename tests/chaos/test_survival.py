@@ -1,4 +1,4 @@
-"""Calls go on while a program of the node, or Redis with all it knew, is lost; then nothing is doubled or left."""
+"""Calls continue while a program of the node, or Redis with all data, is lost; nothing is duplicated or left over."""
 
 import asyncio
 import logging
@@ -61,7 +61,7 @@ async def test_a_host_that_hangs_is_replaced_and_no_call_notices(echo: Node) -> 
 
 @pytest.mark.timeout(240)
 async def test_a_call_does_not_notice_that_programs_are_restarted(echo: Node) -> None:
-    """As somebody does it who has changed a setting: `supervisorctl restart`, one program after the other."""
+    """Like an operator who has changed a setting: `supervisorctl restart`, one program after the other."""
     async with calls(echo, "restarts") as under_way:
         for name in PROGRAMS:
             before = echo.program(name) or 0
@@ -86,7 +86,7 @@ async def test_calls_outlive_many_celery_workers(echo: Node) -> None:
 
 
 async def test_calls_outlive_a_crash_of_redis_that_lasts(echo: Node) -> None:
-    """T14: Valkey is killed and stays away for 5 s; its append-only file brings everything back."""
+    """T14: Valkey is killed and is down for 5 s; its append-only file restores all data."""
     async with calls(echo, "outage") as under_way:
         session_id = under_way.alone[0]
         await asyncio.to_thread(crash_and_stay_down, echo, "valkey")
@@ -102,6 +102,6 @@ async def test_calls_outlive_a_crash_of_redis_that_lasts(echo: Node) -> None:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("loss", [flush, lose_the_file])
 async def test_calls_outlive_the_loss_of_all_records(echo: Node, loss: Callable[[Node], None]) -> None:
-    """T15: who lives says so again before anybody is given an agent: the cap holds, the pool does not double."""
+    """T15: living agents register again before any session gets one: the limit is kept, the pool does not double."""
     async with calls(echo, loss.__name__, TURNS) as under_way:
         await outlive_the_loss_of_all_records(echo, under_way, loss, cap=CAP, seconds=15)

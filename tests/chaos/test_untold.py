@@ -1,4 +1,4 @@
-"""What the reconciler finds where nobody tells anything: neither LiveKit by webhooks, nor agents who is in the room."""
+"""The reconciler works alone: LiveKit sends no webhooks, and agents do not report who is in the room."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ from tests.support.processes import alive, poll
 
 @pytest.fixture(scope="module")
 def untold(short_folder: Path) -> Iterator[Node]:
-    """A node that nobody tells anything: LiveKit sends no webhooks, and agents do not say who is in the room."""
+    """A node without reports: LiveKit sends no webhooks, and agents do not report who is in the room."""
     folder = short_folder / "untold"
     folder.mkdir()
     settings = {
@@ -35,13 +35,13 @@ def untold(short_folder: Path) -> Iterator[Node]:
         assert silent != text
         configuration.write_text(silent)
         node.supervisorctl("restart", "livekit")
-        poll(lambda: node.health()["livekit"]["ok"], "LiveKit is back")
+        poll(lambda: node.health()["livekit"]["ok"], "LiveKit is up again")
         yield node
 
 
 @asynccontextmanager
 async def calling(node: Node, user: str, **metadata: Any) -> AsyncIterator[Call]:
-    """Be in a call in which the agent is heard."""
+    """Make a call in which the agent is heard."""
     call = await talking(node, user, **metadata)
     try:
         yield call
@@ -54,7 +54,7 @@ async def rooms(client: api.LiveKitAPI) -> set[str]:
 
 
 async def deleted(client: api.LiveKitAPI, room: str) -> None:
-    """Wait until there is no such room any more; each look takes its time."""
+    """Wait until a room is deleted; each request takes long enough that no pause is needed."""
     async with asyncio.timeout(30):
         while room in await rooms(client):
             pass
@@ -65,7 +65,7 @@ def states(node: Node, session_id: str) -> list[str]:
 
 
 async def until(node: Node, session_id: str, state: str, seconds: float = 30) -> None:
-    """Wait until a session's history has a state."""
+    """Wait until a session's history contains a state."""
     await asyncio.to_thread(poll, lambda: state in states(node, session_id), f"{session_id} is {state}", seconds)
 
 
@@ -92,7 +92,7 @@ def test_a_user_who_is_killed_is_missed(untold: Node) -> None:
             pid = untold.session(session_id)["agentPid"]
         finally:
             tab.kill()
-    poll(lambda: untold.session(session_id)["status"] == "ended", "the session is over", 90)
+    poll(lambda: untold.session(session_id)["status"] == "ended", "the session has ended", 90)
     assert untold.session(session_id)["reason"] == "user was gone for 3 s"
     poll(lambda: not alive(pid), "the agent is gone")
 

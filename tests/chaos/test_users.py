@@ -1,4 +1,4 @@
-"""Users whose client dies, who leave, and who come back in a second tab."""
+"""Users whose client dies, who leave, and who return in a second tab."""
 
 import asyncio
 import contextlib
@@ -14,13 +14,13 @@ from tests.support.hurt import connected, talking
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import alive, poll
 
-#: Longer than LiveKit keeps a room on its own.
+#: Longer than LiveKit keeps an empty room by default.
 SETTINGS = {"USER_GONE_SECONDS": 24}
 
 
 @contextlib.contextmanager
 def tab(node: Node, user: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """Have a caller in a process of its own that hears its agent; returns it and its session's id."""
+    """Start a caller in its own process, which hears its agent; yields the process and its session's id."""
     command = [sys.executable, "-m", "tests.support.tab", node.url, user]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
         try:
@@ -34,7 +34,7 @@ def tab(node: Node, user: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
 
 @pytest.mark.timeout(180)
 def test_a_client_that_dies_frees_its_agent_within_thirty_seconds(echo: Node) -> None:
-    """T22: nobody says goodbye. LiveKit has to notice, and then the user may come back for a while."""
+    """T22: the client leaves without a message. LiveKit must detect that, and then the user may return for a while."""
     with tab(echo, "crashed") as (process, session_id):
         pid = echo.session(session_id)["agentPid"]
         with connected(echo) as raw:
@@ -44,7 +44,7 @@ def test_a_client_that_dies_frees_its_agent_within_thirty_seconds(echo: Node) ->
             took = int(raw.hget(f"session:{session_id}", "endedAt")) / 1000 - seconds - microseconds / 1e6
     after = echo.session(session_id)
     print(f"the agent was free {took:.1f} s after the client's death: {echo.logs(session_id)[-4:]}")  # noqa: T201
-    assert took < 30, "which is promised"
+    assert took < 30, "the promise is 30 s"
     assert (after["status"], after["reason"]) == ("ended", "the connection of the user was lost")
     assert "user_lost" in [event["state"] for event in after["events"]]
     poll(lambda: echo.counts()["agents"] == 3, "only the pool is left", 60)
@@ -52,7 +52,7 @@ def test_a_client_that_dies_frees_its_agent_within_thirty_seconds(echo: Node) ->
 
 @pytest.mark.timeout(120)
 async def test_who_leaves_may_come_back_for_as_long_as_is_set(echo: Node) -> None:
-    """LiveKit has its own patience with an empty room; whoever makes the room says that ours counts."""
+    """LiveKit has its own timeout for an empty room, which is overridden when the room is created."""
     call = await talking(echo, "leaver")
     await call.leave()
     try:
@@ -65,7 +65,7 @@ async def test_who_leaves_may_come_back_for_as_long_as_is_set(echo: Node) -> Non
 
 @pytest.mark.timeout(120)
 async def test_a_second_tab_goes_on_with_the_call(echo: Node) -> None:
-    """T21: LiveKit puts the first one out, and tells of its leaving after the second one's coming."""
+    """T21: LiveKit removes the first tab, and reports its leaving after the second one has joined."""
     first = await talking(echo, "ada")
     try:
         before = await first.look()
@@ -77,7 +77,7 @@ async def test_a_second_tab_goes_on_with_the_call(echo: Node) -> None:
             async with Ear(second) as ear:
                 with connected(echo) as raw:
                     waits = lambda: raw.zscore("deadlines", f"gone|{first.session_id}") is None  # noqa: E731
-                    await asyncio.to_thread(poll, waits, "nobody waits for the user to come back")
+                    await asyncio.to_thread(poll, waits, "the user does not count as absent")
                 for _ in range(50):
                     await second.next_sound()
             after = await second.look()

@@ -1,4 +1,4 @@
-"""The `orchestrator` command: what people read, what programs read, what scripts test."""
+"""The `orchestrator` command: its text for people, its JSON for programs, its exit codes for scripts."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ def status_sessions_pool_logs_stop(node: Node) -> None:
     assert status["sessions"]["max"] == 50
 
     shown = node.command("sessions").stdout
-    assert started["sessionId"] in shown, "ids are shown whole: they are there to be copied"
+    assert started["sessionId"] in shown, "ids are not shortened, so that they can be copied"
     rows = json.loads(node.command("sessions", "--json").stdout)
     assert started["sessionId"] in {row["sessionId"] for row in rows["sessions"]}
     assert {"agentId", "pid", "status", "node"} <= set(rows["agents"][0])
@@ -57,7 +57,7 @@ def doctor_on_a_running_node(node: Node) -> None:
 
 
 def doctor_names_what_is_wrong(node: Node) -> None:
-    """Beside a running node, one that would need the same ports, and a Redis that is not there."""
+    """`doctor` for a running node, for a second one that needs the same ports, and for a Redis that is down."""
     elsewhere = node.run_dir / "elsewhere"
     elsewhere.mkdir()
     environment = {
@@ -83,7 +83,7 @@ def exit_codes(node: Node) -> None:
     unknown = node.command("stop", "session_" + "0" * 32, check=False)
     assert unknown.returncode == 4
     assert unknown.stderr.count("\n") == 1
-    for nonsense in ("nonsense", "prewarm_4f0c2a9d…"):  # as `explain` shortens them
+    for nonsense in ("nonsense", "prewarm_4f0c2a9d…"):  # shortened like `explain` does
         shortened = node.command("stop", nonsense, check=False)
         assert (shortened.returncode, "write its id in full" in shortened.stderr) == (4, True)
     assert node.command("pool", "many", check=False).returncode == 2

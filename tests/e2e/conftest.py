@@ -1,4 +1,4 @@
-"""Whole nodes that do what they are for: each test is a walk on one node, or on a few that belong together."""
+"""Whole nodes in normal use: each test runs many steps on one node, or on a few nodes that belong together."""
 
 import pytest
 
@@ -13,5 +13,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _livekit_server() -> None:
-    """Have a LiveKit server before any clock runs: building one takes minutes, once."""
+    """Provide a LiveKit server before any timeout begins: building one takes minutes, once."""
     livekit_server.obtain()

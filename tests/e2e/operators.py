@@ -1,4 +1,4 @@
-"""What an operator has, on a whole node: metrics that Prometheus takes, alerts by webhook, logs, Flower."""
+"""The operator's tools on a whole node: Prometheus metrics, alerts by webhook, logs, Flower."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.support.receiver import Receiver
 
 
 def lines(node: Node, program: str) -> list[dict[str, Any]]:
-    """Return what one of its programs has logged; every line must be an object."""
+    """Return the log of one of its programs; every line must be a JSON object."""
     return [json.loads(line) for line in node.log(program).splitlines()]
 
 
@@ -42,11 +42,11 @@ async def a_takeover_is_told_once_signed_and_again_until_it_is_taken(node: Node,
         await call.sound()
         before = await call.look()
         os.kill(before["agentPid"], signal.SIGKILL)
-        poll(lambda: receiver.of("takeover.finished"), "the takeover is told")
-        poll(lambda: len(receiver.messages) == 3, "the refused message came again")
+        poll(lambda: receiver.of("takeover.finished"), "there are two alerts for the takeover")
+        poll(lambda: len(receiver.messages) == 3, "the refused message was sent again")
         await call.hang_up()
     assert all(message.verified for message in receiver.messages)
-    assert len({message.id for message in receiver.messages}) == 2, "one of the two was sent twice, under its own id"
+    assert len({message.id for message in receiver.messages}) == 2, "one was sent twice with the same id"
     begun = receiver.of("takeover.started")[0].body["data"]
     assert (begun["sessionId"], begun["agentId"]) == (before["sessionId"], before["agentId"])
     assert begun["cause"] == "killed by signal 9"
@@ -67,12 +67,12 @@ def what_promtool_says_of_the_metrics(node: Node, _: Receiver) -> None:
 def every_metric_of_the_alerts_and_the_dashboard_exists(node: Node, _: Receiver) -> None:
     text = node.http.get("/metrics").text
     exposed = set(re.findall(r"^(?:# TYPE )?(orchestrator_\w+)", text, re.MULTILINE))
-    # Beat sends its first task half a minute after its start.
+    # Beat sends its first task thirty seconds after its start.
     exposed.add("orchestrator_beat_task_last_sent_timestamp_seconds")
     for file in ("prometheus/alerts.yml", "prometheus/alerts_test.yml", "grafana/orchestrator.json"):
         named = set(re.findall(r"orchestrator_[a-z_]+", (DEPLOY / file).read_text()))
         assert len(named) > 5
-        assert named <= exposed, f"{file} names what nobody measures: {named - exposed}"
+        assert named <= exposed, f"{file} names metrics that do not exist: {named - exposed}"
 
 
 def every_program_logs_json_and_a_request_is_found_in_all_of_them(node: Node, _: Receiver) -> None:
@@ -81,14 +81,14 @@ def every_program_logs_json_and_a_request_is_found_in_all_of_them(node: Node, _:
         answer = node.http.post("/api/session/start", json={"userId": "traced"}, headers={"X-Request-Id": "trace-1"})
         session = answer.json()["sessionId"]
         assert answer.headers["x-request-id"] == "trace-1"
-        poll(lambda: node.session(session)["status"] == "ready", "it has an agent")
+        poll(lambda: node.session(session)["status"] == "ready", "the session has an agent")
         node.end(session)
     finally:
         node.resize(2)
     traced = [line for line in lines(node, "api") if line.get("request_id") == "trace-1"]
     (access,) = [line for line in traced if line["logger"] == "orchestrator.access"]
     assert (access["path"], access["status"], access["session_id"]) == ("/api/session/start", 202, session)
-    tasks = poll(lambda: [line for line in lines(node, "worker") if line.get("request_id") == "trace-1"], "it is there")
+    tasks = poll(lambda: [line for line in lines(node, "worker") if line.get("request_id") == "trace-1"], "its log")
     assert {line["task"] for line in tasks} >= {"orchestrator.spawn_agent"}
     for program in ("beat", "host"):
         assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines(node, program)), program
@@ -99,7 +99,7 @@ def the_hosts_memory_has_no_secret_of_the_webhook(node: Node, _: Receiver) -> No
     assert CANARIES["ALERT_WEBHOOK_SECRET"] not in environment
     assert "ALERT_WEBHOOK" not in environment
     assert CANARIES["ALERT_WEBHOOK_SECRET"].encode() in Path(f"/proc/{node.program('worker')}/environ").read_bytes(), (
-        "else this finds nothing"
+        "without log lines this test proves nothing"
     )
 
 
@@ -126,7 +126,7 @@ def flower_lists_the_worker_and_is_not_for_everybody(node: Node, _: Receiver) ->
                     answer = http.get("/api/workers?refresh=1", auth=("admin", token))
                 except httpx.HTTPError:
                     return None
-                # Flower asks for each fact by itself, and leaves out what is not answered within its second.
+                # Flower requests each fact separately, and omits those without an answer within a second.
                 found: dict[str, Any] = answer.json().get(name, {}) if answer.is_success else {}
                 return found if "active_queues" in found else None
 

@@ -1,6 +1,6 @@
-"""The two pictures of the README: `make pictures` takes them, and every run sees that what they show is there.
+"""The two pictures of the README: `make pictures` takes them, and every test run checks that their content exists.
 
-They are written to the folder that PICTURES names, and else where other pictures for people are.
+They are written to the folder that PICTURES names, otherwise to the folder of the other screenshots.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from tests.support.node import Node
 from tests.support.processes import poll
 
 WAIT = 30_000
-#: Pixels; twice what a page of GitHub's shows.
+#: Pixels: twice the width on a page of GitHub, for sharp screens.
 WIDTH = 1600
 
 
 def keep(browser: Browser, name: str) -> None:
-    """Write a picture of what is seen, small enough for a repository."""
+    """Write a screenshot that is small enough for a repository."""
     folder = REPOSITORY / os.environ["PICTURES"] if "PICTURES" in os.environ else SCREENSHOTS
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.webp"
@@ -35,7 +35,7 @@ def keep(browser: Browser, name: str) -> None:
 
 @contextlib.contextmanager
 def others(node: Node) -> Iterator[None]:
-    """Have sessions of other users, so that there is something to see."""
+    """Start sessions of other users, so that the page has content."""
     begun = [str(node.begin(user)["sessionId"]) for user in ("grace", "linus")]
     yield
     for session in begun:
@@ -55,7 +55,7 @@ def the_picture_of_the_page_in_a_call(node: Node, tmp_path: Path) -> None:
         shown = lambda: " ".join(browser.page.inner_text("main").split())  # noqa: E731
         poll(
             lambda: re.search(r"help you.*[Tt]ime is it.* It is .*\bin the \w+\.", shown()),
-            "an answer is written",
+            "an answer is shown",
             60,
             every=0.2,
         )

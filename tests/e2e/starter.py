@@ -1,4 +1,4 @@
-"""LiveKit's own client and React hooks, unchanged, pointed at the token endpoint: a call through the dispatch door."""
+"""LiveKit's own client and React hooks, unchanged, with our token endpoint: a call by LiveKit's dispatch."""
 
 import contextlib
 import functools
@@ -14,7 +14,7 @@ from tests.support.browser import Browser, shown, spoken
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import poll
 
-#: After this long without an agent that it recognises, LiveKit's hook gives it up.
+#: LiveKit's hook gives up after this time without an agent that it recognises.
 GIVES_UP_SECONDS = 20
 
 
@@ -25,7 +25,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def served() -> Iterator[str]:
-    """Serve the page from an origin of its own, as a starter app on another port is; gives its address."""
+    """Serve the page from a different origin, like a starter app on another port; yields its address."""
     with tempfile.TemporaryDirectory(prefix="starter") as folder:
         subprocess.run(
             ["npx", "vite", "build", "starter", "--outDir", folder, "--logLevel", "error"],
@@ -48,7 +48,7 @@ def pages_that_are_only_looked_at_take_no_agent(starter: str, node: Node, _: Pat
     before, pids = sessions(node), {agent["pid"] for agent in node.agents()}
     with Browser() as browser:
         for number in range(10):
-            # It is fetched when the page mounts, and again on the click.
+            # The token is fetched when the page mounts, and again on the click.
             with browser.page.expect_response("**/api/token") as answer:
                 browser.page.goto(f"{starter}?api={node.url}&load={number}")
             assert answer.value.status == 201
@@ -75,7 +75,7 @@ def livekits_own_hooks_have_a_call(starter: str, node: Node, tmp_path: Path, *, 
         [session_id] = set(sessions(node)) - set(before)
         session = node.http.get(f"/api/session/{session_id}").json()
         assert (session["status"], session["via"]) == ("active", "dispatch")
-        # Afterwards LiveKit's hook throws when it is ended in the middle of a sentence.
+        # Wait for the end of the sentence: LiveKit's hook throws if it is ended during one.
         assert browser.errors == []
         browser.page.get_by_role("button", name="End call").click()
         poll(lambda: node.session(session_id)["status"] == "ended", "the session is over")

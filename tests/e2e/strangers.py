@@ -1,4 +1,4 @@
-"""What a stranger may try, and where secrets may be: a node with api keys, real calls, canaries for secrets."""
+"""Attacks by unknown callers, and the places of secrets: a node with API keys, real calls, canaries as secrets."""
 
 import asyncio
 import base64
@@ -23,16 +23,16 @@ from tests.support.node import Node
 from tests.support.processes import poll
 from tests.support.receiver import Receiver
 
-#: Settings that are secrets, and whose value may be nowhere but where it is needed.
+#: Secret settings, whose values may only be where they are needed.
 CANARIES = {
     name: f"canary-{name.lower().replace('_', '-')}-{secrets.token_hex(12)}"
     for name in ("ADMIN_TOKEN", "API_KEYS", "MY_PROVIDER_KEY", "OPENAI_API_KEY", "OWN_KEY")
 } | {"ALERT_WEBHOOK_SECRET": "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()}
-#: What agents are given.
+#: The secrets that agents get.
 AGENTS = {"OPENAI_API_KEY", "OWN_KEY"}
-#: More than one address may have (CONNECTIONS_PER_ADDRESS), and than the usual limit of open files.
+#: Above the limit of an address (CONNECTIONS_PER_ADDRESS), and above the usual limit of open files.
 SLOW_CLIENTS = 1500
-#: Seconds that Kubernetes' liveness probe gives an answer (deploy/kubernetes/orchestrator.yaml).
+#: Timeout of Kubernetes' liveness probe in seconds (deploy/kubernetes/orchestrator.yaml).
 PROBE_SECONDS = 5
 
 
@@ -45,7 +45,7 @@ _FIELDS = json.dumps(dict.fromkeys(map(str, range(6000)), 0)).encode()
 _DEEP = b'{"userId": "u", "metadata": {"a": ' + b"[" * 15_000 + b"]" * 15_000 + b"}}"
 _KEY = f"Authorization: Bearer {CANARIES['API_KEYS']}\r\n".encode()
 _CHUNKED = b"POST /api/session/start HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n"
-#: What a request could cost, as the pieces that each of so many clients sends.
+#: Expensive requests: the pieces that each client sends, and the number of clients.
 COSTLY = {
     "errors": ([_post(_FIELDS)], 40),
     "errors, with a key": ([_post(_FIELDS, _KEY)], 40),
@@ -58,7 +58,7 @@ COSTLY = {
 
 
 async def secrets_are_where_they_are_needed_and_nowhere_else(node: Node, _: Receiver) -> None:
-    """Every secret is a canary; afterwards everything that anybody may read is searched for them."""
+    """Every secret is a canary; at the end all readable texts are searched for them."""
     answers: list[str] = []
     async with Call(node.url, "ada", key=CANARIES["API_KEYS"]) as call:
         call.hum()
@@ -93,7 +93,7 @@ async def secrets_are_where_they_are_needed_and_nowhere_else(node: Node, _: Rece
             **{str(path): text for path, text in logs.items()},
         }.items():  # fmt: skip
             if name == "ADMIN_TOKEN" and what.endswith("up.log"):
-                continue  # printed at start, for whoever started it
+                continue  # printed at start, for the user who starts the node
             if name in AGENTS and what in {"an agent's environment", "the agent host's"}:
                 continue
             assert secret not in text, f"{name} is in {what}"
@@ -103,25 +103,25 @@ async def secrets_are_where_they_are_needed_and_nowhere_else(node: Node, _: Rece
 
 def each_program_was_started_with_its_own_secrets_and_no_other(node: Node, receiver: Receiver) -> None:
     secrets = CANARIES | node.secrets | {"ALERT_WEBHOOK_URL": receiver.url, "REDIS_URL": node.redis_url}
-    del secrets["VALKEY_PASSWORD"]  # a part of REDIS_URL
+    del secrets["VALKEY_PASSWORD"]  # is a part of REDIS_URL
     secrets["ADMIN_TOKEN"] = CANARIES["ADMIN_TOKEN"]
     assert node.process is not None
     expected = {node.process.pid: ("supervisord", set())} | {
         node.program(name): (name, set(needs) - PROXIES | (AGENTS if name == "host" else set()))
         for name, needs in NEEDS.items()
-        if name != "announce"  # it has said that the node is up, and is gone
+        if name != "announce"  # it exits after printing that the node is up
     }
     for pid, (name, wanted) in expected.items():
         assert pid, name
         given = psutil.Process(pid).environ()
         text = "\n".join(f"{variable}={value}" for variable, value in given.items())
         found = {variable for variable, secret in secrets.items() if secret in text}
-        assert found == wanted, f"what {name} was started with"
+        assert found == wanted, f"the environment of {name}"
         assert {variable for variable in found if given.get(variable) == secrets[variable]} == wanted
 
 
 def everything_readable(node: Node, session: str) -> list[str]:
-    """Return what the node answers to everything that can be asked."""
+    """Return the node's answers to all GET routes."""
     document = node.http.get("/openapi.json").json()
     found = []
     for path, methods in document["paths"].items():
@@ -134,7 +134,7 @@ def everything_readable(node: Node, session: str) -> list[str]:
 
 
 def refused_requests(node: Node, session: str) -> None:
-    """Make the node log failures: that is where secrets slip out."""
+    """Make the node log failures, because secrets usually leak in those."""
     for headers in ({"Authorization": f"Bearer {CANARIES['API_KEYS']}x"}, {"Authorization": CANARIES["ADMIN_TOKEN"]}):
         assert httpx.get(f"{node.url}/api/sessions", headers=headers).status_code == 401
     node.http.post("/api/token", json={"sessionId": session, "room_name": "x"})
@@ -143,7 +143,7 @@ def refused_requests(node: Node, session: str) -> None:
 
 @contextlib.contextmanager
 def many_files() -> Iterator[None]:
-    """Let this process have as many open files as the machine gives."""
+    """Raise this process's limit of open files to the hard limit."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     try:
@@ -153,7 +153,7 @@ def many_files() -> Iterator[None]:
 
 
 def sent_to(node: Node, pieces: list[bytes]) -> bytes:
-    """Send a request, and return the beginning of the answer; empty when the connection was cut off instead."""
+    """Send a request and return the beginning of the answer, or nothing if the connection was closed."""
     with socket.create_connection(("127.0.0.1", int(node.environment["PORT"])), timeout=30) as client:
         try:
             for piece in pieces:
@@ -176,7 +176,7 @@ def no_request_costs_so_much_that_a_probe_is_not_answered(node: Node, _: Receive
 
 
 def slow_and_idle_connections_keep_nobody_waiting(node: Node, _: Receiver) -> None:
-    """S18: many clients that never finish their request, and as many that send nothing."""
+    """S18: many clients that never finish their request, and equally many that send nothing."""
     address = ("127.0.0.1", int(node.environment["PORT"]))
     with many_files(), ExitStack() as stack:
         for number in range(SLOW_CLIENTS):
@@ -192,7 +192,7 @@ def slow_and_idle_connections_keep_nobody_waiting(node: Node, _: Receiver) -> No
 
 
 async def a_token_outlives_its_session_and_opens_nothing(node: Node, _: Receiver) -> None:
-    """S5: the room is gone, and who comes back with the old token finds neither an agent nor a new token."""
+    """S5: the room is deleted, and a user who returns with the old token gets neither an agent nor a new token."""
     async with Call(node.url, "eve", key=CANARIES["API_KEYS"]) as call:
         call.hum()
         await call.sound()
@@ -228,7 +228,7 @@ def a_stop_with_open_streams_waits_for_none(node: Node, _: Receiver) -> None:
             answer = stack.enter_context(client.stream("GET", f"/api/session/{session}/events"))
             assert answer.status_code == 200
         node.supervisorctl("stop", "api")
-        assert "Cancel" not in node.log("api"), "uvicorn gave up waiting for them"
+        assert "Cancel" not in node.log("api"), "uvicorn cancelled the streams after a timeout"
     node.supervisorctl("start", "api")
     poll(lambda: node.http.get("/readyz").is_success, "the node is ready")
     node.end(session)

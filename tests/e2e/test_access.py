@@ -1,4 +1,4 @@
-"""A node with api keys and a secret in every setting that takes one: what its operator has, what strangers may try."""
+"""A node with API keys and a secret in every setting that takes one: the operator's tools, and attacks by strangers."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A deploy as platforms do it: a second container comes up beside the first on one Redis, and takes its place."""
+"""A deploy as on hosting platforms: a second container starts beside the first on one Redis, and replaces it."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ POOL, DRAIN = 6, 6
 
 @pytest.fixture
 def settings(short_folder: Path) -> Iterator[dict[str, Any]]:
-    """What both containers are given: a Redis and a LiveKit server that outlive them."""
+    """The settings of both containers: a Redis and a LiveKit server that outlive them."""
     with livekit.shared(short_folder / "overlap") as shared:
         yield shared | {
             "POOL_TARGET": POOL, "USER_JOIN_SECONDS": 600, "DRAIN_SECONDS": DRAIN, "GOODBYE_SECONDS": 1,
@@ -32,7 +32,7 @@ def settings(short_folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def container(folder: Path, deployment: str, settings: dict[str, Any]) -> Node:
-    """Return a node as Railway's variables make it: nobody gives it a name."""
+    """Return a node with Railway's variables, without a node id of its own."""
     folder.mkdir()
     node = Node(folder, **settings, RAILWAY_DEPLOYMENT_ID=deployment, RAILWAY_REPLICA_ID=f"replica-of-{deployment}")
     del node.environment["NODE_ID"]
@@ -40,9 +40,9 @@ def container(folder: Path, deployment: str, settings: dict[str, Any]) -> Node:
 
 
 class Edge:
-    """The platform's door: a user comes again and again, and is sent to the newest container that is ready.
+    """The platform's load balancer: sends each new user to the newest container that is ready.
 
-    The next one comes when half the pool is warm: what empties it then is the deploy, and no machine that boots slowly.
+    A user only comes while half the pool is warm, so only the deploy can empty it, not a slow machine.
     """
 
     def __init__(self, first: Node, raw: "redis.Redis") -> None:
@@ -66,10 +66,10 @@ def ready(node: Node) -> bool:
 
 
 async def switch(edge: Edge, old: Node, new: Node, raw: "redis.Redis") -> tuple[str, int, int]:
-    """Bring the new container up beside the old one, and stop that one as the platform does.
+    """Start the new container beside the old one, and stop the old one as the platform does.
 
-    Returns the new one's node, and how many sessions had begun when it became the platform's, and when the old one
-    drained.
+    Returns the new container's node id, and how many sessions had begun at the switch of the load balancer and at
+    the beginning of the old one's drain.
     """
     (first,) = raw.smembers("nodes")
     new.start(wait=False)
@@ -119,10 +119,10 @@ async def test_a_call_lives_through_a_deploy_and_the_pool_is_never_empty(
         nodes = [str(raw.hget(f"session:{session_id}", "node")) for session_id in edge.begun]
         reasons = [raw.hget(f"session:{session_id}", "reason") for session_id in edge.begun]
         assert not [each for each in reasons if "error" in str(each)], reasons
-        # One may find no warm agent of the new one for a moment, and is not made to wait for that. One that was just
-        # being started does not count.
+        # If the new node has no warm agent for a moment, a session gets one of the old node. The session that was being
+        # started at the switch does not count.
         after_switch = nodes[switched + 1 :]
-        assert after_switch.count(second) > 0.7 * len(after_switch), "who comes after the switch comes to the new one"
+        assert after_switch.count(second) > 0.7 * len(after_switch), "sessions after the switch go to the new node"
         assert set(nodes[drained + 1 :]) == {second}
         print(  # noqa: T201
             f"{len(nodes)} starts, none refused; {min(warm.values)} warm agents at least; longest silence of the call "

@@ -1,4 +1,4 @@
-"""README.md and docs/ on a node: every fenced command that can be run here is run, and so is the README's agent."""
+"""README.md and docs/ on a node: runs every fenced command that can be run here, and the README's agent."""
 
 import re
 import shutil
@@ -21,27 +21,27 @@ from tests.support.processes import poll
 from tests.support.walk import Step, walk
 
 BLOCKS = [block for block in fenced.blocks() if block.runs]
-#: Requests whose ids the documents look for in the logs.
+#: Ids of requests that the documents search for in the logs.
 REQUESTS = ("0f7c2c1be2a44a5cb1c3a9d2a4e1f6b7", "trace-1")
-#: A session or an agent that a document has as an example.
+#: The id of a session or an agent that a document uses as an example.
 ID = re.compile(r"\b(prewarm|session)_[0-9a-f]{32}\b")
 
 
 @pytest.fixture(scope="module")
 def checkout(short_folder: Path) -> Path:
-    """A folder as a reader has it: this project, without what its own nodes have left, and the agent of the README."""
+    """A reader's folder: this project without files of earlier nodes, and the agent of the README."""
     build_page()
     folder = short_folder / "clone"
     folder.mkdir()
     for entry in REPOSITORY.iterdir():
         if entry.name not in {".git", ".run", ".env", ".venv", "frontend"}:
             (folder / entry.name).symlink_to(entry)
-    # The environment of the tests, with a stamp of its own: whatever make finds old, nothing is installed into it.
+    # The tests' virtual environment with a fresh stamp, so that make installs nothing into it.
     (folder / ".venv").mkdir()
     for name in ("bin", "lib", "pyvenv.cfg"):
         (folder / ".venv" / name).symlink_to(Path(sys.prefix) / name)
     (folder / ".venv/.installed").touch()
-    # The page is written there, by one of the commands; its packages are only read.
+    # One of the commands writes the page there; the packages are only read.
     shutil.copytree(REPOSITORY / "frontend", folder / "frontend", ignore=shutil.ignore_patterns("node_modules"))
     (folder / "frontend/node_modules").symlink_to(REPOSITORY / "frontend/node_modules")
     (folder / "my_agent.py").write_text(agent_of_the_readme())
@@ -55,11 +55,11 @@ def agent_of_the_readme() -> str:
 
 @pytest.fixture(scope="module")
 def node(checkout: Path) -> Iterator[Node]:
-    """The node that the command of the README starts, on free ports, with a name that docs/deploy.md has."""
+    """The node that the README's command starts, on free ports, with the node id in docs/deploy.md."""
     run_dir = checkout / ".run"
     run_dir.mkdir()
     found = Node(run_dir, NODE_ID="b", POOL_TARGET=2, LOG_FORMAT="json", USER_JOIN_SECONDS=600)
-    del found.environment["PYTHONPATH"]  # the reader has none: the folder is where the agent is found
+    del found.environment["PYTHONPATH"]  # readers do not set it: the agent is found in the working directory
     found.launch, found.folder = ["bash", "-c", fenced.START], checkout
     (checkout / ".curlrc").write_text(f'fail\nconnect-to = "localhost:8080:127.0.0.1:{found.environment["PORT"]}"\n')
     with found:
@@ -68,7 +68,7 @@ def node(checkout: Path) -> Iterator[Node]:
 
 @pytest.fixture(scope="module")
 def session(node: Node) -> str:
-    """A session on the node, and requests with the ids that the documents name."""
+    """A session on the node, and requests with the ids in the documents."""
     started = str(node.begin("documents")["sessionId"])
     for request in REQUESTS:
         node.http.get("/api/health", headers={"X-Request-Id": request})
@@ -98,7 +98,7 @@ async def the_agent_of_the_readme_talks(node: Node, *_: object) -> None:
 
 
 def steps(*, speak: bool) -> list[Step]:
-    """Return the steps of those blocks that need an agent which understands speech, or of all others."""
+    """Return the steps of the blocks that need an agent with speech recognition, or of all others."""
     chosen = [block for block in BLOCKS if speak is any("--say" in line for line in block.lines)]
     return [partial(every_command_works_as_it_is_printed, block=block) for block in chosen]
 

@@ -1,7 +1,7 @@
-"""LiveKit's own dispatch reaches the pool: by its API, by a token, as a phone call does; once, and only when we serve.
+"""LiveKit's own dispatch gets agents of the pool: by its API, by a token, by a phone call; once, and only in service.
 
-livekit-sip is not here: what its dispatch rules do is done by hand, which is to make a room with agents set and to join
-it as a participant of kind SIP.
+livekit-sip is not run here. The tests do the same as its dispatch rules: they create a room with agents, and join it
+as a participant of kind SIP.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ from tests.support.node import REPOSITORY, Node
 from tests.support.processes import alive, free_ports, poll, stop
 from tests.support.walk import walk
 
-#: Of four sessions the last begins at a load of 0.75: LiveKit would not ask for it, if that was what it is told.
+#: The fourth session begins at a real load of 0.75, at which LiveKit offers no more jobs: so the report is scaled.
 CAP = 4
 
 
 @pytest.fixture(scope="module")
 def node(short_folder: Path) -> Iterator[Node]:
-    """A node of echo agents with few sessions, which gives up on absent users soon."""
+    """A node of echo agents with few sessions and short waits for absent users."""
     folder = short_folder / "door"
     folder.mkdir()
     settings = {
@@ -45,7 +45,7 @@ def node(short_folder: Path) -> Iterator[Node]:
 
 
 def nothing_is_left(node: Node) -> None:
-    """End what a step has begun: the next one needs the room."""
+    """End the sessions of a step, because the next one needs the capacity."""
     for session in live(node):
         node.end(session["sessionId"])
     poll(lambda: not live(node), "no session is left")
@@ -53,14 +53,14 @@ def nothing_is_left(node: Node) -> None:
 
 
 def doors(node: Node) -> list[dict[str, str]]:
-    """Return how the api processes are registered with LiveKit."""
+    """Return the registrations of the API processes with LiveKit."""
     return list(node.health()["doors"].values())
 
 
 def door_is_open(node: Node, count: int = 1) -> None:
-    """Wait until LiveKit may ask."""
+    """Wait until API processes are registered, so that LiveKit can offer jobs."""
     ready = lambda: sum(door["registered"] and not door["full"] for door in doors(node)) == count  # noqa: E731
-    poll(ready, f"{count} doors are open")
+    poll(ready, f"{count} API processes are registered")
 
 
 def sessions(node: Node) -> list[dict[str, Any]]:
@@ -70,12 +70,12 @@ def sessions(node: Node) -> list[dict[str, Any]]:
 
 
 def live(node: Node) -> list[dict[str, Any]]:
-    """Return the sessions that are not over."""
+    """Return the live sessions."""
     return [session for session in sessions(node) if session["status"] not in {"ended", "error"}]
 
 
 def of_room(node: Node, room: str) -> dict[str, Any]:
-    """Return the one session that was ever in a room."""
+    """Return the only session that a room ever had."""
     (found,) = [session for session in sessions(node) if session["roomName"] == room]
     return node.session(found["sessionId"])
 
@@ -93,7 +93,7 @@ async def status(node: Node, room: str, *wanted: str) -> dict[str, Any]:
 
 
 def name() -> str:
-    """Return a room's name that is not one of ours."""
+    """Return a name for a room that we did not create."""
     return f"Lobby {token_hex(4)}"
 
 
@@ -103,7 +103,7 @@ async def create_dispatch(node: Node) -> None:
         dispatch = await livekit.dispatch(room, '{"name": "Ada", "tier": 2}')
         agent = await livekit.served(room)
         assert agent.attributes["lk.agent.state"] == "initializing"
-        # It changes once more when the user is there: LiveKit's own page hangs up otherwise.
+        # The state must change again after the user has joined: LiveKit's own page hangs up otherwise.
         async with livekit.guest(livekit.token(room, "ada")) as guest:
             await guest.meet()
             session = await status(node, room, "active")
@@ -112,11 +112,11 @@ async def create_dispatch(node: Node) -> None:
             first = session["events"][0]
             assert first | {"state": "ready", "via": "dispatch", "dispatchId": dispatch.id, "roomName": room} == first
             told = lambda: [line for line in node.logs(session["sessionId"]) if " told " in line]  # noqa: E731
-            (line,) = await asyncio.to_thread(poll, told, "the agent says what it was told")
+            (line,) = await asyncio.to_thread(poll, told, "the agent logs its metadata")
             assert line.endswith('told {"name": "Ada", "tier": 2}')
-            (job,) = await until(lambda: livekit.jobs(dispatch), "LiveKit counts the job")
+            (job,) = await until(lambda: livekit.jobs(dispatch), "LiveKit lists the job")
             assert job.id == session["jobId"]
-            assert job.state.participant_identity == session["sessionId"], "who lists dispatches sees where to look"
+            assert job.state.participant_identity == session["sessionId"], "a job names its session"
         ended = await status(node, room, "ended")
         assert ended["reason"] == "user was gone for 2 s"
         told_story = await asyncio.to_thread(node.command, "explain", session["sessionId"])
@@ -129,7 +129,7 @@ async def a_token_of_ours_brings_an_agent_when_its_user_joins(node: Node) -> Non
     answer = await asyncio.to_thread(node.http.post, "/api/token", json={})
     token = answer.json()
     assert answer.status_code == 201, token
-    assert not await asyncio.to_thread(live, node), "a token takes no agent"
+    assert not await asyncio.to_thread(live, node), "a token alone uses no agent"
     async with LiveKit.of(node) as livekit:
         began = time.monotonic()
         async with livekit.guest(token["participant_token"]) as guest:
@@ -140,7 +140,7 @@ async def a_token_of_ours_brings_an_agent_when_its_user_joins(node: Node) -> Non
             session = await status(node, token["room_name"], "active")
             assert session["userId"] == token["participant_identity"]
         await status(node, token["room_name"], "ended")
-        await until(lambda: _gone(livekit, token["room_name"]), "our own room goes with its session")
+        await until(lambda: _gone(livekit, token["room_name"]), "our own room is deleted with its session")
 
 
 async def _gone(livekit: LiveKit, room: str) -> bool:
@@ -154,7 +154,7 @@ async def a_token_of_somebody_else(node: Node, *, metadata: str, told: str) -> N
         await guest.meet()
         session = await status(node, room, "active")
         said = lambda: any(line.endswith(f"told {told}") for line in node.logs(session["sessionId"]))  # noqa: E731
-        await asyncio.to_thread(poll, said, "the agent says what it was told")
+        await asyncio.to_thread(poll, said, "the agent logs its metadata")
 
 
 async def metadata_that_is_too_large_is_refused_in_words(node: Node) -> None:
@@ -167,7 +167,7 @@ async def metadata_that_is_too_large_is_refused_in_words(node: Node) -> None:
 
 
 async def other_names_are_not_for_us(node: Node) -> None:
-    """A dispatch of another agent's name is not answered; nor does LiveKit send an agent to every room."""
+    """A dispatch for another agent name is not answered, and LiveKit does not send an agent to every room."""
     room = name()
     async with LiveKit.of(node) as livekit:
         await livekit.dispatch(room, name="another-agent")
@@ -178,7 +178,7 @@ async def other_names_are_not_for_us(node: Node) -> None:
 
 
 async def a_phone_call(node: Node) -> None:
-    """What a SIP dispatch rule does: it makes a room with agents set, and the caller joins. Hanging up ends it all."""
+    """Like a SIP dispatch rule: a room is created with agents, and the caller joins. Hanging up ends the session."""
     room = f"call-+4930123456_{token_hex(4)}"
     async with LiveKit.of(node) as livekit:
         wanted = [api.RoomAgentDispatch(agent_name="voice-agent", metadata='{"line": "support"}')]
@@ -186,9 +186,9 @@ async def a_phone_call(node: Node) -> None:
         async with livekit.guest(livekit.token(room, "sip_+4930123456", kind="sip")) as caller:
             await caller.meet()
             await status(node, room, "active")
-            # The agent's side hangs up: the caller is not left in silence.
+            # When the agent hangs up, the caller must not be left in silence.
             await asyncio.to_thread(node.end, of_room(node, room)["sessionId"])
-            await until(lambda: _gone(livekit, room), "the caller is hung up on")
+            await until(lambda: _gone(livekit, room), "the caller's room is deleted")
 
 
 async def a_conference_goes_on_without_its_agent(node: Node) -> None:
@@ -204,10 +204,10 @@ async def a_conference_goes_on_without_its_agent(node: Node) -> None:
             await asyncio.to_thread(node.end, session["sessionId"])
             await until(lambda: _alone(livekit, room), "the agent is gone")
             left = lambda: node.http.get(f"/api/nodes/{session['node']}", headers=node.admin).json()["sessions"] == 0  # noqa: E731
-            await asyncio.to_thread(poll, left, "its room is dealt with")
+            await asyncio.to_thread(poll, left, "the node has handled its room")
             assert {who.identity for who in await livekit.people(room)} == {"ada", "bob"}
             assert bob.room.isconnected()
-            # And it may have the next one.
+            # The room can get another agent.
             await livekit.dispatch(room)
             await livekit.served(room)
         for session in live(node):
@@ -253,7 +253,7 @@ async def a_full_node_says_so_and_is_asked_again_when_it_is_not(node: Node) -> N
 
 @contextlib.contextmanager
 def second_api(node: Node) -> Iterator[Path]:
-    """A second api process of the same Redis and LiveKit; gives its log."""
+    """Run a second API process with the same Redis and LiveKit; yields its log."""
     api_pid = node.program("api")
     pairs = Path(f"/proc/{api_pid}/environ").read_bytes().decode().split("\0")
     port = str(free_ports())
@@ -268,7 +268,7 @@ def second_api(node: Node) -> Iterator[Path]:
         code = stop(process)
         print((node.run_dir / "second.log").read_text())  # noqa: T201 - shown when the test fails
     assert code in {0, -signal.SIGTERM}
-    poll(lambda: len(doors(node)) == 1, "an api that stops closes its door")
+    poll(lambda: len(doors(node)) == 1, "an API process that stops ends its registration")
 
 
 async def two_apis_are_registered_and_one_agent_comes(node: Node) -> None:
@@ -282,12 +282,12 @@ async def _one_agent_comes(node: Node, second: Path) -> None:
         await asyncio.gather(*(livekit.dispatch(room) for room in rooms))
         for room in rooms:
             assert len([await livekit.served(room)]) == 1
-        # Twice the same room, at the same time: one of the two is needed. There is room for both.
+        # Two dispatches for the same room at the same time: only one agent is needed, though there is capacity for two.
         room = name()
         await asyncio.gather(*(livekit.dispatch(room) for _ in range(2)))
         await livekit.served(room)
         answered = lambda: "a job needs no agent" in node.log("api") + second.read_text()  # noqa: E731
-        await asyncio.to_thread(poll, answered, "the other one is told so")
+        await asyncio.to_thread(poll, answered, "the other job is refused")
         assert len(live(node)) == CAP - 1
         assert len(await livekit.agents(room)) == 1
 
@@ -300,8 +300,8 @@ async def a_killed_api_costs_no_call(node: Node) -> None:
             agent = await guest.meet()
             session = await status(node, room, "active")
             await asyncio.to_thread(node.kill, "api")
-            await asyncio.to_thread(poll, lambda: _answers(node), "the api is back")
-            await asyncio.to_thread(poll, lambda: [d for d in doors(node) if d["jobs"] == 1], "it knows what runs")
+            await asyncio.to_thread(poll, lambda: _answers(node), "the API is up again")
+            await asyncio.to_thread(poll, lambda: [d for d in doors(node) if d["jobs"] == 1], "it has found the job")
             await livekit.dispatch(after)
             await livekit.served(after)
             assert [who.sid for who in guest.agents()] == [agent.sid], "the same agent is still in the call"
@@ -309,7 +309,7 @@ async def a_killed_api_costs_no_call(node: Node) -> None:
             assert alive(session["agentPid"])
         ended = await status(node, room, "ended")
         assert ended["reason"] == "user was gone for 2 s"
-        await asyncio.to_thread(poll, lambda: len(doors(node)) == 1, "the dead one's door is forgotten")
+        await asyncio.to_thread(poll, lambda: len(doors(node)) == 1, "the dead process's registration has expired")
 
 
 def _answers(node: Node) -> bool:
@@ -325,7 +325,7 @@ async def a_takeover_is_no_end_of_the_job_and_a_deleted_dispatch_is(node: Node) 
         dispatch = await livekit.dispatch(room)
         async with livekit.guest(livekit.token(room, "ada")) as guest:
             await guest.meet()
-            # Twice: what LiveKit says when the first one's ghost leaves has been heard by the second time.
+            # Two takeovers: LiveKit's event for the leaving of the first agent has arrived by the second one.
             for takeovers in (1, 2):
                 (agent,) = guest.agents()
                 session = await status(node, room, "active")

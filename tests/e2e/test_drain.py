@@ -1,4 +1,4 @@
-"""SIGTERM to a whole node: starts are refused at once, calls are heard to the end, nothing is left behind."""
+"""SIGTERM to a whole node: starts are refused immediately, calls continue to their end, nothing is left behind."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ SETTINGS = {"MAX_SESSIONS": CALLS, "DRAIN_SECONDS": DRAIN, "GOODBYE_SECONDS": GO
 
 
 async def refuses(node: Node, line: list[dict[str, Any]], silent: Call) -> None:
-    """A node that drains refuses starts at once, and ends the line; who talks is heard."""
+    """A draining node refuses starts immediately and ends queued sessions; calls continue."""
     await within(20, lambda: answer(node, "GET", "/readyz")[0] == 503, "/readyz is 503")
     status, body, headers = answer(node, "POST", "/api/session/start", json={"userId": "late"})
     assert (status, body["code"]) == (503, "draining")
@@ -32,14 +32,14 @@ async def refuses(node: Node, line: list[dict[str, Any]], silent: Call) -> None:
 
 
 async def ends_with_its_last_call(node: Node) -> None:
-    """Who hangs up lets the node go: nobody waits for the end of a drain that nobody needs."""
+    """The node stops when its last call ends, before the end of the drain's time limit."""
     call = await talking(node, "brief", echo=True)
     assert node.process is not None
     node.process.terminate()
     await within(20, lambda: answer(node, "GET", "/readyz")[0] == 503, "it drains")
     assert await call.next_sound() > 0
     await call.hang_up()
-    assert await asyncio.to_thread(node.process.wait, 60) == 0, "it does not wait for the drain's end"
+    assert await asyncio.to_thread(node.process.wait, 60) == 0, "it does not wait for the time limit"
 
 
 @pytest.mark.timeout(300)
@@ -61,10 +61,10 @@ async def test_calls_are_heard_until_the_drain_is_over(short_folder: Path) -> No
             await refuses(node, line, silent)
             began = moment(raw, line[0]["sessionId"], "error")
             await within(10, lambda: not any(alive(pid) for pid in warm), "the warm agents are gone")
-            # One that was booting goes when it is warm.
+            # An agent that was booting exits once it is warm.
             await within(10, lambda: len(os_agents(node)) == CALLS, "only the agents of calls are left")
             assert answer(node, "GET", "/livez")[0] == 200
-            # The polite one's agent takes its leave; what is left to the other one it may use.
+            # One agent says goodbye and leaves; the other call may use all of its time.
             await polite.gone()
             await silent.gone()
         code = await asyncio.to_thread(node.process.wait, DRAIN + 60)
@@ -73,7 +73,7 @@ async def test_calls_are_heard_until_the_drain_is_over(short_folder: Path) -> No
         for call in calls:
             with contextlib.suppress(httpx.HTTPError):
                 await call.hang_up()
-        node.stop()  # asserts that nothing is left
+        node.stop()  # asserts that no process is left
 
     with node_in(folder, **SETTINGS | {"DRAIN_SECONDS": 900}) as again:
         ids = {call.session_id: "ended" for call in calls} | dict.fromkeys(ready, "ended")
@@ -81,9 +81,9 @@ async def test_calls_are_heard_until_the_drain_is_over(short_folder: Path) -> No
         with connected(again) as raw:
             parted, ended = (moment(raw, call.session_id, "ended") - began for call in (polite, silent))
         print(f"goodbye was said {parted:.1f} s after the drain began, the other call ended after {ended:.1f} s")  # noqa: T201
-        # By Redis's clock, and by that of the program that drains: they may differ by a little.
-        assert parted > DRAIN - GOODBYE - 1, "a call was cut before its time for a goodbye"
-        assert ended > DRAIN - 1, "a call was cut before the drain was over"
+        # One time is by Redis's clock, the other by the drain program's: they may differ slightly.
+        assert parted > DRAIN - GOODBYE - 1, "a call ended before its time for a goodbye"
+        assert ended > DRAIN - 1, "a call was ended before the end of the drain"
         assert any("has said goodbye" in each for each in again.logs(polite.session_id))
         assert again.session(silent.session_id)["reason"] == "the node is stopping"
         await ends_with_its_last_call(again)

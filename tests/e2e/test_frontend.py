@@ -1,4 +1,4 @@
-"""People press Talk: a real Chromium with a microphone that speaks, a real node, and the page that `make up` serves."""
+"""The Talk page that `make up` serves, in a real Chromium whose microphone plays speech, on a real node."""
 
 import os
 import signal
@@ -21,14 +21,14 @@ from tests.support.walk import walk_plainly
 
 @pytest.fixture(scope="module", autouse=True)
 def _page() -> None:
-    """Have the page built."""
+    """Build the page."""
     chromium()
     build_page()
 
 
 @pytest.fixture(scope="module")
 def node(short_folder: Path) -> Iterator[Node]:
-    """A node whose agents talk."""
+    """A node with the voice agent."""
     folder = short_folder / "page"
     folder.mkdir()
     with Node(folder, POOL_TARGET=2) as found:
@@ -37,7 +37,7 @@ def node(short_folder: Path) -> Iterator[Node]:
 
 @pytest.fixture(scope="module")
 def narrow(short_folder: Path) -> Iterator[Node]:
-    """A node below a path with room for one call, and for one who waits. Its agents echo."""
+    """A node of echo agents below a path, with capacity for one call and a queue of one."""
     folder = short_folder / "narrow"
     folder.mkdir()
     settings = {"POOL_TARGET": 1, "MAX_SESSIONS": 1, "QUEUE_LIMIT": 1, "AGENT_MODULE": "agents.echo"}
@@ -46,26 +46,26 @@ def narrow(short_folder: Path) -> Iterator[Node]:
 
 
 def nobody_is_in(node: Node) -> None:
-    """End what a step has begun: the next one needs the room."""
+    """End the sessions of a step, because the next one needs the capacity."""
     for session in node.http.get("/api/sessions", headers=node.admin).json()["sessions"]:
         node.end(session["sessionId"])
     poll(lambda: node.counts()["pool"] == 1 == node.counts()["agents"], "the pool is full")
 
 
 def press_talk(browser: Browser, node: Node) -> None:
-    """Open the page and press its one button."""
+    """Open the page and press its only button."""
     browser.page.goto(f"http://127.0.0.1:{node.environment['FRONTEND_PORT']}{node.environment.get('ROOT_PATH', '')}/")
     browser.page.get_by_role("button", name="Talk").click()
 
 
 def grows(browser: Browser, what: str) -> None:
-    """Wait until there is more sound than there was."""
+    """Wait until the page has received more sound."""
     before = browser.heard()
     poll(lambda: browser.heard() > before + 1e-4, what, every=0.1)
 
 
 def press_talk_and_the_agent_answers(node: Node, tmp_path: Path) -> None:
-    """For longer than the 20 s after which LiveKit's own pages give up an agent that they do not recognise."""
+    """The call lasts over 20 s, after which LiveKit's own pages give up on an agent that they do not recognise."""
     with Browser(microphone=spoken(tmp_path, "What time is it?")) as browser:
         page = browser.page
         press_talk(browser, node)
@@ -76,7 +76,7 @@ def press_talk_and_the_agent_answers(node: Node, tmp_path: Path) -> None:
         said = page.get_by_label("What was said")
         loud = page.locator(".level > span")
         poll(lambda: float(loud.get_attribute("data-level") or 0) > 0.1, "the microphone's level moves", every=0.05)
-        poll(lambda: "time is it" in said.inner_text().lower(), "what the user says is shown", every=0.2)
+        poll(lambda: "time is it" in said.inner_text().lower(), "the user's words are shown", every=0.2)
         shown(browser, "It is ")
         assert said.inner_text().split("\n")[0] == "Agent"
         page.get_by_role("button", name="Mute").click()
@@ -88,18 +88,18 @@ def press_talk_and_the_agent_answers(node: Node, tmp_path: Path) -> None:
         page.get_by_role("button", name="Devices").click()
         poll(lambda: time.monotonic() - pressed > 22, "22 s have passed", every=0.2)
         before = browser.heard()
-        poll(lambda: browser.heard() > before, "and the call goes on", every=0.2)
+        poll(lambda: browser.heard() > before, "the call continues", every=0.2)
         browser.screenshot("talking")
         page.get_by_role("button", name="Hang up").click()
         shown(browser, "You hung up")
         shown(browser, "The call lasted")
-        assert "time is it" in said.inner_text().lower(), "what was said can still be read"
+        assert "time is it" in said.inner_text().lower(), "the conversation can still be read"
         poll(lambda: node.counts()["active"] == 0, "the session is stopped")
         assert browser.errors == []
 
 
 def an_agent_that_is_killed_in_the_call_is_replaced_and_the_user_is_told(node: Node, tmp_path: Path) -> None:
-    # Silent: the beeps of Chromium's own are words to the recogniser at times, and interrupt the agent.
+    # A silent file, as the recogniser sometimes takes the beeps of Chromium's fake microphone for words.
     with Browser(microphone=spoken(tmp_path, "Hello.", before=90), size=PHONE, dark=True) as browser:
         press_talk(browser, node)
         shown(browser, "How can I help you?")
@@ -139,15 +139,15 @@ def a_refused_microphone_costs_no_agent_and_the_page_says_what_to_do(node: Node,
 def who_waits_in_line_sees_it_and_is_served_when_another_hangs_up(narrow: Node) -> None:
     other = narrow.begin("other")["sessionId"]
     with Browser(size=PHONE) as browser:
-        browser.page.goto(f"{narrow.url}/voice/")  # the api's own port has the page too
-        # A key that is pressed before React has drawn the button reaches nothing: the page is loaded before that.
+        browser.page.goto(f"{narrow.url}/voice/")  # the API's port serves the page too
+        # The page is loaded before React has drawn the button; a key pressed before that has no effect.
         browser.page.get_by_role("button", name="Talk").wait_for()
         browser.page.keyboard.press("Tab")
         browser.page.keyboard.press("Enter")
         shown(browser, "You are next")
         shown(browser, "microphone is off while you wait")
         focused = browser.page.evaluate("() => document.activeElement.tagName")
-        assert focused == "H1", "whoever uses the keyboard is led to what has changed"
+        assert focused == "H1", "the focus moves to the changed part, for users of the keyboard"
         assert browser.page.evaluate("() => document.documentElement.scrollWidth") <= PHONE[0]
         browser.screenshot("queued")
         narrow.end(other)
@@ -170,28 +170,28 @@ def a_full_house_is_explained_and_talk_is_offered_again(narrow: Node) -> None:
         for session_id in others:
             narrow.end(session_id)
         again = browser.page.get_by_role("button", name="Talk again", exact=True)
-        poll(lambda: again.count() == 1, "the pause is over", 80, every=0.2)
+        poll(lambda: again.count() == 1, "the pause before the next try has ended", 80, every=0.2)
         again.click()
         grows(browser, "the agent is heard")
         browser.page.get_by_role("button", name="Hang up").click()
         shown(browser, "You hung up")
-        # The console tells of the refused request, rightly.
+        # The console shows the refused request, which is correct.
         assert [error for error in browser.errors if "429" not in error] == []
 
 
 def below_a_path_every_page_works_and_asks_for_nothing_outside_of_it(narrow: Node, *, strip: bool) -> None:
-    # The page's own port, since it has the same routes.
+    # The page's own port, which has the same routes.
     target = f"http://127.0.0.1:{narrow.environment['FRONTEND_PORT']}"
     with PathProxy(target, "/voice", strip=strip) as proxy, Browser() as browser:
         page = browser.page
-        page.goto(proxy.url)  # without the slash at its end, which a proxy that takes the path off hides
+        page.goto(proxy.url)  # without a trailing slash; a proxy that removes the path hides this from the node
         page.get_by_role("button", name="Talk").click()
         grows(browser, "the agent is heard")
         page.get_by_role("button", name="Hang up").click()
         shown(browser, "You hung up")
         stored = page.evaluate("() => Object.keys(localStorage)")
         assert stored
-        assert all(name.endswith("/voice/") for name in stored), "another orchestrator of this origin has its own"
+        assert all(name.endswith("/voice/") for name in stored), "other orchestrators have this origin"
         page.goto(f"{proxy.url}/status")
         page.get_by_label("Admin token").fill(narrow.secrets["ADMIN_TOKEN"])
         page.get_by_role("button", name="Open").click()
@@ -204,7 +204,7 @@ def below_a_path_every_page_works_and_asks_for_nothing_outside_of_it(narrow: Nod
 
 
 def documented(browser: Browser, url: str) -> None:
-    """Open the documentation, and ask the api by it."""
+    """Open the API's documentation, and send a request from it."""
     page = browser.page
     page.goto(url)
     route = page.locator("#operations-health-livez_livez_get")

@@ -1,4 +1,4 @@
-"""A node whose voices are all hosted, by stand-ins, on a machine without offline speech: people talk with it."""
+"""Calls on a node with only hosted models, replaced by stand-ins, on a machine without offline speech."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +40,7 @@ async def it_talks_asks_again_after_a_failed_turn_and_hangs_up(node: Node, model
         assert "say it again" in words((await call.heard()).text())
         models.mend()
         await ask(call, "What time is it?", A_TIME)
-        # The word of the tool that hangs up is the last of the call: its track ends with the room.
+        # The last words come from the tool that hangs up: their track ends with the room.
         await call.say("Okay, goodbye.")
         await call.gone()
     ended = node.session(call.session_id)
@@ -57,7 +57,7 @@ async def a_key_that_is_refused_ends_the_call_with_a_sentence_and_its_kind(node:
     models.mend()
     ended = poll(lambda: (found := node.session(call.session_id))["status"] == "error" and found, "the session is over")
     assert ended["reason"] == "pipeline_failed: the language model refuses the key (401)"
-    assert ended["takeovers"] == 0, "no other agent fares better"
+    assert ended["takeovers"] == 0, "another agent would fail too"
     logs = node.logs(call.session_id)
     assert any(ended["reason"] in line for line in logs)
     assert not [line for line in logs if CANARY in line]

@@ -1,4 +1,4 @@
-"""Three whole nodes on one Redis and one LiveKit: each has its share, one is emptied, one vanishes during calls."""
+"""Three whole nodes on one Redis and one LiveKit: pool shares, and a drain and a loss of a node during calls."""
 
 import asyncio
 import contextlib
@@ -30,18 +30,18 @@ POOL, DRAIN = 6, 4
 
 @dataclass
 class House:
-    """Nodes that share a Redis, which none of them runs."""
+    """Nodes that share an external Redis."""
 
     nodes: dict[str, Node]
     raw: "redis.Redis"
 
     def listed(self, by: Node | None = None) -> dict[str, dict[str, Any]]:
-        """Return what `orchestrator nodes` says, by node."""
+        """Return the output of `orchestrator nodes`, by node."""
         told = json.loads((by or self.nodes["a"]).command("nodes", "--json").stdout)
         return {each["node"]: each for each in told["nodes"]}
 
     def shared(self, *names: str) -> bool:
-        """Whether these nodes, and no others, have their shares of the pool."""
+        """Return whether exactly these nodes have their shares of the pool."""
         warm = {name: self.raw.scard(f"node:{name}:warm") for name in names}
         return set(warm.values()) == {POOL // len(names)} and self.raw.scard("pool:ready") == POOL
 
@@ -101,13 +101,13 @@ def a_user_comes_back_to_the_same_node(three: House) -> None:
     for each in others:
         if where(three, each) != home:
             node.end(each)
-    poll(lambda: three.raw.scard(f"node:{home}:busy") == live(three.raw) == 1, "its node alone has a call")
+    poll(lambda: three.raw.scard(f"node:{home}:busy") == live(three.raw) == 1, "only its node has a call")
     assert where(three, node.begin("loyal", affinity="node")["sessionId"]) == home
     assert where(three, node.begin("plain")["sessionId"]) != home
 
 
 async def call_on(house: House, name: str, by: Node) -> Call:
-    """Return a call that a node serves; others that were tried on the way are over."""
+    """Return a call on a certain node; calls that were assigned to other nodes are ended."""
     tried = []
     for number in range(6):
         call = await talking(by, f"caller{number}-{time.monotonic_ns()}")
@@ -145,10 +145,10 @@ async def one_that_is_drained_hands_its_calls_over(three: House) -> None:
 
 
 def kill_everything(node: Node) -> float:
-    """Have a node vanish: every process of it is killed, and none does anything before. Returns when."""
+    """Make a node vanish: kill all its processes before any of them can react. Returns the time."""
     assert node.process is not None
     killed = time.monotonic()
-    # Stopped first: what sees the main process die says goodbye in the time that it takes to kill the next one.
+    # Stop all of them first: a process that notices the main process's death would react before it is killed.
     stopped: set[int] = set()
     while new := set(node.pids()) - stopped:
         for pid in new:
@@ -159,17 +159,17 @@ def kill_everything(node: Node) -> float:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     node.process.wait(10)
-    poll(lambda: not any(map(alive, stopped)), "all of it is gone")
+    poll(lambda: not any(map(alive, stopped)), "all its processes are gone")
     return killed
 
 
 def leads(node: Node) -> bool:
-    """Whether this node's beat runs the schedule, or did last."""
+    """Return whether this node's beat runs the schedule, or was the last that did."""
     return "this beat leads" in node.log("beat")
 
 
 async def one_whose_main_process_is_killed_hands_its_calls_over(three: House) -> None:
-    """What the kernel does when memory ends: the programs follow, and a call on another node's agent goes on."""
+    """As by the kernel when memory runs out: the programs exit too, and the call continues on another node's agent."""
     node = three.nodes["a"]
     call = await call_on(three, "b", node)
     try:
@@ -178,7 +178,7 @@ async def one_whose_main_process_is_killed_hands_its_calls_over(three: House) ->
             assert main is not None
             main.kill()
             await asyncio.to_thread(main.wait, 10)
-            await asyncio.to_thread(poll, lambda: not three.nodes["b"].pids(), "its programs follow", 30)
+            await asyncio.to_thread(poll, lambda: not three.nodes["b"].pids(), "its programs have exited too", 30)
             await call.next_sound()
         print(f"the call was silent for {ear.silence:.2f} s at most when its node's main process died")  # noqa: T201
         after = await call.look()
@@ -192,7 +192,7 @@ async def one_whose_main_process_is_killed_hands_its_calls_over(three: House) ->
 
 async def one_that_vanishes_is_replaced_by_the_others(three: House) -> None:
     leading = [name for name, node in three.nodes.items() if leads(node)]
-    assert len(leading) == 1, "one schedule runs"
+    assert len(leading) == 1, "exactly one beat leads"
     (lost,) = leading
     left = [name for name in NAMES if name != lost]
     node = three.nodes[left[0]]
@@ -204,7 +204,7 @@ async def one_that_vanishes_is_replaced_by_the_others(three: House) -> None:
             begun = [node.begin(f"right-after{number}")["sessionId"] for number in range(3)]
             joined = lambda: three.raw.zscore("deadlines", f"join|{victim.session_id}") is None  # noqa: E731
             replaced = lambda: three.raw.hget(f"session:{victim.session_id}", "takeovers") == "1" and joined()  # noqa: E731
-            # Until then a sound may be one of the lost agent's that was on its way.
+            # Sound before that may be the lost agent's, still in transit.
             await asyncio.to_thread(poll, replaced, "another agent is in the room")
             heard = await victim.next_sound()
             print(f"heard again {heard - killed:.2f} s after its node vanished")  # noqa: T201

@@ -1,4 +1,4 @@
-"""A node that runs neither Redis nor LiveKit itself: on a Redis as a managed service gives it."""
+"""A node with an external LiveKit and an external Redis like that of a managed service."""
 
 import subprocess
 import sys
@@ -15,13 +15,13 @@ from tests.support.processes import free_ports, poll, start_valkey, stop
 from tests.support.tls import certificates, tls_before
 
 PASSWORD = "p@/?#%&=+:"
-#: As docs/redis.md has them.
+#: The rules in docs/redis.md.
 RULES = "~voice:* &voice:* &voice:/0.celery.pidbox +@all -@admin -@dangerous"
 
 
 @pytest.mark.timeout(240)
 def test_a_node_lives_on_a_managed_redis_that_it_shares_and_a_livekit_server(short_folder: Path) -> None:
-    """By TLS, as a user with few rights, with a prefix: each program, agents, a call, Flower."""
+    """TLS, a Redis user with few rights, and a prefix work for each program, agents, a call, and Flower."""
     folder = short_folder / "managed"
     folder.mkdir()
     authority, certificate, key = certificates(folder)
@@ -50,9 +50,9 @@ def test_a_node_lives_on_a_managed_redis_that_it_shares_and_a_livekit_server(sho
                 mine = {"Authorization": "Bearer mine-of-16-and-more"}
                 assert node.http.get("/api/sessions", headers=mine).is_success
                 assert node.end(session)["success"]
-                poll(lambda: raw.hget("voice:beat:ticks", "beat"), "beat turns")
+                poll(lambda: raw.hget("voice:beat:ticks", "beat"), "beat ticks")
                 poll(lambda: raw.keys("voice:celery:result:*"), "tasks run, and their results are kept")
-                poll(lambda: not node.health()["warnings"], "nothing is wrong")
+                poll(lambda: not node.health()["warnings"], "there are no warnings")
                 assert [name for name in raw.scan_iter(count=1000) if not name.startswith("voice:")] == []
                 assert node.command("redis", "HGET", f"voice:session:{session}", "userId").stdout == "ada\n"
                 assert PASSWORD not in node.output.read_text()
@@ -82,6 +82,6 @@ def _flower_counts(node: Node) -> None:
                 except httpx.HTTPError:
                     return False
 
-            poll(counted, "Flower counts what waits", 60, every=0.5)
+            poll(counted, "Flower counts the waiting tasks", 60, every=0.5)
     finally:
         stop(process)

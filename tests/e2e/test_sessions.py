@@ -1,4 +1,4 @@
-"""How sessions begin, are taken over and end, and how they are watched by the command line: one node, real calls."""
+"""How sessions begin, are taken over and end, and the command line: one node, real calls."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ from tests.support.walk import walk
 
 @pytest.fixture(scope="module")
 def node(short_folder: Path) -> Iterator[Node]:
-    """A node whose agents do what they are told; it is quick to give up absent users."""
+    """A node whose agents follow their session's metadata, with short waits for absent users."""
     folder = short_folder / "sessions"
     folder.mkdir()
     (folder / ".env").write_text("OPENAI_API_KEY=from-the-file\nOWN=listed\nAGENT_ENV=OWN\n")
@@ -47,7 +47,7 @@ async def rooms(node: Node) -> set[str]:
 
 
 async def room_is_gone(node: Node, room: str) -> None:
-    """Wait until a room does not exist any more; each look takes its time."""
+    """Wait until a room is deleted; each request takes long enough that no pause is needed."""
     async with asyncio.timeout(30):
         while room in await rooms(node):
             pass
@@ -60,13 +60,13 @@ def state(node: Node, session_id: str, *wanted: str) -> dict[str, Any]:
 
 
 def warm(node: Node) -> list[dict[str, Any]]:
-    """Return the warm agents whose processes are known."""
+    """Return the warm agents with a recorded pid."""
     return [agent for agent in node.agents() if agent["status"] == "ready" and agent["pid"]]
 
 
 @asynccontextmanager
 async def echoing(node: Node, user: str, **metadata: Any) -> AsyncIterator[Call]:
-    """Be in a call in which the agent is heard."""
+    """Make a call in which the agent is heard."""
     call = await hurt.talking(node, user, echo=True, **metadata)
     try:
         yield call
@@ -96,7 +96,7 @@ async def what_is_said_comes_back_and_a_stop_clears_up(node: Node) -> None:
 
 
 async def a_closed_tab_frees_the_agent(node: Node) -> None:
-    # In the middle of a call: who leaves while still connecting is known to be gone only by LiveKit's time-outs.
+    # During a call: if the user left while connecting, LiveKit would notice only by its timeouts.
     async with echoing(node, "tab") as call:
         session = await call.look()
         await call.leave()
@@ -124,8 +124,8 @@ def ten_at_once_on_an_empty_pool_are_all_served(node: Node) -> None:
         assert len({session["agentPid"] for session in sessions}) == 10
         for answer in answers:
             node.end(answer["sessionId"])
-        poll(lambda: not [s for s in sessions if alive(s["agentPid"])], "all are gone")
-        poll(lambda: node.counts()["agents"] == 0, "nothing was spawned that nobody needs")
+        poll(lambda: not [s for s in sessions if alive(s["agentPid"])], "all agents are gone")
+        poll(lambda: node.counts()["agents"] == 0, "no superfluous agent was started")
     finally:
         node.resize(2)
 
@@ -154,7 +154,7 @@ def a_resize_works_at_once_and_spares_the_assigned(node: Node) -> None:
     pids = [agent["pid"] for agent in node.agents() if agent["status"] == "ready"]
     assert len(pids) == 5
     node.resize(1)
-    poll(lambda: sum(alive(one) for one in pids) == 1, "four have gone")
+    poll(lambda: sum(alive(one) for one in pids) == 1, "four have exited")
     assert alive(pid)
     assert node.session(started["sessionId"])["status"] in {"ready", "active"}
     node.end(started["sessionId"])
@@ -178,14 +178,14 @@ async def the_end_of_an_agent_is_told_with_its_cause_and_its_last_words(
         await call.gone()
         session = await asyncio.to_thread(state, node, call.session_id, "ended", "error")
     assert (session["status"], session["reason"]) == (status, reason)
-    lines = poll(lambda: (found := node.logs(call.session_id))[-1:] == [last] and found, "the last words")
+    lines = poll(lambda: (found := node.logs(call.session_id))[-1:] == [last] and found, "the last log line")
     assert f"ready for {deed}" in lines
     if deed == "raise":
         assert any("RuntimeError: told to fail" in line for line in lines)
     if deed == "segfault":
         assert any("Fatal Python error: Segmentation fault" in line for line in lines)
     with hurt.connected(node) as raw:
-        # Whoever ends the session, its record is kept as long as is set.
+        # However the session ends, its record is kept for the set time.
         assert 0 < raw.ttl(f"session:{call.session_id}") <= 1000
         assert 0 < raw.ttl(f"session:{call.session_id}:events") <= 1000
 
@@ -215,7 +215,7 @@ async def a_session_has_a_maximum_length(node: Node) -> None:
     assert session["reason"] == "maximum length of 4 s reached"
 
 
-# What LiveKit tells the node by webhooks
+# LiveKit's webhooks
 
 
 def told(node: Node, event: str) -> int:
@@ -231,7 +231,7 @@ async def livekit_tells_the_node(node: Node) -> None:
         await call.gone()
     heard = lambda: all(told(node, kind) > before[kind] for kind in kinds)  # noqa: E731
     await asyncio.to_thread(poll, heard, "every kind of event is recorded")
-    assert told(node, "participant_joined") - before["participant_joined"] >= 2, "the user and the agent"
+    assert told(node, "participant_joined") - before["participant_joined"] >= 2, "the user and the agent both join"
     health = node.health()
     assert health["stats"]["webhook:room_started:recorded"] > before["room_started"]
 
@@ -242,7 +242,7 @@ async def who_enters_the_room_of_a_call_that_is_over_is_put_out(node: Node) -> N
         await asyncio.to_thread(node.end, call.session_id)
         await call.gone()
         await client.room.create_room(api.CreateRoomRequest(name=room))
-        # The next round may be a minute away: it is the webhook that does it.
+        # The next periodic check may be a minute away, so the webhook must trigger this one.
         await room_is_gone(node, room)
 
 
@@ -250,7 +250,7 @@ async def who_enters_the_room_of_a_call_that_is_over_is_put_out(node: Node) -> N
 
 
 async def taken_over(node: Node, call: Call, before: dict[str, Any], *, takeovers: int = 1) -> dict[str, Any]:
-    """Wait until another agent has a call; its user then hears that one."""
+    """Wait until another agent has taken over a call and its user hears it."""
 
     def look() -> dict[str, Any] | None:
         found = node.session(call.session_id)
@@ -272,7 +272,7 @@ async def a_killed_agent_is_replaced_and_heard_again(node: Node) -> None:
 
 
 async def agents_that_serve_no_more_are_replaced_and_heard_again(node: Node) -> None:
-    """One that stands still, one whose event loop is blocked, and one that alone has lost Redis for good."""
+    """One agent is stopped, one has a blocked event loop, and one has lost its connection to Redis for good."""
     async with echoing(node, "hung") as hung, echoing(node, "blocked", later="block") as blocked:
         before = {call: await call.look() for call in (hung, blocked)}
         os.kill(before[hung]["agentPid"], signal.SIGSTOP)
@@ -280,7 +280,7 @@ async def agents_that_serve_no_more_are_replaced_and_heard_again(node: Node) -> 
             before[lost] = await lost.look()
             for call, line in ((blocked, "blocks"), (lost, "has lost Redis")):
                 said = lambda: line in "".join(node.logs(call.session_id))  # noqa: B023, E731
-                await asyncio.to_thread(poll, said, "it serves no more")
+                await asyncio.to_thread(poll, said, "the agent has failed as requested")
             for call, session in before.items():
                 after = await taken_over(node, call, session)
                 assert "no heartbeat for" in after["cause"]
@@ -308,12 +308,12 @@ async def the_third_death_ends_the_call_with_the_last_cause(node: Node) -> None:
 def the_health_check_sees_every_process(node: Node) -> None:
     poll(lambda: node.counts()["pool"] == 2, "the pool is full")
     (agent, *_) = warm(node)
-    # Beat asks once a minute; asked for here.
+    # Beat sends this task once a minute; send it now.
     script = "from orchestrator.worker.tasks import health_check; health_check.delay()"
     environment = node.environment | {"REDIS_URL": node.redis_url}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=60)
     with hurt.connected(node) as raw:
-        health = poll(lambda: raw.hgetall(f"agent:{agent['agentId']}:health"), "it is examined")
+        health = poll(lambda: raw.hgetall(f"agent:{agent['agentId']}:health"), "the agent has been checked")
     assert health["status"] == "ok"
     assert int(health["memory_bytes"]) > 1_000_000
     assert int(health["last_check"]) > 0
@@ -350,22 +350,22 @@ STEPS = [
 ]  # fmt: skip
 
 
-# A command in place of a module
+# AGENT_COMMAND instead of a module
 
 
 def one_that_cannot_boot_is_an_error_with_its_reason(node: Node) -> None:
     started = node.begin("unlucky")
     assert started["status"] == "starting"
-    assert "estimatedWait" not in started, "nothing has booted yet, so nothing is measured"
+    assert "estimatedWait" not in started, "there is no estimate before the first boot"
     session = state(node, started["sessionId"], "error")
-    # A refill may have tried too, for the session that waits: then the fifth failure has opened the breaker.
+    # A refill may have started an agent for the waiting session too; then the fifth failure has opened the breaker.
     broken = node.health()["breaker"]["failures"] >= 5
     after = "" if broken else " (after 4 attempts)"
     assert session["reason"] == f"boot_error: exited with code 3: no model found{after}"
     assert "no model found" in node.logs(started["sessionId"])
     assert node.log("worker").count("spawn failed, is tried again") in ((2, 3) if broken else (3,))
     assert "no model found" in " ".join(node.health()["warnings"])
-    # Who tells of it names a command that prints what the agent printed.
+    # Every report of the failure names a command that prints the agent's log.
     for command in (("status",), ("breaker",), ("explain", started["sessionId"])):
         (named, *_) = re.findall(r"orchestrator (logs \w+_[0-9a-f]{32})", node.command(*command).stdout)
         assert "no model found\n[agent exited with code 3]" in node.command(*named.split()).stdout
@@ -378,7 +378,7 @@ def one_that_was_mended_serves_its_user(node: Node) -> None:
     started = node.begin("plain")
     state(node, started["sessionId"], "ready")
     served = lambda: any("own agent serves plain" in line for line in node.logs(started["sessionId"]))  # noqa: E731
-    poll(served, "its log")
+    poll(served, "the session's log")
     node.end(started["sessionId"])
 
 

@@ -23,16 +23,16 @@ from tests.support.node import Node
 from tests.support.processes import alive, poll
 from tests.support.walk import walk_plainly
 
-#: What a hostile caller would like the page to run. Whatever runs leaves its mark on the window.
+#: Scripts that a hostile caller would like the page to run. Each would leave a mark on the window.
 HOSTILE = "<img src=x onerror=\"window.hacked='yes'\"><script>window.hacked='yes'</script>"
-#: What would turn the direction of writing, move a cursor or cannot be seen; without what an api refuses in a name.
+#: Characters that change the direction of text, move a cursor or are invisible, except those the API refuses in names.
 STRANGE = "gpj.\u202eexe \u2066iso\u2069 \x9b31m \u200bzero \xad \U000e0041 \u200f"
 WAIT = 20_000
 
 
 @pytest.fixture(scope="module")
 def node(short_folder: Path) -> Iterator[Node]:
-    """A node of its own: this one is resized, killed and written into."""
+    """A separate node, because these tests resize it, kill its programs and write to its Redis."""
     folder = short_folder / "status"
     folder.mkdir()
     settings = {"POOL_TARGET": 2, "AGENT_MODULE": "agents.echo", "HEARTBEAT_SECONDS": 1, "USER_JOIN_SECONDS": 600}
@@ -41,7 +41,7 @@ def node(short_folder: Path) -> Iterator[Node]:
 
 
 class Starter:
-    """Starts sessions, each of which is over at the end of the step."""
+    """Starts sessions, and ends them at the end of the step."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -87,7 +87,7 @@ def row(browser: Browser, user: str) -> Locator:
 
 
 def aside(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine on a loop of its own: Playwright's occupies this thread."""
+    """Run a coroutine on a new event loop in another thread, because Playwright's loop occupies this one."""
     import asyncio
 
     with ThreadPoolExecutor(1) as thread:
@@ -112,7 +112,7 @@ def a_wrong_token_is_told_and_a_right_one_is_kept_out_of_addresses(node: Node, _
         page.get_by_role("button", name="Open").click()
         live(browser)
         page.reload()
-        live(browser)  # the tab remembers it
+        live(browser)  # the tab has stored the token
         assert addresses
         assert [address for address in addresses if token in address] == []
         page.get_by_role("button", name="Forget token").click()
@@ -132,7 +132,7 @@ def the_numbers_follow_without_a_reload(node: Node, session: Starter) -> None:
         started = session("follower")
         expect(figure(browser, "ready")).to_have_text("1", timeout=WAIT)
         expect(row(browser, "follower")).to_be_visible()
-        # Another agent is warm by then: the pool is full again.
+        # Another agent is warm by then, and the pool is full again.
         expect(figure(browser, "warm")).to_have_text("2", timeout=WAIT)
         node.end(started)
         expect(figure(browser, "ready")).to_have_text("0", timeout=WAIT)
@@ -151,7 +151,7 @@ def a_session_opens_with_its_history_and_its_logs_live(node: Node, session: Star
         expect(panel.get_by_role("heading", name="opener")).to_be_focused()
         expect(panel.locator(".events")).to_contain_text("The agent joined the room.", timeout=WAIT)
         expect(panel.locator(".timeline rect[data-state=ready]")).to_be_attached()
-        # What the agent itself printed, shipped from its file.
+        # The agent's own output, shipped from its log file.
         expect(panel.get_by_role("log")).to_contain_text("agent joined room_", timeout=WAIT)
         _print(node, started, "the newest line")
         expect(panel.get_by_role("log")).to_contain_text("the newest line", timeout=WAIT)
@@ -163,7 +163,7 @@ def a_session_opens_with_its_history_and_its_logs_live(node: Node, session: Star
         page.keyboard.press("Escape")
         expect(panel).to_be_hidden()
         expect(row(browser, "opener")).to_be_focused()
-        # What went wrong is in the list of failures too.
+        # The list of failures has it too.
         expect(page.locator("#failures li").first).to_contain_text("killed by signal 9", timeout=WAIT)
         assert browser.errors == []
 
@@ -182,7 +182,7 @@ def the_keyboard_is_enough_to_stop_a_call(node: Node, session: Starter) -> None:
         keyboard.press("Enter")
         dialog = page.get_by_role("dialog")
         expect(dialog).to_contain_text("Stop the session of stopper?")
-        keyboard.press("Escape")  # no is what Escape says
+        keyboard.press("Escape")  # Escape cancels
         expect(dialog).to_be_hidden()
         assert node.session(started)["status"] == "ready"
         stop.click()
@@ -236,7 +236,7 @@ def a_dead_api_is_said_and_the_page_comes_back(node: Node, session: Starter) -> 
 
 
 def what_strangers_send_is_text(node: Node, session: Starter) -> None:
-    """Threat S14: names, reasons and log lines are other people's words."""
+    """Threat S14: names, reasons and log lines are text from strangers."""
     started = node.begin(HOSTILE, metadata={"name": HOSTILE})["sessionId"]
     try:
         with opened(node) as browser:
@@ -252,7 +252,7 @@ def what_strangers_send_is_text(node: Node, session: Starter) -> None:
             browser.screenshot("status-hostile")
             assert page.locator("img").count() == 0
             assert page.evaluate("() => window.hacked") is None
-            # Were there a mistake, the policy would still keep the script from running.
+            # Even without escaping, the content security policy would prevent the script.
             blocked = page.evaluate(
                 "(text) => { try { document.body.innerHTML = text; return false } catch { return true } }", HOSTILE
             )
@@ -264,7 +264,7 @@ def what_strangers_send_is_text(node: Node, session: Starter) -> None:
 
 
 def controls_and_directions_of_strangers_are_written_out(node: Node, _: Starter) -> None:
-    """As on the terminal: they would make a name or a log line look like another one."""
+    """As on the terminal: such characters could make a name or a log line look like another one."""
     shown = one_line(STRANGE)
     started = node.begin(STRANGE)["sessionId"]
     try:
@@ -278,7 +278,7 @@ def controls_and_directions_of_strangers_are_written_out(node: Node, _: Starter)
             aside(_fail(node, started, STRANGE))
             expect(panel.locator(".why-box")).to_contain_text(shown, timeout=WAIT)
             expect(page.locator("#failures")).to_contain_text(shown, timeout=WAIT)
-            # Whatever there is of it on the page, attributes too.
+            # All text on the page, including attributes.
             everything = page.evaluate("() => document.documentElement.outerHTML")
             found = {char for char in everything if one_line(char) != char} - {"\n"}
             assert found == set()
@@ -288,7 +288,7 @@ def controls_and_directions_of_strangers_are_written_out(node: Node, _: Starter)
 
 
 def the_page_writes_out_what_the_command_line_writes_out(node: Node, _: Starter) -> None:
-    """One rule in two languages: each character of Unicode, and what stands alone of a pair."""
+    """The same rule in Python and JavaScript, for each Unicode character and for single surrogates."""
     with Browser() as browser:
         browser.page.goto(f"{node.url}/status")
         differ = browser.page.evaluate(
@@ -323,14 +323,14 @@ def an_agent_that_did_not_boot_opens_its_log(node: Node, session: Starter) -> No
         expect(panel.locator(".why-box")).to_contain_text("boot_error: exited with code 1")
         browser.screenshot("status-boot")
         assert page.evaluate("() => window.hacked") is None
-        # The address names it, to be sent to somebody else who has the token.
+        # The URL contains the selection, so that it can be sent to another user with the token.
         assert page.url.endswith(f"/status#agent/{agent_id}")
         page.reload()
         expect(panel.get_by_role("log")).to_contain_text("RuntimeError", timeout=WAIT)
         page.keyboard.press("Escape")
         expect(panel).to_be_hidden()
         assert "#" not in page.url
-        # Whose session failed for it names it too, and so does the pool while boots fail.
+        # The session that failed because of it has a link too, and so does the pool while boots fail.
         row(browser, "unlucky").click()
         panel.locator(".events").get_by_role("button", name="Its log").click()
         expect(panel.get_by_role("heading", name=agent_id[:16])).to_be_focused()
@@ -341,7 +341,7 @@ def an_agent_that_did_not_boot_opens_its_log(node: Node, session: Starter) -> No
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Try to boot at once").click()
         expect(page.get_by_role("button", name="Read its log")).to_be_hidden(timeout=WAIT)
-        # A living one has its log too.
+        # A living agent has a log too.
         living = page.locator("#agent-rows").get_by_role("button", name="prewarm_").first
         living.click()
         expect(panel.locator(".log-head")).to_contain_text("Live", timeout=WAIT)
@@ -355,14 +355,14 @@ def two_hundred_sessions_are_searched_and_paged(node: Node, _: Starter) -> None:
         rows = page.locator("#session-rows tr")
         expect(page.locator("#range")).to_contain_text("1 to 25 of ", timeout=WAIT)
         page.get_by_label("Search sessions").fill("crowd-17")
-        expect(rows).to_have_count(11, timeout=WAIT)  # crowd-17 and crowd-170 to crowd-179
+        expect(rows).to_have_count(11, timeout=WAIT)  # matches crowd-17 and crowd-170 to crowd-179
         page.get_by_label("Search sessions").fill("crowd-")
         page.get_by_role("button", name="Errors").click()
         expect(page.locator("#range")).to_have_text("1 to 25 of 40", timeout=WAIT)
         page.get_by_role("button", name="Older").click()
         expect(rows).to_have_count(15)
         browser.screenshot("status-crowd")
-        # Typing stays quick, however many there are: a search asks nobody, and draws at most one page of rows.
+        # Typing stays fast with any number of sessions: a search sends no request and draws at most one page of rows.
         asked, drawn = page.evaluate(
             """() => {
                  const search = document.getElementById("search"), rows = document.getElementById("session-rows");
@@ -401,7 +401,7 @@ def a_phone_shows_everything_without_scrolling_sideways(node: Node, session: Sta
 
 
 def streams_are_put_together_and_percentiles_taken(node: Node, _: Starter) -> None:
-    """The two small pieces of arithmetic, as the browser runs them."""
+    """The page's two small calculations, run in the browser."""
     with Browser() as browser:
         browser.page.goto(f"{node.url}/status")
         stream = ': ping\n\nevent: a\nid: 7\ndata: {"x":\ndata: 1}\n\ndata: "two\\n"\r\n\r\n'
@@ -452,7 +452,7 @@ def test_the_status_page(node: Node, subtests: pytest.Subtests) -> None:
 
 
 def _sideways(browser: Browser) -> int:
-    """Return by how many pixels the page is wider than its window."""
+    """Return how many pixels the page is wider than its window."""
     script = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
     return int(browser.page.evaluate(script))
 
@@ -462,7 +462,7 @@ def _store(node: Node) -> Store:
 
 
 def _print(node: Node, session_id: str, line: str) -> None:
-    """Have a session's agent say something."""
+    """Append a line to the log of a session's agent."""
     agent_id = node.session(session_id)["agentId"]
 
     async def append() -> None:
@@ -478,7 +478,7 @@ async def _fail(node: Node, session_id: str, detail: str) -> None:
 
 
 async def _fail_to_boot(node: Node, lines: list[str], session_id: str) -> str:
-    """Have the boot of an agent fail that printed something, and with it a session; returns its id."""
+    """Make the boot of an agent with some output fail, and its session too; returns the id."""
     async with _store(node) as store:
         before = (await store.counts())["target"]
         await store.set_target(before + 1)
@@ -494,7 +494,7 @@ async def _fail_to_boot(node: Node, lines: list[str], session_id: str) -> str:
 
 
 async def _break(node: Node, agent_id: str) -> None:
-    """Have the last boot have failed, as far as the breaker knows."""
+    """Record a failed boot as the breaker's last one."""
     from redis.asyncio import Redis
 
     async with Redis.from_url(node.redis_url) as raw:
@@ -504,7 +504,7 @@ async def _break(node: Node, agent_id: str) -> None:
 
 
 async def _many(node: Node, count: int) -> None:
-    """Have so many sessions been and gone, every fifth with an error."""
+    """Add this many ended sessions, every fifth with an error."""
     from redis.asyncio import Redis
 
     async with _store(node) as store:

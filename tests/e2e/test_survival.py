@@ -1,4 +1,4 @@
-"""Calls go on while a program of their node, Redis with all it knew, or LiveKit is lost; nothing is doubled or left."""
+"""Calls survive the loss of a program, of Redis with all data, or of LiveKit; nothing is duplicated or left over."""
 
 import asyncio
 import os
@@ -45,7 +45,7 @@ def node(short_folder: Path) -> Iterator[Node]:
 
 
 async def serves_as_before(node: Node, under_way: Calls) -> None:
-    """Wait until starts would be served, and Redis and the machine agree; the calls have not noticed."""
+    """Wait until starts would be served and Redis and the machine agree; assert that the calls were not affected."""
     await asyncio.to_thread(poll, lambda: answers(node), "a start would be served", 60, every=0.1)
     await asyncio.to_thread(agrees, node, 60)
     await asyncio.to_thread(under_way.assert_untouched, node)
@@ -68,7 +68,7 @@ async def a_host_that_hangs_is_replaced_and_no_call_notices(node: Node, under_wa
 
 
 async def calls_outlive_a_crash_of_redis_that_lasts(node: Node, under_way: Calls) -> None:
-    """Valkey is killed and stays away for 3 s; its append-only file brings everything back."""
+    """Valkey is killed and is down for 3 s; its append-only file restores all data."""
     await asyncio.to_thread(crash_and_stay_down, node, "valkey")
     waits = await asyncio.to_thread(refused_for, node, under_way.talks[0].session_id, 3)
     print(f"without Redis each request was refused within {max(waits):.2f} s")  # noqa: T201
@@ -77,20 +77,20 @@ async def calls_outlive_a_crash_of_redis_that_lasts(node: Node, under_way: Calls
 
 
 async def calls_outlive_the_loss_of_all_records(node: Node, under_way: Calls, *, loss: Callable[[Node], None]) -> None:
-    """Who lives says so again before anybody is given an agent: the cap holds, the pool does not double."""
+    """Living agents register again before any session gets one: the limit is kept, the pool does not double."""
     await outlive_the_loss_of_all_records(node, under_way, loss, cap=CAP)
-    # The next step needs the room that the late ones have.
+    # The next step needs the capacity that the late sessions use.
     await asyncio.to_thread(end_all, node, {call.session_id for call in under_way.talks})
     await serves_as_before(node, under_way)
 
 
 async def a_livekit_that_was_killed_loses_no_call(node: Node, under_way: Calls) -> None:
-    """Its agent is in the room again, or the next one is."""
+    """Return whether the same or another agent is in the room again."""
     killed = await asyncio.to_thread(node.kill, "livekit")
     await asyncio.to_thread(runs_again, node, "livekit", killed)
     async with LiveKit.of(node) as livekit:
         for call in under_way.talks:
-            # Only then a sound has come through the new server: one of the old server's may be on its way for a moment.
+            # Wait, because sound of the old server may still be in transit: later sound comes from the new server.
             await livekit.served_again((await call.look())["roomName"])
             await call.next_sound()
             assert (await call.look())["status"] == "active"

@@ -1,4 +1,4 @@
-"""`make up` as a newcomer meets it: what it says, what it keeps, how it stops, whatever its folder is called."""
+"""`make up` for a new user: its output, the state that it keeps, how it stops, and folders with unusual names."""
 
 import os
 import re
@@ -18,12 +18,12 @@ from tests.support.terminal import Terminal
 from tests.support.walk import walk_plainly
 
 NAME = "it's 100%s naïve [x]"
-#: Longer than any test: what does not wait for calls that are not there, or are over, does not wait for its end.
+#: Longer than any test, so a node that waits for this limit instead of its calls fails the test.
 DRAIN_SECONDS = 900
 
 
 def ends(node: Node, seconds: float = 60) -> int:
-    """Return the exit code of a node that ends by itself, with nothing left over."""
+    """Wait until a node has exited and no process of it is left; returns its exit code."""
     assert node.process is not None
     code = node.process.wait(seconds)
     poll(lambda: not node.pids(), "every process of the node is gone", 10)
@@ -44,18 +44,18 @@ def it_says_what_is_up_is_there_once_and_stops_without_a_trace(folder: Path) -> 
         for line in (node.url, node.environment["LIVEKIT_PORT"], "valkey.sock", "orchestrator call"):
             assert line in said
         assert f"admin token  in {node.run_dir}/secrets.json" in said
-        assert node.secrets["ADMIN_TOKEN"] not in said, "output that is no terminal is kept by somebody"
+        assert node.secrets["ADMIN_TOKEN"] not in said, "output that is not a terminal may be stored"
         _it_runs_already(node)
         beat = node.program("beat")
         assert beat is not None
-        os.kill(beat, signal.SIGTERM)  # it exits with 0, and is needed all the same
-        poll(lambda: node.program("beat") not in {None, beat}, "beat is back")
+        os.kill(beat, signal.SIGTERM)  # it exits with 0, but must be restarted
+        poll(lambda: node.program("beat") not in {None, beat}, "beat is restarted")
         host = node.kill("host")
-        poll(lambda: node.program("host") not in {None, host}, "the host is back")
-        # Its agent is an orphan that the second host has adopted.
+        poll(lambda: node.program("host") not in {None, host}, "the host is restarted")
+        # The session's agent is an orphan that the second host has adopted.
         session_id = node.begin("ada")["sessionId"]
         node.resize(2)
-        assert node.said() == said, "nothing of that is worth a line"
+        assert node.said() == said, "none of these events prints a line"
         _a_second_signal_stops_at_once(node)
     ports = {name: first.environment[name] for name in ("PORT", "LIVEKIT_PORT", "NODE_ID")}
     with Node(first.run_dir, **ports | settings) as again:
@@ -78,7 +78,7 @@ def _a_second_signal_stops_at_once(node: Node) -> None:
     pids = node.pids()
     assert len(pids) >= 7
     assert node.process is not None
-    # As a terminal does it: to everything that was not put into a group of its own.
+    # Like a terminal: to all processes of the foreground group.
     os.killpg(node.process.pid, signal.SIGINT)
     poll(lambda: "Draining: 1 call" in node.said(), "it drains")
     os.killpg(node.process.pid, signal.SIGINT)
@@ -89,15 +89,15 @@ def _a_second_signal_stops_at_once(node: Node) -> None:
 def _its_state_is_there_again(node: Node, session_id: str) -> None:
     session = node.session(session_id)
     assert (session["status"], session["reason"]) == ("ended", "the node is stopping")
-    assert node.counts()["target"] == 2, "the resize is kept"
+    assert node.counts()["target"] == 2, "the target of the resize is kept"
     with redis.Redis.from_url(node.redis_url, decode_responses=True) as raw:
         ready = raw.smembers("pool:ready")
         assert len(ready) == 2
         assert raw.get(f"agent:{min(ready)}:pid") in {str(agent["pid"]) for agent in node.agents()}
         assert raw.hgetall(f"session:{session_id}")["userId"] == "ada"
         poll(lambda: raw.llen("celery") == 0, "the task queue is empty")
-        poll(lambda: raw.zscore("deadlines", f"close|{session_id}") is None, "its room is gone with its last life")
-        assert int(raw.hget("pool:stats", "total_spawned")) >= 5, "two of them in this life"
+        poll(lambda: raw.zscore("deadlines", f"close|{session_id}") is None, "the session's room is deleted")
+        assert int(raw.hget("pool:stats", "total_spawned")) >= 5, "two of them since the restart"
         poll(lambda: raw.keys("celery:result:*"), "Celery keeps results")
         assert {"celery:beat::schedule", "celery:beat:refill"} <= set(raw.keys("celery:beat:*"))
 
@@ -115,13 +115,13 @@ def _a_call_is_kept_until_it_ends(node: Node) -> None:
     refused = node.http.post("/api/session/start", json={"userId": "hopper"})
     assert refused.status_code == 503
     node.end(session_id)
-    assert ends(node) == 0, "it does not wait for calls that are not"
+    assert ends(node) == 0, "it does not wait when there are no calls"
     assert "Cannot drain" not in node.output.read_text()
 
 
 def a_host_that_cannot_start_ends_the_node(folder: Path) -> None:
     node = Node(a_folder(folder, "fatal"), POOL_TARGET=1, AGENT_MODULE="agents.echo")
-    (node.run_dir / "host.sock").mkdir(parents=True, mode=0o700)  # in the way of its socket
+    (node.run_dir / "host.sock").mkdir(parents=True, mode=0o700)  # a folder in the place of its socket
     try:
         node.start(wait=False)
         assert ends(node, 120) == 1
@@ -132,7 +132,7 @@ def a_host_that_cannot_start_ends_the_node(folder: Path) -> None:
             output,
             re.MULTILINE,
         ), output
-        assert output.count("does not start") == 1, "said once"
+        assert output.count("does not start") == 1, "the error is printed once"
     finally:
         node.stop()
 
@@ -142,7 +142,7 @@ def it_is_interrupted_while_it_starts(folder: Path) -> None:
     try:
         node.start(wait=False)
         poll((node.run_dir / "supervisord.pid").exists, "supervisord runs")
-        poll(lambda: "Starting node" in node.said(), "it announces itself")
+        poll(lambda: "Starting node" in node.said(), "its first line is printed")
         assert node.process is not None
         os.killpg(node.process.pid, signal.SIGINT)
         assert ends(node) == 0
@@ -152,7 +152,7 @@ def it_is_interrupted_while_it_starts(folder: Path) -> None:
 
 
 def _checkout(folder: Path) -> Path:
-    """Return the Python of a checkout there, with an environment of its own, as `make up` leaves both."""
+    """Create a checkout with its own virtual environment, as `make up` does; returns the environment's Python."""
     for part in ("orchestrator", "agents", "supervisord.conf"):
         source = REPOSITORY / part
         if source.is_dir():
@@ -168,7 +168,7 @@ def _checkout(folder: Path) -> Path:
 
 
 def it_lives_in_folders_of_any_name_and_goes_with_its_terminal(folder: Path) -> None:
-    """The characters mean something to supervisord, a shell, a URL or an .ini file."""
+    """The characters are special to supervisord, a shell, a URL or an .ini file."""
     place = a_folder(folder, NAME)
     (place / "page").mkdir(parents=True)
     (place / "page" / "index.html").write_text("the page")
@@ -205,7 +205,7 @@ def it_lives_in_folders_of_any_name_and_goes_with_its_terminal(folder: Path) -> 
         assert str(node.info("host")["logfile"]) == f"{place}/run/logs/host.log"
         terminal.close()
         assert node.process.wait(30) == 0
-        poll(lambda: not node.pids(), "nothing of it is left", 5)
+        poll(lambda: not node.pids(), "no process of it is left", 5)
     finally:
         terminal.close()
         node.stop()

@@ -1,4 +1,4 @@
-"""People talk with agents: real speech both ways, on a real LiveKit server."""
+"""Spoken conversations with agents: real speech in both directions, on a real LiveKit server."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from tests.support.walk import walk
 
 @pytest.fixture(scope="module")
 def node(short_folder: Path) -> Iterator[Node]:
-    """A node with the voice agent and everything else by default, but time for a goodbye."""
+    """A node with the voice agent and default settings, except the time for a goodbye."""
     folder = short_folder / "voice"
     folder.mkdir()
     with Node(folder, POOL_TARGET=2, DRAIN_SECONDS=12, GOODBYE_SECONDS=10) as found:
@@ -32,12 +32,12 @@ def node(short_folder: Path) -> Iterator[Node]:
 
 
 def words(text: str) -> str:
-    """Return speech as comparable words."""
+    """Return recognised speech in a form that can be compared."""
     return " ".join(re.findall(r"[a-z]+", text.lower()))
 
 
 async def ask(call: Call, sentence: str, wanted: str) -> str:
-    """Say something until the answer is to the point: recognition is good, not perfect, and people say it again too."""
+    """Say a sentence until the answer matches, three times at most, because recognition is not perfect."""
     answers = []
     for _ in range(3):
         await call.say(sentence)
@@ -47,7 +47,7 @@ async def ask(call: Call, sentence: str, wanted: str) -> str:
     raise AssertionError(f"asked {sentence!r}, was answered {answers}")
 
 
-#: What the agent says when it is asked for the time.
+#: Matches the agent's answers to a question for the time.
 A_TIME = r"\bit is \w+|\bits \w+|morning|afternoon|evening"
 
 
@@ -74,9 +74,9 @@ async def a_caller_is_greeted_heard_and_answered(node: Node) -> None:
     assert any("joined room_" in line for line in logs)
     assert "[agent exited with code 0]" in poll(
         lambda: (lines := node.logs(call.session_id))[-1:] == ["[agent exited with code 0]"] and lines,
-        "last line",
+        "the last log line",
     )
-    assert not any("time is it" in line.lower() for line in logs), "what people say is not logged"
+    assert not any("time is it" in line.lower() for line in logs), "users' words are not logged"
     assert any("user spoke" in line for line in logs)
     assert not any("Traceback" in line or " ERROR " in line for line in logs), "\n".join(logs)
 
@@ -88,7 +88,7 @@ async def an_agent_can_be_interrupted(node: Node) -> None:
         speaking = await _state(call, "speaking")
         await call.say("Stop, what time is it?")
         assert speaking
-        # The long answer is cut short: its end is never heard, and what was said into it is answered.
+        # The long answer is interrupted: its end is never heard, and the interruption is answered.
         answers = [words((await call.heard()).text())]
         if not re.search(A_TIME, answers[0]):
             answers.append(await ask(call, "What time is it?", A_TIME))
@@ -121,7 +121,7 @@ async def the_state_changes_after_the_user_is_in(node: Node) -> None:
 
 
 async def _told(room: rtc.Room, agent: str, seconds: float) -> list[str]:
-    """Return what an agent tells of itself to somebody who asks as LiveKit's own tools do."""
+    """Return an agent's answers to the requests of LiveKit's own tools."""
     session = RemoteSession.from_room(room, agent)
     await session.start()
     try:
@@ -141,14 +141,14 @@ async def _told(room: rtc.Room, agent: str, seconds: float) -> list[str]:
 
 
 async def a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice(node: Node) -> None:
-    """Instructions, tools and the conversation are shown by default to whoever is in the room, and words are taken."""
+    """By default LiveKit shows an agent's instructions, tools and conversation to the room, and accepts text."""
     url, keys = f"ws://127.0.0.1:{node.environment['LIVEKIT_PORT']}", node.secrets
 
     def token(identity: str) -> str:
         made = api.AccessToken(keys["LIVEKIT_API_KEY"], keys["LIVEKIT_API_SECRET"]).with_identity(identity)
         return made.with_grants(api.VideoGrants(room_join=True, room="open")).to_jwt()
 
-    # As it is by default: the questions are the right ones.
+    # First with LiveKit's defaults, to show that the requests are the right ones.
     agent, guest, session = rtc.Room(), rtc.Room(), AgentSession[None]()
     try:
         await agent.connect(url, token("agent"))
@@ -174,8 +174,8 @@ async def a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice(node: Nod
             with pytest.raises(rtc.RpcError) as refused:
                 await room.local_participant.perform_rpc(destination_identity=who, method=method, payload="{}")
             assert refused.value.code == rtc.RpcError.ErrorCode.UNSUPPORTED_METHOD
-        assert events == [], "nor does the agent tell it unasked"
-        # It has not heard the goodbye that was typed.
+        assert events == [], "the agent does not send it unrequested either"
+        # It has ignored the goodbye that was typed.
         await ask(call, "How many times have I spoken to you?", r"\b(once|one time|two times|three times)\b")
         assert (await call.look())["status"] == "active"
 
@@ -201,12 +201,12 @@ async def a_call_goes_on_when_worker_and_host_are_killed(node: Node) -> None:
         for program in ("worker", "host"):
             old = node.kill(program)
             await ask(call, "What time is it?", A_TIME)
-            poll(lambda old=old, program=program: node.program(program) not in {None, old}, f"{program} is back")
+            poll(lambda old=old, program=program: node.program(program) not in {None, old}, f"{program} is restarted")
         after = await call.look()
         assert (after["agentPid"], after["status"]) == (before["agentPid"], "active")
         poll(lambda: node.counts()["pool"] == 2, "the pool is full again")
         pids = {agent["pid"] for agent in node.agents()}
-        assert before["agentPid"] in pids, "the agent was found again"
+        assert before["agentPid"] in pids, "the restarted host has found the agent"
         assert all(alive(pid) for pid in pids)
     poll(lambda: not alive(before["agentPid"]), "an adopted agent can be stopped")
     ended = node.session(call.session_id)
@@ -224,15 +224,15 @@ def the_command_line_calls_as_a_user_does(node: Node) -> None:
 
 
 def _sockets(pid: int | None) -> set[str]:
-    """Return the open sockets of a process, by inode."""
+    """Return the inodes of a process's open sockets."""
     folder = Path(f"/proc/{pid}/fd")
     return {str(link.readlink()) for link in folder.iterdir() if str(link.readlink()).startswith("socket:")}
 
 
 def secrets_stay_where_they_belong(node: Node) -> None:
-    """Agents see neither the LiveKit secret nor the admin token, not even in the environment they inherit."""
+    """Agents see neither the LiveKit secret nor the admin token, not even in the environment that they inherit."""
     secrets = dict(node.secrets)
-    secrets.pop("VALKEY_PASSWORD")  # of REDIS_URL, which an agent has
+    secrets.pop("VALKEY_PASSWORD")  # part of REDIS_URL, which agents have
     poll(lambda: node.counts()["pool"] == 2 == node.counts()["agents"], "only the pool is left")
     agents = node.agents()
     assert agents

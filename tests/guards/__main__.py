@@ -1,8 +1,8 @@
-"""Takes each guard away in a copy of the project, and sees the test that holds it fail: `make guards`.
+"""Removes each guard in a copy of the project, and checks that its test then fails: `make guards`.
 
 python -m tests.guards              all of them, two at a time
-python -m tests.guards takeover     those whose name or test has the word in it
-python -m tests.guards --table      nothing of that: print the table of docs/testing.md
+python -m tests.guards takeover     those whose name or test contains the word
+python -m tests.guards --table      only print the table of docs/testing.md
 """
 
 import argparse
@@ -19,14 +19,14 @@ from pathlib import Path
 from tests.guards.anchors import REPOSITORY, tracked
 from tests.guards.table import GUARDS, Guard
 
-#: Seconds that one test may take.
+#: Maximum time of one test, in seconds.
 SECONDS = 600
 
 
 def take_away(each: Guard) -> tuple[bool, str]:
-    """Run the test of a guard without it; returns whether it failed, as it must, and how that went."""
+    """Run a guard's test without the guard; returns whether the test failed, as it must, and a text."""
     began = time.monotonic()
-    # A short path, and one folder for all that the test writes: a Unix socket's path is bounded.
+    # One folder for all files of the test, with a short path because a Unix socket's path is bounded.
     with tempfile.TemporaryDirectory(prefix="g", ignore_cleanup_errors=True) as folder:
         root, temporary = Path(folder) / "project", Path(folder) / "tmp"
         temporary.mkdir()
@@ -52,7 +52,7 @@ def take_away(each: Guard) -> tuple[bool, str]:
 
 
 def main() -> None:
-    """Run it."""
+    """Run the guards that the command line selects."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*", help="run those guards whose name or test has one of these words")
     parser.add_argument("--table", action="store_true", help="print the table of docs/testing.md and do nothing else")

@@ -1,7 +1,7 @@
-"""Finds a guard by its name in the code, and takes it away.
+"""Finds a guard by its name in the code, and removes it.
 
-A guard's name stands in a comment of its own, `guard: NAME`, above what it names: a statement (of a compound one its
-header), or, within a statement and in files that are not Python, the next line.
+A guard's name is in a separate comment, `guard: NAME`, above the guarded statement (of a compound statement: its
+header), or, within a statement and in files that are not Python, above the guarded line.
 """
 
 import ast
@@ -15,7 +15,7 @@ from typing import Literal
 REPOSITORY = Path(__file__).resolve().parents[2]
 How = Literal["remove", "never", "always", "return", "replace"]
 _NAME = re.compile(r"^\s*(?:#|--|//) guard: ([a-z0-9-]+)$")
-#: What a guard may stand in, by the ends of files' names.
+#: Suffixes of the files that may contain guards.
 _LANGUAGES = {".py", ".lua", ".js", ".conf", ".yml"}
 _CONDITION = {
     ".py": (re.compile(r"\b(if|elif|while)\b.*?:(?=[ \t]*(?:#.*)?\n)", re.DOTALL), r"\1 {}:", "False", "True"),
@@ -25,7 +25,7 @@ _CONDITION = {
 
 @functools.cache
 def tracked(root: Path) -> tuple[Path, ...]:
-    """Return the files of the project, those that are not committed yet among them."""
+    """Return the files of the project, including those not committed yet."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, capture_output=True, check=True, text=True).stdout
     return tuple(root / name for name in filter(None, listed.split("\0")) if (root / name).is_file())
@@ -33,7 +33,7 @@ def tracked(root: Path) -> tuple[Path, ...]:
 
 @functools.cache
 def places() -> dict[str, list[tuple[str, int]]]:
-    """Return where each name stands, as files and numbers of lines."""
+    """Return the places of each name, as files and line numbers."""
     found: dict[str, list[tuple[str, int]]] = {}
     roots = [each for folder in ("orchestrator", "agents") for each in (REPOSITORY / folder).rglob("*")]
     for path in [*roots, *REPOSITORY.iterdir()]:
@@ -46,7 +46,7 @@ def places() -> dict[str, list[tuple[str, int]]]:
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to the code below a name: by `replace`, one of its fragments is replaced."""
+    """The change to the code below a name; with `replace`, the replacement of a fragment."""
 
     name: str
     how: How
@@ -55,14 +55,14 @@ class Change:
 
     @property
     def file(self) -> str:
-        """The file in which the name stands. Raises `ValueError` where it does not stand once."""
+        """The file with the name. Raises `ValueError` unless the name occurs exactly once."""
         found = places().get(self.name, [])
         if len(found) != 1:
             raise ValueError(f"guard: {self.name} stands in {len(found)} places: {found}")
         return found[0][0]
 
     def make(self, root: Path) -> None:
-        """Change the copy of the file below `root`, which other changes may have changed before."""
+        """Change the copy of the file below `root`, to which other changes may have been made before."""
         path = root / self.file
         lines = path.read_text().splitlines(keepends=True)
         start = next(
@@ -99,7 +99,7 @@ def _nodes(lines: list[str]) -> list[ast.stmt | ast.ExceptHandler]:
 
 
 def _first(node: ast.stmt | ast.ExceptHandler) -> int:
-    """The line on which a statement begins, its decorators included."""
+    """The first line of a statement, with its decorators."""
     return min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
 
 
@@ -108,7 +108,7 @@ def _begins(lines: list[str], start: int) -> bool:
 
 
 def _end(lines: list[str], start: int) -> int:
-    """Return the line after the statement that begins at `start`, or after its header; else the next line."""
+    """Return the line after the statement that begins at `start`, or after its header; otherwise the next line."""
     for node in _nodes(lines):
         if _first(node) == start + 1:
             body = getattr(node, "body", None)

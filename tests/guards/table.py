@@ -1,6 +1,6 @@
-"""Every guard: what makes something true, how it is taken away, and the test that fails then.
+"""Every guard: the code that makes a promise true, how to remove it, and the test that then fails.
 
-A guard is found by its name in the code (anchors.py), so that what stands there may be written in another way.
+A guard is found by its name in the code (anchors.py), so the code there may be rewritten.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from tests.guards.anchors import Change
 
 @dataclass(frozen=True)
 class Guard:
-    """What makes something true, how it is taken away, and the test that fails then (a pytest node id)."""
+    """The code that makes a promise true, how to remove it, and the test that then fails (a pytest node id)."""
 
     name: str
     test: str
@@ -19,7 +19,7 @@ class Guard:
 
     @property
     def row(self) -> str:
-        """Its line in docs/testing.md."""
+        """The guard's line in docs/testing.md."""
         files = ", ".join(dict.fromkeys(f"`{change.file.removeprefix('orchestrator/')}`" for change in self.changes))
         file, _, name = self.test.removeprefix("tests/").partition("::")
         function, bracket, case = name.partition("[")
@@ -33,32 +33,32 @@ def guard(name: str, test: str, *changes: Change, **environment: str) -> Guard:
 
 
 def remove(name: str) -> Change:
-    """The statement is left out."""
+    """Remove the statement."""
     return Change(name, "remove")
 
 
 def never(name: str) -> Change:
-    """The condition is false."""
+    """Make the condition always false."""
     return Change(name, "never")
 
 
 def always(name: str) -> Change:
-    """The condition is true."""
+    """Make the condition always true."""
     return Change(name, "always")
 
 
 def returns(name: str) -> Change:
-    """The function, of Lua, does nothing."""
+    """Make the Lua function do nothing."""
     return Change(name, "return")
 
 
 def replace(name: str, old: str, new: str) -> Change:
-    """A fragment is another one."""
+    """Replace one fragment by another."""
     return Change(name, "replace", old, new)
 
 
 GUARDS = (
-    # Deadlines, assignment, the line
+    # Deadlines, assignment, the queue
     guard(
         "credentials are checked before a body is read",
         "integration/test_gate.py::test_credentials_are_looked_at_before_a_byte_of_the_body",
@@ -1036,7 +1036,7 @@ GUARDS = (
         "integration/test_beat.py::test_a_schedule_that_redis_has_lost_is_written_again",
         remove("schedule-again"),
     ),
-    # What LiveKit says
+    # LiveKit's reports
     guard(
         "a webhook counts once, however often it is sent",
         "integration/test_webhook.py::test_a_replay_counts_once",

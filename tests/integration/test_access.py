@@ -1,4 +1,4 @@
-"""Access: keys, client secrets, the admin token, and an api that is open on loopback alone."""
+"""Access: keys, client secrets, the admin token, and an API that is open only on loopback."""
 
 import itertools
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from tests.support.api import ADMIN, is_problem, serve, settings, start
 from tests.support.pool import warm
 
 KEY, OTHER_KEY = "first-key-of-16-and-more", "second-key-of-16-and-more"
-#: What needs no credentials: platforms ask whether it lives, LiveKit signs what it sends, pages hold no data.
+#: Routes without credentials: health checks of platforms, LiveKit's signed webhooks, and pages without data.
 PUBLIC = {"/livez", "/readyz", "/api/livekit/webhook", "/api/reasons", "/", "/status"}
 
 
@@ -27,7 +27,7 @@ def bearer(secret: str) -> dict[str, str]:
 
 @pytest.fixture
 async def http(store: Store, valkey_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """An api with keys."""
+    """An API with keys."""
     async with serve(create(settings(valkey_url, api_keys=f"{KEY}, {OTHER_KEY}", host="0.0.0.0"))) as client:
         yield client
 
@@ -38,7 +38,7 @@ async def begin(http: httpx.AsyncClient, user: str) -> tuple[str, str]:
 
 
 async def routes(http: httpx.AsyncClient) -> list[tuple[str, str, bool]]:
-    """Return (method, path, whether it is the operator's) of every route."""
+    """Return (method, path, whether it needs the admin token) of every route."""
     document = (await http.get("/openapi.json")).json()
     return [
         (method, path, "admin" in route.get("tags", ()))
@@ -62,7 +62,7 @@ async def test_without_credentials_no_route_says_anything(
             continue
         for headers in ({}, bearer("wrong"), {"Authorization": KEY}, {"Authorization": f"Basic {KEY}"}, bearer("")):
             answer = await http.request(method, filled(path), headers=headers, json={"userId": "a"})
-            # Some routes check the body first: its schema is no secret.
+            # Some routes check the body before the credentials: the schema is public.
             assert answer.status_code in {401, 422}, (method, path, answer.text)
             asked += answer.status_code == 401
     assert asked > 50
@@ -156,7 +156,7 @@ async def test_open_means_this_machine_alone(store: Store, valkey_url: str) -> N
         assert (await http.get("/api/health")).json()["access"] == "open"
         for host in ("localhost:8080", "127.0.0.1", "[::1]:8080", "app.localhost"):
             assert (await start(http, f"user-{len(host)}", headers={"Host": host})).status_code == 202
-        # A foreign page whose name resolves to 127.0.0.1, and a proxy that was opened by mistake.
+        # A foreign page whose name resolves to 127.0.0.1, and a proxy that is open by mistake.
         for host in ("evil.example", "evil.example:8080", "127.0.0.1.evil.example", ""):
             problem = is_problem(await start(http, "eve", headers={"Host": host}), 403, "invalid_host")
             assert "API_KEYS" in problem["detail"]
@@ -190,7 +190,7 @@ async def test_pages_of_other_origins(store: Store, valkey_url: str) -> None:
         return {
             "Origin": origin,
             "Access-Control-Request-Method": "POST",
-            "Access-Control-Request-Headers": "content-type,x-sandbox-id",  # as LiveKit's starter asks
+            "Access-Control-Request-Headers": "content-type,x-sandbox-id",  # the request of LiveKit's starter app
         }
 
     async def allowed(http: httpx.AsyncClient, origin: str) -> bool:
@@ -206,7 +206,7 @@ async def test_pages_of_other_origins(store: Store, valkey_url: str) -> None:
         answer = await http.post("/api/token", json={}, headers={"Origin": "http://localhost:3000"})
         assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
         refused = await http.post("/api/session/start", json=[], headers={"Origin": "http://localhost:3000"})
-        assert refused.headers["access-control-allow-origin"], "a page can read what went wrong"
+        assert refused.headers["access-control-allow-origin"], "a page of another origin can read the error"
     async with serve(create(settings(valkey_url, api_keys=KEY))) as http:
         assert not await allowed(http, "http://localhost:3000")
     async with serve(create(settings(valkey_url, api_keys=KEY, cors_origins="https://a.example"))) as http:

@@ -1,4 +1,4 @@
-"""The log of one agent process, over real HTTP on a real Valkey: above all of one that did not boot."""
+"""The log of one agent process, over real HTTP on a real Valkey, mostly of an agent that failed to boot."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -35,7 +35,7 @@ async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def fail(store: Store, *lines: str, node: str = "n1") -> str:
-    """Have the boot of an agent for the pool fail; returns its id."""
+    """Make the boot of a pool agent fail; returns its id."""
     await store.close_breaker()
     counts = await store.counts()
     await store.set_target(counts["pool"] + counts["booting"] + 1)
@@ -96,7 +96,7 @@ async def test_an_agent_that_printed_nothing_still_has_its_cause(http: httpx.Asy
 async def test_a_log_that_outlives_its_agents_record_is_read(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis
 ) -> None:
-    """The last lines of an agent that is killed late arrive when its record may be gone."""
+    """The last lines of an agent that is killed late may arrive after its record is gone."""
     agent_id = await fail(store)
     raw.delete(f"agent:{agent_id}")
     found = (await http.get(f"/api/agents/{agent_id}/logs")).json()
@@ -150,7 +150,7 @@ async def test_it_is_pushed_as_it_is_written(
             assert (await events.next("lines"))[1]["lines"] == ["RuntimeError"]
 
 
-# How long, and how much
+# Retention: time and size
 
 
 async def test_a_log_is_kept_as_long_as_its_failure_is_listed(
@@ -172,14 +172,14 @@ async def test_a_log_is_kept_as_long_as_its_failure_is_listed(
         kept = raw.ttl(f"agent:{agent_id}")
         assert 0 < kept <= 3600
         assert kept <= raw.ttl(f"agent:{agent_id}:logs") <= 3600
-    raw.delete(f"agent:{listed[0]}")  # as when its time is over
+    raw.delete(f"agent:{listed[0]}")  # as after its retention time
     assert [failure["agentId"] for failure in await failures(http)] == listed[1:]
 
 
 async def test_last_words_after_the_end_are_bounded_too(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis
 ) -> None:
-    """One that was too slow is recorded as gone, then killed, then its file is shipped to the end."""
+    """An agent that was too slow is recorded as gone, then killed, and then the rest of its log file is shipped."""
     await change(store, session_keep_count=1)
     agent_id = await fail(store)
     await fail(store)
@@ -189,7 +189,7 @@ async def test_last_words_after_the_end_are_bounded_too(
         assert 0 < raw.ttl(f"agent:{agent_id}:logs{suffix}") <= 3600
 
 
-# Where it is reported
+# Reports of the log
 
 
 async def test_who_tells_of_a_failed_boot_names_the_command(http: httpx.AsyncClient, store: Store) -> None:

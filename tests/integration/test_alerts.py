@@ -1,4 +1,4 @@
-"""Messages to the operator's webhook, on a real Valkey: each change once, whichever nodes check."""
+"""Messages to the operator's webhook, on a real Valkey: one for each change, though several nodes check."""
 
 import asyncio
 from typing import Any
@@ -20,7 +20,7 @@ async def told(store: Store, raw: redis.Redis) -> "Told":
 
 
 class Told:
-    """Two nodes that look, and what they are left to send."""
+    """Two nodes that check for alerts, and the messages that they must send."""
 
     def __init__(self, store: Store, raw: redis.Redis) -> None:
         self.store, self.raw = store, raw
@@ -40,18 +40,18 @@ class Told:
         return [alert["type"] for alert in await self.look()]
 
     def wait(self, name: str, ms: int) -> None:
-        """Let something have lasted that long."""
-        assert self.raw.hexists("alerts", f"{name}:since"), f"{name} is not about to be told"
+        """Make a condition appear to have lasted that long."""
+        assert self.raw.hexists("alerts", f"{name}:since"), f"there is no condition {name} that lasts"
         self.raw.hincrby("alerts", f"{name}:since", -ms)
 
 
 async def test_an_empty_pool_is_told_once_it_lasts_and_once_it_is_over(told: Told, valkey_url: str) -> None:
     await told.store.set_target(1)
-    assert await told.kinds() == [], "an agent may be on its way"
+    assert await told.kinds() == [], "an agent may be booting"
     told.wait("pool", 20_000)
     (alert,) = await told.look()
     assert (alert["type"], alert["data"]) == ("pool.empty", {"target": 1, "warm": 0, "booting": 0})
-    assert await told.kinds() == [], "it lasts"
+    assert await told.kinds() == [], "the alert was sent already"
     assert await told.store.check_alerts() == ["pool"]
     await told.store.set_target(0)
     await warm(told.store, valkey_url, 1)
@@ -104,9 +104,9 @@ async def test_many_errors_are_told_few_are_not(told: Told) -> None:
             await told.store.end_session(session, status, words("because"))
 
     await over("error", 1)
-    assert await told.kinds() == [], "one session is no rate"
+    assert await told.kinds() == [], "one session is too few for a rate"
     await over("ended", 9)
-    assert await told.kinds() == [], "10 % is not over 10 %"
+    assert await told.kinds() == [], "10 % is not above 10 %"
     await over("error", 1)
     (alert,) = await told.look()
     assert (alert["type"], alert["data"]) == ("error_rate.high", {"errors": 2, "sessions": 11, "minutes": 5})
@@ -122,7 +122,7 @@ async def test_many_errors_are_told_few_are_not(told: Told) -> None:
 async def test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_answered(
     told: Told, valkey_url: str
 ) -> None:
-    """Each call counts once, however many agents it loses; a greeting alone is no answer."""
+    """Each call counts once, however many agents it loses; a greeting alone does not count as an answer."""
     refused = because("pipeline_failed", detail="the language model refuses the key (401)")
 
     async def call(user: str, *causes: Reason, say: str = "") -> None:
@@ -165,7 +165,7 @@ async def test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_a
 async def test_calls_whose_agents_are_silent_and_live_count_too(
     told: Told, valkey_url: str, ttl: int, counted: int
 ) -> None:
-    """Their event loop is blocked. Those of a node that has vanished are dead."""
+    """Silent agents are those whose event loop is blocked. The agents of a node that has vanished count as dead."""
     for user in ("ada", "bob", "eve"):
         await warm(told.store, valkey_url, 2)
         session = (await assign(told.store, user)).session_id
@@ -207,7 +207,7 @@ async def test_a_takeover_is_told_when_it_begins_and_when_it_is_over(told: Told,
 
 
 async def serve(told: Told, url: str, session: str) -> str:
-    """Have the session's agent meet the user; returns its id."""
+    """Let the session's agent and the user join; returns the agent's id."""
     agent = str(told.raw.hget(f"session:{session}", "agentId"))
     link = AgentLink(url, agent)
     await link.joined()
@@ -217,15 +217,15 @@ async def serve(told: Told, url: str, session: str) -> str:
 
 
 async def test_what_nobody_has_queued_is_taken_again(told: Told, valkey_url: str) -> None:
-    """The node that took it died before it had queued the delivery."""
+    """The node that took the action died before it queued the delivery."""
     await warm(told.store, valkey_url, 2)
     session = (await assign(told.store, "ada")).session_id
     await told.store.record_exit(await serve(told, valkey_url, session), because("killed", signal=9), None, 9)
     (first,) = [action for action in await told.store.process_deadlines() if action.what == "alert"]
-    assert not [action for action in await told.store.process_deadlines() if action.what == "alert"], "it is taken"
+    assert not [action for action in await told.store.process_deadlines() if action.what == "alert"], "another has it"
     told.raw.zincrby("deadlines", -40_000, f"alert|{first.id}")
     (again,) = [action for action in await told.store.process_deadlines() if action.what == "alert"]
-    assert again.id == first.id, "by its id the receiver knows it again"
+    assert again.id == first.id, "the receiver can recognise a repeated message by its id"
 
 
 async def test_nothing_is_told_where_nobody_listens(told: Told, valkey_url: str) -> None:

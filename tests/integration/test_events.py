@@ -1,4 +1,4 @@
-"""A session's progress, pushed, by a real HTTP server on a real Valkey."""
+"""Server-sent events of a session's progress, from a real HTTP server on a real Valkey."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from tests.support.pool import warm
 
 
 class Stream:
-    """Server-sent events as they come."""
+    """A reader of server-sent events."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self.status, self._lines = answer.status_code, answer.aiter_lines()
@@ -30,7 +30,7 @@ class Stream:
             return await anext(self._lines, None)
 
     async def next(self) -> tuple[str, dict[str, Any]] | None:
-        """Return (event, data) of the next message, None at the end."""
+        """Return (event, data) of the next message, or None at the end."""
         event, data = "", None
         while (line := await self.line()) is not None:
             name, _, value = line.partition(": ")
@@ -45,7 +45,7 @@ class Stream:
         return None
 
     async def until(self, state: str) -> list[dict[str, Any]]:
-        """Return the states up to and with one."""
+        """Return the states up to and including a last one."""
         found: list[dict[str, Any]] = []
         while message := await self.next():
             if message[0] == "state":
@@ -95,14 +95,14 @@ async def test_a_boot_is_told_step_by_step(
         assert ready["at"] >= 0
         await stop(http, session_id)
         assert (await stream.until("ended"))[-1]["reason"] == "stopped by request"
-        assert await stream.next() is None, "it ends with the session"
+        assert await stream.next() is None, "the stream ends with the session"
         last = stream.last_id
     polled = (await http.get(f"/api/session/{session_id}")).json()["events"]
     async with following(http, session_id) as again:
         pushed = await again.until("ended")
     assert [event["state"] for event in polled] == [event["state"] for event in pushed]
     async with following(http, session_id, last) as over:
-        assert over.status == 204, "a browser's EventSource does not connect again"
+        assert over.status == 204, "a browser's EventSource does not reconnect"
 
 
 async def test_a_stream_goes_on_where_it_was_cut(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
@@ -160,7 +160,7 @@ async def test_streams_are_bounded_and_given_back(
         is_problem(refused, 429, "too_many_listeners")
         assert "Retry-After" in refused.headers
     async with asyncio.timeout(10):
-        while True:  # the server notices a closed connection a little later
+        while True:  # the server detects a closed connection a little later
             async with following(http, session_id) as stream:
                 if stream.status == 200:
                     break
@@ -170,7 +170,7 @@ async def test_streams_are_bounded_and_given_back(
 async def test_a_stop_of_the_api_ends_its_streams(
     store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stop does not wait for the streams: uvicorn, which would cut them off after a while, has no limit here."""
+    """The stop does not wait for streams. Here uvicorn has no time limit after which it would close them itself."""
     monkeypatch.setattr(server, "GRACEFUL_SECONDS", None)
     await warm(store, valkey_url, 1)
     async with on_a_port(create(settings(valkey_url))) as http:

@@ -1,4 +1,4 @@
-"""P1: one agent is never given to two users. 1,000 starts from 8 processes on 1,000 agents."""
+"""P1: one agent is never assigned to two users. 1,000 starts from 8 processes on 1,000 agents."""
 
 import asyncio
 import multiprocessing
@@ -17,14 +17,14 @@ from tests.support.pool import POLICY, assign, fill
 PROCESSES, STARTS, CONNECTIONS = 8, 1000, 32
 
 
-#: Makes the assignment read the pool, and take what it has read in a second call.
+#: Replacements that make the assignment non-atomic: it takes an agent that an earlier call has read from the pool.
 _LOOK_THEN_TAKE = (
     ("local id = redis.call('SPOP', 'pool:ready')", "local id = ARGUMENTS.seen"),
     (
         "if agent then return agent, fields end\n  end\nend",
         "if agent then return agent, fields end\n  return nil end end",
     ),
-    # What would be refused as an illegal move is what a non-atomic take never notices.
+    # Without the checks for illegal moves, which would detect the double assignment.
     ("if not legal then", "if false then"),
     ("if before then illegal_move", "if false then illegal_move"),
     ("if fields[1] == 'ready' and", "if"),
@@ -33,7 +33,7 @@ _LOOK_THEN_TAKE = (
 
 
 def look_then_take(source: str) -> str:
-    """Return the assignment as it must not be."""
+    """Return the assignment script without its atomicity."""
     for line, instead in _LOOK_THEN_TAKE:
         assert source.count(line) == 1, line
         source = source.replace(line, instead)
@@ -63,7 +63,7 @@ async def _starts(url: str, first: int, count: int, mutant: bool, gate: Any) -> 
         await store.ping()
         await asyncio.to_thread(gate.wait, 60)
 
-        # All at once, over as many connections as a listening socket's queue takes from all processes together.
+        # At the same time, over as many connections as the server's listen queue takes from all processes together.
         connections = asyncio.Semaphore(CONNECTIONS)
 
         async def take_turns(user: str) -> str:
@@ -82,7 +82,7 @@ def _process(url: str, first: int, count: int, mutant: bool, gate: Any, results:
 
 
 def taken(url: str, *, mutant: bool) -> Counter[str]:
-    """Return how often each agent was handed out."""
+    """Return how often each agent was assigned."""
     context = multiprocessing.get_context("spawn")
     gate, results = context.Barrier(PROCESSES), context.Queue()
     share = STARTS // PROCESSES
@@ -108,7 +108,7 @@ def test_a_thousand_starts_take_a_thousand_agents(raw: redis.Redis, valkey_url: 
     assert handed.total() == STARTS
     distinct = set(handed) == set(ids) and max(handed.values()) == 1
     if mutant:
-        assert not distinct, "the test has no teeth: it does not see agents given out twice"
+        assert not distinct, "the test is useless: it does not detect agents that are assigned twice"
         return
     assert distinct
     assert raw.scard("pool:ready") == 0

@@ -1,10 +1,10 @@
-"""A managed Redis fails over: its name leads to another server now, and the old one lives on and takes no writes."""
+"""A managed Redis fails over: its name resolves to another server, and the old one keeps running as a replica."""
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -15,16 +15,17 @@ from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from orchestrator.task_queue.app import REFILL, Publisher, make_worker_app
 from orchestrator.worker.beat import Scheduler
+from tests.support.guest import until
 from tests.support.pool import POLICY, warm
 from tests.support.processes import free_ports, poll, start_valkey, stop
 from tests.support.proxy import FaultProxy
 
-#: Seconds after which everything is to be well again.
+#: Maximum seconds until everything works again.
 HEALED = 15.0
 
 
 class Pair:
-    """A server and its replica, behind one name."""
+    """A server and its replica behind one address."""
 
     def __init__(self, first: int, second: int, proxy: FaultProxy) -> None:
         self.url = f"redis://127.0.0.1:{proxy.port}/0"
@@ -32,10 +33,10 @@ class Pair:
         self.new = redis.Redis(port=second, decode_responses=True)
         self._proxy, self._first, self._second = proxy, first, second
         self.new.replicaof("127.0.0.1", first)
-        poll(lambda: self.new.info("replication")["master_link_status"] == "up", "the replica follows")
+        poll(lambda: self.new.info("replication")["master_link_status"] == "up", "the replica is in sync")
 
     def fail_over(self) -> None:
-        """Let the replica take over. Connections that are open stay with the old one."""
+        """Promote the replica. Open connections stay with the old server."""
         self.old.wait(1, 5000)
         self.new.replicaof("NO", "ONE")
         self.old.replicaof("127.0.0.1", self._second)
@@ -64,48 +65,53 @@ async def store(pair: Pair) -> AsyncIterator[Store]:
         yield found
 
 
-def within(work: Callable[[], object], seconds: float = HEALED) -> None:
-    """Try until it is no longer refused."""
-    deadline = time.monotonic() + seconds
-    while True:
+def within(work: Callable[[], object]) -> None:
+    """Repeat the work until it is no longer refused."""
+
+    def done() -> bool:
         try:
             work()
         except StoreUnavailable:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        else:
-            return
+            return False
+        return True
+
+    poll(done, "Redis accepts the command", HEALED, every=0.1)
 
 
 async def test_every_connection_of_the_store_moves(pair: Pair, store: Store) -> None:
     (agent_id,) = await warm(store, pair.url, 1)
     link = AgentLink(pair.url, agent_id)
     try:
-        await asyncio.gather(*(store.now() for _ in range(5)))  # as many connections
+        await asyncio.gather(*(store.now() for _ in range(5)))  # to open as many connections
         assert await link.beat() == "ready"
         hearing = asyncio.create_task(link.next_message())
         async with asyncio.timeout(10):
-            while not pair.old.info("clients")["blocked_clients"]:  # noqa: ASYNC110 - until it listens
+            while not pair.old.info("clients")["blocked_clients"]:  # noqa: ASYNC110 - until it waits for a message
                 await asyncio.sleep(0.01)
         pair.fail_over()
-        # A client that was refused once connects to the new one the next time.
-        deadline = time.monotonic() + HEALED
-        while True:
+
+        # A client that got an error connects to the new server the next time.
+        async def moved() -> bool:
             try:
                 assert await link.beat() == "ready"
                 await asyncio.gather(*(store.take_write() for _ in range(5)))
                 await store.beat_node("n1", {"host": 1}, 60)
-                break
             except StoreUnavailable:
-                assert time.monotonic() < deadline
+                return False
+            return True
+
+        await until(moved, "all connections have moved", HEALED)
         pair.new.rpush(f"agent:{agent_id}:inbox", '{"type": "hello"}')
-        while True:
+
+        async def heard() -> dict[str, Any] | None:
+            nonlocal hearing
             with contextlib.suppress(StoreUnavailable):
-                if (message := await hearing) is not None:
-                    break
-            assert time.monotonic() < deadline, "the inbox is not read"
+                if message := await hearing:
+                    return message
             hearing = asyncio.create_task(link.next_message())
-        assert message == {"type": "hello"}
+            return None
+
+        assert await until(heard, "the agent has a message", HEALED) == {"type": "hello"}
         assert pair.new.exists("node:n1")
     finally:
         await link.close()
@@ -130,10 +136,12 @@ def test_beat_moves(pair: Pair) -> None:
         scheduler.tick()
         pair.fail_over()
         pair.new.delete("beat:ticks")
-        deadline = time.monotonic() + HEALED
-        while not pair.new.hexists("beat:ticks", "beat"):
-            assert time.monotonic() < deadline, "beat does not turn"
+
+        def ticked() -> bool:
             scheduler.tick()
+            return bool(pair.new.hexists("beat:ticks", "beat"))
+
+        poll(ticked, "beat ticks on the new server", HEALED)
     finally:
         scheduler.close()
         app.close()

@@ -1,4 +1,4 @@
-"""What is deleted is gone from the disk too; records, logs and causes are bounded; Redis's memory is watched."""
+"""Deleted data also disappears from disk; records, logs and causes are bounded; Redis's memory is monitored."""
 
 import stat
 import subprocess
@@ -31,7 +31,7 @@ SECRET = "my name is Bob and my pin is 1234"
 
 @pytest.fixture
 def durable(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A Valkey with an append-only file, as a node starts its own, on a port; its address and folder."""
+    """A Valkey with an append-only file, started as a node starts its own, on a port; its address and folder."""
     port, folder = free_ports(), tmp_path / "valkey"
     folder.mkdir()
     embedded_valkey(tmp_path, str(tmp_path / "valkey.sock"), PASSWORD)
@@ -62,7 +62,7 @@ async def lasting(durable: tuple[str, Path]) -> AsyncIterator[Store]:
 
 
 def on_disk(folder: Path, text: str) -> list[str]:
-    """The files below a folder that have a text in them."""
+    """The files below a folder that contain a text."""
     return [path.name for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
 
 
@@ -73,13 +73,13 @@ async def test_what_was_said_is_gone_from_the_disk(lasting: Store, durable: tupl
     link = AgentLink(url, call.agent_id)
     await link.joined()
     await link.turn(call.session_id, {"role": "user", "text": SECRET, "at": 1.0})
-    poll(lambda: on_disk(folder, SECRET), "it is on the disk")
+    poll(lambda: on_disk(folder, SECRET), "the text is on disk")
     await lasting.end_session(call.session_id, "ended", words("enough"))
     await link.close()
-    assert on_disk(folder, SECRET), "its record is gone and the file still has it"
+    assert on_disk(folder, SECRET), "its record is gone but the file still contains the text"
     assert await lasting.rewrite_log(60)
-    poll(lambda: not on_disk(folder, SECRET), "it is gone from the disk")
-    assert not await lasting.rewrite_log(60), "once in a while, however many nodes there are"
+    poll(lambda: not on_disk(folder, SECRET), "the text is gone from the disk")
+    assert not await lasting.rewrite_log(60), "the number of nodes does not change how often"
     session = await lasting.session(call.session_id)
     assert session is not None
     assert session.status == "ended"
@@ -88,7 +88,7 @@ async def test_what_was_said_is_gone_from_the_disk(lasting: Store, durable: tupl
 
 
 def seconds_between_rewrites(store: Store, **settings: float) -> float:
-    """Return how often a node rewrites the file, 0 for never; its node looks whether that is due at least as often."""
+    """Return the interval at which a node rewrites the file, 0 for never; the node checks at least as often."""
     found = Settings(_env_file=None, **settings)  # type: ignore[arg-type, call-arg]
     queue = TaskQueue(lambda *_: None, lambda: None, lambda _: None, lambda *_: None)
     looks = Node(found, store, None, queue, Machine.real(found)).periodic.get("the rewrite of Redis's file")
@@ -119,7 +119,7 @@ def test_the_files_of_the_embedded_one_are_its_owners() -> None:
 
 
 async def call(store: Store, url: str, user: str, **options: str) -> str:
-    """A whole session with an agent that prints and exits; returns its id."""
+    """Run a whole session with an agent that prints and exits; returns its id."""
     await warm(store, url, 1)
     begun = await assign(store, user, **options)
     assert begun.outcome == "assigned"
@@ -182,7 +182,7 @@ async def test_a_session_whose_room_is_open_is_kept(store: Store, raw: redis.Red
     assert raw.zscore("deadlines", f"close|{begun.session_id}")
     await call(store, valkey_url, "bob")
     await call(store, valkey_url, "cyd")
-    assert await store.session(begun.session_id) is not None, "nobody else would know of its room"
+    assert await store.session(begun.session_id) is not None, "the room is recorded nowhere else"
     await store.room_closed(begun.session_id)
     await store.record_exit(begun.agent_id, because("finished", exitCode=0), 0)
     await call(store, valkey_url, "dee")
@@ -226,7 +226,7 @@ async def test_a_log_is_bounded_in_lines_and_bytes(store: Store, raw: redis.Redi
     assert (count, len(lines)) == (200, 5)
     await store.append_logs(agent_id, ["y" * 10] * 700, 500)
     assert raw.llen(f"agent:{agent_id}:logs") == 500
-    raw.delete(f"agent:{agent_id}:logs:bytes")  # of an earlier release's log, or lost
+    raw.delete(f"agent:{agent_id}:logs:bytes")  # the log is from an earlier release, or lost
     await store.append_logs(agent_id, ["é"], 500)
     assert int(raw.get(f"agent:{agent_id}:logs:bytes") or 0) == 499 * 10 + 2
     for suffix in ("", ":count", ":bytes", ":offset"):

@@ -1,4 +1,4 @@
-"""The page's own tests, which Node runs."""
+"""Runs the page's own tests with Node.js."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Schemathesis over the OpenAPI document of the api, all its checks: `make fuzz` makes 25 times as many requests."""
+"""Runs all checks of Schemathesis on the API's OpenAPI document. `make fuzz` makes 25 times as many requests."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from tests.support.pool import warm
 pytestmark = pytest.mark.thorough
 
 CASES = int(os.environ.get("FUZZ_CASES", "400"))
-#: Generated cases per unit of --max-examples, about: the first run is short of CASES, the second makes up for it.
+#: Approximate cases per unit of --max-examples: the first run makes fewer than CASES, the second makes the rest.
 PER_EXAMPLE = 40
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
@@ -30,11 +30,11 @@ async def test_no_request_breaks_the_contract(store: Store, raw: redis.Redis, va
         seed += 1
         raw.flushall()
         async with on_a_port(app) as http:
-            # One may be drained, and starts are served all the same.
+            # A request may drain one node, and starts must still be served.
             for node in ("node-1", "node-2", "api-test"):
                 await store.beat_node(node, {"host": 1, "pid": 1, "lastBeat": 0, "canaryAge": 0}, 3600)
             await warm(store, valkey_url, 1, node="api-test")
-            assert (await http.get("/readyz")).status_code == 200, "its node has had a warm agent"
+            assert (await http.get("/readyz")).status_code == 200, "its node had a warm agent"
             examples = max(5, (CASES - cases) // PER_EXAMPLE)
             generated, output = await fuzz(str(http.base_url), examples, seed, tmp_path)
         assert generated, output
@@ -43,7 +43,7 @@ async def test_no_request_breaks_the_contract(store: Store, raw: redis.Redis, va
 
 
 async def fuzz(url: str, examples: int, seed: int, folder: Path) -> tuple[int, str]:
-    """Return how many cases one run made, and what it said. Fails with its findings."""
+    """Return the number of cases of one run, and its output. Fails with its findings."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION), "run", f"{url}/openapi.json",
         "--header", "Authorization: Bearer a-token-for-tests", "--checks", "all", "--max-examples", str(examples),

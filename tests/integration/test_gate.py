@@ -1,4 +1,4 @@
-"""Checks before the routes: credentials before bodies, few errors, no depth, and no key of ours by a header."""
+"""Checks before the routes: credentials before bodies, few kinds of errors, bounded depth, no keys from headers."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""The identity of an agent: the process that the agent host has started, or a descendant, through any wrapper."""
+"""The identity of an agent: the process that the agent host started, or a descendant of it, behind any wrapper."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ print("program", flush=True)
 run(serve)
 """
 PYTHON = f"{sys.executable} program.py"
-#: Wrappers between the agent host and the program: a command line, and files that it needs.
+#: Wrappers between the agent host and the program: a command line, and the files that it needs.
 WRAPPERS = {
     "nothing": (PYTHON, {}),
     "a shell script": ("sh wrapper.sh", {"wrapper.sh": f"{PYTHON}\nexit $?\n"}),
@@ -54,11 +54,11 @@ WRAPPERS = {
     ),
     "a session of its own": ("sh wrapper.sh", {"wrapper.sh": f"setsid --wait {PYTHON}\nexit $?\n"}),
 }
-#: A living process with AGENT_ID whose parent the host does not know.
+#: A living process with AGENT_ID whose parent is not a process of the host.
 RUNAWAY = ("sh wrapper.sh", {"wrapper.sh": f"setsid -f {PYTHON}\nsleep 1000\n"})
 
 
-#: The port of a LiveKit that does not answer: an agent that has a session is on its way for as long as a test looks.
+#: The port of a LiveKit that does not answer: an agent with a session keeps joining until the end of the test.
 SILENT: list[int] = []
 
 
@@ -85,13 +85,13 @@ async def hosts() -> AsyncIterator[list[Host]]:
     yield made
     for host in made:
         await host.end()
-        # A process that was killed is listed until the kernel has removed it.
-        poll(lambda: not marked("RUN_DIR", str(host.run_dir)), "nothing of it is left")  # noqa: B023
+        # A killed process is listed until the kernel has removed it.
+        poll(lambda: not marked("RUN_DIR", str(host.run_dir)), "no process of it is left")  # noqa: B023
     HOSTS.clear()
 
 
 async def boot(store: Store, host: Host, agent_id: str, *, told_late: bool = False) -> str | None:
-    """Boot an agent as a node does; returns how that was decided. `told_late`: the agent speaks first."""
+    """Boot an agent as a node does; returns the decision about it. `told_late`: the agent reports before the node."""
     assert (await store.claim_agent(agent_id, "n"))[0] == "claimed"
     process = await host.client.spawn(agent_id)
     record = (process.pid, process.start_ticks, process.boot_id, "n")
@@ -123,14 +123,14 @@ async def test_what_counts_as_warm_can_be_handed_out(  # noqa: PLR0917 - fixture
     await store.set_target(1)
     (agent_id,) = await store.reserve_agents([new_id("prewarm")], "n")
     assert await boot(store, host, agent_id, told_late=told_late) == "ready"
-    # Whole, or the agent would fail at once.
+    # Complete, because the agent would otherwise fail immediately.
     payload = {"type": "assign", "room": "r", "token": "t", "userId": "ada", "metadata": {}}
     given = await assign(store, "ada", payload=json.dumps(payload))
     assert (given.outcome, given.agent_id) == ("assigned", agent_id)
     assert live_here(given.node, given.pid, given.start_ticks)
     process = await host.living(agent_id)
     assert process is not None
-    assert (given.pid, given.start_ticks) == (process.pid, process.start_ticks), "the host's word is its identity"
+    assert (given.pid, given.start_ticks) == (process.pid, process.start_ticks), "the host's process is recorded"
     await pass_over_the_dead(store, given.session_id, live_here)
     session = await store.session(given.session_id)
     assert session is not None
@@ -151,7 +151,7 @@ async def test_a_process_that_is_not_the_hosts_is_refused_with_its_reason(  # no
     reason = raw.hget(f"agent:{agent_id}", "cause") or raw.hget(f"agent:{agent_id}", "reason") or ""
     assert "is neither process" in reason
     assert reason.startswith("boot_error: process ")
-    assert raw.get("pool:boot_error") == reason, "the operator is told"
+    assert raw.get("pool:boot_error") == reason, "the operator can read the reason"
     assert raw.hget("pool:breaker", "failures") == "1"
     assert outcome == ("ready" if told_late else reason)
     assert raw.scard("pool:ready") == 0
@@ -172,14 +172,14 @@ async def test_a_process_that_claims_a_running_boot_gets_nothing(
             await stranger.ready(7, 1000, 10, 1)
     finally:
         await stranger.close()
-    assert raw.llen(f"agent:{agent_id}:inbox") == 0, "the token of the room is not its"
+    assert raw.llen(f"agent:{agent_id}:inbox") == 0, "it does not get the room's token"
     assert (raw.hget(f"agent:{agent_id}", "state"), raw.hget(f"session:{agent_id}", "status")) == ("exited", "starting")
 
 
 async def test_a_call_that_a_stranger_got_goes_to_another_agent(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
-    """It spoke before the node had said what it had started."""
+    """The stranger reports before the node has recorded the process that it started."""
     agent_id = (await assign(store, "ada")).session_id
     await store.claim_agent(agent_id, "n")
     stranger = AgentLink(valkey_url, agent_id)
@@ -237,7 +237,7 @@ async def test_a_wrapper_that_ends_at_once_takes_no_grace_from_what_it_has_start
     host = await _host(short_folder, valkey_url, wrapper)
     hosts.append(host)
     await host.client.spawn("agent")
-    poll(lambda: "ready" in host.log("agent"), "it is up")
+    poll(lambda: "ready" in host.log("agent"), "the program is up")
     inner = int(host.log("agent").split()[1])
     if adopted:
         await host.restart()
@@ -245,7 +245,7 @@ async def test_a_wrapper_that_ends_at_once_takes_no_grace_from_what_it_has_start
     death = await host.death()
     assert (death.stopped, death.killed) == (True, False)
     assert "has left" in host.log("agent")
-    poll(lambda: not alive(inner), "it is gone")
+    poll(lambda: not alive(inner), "the process is gone")
 
 
 async def test_a_hung_program_behind_wrappers_is_killed(

@@ -1,4 +1,4 @@
-"""What a caller sends its agent as data is bounded: in a real room, whatever the agent does with it."""
+"""The data that a caller sends to its agent is bounded, in a real room, even if the agent never reads it."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ def token(identity: str, room: str) -> str:
 
 
 class Pair:
-    """An agent that may be sent a megabyte, keeps what it gets and reads nothing, and its caller."""
+    """An agent that may receive a megabyte and never reads its byte streams, and its caller."""
 
     def __init__(self) -> None:
         self.agent, self.caller = rtc.Room(), rtc.Room()
@@ -72,7 +72,7 @@ class Pair:
         task.add_done_callback(self.tasks.discard)
 
     async def until_it_leaves(self, send: Callable[[], Awaitable[object]]) -> tuple[str, Reason]:
-        """Send again and again until the agent leaves; returns how it does."""
+        """Send repeatedly until the agent leaves; returns how it ended."""
         async with asyncio.timeout(30):
             while not self.context.leaving.done():
                 await send()
@@ -86,7 +86,7 @@ async def test_a_caller_who_sends_more_than_an_agent_takes_ends_the_call(url: st
         writer = await pair.caller.local_participant.stream_bytes("f", topic="kept")
         assert await pair.until_it_leaves(lambda: writer.write(noise)) == ("ended", because("too_much_data"))
         held = sum(reader._queue.qsize() for reader in pair.kept) * CHUNK
-        assert held < 4 * MEGABYTE, "it left at once"
+        assert held < 4 * MEGABYTE, "it left immediately"
 
 
 @pytest.mark.parametrize("what", ["packets", "small packets", "many streams", "calls"])
@@ -125,7 +125,7 @@ def test_the_budget_fills_again() -> None:
     now = 0.0
     budget = incoming.Budget(MEGABYTE, lambda: now)
     assert budget.spend(MEGABYTE - 1)
-    assert not budget.spend(2), "every message costs a kilobyte at least"
+    assert not budget.spend(2), "every message counts as at least a kilobyte"
     now = incoming.REFILL_SECONDS / 2
     assert budget.spend(MEGABYTE // 3)
     assert not budget.spend(MEGABYTE // 2)

@@ -1,4 +1,4 @@
-"""`invariants.check`: a state that is clean by the real moves, then each invariant broken by hand and named."""
+"""`invariants.check`: no violation after real transitions, and one for each invariant that is broken by hand."""
 
 import asyncio
 import os
@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ async def in_words(store: Store, settings: Settings, host: Any, *, settle_second
 
 @pytest.fixture(scope="module")
 def machine(short_folder: Path) -> Iterator[Host]:
-    """An agent host whose agents sleep. Its name is its own: others on this machine run tests too."""
+    """An agent host whose agents sleep. Its node id is unique, as other test runs may use the same machine."""
     folder = short_folder / f"inv{os.getpid()}"
     folder.mkdir()
     name = f"invariants-{os.getpid()}-{os.urandom(4).hex()}"
@@ -108,7 +109,7 @@ async def link(url: str, agent_id: str) -> AsyncIterator[AgentLink]:
 
 
 async def boot(store: Store, url: str, host: HostClient, node: str, agent_id: str) -> int:
-    """Bring an announced agent the real way to where its process is warm."""
+    """Make an announced agent warm, with a real process and the real scripts."""
     await store.claim_agent(agent_id, node)
     process = await host.spawn(agent_id)
     await store.record_spawn(agent_id, process.pid, process.start_ticks, process.boot_id, node)
@@ -136,12 +137,12 @@ async def world(store: Store, raw: redis.Redis, valkey_url: str, machine: Host) 
         await store.end_session(over, "ended", because("stopped"))
         await store.room_closed(over)
         await host.stop(over, 0)
-        poll(lambda: not alive(pids[over]), "its agent is gone")
+        poll(lambda: not alive(pids[over]), "its agent has exited")
         await store.record_exit(over, because("stopped"), 0)
         starting = (await assign(store, "barbara")).session_id
         queued = (await assign(store, "frances")).session_id
         (warm,) = fill(raw, 1)
-        # A session that starts and a warm agent: each node serves one session, and no more.
+        # A starting session and a warm agent can exist together, because each node serves only one session.
         raw.hset(f"agent:{ready}", "node", "n1")
         for name, busy in ((node, active), ("n1", ready)):
             raw.sadd("nodes", name)
@@ -162,7 +163,7 @@ def later(world: World) -> int:
 
 
 async def copy_agent(world: World, source: str, **changes: str | int) -> str:
-    """Write one more agent, like another one."""
+    """Add a copy of an agent's record, with a new id."""
     fresh = new_id("prewarm")
     world.raw.hset(f"agent:{fresh}", mapping=world.raw.hgetall(f"agent:{source}") | changes)
     world.raw.sadd("agents", fresh)
@@ -171,7 +172,7 @@ async def copy_agent(world: World, source: str, **changes: str | int) -> str:
 
 
 async def copy_session(world: World, source: str, **changes: str | int) -> str:
-    """Write one more session, like another one."""
+    """Add a copy of a session's record, with a new id."""
     fresh = new_id("session")
     fields = world.raw.hgetall(f"session:{source}") | changes
     world.raw.hset(f"session:{fresh}", mapping=fields)
@@ -181,7 +182,28 @@ async def copy_session(world: World, source: str, **changes: str | int) -> str:
     return fresh
 
 
-#: What is broken by hand, and the violation that is reported.
+_NOBODY = "session_" + "0" * 32
+
+#: Deadlines that must not exist, and the violation that is reported of each.
+WRONG_DEADLINES: dict[str, tuple[str, str]] = {
+    "a deadline of a session that is over": ("max|{over}", "is for a session that is ended"),
+    "a deadline of an agent that is gone": ("beat|{over}", "is for an agent that is exited"),
+    "a deadline of nobody": (f"gone|{_NOBODY}", "is for a session that has no record"),
+    "a drain that goes on when the node is back": ("drain|n1", "is for a node that does not drain"),
+    "a deadline of an unknown kind": ("lunch|n1", "is for an unknown kind of deadline"),
+    "the room of a live session is deleted": ("close|{active}", "is for a session that is active"),
+    "a room is not deleted": ("close|{over}", "is for a room that is not deleted, and its session is over"),
+    "LiveKit's job may still end a call": ("job|{active}", "is for a session that is active"),
+    "a room is looked at for nobody": (f"look|{_NOBODY}", "is for a session that has no record"),
+    "an alert is not queued": ("alert|x", "is for a message to the operator's webhook that nobody queues"),
+}
+
+
+def add_deadline(member: str, world: World) -> None:
+    world.raw.zadd("deadlines", {member.format(**vars(world)): later(world)})
+
+
+#: Changes that break one invariant each, and the violation that is reported.
 IN_REDIS: dict[str, tuple[Callable[[World], object], str]] = {
     "a list names a session of another state": (
         lambda w: w.raw.sadd("session:starting", w.active),
@@ -335,26 +357,6 @@ IN_REDIS: dict[str, tuple[Callable[[World], object], str]] = {
         lambda w: w.raw.hset(f"agent:{w.ready_agent}", "state", "stopping"),
         "agent {ready_agent} has no deadline stop|",
     ),
-    "a deadline of a session that is over": (
-        lambda w: w.raw.zadd("deadlines", {f"max|{w.over}": later(w)}),
-        "deadline max|{over} is for a session that is ended",
-    ),
-    "a deadline of an agent that is gone": (
-        lambda w: w.raw.zadd("deadlines", {f"beat|{w.over}": later(w)}),
-        "deadline beat|{over} is for an agent that is exited",
-    ),
-    "a deadline of nobody": (
-        lambda w: w.raw.zadd("deadlines", {"gone|session_" + "0" * 32: later(w)}),
-        "deadline gone|session_" + "0" * 32 + " is for a session that has no record",
-    ),
-    "a drain that goes on when the node is back": (
-        lambda w: w.raw.zadd("deadlines", {"drain|n1": later(w)}),
-        "deadline drain|n1 is for a node that does not drain",
-    ),
-    "a deadline of an unknown kind": (
-        lambda w: w.raw.zadd("deadlines", {"lunch|n1": later(w)}),
-        "deadline lunch|n1 is for an unknown kind of deadline",
-    ),
     "a token outlives its session": (
         lambda w: w.raw.set(f"session:{w.over}:payload", "{}"),
         "session {over} is ended, and its payload is still there",
@@ -398,26 +400,6 @@ IN_REDIS: dict[str, tuple[Callable[[World], object], str]] = {
     "a draining node's agent is in the pool": (
         lambda w: w.raw.sadd("nodes:draining", "n1"),
         "pool:ready names agent {warm}, whose node n1 drains",
-    ),
-    "the room of a live session is deleted": (
-        lambda w: w.raw.zadd("deadlines", {f"close|{w.active}": later(w)}),
-        "deadline close|{active} is for a session that is active",
-    ),
-    "a room is not deleted": (
-        lambda w: w.raw.zadd("deadlines", {f"close|{w.over}": later(w)}),
-        "deadline close|{over} is for a room that is not deleted, and its session is over",
-    ),
-    "LiveKit's job may still end a call": (
-        lambda w: w.raw.zadd("deadlines", {f"job|{w.active}": later(w)}),
-        "deadline job|{active} is for a session that is active",
-    ),
-    "a room is looked at for nobody": (
-        lambda w: w.raw.zadd("deadlines", {"look|session_" + "0" * 32: later(w)}),
-        "deadline look|session_" + "0" * 32 + " is for a session that has no record",
-    ),
-    "an alert is not queued": (
-        lambda w: w.raw.zadd("deadlines", {"alert|x": later(w)}),
-        "deadline alert|x is for a message to the operator's webhook that nobody queues",
     ),
     "a session is over and nobody knows why": (
         lambda w: w.raw.hdel(f"session:{w.over}", "reason"),
@@ -475,6 +457,9 @@ IN_REDIS: dict[str, tuple[Callable[[World], object], str]] = {
         lambda w: w.raw.hset(f"agent:{w.active_agent}", "pid", os.getpid()),
         "agent {active_agent} is process " + str(os.getpid()) + " by its record, and {active_pid} for the agent host",
     ),
+} | {
+    name: (partial(add_deadline, member), f"deadline {member} {text}")
+    for name, (member, text) in WRONG_DEADLINES.items()
 }
 
 
@@ -489,18 +474,18 @@ async def test_what_is_broken_in_redis_is_named(world: World, name: str) -> None
     assert any(violation.startswith(expected) for violation in found), found
 
 
-#: Those that need a process, or a host: each has a test below.
+#: Invariants that need a process or a host: each has a test below.
 ELSEWHERE = {Code.ZOMBIE, Code.HOST_UNAVAILABLE, Code.AGENT_UNKNOWN_TO_HOST, Code.PROCESS_UNKNOWN_TO_HOST}
 
 
 @pytest.mark.parametrize("code", sorted(set(Code) - ELSEWHERE))
 def test_every_invariant_is_broken_by_hand(code: Code) -> None:
     text = re.compile(re.sub(r"\\{.+?\\}", ".*", re.escape(TEXTS[code])))
-    assert any(text.match(words) for _, words in IN_REDIS.values()), f"nothing proves {code}"
+    assert any(text.match(words) for _, words in IN_REDIS.values()), f"no test breaks {code}"
 
 
 async def test_a_process_that_the_host_does_not_know(world: World) -> None:
-    """Started by exec, it is known by its environment."""
+    """A process started by exec is recognised by its environment."""
     command = [sys.executable, "-c", "import signal; signal.pause()"]
     orphan = new_id("prewarm")
     with (
@@ -509,20 +494,20 @@ async def test_a_process_that_the_host_does_not_know(world: World) -> None:
     ):
         assert await world.violations() == [
             f"process {process.pid} belongs to agent {orphan}, and the agent host does not know it"
-        ], "another node's are not this one's to judge"
+        ], "processes of other nodes are not checked"
         process.kill()
         other.kill()
 
 
 class Forgetful:
-    """Replaces a client: a host without agents, which does not scan for those that recorded themselves."""
+    """Replaces a client: a host without agents, which does not scan for agents' own records."""
 
     async def hello(self) -> tuple[list[Process], list[Death]]:
         return [], []
 
 
 async def test_a_recorded_process_that_the_host_does_not_know(store: Store, raw: redis.Redis, tmp_path: Path) -> None:
-    """A forked agent shows its host's environment: it is known by the record that it has written."""
+    """A forked agent has its host's environment, so it is recognised by the record that it has written."""
     settings = Settings(node_id="forgetful", run_dir=tmp_path)
     folder = AgentFolder(settings.agents_dir)
     forked, earlier, dead = (new_id("prewarm") for _ in range(3))
@@ -566,7 +551,7 @@ async def test_a_zombie_of_the_node(world: World) -> None:
 
 
 async def test_a_zombie_of_a_sealed_program(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it was started with only root can read: it is known as a child of the node's supervisord."""
+    """Only root can read the process's environment, so it is recognised as a child of the node's supervisord."""
     (world.settings.run_dir / "supervisord.pid").write_text(str(os.getpid()))
     code = "import os, signal; pid = os.fork() or os._exit(0); print(pid, flush=True); signal.pause()"
     with subprocess.Popen([sys.executable, "-c", code], env={}, stdout=subprocess.PIPE) as parent:
@@ -598,7 +583,7 @@ async def test_only_what_stays_counts(world: World) -> None:
     before = looks()
     looking = asyncio.create_task(world.violations(settle_seconds=1))
     async with asyncio.timeout(5):
-        while looks() == before:  # noqa: ASYNC110 - until it has begun
+        while looks() == before:  # noqa: ASYNC110 - until the check has begun
             await asyncio.sleep(0.01)
     world.raw.sadd("session:active", world.active)
     assert await looking == [f"pool:stale names agent {world.over}, which is exited"]
@@ -612,7 +597,7 @@ async def test_without_a_host_nobody_is_asked(world: World) -> None:
     assert await in_words(world.store, world.settings, None) == []
     elsewhere = Settings(node_id="elsewhere", run_dir=world.settings.run_dir / "none")
     assert await in_words(world.store, elsewhere, None) == []
-    assert not elsewhere.agents_dir.exists(), "it looks and leaves nothing behind"
+    assert not elsewhere.agents_dir.exists(), "the check creates no folder"
 
 
 async def test_a_host_that_is_away(world: World, machine: Host) -> None:
@@ -640,7 +625,7 @@ async def test_the_command_looks_at_the_running_node(world: World, short_folder:
 
 
 async def test_a_busy_store_is_clean(store: Store, valkey_url: str, tmp_path: Path) -> None:
-    """Its records are read while they move: what is seen half before and half after is no violation."""
+    """Records change while they are read: an inconsistent reading is not a violation."""
     done = asyncio.Event()
 
     async def live(user: str) -> None:
@@ -656,7 +641,7 @@ async def test_a_busy_store_is_clean(store: Store, valkey_url: str, tmp_path: Pa
             if session is None or session.agent_id is None:
                 continue
             async with link(valkey_url, session.agent_id) as agent:
-                with suppress(IllegalMove):  # another user's agent, served first
+                with suppress(IllegalMove):  # another user's session got this agent first
                     await agent.joined()
                     await agent.presence(session_id, present=True)
             await store.end_session(session_id, "ended", words("enough"))

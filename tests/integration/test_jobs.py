@@ -1,4 +1,4 @@
-"""Jobs of LiveKit's on a real Valkey: served at once or not at all, once however often they are asked for."""
+"""LiveKit's jobs on a real Valkey: each is served immediately or not at all, and only once if it is offered again."""
 
 import redis
 
@@ -10,7 +10,7 @@ from tests.support.pool import assign, change, warm
 
 
 async def ask(store: Store, room: str, job: str = "AJ_1", **changes: object) -> Assignment:
-    """Ask for an agent as the dispatch door does."""
+    """Assign an agent for a job, with the same arguments as the dispatch service."""
     key = {"idempotency_key": f"dispatch:{job}", "fingerprint": room}
     return await assign(store, f"room:{room}", room_name=room, job=DispatchRef(job, "AD_1", "n1"), **key | changes)
 
@@ -66,7 +66,7 @@ async def test_the_room_is_known_as_long_as_the_record(store: Store, raw: redis.
     assert raw.ttl("session:room:lobby") == -1
     await store.end_session(first.session_id, "ended", words("over"))
     assert 0 < raw.ttl("session:room:lobby") <= 3600
-    # The end of an older session does not touch what a newer one has written.
+    # The end of an older session does not change the keys of a newer one.
     second = await ask(store, "lobby", "AJ_2")
     assert raw.ttl("session:room:lobby") == -1
     await store.end_session(first.session_id, "ended", words("again"))
@@ -81,7 +81,7 @@ async def test_a_job_never_waits_in_line(store: Store, raw: redis.Redis, valkey_
     full = await ask(store, "desk", "AJ_2")
     assert (full.outcome, full.detail) == ("full", "sessions")
     assert raw.zcard("session:queued") == 0
-    assert await store.session_of_job("dispatch:AJ_2") is None, "it may be asked for again"
+    assert await store.session_of_job("dispatch:AJ_2") is None, "it may be offered again"
     assert (await assign(store, "ada")).outcome == "queued"
     await store.end_session(taken.session_id, "ended", words("over"))
     await change(store, max_sessions=2)
@@ -138,7 +138,7 @@ async def test_what_livekit_is_told_of_us(store: Store, raw: redis.Redis, valkey
     await store.report_memory("n1", "3 MiB are free", hold_seconds=60)
     assert await said() == (0, 2, "full", "3 MiB are free")
     await warm(store, valkey_url, 1)
-    assert await said() == (0, 2, "", ""), "a warm agent needs no memory"
+    assert await said() == (0, 2, "", ""), "a warm agent needs no further memory"
     await ask(store, "lobby")
     assert await said() == (1, 2, "full", "3 MiB are free")
     await store.report_memory("n1", "", hold_seconds=60)

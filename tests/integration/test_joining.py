@@ -1,4 +1,4 @@
-"""Agents that LiveKit refuses, on a real LiveKit that makes no rooms and a real Valkey: no warm agent is lost by it."""
+"""Agents that a real LiveKit without automatic rooms refuses, on a real Valkey: no warm agent is lost."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ async def serve(context: AgentContext) -> None:
 
 @asynccontextmanager
 async def agents(store: Store, valkey_url: str, url: str, count: int = 3) -> AsyncIterator[list[str]]:
-    """Warm agents, each a real runtime, which leave at the end."""
+    """Warm agents, each a real runtime; they are stopped at the end."""
     await store.beat_node("n1", {"host": 1, "pid": 1, "lastBeat": 1, "life": "n1"}, 60)
     await store.set_target(count)
     settings = NodeSettings(_env_file=None, node_id="n1", redis_url=valkey_url, livekit_url=url)  # type: ignore[call-arg]
@@ -70,9 +70,9 @@ async def agents(store: Store, valkey_url: str, url: str, count: int = 3) -> Asy
 
 
 async def becomes(look: Callable[[], Awaitable[object]]) -> None:
-    """Ask until the answer is true."""
+    """Repeat a check until its result is true."""
     async with asyncio.timeout(20):
-        while not await look():  # noqa: ASYNC110 - there is no event to wait for
+        while not await look():  # noqa: ASYNC110 - it has no event to wait for
             await asyncio.sleep(0.02)
 
 
@@ -131,7 +131,7 @@ async def test_a_room_that_livekit_does_not_make_is_made_and_no_agent_is_lost(
         maker = RoomCreator(rooms)
         await maker.check()
         reconciling = asyncio.create_task(act(store, rooms, begun.session_id, "active", "error", "ended"))
-        await maker.ensure(room)  # as the token endpoint does before its user joins
+        await maker.ensure(room)  # as the token endpoint does before the user joins
         async with user(url, minter().for_user(room, "user-1")):
             session = await reconciling
         assert (session.status, session.takeovers, session.replacements) == ("active", 0, 0)
@@ -196,7 +196,7 @@ async def test_what_every_agent_would_be_refused_ends_the_session_at_once(  # no
         assert "eyJ" not in session.reason.text
         assert (session.takeovers, session.replacements) == (0, 0)
         assert len(raw.smembers("pool:ready")) == len(ids) - 1
-        assert await rooms.reachable() is None, "it is this token, not LiveKit"
+        assert await rooms.reachable() is None, "only this token is refused: LiveKit is up"
 
 
 async def test_a_phone_that_rings_is_no_user_until_it_is_answered(
@@ -217,9 +217,9 @@ async def test_a_phone_that_rings_is_no_user_until_it_is_answered(
             await becomes(rings)
             session = await store.session(begun.session_id)
             assert session is not None
-            assert session.status == "ready", "it rings"
-            assert raw.zscore("deadlines", f"user|{begun.session_id}"), "who never answers is waited for so long"
-            assert raw.zscore("deadlines", f"max|{begun.session_id}") is None, "limits count from the answer"
+            assert session.status == "ready", "the phone is ringing"
+            assert raw.zscore("deadlines", f"user|{begun.session_id}"), "the wait for an answer has its own limit"
+            assert raw.zscore("deadlines", f"max|{begun.session_id}") is None, "time limits begin at the answer"
             await phone.local_participant.set_attributes({"sip.callStatus": "active"})
             session = await act(store, rooms, begun.session_id, "active")
             assert raw.zscore("deadlines", f"max|{begun.session_id}")

@@ -1,4 +1,4 @@
-"""What agents print arrives: whole lines, once, bounded, whatever it is."""
+"""Agents' output is shipped as whole lines, exactly once, and with bounds, whatever it contains."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is measured, on a real Valkey: counted where it is written, read as Prometheus reads it."""
+"""The metrics, on a real Valkey, scraped as Prometheus does."""
 
 import re
 import time
@@ -19,6 +19,7 @@ from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.histograms import BOUNDS, RECENT
 from tests.integration.test_api import serve, settings, start
+from tests.support.guest import until
 from tests.support.pool import assign, warm
 from tests.support.redis_clock import redis_time, span
 
@@ -30,7 +31,7 @@ async def http(store: Store, valkey_url: str) -> AsyncIterator[httpx.AsyncClient
 
 
 async def scrape(http: httpx.AsyncClient) -> dict[str, float]:
-    """Return every sample by its name and labels."""
+    """Return every sample, by name and labels."""
     answer = await http.get("/metrics")
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -47,7 +48,7 @@ async def measured(store: Store, series: str) -> tuple[int, float]:
 
 
 def back_in_time(raw: redis.Redis, key: str, field: str, ms: int) -> None:
-    """Let something have happened that long ago."""
+    """Move a recorded time that far into the past."""
     raw.hincrby(key, field, -ms)
 
 
@@ -101,9 +102,11 @@ async def test_a_hit_is_measured_as_its_caller_sees_it(
         for user in ("a", "b", "c"):
             assert (await start(http, user)).json()["prewarmed"]
         took = time.perf_counter() - began
-        deadline = time.monotonic() + 10
-        while (count := (await measured(store, "start:hit"))[0]) < 3:
-            assert time.monotonic() < deadline, f"{count} hits are counted"
+
+        async def counted() -> bool:
+            return (await measured(store, "start:hit"))[0] == 3
+
+        await until(counted, "three hits are counted")
     count, total = await measured(store, "start:hit")
     assert count == 3
     assert 0 < total <= took
@@ -154,7 +157,7 @@ async def test_a_takeover_lasts_until_the_next_agent_is_in_the_room(
     await store.record_exit(served[0], because("killed", signal=9), None, 9)
     back_in_time(raw, f"session:{session}", "takeoverAt", 400)
     served.append(str(raw.hget(f"session:{session}", "agentId")))
-    # The second dies on its way: the user has been without one since the first was lost.
+    # The second dies before it joins: the user has had no agent since the first died.
     await store.record_exit(served[1], because("killed", signal=9), None, 9)
     served.append(str(raw.hget(f"session:{session}", "agentId")))
     await links[served[2]].joined()
@@ -173,7 +176,7 @@ async def test_recent_samples_are_bounded(store: Store, raw: redis.Redis, valkey
             other.observe("start:hit", number / 1000)
     recent = await store.recent("start")
     assert len(recent) == RECENT
-    assert recent[-1][1] == pytest.approx((RECENT + 19) / 1000), "the oldest comes first"
+    assert recent[-1][1] == pytest.approx((RECENT + 19) / 1000), "the oldest sample comes first"
 
 
 async def test_buckets_of_an_earlier_version_count_in_the_next_higher(store: Store, raw: redis.Redis) -> None:
@@ -196,7 +199,7 @@ def test_no_definition_breaks_prometheus_rules() -> None:
 
 
 async def test_an_id_is_no_label(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
-    """Each would be a series for ever."""
+    """Each id would create a permanent time series."""
     (agent,) = await warm(store, valkey_url, 1)
     user: Any = new_id("session")
     await start(http, user)

@@ -5,8 +5,8 @@ sequences. A failure prints its shortest sequence; run it again with `@reproduce
 Hypothesis's own database.
 
 The profile `ci` tries the same sequences however the tests are run: this file alone, the whole suite, or two processes.
-Hypothesis by itself mixes constants of all loaded modules of the project into what it draws, also when derandomized;
-`tests/conftest.py` takes that away.
+Even when derandomized, Hypothesis would also draw constants from all loaded modules of the project;
+`tests/conftest.py` prevents that.
 """
 
 import os
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.thorough
 _COMMON = settings(deadline=None, stateful_step_count=50, suppress_health_check=list(HealthCheck))
 PROFILES = {
     "ci": settings(_COMMON, max_examples=150, derandomize=True, database=None),
-    # For `make guards`: that something is found is enough.
+    # For `make guards` it is enough to find a failure; it need not be shrunk.
     "guard": settings(_COMMON, max_examples=500, database=None, phases=[Phase.generate]),
     "explore": settings(_COMMON, max_examples=2_000),
     "nightly": settings(_COMMON, max_examples=20_000),
@@ -46,7 +46,7 @@ class Machine(Starts, Pool, Nodes, LiveKit, Losses):
         cap=st.integers(1, 4), line=st.integers(0, 3), each=st.integers(1, 2), size=st.integers(0, 3),
         takeovers=st.integers(0, 2), takeover=st.sampled_from([1, 1, 1, 0]), warm=st.booleans(),
     )  # fmt: skip
-    def configure(  # noqa: PLR0917 - Hypothesis gives them by name
+    def configure(  # noqa: PLR0917 - Hypothesis passes them by name
         self, cap: int, line: int, each: int, size: int, takeovers: int, takeover: int, warm: bool
     ) -> None:
         policy = {"max_sessions": cap, "queue_limit": line, "sessions_per_user": each, "alert_webhooks": 1}

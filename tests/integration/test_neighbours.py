@@ -1,4 +1,4 @@
-"""A second Celery app on our database: none of its tasks is dropped, and a warning names it."""
+"""A second Celery app on the same Redis database: none of its tasks is dropped, and a warning names it."""
 
 import json
 import os
@@ -78,16 +78,16 @@ def test_every_task_of_a_neighbour_is_done_by_the_neighbour(
     tmp_path: Path, shop: Celery, raw: redis.Redis, valkey_url: str
 ) -> None:
     with shop_worker(tmp_path, valkey_url):
-        poll(lambda: raw.smembers("_kombu.binding.celery.pidbox"), "the neighbour's worker is there", 60)
+        poll(lambda: raw.smembers("_kombu.binding.celery.pidbox"), "the other app's worker is running", 60)
         with our_worker(tmp_path, valkey_url):
             poll(lambda: "ready." in log_of_ours(tmp_path), "our worker is ready", 60)
             sent = [shop.send_task("shop.add", args=[n, n], queue="celery") for n in range(TASKS)]
-            poll(lambda: all(each.state == "SUCCESS" for each in sent), "all are done", 90)
+            poll(lambda: all(each.state == "SUCCESS" for each in sent), "all of the other app's tasks are done", 90)
             assert [each.result for each in sent] == [2 * n for n in range(TASKS)]
-            told = poll(lambda: (log := log_of_ours(tmp_path)) and "celery@shop" in log and log, "it is told of", 90)
+            told = poll(lambda: (log := log_of_ours(tmp_path)) and "celery@shop" in log and log, "a warning", 90)
     assert "discarded" not in told
     assert "another program uses our queues" in told
-    assert told.count("task shop.add") == 1, "once, not for each"
+    assert told.count("task shop.add") == 1, "one warning, not one for each task"
 
 
 def test_tasks_that_nobody_takes_turn_no_worker_hot_and_do_not_hold_up_ours(
@@ -101,18 +101,18 @@ def test_tasks_that_nobody_takes_turn_no_worker_hot_and_do_not_hold_up_ours(
         publisher = Publisher(valkey_url)
         publisher.send("orchestrator.cleanup_stale", task_id="mine")
         publisher.send(CANARY, queue="node.n1")
-        poll(lambda: raw.get("celery:result:celery-task-meta-mine"), "ours is done behind them", 60)
+        poll(lambda: raw.get("celery:result:celery-task-meta-mine"), "our task is done behind them", 60)
         publisher.close()
         began, before = redis_time(raw), raw.info("commandstats")["cmdstat_brpop"]["calls"]
-        poll(lambda: redis_time(raw) - began > 3, "three seconds have passed for Redis")
+        poll(lambda: redis_time(raw) - began > 3, "three seconds have passed by Redis's clock")
         taken, seconds = raw.info("commandstats")["cmdstat_brpop"]["calls"] - before, redis_time(raw) - began
-        assert taken < 104 * 5 / 3 * seconds, f"{taken} looks at the queue in {seconds:.1f} s"
-    assert raw.llen("celery") == 104, "and stopped, it keeps none"
+        assert taken < 104 * 5 / 3 * seconds, f"{taken} reads of the queue in {seconds:.1f} s"
+    assert raw.llen("celery") == 104, "a stopped worker keeps no message"
     assert not raw.exists("celery:unacked")
 
 
 def _foreign(content_type: str) -> str:
-    """A message as kombu writes it, of no task."""
+    """A message in kombu's format that is not a task."""
     delivery = {"exchange": "celery", "routing_key": "celery"}
     properties = {"delivery_info": delivery, "delivery_tag": content_type, "body_encoding": "base64"}
     message = {"content-encoding": "binary", "content-type": content_type, "headers": {}, "properties": properties}
@@ -122,7 +122,7 @@ def _foreign(content_type: str) -> str:
 def test_what_the_neighbour_holds_is_not_given_back_by_us(
     tmp_path: Path, shop: Celery, raw: redis.Redis, valkey_url: str
 ) -> None:
-    """Its own visibility time-out is an hour, ours three minutes: a task of its that takes longer would run twice."""
+    """Its visibility timeout is an hour, ours three minutes: if ours applied, its long tasks would run twice."""
     old = time.time() - 1000
     held = json.dumps([json.loads(_foreign("application/json")), "celery", "celery"])
     raw.zadd("unacked_index", {"tag": old})
@@ -130,11 +130,11 @@ def test_what_the_neighbour_holds_is_not_given_back_by_us(
     with our_worker(tmp_path, valkey_url):
         publisher = Publisher(valkey_url)
         publisher.send("orchestrator.cleanup_stale", task_id="mine")
-        poll(lambda: raw.get("celery:result:celery-task-meta-mine"), "our worker works", 60)
+        poll(lambda: raw.get("celery:result:celery-task-meta-mine"), "our worker has done a task", 60)
         publisher.close()
         raw.hset("celery:unacked", "tag", held)
         raw.zadd("celery:unacked:index", {"tag": old})
-        poll(lambda: not raw.hexists("celery:unacked", "tag"), "what is its own, and as old, is given back")
+        poll(lambda: not raw.hexists("celery:unacked", "tag"), "our own message of the same age is redelivered")
     assert raw.exists("unacked", "unacked_index") == 2
 
 
@@ -158,7 +158,7 @@ def test_variables_of_celerys_own_change_nothing(
             monkeypatch.setenv(name, value)
         publisher.send("orchestrator.cleanup_stale", task_id="mine")
         monkeypatch.undo()
-        poll(lambda: raw.get("celery:result:celery-task-meta-mine"), "the worker hears the api, and keeps results", 60)
+        poll(lambda: raw.get("celery:result:celery-task-meta-mine"), "the worker has stored a result", 60)
         publisher.close()
 
 

@@ -18,7 +18,7 @@ from tests.support.redis_clock import span
 
 
 async def beat(store: Store, *nodes: str, seconds: int = 60, **fields: Any) -> None:
-    """Have nodes report that they live, with an agent host."""
+    """Record heartbeats of nodes that have an agent host."""
     for node in nodes:
         await store.beat_node(node, {"host": 1, "pid": 1, "lastBeat": 1, "life": node, **fields}, seconds)
 
@@ -45,7 +45,7 @@ async def test_a_node_that_cannot_boot_leaves_its_share_to_the_others(store: Sto
     await store.report_memory("short", "1 MiB is free", hold_seconds=60)
     raw.set("pool:proven", 1)
     await store.set_target(4)
-    assert (await store.reading()).memory_shortage is None, "others have memory"
+    assert (await store.reading()).memory_shortage is None, "other nodes have memory"
     assert await reserved(store, "short", refused="1 MiB is free") == 0
     assert await reserved(store, "drains") == 0
     assert [await reserved(store, node) for node in ("n1", "n2")] == [2, 2]
@@ -84,7 +84,7 @@ async def three_nodes(store: Store, raw: redis.Redis, url: str, each: int, **fie
 
 
 async def where(store: Store, user: str, **options: Any) -> str:
-    """Start a session; returns the node of its agent, or the outcome where it gets none."""
+    """Start a session; returns the node of its agent, or the outcome if it gets no agent."""
     found = await assign(store, user, **options)
     return found.node or found.outcome
 
@@ -110,7 +110,7 @@ async def test_a_user_comes_back_to_the_node_of_the_last_time(store: Store, raw:
     session_id = raw.get("session:user:loyal") or ""
     await store.end_session(session_id, "ended", words("enough"))
     assert await where(store, "somebody") != home or await where(store, "else") != home
-    # Its node has more calls than the others now, or as many.
+    # The user's node now has at least as many calls as the others.
     for number in range(4):
         if raw.scard(f"node:{home}:busy") < 1:
             await where(store, f"fills{number}")
@@ -123,7 +123,7 @@ async def test_a_node_has_no_more_calls_than_it_has_room_for(store: Store, raw: 
     served = [await where(store, f"user{number}") for number in range(5)]
     assert Counter(served) == Counter(n1=1, n2=1, n3=2, queued=1)
     assert (await store.capacity("n1")).max_sessions == (await store.reading()).max_sessions == 4
-    # Room on a node is the line's at once.
+    # Capacity that becomes free on a node goes to the queue immediately.
     ended = next(raw.smembers(f"node:{node}:busy") for node in ("n2",)).pop()
     await store.end_session(raw.hget(f"agent:{ended}", "sessionId") or "", "ended", words("enough"))
     assert raw.zcard("session:queued") == 0
@@ -137,7 +137,7 @@ async def test_warm_agents_of_a_full_node_are_not_handed_out(store: Store, raw: 
             await store.record_exit(agent_id, because("killed", signal=9))
     assert await where(store, "first") == "n1"
     assert raw.scard("node:n1:warm") == 1
-    assert await where(store, "second") == "starting", "it waits for an agent of another node"
+    assert await where(store, "second") == "starting", "the session waits for an agent of another node"
 
 
 async def test_a_miss_is_booted_where_there_is_most_room(store: Store, raw: redis.Redis, valkey_url: str) -> None:
@@ -175,7 +175,7 @@ async def test_calls_that_outlast_a_drain_go_on_elsewhere(store: Store, raw: red
     heir = AgentLink(valkey_url, found["agentId"])
     told = await heir.next_message() or {}
     await heir.close()
-    assert told["takeovers"] == 1, "it has to say that it goes on"
+    assert told["takeovers"] == 1, "the agent must say that the call continues"
     assert told["conversation"] == [{"role": "user", "text": "My name is Ada."}]
     assert not [event for event in await store.events(call.session_id, "0-0") if event["state"] == "goodbye"]
 
@@ -191,7 +191,7 @@ async def test_a_session_that_has_not_begun_is_handed_over_as_a_new_one(
     found = raw.hgetall(f"session:{call.session_id}")
     assert (found["node"] != call.node, found.get("handovers"), found.get("replacements")) == (True, None, None)
     heir = AgentLink(valkey_url, found["agentId"])
-    assert (await heir.next_message() or {})["takeovers"] == 0, "it greets"
+    assert (await heir.next_message() or {})["takeovers"] == 0, "the agent greets the user"
     await heir.close()
 
 
@@ -207,7 +207,7 @@ async def test_without_another_node_a_drain_says_goodbye(store: Store, raw: redi
 
 
 async def test_a_drain_that_is_asked_for_again_may_be_over_sooner_and_not_later(store: Store, raw: redis.Redis) -> None:
-    """A node whose Redis was away asks again, for its remaining time."""
+    """After an outage of Redis a node repeats its request to drain, with its remaining time."""
     await change(store, goodbye_seconds=3)
     await beat(store, "n1")
 
@@ -228,7 +228,7 @@ async def test_a_drain_that_is_asked_for_again_may_be_over_sooner_and_not_later(
     await drains_within(2, 0, "2000")
     raw.zrem("deadlines", "drain|n1")
     await store.drain_node("n1", 1)
-    assert raw.zscore("deadlines", "drain|n1") is None, "its calls have been told"
+    assert raw.zscore("deadlines", "drain|n1") is None, "its calls have had their goodbye"
 
 
 async def test_a_second_node_of_the_same_name_is_heard(store: Store) -> None:
@@ -252,7 +252,7 @@ async def test_who_has_vanished_is_forgotten(store: Store, raw: redis.Redis) -> 
     assert await store.vanished() == set()
     raw.rpush("node.n2", "a task")
     await store.forget_node("n2", for_good=False)
-    assert raw.llen("node.n2") == 1, "its Celery worker is only restarted"
+    assert raw.llen("node.n2") == 1, "its Celery worker may only be restarting"
 
 
 async def test_warm_agents_of_a_silent_node_leave_the_pool(store: Store, raw: redis.Redis, valkey_url: str) -> None:
@@ -287,7 +287,7 @@ async def test_a_newer_release_that_this_one_may_go_on_beside(store: Store, raw:
     newer = {"version": str(schema.VERSION + 1), "readableBy": str(schema.VERSION)}
     raw.hset("schema", mapping=newer)
     await store.check_schema()
-    assert raw.hgetall("schema") == newer, "what the newest has written stays"
+    assert raw.hgetall("schema") == newer, "the newer release's record is kept"
 
 
 async def test_the_first_to_come_says_its_schema(store: Store, raw: redis.Redis) -> None:
@@ -311,10 +311,10 @@ async def test_a_node_whose_agents_do_not_boot_is_left_alone(store: Store, raw: 
         (agent_id, *_) = await store.reserve_agents([new_id("prewarm")], "bad")
         await boot(store, agent_id, "bad")
         await store.record_exit(agent_id, because("boot_error", cause="crashed", exitCode=1, detail="no such model"), 1)
-    assert (await store.breaker()).state == "closed", "the others boot"
+    assert (await store.breaker()).state == "closed", "the other node's agents boot"
     assert await reserved(store, "bad") == 0
-    assert await reserved(store, "good") == 4, "it has the whole pool"
-    raw.delete("node:bad:failures")  # a minute later
+    assert await reserved(store, "good") == 4, "it gets the whole pool"
+    raw.delete("node:bad:failures")  # as its expiry does after a minute
     assert await store.retire_surplus() == []
 
 
@@ -353,11 +353,11 @@ async def test_what_is_booted_on_a_full_node_joins_the_pool(store: Store, raw: r
     assert waits.outcome == "starting"
     assert await store.claim_agent(waits.session_id, full) == ("claimed", "")
     link = AgentLink(valkey_url, waits.session_id)
-    assert await link.ready(1) is None, "its node is full, and another is not"
+    assert await link.ready(1) is None, "its node is full and another is not"
     await link.close()
     assert raw.scard(f"node:{full}:busy") == 1
     assert raw.hget(f"session:{waits.session_id}", "status") == "starting"
-    # Capacity of its node goes to waiting sessions.
+    # Capacity that becomes free on its node goes to waiting sessions.
     busy = raw.hget(f"agent:{raw.smembers(f'node:{full}:busy').pop()}", "sessionId") or ""
     await store.end_session(busy, "ended", words("enough"))
     assert raw.hget(f"session:{waits.session_id}", "node") == full
@@ -434,7 +434,7 @@ async def test_the_room_of_a_node_that_is_put_back_is_the_lines(
     assert waits.outcome == "queued"
     await store.undrain_node("n2")
     assert raw.hget(f"session:{waits.session_id}", "status") == "starting"
-    assert raw.exists("pool:wake:n2"), "it fills its share of the pool at once"
+    assert raw.exists("pool:wake:n2"), "it fills its share of the pool immediately"
 
 
 async def test_a_node_that_came_back_is_not_forgotten(store: Store, raw: redis.Redis) -> None:
@@ -459,7 +459,7 @@ async def test_a_look_that_is_planned_sooner_stays(store: Store, raw: redis.Redi
     assert raw.zscore("deadlines", f"look|{call.session_id}") == later - 1500
     await store.check_room_within("session_nobody", 2)
     assert raw.zscore("deadlines", "look|session_nobody") is None
-    # While no node processes deadlines, time does not count: the next round adds the missed time.
+    # Time without a node to process deadlines does not count: the next round extends them by it.
     raw.zrem("deadlines", f"look|{call.session_id}")
     raw.set("deadlines:looked", raw.time()[0] * 1000 - 600_000)
     await store.check_room_within(call.session_id, 2)

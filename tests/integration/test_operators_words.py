@@ -1,4 +1,4 @@
-"""What the operator's texts say, no caller reads: in no answer, header or stream, whatever fails. The operator does."""
+"""Internal texts reach the operator and never a caller: not in an answer, a header or a stream, whatever fails."""
 
 import asyncio
 import json
@@ -25,15 +25,15 @@ from tests.support.api import ADMIN, is_problem, on_a_port, serve, settings, sta
 from tests.support.pool import warm
 
 KEY = "first-key-of-16-and-more"
-#: Text that must reach no caller, and the operator's texts that contain it.
+#: Text that must not reach a caller, and the operator's texts that contain it.
 SECRET = "hunter2"
 WEIGHTS = f"OSError: no weights at https://bot:{SECRET}@models.example/llama.gguf"
 BOOT = f"boot_error: exited with code 1: {WEIGHTS}"
 AWAY = f"LiveKit at ws://{SECRET}.internal:7880 does not answer"
 LEFT = f"cannot reach postgresql://bot:{SECRET}@db.internal"
-#: What a caller may not read either, in any case.
+#: Further text that a caller must never read.
 INSIDE = (SECRET, ".internal", "models.example", "Error:", "Errno", "127.0.0.1:2", "redis", "Redis", "Traceback")
-#: Routes of pages and documents: they are the same for everybody, whatever happens.
+#: Routes of static pages and documents, which are the same for everybody.
 STATIC = ("/", "/favicon.svg", "/metrics", "/openapi.json", "/docs", "/redoc", "/status", "/docs/oauth2-redirect")
 
 
@@ -43,24 +43,24 @@ def bearer(secret: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def apis(url: str) -> AsyncIterator[dict[str, tuple[Any, httpx.AsyncClient]]]:
-    """Serve an api with keys and an open one on the same Redis."""
+    """Serve an API with keys and an open one on the same Redis."""
     keyed, free = create(settings(url, api_keys=KEY)), create(settings(url))
     async with serve(keyed) as with_keys, serve(free) as without:
         yield {"keys": (keyed, with_keys), "open": (free, without)}
 
 
 async def told(app: Any, http: httpx.AsyncClient, session: str, headers: dict[str, str]) -> str:
-    """Return everything that one of them receives: each route's answer with headers, and the beginning of streams."""
+    """Return everything that a client receives: each route's answer with headers, and the beginning of streams."""
     found = []
     endless = not (await http.get(f"/api/session/{session}", headers=ADMIN)).json().get("reason")
     for method, path in sorted(set(every_route(app, session))):
         if path in STATIC or path.startswith(("/status", "/assets")):
             continue
         if path.endswith("/events") and (endless or headers == ADMIN):
-            continue  # test_the_stream_of_events_tells_a_caller_no_more
+            continue  # see test_the_stream_of_events_tells_a_caller_no_more
         body = {"sessionId": session} if path.endswith(("/stop", "/token")) else {"userId": "eve"}
         if path.endswith("/stop") or (method == "POST" and headers == ADMIN):
-            continue  # the operator only looks
+            continue  # the operator only reads
         answer = await http.request(method, path, headers=headers, json=body if method == "POST" else None)
         found.append(f"{method} {path} {answer.status_code} {dict(answer.headers)} {answer.text}")
     return "\n".join(found)
@@ -73,7 +73,7 @@ async def nobody_reads(found: dict[str, tuple[Any, httpx.AsyncClient]], session:
             text = await told(app, http, session, bearer(shown))
             assert SECRET not in (await http.get("/metrics", headers=bearer(shown))).text
             for inside in INSIDE:
-                seen = text.replace('"redis":{', "")  # the health route has a part of this name
+                seen = text.replace('"redis":{', "")  # the health route's answer has a field of this name
                 assert inside not in seen, f"{inside!r} with {shown!r} at {name}: {_around(seen, inside)}"
     return await told(*found["keys"], session, ADMIN)
 
@@ -102,7 +102,7 @@ async def test_a_boot_error_is_the_operators(store: Store, valkey_url: str, caps
         look = (await http.get(f"/api/session/{session}", headers=bearer(secret))).json()
         assert look["reason"] == "boot_error: The agent that was started for the call failed."
         assert look["events"][-1]["reason"] == look["reason"]
-        # The caller gets what to do, and an id by which the operator finds the cause.
+        # The caller reads what to do, and an id with which the operator finds the cause.
         answer = await start(http, "ada", headers=bearer(KEY))
         body = is_problem(answer, 503, "agents_do_not_boot")
         assert body["detail"] == "Agents do not start just now; try again later."
@@ -142,7 +142,7 @@ async def test_of_an_agent_that_fails_callers_get_the_code(store: Store, raw: re
         _, http = found["keys"]
         look = (await http.get(f"/api/session/{session}", headers=bearer(KEY))).json()
         assert look["cause"] == "agent_error: The agent failed."
-        # An agent's own text at the end, and a reason that looks like one of ours.
+        # An agent's own text at the end of its session, and a reason that looks like one of ours.
         left = str(raw.hget(f"session:{session}", "agentId"))
         async with agent_link(valkey_url, left) as link:
             await link.ended(session, "ended", words(LEFT))
@@ -154,7 +154,7 @@ async def test_of_an_agent_that_fails_callers_get_the_code(store: Store, raw: re
             f"my_kind: {SECRET}",
             f"room closed ({SECRET})",
         ):
-            # Without a code, as the release before wrote it, and with one that is not in the table.
+            # Reasons without a code, as the previous release wrote them, and with a code that is not in the table.
             for code in ("", SECRET):
                 fields = {"reason": text, "reasonCode": code, "reasonParams": json.dumps({"detail": SECRET})}
                 raw.hset(f"session:{session}", mapping=fields)
@@ -228,7 +228,7 @@ async def test_an_unexpected_error_is_the_operators(
 
 
 async def test_a_route_without_credentials_is_no_place_to_guess_the_token(store: Store, valkey_url: str) -> None:
-    """After too many wrong secrets an address gets no other answer, even with the right one."""
+    """After too many wrong secrets an address always gets the same answer, even with the right secret."""
     async with serve(create(settings(valkey_url))) as http:
         for number in range(40):
             is_problem(await http.get("/readyz", headers=bearer(f"guess-{number}")), 503, "host_unavailable")
@@ -261,7 +261,7 @@ async def test_who_ended_a_session_is_told(store: Store, valkey_url: str, who: s
     async with serve(create(settings(valkey_url, **keys))) as http:
         body = (await start(http, "ada", headers=bearer(who if who == KEY else ""))).json()
         headers = {"secret": bearer(body["clientSecret"]), "admin": ADMIN}.get(who, bearer(who))
-        for _ in range(2):  # a second stop changes nothing
+        for _ in range(2):  # a second stop has no effect
             await http.post("/api/session/stop", json={"sessionId": body["sessionId"]}, headers=headers)
             headers = ADMIN
         mine = bearer(body["clientSecret"])

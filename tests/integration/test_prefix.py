@@ -1,4 +1,4 @@
-"""REDIS_PREFIX is in front of every key, queue and channel: of the store, of its scripts, of Celery and of beat."""
+"""Every key, queue and channel begins with REDIS_PREFIX: of the store, its scripts, Celery and beat."""
 
 import ast
 import inspect
@@ -57,7 +57,7 @@ async def test_a_session_leaves_no_key_without_the_prefix(ours: Store, raw: redi
     await link.beat()
     waiting = await assign(ours, "bob")
     assert (await ours.counts())["active"] == 1
-    assert (await ours.snapshot()).sessions.keys() == {agent, waiting.session_id}, "and a scan finds ours alone"
+    assert (await ours.snapshot()).sessions.keys() == {agent, waiting.session_id}, "a scan returns only our keys"
     assert (await ours.reading()).sessions["active"] == 1
     assert raw.hget(f"{PREFIX}session:{agent}", "status") == "active"
     after, _ = await ours.changes("0")
@@ -108,7 +108,7 @@ def test_the_celery_worker_beat_and_publisher_leave_none_either(
         publisher.send("orchestrator.cleanup_stale", task_id="mine")
         publisher.send(CANARY, queue="node.n1")
         poll(lambda: raw.get(f"{PREFIX}celery:result:celery-task-meta-mine"), "a task has run", 60)
-        poll(lambda: raw.exists(f"{PREFIX}celery:beat::schedule", f"{PREFIX}beat:ticks") == 2, "beat turns", 60)
+        poll(lambda: raw.exists(f"{PREFIX}celery:beat::schedule", f"{PREFIX}beat:ticks") == 2, "beat ticks", 60)
         assert f"{PREFIX}_kombu.binding.celery" in set(raw.scan_iter())
         assert not stray(raw)
         assert all(str(channel).startswith(PREFIX) for channel in raw.pubsub_channels())
@@ -120,13 +120,13 @@ def test_every_command_of_a_script_is_known_to_the_prefix() -> None:
     told = {name for name, span in prefixed.SPANS.items() if span in {(0, 1), (0, None)}} | {"TIME"}
     used = set(re.findall(r"redis\.call\('([A-Z]+)'", "".join(sources().values())))
     assert used - told == set()
-    assert not re.search(r"redis\.call\((?!')", "".join(sources().values())), "a command is named where it is called"
+    assert not re.search(r"redis\.call\((?!')", "".join(sources().values())), "each call has a literal command name"
     assert not re.search(r"redis\.(?!call\()", "".join(sources().values()))
     assert all(key_positions() in source for source in sources(PREFIX).values())
 
 
 def test_every_command_of_the_store_is_known_to_the_prefix() -> None:
-    """Each method that is called on a client or a pipeline, run against one that only collects."""
+    """Every method that the store calls on a client or a pipeline is a command that `prefixed` accepts."""
     names = {"delete": "DEL", "scan_iter": "SCAN"}
     plumbing = {"aclose", "execute", "pipeline", "register_script"}
     called = set()

@@ -1,4 +1,4 @@
-"""The state of the system: every route takes it from one reading, whose number of round trips is constant."""
+"""The state of the system: all routes use the same reading, which takes a constant number of round trips."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -44,7 +44,7 @@ async def beat(store: Store, node: str, **changes: Any) -> None:
 
 
 async def busy(store: Store, raw: redis.Redis, url: str) -> None:
-    """Bring about several nodes, agents and sessions in as many states as there are, failures and a broken record."""
+    """Create several nodes, agents and sessions in all states, failures, and a broken record."""
     for node in NODES:
         await beat(store, node)
         await warm(store, url, 3, node)
@@ -73,7 +73,7 @@ async def busy(store: Store, raw: redis.Redis, url: str) -> None:
 
 
 def without_nulls(value: Any) -> Any:
-    """Return JSON without what is null: the status page's is sent without."""
+    """Return JSON without null fields, because the status page's JSON omits them."""
     if not isinstance(value, dict):
         return value
     return {name: without_nulls(each) for name, each in value.items() if each is not None}
@@ -89,9 +89,9 @@ async def cost(http: httpx.AsyncClient, path: str) -> int:
 async def test_what_it_costs_to_ask(http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str) -> None:
     most = dict.fromkeys(("/metrics", "/api/health", "/readyz", "/api/nodes", "/api/nodes/n1"), 3) | {"/api/status": 5}
     await beat(store, "n1")
-    await http.get("/metrics")  # connections are made, the script is loaded
+    await http.get("/metrics")  # opens connections and loads the script
     quiet = {path: await cost(http, path) for path in most}
-    assert quiet == most | {"/api/status": 4}, "no session's record is read"
+    assert quiet == most | {"/api/status": 4}, "no session records are read"
     await busy(store, raw, valkey_url)
     assert {path: await cost(http, path) for path in most} == most
 
@@ -101,7 +101,7 @@ async def test_a_redis_that_has_lost_the_scripts_costs_one_more(store: Store, ra
     raw.script_flush()
     with round_trips() as counts:
         assert (await store.reading()).max_sessions == POLICY["max_sessions"]
-    assert counts[0] <= 3 + 3, "the script is tried, loaded, and called"
+    assert counts[0] <= 3 + 3, "the script is called, loaded, and called again"
     with round_trips() as counts:
         await store.reading()
     assert counts[0] == 3

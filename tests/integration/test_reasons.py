@@ -1,4 +1,4 @@
-"""GET /api/reasons: the words for every code, callers' for everybody and the operator's for the admin token."""
+"""GET /api/reasons: the text for every code, callers' texts for everybody and operators' texts for the admin token."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Records and reality are brought together again."""
+"""The repair of records that do not match the processes, and the size of the pool."""
 
 import os
 import subprocess
@@ -56,13 +56,13 @@ async def test_a_failed_boot_does_not_spread(store: Store) -> None:
 async def test_an_agent_that_is_heard_lives_whatever_is_known_of_its_node(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
-    """Redis has forgotten the nodes, or a node's Celery worker is being restarted: its agents keep running."""
+    """Redis has lost the nodes, or a node's Celery worker is restarting: its agents keep running."""
     (agent_id,) = await warm(store, valkey_url, 1, node="away")
     session_id = (await assign(store, "ada")).session_id
     assert await store.nodes() == {}
     assert await refill.end_stale(store, set()) == ([], set())
     assert raw.hget(f"agent:{agent_id}", "state") == "assigned"
-    # A silent agent is given up at its own deadline. Nothing stops it: its node is gone.
+    # A silent agent is given up at its own deadline. Nothing stops its process, as its node is gone.
     raw.zadd("deadlines", {f"beat|{agent_id}": 1})
     assert [(action.what, action.id, action.node) for action in await store.process_deadlines()] == [
         ("stop", agent_id, "away")
@@ -78,7 +78,7 @@ async def test_a_session_whose_agent_has_no_record_is_an_error_at_the_second_loo
     (agent_id,) = await warm(store, valkey_url, 1)
     await assign(store, "ada")
     raw.delete(f"agent:{agent_id}")
-    assert await refill.end_stale(store, set()) == ([], {agent_id}), "it may register yet"
+    assert await refill.end_stale(store, set()) == ([], {agent_id}), "it may still register"
     assert await refill.end_stale(store, {agent_id}) == ([agent_id], set())
 
 
@@ -87,12 +87,12 @@ async def test_a_session_whose_own_record_is_gone_counts_no_more(
 ) -> None:
     (agent_id,) = await warm(store, valkey_url, 1)
     await assign(store, "ada")
-    assert not await store.end_lost_session(agent_id, because("record_lost")), "it may have been registered since"
+    assert not await store.end_lost_session(agent_id, because("record_lost")), "it may have been registered again since"
     assert await store.live_session_ids() == {agent_id}
     raw.delete(f"session:{agent_id}")
     await refill.end_stale(store, {agent_id})
     assert await store.live_session_ids() == set()
-    assert (await assign(store, "ada")).outcome == "starting", "and its user can start again"
+    assert (await assign(store, "ada")).outcome == "starting", "its user can start again"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def _agent(pid: int, **changes: object) -> Agent:
 @pytest.mark.thorough
 def test_examining_finds_each_fault() -> None:
     limit = 1 << 40
-    # Its last heartbeat is years old. Only its deadline counts, which allows for the time in which Redis was away.
+    # Its last heartbeat is years old. Only its deadline counts, which does not include outages of Redis.
     fit = examine(_agent(os.getpid()), memory_limit=limit)
     assert fit.fault is None
     assert fit.memory > 1 << 20
@@ -140,7 +140,7 @@ def test_examining_finds_each_fault() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         agent = _agent(process.pid)
         process.kill()
-        poll(lambda: ProcessId.of(process.pid) is None, "it is a zombie")
+        poll(lambda: ProcessId.of(process.pid) is None, "the process is a zombie")
         fault = examine(agent, memory_limit=limit).fault
         assert fault is not None
         assert fault.text == "process gone or zombie"
@@ -167,4 +167,4 @@ async def test_the_size_is_chosen_from_one_reading(
     await sizing.size()
     assert (len(readings), refilled, raw.get("pool:target")) == (1, ["2"], "2")
     await sizing.size()
-    assert (len(readings), refilled) == (2, ["2"]), "the target is the same"
+    assert (len(readings), refilled) == (2, ["2"]), "the target has not changed"

@@ -1,4 +1,4 @@
-"""A Redis that is away, or refuses commands: requests meanwhile, and the recovery."""
+"""A Redis that is down or refuses commands: requests during that time, and the recovery."""
 
 import asyncio
 import contextlib
@@ -22,6 +22,7 @@ from orchestrator.task_queue.consuming import wait_for_redis
 from orchestrator.worker.beat import Scheduler
 from tests.support.api import ADMIN, is_problem, serve, settings, start
 from tests.support.disk import full_disk
+from tests.support.guest import until
 from tests.support.pool import POLICY, assign, warm
 from tests.support.processes import free_ports, start_valkey
 from tests.support.refusing import ALL, NO_WRITES, Hurt, Refusing
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.impatient
 #: Seconds after which everything is to be well again.
 HEALED = 15.0
 
-#: With a silent Redis each case waits for seconds.
+#: The cases with a silent Redis are `thorough`, because each of their requests waits for seconds.
 KINDS = [pytest.param(hurt, marks=pytest.mark.thorough) if hurt is Refusing.silent else hurt for hurt in ALL]
 
 
@@ -59,15 +60,6 @@ async def http(valkey: Refusing, store: Store, tmp_path: Path) -> AsyncIterator[
 KEY = {"Idempotency-Key": "one-start-of-grace-and-no-other"}
 
 
-async def until(look, seconds: float = HEALED):
-    """Return the first true result of a coroutine function that is called again and again."""
-    deadline = time.monotonic() + seconds
-    while not (result := await look()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        await asyncio.sleep(0.1)
-    return result
-
-
 @pytest.mark.parametrize("hurt", KINDS, ids=lambda hurt: hurt.__name__)
 async def test_a_start_is_refused_with_the_cause_and_served_again(
     http: httpx.AsyncClient, store: Store, valkey: Refusing, hurt: Hurt
@@ -76,12 +68,12 @@ async def test_a_start_is_refused_with_the_cause_and_served_again(
     session_id = (await start(http, "ada")).json()["sessionId"]
     with hurt(valkey) as cause:
 
-        async def told() -> bool:  # a closed connection reports that first
+        async def told() -> bool:  # the first error may be the closed connection
             body = is_problem(await start(http, "grace", headers=KEY | ADMIN), 503, "store_unavailable")
             assert body["retryAfter"] <= HEALED
             return cause in body["detail"]
 
-        await until(told)
+        await until(told, "the error names its cause", HEALED)
         for method, path in (
             ("GET", "/readyz"), ("GET", f"/api/session/{session_id}"), ("GET", "/api/sessions"), ("GET", "/api/status"),
             ("GET", "/metrics"), ("GET", f"/api/session/{session_id}/logs"), ("POST", "/api/session/stop"),
@@ -97,24 +89,24 @@ async def test_a_start_is_refused_with_the_cause_and_served_again(
 
     async def served() -> bool:
         if hurt is Refusing.gone:
-            await store.configure(POLICY, 0)  # as the nodes do when everything is lost
-        # The start that was not answered may have been taken: only its own key gets that session.
+            await store.configure(POLICY, 0)  # as nodes do when Redis has lost all data
+        # The start without an answer may have succeeded: only the same key gets that session.
         return (await start(http, "grace", headers=KEY)).status_code in {200, 202}
 
-    await until(served)
+    await until(served, "requests are served again", HEALED)
     if hurt is not Refusing.gone:
-        assert {agent.id for agent in await store.agents()} >= set(agents), "no agent was spent on it"
+        assert {agent.id for agent in await store.agents()} >= set(agents), "the refused start used no agent"
 
 
 async def test_a_full_redis_takes_no_new_work_though_a_warm_agent_is_there(store: Store, valkey: Refusing) -> None:
-    """A script whose first write frees memory would be let through to its end."""
+    """Redis would run a script to its end if its first write freed memory."""
     (agent_id,) = await warm(store, valkey.url, 1)
     with valkey.full():
         with pytest.raises(StoreUnavailable, match="OOM"):
             await assign(store, "ada", rate_amount=0)
         with pytest.raises(StoreUnavailable, match="OOM"):
             await store.reserve_agents([new_id("prewarm")], "n1")
-    assert (await assign(store, "ada", rate_amount=0)).agent_id == agent_id, "it was not spent"
+    assert (await assign(store, "ada", rate_amount=0)).agent_id == agent_id, "the refused start did not use the agent"
 
 
 @pytest.mark.parametrize("hurt", KINDS, ids=lambda hurt: hurt.__name__)
@@ -127,7 +119,7 @@ async def test_the_health_route_answers_and_names_it(
     with hurt(valkey) as cause:
         answer = await http.get("/api/health", headers=ADMIN)
         if hurt is Refusing.unable_to_save and answer.status_code == 503:
-            assert cause in answer.json()["detail"], "it may answer nothing but this, even to PING"
+            assert cause in answer.json()["detail"], "Redis may answer every command with this error, even PING"
         elif hurt in NO_WRITES:
             assert answer.status_code == 200, answer.text
             body = answer.json()
@@ -141,7 +133,7 @@ async def test_the_health_route_answers_and_names_it(
                 answer = await http.get("/api/health", headers=ADMIN)
                 return cause in is_problem(answer, 503, "store_unavailable")["detail"]
 
-            await until(told)
+            await until(told, "the error names its cause", HEALED)
         assert "worker was started again 3 times" in answer.text
         assert "no permission to subscribe" in answer.text
         codes = {each["code"]: each["params"] for each in answer.json()["warningCodes"]}
@@ -152,7 +144,7 @@ async def test_the_health_route_answers_and_names_it(
         answer = await http.get("/api/health", headers=ADMIN)
         return answer.status_code == 200 and answer.json()["redis"]["ok"]
 
-    await until(well)
+    await until(well, "the health route reports no trouble", HEALED)
 
 
 @pytest.mark.parametrize("hurt", KINDS, ids=lambda hurt: hurt.__name__)
@@ -174,7 +166,7 @@ async def test_an_agent_goes_on_and_speaks_again(store: Store, valkey: Refusing,
                 return True
             return False
 
-        await until(beats)
+        await until(beats, "the agent has a heartbeat", HEALED)
     finally:
         await link.close()
 
@@ -185,7 +177,7 @@ def test_what_cannot_be_queued_is_told_as_a_wait(valkey: Refusing, hurt: Hurt) -
     try:
         publisher.send(REFILL)
         with hurt(valkey) as cause:
-            for _ in range(2):  # a closed connection reports that first
+            for _ in range(2):  # the first error may be the closed connection
                 with pytest.raises(StoreUnavailable) as refused:
                     publisher.send(REFILL)
             if cause != "does not answer":
@@ -221,17 +213,17 @@ async def test_a_full_disk_of_its_append_only_file_is_a_wait(tmp_path: Path) -> 
                 async def served() -> bool:
                     return (await store.reading()).server.refusal is None
 
-                await until(refused)
-                assert await store.now() > 0, "what is read is answered"
+                await until(refused, "Redis refuses writes", HEALED)
+                assert await store.now() > 0, "reads still work"
                 ballast.unlink()
-                await until(served)
+                await until(served, "requests are served again", HEALED)
         finally:
-            process.kill()  # before the disk is removed
+            process.kill()  # before the disk is unmounted
             process.wait()
 
 
 async def test_another_password_is_a_wait_too(tmp_path: Path) -> None:
-    """It was changed on the server first, and is changed back, or here."""
+    """The password is changed on the server before the node's setting, and then changed back."""
     (tmp_path / "own").mkdir()
     with Refusing.running(tmp_path / "own", "first") as valkey:
         publisher, app = Publisher(valkey.url), make_worker_app(Settings(redis_url=valkey.url, node_id="n1"))
@@ -242,11 +234,11 @@ async def test_another_password_is_a_wait_too(tmp_path: Path) -> None:
                 await asyncio.to_thread(publisher.send, REFILL)
                 with valkey.wanting_a_password() as cause:
 
-                    async def told() -> bool:  # a closed connection reports that first
+                    async def told() -> bool:  # the first error may be the closed connection
                         answer = await start(http, "ada", headers=ADMIN)
                         return cause in is_problem(answer, 503, "store_unavailable")["detail"]
 
-                    await until(told)
+                    await until(told, "the error names its cause", HEALED)
                     assert cause in (await http.get("/api/health", headers=ADMIN)).text
                     for _ in range(2):
                         with pytest.raises(StoreUnavailable):
@@ -256,7 +248,7 @@ async def test_another_password_is_a_wait_too(tmp_path: Path) -> None:
                 async def served() -> bool:
                     return (await start(http, "ada")).status_code in {200, 202}
 
-                await until(served)
+                await until(served, "requests are served again", HEALED)
                 await asyncio.to_thread(publisher.send, REFILL)
                 ticks(scheduler, valkey)
         scheduler.close()
@@ -269,23 +261,23 @@ def test_beat_waits_and_leads_again(valkey: Refusing, hurt: Hurt) -> None:
     app = make_worker_app(Settings(redis_url=valkey.url, node_id="n1"))
     scheduler = Scheduler(app=app)
     try:
-        with hurt(valkey):  # at its start
+        with hurt(valkey):  # at beat's start
             assert scheduler.tick() > 0
         ticks(scheduler, valkey)
-        with hurt(valkey):  # and later
+        with hurt(valkey):  # while it runs
             assert scheduler.tick() > 0
         ticks(scheduler, valkey)
         valkey.admin.flushall()  # its lock is gone
         assert scheduler.tick() > 0
         ticks(scheduler, valkey)
         with hurt(valkey):
-            scheduler.close()  # which raises nothing
+            scheduler.close()  # must not raise
     finally:
         app.close()
 
 
 def ticks(scheduler: Scheduler, valkey: Refusing) -> None:
-    """Wait until beat turns."""
+    """Wait until beat ticks."""
     deadline = time.monotonic() + HEALED
     with redis.Redis.from_url(valkey.url) as raw:
         raw.delete("beat:ticks")
@@ -300,6 +292,6 @@ async def test_a_celery_worker_waits_before_it_begins(valkey: Refusing, hurt: Hu
     with hurt(valkey):
         waiting = asyncio.create_task(asyncio.to_thread(wait_for_redis, Settings(redis_url=valkey.url)))
         done, _ = await asyncio.wait([waiting], timeout=1.5)
-        assert not done, "neither served nor ended"
+        assert not done, "the worker neither begins nor exits"
     async with asyncio.timeout(HEALED):
         await waiting

@@ -1,4 +1,4 @@
-"""ROOT_PATH: a node below a path of a reverse proxy, which takes the path off or passes it on."""
+"""ROOT_PATH: a node below a path of a reverse proxy, which removes the path or keeps it."""
 
 import re
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ PAGE = '<head><script type="module" src="./assets/index.js"></script><link href=
 
 @pytest.fixture
 def dist(tmp_path: Path) -> Path:
-    """The built page, as far as it matters here; that a build is relative is what the browser's tests show."""
+    """A minimal built page; the tests with a browser show that a real build uses relative URLs."""
     (tmp_path / "assets").mkdir()
     (tmp_path / "index.html").write_text(PAGE)
     (tmp_path / "favicon.svg").write_text("<svg/>")
@@ -41,14 +41,14 @@ async def app(store: Store, valkey_url: str, dist: Path) -> FastAPI:
 
 @pytest.fixture
 async def direct(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """The node itself."""
+    """A client that connects to the node directly."""
     async with on_a_port(app) as client:
         yield client
 
 
 @pytest.fixture(params=["stripped", "passed on"])
 async def proxied(direct: httpx.AsyncClient, request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
-    """The node through a proxy."""
+    """A client that connects through a proxy."""
     with PathProxy(str(direct.base_url).rstrip("/"), ROOT, strip=request.param == "stripped") as proxy:
         async with httpx.AsyncClient(base_url=f"{proxy.url}/", timeout=20) as client:
             yield client
@@ -56,7 +56,7 @@ async def proxied(direct: httpx.AsyncClient, request: pytest.FixtureRequest) -> 
 
 
 def files(page: str) -> list[str]:
-    """Return what a page loads."""
+    """Return the URLs that a page loads."""
     return re.findall(r'(?:src|href)="([^"#]+)"', page)
 
 
@@ -112,12 +112,12 @@ async def test_the_bare_path_is_the_page_too_and_nobody_is_redirected(proxied: h
 
 
 async def test_the_node_itself_is_reached_without_it(direct: httpx.AsyncClient) -> None:
-    """By probes, the command line, LiveKit's webhooks, and browsers that open the printed addresses."""
+    """Probes, the command line, LiveKit's webhooks, and browsers that open the printed addresses use it directly."""
     for path in ("/livez", "/readyz", "/", "/status", "/assets/index.js"):
         assert (await direct.get(path)).status_code in {200, 503}, path
     assert (await start(direct, "ada")).status_code == 202
     for root in ("", ROOT):
-        # A webhook may be larger than other bodies.
+        # A webhook's body may be larger than other bodies.
         answer = await direct.post(root + WEBHOOK_PATH, content=b"x" * 100_000, headers=WEBHOOK)
         assert answer.status_code == 401
 
@@ -136,6 +136,6 @@ async def test_without_it_nothing_is_below_a_path(store: Store, valkey_url: str)
 
 
 async def test_no_path_of_the_api_can_be_taken_for_one_behind_a_root_path(store: Store, valkey_url: str) -> None:
-    """ROOT_PATH may not be one of OWN, nor above or below it: so each of the api's own paths must be in one."""
+    """ROOT_PATH may not be in OWN, nor above or below one of OWN, so OWN must cover each of the API's own paths."""
     for _, path in paths(create(settings(valkey_url))):
         assert path == "/" or any(path == own or path.startswith(f"{own}/") for own in OWN), path

@@ -1,4 +1,4 @@
-"""A path with a slash too many is not found: no answer sends a caller anywhere by the Host that was sent."""
+"""A path with an extra slash is answered with 404: no answer redirects to the request's Host header."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ FORGED = {"Host": "evil.example", "X-Forwarded-Host": "evil.example", "X-Forward
 
 
 def paths(app: Any) -> set[tuple[str, str]]:
-    """Return (method, path) of everything that an app serves, folders of files included."""
+    """Return (method, path) of everything that an app serves, including static files."""
     found, routes = set(), list(app.routes)
     while routes:
         route = routes.pop()

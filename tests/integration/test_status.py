@@ -1,4 +1,4 @@
-"""What the status page reads, over real HTTP on a real Valkey: one snapshot, its changes pushed, logs followed."""
+"""The status page's data, over real HTTP on a real Valkey: a snapshot, a stream of changes, and log streams."""
 
 import asyncio
 import json
@@ -24,13 +24,13 @@ PATIENCE = 20
 
 
 class Events:
-    """Server-sent events of one open connection."""
+    """The server-sent events of one open connection."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self._lines = answer.aiter_lines()
 
     async def next(self, *kinds: str) -> tuple[str, dict[str, Any], str]:
-        """Return the next event of one of some kinds: its kind, data and id."""
+        """Return the kind, data and id of the next event of one of some kinds."""
         found: dict[str, str] = {}
         async with asyncio.timeout(PATIENCE):
             async for line in self._lines:
@@ -57,7 +57,7 @@ async def app(store: Store, valkey_url: str) -> FastAPI:
 
 @pytest.fixture
 async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """The administrator's client of a served api: what is streamed arrives as it is sent."""
+    """A client with the admin token for a served API, which receives streams as they are sent."""
     async with on_a_port(app) as client:
         client.headers.update(ADMIN)
         yield client
@@ -150,7 +150,7 @@ async def test_one_answer_holds_everything(
     assert found["at"] - 60 < at <= found["at"]
     async with asyncio.timeout(10):
         starts: list[list[float]] = []
-        while not starts:  # samples are collected before they are written
+        while not starts:  # samples are buffered before they are written
             starts = (await http.get("/api/status")).json()["charts"]["start"]
     ((at, seconds),) = starts
     assert 0 < seconds < 60
@@ -172,7 +172,7 @@ async def test_failures_are_told_once_with_their_cause(
     raw.delete(f"agent:{bound}:inbox")  # it has read its messages
     await store.record_exit(bound, because("killed", signal=9), signal=9)
     found = await _failures(http)
-    # The death of the agent and what it meant to its session are one thing.
+    # The agent's death and the replacement in its session are listed as one failure.
     assert [(row["kind"], row["cause"], row["sessionId"]) for row in found] == [
         ("replacement", "killed by signal 9", session_id)
     ]
@@ -217,7 +217,7 @@ async def test_changes_are_pushed_and_only_they(
         link = AgentLink(valkey_url, session_id)
         await link.joined()
         await link.presence(session_id, present=True)
-        await link.presence(session_id, present=False)  # changes no state, and is reported anyway
+        await link.presence(session_id, present=False)  # changes no state, but is sent
         await link.close()
         while not (rows := (await events.next("change"))[1].get("sessions")):
             pass
@@ -301,7 +301,7 @@ async def test_what_was_trimmed_is_counted(http: httpx.AsyncClient, store: Store
     async with follow(http, f"/api/session/{session_id}/logs/events") as events:
         _, told, _ = await events.next("lines")
         assert (told["missed"], told["lines"][0], len(told["lines"])) == (15, "line 15", 10)
-        # Written and trimmed between two looks.
+        # Lines that were written and trimmed between two reads.
         await store.append_logs(session_id, [f"more {number}" for number in range(30)], 10)
         _, told, _ = await events.next("lines")
         assert (told["missed"], told["lines"][0], told["lines"][-1]) == (20, "more 20", "more 29")

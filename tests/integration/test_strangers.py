@@ -1,4 +1,4 @@
-"""What a stranger gets of an api: no more with a forged client secret than without, no call of another's, few seats."""
+"""Limits for unknown callers: a forged client secret gives no access, other users' calls are closed, seats are few."""
 
 import asyncio
 import itertools
@@ -28,7 +28,7 @@ def bearer(secret: str) -> dict[str, str]:
 
 
 def every_route(app: Any, session: str) -> Iterator[tuple[str, str]]:
-    """Yield (method, path) of everything that the app serves, whether the document lists it or not."""
+    """Yield (method, path) of everything that the app serves, whether OpenAPI lists it or not."""
     routes = list(app.routes)
     while routes:
         route = routes.pop()
@@ -63,7 +63,7 @@ async def test_what_looks_like_a_client_secret_opens_nothing_on_any_route(
         walked = 0
         for method, path in every_route(app, mine):
             if path.endswith("/events") and not keys and "logs" not in path:
-                continue  # open to every caller who knows the session, and never ends
+                continue  # open to every caller with the session's id, and endless
             nobody = await answers(http, method, path, mine, {})
             for secret in forged:
                 told = await answers(http, method, path, mine, bearer(secret))
@@ -97,7 +97,7 @@ async def test_an_open_api_gives_a_live_session_to_nobody_but_who_began_it(store
         assert repeated.json()["clientSecret"] == begun["clientSecret"]
         operator = await start(http, "ada", headers=ADMIN)
         assert operator.json()["clientSecret"] == begun["clientSecret"]
-        # A secret of a session that is over is no obstacle, and another user's is no help.
+        # The secret of an ended session does no harm, and another user's secret gives no access.
         await http.post("/api/session/stop", json={"sessionId": begun["sessionId"]})
         fresh = await start(http, "ada", headers=bearer(begun["clientSecret"]))
         assert fresh.json()["sessionId"] != begun["sessionId"]
@@ -155,7 +155,7 @@ async def test_names_that_are_given_are_the_only_ones(store: Store, valkey_url: 
                 for headers in ({}, bearer("cs_x")):
                     answer = await start(http, "eve", headers={"Host": host} | headers)
                     assert answer.status_code in ({401, 403} if "api_keys" in more else {403}), host
-            # A request with the key is not from a foreign page: a scraper asks by address.
+            # A request with the key is not from a foreign page, so any Host is allowed: scrapers use addresses.
             assert (await http.get("/metrics", headers=ADMIN | {"Host": "10.0.0.1"})).status_code == 200
 
 
@@ -172,7 +172,7 @@ async def test_wrong_secrets_are_tried_only_so_often(store: Store, valkey_url: s
         assert is_problem(locked, 429, "too_many_attempts")["retryAfter"] > 0
         assert locked.headers["Retry-After"]
         assert (await tried("198.51.100.2", "a-token-for-tests")).status_code == 200
-        # After a right secret, a neighbour's wrong ones do not lock the address out; nor the node's own drain.
+        # After a right secret, wrong ones from the same address do not lock it out, nor the node's own drain program.
         for n in range(MOST + 5):
             assert (await tried("198.51.100.2", f"guess-{n}")).status_code == 401
             assert (await tried("127.0.0.1", f"guess-{n}")).status_code in {401, 429}
@@ -180,7 +180,7 @@ async def test_wrong_secrets_are_tried_only_so_often(store: Store, valkey_url: s
             assert (await tried(address, "a-token-for-tests")).status_code == 200
         prefixes = itertools.cycle(range(65536))
         codes = [(await tried(f"2001:db8:1:{next(prefixes):x}::1", f"guess-{n}")).status_code for n in range(MOST + 1)]
-        assert codes[-1] == 429, "a /48 is one guesser"
+        assert codes[-1] == 429, "a /48 network counts as one address"
 
 
 def tally(answers: list[httpx.Response]) -> list[int]:
@@ -194,18 +194,18 @@ async def test_one_address_takes_few_seats_and_few_places_in_line(store: Store, 
         async def from_(address: str, user: str, **headers: str) -> httpx.Response:
             return await start(http, user, headers={"X-Forwarded-For": address} | headers)
 
-        # All at once, and each with another port: it is decided where it is counted.
+        # Concurrent starts, each from another port: the check and the count are atomic.
         answers = await asyncio.gather(*(from_(f"198.51.100.1:{n}", f"a{n}") for n in range(20)))
         assert tally(answers) == [202] * 4 + [429] * 16
         refused = next(answer for answer in answers if answer.status_code == 429)
         is_problem(refused, 429, "too_many_sessions")
         for n in range(2):
             assert (await from_("198.51.100.2", f"b{n}")).json()["status"] == "starting"
-        # All sessions are taken: two of an address wait, whatever other sessions it has.
+        # No session is free: two sessions of an address may wait, whatever other sessions it has.
         waiting = [await from_("198.51.100.3", f"c{n}") for n in range(4)]
         assert [answer.status_code for answer in waiting] == [202, 202, 429, 429]
         assert is_problem(waiting[3], 429, "too_many_sessions")["detail"]
-        # A place that is given back is free again, and the operator and a backend are not counted.
+        # A cancelled session's place is free again. Sessions of the operator and of a backend do not count.
         assert (await http.post("/api/session/stop", json={"sessionId": waiting[0].json()["sessionId"]})).is_success
         assert (await from_("198.51.100.3", "c9")).status_code == 202
         for n in range(3):
@@ -225,16 +225,16 @@ async def test_a_network_of_ipv6_is_a_few_addresses_and_no_more(
             return await start(http, user, headers={"X-Forwarded-For": address})
 
         answers = [await from_(f"2001:db8:1:{n:x}::1", f"a{n}") for n in range(12)]
-        assert tally(answers) == [202] * 8 + [429] * 4, "a /48 has four times what a /64 has"
+        assert tally(answers) == [202] * 8 + [429] * 4, "the limit of a /48 is four times that of a /64"
         for answer in answers:
             if answer.is_success:
                 await http.post("/api/session/stop", json={"sessionId": answer.json()["sessionId"]})
         assert raw.keys("address:sessions:*") == []
         more = [await from_(f"2001:db8:1:{n:x}::1", f"b{n}") for n in range(0x100, 0x120)]
-        assert sum(answer.is_success for answer in more) == 8, "of 20 starts a day 12 were spent"
+        assert sum(answer.is_success for answer in more) == 8, "12 of 20 starts a day were used"
         codes = {answer.json().get("code") for answer in more[9:]}
         assert codes <= {"too_many_sessions", "rate_limited"}
-        # A flood from one /64 costs its neighbours nothing but what it was granted.
+        # A flood from one /64 takes nothing from its neighbours beyond its own limit.
         flood = [await from_(f"2001:db8:2:1::{n:x}", f"c{n}") for n in range(40)]
         assert sum(answer.is_success for answer in flood) == 2
         assert (await from_("2001:db8:2:2::1", "neighbour")).status_code == 202
@@ -251,7 +251,7 @@ async def test_calls_by_livekits_dispatch_count_for_who_got_the_token(store: Sto
             outcomes.append((await assign(store, f"user-{n}", room_name=room, job=job, **caps)).outcome)
         assert outcomes == ["assigned", "assigned", "many"]
         elsewhere = await assign(store, "room:line", room_name="line", job=DispatchRef("AJ_9", "AD", "n1"), **caps)
-        assert elsewhere.outcome == "assigned", "a phone call has no address of ours"
+        assert elsewhere.outcome == "assigned", "a phone call has no address, so no limit applies"
 
 
 async def test_while_no_agent_could_come_nobody_is_sent_into_a_room(
@@ -264,14 +264,14 @@ async def test_while_no_agent_could_come_nobody_is_sent_into_a_room(
         is_problem(full, 429, "at_capacity")
         assert full.headers["Retry-After"]
         mine = await http.post("/api/token", json={"sessionId": begun["sessionId"]})
-        assert mine.status_code == 201, "who has a session joins it"
+        assert mine.status_code == 201, "a caller with a session can join it"
         await http.post("/api/session/stop", json={"sessionId": begun["sessionId"]})
         raw.set("livekit:down", "LiveKit does not answer")
         is_problem(await http.post("/api/token", json={}), 503, "livekit_unavailable")
 
 
 class FakeRooms:
-    """LiveKit, where everybody has joined."""
+    """Replaces LiveKit's room service: all users have joined."""
 
     def __init__(self, names: set[str], served: set[str]) -> None:
         self.names, self.served, self.deleted = names, served, set[str]()
@@ -297,7 +297,7 @@ async def test_who_sits_in_a_room_that_nobody_serves_is_not_left_there(
     rooms = FakeRooms({alone, ours, others, "not-ours"}, {others})
     reconciler = Reconciler(store, rooms, 60)  # type: ignore[arg-type]
     await reconciler._close_unserved()
-    assert rooms.deleted == set(), "LiveKit may just be asking for an agent"
+    assert rooms.deleted == set(), "LiveKit may still be requesting an agent"
     for room in (alone, others):
         raw.hincrbyfloat(f"room:asker:{room}", "seen", -UNSERVED_SECONDS - 1)
     await reconciler._close_unserved()

@@ -1,4 +1,4 @@
-"""LiveKit's token-endpoint contract: what a client may ask for, and what it never gets."""
+"""LiveKit's contract for token endpoints: the fields that a client may send, and the grants that it never gets."""
 
 import json
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from orchestrator.store import Store
 from tests.support.api import is_problem, serve, settings, start
 from tests.support.pool import warm
 
-#: What livekit-client 2.23 sends at most, verbatim.
+#: All fields that livekit-client 2.23 can send, verbatim.
 EVERYTHING = {
     "room_name": "", "participant_name": "n", "participant_identity": "", "participant_metadata": "m",
     "participant_attributes": {"k": "v"},
@@ -87,7 +87,7 @@ async def test_a_session_s_token_has_no_dispatch_of_its_own(
     for asked in (body, body | {"room_name": room, "participant_identity": f"user-{room[5:]}"}):
         found = claims(await http.post("/api/token", json=asked))
         assert found["video"]["room"] == room
-        assert "agents" not in found["roomConfig"], "it has its agent already"
+        assert "agents" not in found["roomConfig"], "the session has its agent already"
     await http.post("/api/session/stop", json={"sessionId": session_id})
     is_problem(await http.post("/api/token", json=body), 409, "session_over")
 
@@ -116,11 +116,11 @@ async def test_what_a_client_may_not_choose_is_refused(
     http: httpx.AsyncClient, asked: dict[str, Any], named: str
 ) -> None:
     answer = await http.post("/api/token", json=asked)
-    # What the schema says is refused by it; which names are ours it cannot say.
+    # The schema refuses most errors; it cannot express which names are reserved.
     typed = "room_config" in asked and named != "'another'"
     problem = is_problem(answer, 422, "malformed_request" if typed else "invalid_request")
     assert named in problem["detail"]
-    assert len(problem["detail"]) < 300, "LiveKit's client shows it as it is"
+    assert len(problem["detail"]) < 300, "LiveKit's client shows it unchanged"
 
 
 OURS = ("room_name", "participant_name", "participant_identity", "participant_metadata", "room_config", "sessionId",

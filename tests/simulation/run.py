@@ -1,4 +1,4 @@
-"""Runs one simulation from its seed to its end."""
+"""Runs one simulation from its seed."""
 
 import asyncio
 import gc
@@ -16,10 +16,10 @@ def run(world: World, valkey: Valkey, scenario: Scenario) -> World:
     """Run a scenario in virtual time; returns the world. Raises what the scenario raises."""
     loop = VirtualLoop()
     world.begin(loop, valkey)
-    gc.disable()  # a schedule is short: its garbage is collected once, at its end
+    gc.disable()  # a schedule is short, so its garbage is collected once, at its end
     try:
         asyncio.set_event_loop(loop)
-        loop.set_exception_handler(lambda *_: None)  # of what a killed process leaves
+        loop.set_exception_handler(lambda *_: None)  # warnings about the coroutines of killed processes
         with patched(world):
             loop.run_until_complete(scenario(world))
         return world

@@ -1,4 +1,4 @@
-"""One schedule: users come and go while processes die, stand still and fail, in an order that follows from the seed."""
+"""One schedule: users start and end calls while processes die, stop and fail, in an order that the seed determines."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
@@ -11,20 +11,20 @@ from tests.simulation.cluster import OVER, Cluster
 from tests.simulation.computer import Computer
 from tests.simulation.world import Process, World
 
-#: Seconds in which something happens.
+#: Seconds during which events happen.
 LENGTH = 6.0
 
 
 class Trouble:
-    """Everything that can happen to a cluster. Each method does one thing, drawn by the world's dice."""
+    """The events that can happen to a cluster. Each method causes one, chosen by the world's random numbers."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster, self._world, self._dice = cluster, cluster.world, cluster.world.dice
-        #: What ends the troubles that last.
+        #: Functions that end the lasting troubles.
         self._heal: list[Callable[[], object]] = []
 
     def all(self) -> list[tuple[int, Callable[[], Coroutine[Any, Any, None]]]]:
-        """Return each kind with its weight."""
+        """Return each kind of event with its weight."""
         return [
             (8, self.fault), (4, self.agent), (2, self.host), (3, self.worker), (2, self.api), (1, self.power),
             (3, self.redis), (1, self.loss), (1, self.livekit), (2, self.drain), (2, self.resize), (1, self.restart),
@@ -33,14 +33,14 @@ class Trouble:
         ]  # fmt: skip
 
     async def once(self) -> None:
-        """Have one thing happen."""
+        """Cause one event."""
         kinds = self.all()
         (kind,) = self._dice.choices([kind for _, kind in kinds], [weight for weight, _ in kinds])
         self._world.say("trouble", kind.__name__)
         await kind()
 
     def heal(self) -> None:
-        """End every trouble that lasts."""
+        """End all lasting troubles."""
         self._world.say("trouble", "is over")
         self._world.armed.clear()
         while self._heal:
@@ -68,7 +68,7 @@ class Trouble:
         self._world.armed.setdefault(point, []).append((action, self._later))  # type: ignore[arg-type]
 
     async def agent(self) -> None:
-        """Kill an agent, or have it stand still."""
+        """Kill or stop (SIGSTOP) an agent."""
         if agents := self._cluster.agents:
             agent = self._dice.choice(agents)
             if self._dice.random() < 0.6:
@@ -85,13 +85,13 @@ class Trouble:
         self._kill_or_hang(self._computer().worker, self._dice.uniform(1, 15))
 
     async def restart(self) -> None:
-        """Stop a Celery worker as a deploy does, and start the next one."""
+        """Stop a Celery worker as a deploy does, and start another one."""
         worker = self._computer().worker
         if worker.alive and not worker.hangs:
             await asyncio.wait([worker.start(worker.stop())])
 
     async def loss(self) -> None:
-        """Have Redis come back empty."""
+        """Make Redis restart empty."""
         self._cluster.lost = True
         self._world.valkey.lose_everything()
 
@@ -99,14 +99,14 @@ class Trouble:
         self._kill_or_hang(self._cluster.api, self._dice.uniform(0.5, 3))
 
     async def power(self) -> None:
-        """Lose a computer, for a while."""
+        """Lose a computer for a while."""
         computer = self._computer()
         if computer.on and sum(each.on for each in self._cluster.computers) > 1:
             computer.vanish()
             self._later(self._dice.uniform(3, 20), computer.start)
 
     async def redis(self) -> None:
-        """Cut a process off from Redis, or all of them."""
+        """Cut one process or all of them off from Redis."""
         some = [self._cluster.api, *(each.worker for each in self._cluster.computers), *self._cluster.agents]
         cut = [process for process in some if process.alive]
         if self._dice.random() < 0.6:
@@ -132,7 +132,7 @@ class Trouble:
         self._later(self._dice.uniform(0.5, 6), back)
 
     async def drain(self) -> None:
-        """Take a node out of service; later it is put back."""
+        """Drain a node, and put it back into service later."""
         await self._drain(self._computer().name)
 
     async def _drain(self, name: str) -> None:
@@ -149,23 +149,23 @@ class Trouble:
         self._later(self._dice.uniform(0.5, 10), lambda: self._cluster.outside.start(undrain()))
 
     async def drain_while_away(self) -> None:
-        """Take a node out of service that then cannot reach Redis for a while, nor can its agents."""
+        """Drain a node and then cut it and its agents off from Redis for a while."""
         computer = self._computer()
         await self._drain(computer.name)
         self._cut([each for each in (computer.worker, *computer.living) if each.alive], "refuses")
 
     async def reload(self) -> None:
-        """Have a node's agents run new code."""
+        """Reload the code of a node's agents."""
         await self._cluster.reload(self._computer())
 
     async def untold(self) -> None:
-        """Have a node's agents not say who is in their rooms, for a while."""
+        """Make a node's agents not report who is in their rooms for a while."""
         computer = self._computer()
         computer.tells = False
         self._later(self._dice.uniform(1, 8), lambda: setattr(computer, "tells", True))
 
     async def deserted(self) -> None:
-        """Have an agent be out of its room without noticing."""
+        """Remove an agent from its room without notifying it."""
         if inside := [agent for agent in self._cluster.agents if agent.room]:
             agent = self._dice.choice(inside)
             assert agent.room is not None
@@ -174,7 +174,7 @@ class Trouble:
             self._cluster.livekit.drop(agent.room[0], agent.id)
 
     async def entered(self) -> None:
-        """Have the client of a session that is over enter the room again."""
+        """Make the client of an ended session join the room again."""
         over = [call for call in self._cluster.calls if call.room and call.states[-1] in OVER]
         if over and not self._cluster.livekit.away:
             self._cluster.livekit.join(self._dice.choice(over).room)
@@ -183,13 +183,13 @@ class Trouble:
         await self._cluster.do(self._cluster.store.set_target(self._dice.randrange(4)))
 
     async def poison(self) -> None:
-        """Have agents fail at their start, for a while."""
+        """Make agents fail at their start for a while."""
         computer = self._computer()
         computer.poisoned = True
         self._later(self._dice.uniform(1, 8), lambda: setattr(computer, "poisoned", False))
 
     async def memory(self) -> None:
-        """Have a computer be short of memory, for a while."""
+        """Make a computer short of memory for a while."""
         computer = self._computer()
         computer.free_bytes = 1 << 20
         self._later(self._dice.uniform(1, 8), lambda: setattr(computer, "free_bytes", 8 << 30))

@@ -1,4 +1,4 @@
-"""Those who say nothing: a client that is killed, agents that do not say who is there, rooms nobody is told of."""
+"""Missing reports: a killed client, agents that do not report presence, rooms without webhooks."""
 
 import asyncio
 
@@ -11,9 +11,9 @@ from tests.simulation.world import World
 
 SEEDS = range(12)
 SETTINGS = {"user_join_seconds": 600.0, "max_session_seconds": 600.0}
-#: Seconds from LiveKit's state to what follows: up to RECONCILE_SECONDS until a round, and its patience.
+#: Maximum seconds until LiveKit's state takes effect: RECONCILE_SECONDS until a check, and the repeated checks.
 ROUND = 9 + 2 + 2
-#: An agent may be missing from its room for 10 s before it is replaced, and as long after its start.
+#: An agent may be missing from its room for 10 s before it is replaced, and for as long after its start.
 PATIENCE = 10.0
 
 
@@ -41,7 +41,7 @@ def test_a_client_that_is_killed_frees_its_agent(simulate: Simulate) -> None:
         await cluster.start()
         call = await cluster.begin("ada")
         await cluster.talk(call, seconds=world.dice.uniform(0.5, 3), dies=True)
-        # LiveKit misses the client, then the user may come back for USER_GONE_SECONDS.
+        # LiveKit detects the loss of the client, then the user may return for USER_GONE_SECONDS.
         await reaches(cluster, call, "ended", MISSES_SECONDS[1] + cluster.settings.user_gone_seconds + 2)
         assert await cluster.code(call) == "user_lost"
         await promises.when_quiet(cluster)
@@ -98,7 +98,7 @@ def test_the_room_of_a_call_that_is_over_is_deleted_when_it_is_entered_again_and
         async def deleted() -> bool:
             return session.room_name not in rooms
 
-        await cluster.until(deleted, "it is deleted", ROUND)
+        await cluster.until(deleted, "the room is deleted", ROUND)
         assert rooms["of-another-program"].user
         del rooms["of-another-program"]
         await promises.when_quiet(cluster)

@@ -1,4 +1,4 @@
-"""The cap, the waiting line, a user's share, dead agents in the pool, memory: in many orders."""
+"""The session limit, the queue, a user's limit, dead agents in the pool, and memory, in many orders of events."""
 
 import asyncio
 from collections import Counter
@@ -11,12 +11,12 @@ from tests.simulation.conftest import Simulate
 from tests.simulation.world import World
 
 SEEDS = range(8)
-#: Sessions at once, warm agents, places in the line.
+#: Limit of sessions, warm agents, length of the queue.
 MOST, POOL, LINE = 4, 2, 5
 
 
 async def full(world: World, nodes: int = 1, **settings: int) -> tuple[Cluster, list[Call]]:
-    """Return a cluster all of whose places are taken, and the calls in the order of their start."""
+    """Return a cluster that is at its session limit, and the calls in the order of their start."""
     given = {"max_sessions": MOST, "pool_target": POOL, "queue_limit": LINE, "user_join_seconds": 600} | settings
     cluster = Cluster(world, nodes, queue_seconds=given.pop("queue_seconds", 120), **given)
     await cluster.start()
@@ -28,7 +28,7 @@ async def full(world: World, nodes: int = 1, **settings: int) -> tuple[Cluster, 
 
 
 async def over(cluster: Cluster) -> None:
-    """End every session; everything is as it was."""
+    """End every session, and wait until the cluster is back to normal."""
     for call in cluster.calls:
         if call.session_id:
             await cluster.end(call)
@@ -53,7 +53,7 @@ def test_the_cap_holds_at_every_moment_of_a_rush(simulate: Simulate, nodes: int)
         assert len({call.session_id for call in began}) == MOST
         waiting = [call for call in calls if call.state == "queued"]
         assert len(waiting) == LINE
-        # The place is asked for after the line was joined: two that came at once may both see the later one's.
+        # The position is read after joining the queue, so two concurrent starts may both get the later position.
         assert max(call.position or 0 for call in waiting) == LINE
         refused = [call.refused.partition(":")[0] for call in calls if not call.session_id]
         assert Counter(refused) == {"AtCapacity": starts - MOST - LINE}
@@ -73,7 +73,7 @@ def test_the_line_is_first_come_first_served_and_moves_at_once(simulate: Simulat
         for number, (leaver, following) in enumerate(zip(seated, waiting, strict=False)):
             await cluster.until(cluster.full, "a warm agent", 20)
             await cluster.end(leaver)
-            # With a warm agent it is one step: the end of the one is the beginning of the other.
+            # With a warm agent this is a single step: the end of one session starts the next.
             ended, ready = await cluster.session(leaver), await cluster.session(following)
             assert ready.status in {"ready", "active"}
             assert ready.ready_at is not None
@@ -110,7 +110,7 @@ def test_a_place_in_line_is_given_up_in_time_and_by_its_user(simulate: Simulate)
         async def given_up() -> bool:
             return (await cluster.session(hurried)).status == "error"
 
-        await cluster.until(given_up, "it is given up", 15)
+        await cluster.until(given_up, "the session is given up", 15)
         assert 11 < world.now - began < 14
         assert await cluster.code(hurried) == "queue_timeout"
         behind = await cluster.begin("behind")
@@ -144,7 +144,7 @@ def test_a_killed_warm_agent_is_never_handed_out(simulate: Simulate) -> None:
             await asyncio.sleep(world.dice.uniform(0, 0.05))
             call = await cluster.begin(f"user{number}")
             session = await cluster.session(call)
-            # The api looks at the process before it answers, and at the next one's: the agent that is bound then lives.
+            # The API checks the process before it answers, and that of each replacement: the bound agent is alive.
             assert session.status == "starting" or session.agent_id not in {agent.id for agent in killed}
             await cluster.served(call, 20)
             await cluster.end(call)
@@ -154,7 +154,7 @@ def test_a_killed_warm_agent_is_never_handed_out(simulate: Simulate) -> None:
 
 
 def test_a_storm_of_starts_while_the_pool_is_resized(simulate: Simulate) -> None:
-    """Shrinking takes warm agents only: no session's agent is replaced."""
+    """A smaller pool stops only warm agents: no session's agent is replaced."""
 
     async def scenario(world: World) -> None:
         cluster = Cluster(world, 2, pool_target=3, max_sessions=50, user_join_seconds=600)
@@ -189,7 +189,7 @@ def test_no_agent_is_started_without_memory_and_the_line_moves_when_there_is_som
         async def known() -> bool:
             return cluster.world.valkey.peek([("EXISTS", "pool:memory_low")]) == [1]
 
-        await cluster.until(known, "the shortage is known", 5)
+        await cluster.until(known, "the shortage is recorded", 5)
         call = await cluster.begin("ada")
         assert call.state == "queued"
         await asyncio.sleep(10)

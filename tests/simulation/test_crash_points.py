@@ -1,4 +1,4 @@
-"""A process dies, stands still or fails at each point where that is worst; the session gets one agent all the same."""
+"""A process dies, stops or fails at each critical point; the session still gets exactly one agent."""
 
 import pytest
 
@@ -10,16 +10,16 @@ from tests.simulation.cluster import Call, Cluster
 from tests.simulation.conftest import Simulate
 from tests.simulation.world import World
 
-#: What happens to the death of an agent is for its own test.
+#: Fault points in the handling of an agent's death have their own test.
 DEATHS = ("watch.before_record_death", "watch.before_ack")
-#: A started session has its agent within a start's bound, and what was cut off in between within a few rounds more.
+#: A session has its agent within the time limit of a start, plus a few rounds for work that was interrupted.
 SETTLED = 20.0
 SEEDS = range(5)
 _happened: set[str] = set()
 
 
 async def one_agent(cluster: Cluster, call: Call, session: Session) -> None:
-    """The session's agent is the only one there is, for the computers and for Redis; and everything ends well."""
+    """Assert that the session's agent is the only one, on the computers and in Redis, and all is back to normal."""
 
     async def alone() -> bool:
         found = await cluster.store.agents()
@@ -36,7 +36,7 @@ def test_a_session_gets_one_agent_whatever_fails_at(simulate: Simulate, point: s
     async def scenario(world: World) -> None:
         cluster = Cluster(world, 1, pool_target=0, user_join_seconds=600)
         await cluster.start()
-        # Nobody sends SIGCONT to an agent; whatever else stands still here goes on.
+        # Stopped processes get SIGCONT here, except agents.
         world.arm(point, action, stands_still=600 if point.startswith("agent.") else 5)
         if point == "watch.after_due":
             world.arm("agent.before_ready", "hang", stands_still=600)
@@ -45,7 +45,7 @@ def test_a_session_gets_one_agent_whatever_fails_at(simulate: Simulate, point: s
             return (point, action) in world.happened
 
         call = await cluster.begin("ada")
-        await cluster.until(struck, "it has happened", 2 * SETTLED)
+        await cluster.until(struck, "the fault has happened", 2 * SETTLED)
         session = await cluster.served(call, SETTLED + (SETTLED if point == "watch.after_due" else 0))
         await one_agent(cluster, call, session)
 
@@ -96,7 +96,7 @@ def test_a_death_in_the_pool_is_made_up_for_though_its_witness_fails(
 
 
 def test_every_fault_point_was_hit(request: pytest.FixtureRequest) -> None:
-    """The last of this file, which arms them all: none is listed and never used."""
+    """The last test of this file: all listed fault points were used by the tests before."""
     if request.config.option.keyword or any("::" in argument for argument in request.config.args):
-        pytest.skip("only a part of the file runs")
+        pytest.skip("only a part of the file was run")
     assert _happened == set(POINTS)

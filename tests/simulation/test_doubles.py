@@ -1,4 +1,4 @@
-"""Whatever is retried, redelivered or forgotten: no session is lost, none has two agents, no pool has too many."""
+"""Retries, redeliveries and losses: no session is lost or has two agents, and the pool never has too many."""
 
 import asyncio
 
@@ -36,14 +36,14 @@ def test_no_start_is_lost_while_the_api_is_killed_again_and_again(simulate: Simu
             await cluster.served(call, 20)
             await cluster.end(call)
         await promises.when_quiet(cluster)
-        # One whose spawn task was never queued is served by another agent; none is an error.
+        # A session whose spawn task was never queued is served by another agent; none fails.
         assert {await cluster.code(call) for call in calls} == {"stopped_by_caller"}
 
     simulate(scenario, SEEDS)
 
 
 def forget(world: World, session: Session, *, agent: bool) -> None:
-    """Delete everything that Redis has of a session, and of its agent."""
+    """Delete all keys of a session and of its agent from Redis."""
     valkey, user = world.valkey, session.user_id
     (names,) = valkey.peek([("KEYS", f"session:{session.id}*")])
     if agent:
@@ -82,8 +82,8 @@ def test_an_agent_whose_session_redis_forgot_says_so_again(simulate: Simulate, a
             found = await cluster.store.session(call.session_id)
             return found is not None and found.status == "active"
 
-        await cluster.until(known, "the session is known again", 10)
-        await asyncio.sleep(12)  # two rounds of the clean-up, which might end it
+        await cluster.until(known, "the session has a record again", 10)
+        await asyncio.sleep(12)  # two rounds of the clean-up, which must not end it
         looking.cancel()
         assert inside == {(before.agent_id,)}
         assert most <= 2
@@ -129,7 +129,7 @@ def test_a_celery_worker_that_stops_ends_no_call_and_the_next_one_goes_on(simula
         assert before.agent_id in {agent.id for agent in cluster.agents}
         other = await cluster.begin("bob")
         await cluster.served(other, 20)
-        await cluster.until(cluster.full, "the next one fills the pool", 20)
+        await cluster.until(cluster.full, "the next refill fills the pool", 20)
         after = await cluster.session(call)
         assert (after.agent_id, after.takeovers, after.replacements) == (before.agent_id, 0, 0)
         for each in (call, other):

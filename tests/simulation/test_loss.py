@@ -1,4 +1,4 @@
-"""Redis comes back empty: calls go on, and no start is answered before it is known how many there are."""
+"""Redis restarts empty: calls continue, and no start is answered before the live sessions are counted again."""
 
 import asyncio
 
@@ -40,7 +40,7 @@ def test_the_cap_holds_though_redis_comes_back_empty(simulate: Simulate, nodes: 
             found = [await cluster.store.session(call.session_id) for call in calls]
             return all(each is not None and each.status == "active" for each in found)
 
-        await cluster.until(known, "all calls are known again", 5)
+        await cluster.until(known, "all calls are registered again", 5)
         for call, session in zip(calls, before, strict=True):
             after = await cluster.session(call)
             assert (after.agent_id, after.takeovers) == (session.agent_id, 0)
@@ -53,7 +53,7 @@ def test_the_cap_holds_though_redis_comes_back_empty(simulate: Simulate, nodes: 
 
 
 def test_clean_ups_that_come_together_end_no_session(simulate: Simulate) -> None:
-    """Beat asks for one while the node does its own: what both miss has had no time to register again."""
+    """Beat sends a clean-up while the node runs its own: both find sessions that had no time to register again."""
 
     async def scenario(world: World) -> None:
         cluster = Cluster(world, 1, user_join_seconds=600, max_session_seconds=600)

@@ -1,4 +1,4 @@
-"""Three nodes on one Redis: each has its share, one is drained, one vanishes; calls go on elsewhere."""
+"""Three nodes on one Redis: pool shares, a drain, the loss of a node; calls continue on other nodes."""
 
 import asyncio
 from collections import Counter
@@ -12,8 +12,8 @@ from tests.simulation.world import World
 
 SEEDS = range(8)
 POOL, NAMES = 6, ("a", "b", "c")
-#: Seconds until a call on a node that vanished goes on elsewhere: its agent is silent for HEARTBEAT_TIMEOUT_SECONDS
-#: first, and has missed up to one heartbeat.
+#: Seconds until a call on a vanished node continues elsewhere: HEARTBEAT_TIMEOUT_SECONDS of silence, after up to one
+#: heartbeat's interval.
 TAKEN_OVER = 6 + 1.5 + 1.5
 
 
@@ -27,19 +27,19 @@ async def three(world: World, **settings: float) -> Cluster:
 
 
 async def shared(cluster: Cluster, *names: str) -> bool:
-    """Whether these nodes, and no others, have their shares of the pool."""
+    """Return whether exactly these nodes have their shares of the pool."""
     commands = [("SCARD", "pool:ready"), *(("SCARD", f"node:{name}:warm") for name in names)]
     warm, *each = cluster.world.valkey.peek(commands)
     return warm == POOL and set(each) == {POOL // len(names)}
 
 
 async def active(cluster: Cluster, call: Call) -> bool:
-    """Whether the call's agent has reported that the user is there."""
+    """Return whether the call's agent has reported that the user is present."""
     return (await cluster.session(call)).status == "active"
 
 
 async def talking_on(cluster: Cluster, name: str) -> tuple[Call, Session]:
-    """Return a call that a node serves, and whose user is there."""
+    """Return a call on a certain node whose user is present."""
     others = []
     while True:
         call = await cluster.begin(f"user{len(cluster.calls)}")
@@ -61,7 +61,7 @@ def computer(cluster: Cluster, name: str) -> Computer:
 
 
 async def over(cluster: Cluster) -> None:
-    """End every session; everything is as it was."""
+    """End every session, and wait until the cluster is back to normal."""
     for call in cluster.calls:
         await cluster.end(call)
     await promises.when_quiet(cluster)
@@ -108,7 +108,7 @@ def test_one_that_is_drained_hands_its_calls_over(simulate: Simulate) -> None:
         # GOODBYE_SECONDS before the end of the drain.
         assert 4 - 2 <= world.now - began < 4 - 2 + 2
         assert after.takeovers == 0
-        await cluster.until(lambda: active(cluster, call), "its agent reports that the user is there", 2)
+        await cluster.until(lambda: active(cluster, call), "its agent reports that the user is present", 2)
         assert after.node in {"a", "c"}
 
         async def empty() -> bool:
@@ -126,7 +126,7 @@ def test_a_drain_that_is_taken_back_ends_no_call(simulate: Simulate) -> None:
         cluster = Cluster(world, 1, pool_target=1, user_join_seconds=600, max_session_seconds=600, goodbye_seconds=8)
         await cluster.start()
         call, before = await talking_on(cluster, "a")
-        # There is no other node to hand the call to, so its agent may say goodbye; this one does not.
+        # There is no other node for the call, so its agent may say goodbye; this agent does not.
         cluster.computers[0].polite = False
         await cluster.do(cluster.store.drain_node("a", 5))
         await asyncio.sleep(world.dice.uniform(0.1, 4))
@@ -185,7 +185,7 @@ def test_one_that_vanishes_is_replaced_by_the_others(simulate: Simulate) -> None
         assert after.takeovers == 1
         assert after.node in left
 
-        await cluster.until(lambda: active(cluster, victim), "the agent sees its user", 2)
+        await cluster.until(lambda: active(cluster, victim), "the agent has reported its user", 2)
         for call in begun:
             assert (await cluster.served(call, 20)).node in left
         same = await cluster.session(other)

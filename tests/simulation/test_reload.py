@@ -1,4 +1,4 @@
-"""New code for agents while people talk: calls go on with the old code, and the pool is replaced one by one."""
+"""A reload during calls: calls keep the old code, and the pool's agents are replaced one by one."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ SEEDS = range(12)
 
 
 async def done(cluster: Cluster, reload_id: str) -> str:
-    """Wait until a reload on the first node is over; returns how."""
+    """Wait for the end of a reload on the first node; returns its result."""
     name = cluster.computers[0].name
 
     async def over() -> bool:
@@ -52,7 +52,7 @@ def test_calls_go_on_with_the_old_code_and_the_pool_is_never_empty(simulate: Sim
 
 
 def test_an_agent_that_boots_during_a_reload_is_replaced_too(simulate: Simulate) -> None:
-    """It may have been forked by the old code, and its start recorded after the reload."""
+    """An agent may be forked with the old code and its start recorded after the reload."""
 
     async def scenario(world: World) -> None:
         cluster = Cluster(world, 1, pool_target=2)

@@ -1,4 +1,4 @@
-"""Users come and go while whatever may fails does: the promises hold, in every order that is tried."""
+"""Users start and end calls during random failures: the promises are kept in every order that is tried."""
 
 import asyncio
 import os
@@ -15,23 +15,23 @@ from tests.simulation.schedule import schedule
 from tests.simulation.world import World
 from tests.support.node import REPOSITORY
 
-#: Schedules of one test, and tests; `make chaos` runs more.
+#: Schedules per test, and number of tests; `make chaos` runs more.
 BATCH, BATCHES = 20, int(os.environ.get("SIMULATION_BATCHES", "10"))
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_the_promises_hold_in_every_schedule(simulate: Simulate, batch: int) -> None:
     if simulate.only is not None and batch:
-        pytest.skip("one schedule was asked for")
+        pytest.skip("only one schedule was requested")
     for world in simulate(schedule, range(batch * BATCH, (batch + 1) * BATCH)):
         if simulate.only is not None:
             print("\n".join(world.trace))  # noqa: T201
 
 
 def test_a_seed_is_the_same_schedule_again(simulate: Simulate) -> None:
-    """In this process, and in another one in which Python hashes otherwise."""
+    """A seed gives the same trace in this process and in one with another hash seed of Python."""
     if simulate.only is not None:
-        pytest.skip("one schedule was asked for")
+        pytest.skip("only one schedule was requested")
     first, second = ([world.trace for world in simulate(schedule, range(3))] for _ in range(2))
     assert first == second
     assert first[0] != first[1]
@@ -48,7 +48,7 @@ def _named(batch: str) -> str:
 
 
 def test_a_promise_that_is_broken_for_a_moment_is_seen(simulate: Simulate) -> None:
-    """What the watch asks for goes with the next command, and still finds what was there when it was asked."""
+    """The watch's reads are sent with the next command, and still return the state at the time of the request."""
 
     async def scenario(world: World) -> None:
         cluster = Cluster(world, 1, max_sessions=2)

@@ -1,4 +1,4 @@
-"""An agent that fails in a call is replaced in its room in the time that is promised, by the default settings."""
+"""With the default settings, an agent that fails in a call is replaced in its room within the promised time."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.simulation.conftest import Simulate
 from tests.simulation.world import World
 
 SEEDS = range(25)
-#: Seconds until another agent is in the room, after a crash and after a hang.
+#: Maximum seconds until another agent is in the room, after a crash and after a hang.
 CRASH, HANG = 2.0, 10.0
 DEFAULTS = ("heartbeat_seconds", "heartbeat_timeout_seconds", "boot_timeout_seconds", "join_timeout_seconds")
 
@@ -45,7 +45,7 @@ def test_another_agent_is_in_the_room_in_time(simulate: Simulate, nodes: int, ha
 
         await cluster.until(replaced, "another agent is in the room", 30)
         assert world.now - began <= bound, f"{world.now - began:.2f} s"
-        await cluster.until(active, "the call goes on", 2)
+        await cluster.until(active, "the call continues", 2)
         assert (await cluster.session(call)).takeovers == 1
         await cluster.end(call)
         await promises.when_quiet(cluster)

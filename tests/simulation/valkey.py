@@ -1,7 +1,7 @@
-"""A real Valkey whose clock is virtual: its scripts, and when its keys expire, follow the simulation's time.
+"""A real Valkey with a virtual clock: its scripts and the expiry of its keys follow the simulation's time.
 
-Each command takes its turn after a short delay that is drawn from the seed, so seeds differ in who comes first. A
-command is sent and answered while the event loop stands still. A client may find that Redis is away.
+Each command runs after a short random delay from the seed, so the order of commands differs between seeds. A command
+is sent and answered while the event loop is blocked. A client may be cut off from Redis.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tests.simulation.virtual_time import BEGINNING
 
-#: Keys that expire later than this do so by Valkey's own clock, and so never: no schedule is so long, on either clock.
+#: Longer expiries use Valkey's own clock, and never happen, because no schedule is that long on either clock.
 LONGEST_TTL_US = 300_000_000
 _TTL = "test:ttl"
 #: Around every script. Its last argument is the clock. It returns the clock, when the first of the keys whose lifetime
@@ -117,7 +117,7 @@ _CALLBACKS: dict[str, Callable[..., Any]] = dict(
 
 
 class Valkey:
-    """The server, as the simulation sees it."""
+    """The simulation's interface to the server."""
 
     def __init__(self, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -131,7 +131,7 @@ class Valkey:
         self.clear()
 
     def clear(self) -> None:
-        """Begin again: empty, at the beginning of time."""
+        """Reset the data and the clock."""
         self._asked.clear()
         self._send([("FLUSHDB",)])
         self._clock_us, self._next_expiry = 0, math.inf
@@ -197,16 +197,16 @@ class Valkey:
         return result
 
     def peek(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Run commands that change nothing, outside of time."""
+        """Run commands that only read, without virtual time."""
         return self._send(commands)
 
     def peek_soon(self, commands: Sequence[tuple[Any, ...]], then: Callable[[list[Any]], None]) -> None:
-        """Like `peek`, without a round trip of its own: these are sent in front of the next command, so they find what
-        is there now."""
+        """Like `peek` without an extra round trip: the commands are sent before the next command, so they return the
+        present state."""
         self._asked.append((commands, then))
 
     def waiter(self, keys: Iterable[str]) -> asyncio.Future[None]:
-        """Return what is done when something is pushed to one of these lists."""
+        """Return a future that is done when an element is pushed to one of these lists."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for key in keys:
             self._waiting[key].append(waiter)
@@ -232,21 +232,21 @@ class Valkey:
 
 
 class Network:
-    """The way of one process to Redis: how long each command takes, and whether it comes through at all."""
+    """The network of one process to Redis: how long each command takes, and whether it arrives at all."""
 
     def __init__(
         self, valkey: Valkey, dice: random.Random, pass_on: Callable[[], Any], alive: Callable[[], bool]
     ) -> None:
-        """`pass_on`: awaited before anything is sent; it never returns in a process that is dead, or stands still."""
+        """`pass_on`: awaited before anything is sent; it does not return in a process that is dead or stopped."""
         self._valkey, self._dice, self._pass_on, self._alive = valkey, dice, pass_on, alive
-        #: "" when all is well; `refuses`: every command fails at once; `silent`: after two seconds; `deaf`: it is
-        #: carried out, and no answer comes.
+        #: "" for no fault; `refuses`: every command fails immediately; `silent`: it fails after two seconds; `deaf`: it
+        #: is executed but there is no answer.
         self.trouble = ""
-        #: Commands take no time, and no other process has a turn in between.
+        #: Commands take no time, and no other process runs in between.
         self.instant = False
 
     async def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Run commands as one, in their turn."""
+        """Run commands atomically, after the delay."""
         if self.instant:
             return self._valkey.run(commands, asyncio.get_running_loop().time())
         results = await self._run(commands, ())
@@ -274,7 +274,7 @@ class Network:
         return results
 
     async def take(self, commands: Sequence[tuple[Any, ...]], keys: Sequence[str], seconds: float) -> list[Any]:
-        """Run commands that take something from lists, again whenever something is pushed there, until one takes it."""
+        """Run commands that pop from lists, and repeat them at each push until one gets an element."""
         now = asyncio.get_running_loop().time
         end = now() + seconds
         found = await self._run(commands, keys)
@@ -284,7 +284,7 @@ class Network:
                     await found
             if found.cancelled():
                 break
-            # It is taken when it is pushed and not a round trip later, by a process that stands still too.
+            # The element is popped when it is pushed and not a round trip later, even for a stopped process.
             if not self._alive() or self.trouble in {"refuses", "silent"}:
                 raise RedisConnectionError("Connection lost")
             found = self._take(commands, keys)
@@ -319,7 +319,7 @@ class _Script:
 
 
 class Client(Redis):
-    """redis-py's client over a network of the simulation."""
+    """redis-py's client over a simulated network."""
 
     def __init__(self, network: Network) -> None:
         self.network = network

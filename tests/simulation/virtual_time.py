@@ -1,7 +1,7 @@
-"""An event loop whose time is virtual: it jumps to the next timer when nothing is left to do.
+"""An event loop with virtual time: it jumps to the next timer when nothing is left to do.
 
-Nothing in it waits for a file descriptor, so the order of everything that happens follows from the program alone. It
-has only what the simulation uses of an event loop: asyncio's own spends a third of a schedule's time on the rest.
+It never waits for a file descriptor, so only the program determines the order of events. It has only the methods
+that the simulation uses: asyncio's own loop spends a third of a schedule's time on the rest.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ BEGINNING = 1_800_000_000.0
 
 
 class Stuck(Exception):
-    """Nothing is left to do and nothing is waited for, and the simulation is not over."""
+    """There are no callbacks and no timers, but the simulation has not ended."""
 
 
 class _Call(asyncio.TimerHandle):
@@ -35,13 +35,13 @@ class _Call(asyncio.TimerHandle):
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """The loop. What others run in threads runs at once."""
+    """The loop. Functions for threads are called directly."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
         self._due: deque[_Call] = deque()
-        #: Those of one moment come in the order in which they were made.
+        #: Callbacks of the same time run in the order of their creation.
         self._timers: list[tuple[float, int, _Call]] = []
         self._made = 0
 
@@ -67,7 +67,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return call
 
     def _run_once(self) -> None:
-        """One turn of `run_forever`: all that is due now."""
+        """One turn of `run_forever`: run all callbacks that are due now."""
         due, timers = self._due, self._timers
         while timers and timers[0][2]._cancelled:  # type: ignore[attr-defined]
             heapq.heappop(timers)

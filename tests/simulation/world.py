@@ -1,4 +1,4 @@
-"""What a simulation is made of: one seed, virtual time, processes that die or stand still, and a trace of it all."""
+"""The basis of a simulation: a seed, virtual time, processes that can die or be stopped, and a trace."""
 
 import asyncio
 import logging
@@ -16,11 +16,11 @@ from tests.simulation.virtual_time import VirtualLoop
 
 
 class Killed(BaseException):
-    """The process that runs this has been killed."""
+    """The current process has been killed."""
 
 
 class Process:
-    """One process: its tasks, and whether they may go on."""
+    """One process: its tasks, and whether they may continue."""
 
     def __init__(self, world: "World", name: str) -> None:
         self._world, self.name = world, name
@@ -32,7 +32,7 @@ class Process:
         self.network = Network(world.valkey, world.dice, self.pass_on, lambda: self.alive)
 
     def start(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        """Run something in this process, and all that it starts."""
+        """Run a coroutine, and all tasks that it starts, in this process."""
         before = CURRENT.set(self)
         try:
             task = asyncio.get_running_loop().create_task(work)
@@ -43,31 +43,31 @@ class Process:
         return task
 
     async def pass_on(self) -> None:
-        """Go on, unless this process is dead; while it stands still, later."""
+        """Return unless this process is dead; if it is stopped, return when it continues."""
         while self.alive and not self._goes_on.is_set():
             await self._goes_on.wait()
         if not self.alive:
             raise asyncio.CancelledError
 
     def at_end(self, then: Callable[[], None]) -> None:
-        """Call this when the process has ended, however it did."""
+        """Add a function to call when the process has ended in any way."""
         self._at_end.append(then)
 
     def hang(self) -> None:
-        """Stand still, as after SIGSTOP: what it waits for, it hears of later."""
+        """Stop, as after SIGSTOP: finished waits are delivered later."""
         self._goes_on.clear()
 
     def go_on(self) -> None:
-        """Go on, as after SIGCONT."""
+        """Continue, as after SIGCONT."""
         self._goes_on.set()
 
     @property
     def hangs(self) -> bool:
-        """Whether it stands still."""
+        """Return whether the process is stopped."""
         return not self._goes_on.is_set()
 
     def end(self, how: str) -> None:
-        """End at once: nothing of it runs any more."""
+        """End immediately: none of its tasks runs any more."""
         if not self.alive:
             return
         self.alive = False
@@ -79,12 +79,12 @@ class Process:
             then()
 
 
-#: The process that runs now.
+#: The current process.
 CURRENT: ContextVar[Process] = ContextVar("CURRENT")
 
 
 class World:
-    """One run: everything that happens follows from its seed."""
+    """One run: its seed determines all events."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -92,12 +92,12 @@ class World:
         self._loop: VirtualLoop
         self.dice = random.Random(seed)
         self.trace: list[str] = []
-        #: Faults that are armed, by point: what to do, and what plans the end of a standstill.
+        #: Armed faults, by point: the action, and a function that schedules the end of a stop.
         self.armed: dict[str, list[tuple[str, Callable[[float, Callable[[], object]], None]]]] = {}
         self.happened: set[tuple[str, str]] = set()
 
     def begin(self, loop: VirtualLoop, valkey: Valkey) -> None:
-        """Begin, on an empty Valkey."""
+        """Begin with an empty Valkey."""
         self._loop, self.valkey = loop, valkey
         valkey.clear()
 
@@ -111,11 +111,11 @@ class World:
         self.trace.append(f"{self.now:9.3f} {who}: {what}")
 
     def token(self, size: int = 32) -> str:
-        """In place of `secrets.token_hex`."""
+        """Replaces `secrets.token_hex`."""
         return f"{self.dice.getrandbits(8 * size):0{2 * size}x}"
 
     def arm(self, point: str, action: str, *, stands_still: float = 5.0) -> None:
-        """Have this happen to the next process that passes a point. `stands_still`: after so long it goes on."""
+        """Make this happen to the next process that passes a point. `stands_still`: when it continues."""
 
         def later(_: float, go_on: Callable[[], object]) -> None:
             asyncio.get_running_loop().call_later(stands_still, go_on)
@@ -123,7 +123,7 @@ class World:
         self.armed.setdefault(point, []).append((action, later))
 
     def hit(self, point: str) -> None:
-        """In place of `faults.hit`: do what is armed at this point, to the process that runs now."""
+        """Replaces `faults.hit`: do what is armed at this point, to the current process."""
         actions = self.armed.get(point)
         if not actions:
             return
@@ -141,21 +141,21 @@ class World:
                 raise OrchestratorError(f"fault at {point}")
 
     def store(self, name: str, keep_seconds: float = 3600) -> Store:
-        """Return a store for the process that runs now."""
+        """Return a store for the current process."""
         return Store("redis://simulation", name=name, keep_seconds=keep_seconds)
 
     def link(self, agent_id: str) -> AgentLink:
-        """Return an agent's link for the process that runs now."""
+        """Return an agent's link for the current process."""
         return AgentLink("redis://simulation", agent_id)
 
     @staticmethod
     def connect(*_: Any, **__: Any) -> Client:
-        """In place of `store.connection.connect`."""
+        """Replaces `store.connection.connect`."""
         return Client(CURRENT.get().network)
 
 
 class Logged(logging.Handler):
-    """Has what the programs log in the trace."""
+    """Adds the programs' log lines to the trace."""
 
     def __init__(self, world: World) -> None:
         super().__init__(logging.INFO)
@@ -170,7 +170,7 @@ class Logged(logging.Handler):
 
 
 class WorldClock:
-    """The clock of the process that it was made in: a wait that is over goes on when the process does."""
+    """The clock of the process that created it: after a wait, the task continues only when the process runs."""
 
     def __init__(self, process: Process, beginning: float) -> None:
         self._process, self._beginning = process, beginning

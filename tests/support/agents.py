@@ -1,4 +1,4 @@
-"""Agents that misbehave, for tests. With `echo` in its metadata a session is an echo all the same."""
+"""Agents that misbehave, for tests. A session with `echo` in its metadata gets the ordinary echo agent."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ import time
 from agents import echo
 from agents.context import AgentContext
 
-#: What must not reach anybody's terminal or log as it is: colours, a title, carriage returns, separators, forged JSON.
+#: Must be escaped before it reaches a terminal or log: colours, a title, carriage returns, separators, forged JSON.
 NASTY = (
     b"\x1b[31mred\x1b[0m \x1b]0;title\x07\x9b31m\x00\x07\x08 back\r\n"
     b'\r{"level":"error","message":"forged"}\r\n'
@@ -22,9 +22,9 @@ NASTY = (
 
 
 async def entrypoint(ctx: AgentContext) -> None:
-    """Do what the session's metadata says, once the user is there."""
+    """Do what the session's metadata says, once the user has joined."""
     await ctx.set_state("listening")
-    print("ready for", ctx.metadata.get("do", "nothing"), flush=True)  # noqa: T201 - what a crashing agent prints is kept
+    print("ready for", ctx.metadata.get("do", "nothing"), flush=True)  # noqa: T201 - a crashing agent's output is kept
     await ctx.wait_for_user()
     match ctx.metadata.get("do"):
         case "raise":
@@ -36,7 +36,7 @@ async def entrypoint(ctx: AgentContext) -> None:
             ctx.log.info("sees secret=%s", os.environ.get("LIVEKIT_API_SECRET"))
             ctx.leave("shown")
         case "hang":
-            time.sleep(3600)  # the event loop hangs, as a blocking call of somebody's tool does
+            time.sleep(3600)  # the event loop hangs, as with a blocking call in a tool
         case "leave":
             ctx.leave("done here")
         case "goodbye":
@@ -51,7 +51,7 @@ async def entrypoint(ctx: AgentContext) -> None:
             print("deaf", flush=True)  # noqa: T201
             time.sleep(3600)
         case "family":
-            # Grandchildren that ignore SIGTERM, and one whose parent is gone.
+            # Grandchildren that ignore SIGTERM, and one whose parent has exited.
             subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 3600 & sleep 3600"])
             subprocess.Popen(["sh", "-c", "sleep 3600 & exit 0"])
             print("family", flush=True)  # noqa: T201
@@ -63,11 +63,11 @@ async def entrypoint(ctx: AgentContext) -> None:
 
 def _block() -> None:
     print("blocks", flush=True)  # noqa: T201
-    time.sleep(3600)  # the event loop hangs, as a blocking call of somebody's tool does
+    time.sleep(3600)  # the event loop hangs, as with a blocking call in a tool
 
 
 def _lose_redis() -> None:
-    """Lose Redis for good, as a process does that has used up its files: what is open stays, nothing else opens."""
+    """Lose Redis for good, like a process out of file descriptors: open files stay open, new ones cannot be opened."""
     url, files = os.environ["REDIS_URL"], os.listdir("/proc/self/fd")
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
     for name in files:
@@ -92,7 +92,7 @@ async def _say_goodbye(ctx: AgentContext) -> None:
 
 
 def _noise(megabytes: int, seconds: float) -> None:
-    """Print what no log is made for: control characters, binary, one line of 10 MB, and then very much."""
+    """Print what is hard to log: control characters, binary, one line of 10 MB, and then a flood of lines."""
     os.write(1, NASTY + os.urandom(1 << 20) + b"\n")
     for _ in range(10):
         os.write(1, b"x" * (1 << 20))

@@ -1,4 +1,4 @@
-"""What Redis says of a node, beside what the machine says: when nothing happens any more, the two agree."""
+"""Compares a node's records in Redis with the processes on the machine: once the node is idle, the two agree."""
 
 import asyncio
 import os
@@ -21,12 +21,12 @@ _AGENT_COMMANDS = (b"orchestrator.host.host", b"agents.runtime")
 
 
 def os_agents(node: Node) -> list[int]:
-    """Return the pids of the agent processes that the machine has, whoever knows of them."""
+    """Return the pids of all agent processes on the machine, including those that have no record."""
     found = []
     needle = f"RUN_DIR={node.run_dir}\0".encode()
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         try:
-            # Forked agents keep the command line and the environment of their host; each leads a session, it does not.
+            # Forked agents have the host's command line and environment, but unlike it each is a session leader.
             if os.getsid(pid) != pid:
                 continue
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -47,7 +47,7 @@ def records(raw: "redis.Redis") -> dict[str, dict[str, str]]:
 
 
 async def _records_of(node: Node) -> tuple[Snapshot, list[str]]:
-    """Return the node's records, and in words what does not hold in them."""
+    """Return the node's records, and a text for each invariant that they violate."""
     async with Store(node.redis_url, name="agreement", keep_seconds=1) as store:
         seen = await store.snapshot()
     found = in_records(seen, Settings().policy)
@@ -55,7 +55,7 @@ async def _records_of(node: Node) -> tuple[Snapshot, list[str]]:
 
 
 def disagreements(node: Node) -> list[str]:
-    """Return, in words, in what Redis and the machine differ, what does not hold in Redis, and what is under way."""
+    """Return a text for each difference between Redis and the machine, each violation, and each unfinished boot."""
     machine = os_agents(node)
     with ThreadPoolExecutor(1) as thread:  # the test may have an event loop of its own
         seen, found = thread.submit(asyncio.run, _records_of(node)).result()
@@ -77,7 +77,7 @@ def disagreements(node: Node) -> list[str]:
 
 
 def agrees(node: Node, seconds: float = 15) -> float:
-    """Wait until nothing differs; returns how long that took. Fails after `seconds` with what differs."""
+    """Wait until Redis and the machine agree; returns the time it took. Fails after `seconds` with the differences."""
     begun = time.monotonic()
     while True:
         try:
@@ -92,6 +92,6 @@ def agrees(node: Node, seconds: float = 15) -> float:
 
 
 def unsettled(node: Node, session_ids: list[str]) -> dict[str, Any]:
-    """Return the sessions that neither have an agent nor are over, with their status."""
+    """Return the sessions that have no agent and have not ended, with their status."""
     looks = {session_id: node.session(session_id).get("status") for session_id in session_ids}
     return {one: status for one, status in looks.items() if status not in {"ready", "active", "ended", "error"}}

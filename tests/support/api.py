@@ -1,4 +1,4 @@
-"""The api in a test: in process, or served on a port of its own for streams."""
+"""The API in a test: in process, or served on its own port when a test reads streams."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ async def serve(app: FastAPI, *, configured: bool = True) -> AsyncIterator[httpx
 
 @asynccontextmanager
 async def on_a_port(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """Serve an app by uvicorn: what is streamed arrives as it is sent."""
+    """Serve an app with uvicorn, so that each part of a stream arrives as soon as it is sent."""
     config = configuration(app, Settings(_env_file=None))  # type: ignore[call-arg]
     config.host, config.port = "127.0.0.1", 0
     config.load()

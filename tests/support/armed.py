@@ -1,7 +1,7 @@
 """Fault points of a running node, armed one at a time.
 
-A fault happens while its marker beside FAULT_LOG can be made, once. So a node's FAULTS name every fault there is,
-markers are there before it starts, and to take one away is to arm that fault in all of its processes.
+A fault happens once: when its marker beside FAULT_LOG does not exist yet. So a node's FAULTS name every fault, all
+markers are created before the node starts, and removing a marker arms that fault in all of the node's processes.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ _DISARMED = "not armed"
 
 
 class Armed:
-    """The faults of one node. Make it before the node starts."""
+    """The faults of one node. Create it before the node starts."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
@@ -24,7 +24,7 @@ class Armed:
                 self._marker(point, action).write_text(_DISARMED)
 
     def arm(self, point: str, action: str) -> None:
-        """Have this fault happen at the next pass of its point, in whatever process."""
+        """Make this fault happen at the next pass of its point, in any process of the node."""
         self._marker(point, action).unlink()
 
     def happened(self, point: str, action: str) -> bool:
@@ -41,5 +41,5 @@ class Armed:
 
 
 def happened(folder: Path) -> set[str]:
-    """Return the points at which something has really happened, in all logs of a folder."""
+    """Return the points at which a fault has happened, from all logs of a folder."""
     return {point for point in POINTS if any(not marker.read_text() for marker in folder.glob(f"*.{point}.*"))}

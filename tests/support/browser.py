@@ -7,8 +7,8 @@
         browser.screenshot("call")
         assert browser.errors == []
 
-For tests that are not async: Playwright's plain API wants a thread without a running loop. One browser for each test,
-as the microphone is a flag of the whole browser. Do not use `page.wait_for_function`: a strict CSP forbids it.
+Only for tests that are not async: Playwright's synchronous API needs a thread without a running event loop. Each test
+starts its own browser, because the microphone is a command line flag. A strict CSP forbids `page.wait_for_function`.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from tests.support.processes import alive, poll
 SCREENSHOTS = Path(__file__).resolve().parents[2] / ".screenshots"
 #: (width, height)
 PHONE, DESKTOP = (360, 740), (1280, 800)
-#: Hz, what Chromium's fake microphone takes as it is.
+#: Hz: Chromium's fake microphone does not resample this rate.
 _RATE = 48_000
 
 _ARGUMENTS = [
@@ -42,7 +42,7 @@ _ARGUMENTS = [
     "--disable-sync",
 ]
 
-#: Sums the energy of what all peer connections have received; a track that is gone keeps what it had.
+#: Sums the energy that all peer connections have received; a track that has ended keeps its last value.
 _EAR = """(() => {
   const connections = [], energies = new Map(), Native = window.RTCPeerConnection;
   window.RTCPeerConnection = class extends Native {
@@ -59,7 +59,7 @@ _EAR = """(() => {
 
 
 def chromium() -> str:
-    """Return where Chromium is. Without one the test is skipped, but fails where CI runs it."""
+    """Return the path of Chromium. Without one the test is skipped, except in CI, where it fails."""
     if found := shutil.which("chromium"):
         return found
     reason = "no chromium on PATH (Debian: apt install chromium)"
@@ -69,10 +69,10 @@ def chromium() -> str:
 
 
 def spoken(folder: Path, sentence: str, *, before: float = 6, after: float = 6) -> Path:
-    """Return a sound file in which a sentence is spoken between two silences.
+    """Return a sound file with a sentence between two silences.
 
-    The first silence outlasts the agent's greeting: what is said into it comes out garbled. The file plays from the
-    moment at which the page opens the microphone, and again and again.
+    The first silence outlasts the agent's greeting, because speech during it is recognised badly. The file starts
+    when the page opens the microphone, and repeats.
     """
     from agents.offline import speech
 
@@ -90,9 +90,9 @@ def spoken(folder: Path, sentence: str, *, before: float = 6, after: float = 6) 
 
 
 class Browser:
-    """One Chromium with one page; nothing of it is left at its end.
+    """One Chromium with one page; all of its processes are gone at exit.
 
-    `microphone` is a sound file; True is a microphone that beeps, False one that the user refuses, and None is none.
+    `microphone` is a sound file, True for a beep, False for one that the user denies, or None for no microphone.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Browser:
         if isinstance(microphone, Path):
             self._arguments.append(f"--use-file-for-fake-audio-capture={microphone}")
         self._size, self._dark, self._calm = size, dark, calm
-        #: What went wrong in the page: console errors, uncaught exceptions and requests that never got an answer.
+        #: Errors of the page: console errors, uncaught exceptions and requests without a response.
         self.errors: list[str] = []
         self.page: Page
         self._closing = contextlib.ExitStack()
@@ -142,7 +142,7 @@ class Browser:
             profile,
             executable_path=self._path,
             headless=True,
-            # As root, in a container, there is no sandbox to be had.
+            # Chromium's sandbox does not work as root in a container.
             chromium_sandbox=False,
             args=self._arguments,
             viewport={"width": width, "height": height},
@@ -156,16 +156,16 @@ class Browser:
             self.errors.append(f"{message.text} ({message.location.get('url')})")
 
     def _failed(self, request: Request) -> None:
-        # What a page gives up itself, when it is left or when a stream has served, is no error.
+        # A request that the page itself aborts, by navigating away or closing a stream, is not an error.
         if request.failure != "net::ERR_ABORTED":
             self.errors.append(f"{request.method} {request.url}: {request.failure}")
 
     def heard(self) -> float:
-        """Return the energy of all sound that the page has received: it grows while somebody speaks."""
+        """Return the energy of all sound that the page has received: it grows while the other side speaks."""
         return float(self.page.evaluate("() => window.__heard()"))
 
     def screenshot(self, name: str) -> Path:
-        """Take a picture of the page for people to look at; returns its file."""
+        """Save a screenshot of the page for people to look at; returns its file."""
         SCREENSHOTS.mkdir(exist_ok=True)
         path = SCREENSHOTS / f"{name}-{self._size[0]}-{'dark' if self._dark else 'light'}.png"
         self.page.screenshot(path=path)
@@ -173,7 +173,7 @@ class Browser:
 
 
 def _assert_gone(profile: str) -> None:
-    """Assert that no process of a browser is left. Its helpers carry the profile's folder in their arguments too."""
+    """Assert that no process of a browser is left: all of them have the profile's folder in their arguments."""
 
     def left() -> list[int]:
         return [
@@ -186,5 +186,5 @@ def _assert_gone(profile: str) -> None:
 
 
 def shown(browser: Browser, text: str, seconds: float = 30) -> None:
-    """Wait until the page says something."""
+    """Wait until the page shows a text."""
     poll(lambda: text.lower() in browser.page.inner_text("main").lower(), f"{text!r} is shown", seconds, every=0.1)

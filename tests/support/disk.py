@@ -1,4 +1,4 @@
-"""A small disk of its own under a folder, which a test can fill."""
+"""A small disk under a folder, which a test can fill."""
 
 import contextlib
 import subprocess
@@ -10,11 +10,11 @@ import pytest
 
 @contextlib.contextmanager
 def full_disk(folder: Path, size: str = "16M") -> Iterator[Callable[[], Path]]:
-    """Mount a tmpfs over an empty folder; gives what fills it, and returns the file whose removal makes room."""
+    """Mount a tmpfs over an empty folder; yields a function that fills it and returns the file to delete for space."""
     command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     if mounted.returncode:
-        pytest.skip(f"a disk of its own needs the right to mount: {mounted.stderr.strip()}")
+        pytest.skip(f"mounting a disk needs root: {mounted.stderr.strip()}")
 
     def fill() -> Path:
         ballast = folder / "ballast"

@@ -1,4 +1,4 @@
-"""README.md and docs/*.md as a reader takes them: their commands, names of files and settings, links, requests."""
+"""Parses README.md and docs/*.md: their commands, names of files and settings, links, requests."""
 
 import re
 import shlex
@@ -13,19 +13,19 @@ DOCUMENTS = sorted(
     for path in REPOSITORY.glob(pattern)
 )
 
-#: Bytes of a picture in docs/pictures at most.
+#: Maximum size of a picture in docs/pictures, in bytes.
 LARGEST_PICTURE = 100_000
 
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`]+)`")
 _ASSIGNED = re.compile(r"^([A-Z][A-Z0-9_]*)=(.*)$", re.DOTALL)
-#: What ends one simple command and begins another.
+#: Tokens that end one simple command and begin another.
 _BETWEEN = {"&&", "||", "|", ";", "&"}
 
 
 @dataclass(frozen=True)
 class Command:
-    """One simple command: where it is printed, its words, the variables before them, the folder that it is run in, and
+    """One simple command: its place in the document, its words, the variables before them, its working directory, and
     whether .venv is activated there."""
 
     where: str
@@ -43,14 +43,14 @@ def _name(path: Path, text: str, position: int) -> str:
 
 
 def blocks(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield where each fenced block of a document is, its language and its text."""
+    """Yield the place, the language and the text of each fenced block of a document."""
     text = path.read_text()
     for match in _FENCE.finditer(text):
         yield _name(path, text, match.start(2)), match[1], match[2]
 
 
 def spans(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield where each inline code of a document is, and its text in one line."""
+    """Yield the place of each inline code of a document, and its text in one line."""
     text = path.read_text()
     prose = _FENCE.sub(lambda match: "\n" * match[0].count("\n"), text)
     for match in _SPAN.finditer(prose):
@@ -58,20 +58,20 @@ def spans(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def links(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield where each link of a document is, and its target."""
+    """Yield the place and the target of each link of a document."""
     text = path.read_text()
     for match in re.finditer(r"\]\(([^)\s]+)\)", text):
         yield _name(path, text, match.start()), match[1]
 
 
 def anchors(path: Path) -> set[str]:
-    """Return what the headings of a document are linked by, as GitHub makes it."""
+    """Return the anchors of a document's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def commands(path: Path) -> Iterator[Command]:
-    """Yield every command of the shell blocks (those without a language): after `$ ` where there is one."""
+    """Yield every command of the shell blocks (those without a language), without a leading `$ `."""
     for where, language, text in blocks(path):
         lines = text.replace("\\\n", " ").splitlines()
         shown = [line[2:] for line in lines if line.startswith("$ ")]
@@ -80,7 +80,7 @@ def commands(path: Path) -> Iterator[Command]:
 
 
 def parsed(where: str, text: str) -> Iterator[Command]:
-    """Yield the simple commands of a shell text, those in `$( … )` too. A `cd` is for all that comes after it."""
+    """Yield the simple commands of a shell text, including those in `$( … )`. A `cd` applies to all later ones."""
     folder, activated = ".", False
     inner: list[str] = []
 
@@ -118,7 +118,7 @@ def _simple(where: str, words: list[str], folder: str, activated: bool) -> Comma
 
 
 def inline_commands(path: Path, programs: set[str]) -> Iterator[Command]:
-    """Yield what stands in inline code and is a command: a program's name, and something after it."""
+    """Yield each inline code that is a command: the name of a program, and something after it."""
     for where, text in spans(path):
         words = text.split()
         while words and _ASSIGNED.match(words[0]):
@@ -130,14 +130,14 @@ def inline_commands(path: Path, programs: set[str]) -> Iterator[Command]:
 
 
 def requests(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield where each request is named in inline code, its method and its path."""
+    """Yield the place, the method and the path of each request in inline code."""
     for where, text in spans(path):
         if match := re.match(r"^(GET|POST|PUT|PATCH|DELETE) (/\S*)", text):
             yield where, match[1], match[2]
 
 
 def in_capitals(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield where each name of a setting or variable stands: words in capitals with an underscore in them."""
+    """Yield the place of each name of a setting or variable: words in capitals with an underscore in them."""
     text = path.read_text()
     for match in re.finditer(r"(?<![\w<-])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+(?![\w>])", text):
         yield _name(path, text, match.start()), match[0]

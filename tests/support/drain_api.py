@@ -1,4 +1,4 @@
-"""The two routes that the drain program asks, on a real socket; and whether that program sleeps already."""
+"""The two routes that the drain program calls, on a real socket; and whether that program is asleep yet."""
 
 import json
 import threading
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def asleep(pid: int) -> bool:
-    """Return whether a drain program waits for its signal; one that comes sooner may end it."""
+    """Return whether a drain program is waiting for its signal; a signal that comes sooner may kill it."""
     return "sigtimedwait" in Path(f"/proc/{pid}/wchan").read_text()
 
 
 class DrainApi:
-    """Answers with `answers` in turn, the last one for ever; from 400 on a number is an error's, below of sessions."""
+    """Gives `answers` in turn and repeats the last: a number of sessions, or, from 400 on, the status of an error."""
 
     def __init__(self, *answers: int | str) -> None:
         self.answers = list(answers)

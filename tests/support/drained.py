@@ -1,4 +1,4 @@
-"""What tests of a drain ask of a node."""
+"""Helpers for the tests of draining."""
 
 import asyncio
 import time
@@ -16,28 +16,28 @@ SETTINGS: dict[str, Any] = {
 
 
 def node_in(folder: Path, **settings: Any) -> Node:
-    """Return a node that finds what an earlier one has left in the folder."""
+    """Return a node in a folder that an earlier node may have used."""
     folder.mkdir(exist_ok=True)
     return Node(folder, NODE_ID=f"drains-{folder.name}", **SETTINGS | settings)
 
 
 def alone(node: Node, count: int) -> list[str]:
-    """Start sessions whose users never come; returns their ids once each has its agent."""
+    """Start sessions whose users never join; returns their ids once each has its agent."""
     ids = [node.begin(f"alone{number}")["sessionId"] for number in range(count)]
     for session_id in ids:
-        poll(lambda session_id=session_id: node.session(session_id)["status"] == "ready", "it has its agent", 60)
+        poll(lambda session_id=session_id: node.session(session_id)["status"] == "ready", "it has an agent", 60)
     return ids
 
 
 async def within(seconds: float, look: Any, what: str) -> float:
-    """Wait for something beside a call; returns after how long it was so."""
+    """Wait in a thread until `look` is true, while a call goes on; returns the seconds that it took."""
     began = time.monotonic()
     await asyncio.to_thread(poll, look, what, seconds)
     return time.monotonic() - began
 
 
 def answer(node: Node, method: str, path: str, **options: Any) -> tuple[int, dict[str, Any], httpx.Headers]:
-    """Return what the api answers; 0 when it is gone."""
+    """Return the API's answer, with status 0 when the API does not respond."""
     try:
         found = node.http.request(method, path, **options)
     except httpx.HTTPError:
@@ -46,7 +46,7 @@ def answer(node: Node, method: str, path: str, **options: Any) -> tuple[int, dic
 
 
 def old_life_is_over(node: Node, ids: dict[str, str]) -> None:
-    """Assert that a node which was started anew has nothing of its last life but records."""
+    """Assert that a restarted node has nothing left of its previous run but records."""
     counts = node.counts()
     assert (counts["pool"], counts["agents"]) == (2, 2), counts
     assert not any(counts[state] for state in ("queued", "starting", "ready", "active")), counts

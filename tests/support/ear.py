@@ -1,4 +1,4 @@
-"""Listens to a call all the time."""
+"""Measures the silence in a call."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from types import TracebackType
 from agents.caller import Call
 
 _LOOK = 0.02
-#: A look that comes this much too late proves nothing: the listener itself was kept from running.
+#: A sample that is this late is ignored: the listener itself did not get to run.
 _LATE = 0.15
 
 

@@ -1,11 +1,11 @@
-"""The echo agent, which also remembers what its session's metadata says was said."""
+"""The echo agent, which also stores the turns of conversation in its session's metadata."""
 
 from agents import echo
 from agents.context import AgentContext
 
 
 async def entrypoint(ctx: AgentContext) -> None:
-    """Remember `turns`, then echo."""
+    """Store the metadata's `turns` as the conversation, then echo."""
     for text in ctx.metadata.get("turns", []):
         ctx.remember("user", text)
     await echo.entrypoint(ctx)

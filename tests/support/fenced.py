@@ -1,6 +1,6 @@
-"""The fenced shell commands of README.md and docs/: `tests/e2e/test_documents.py` runs each that is not listed here.
+"""The fenced shell commands of README.md and docs/: `tests/e2e/test_documents.py` runs all but those listed here.
 
-So a command that is new in a document is run, unless somebody gives a reason why it cannot be.
+So a new command in a document is run, unless a reason is given here why it cannot be.
 """
 
 import re
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from tests.support import documents
 from tests.support.documents import REPOSITORY
 
-#: What starts the node that all others are run on.
+#: Starts the node on which the other commands are run.
 START = "AGENT_MODULE=my_agent make up"
-#: Commands, by how they begin, that are not run, with the reason. Their words, options, files and variables are checked
-#: all the same (tests/support/printed.py).
+#: The first words of commands that are not run, with the reason. Their options, files and variables are checked
+#: nevertheless (tests/support/printed.py).
 NOT_RUN = {
     "make up": "`AGENT_MODULE=my_agent make up` starts the node that all others are run on",
     "make test": "it is this run",
@@ -40,19 +40,19 @@ NOT_RUN = {
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: where it is, and its command lines, continued ones as one."""
+    """One fenced block: its place, and its command lines, with continued lines joined."""
 
     where: str
     lines: tuple[str, ...]
 
     @property
     def runs(self) -> tuple[str, ...]:
-        """Its lines that are run."""
+        """The lines that are run."""
         return tuple(line for line in self.lines if reason(line) is None and line != START)
 
 
 def reason(line: str) -> str | None:
-    """Return why a command is not run; None when it is."""
+    """Return why a command is not run, or None when it is run."""
     return next((why for begin, why in NOT_RUN.items() if begins(line, begin)), None)
 
 
@@ -62,7 +62,7 @@ def begins(line: str, begin: str) -> bool:
 
 
 def blocks() -> Iterator[Block]:
-    """Yield the shell blocks of README.md and docs/*.md: after `$ ` where there is one, whole else."""
+    """Yield the shell blocks of README.md and docs/*.md: only the lines after `$ ` if there are any, otherwise all."""
     for path in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]:
         for where, language, text in documents.blocks(path):
             if language in {"", "sh"}:

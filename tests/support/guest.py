@@ -1,4 +1,4 @@
-"""LiveKit as others use it: its API, and people who join a room with a token of their own."""
+"""LiveKit as other programs use it: its API, and participants that join a room with their own token."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ AGENT = rtc.ParticipantKind.PARTICIPANT_KIND_AGENT
 
 
 async def until(look: Callable[[], Awaitable[T]], what: str, seconds: float = 30) -> T:
-    """Ask until the answer is true; fails at the deadline with what was waited for."""
+    """Repeat the question until the answer is true; fails at the deadline with a text that says what was expected."""
     deadline = time.monotonic() + seconds
     while not (found := await look()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
@@ -41,25 +41,25 @@ class LiveKit:
             yield cls(node, client)
 
     async def dispatch(self, room: str, metadata: str = "", name: str = "voice-agent") -> api.AgentDispatch:
-        """Do what `lk dispatch create` does."""
+        """Dispatch an agent, like `lk dispatch create`."""
         wanted = api.CreateAgentDispatchRequest(agent_name=name, room=room, metadata=metadata)
         return await self.client.agent_dispatch.create_dispatch(wanted)
 
     async def jobs(self, dispatch: api.AgentDispatch) -> list[api.Job]:
-        """Return the jobs that somebody has taken of a dispatch."""
+        """Return the jobs of a dispatch that a worker has accepted."""
         found = await self.client.agent_dispatch.list_dispatch(dispatch.room)
         return [job for one in found if one.id == dispatch.id for job in one.state.jobs]
 
     async def agents(self, room: str) -> list[api.ParticipantInfo]:
-        """Return the agents that are in a room."""
+        """Return the agents in a room."""
         return [who for who in await self.people(room) if who.kind == api.ParticipantInfo.AGENT]
 
     async def people(self, room: str) -> list[api.ParticipantInfo]:
-        """Return everybody who is in a room."""
+        """Return all participants of a room."""
         try:
             found = await self.client.room.list_participants(api.ListParticipantsRequest(room=room))
         except api.TwirpError as failure:
-            assert failure.code == api.TwirpErrorCode.NOT_FOUND, failure  # noqa: PT017 - others are faults
+            assert failure.code == api.TwirpErrorCode.NOT_FOUND, failure  # noqa: PT017 - other codes are faults
             return []
         return list(found.participants)
 
@@ -69,7 +69,7 @@ class LiveKit:
         return agent
 
     async def served_again(self, room: str, seconds: float = 60) -> None:
-        """Wait until an agent is in a room of a server that is just being started."""
+        """Wait until an agent is in a room, while the server may still be starting."""
 
         async def look() -> list[api.ParticipantInfo]:
             with contextlib.suppress(aiohttp.ClientError):
@@ -85,7 +85,7 @@ class LiveKit:
     def token(
         self, room: str, identity: str, *, kind: str = "standard", config: api.RoomConfiguration | None = None
     ) -> str:
-        """Mint a token, as somebody else's backend does."""
+        """Create a token, like a backend that is not ours."""
         secrets = self.node.secrets
         token = api.AccessToken(secrets["LIVEKIT_API_KEY"], secrets["LIVEKIT_API_SECRET"]).with_identity(identity)
         token = token.with_grants(api.VideoGrants(room_join=True, room=room)).with_kind(kind)  # type: ignore[arg-type]
@@ -103,12 +103,12 @@ class LiveKit:
 
 
 class Guest:
-    """Somebody in a room, who notes which states the agent goes through."""
+    """A participant that records the states of the agent."""
 
     def __init__(self) -> None:
         self.room = rtc.Room()
         self.states: list[str] = []
-        self.came: dict[str, float] = {}  #: when each agent was seen first
+        self.came: dict[str, float] = {}  #: when each agent was first seen
         self.room.on("participant_connected", self._look)
         self.room.on("participant_attributes_changed", lambda _, who: self._look(who))
 
@@ -120,14 +120,14 @@ class Guest:
                 self.states.append(state)
 
     def agents(self) -> list[rtc.RemoteParticipant]:
-        """Return the agents that are in the room."""
+        """Return the agents in the room."""
         agents = [who for who in self.room.remote_participants.values() if who.kind == AGENT]
         for who in agents:
             self._look(who)
         return agents
 
     async def meet(self, seconds: float = 30) -> rtc.RemoteParticipant:
-        """Wait for an agent that listens; returns it."""
+        """Wait until an agent has the state `listening`; returns it."""
 
         async def listening() -> list[rtc.RemoteParticipant]:
             return [who for who in self.agents() if self.states[-1:] == ["listening"]]

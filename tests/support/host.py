@@ -1,4 +1,4 @@
-"""An agent host on its own, without Redis and LiveKit: a process and one client of it."""
+"""An agent host without Redis and LiveKit: a process and one client of it."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from orchestrator.host.protocol import Death, Process
 from tests.support.node import REPOSITORY
 from tests.support.processes import alive, marked, poll, stop
 
-#: Every host that the test has made.
+#: Every host that the test has started.
 HOSTS: list["Host"] = []
 
 
@@ -56,24 +56,24 @@ class Host:
         self.deaths.put_nowait(death)
 
     async def death(self) -> Death:
-        """Return the next death that it tells."""
+        """Return the next death that it reports."""
         async with asyncio.timeout(20):
             return await self.deaths.get()
 
     async def living(self, agent_id: str) -> Process | None:
-        """Return an agent that the host knows."""
+        """Return one of the host's agents."""
         return next((one for one in (await self.client.hello())[0] if one.agent_id == agent_id), None)
 
     async def adopted(self, agent_id: str, pid: int | None = None) -> Process:
-        """Wait until the host knows an agent (as the process of this pid)."""
+        """Wait until the host lists an agent (with this pid)."""
         async with asyncio.timeout(10):
-            # The host says it only when it is asked.
+            # The host does not push its list: it must be requested.
             while (found := await self.living(agent_id)) is None or pid not in {None, found.pid}:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
             return found
 
     async def restart(self) -> None:
-        """Kill it as a crash would, and start the next one."""
+        """Kill it with SIGKILL, and start the next one."""
         self.process.kill()
         self.process.wait()
         await self.client.close()
@@ -81,7 +81,7 @@ class Host:
         await self.connect()
 
     def sweep(self) -> None:
-        """Kill whatever is left of it: a test that fails leaves nothing either."""
+        """Kill what is left of it, so that a failed test leaves no processes either."""
         for pid in marked("RUN_DIR", str(self.run_dir)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -90,7 +90,7 @@ class Host:
             self.process.wait()
 
     async def end(self) -> None:
-        """Stop it, and see that its agents are gone."""
+        """Stop it, and assert that its agents are gone."""
         living, _ = await self.client.hello()
         await self.client.close()
         stop(self.process)
@@ -101,7 +101,7 @@ class Host:
         return (self.run_dir / "host.log").read_text()
 
     def record(self, agent_id: str) -> Path:
-        """Return where an agent's record is."""
+        """Return the path of an agent's record."""
         return self.run_dir / "agents" / f"{agent_id}.json"
 
     def log(self, agent_id: str) -> str:
@@ -110,7 +110,7 @@ class Host:
         return path.read_text() if path.exists() else ""
 
 
-#: In place of agents/runtime.py: the same contract, without Redis, and without LiveKit's second of imports.
+#: Replaces agents/runtime.py: the same contract, without Redis, and without LiveKit, whose import takes a second.
 _RUNTIME = """
 import importlib, os, signal
 _module = None
@@ -127,7 +127,7 @@ def main(agent_id=None):
 if __name__ == "__main__":
     main()
 """
-#: An agent's module: prints what `{}` stands for.
+#: Source of an agent's module, which prints the value of `{}`.
 GOOD = """
 import os, pathlib, signal, sys, time
 def entrypoint(agent_id):
@@ -138,13 +138,13 @@ def entrypoint(agent_id):
 
 
 def code_host(folder: Path, code: str = GOOD.format("one"), **settings: str) -> Host:
-    """Start a host that forks agents of a module `mine`, which tests write anew."""
+    """Start a host that forks agents of the module `mine`, which tests rewrite."""
     run_dir = folder / os.urandom(4).hex()
     (run_dir / "code" / "agents").mkdir(parents=True)
     (run_dir / "code" / "agents" / "__init__.py").touch()
     (run_dir / "code" / "agents" / "runtime.py").write_text(_RUNTIME)
     (run_dir / "code" / "mine.py").write_text(code)
-    # Bytecode of a file that was written twice in a second would be taken for the second one's.
+    # If a file is written twice in a second, Python would use the first version's bytecode for the second.
     return Host(
         run_dir, AGENT_MODULE="mine", PYTHONPATH=f"{run_dir}/code:{REPOSITORY}", PYTHONDONTWRITEBYTECODE="1", **settings
     )

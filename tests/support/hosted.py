@@ -1,7 +1,7 @@
-"""Local stand-ins of hosted models, for LiveKit's real plugins: OpenAI, Anthropic, Deepgram and Cartesia.
+"""Local stand-ins for the hosted models of OpenAI, Anthropic, Deepgram and Cartesia, used with LiveKit's real plugins.
 
-They speak with the offline voice and hear with the offline recogniser, so that a whole hosted conversation can
-be had without a key and without a network. Each part (`llm`, `stt`, `tts`) can be told to fail in many ways.
+They use the offline voice and the offline recogniser, so a whole hosted conversation works without a key and without
+a network. Each part (`llm`, `stt`, `tts`) can be made to fail in many ways.
 """
 
 import asyncio
@@ -30,21 +30,21 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Hosted:
-    """All of them on one port of loopback, in a thread of its own."""
+    """All stand-ins on one loopback port, served in a thread."""
 
     def __init__(self) -> None:
         self.port = free_ports()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.asked: list[tuple[str, str]] = []  #: part and path of every request
+        self.asked: list[tuple[str, str]] = []  #: the part and the path of every request
         self._failures: dict[str, tuple[Failure, int]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="hosted models")
         self._ready, self._over = threading.Event(), asyncio.Event()
 
-    # What tests use
+    # For tests
 
     def environment(self, *vendors: Literal["openai", "anthropic", "deepgram", "cartesia"]) -> dict[str, str]:
-        """Return the environment variables by which an agent uses these vendors, with their stand-ins."""
+        """Return the environment variables that make an agent use the stand-ins for these vendors."""
         found = {}
         for vendor in vendors:
             found[f"{vendor.upper()}_API_KEY"] = f"key-of-{vendor}"
@@ -52,20 +52,20 @@ class Hosted:
         return found
 
     def fail(self, part: Part, how: Failure, times: int = 1_000_000) -> None:
-        """Have the next requests to a part fail."""
+        """Make the next requests to a part fail."""
         self._failures[part] = how, times
 
     def mend(self) -> None:
-        """Have everything work again."""
+        """Make all parts work again."""
         self._failures.clear()
 
     def used(self) -> set[str]:
-        """Return the parts that were asked for something."""
+        """Return the parts that received requests."""
         return {part for part, _ in self.asked}
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(20), "the stand-ins do not listen"
+        assert self._ready.wait(20), "the stand-ins did not start to listen"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,7 +106,7 @@ class Hosted:
         await runner.cleanup()
 
     def _guarded(self, part: Part, handler: Handler) -> Handler:
-        """Note the request, check its key, and fail where that is wanted before anything is answered."""
+        """Record the request, check its key, and fail here if the failure is one that comes before any answer."""
 
         async def answer(request: web.Request) -> web.StreamResponse:
             self.asked.append((part, request.path))
@@ -274,7 +274,7 @@ class Hosted:
         return socket
 
     async def _plain_speech(self, request: web.Request) -> web.StreamResponse:
-        """Deepgram's and Cartesia's way to get the whole sound of a text at once."""
+        """Deepgram's and Cartesia's request for the whole sound of a text at once."""
         body = await request.json()
         sound = await spoken(body.get("text") or body["transcript"])
         return web.Response(body=sound.tobytes(), content_type="audio/pcm")
@@ -288,7 +288,7 @@ def hosted() -> Iterator[Hosted]:
 
 
 def reply(messages: list[dict[str, Any]]) -> tuple[str, bool]:
-    """Return what the model answers to a conversation, and whether that is to hang up."""
+    """Return the model's answer to a conversation, and whether the answer is to hang up."""
     turns = [(message["role"], _text(message)) for message in messages if message["role"] in {"user", "assistant"}]
     turns = [(role, text) for role, text in turns if text]
     conversation = Conversation()

@@ -1,4 +1,4 @@
-"""The voice agent where no offline speech is installed."""
+"""The voice agent on a machine without the offline speech packages."""
 
 from agents.voice import entrypoint, prewarm
 from tests.support import no_offline

@@ -1,4 +1,4 @@
-"""What the tests of whole nodes share: agents as the machine sees them, calls, moments, policies, new code."""
+"""Helpers for the tests of whole nodes: agent processes, calls, times of events, changed policies, reloads."""
 
 import contextlib
 import json
@@ -15,21 +15,21 @@ from tests.support.processes import alive, poll
 
 
 def connected(node: Node) -> "redis.Redis":
-    """Return a plain client of a node's Redis."""
+    """Return a client of a node's Redis that does not use the store."""
     return redis.Redis.from_url(node.redis_url, decode_responses=True)
 
 
 def processes(node: Node) -> list[int]:
-    """Return the pids of what lives below a node's agent host: its agents and what they started.
+    """Return the pids of all living descendants of a node's agent host: the agents and the processes they started.
 
-    LiveKit's native part starts some: it asks lsb_release what machine this is.
+    LiveKit's native library starts some: it runs lsb_release.
     """
     host = node.program("host")
     return [pid for pid in descendants(host) if alive(pid)] if host else []
 
 
 def live(raw: "redis.Redis") -> int:
-    """Return how many sessions take a place, at one moment."""
+    """Return how many sessions count against the limit, read in one transaction."""
     with raw.pipeline(transaction=True) as pipe:
         for state in ("starting", "ready", "active"):
             pipe.scard(f"session:{state}")
@@ -37,7 +37,7 @@ def live(raw: "redis.Redis") -> int:
 
 
 def moment(raw: "redis.Redis", session_id: str, state: str) -> float:
-    """Return when a session was first said to be in a state, in seconds by Redis's clock."""
+    """Return the time of a session's first event with a state, in seconds by Redis's clock."""
     for entry, fields in raw.xrange(f"session:{session_id}:events"):
         if fields["state"] == state:
             return int(str(entry).partition("-")[0]) / 1000
@@ -45,7 +45,7 @@ def moment(raw: "redis.Redis", session_id: str, state: str) -> float:
 
 
 def clean_up_round(node: Node) -> None:
-    """Wait until the node's clean-up has run once from now on: it takes an agent that does not exist out of a list."""
+    """Wait for the node's next clean-up: it removes an agent that does not exist from a list."""
     nobody = new_id("prewarm")
     with connected(node) as raw:
         warm = f"node:{node.environment['NODE_ID']}:warm"
@@ -63,7 +63,7 @@ async def talking(node: Node, user: str, **metadata: Any) -> Call:
 
 
 def reload(node: Node) -> dict[str, Any]:
-    """Have new agent code brought live; returns how that ended: `done`, or not and why."""
+    """Reload the agents' code; returns the result: whether it is done, and if not, why."""
     ended = node.command("agents", "reload", "--json", check=False)
     found: dict[str, Any] = json.loads(ended.stdout)
     assert (ended.returncode == 0) is found["done"], ended
@@ -72,7 +72,7 @@ def reload(node: Node) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def policy(node: Node, **fields: int) -> Iterator[None]:
-    """Have a running node decide by other figures for a while: what the scripts read from Redis at each decision."""
+    """Change fields of a running node's policy for a while: the scripts read them from Redis at each decision."""
     with connected(node) as raw:
         before = {name: raw.hget("policy", name) for name in fields}
         raw.hset("policy", mapping=fields)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A LiveKit server of the tests' own, and a Valkey, beside the nodes that use them."""
+"""A LiveKit server and a Valkey that several nodes of a test share."""
 
 import contextlib
 import subprocess
@@ -17,7 +17,7 @@ KEY, SECRET = "testkey", "a-secret-of-the-tests-that-is-long-enough"
 
 @contextlib.contextmanager
 def server(folder: Path, *, auto_create: bool = True) -> Iterator[int]:
-    """Run a server with its files in an empty folder; gives its port. `auto_create`: whoever joins makes the room."""
+    """Run a server with its files in an empty folder; yields its port. `auto_create`: joining creates the room."""
     port = free_ports(3)
     text = LIVEKIT_YAML.format(port=port, tcp=port + 1, udp=port + 2, key=KEY, secret=SECRET)
     if not auto_create:
@@ -30,13 +30,13 @@ def server(folder: Path, *, auto_create: bool = True) -> Iterator[int]:
             poll(lambda: _answers(port), "LiveKit answers", 60)
             yield port
         finally:
-            process.kill()  # told to stop, it would wait for its rooms to empty
+            process.kill()  # on SIGTERM it would wait for its rooms to empty
             process.wait(10)
 
 
 @contextlib.contextmanager
 def shared(folder: Path) -> Iterator[dict[str, Any]]:
-    """Run what several nodes share in a new folder; gives the settings of nodes that echo."""
+    """Run a LiveKit and a Valkey in a new folder; yields the settings of echo nodes that share them."""
     for name in ("redis", "livekit"):
         (folder / name).mkdir(parents=True)
     port = free_ports()

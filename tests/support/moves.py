@@ -1,4 +1,4 @@
-"""The moves between the states of an agent, from the table of its states."""
+"""The transitions between an agent's states, from the state table."""
 
 from orchestrator.states import AGENT_ROWS, AgentState
 

@@ -1,4 +1,4 @@
-"""A machine without offline speech, as the image of OFFLINE_VOICE=false is: importing this takes it away."""
+"""Importing this module blocks the offline speech packages, which the image of OFFLINE_VOICE=false does not have."""
 
 import sys
 from collections.abc import Sequence
@@ -17,5 +17,5 @@ class _Gone:
         return None
 
 
-assert not [name for name in GONE if name in sys.modules], "too late: it is there already"
+assert not [name for name in GONE if name in sys.modules], "too late: an offline package is already imported"
 sys.meta_path.insert(0, _Gone())

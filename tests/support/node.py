@@ -1,4 +1,4 @@
-"""A whole node, as a user starts it: `orchestrator up` in a folder of its own, on free ports."""
+"""A whole node, started as users start it: `orchestrator up` in a new folder, on free ports."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from supervisor.xmlrpc import SupervisorTransport
 from tests.support.processes import alive, free_ports, marked, poll
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-#: From the environment of whoever runs the tests; nothing else reaches the node.
+#: Only these variables of the test runner's environment are passed to the node.
 _KEPT = ("PATH", "HOME", "XDG_CACHE_HOME", "LANG", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "GOPROXY", "GOFLAGS")
 
 
@@ -37,19 +37,19 @@ class Node:
             "RATE_LIMIT": "100000/minute",
             "SESSIONS_PER_ADDRESS": "0",
             "WAITING_PER_ADDRESS": "0",
-            "DRAIN_SECONDS": "0",  # a test that leaves a call open is not one of the drain
+            "DRAIN_SECONDS": "0",  # a test that leaves a call open should not wait for a drain
             "PYTHONPATH": str(REPOSITORY),
             **{name: str(value) for name, value in settings.items()},
         }
         self.url = f"http://127.0.0.1:{self.environment['PORT']}"
         self.output = folder / "up.log"
-        #: Where this start's own lines begin in it: an earlier node in the same folder has said that it is up too.
+        #: The offset of this start's lines in the log: an earlier node in the same folder has logged that it is up too.
         self._printed = 0
         self.process: subprocess.Popen[bytes] | None = None
-        #: How it is started, and in which folder.
+        #: The command that starts it, and its working directory.
         self.launch = [str(Path(sys.executable).parent / "orchestrator"), "up"]
         self.folder = folder
-        # The api closes what has been idle for 5 s: a connection that is reused just then is reset.
+        # The API closes connections that were idle for 5 s; a request on one at that moment would be reset.
         self.http = httpx.Client(base_url=self.url, timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
 
     # Life
@@ -63,7 +63,7 @@ class Node:
                 stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         if wait:
-            # Its last line: what stands above is all there then.
+            # It is printed last, so all other lines are there too.
             try:
                 poll(lambda: "Ctrl-C stops everything." in self.said(), "the node is up", 180)
             except AssertionError as failure:
@@ -86,13 +86,13 @@ class Node:
             self.stop()
 
     def said(self) -> str:
-        """Return what it has printed since its start."""
+        """Return its output since its start."""
         if self.process is not None and self.process.poll() is not None:
             raise AssertionError(f"the node ended: {self.output.read_text()}")
         return self.output.read_bytes()[self._printed :].decode()
 
     def clean(self) -> None:
-        """Assert that Redis, the agent host and the machine agree: nothing that must hold is broken."""
+        """Assert that Redis, the agent host and the machine agree: `doctor --invariants` finds no violation."""
         found = self.command("doctor", "--invariants", check=False)
         assert found.returncode == 0, found.stdout + found.stderr
 
@@ -105,17 +105,17 @@ class Node:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(30)
-        # What prints the first lines is not supervisord's to stop: it goes when supervisord has gone.
-        # And one on its way out has no environment any more while it is still there.
+        # supervisord does not stop the process that prints the first lines: it exits after supervisord.
+        # An exiting process has no environment any more, so `pids` does not find it while it still exists.
         poll(lambda: not self.pids() and not any(map(alive, before)), "every process of the node is gone", 5)
         self.process = None
         return code
 
-    # What it is made of
+    # Its processes and files
 
     def pids(self) -> list[int]:
-        """Return the pids of all its processes. By what they were started with, and, as only root can read that of
-        sealed ones, by whose children they are."""
+        """Return the pids of all its processes. They are found by their environment and, because only root can read
+        that of sealed processes, as descendants of such processes."""
         found = set(marked("RUN_DIR", str(self.run_dir)))
         with contextlib.suppress(psutil.Error):
             if self.process is not None and self.process.poll() is None:
@@ -128,14 +128,14 @@ class Node:
         return self.info(name)["pid"] or None
 
     def info(self, name: str) -> dict[str, Any]:
-        """Return what supervisord knows of a program: `pid`, `statename` and more. Cheaper than supervisorctl."""
+        """Return supervisord's fields of a program: `pid`, `statename` and more. Faster than supervisorctl."""
         transport = SupervisorTransport(serverurl=f"unix://{self.run_dir}/supervisor.sock")
         with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as supervisord:
             found: Any = supervisord.supervisor.getProcessInfo(name)
         return dict(found)
 
     def kill(self, name: str) -> int:
-        """Kill one of its programs with SIGKILL, as a crash would; returns the pid it had."""
+        """Kill one of its programs with SIGKILL, to simulate a crash; returns its pid."""
         pid = self.program(name)
         assert pid, f"{name} does not run"
         os.kill(pid, signal.SIGKILL)
@@ -156,7 +156,7 @@ class Node:
 
     @property
     def redis_url(self) -> str:
-        """Where its Redis is, password included; the embedded one has none before the first start."""
+        """The URL of its Redis with its password; the embedded one has no password before the first start."""
         if url := self.environment.get("REDIS_URL"):
             return url
         return f"unix://:{self.secrets['VALKEY_PASSWORD']}@{self.run_dir}/valkey.sock?db=0"
@@ -167,7 +167,7 @@ class Node:
         found: dict[str, str] = json.loads((self.run_dir / "secrets.json").read_text())
         return found
 
-    # Talking to it
+    # Requests to it
 
     @property
     def admin(self) -> dict[str, str]:
@@ -176,7 +176,7 @@ class Node:
         return {"Authorization": f"Bearer {token}"}
 
     def begin(self, user: str, secret: str = "", **body: Any) -> dict[str, Any]:
-        """Start a session; `secret`: of the user's live one, which is asked for again."""
+        """Start a session. `secret`: that of the user's live session, to get the same session again."""
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         answer = self.http.post("/api/session/start", json={"userId": user, **body}, headers=headers)
         found: dict[str, Any] = answer.json()
@@ -184,7 +184,7 @@ class Node:
         return found
 
     def session(self, session_id: str) -> dict[str, Any]:
-        """Return one session, as its operator reads it."""
+        """Return one session, with the operator's fields."""
         found: dict[str, Any] = self.http.get(f"/api/session/{session_id}", headers=self.admin).json()
         return found
 
@@ -199,12 +199,12 @@ class Node:
         return found
 
     def health(self) -> dict[str, Any]:
-        """Return what the health route tells its operator."""
+        """Return the health route's answer for operators."""
         found: dict[str, Any] = self.http.get("/api/health", headers=self.admin).json()
         return found
 
     def counts(self) -> dict[str, int]:
-        """Return the counts of the health route; while Redis or the api is away for a moment, it answers a problem."""
+        """Return the counts of the health route; retries while Redis or the API is down and the answer is an error."""
         found: dict[str, int] = poll(lambda: self.health().get("sessions"), "the health route answers with counts")
         return found
 

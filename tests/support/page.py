@@ -1,4 +1,4 @@
-"""The page with the Talk button, built once, whichever tests of whichever process want it."""
+"""Builds the page with the Talk button once for all tests of all processes."""
 
 import fcntl
 import os
@@ -13,7 +13,7 @@ from tests.support.documents import REPOSITORY
 
 
 def build_page() -> None:
-    """Have the page built. Without a Node the tests are skipped, but fail where CI runs them."""
+    """Build the page. Without Node.js the tests are skipped, except in CI, where they fail."""
     if shutil.which("npm") is None and not os.environ.get("CI"):
         pytest.skip("no npm on PATH to build the page with")
     with (Path(tempfile.gettempdir()) / f"page-{os.getuid()}.lock").open("w") as lock:

@@ -1,7 +1,7 @@
-"""A reverse proxy that serves a node below a path, as one does that has other programs on the same name.
+"""A reverse proxy that serves a node below a path, for a host name that several programs share.
 
-It takes the path off before it passes a request on, or leaves it there. What is outside of the path is not the node's:
-it is answered 404 and kept in `strays`.
+It forwards requests with or without the path's prefix. A request outside the path is not for the node: it is answered
+with 404 and recorded in `strays`.
 """
 
 import asyncio
@@ -19,20 +19,20 @@ from starlette.types import Receive, Scope, Send
 
 from tests.support.processes import free_ports
 
-#: Of one hop only: not passed on.
+#: Hop-by-hop headers: not forwarded.
 _HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade"}
 
 
 class PathProxy:
-    """Serves what is at `target` below `prefix`, on a port of its own and in a thread of its own."""
+    """Serves `target` below `prefix`, on its own port and in its own thread."""
 
     def __init__(self, target: str, prefix: str, *, strip: bool) -> None:
         self._target, self._prefix, self._strip = target, prefix, strip
         self.origin = f"http://127.0.0.1:{free_ports()}"
         self.url = self.origin + prefix
-        #: Requests for anything outside of the path.
+        #: Requests outside the path.
         self.strays: list[str] = []
-        #: (method, path as it was asked for, status) of all others.
+        #: (method, requested path, status) of all others.
         self.passed: list[tuple[str, str, int]] = []
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What is pinned, read from the files that pin it: Python's packages, npm's, images, the LiveKit server."""
+"""Reads the pinned versions from the files that pin them: Python and npm packages, images, the LiveKit server."""
 
 import json
 import re
@@ -10,16 +10,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DOCKERFILE = REPOSITORY / "Dockerfile.orchestrator"
 COMPOSE = REPOSITORY / "docker-compose.celery.yml"
 CONSTRAINTS = REPOSITORY / "constraints.txt"
-#: What the image installs, by the value of OFFLINE_VOICE.
+#: The packages that the image installs, by the value of OFFLINE_VOICE.
 HASHED = {"true": REPOSITORY / "requirements/offline.txt", "false": REPOSITORY / "requirements/hosted.txt"}
-#: The image that is built here: it has no version of its own.
+#: The image that is built here: its version is not pinned.
 OWN = "voice-agent-orchestrator"
 
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;]+)(?: ; ([^\\]+))?")
 
 
 def requirements(path: Path) -> dict[str, dict[str, str]]:
-    """Return the versions that a file of pip's pins, by name and marker. Raises `ValueError` where a line pins none."""
+    """Return the versions in a requirements file, by name and marker. Raises `ValueError` if a line pins no version."""
     found: dict[str, dict[str, str]] = {}
     for line in path.read_text().replace("\\\n", " ").splitlines():
         match = _REQUIREMENT.match(line)
@@ -31,7 +31,7 @@ def requirements(path: Path) -> dict[str, dict[str, str]]:
 
 
 def hashes(path: Path) -> dict[str, list[str]]:
-    """Return the hashes of each line of a file of pip's."""
+    """Return the hashes of each line of a requirements file."""
     lines = path.read_text().replace("\\\n", " ").splitlines()
     return {line.split(" ")[0]: re.findall(r"--hash=(\S+)", line) for line in lines}
 
@@ -44,19 +44,19 @@ def packages() -> dict[str, str]:
 
 
 def build_arguments() -> dict[str, str]:
-    """Return the arguments of the Dockerfile and their defaults."""
+    """Return the Dockerfile's arguments and their defaults."""
     return dict(re.findall(r"^ARG (\w+)=(\S+)$", DOCKERFILE.read_text(), re.MULTILINE))
 
 
 def composed() -> dict[str, str]:
-    """Return the images of the compose file, by service, as they are when `.env` names no other."""
+    """Return the default images of the compose file, by service."""
     services = yaml.safe_load(COMPOSE.read_text())["services"]
     images = {name: re.sub(r"^\$\{\w+:-(.+)\}$", r"\1", service["image"]) for name, service in services.items()}
     return {name: image for name, image in images.items() if image != OWN}
 
 
 def images() -> dict[str, list[str]]:
-    """Return every image that is pulled, by the file that names it."""
+    """Return every image that is pulled, by the file in which it is named."""
     kubernetes = [
         image
         for path in sorted((REPOSITORY / "deploy/kubernetes").glob("*.yaml"))
@@ -87,6 +87,6 @@ def tag(image: str) -> str:
 
 
 def version(image: str) -> str:
-    """Return the version that a tag begins with."""
+    """Return the version at the beginning of a tag."""
     match = re.match(r"v?(\d+(?:\.\d+)*)", tag(image))
     return match[1] if match else ""

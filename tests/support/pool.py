@@ -1,4 +1,4 @@
-"""Warm agents in a store, without processes."""
+"""Warm agents that exist only as records in a store, without processes."""
 
 import json
 from typing import Any
@@ -11,21 +11,21 @@ from orchestrator.settings import Settings
 from orchestrator.store import Assignment, Store
 from orchestrator.store.agent_link import AgentLink
 
-#: The defaults of a quiet day, without a cap that a test would meet.
+#: Default settings, with limits that no test reaches.
 POLICY = Settings(max_sessions=10_000, heartbeat_timeout_seconds=15, session_keep_seconds=3600).policy
 
 
 async def change(store: Store, **changes: float) -> None:
-    """Change the policy; a resize stays."""
+    """Change the policy; an earlier resize of the pool is kept."""
     await store.configure(POLICY | changes, 0)
 
 
 async def warm(store: Store, url: Address | str, count: int, node: str = "n1") -> list[str]:
-    """Bring agents the real way from announced to warm; returns their ids."""
+    """Take agents from announced to warm with the same scripts as a node; returns their ids."""
     counts = await store.counts()
     await store.set_target(counts["pool"] + counts["booting"] + count)
     ids: list[str] = []
-    while len(ids) < count:  # before the first boot only a few are announced at once
+    while len(ids) < count:  # before the first boot has succeeded, only a few are announced at once
         fresh = await store.reserve_agents([new_id("prewarm") for _ in range(count - len(ids))], node)
         assert fresh
         ids += await _boot(store, url, fresh, node, len(ids))
@@ -43,7 +43,7 @@ async def _boot(store: Store, url: Address | str, ids: list[str], node: str, fir
 
 
 async def assign(store: Store, user: str, **changes: Any) -> Assignment:
-    """Start a session with the defaults of a quiet day."""
+    """Start a session with the default settings."""
     arguments: dict[str, Any] = {
         "user_id": user, "waiting_id": new_id("session"), "room_name": new_id("room"),
         "payload": json.dumps({"type": "assign", "token": "t"}), "address": "", "rate_amount": 10,

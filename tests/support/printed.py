@@ -1,4 +1,4 @@
-"""Says what is wrong with a command, a setting or a request that a document prints. Nothing is run."""
+"""Checks the commands, settings and requests that the documents print, without running any of them."""
 
 import functools
 import importlib.util
@@ -24,9 +24,9 @@ from tests.support import api, documents, pins
 from tests.support.documents import DOCUMENTS, REPOSITORY, Command
 
 BIN = ".venv/bin/"
-#: Other projects' programs, whose words are not checked.
+#: Programs of other projects, whose arguments are not checked.
 FOREIGN = {"openssl", "echo", "railway", "lk", "uv"}
-#: Variables that are not settings, with what reads them.
+#: Variables that are not settings, with the program that reads them.
 VARIABLES = {
     "OPENAI_API_KEY DEEPGRAM_API_KEY CARTESIA_API_KEY ELEVEN_API_KEY ANTHROPIC_API_KEY GOOGLE_API_KEY OPENAI_BASE_URL "
     "ANTHROPIC_BASE_URL DEEPGRAM_BASE_URL CARTESIA_BASE_URL ELEVEN_BASE_URL GOOGLE_GEMINI_BASE_URL "
@@ -42,7 +42,7 @@ VARIABLES = {
     "API_KEY": "a variable of an example",
 }
 FOREIGN_VARIABLES = {name for names in VARIABLES for name in names.split()}
-#: Files that are named and are not in the repository, with what creates them.
+#: Files that documents name and that are not in the repository, with the command that creates them.
 ELSEWHERE = {
     "my_agent.py my_program.py rule.json": "the reader",
     "railway.json": "Railway",
@@ -58,14 +58,14 @@ MADE = {name for names in ELSEWHERE for name in names.split()}
 
 
 def _orchestrator(command: Command, words: list[str]) -> str | None:
-    """Check a command of ours by its own parser: subcommand, options, how many arguments."""
+    """Check a command of ours with its own parser: subcommand, options, number of arguments."""
     group: Any = typer.main.get_command(command_line)
     name = ""
     while isinstance(group, TyperGroup):
         if not words:
             return None if not name else f"{name} needs a subcommand"
         name, *words = words
-        if name == "call":  # loaded when it is asked for
+        if name == "call":  # the subcommand's module is imported here
             (plugin,) = (each for each in entry_points(group="orchestrator.commands") if each.name == name)
             alone = typer.Typer()
             alone.command()(plugin.load())
@@ -161,7 +161,7 @@ def _docker(command: Command, words: list[str]) -> str | None:
 
 
 def _in_the_image(command: Command, words: list[str]) -> str | None:
-    """There the command is on PATH."""
+    """Check a command that runs in the image, where `orchestrator` is on PATH."""
     checks = {"orchestrator": _orchestrator, "cat": _files}
     return checks[words[0]](command, words[1:]) if words[0] in checks else f"not in the image: {words}"
 
@@ -183,7 +183,7 @@ def _curl(command: Command, words: list[str]) -> str | None:
 
 
 def _plain(last: int) -> Callable[[Command, list[str]], str | None]:
-    """The last words are names of files."""
+    """Check that the last words are names of files."""
     return lambda command, words: _files(command, words[-last:] if last else [])
 
 
@@ -204,12 +204,12 @@ PROGRAMS: dict[str, Callable[[Command, list[str]], str | None]] = {
     f"{BIN}pip": _pip,
     f"{BIN}pytest": lambda command, words: _pytest(words),
 }
-#: Programs that are in .venv alone: on PATH the reader has none of them, or another one.
+#: Programs that are only in .venv: the reader's PATH has none of them, or another version.
 IN_VENV = {"orchestrator", "python", "python3", "pip", "pytest", "supervisorctl", "celery"}
 
 
 def wrong(command: Command) -> str | None:
-    """Return what is wrong with a command, None for nothing."""
+    """Return what is wrong with a command, or None."""
     problems = [setting(name, value) for name, value in command.variables.items()]
     if any(problems):
         return next(filter(None, problems))
@@ -261,7 +261,7 @@ def application() -> FastAPI:
 
 
 def request(method: str, path: str) -> str | None:
-    """Return what is wrong with a request that is named."""
+    """Return what is wrong with a request in a document, or None."""
     plain = re.sub(r"[{<][^}>]*[}>]", f"prewarm_{0:032}", path.partition("?")[0].partition("#")[0])
     scope = {"type": "http", "method": method, "path": plain, "root_path": "", "headers": []}
     if any(route.matches(scope)[0] is Match.FULL for route in application().routes):

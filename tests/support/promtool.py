@@ -1,4 +1,4 @@
-"""promtool, Prometheus's own checker of what Prometheus is given."""
+"""promtool, Prometheus's own checker of rules and metrics."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ DEPLOY = REPOSITORY / "deploy"
 
 
 def promtool() -> str:
-    """Return where promtool is. Without it the test is skipped, but fails where CI runs it."""
+    """Return the path of promtool. Without it the test is skipped, except in CI, where it fails."""
     found = shutil.which("promtool")
     if found is None:
         reason = "promtool is not installed (Debian: apt install prometheus)"

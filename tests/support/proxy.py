@@ -1,7 +1,7 @@
-"""A TCP proxy that misbehaves when told to: faults of the network between real clients and a real server.
+"""A TCP proxy that simulates network faults on demand, between real clients and a real server.
 
-What it cannot do: it is an end of each connection, so the kernel acknowledges what a black hole swallows, and
-answers keep-alive probes on it. Time-outs of the application see the fault, those inside TCP do not.
+Its limit: it terminates each connection, so the kernel still acknowledges data that a black hole drops, and answers
+keep-alive probes. Application timeouts detect the fault; timeouts inside TCP do not.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 _CHUNK = 65_536
-#: Chunks that may be under way in one direction; beyond them the sender is slowed down.
+#: Chunks in flight in one direction before the sender is slowed down.
 _UNDER_WAY = 64
-#: Longest wait for the proxy's own thread, in seconds.
+#: Maximum wait for the proxy's own thread, in seconds.
 _PATIENCE = 10
 
 
@@ -47,16 +47,16 @@ class _Connection:
 
 
 class FaultProxy:
-    """Listens on `port` and forwards to a server; the methods switch what it does and return when that holds.
+    """Listens on `port` and forwards to a server; each method switches the mode and returns when the mode is in effect.
 
-    They may be called from any thread. One mode holds at a time. No fault is undone for a connection that met it:
-    what a black hole swallowed is lost, and the connection is reset when the black hole ends, or stays dead.
+    They may be called from any thread. There is one mode at a time. A fault is permanent for the connections it hit:
+    the data that a black hole dropped is lost, and the connection is reset when the black hole ends, or stays dead.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._server = (socket.gethostbyname(host), port)
         self._mode = _Mode()
-        #: One switch at a time, whoever asks.
+        #: Switches of several threads run one at a time.
         self._turn = threading.Lock()
         #: Open connections; those of a kept black hole that has ended are in `_dead`, until the proxy closes.
         self._open: set[_Connection] = set()
@@ -66,22 +66,22 @@ class FaultProxy:
     # Modes
 
     def pass_through(self) -> None:
-        """Forward everything at once; the mode it starts in."""
+        """Forward everything immediately; the initial mode."""
         self._do(self._switch(_Mode()))
 
     def black_hole(self, *, keep: bool = False) -> None:
-        """Forward nothing, neither bytes nor ends. New connections are accepted and met with silence.
+        """Forward nothing, neither data nor ends of connections. New connections are accepted and get no answer.
 
         When it ends, its connections are reset; with `keep` they stay open and silent on both sides for good.
         """
         self._do(self._switch(_Mode("black_hole", keep=keep)))
 
     def reset(self) -> None:
-        """Reset all connections but the dead of a kept black hole, and each new one while it connects or just after."""
+        """Reset all connections but the dead of a kept black hole, and each new one as it connects or just after."""
         self._do(self._switch(_Mode("reset")))
 
     def latency(self, seconds: float, jitter: float = 0.0) -> None:
-        """Delay everything by `seconds` ± `jitter`, each way: a round trip takes twice that. The order stays."""
+        """Delay everything by `seconds` ± `jitter` each way: a round trip takes twice that. The order is kept."""
         self._do(self._switch(_Mode(seconds=seconds, jitter=jitter)))
 
     def slice(self, size: int, pause: float = 0.001) -> None:
@@ -118,7 +118,7 @@ class FaultProxy:
         with self._turn:
             asyncio.run_coroutine_threadsafe(what, self._loop).result(_PATIENCE)
 
-    # From here on in its own thread
+    # The methods below run in its own thread
 
     async def _end(self) -> None:
         self._loop.remove_reader(self._listener)
@@ -129,7 +129,7 @@ class FaultProxy:
         self._reset(self._dead)
 
     async def _switch(self, mode: _Mode) -> None:
-        self._accept()  # Whoever connected before the switch belongs to the old mode.
+        self._accept()  # Connections accepted before the switch belong to the old mode.
         left, self._mode = self._mode, mode
         if left.kind == "black_hole" != mode.kind:
             if left.keep:

@@ -1,4 +1,4 @@
-"""A receiver of webhooks, on a port of its own, that checks what it gets as the specification's readers do."""
+"""A receiver of webhooks on its own port, which verifies each request by the Standard Webhooks specification."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ class Received:
 
 
 class Receiver:
-    """Answers each request with the next of `statuses`, the last one for ever."""
+    """Answers each request with the next of `statuses`, and repeats the last."""
 
     def __init__(self, secret: str, *statuses: int, location: str = "") -> None:
         self.messages: list[Received] = []
@@ -51,7 +51,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Its URL."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/hook"
 
     def of(self, kind: str) -> list[Received]:

@@ -1,6 +1,6 @@
-"""Time by Redis's clock, which is the product's own.
+"""Time by Redis's clock, which the product uses too.
 
-A test that compares what Redis wrote with its own clock, read later, fails when the machine pauses in between.
+A test that compared times from Redis with a later reading of its own clock would fail if the machine paused in between.
 """
 
 import contextlib
@@ -12,20 +12,20 @@ import redis
 
 
 def redis_time(raw: "redis.Redis") -> float:
-    """Return Unix seconds by Redis's clock, by which the product measures too."""
+    """Return Unix seconds by Redis's clock."""
     seconds, microseconds = raw.time()
     return int(seconds) + int(microseconds) / 1e6
 
 
 @dataclass
 class Span:
-    """The time in which a call ran, in ms by Redis's clock. What Redis wrote meanwhile lies in it."""
+    """The period in which a block ran, in ms by Redis's clock. Redis's timestamps of that period are within it."""
 
     begun: int
     ended: float = math.inf
 
     def has(self, moment: float | None, ahead: float = 0, at_most: float | None = None) -> bool:
-        """Return whether a moment lies `ahead` ms after one in the span (between `ahead` and `at_most` ms)."""
+        """Return whether a time is `ahead` ms (or between `ahead` and `at_most` ms) after some moment of the span."""
         most = ahead if at_most is None else at_most
         return moment is not None and self.begun + ahead <= moment <= self.ended + most
 

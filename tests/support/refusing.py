@@ -1,4 +1,4 @@
-"""A real Valkey that is away, or answers and does not serve, in each of the ways in which one does."""
+"""A real Valkey in each of the conditions in which one does not serve: absent, silent, or answering with errors."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from tests.support.processes import free_ports, poll, start_valkey
 
 @dataclass
 class Refusing:
-    """One Valkey; `admin` is a connection that stays open."""
+    """One Valkey; `admin` is a connection that stays open while others are closed or refused."""
 
     process: "subprocess.Popen[bytes]"
     port: int
@@ -38,18 +38,18 @@ class Refusing:
             yield found
         finally:
             found.admin.close()
-            found.process.kill()  # it may be stopped, or unable to save before it goes
+            found.process.kill()  # it may be stopped (SIGSTOP), or unable to save before it exits
             found.process.wait()
 
     def drop_others(self) -> None:
-        """Close every connection but this one, so that all must connect anew."""
+        """Close every connection but `admin`, so that all clients must reconnect."""
         self.admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
     def set(self, name: str, value: object) -> None:
         """Set one of its settings."""
         self.admin.config_set(name, value)
 
-    # Each hurts it, and mends it at its end
+    # Each causes one condition on entry and removes it on exit
 
     @contextlib.contextmanager
     def read_only(self) -> Iterator[str]:
@@ -68,9 +68,9 @@ class Refusing:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.set("stop-writes-on-bgsave-error", "yes")
         self.set("save", "3600 1000000")
-        with contextlib.suppress(redis.ResponseError):  # one is on its way
+        with contextlib.suppress(redis.ResponseError):  # a save may be running already
             self.admin.bgsave()
-        poll(lambda: self.admin.info("persistence")["rdb_last_bgsave_status"] == "err", "it cannot save")
+        poll(lambda: self.admin.info("persistence")["rdb_last_bgsave_status"] == "err", "saving has failed")
         yield "MISCONF"
         self.set("stop-writes-on-bgsave-error", "no")
         self.set("save", "")
@@ -132,7 +132,7 @@ class Refusing:
     @contextlib.contextmanager
     def loading(self) -> Iterator[str]:
         self.folder.mkdir(exist_ok=True)
-        # While it loads it answers after every KiB that it has read.
+        # While loading, it answers clients after every KiB that it has read.
         filler = {f"filler:{number}": os.urandom(1024) for number in range(1000)}
         self.admin.mset(filler)
         self.admin.save()
@@ -169,9 +169,9 @@ class Refusing:
 
 Hurt = Callable[[Refusing], contextlib.AbstractContextManager[str]]
 
-#: What lets nothing be written, and mostly lets all be read.
+#: Conditions in which nothing can be written but most things can be read.
 NO_WRITES: list[Hurt] = [Refusing.read_only, Refusing.full, Refusing.unable_to_save, Refusing.without_replicas]
-#: What lets nothing be done at all.
+#: Conditions in which nothing works.
 NOTHING: list[Hurt] = [
     Refusing.busy, Refusing.wanting_a_password, Refusing.without_permission, Refusing.out_of_connections,
     Refusing.silent, Refusing.gone, Refusing.loading,

@@ -1,4 +1,4 @@
-"""Counts what code waits for Redis: each write to a connection is one round trip, a pipeline's too."""
+"""Counts the round trips to Redis: each write to a connection is one, and so is a whole pipeline."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ from unittest.mock import patch
 
 from redis.asyncio.connection import AbstractConnection
 
-#: Only what the block itself, and the tasks that it starts, send is counted: a served api has tasks of its own.
+#: Counts only commands of the block and of tasks that it starts, because a served API has its own tasks.
 _counts: ContextVar[list[int] | None] = ContextVar("round_trips", default=None)
 
 
 @contextmanager
 def round_trips() -> Iterator[list[int]]:
-    """Give a list with one number: the round trips of the block so far."""
+    """Yield a list with one number: the round trips of the block so far."""
     send = AbstractConnection.send_packed_command
 
     async def counting(self: AbstractConnection, command: Any, check_health: bool = True) -> None:

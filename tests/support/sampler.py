@@ -1,4 +1,4 @@
-"""Look at something all the time while a test does something else: proof of what holds at every moment."""
+"""Samples a value throughout a test, to prove that something is true at every moment."""
 
 import threading
 import time
@@ -8,15 +8,15 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-#: Longest wait for a last look to end, in seconds.
+#: Maximum wait for the last sample, in seconds.
 _PATIENCE = 30
 
 
 class Sampler(Generic[T]):
     """Calls `look` every `seconds` in a thread of its own, from entry to exit.
 
-    On exit it raises what `look` raised, except for the types in `ignore`; and it fails if there is no sample at all,
-    for then nothing was proved. If the test itself fails, its error goes first and ours is a note on it.
+    On exit it raises the errors of `look`, except for the types in `ignore`. It also fails if there is no sample,
+    because then nothing was proved. If the test itself fails, its error is raised, with the sampler's as a note.
     """
 
     def __init__(
@@ -27,20 +27,20 @@ class Sampler(Generic[T]):
         self._ignore = ignore
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
-        #: The monotonic time just before each look, and what it returned.
+        #: The monotonic time just before each call of `look`, and its result.
         self.samples: list[tuple[float, T]] = []
         self.errors: list[Exception] = []
-        #: How often `look` raised something that is ignored.
+        #: How often `look` raised an error that is ignored.
         self.ignored = 0
 
     @property
     def values(self) -> list[T]:
-        """What the looks returned, in order."""
+        """The sampled values, in order."""
         return [value for _, value in list(self.samples)]
 
     @property
     def longest_gap(self) -> float:
-        """The longest time between two samples, in seconds: what happened within it may have gone unseen."""
+        """The longest time between two samples, in seconds: a shorter change may have been missed."""
         times = [at for at, _ in list(self.samples)]
         return max((later - earlier for earlier, later in pairwise(times)), default=0.0)
 
@@ -76,9 +76,9 @@ class Sampler(Generic[T]):
                 self.samples.append((at, self._look()))
             except self._ignore:
                 self.ignored += 1
-            except Exception as error:  # A thread's errors are nobody's: they are raised on exit.
+            except Exception as error:  # An error in a thread would be lost: it is raised on exit.
                 self.errors.append(error)
-            # Late looks are left out, not made up for.
+            # Samples that are late are skipped, not taken in a burst.
             due = max(due + self._seconds, time.monotonic())
             if self._stop.wait(due - time.monotonic()):
                 return

@@ -1,4 +1,4 @@
-"""What the invariants judge, made of a dump of a test's Redis: no further commands, and a record is built once."""
+"""Builds the snapshot that the invariants check from a dump of a test's Redis, without further commands."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -11,7 +11,7 @@ from orchestrator.store import Breaker, Node, Reading, Snapshot, keys
 from orchestrator.store.reading import PRIVATE, SETS, SORTED_SETS, Server
 from orchestrator.store.records import MemoryUse
 
-#: Hashes of floats in a dump: sorted sets whose names look like those of records.
+#: Sorted sets, which are dicts of floats in a dump, whose names match those of records.
 _NOT_RECORDS = frozenset({keys.SESSION_QUEUED, keys.SESSION_UNBOUND, keys.SESSION_OVER, keys.AGENT_OVER})
 _USER, _ROOM = keys.user(""), keys.room("")
 
@@ -19,8 +19,8 @@ _USER, _ROOM = keys.user(""), keys.room("")
 class Dump(Protocol):
     """Everything in a database."""
 
-    values: dict[str, Any]  #: by key; of sorted sets the scores
-    kept: set[str]  #: the keys that expire
+    values: dict[str, Any]  #: by key; sorted sets with their scores
+    kept: set[str]  #: the keys that have an expiry
 
     @property
     def now(self) -> float:
@@ -34,7 +34,7 @@ class Snapshots:
         self._built: dict[str, tuple[Mapping[str, str], Session | Agent | None]] = {}
 
     def of(self, dump: Dump) -> Snapshot:
-        """Return what `Store.snapshot` would."""
+        """Return the same as `Store.snapshot`."""
         values = dump.values
         records = dict(self._records(values))
         self._built = {key: (values[key], record) for key, record in records.items()}
@@ -77,7 +77,7 @@ class Snapshots:
 
 
 def _owner(key: str, values: Mapping[str, Any]) -> str:
-    """Return the key of the record that a key belongs to; '' where it belongs to none."""
+    """Return the key of the record that a key belongs to, or ''."""
     if key.startswith(_ROOM):
         return keys.session(values[key])
     kind, _, rest = key.partition(":")
@@ -90,7 +90,7 @@ def _node(node_id: str, fields: tuple[tuple[str, str], ...], busy: int) -> Node:
 
 
 def _reading(dump: Dump, agents: Mapping[str, Agent]) -> Reading:
-    """Return what the invariants use of a reading; nothing else is filled in."""
+    """Return a reading with only the fields that the invariants use."""
     values = dump.values
     policy = {name: float(value) for name, value in values.get(keys.POLICY, {}).items()}
     lists = {key: frozenset(values.get(key, ())) for key in (*SETS, *SORTED_SETS)}

@@ -1,4 +1,4 @@
-"""The rows of the states, as tables in Markdown for docs/states.md."""
+"""The state tables as Markdown, for docs/states.md."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Calls under way on a node, and what may be lost beneath them: programs, Redis, all that Redis knew."""
+"""Calls in progress on a node, and failures during them: of programs, of Redis, and of all data in Redis."""
 
 import asyncio
 import contextlib
@@ -26,28 +26,28 @@ from tests.support.sampler import Sampler
 
 log = logging.getLogger(__name__)
 
-#: What is said in calls whose records are lost.
+#: Turns of conversation in calls whose records are lost.
 TURNS = ("I am Ada.", "Ask me about the engine.")
 PROGRAMS = ("api", "worker", "beat", "host", "valkey")
-#: Agents in rooms whose user has not come. LiveKit closes such a room after a minute.
+#: Agents in rooms whose user has not joined. LiveKit closes such a room after a minute.
 ALONE = 15
 
 
 @dataclass
 class Calls:
-    """What is under way on a node."""
+    """The calls of a node, and its sessions that wait for their user."""
 
     talks: list[Call]
     ears: list[Ear]
     alone: list[str]  #: sessions
-    before: dict[str, dict[str, Any]] = field(default_factory=dict)  #: all sessions as they were
+    before: dict[str, dict[str, Any]] = field(default_factory=dict)  #: all sessions before the failure
 
     def heard(self) -> str:
-        """Say how long the silences were."""
+        """Return a text with the longest silence of each call."""
         return f"silences {[round(ear.silence, 2) for ear in self.ears]} s"
 
     def assert_untouched(self, node: Node) -> None:
-        """The same agents as before, in the same processes, were heard all the time."""
+        """Assert that every session still has the same agent in the same process."""
         for session_id, before in self.before.items():
             assert alive(before["agentPid"]), f"{before['agentPid']} has died: {node.session(session_id)}"
             after = node.session(session_id)
@@ -59,7 +59,7 @@ class Calls:
 async def calls(
     node: Node, name: str, turns: tuple[str, ...] = (), *, talking: int = 2, alone: int = ALONE
 ) -> AsyncIterator[Calls]:
-    """Users who hear their agent all the time, and agents that wait for their user."""
+    """Start calls that listen to their agent all the time, and sessions that wait for their user."""
     async with contextlib.AsyncExitStack() as stack:
         talks = []
         for number in range(talking):
@@ -90,7 +90,7 @@ async def calls(
 
 
 def end_all(node: Node, but: Collection[str] = ()) -> None:
-    """Stop every session, so that what has failed here fails nothing after it."""
+    """Stop every session, so that a failure in one test does not fail the next."""
     answer = poll(lambda: (a := node.http.get("/api/sessions", headers=node.admin)).is_success and a, "the sessions")
     for session in answer.json()["sessions"]:
         if session["status"] not in {"ended", "error"} and session["sessionId"] not in but:
@@ -98,27 +98,27 @@ def end_all(node: Node, but: Collection[str] = ()) -> None:
 
 
 def answers(node: Node) -> bool:
-    """Return whether the api serves and knows of a worker with its host."""
+    """Return whether the API is ready: a worker with an agent host has reported."""
     with contextlib.suppress(httpx.TransportError):
         return node.http.get("/readyz").is_success
     return False
 
 
 def runs_again(node: Node, name: str, killed: int) -> None:
-    """Wait until supervisord has started a program anew and keeps it."""
+    """Wait until supervisord has restarted a program and counts it as running."""
 
     def again() -> bool:
         info = node.info(name)
         return info["statename"] == "RUNNING" and info["pid"] != killed
 
-    poll(again, f"{name} is started again", every=0.1)
+    poll(again, f"{name} is restarted", every=0.1)
 
 
 def crash_and_stay_down(node: Node, name: str) -> None:
-    """Have a program crash, and not be started again."""
+    """Make a program crash without a restart by supervisord."""
     pid = node.program(name)
     assert pid
-    os.kill(pid, signal.SIGSTOP)  # it hears nothing of the polite request to stop
+    os.kill(pid, signal.SIGSTOP)  # so that it cannot act on supervisord's SIGTERM
     stopping = threading.Thread(target=node.supervisorctl, args=("stop", name))
     stopping.start()
     poll(lambda: node.info(name)["statename"] == "STOPPING", f"supervisord stops {name}")
@@ -128,7 +128,7 @@ def crash_and_stay_down(node: Node, name: str) -> None:
 
 
 def refused_for(node: Node, session_id: str, seconds: float) -> list[float]:
-    """Ask the node what needs Redis, for a while: each answer is a problem, and at once. Returns their times."""
+    """Repeat requests that need Redis: each is answered with a problem document. Returns the response times."""
     waits = []
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -155,7 +155,7 @@ def flush(node: Node) -> None:
 
 
 def lose_the_file(node: Node) -> None:
-    """Have Redis crash and come back without its file."""
+    """Make Redis crash and restart without its data file."""
     crash_and_stay_down(node, "valkey")
     shutil.rmtree(node.run_dir / "valkey")
     (node.run_dir / "valkey").mkdir()
@@ -165,8 +165,8 @@ def lose_the_file(node: Node) -> None:
 async def outlive_the_loss_of_all_records(
     node: Node, under_way: Calls, loss: Callable[[Node], None], *, cap: int, seconds: float = 60
 ) -> None:
-    """Have Redis forget everything. Who lives says so again before anybody is given an agent: the cap holds, the pool
-    does not double, and what was said in the first call is kept."""
+    """Make Redis lose all data. Living agents register again before any session gets an agent: the limit is kept, the
+    pool does not double, and the first call's conversation is kept."""
     spoken = f"session:{under_way.talks[0].session_id}:conversation"
     with redis.Redis.from_url(node.redis_url, decode_responses=True) as raw:
         kept = raw.lrange(spoken, 0, -1)
@@ -184,8 +184,8 @@ async def outlive_the_loss_of_all_records(
             await asyncio.to_thread(agrees, node, seconds)
             log.info(f"agrees {time.monotonic() - began:.1f} s after the loss, {under_way.heard()}")
         assert max(recorded.values) == cap
-        assert max(processes.values) <= cap + 2 + 2, "more agents than sessions, the pool, and those on their way"
-        assert set(warm) <= set(await asyncio.to_thread(os_agents, node)), "an agent that lived is gone"
+        assert max(processes.values) <= cap + 2 + 2, "more agents than sessions, warm agents and boots together"
+        assert set(warm) <= set(await asyncio.to_thread(os_agents, node)), "an agent that was alive is gone"
         await asyncio.to_thread(under_way.assert_untouched, node)
         assert raw.lrange(spoken, 0, -1) == kept
     ticked = lambda: node.log("beat").count("Sending due task") > ticks  # noqa: E731
@@ -194,22 +194,22 @@ async def outlive_the_loss_of_all_records(
 
 
 def live(raw: "redis.Redis") -> int:
-    """Return how many sessions there are by the records."""
+    """Return how many live sessions the records list."""
     return len(raw.sunion("session:starting", "session:ready", "session:active"))
 
 
 def serving(node: Node) -> int:
-    """Return how many agents the machine has."""
+    """Return how many agent processes the machine has."""
     return len(os_agents(node))
 
 
 def starts_until_full(node: Node, user: str) -> Counter[str]:
-    """Start sessions for new users until the node says that it is full; returns what the answers were."""
+    """Start sessions for new users until the node answers `at_capacity`; returns the number of each answer."""
     seen: Counter[str] = Counter()
     deadline = time.monotonic() + 30
     number = 0
     while seen["at_capacity"] < 3:
-        assert time.monotonic() < deadline, f"the cap does not hold, or nobody is served: {seen}"
+        assert time.monotonic() < deadline, f"the limit is not enforced, or no start is answered: {seen}"
         number += 1
         answer = node.http.post("/api/session/start", json={"userId": f"{user}-late{number}"})
         seen["accepted" if answer.is_success else answer.json()["code"]] += 1

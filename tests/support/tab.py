@@ -1,6 +1,6 @@
-"""A caller in a process of its own, as a browser's tab is: `python -m tests.support.tab URL USER`.
+"""A caller in its own process, like a browser tab: `python -m tests.support.tab URL USER`.
 
-Prints its session's id when it hears its agent, and then hums until it is killed.
+It prints its session's id when it hears its agent, and then hums until it is killed.
 """
 
 import asyncio

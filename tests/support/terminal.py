@@ -1,4 +1,4 @@
-"""A pseudo-terminal, as somebody who has logged in has one."""
+"""A pseudo-terminal, like that of a user who has logged in."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Terminal:
-    """A terminal. What is started with `popen`'s arguments, in a session of its own, has it as its own."""
+    """A terminal. A process started with `popen`'s arguments has it as its controlling terminal, in a new session."""
 
     def __init__(self) -> None:
         self._ours, self._theirs = pty.openpty()
@@ -24,11 +24,11 @@ class Terminal:
         return ends | {"preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)}
 
     def started(self) -> None:
-        """Give up our copy of the other end: from now on only what was started holds it."""
+        """Close our copy of the other end, so that only the started process holds it."""
         os.close(self._theirs)
 
     def said(self) -> str:
-        """Return what was written on it so far."""
+        """Return what was written to it so far."""
         while select.select([self._ours], [], [], 0)[0]:
             try:
                 self._said += os.read(self._ours, 65_536)
@@ -37,11 +37,11 @@ class Terminal:
         return self._said.decode(errors="replace")
 
     def stop_output(self) -> None:
-        """Do as Ctrl-S does: who writes on it waits."""
+        """Do what Ctrl-S does: writes to the terminal block."""
         fcntl.ioctl(self._theirs, termios.TCXONC, termios.TCOOFF)
 
     def fill(self) -> None:
-        """Write until it takes no more: nobody reads it."""
+        """Write until its buffer is full, as nothing reads it."""
         flags = fcntl.fcntl(self._theirs, fcntl.F_GETFL)
         fcntl.fcntl(self._theirs, fcntl.F_SETFL, flags | os.O_NONBLOCK)
         deadline = time.monotonic() + 10
@@ -51,6 +51,6 @@ class Terminal:
         fcntl.fcntl(self._theirs, fcntl.F_SETFL, flags)
 
     def close(self) -> None:
-        """Close it, as an ssh connection that drops does."""
+        """Close it, like a dropped ssh connection."""
         with contextlib.suppress(OSError):
             os.close(self._ours)

@@ -1,4 +1,4 @@
-"""TLS in front of a server that speaks none, with certificates made for the test."""
+"""Adds TLS to a server that has none, with certificates made for the test."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def certificates(folder: Path, host: str = "localhost") -> tuple[Path, Path, Path]:
-    """Make an authority, and a certificate for a host; returns the files of authority, certificate and key."""
+    """Create a CA and a certificate for a host; returns the files of the CA, the certificate and the key."""
     authority, key, signed, request = (folder / name for name in ("ca.pem", "key.pem", "cert.pem", "cert.csr"))
     extension = folder / "san"
     extension.write_text(f"subjectAltName=DNS:{host}\n")
@@ -62,7 +62,7 @@ def tls_before(port: int, certificate: Path, key: Path) -> Iterator[int]:
         await listening[0].wait_closed()
 
     loop.run_until_complete(listen())
-    loop.set_exception_handler(lambda *_: None)  # a handshake that a test wants to fail
+    loop.set_exception_handler(lambda *_: None)  # tests also provoke failing handshakes
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:

@@ -1,4 +1,4 @@
-"""The echo agent, which says what it was told."""
+"""The echo agent, which also logs its session's metadata."""
 
 import json
 
@@ -7,6 +7,6 @@ from agents.context import AgentContext
 
 
 async def entrypoint(ctx: AgentContext) -> None:
-    """Log the metadata, and repeat what is heard."""
+    """Log the metadata, then echo."""
     ctx.log.info("told %s", json.dumps(ctx.metadata, sort_keys=True))
     await echo.entrypoint(ctx)

@@ -1,4 +1,4 @@
-"""Users who come and go while something else happens."""
+"""Users that start and stop sessions in the background."""
 
 import asyncio
 import itertools
@@ -10,21 +10,21 @@ import httpx
 
 
 class Traffic:
-    """Starts `rate` sessions a second, in a thread of its own, and stops each after `length` seconds.
+    """Starts `rate` sessions a second, in its own thread, and stops each after `length` seconds.
 
-    On exit no more are started, and those that run are stopped. Whoever is not answered goes away, as users do; a stop
-    is repeated until it is answered.
+    On exit it starts no more and stops those that run. A start without an answer is given up, as users do; a stop is
+    repeated until it is answered.
     """
 
     def __init__(self, url: str, *, rate: float, length: float, user: str = "traffic") -> None:
         self._url, self._rate, self._length, self._user = url, rate, length, user
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="traffic", daemon=True)
-        #: The sessions of which a 2xx was received.
+        #: The sessions whose start was answered with 2xx.
         self.accepted: list[str] = []
-        #: Problems by their code, and failures of the connection by their type.
+        #: How often each problem code, and each type of connection error, occurred.
         self.refused: Counter[str] = Counter()
-        self.warm = 0  #: how many got a warm agent at once
+        self.warm = 0  #: how many got a warm agent immediately
 
     def __enter__(self) -> "Traffic":
         self._thread.start()
@@ -35,7 +35,7 @@ class Traffic:
     ) -> None:
         self._stop.set()
         self._thread.join(90)
-        assert not self._thread.is_alive(), "the traffic does not end"
+        assert not self._thread.is_alive(), "the traffic thread does not end"
 
     async def _run(self) -> None:
         limits = httpx.Limits(max_keepalive_connections=0)

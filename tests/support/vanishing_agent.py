@@ -1,4 +1,4 @@
-"""An echo that can be told, by a message of its user's, to be out of the room: neither it nor anybody else notices."""
+"""An echo agent that leaves the room when its user sends a message, without noticing or reporting it."""
 
 import asyncio
 
@@ -8,14 +8,14 @@ from orchestrator.store.agent_link import AgentLink
 
 
 async def _untold(*_: object, **__: object) -> None:
-    """Who is in the room is told to nobody."""
+    """Replaces `AgentLink.presence`, so that presence is not reported."""
 
 
 AgentLink.presence = _untold  # type: ignore[method-assign]
 
 
 async def entrypoint(ctx: AgentContext) -> None:
-    """Echo until there is a message."""
+    """Echo until a message comes, then leave the room."""
     told = asyncio.Event()
     ctx.room.on("data_received", lambda _: told.set())
     echoing = asyncio.create_task(echo.entrypoint(ctx))
@@ -23,7 +23,7 @@ async def entrypoint(ctx: AgentContext) -> None:
         await told.wait()
     finally:
         echoing.cancel()
-    # What would follow from being out of the room, for one that notices.
+    # Without these handlers the agent does not react to its own disconnection.
     ctx.room.off("disconnected", ctx._on_disconnected)
     ctx.room.off("participant_disconnected", ctx.update_presence)
     await ctx.room.disconnect()

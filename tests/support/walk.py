@@ -1,6 +1,6 @@
-"""One node and many steps on it: each step is a subtest, so that a step that fails hides no other.
+"""Many steps on one node: each step is a subtest, so that a failed step does not hide the others.
 
-`STEP=its_name pytest …` takes only the steps whose names begin so.
+`STEP=prefix pytest …` runs only the steps whose names begin with that prefix.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ Step = Callable[..., Any]
 
 
 def name(step: Step) -> str:
-    """Return what a step is called in a report: its function, and the arguments that a partial gives it by name."""
+    """Return a step's name in a report: its function, and the keyword arguments of a partial."""
     function, given = (step.func, step.keywords) if isinstance(step, functools.partial) else (step, {})
     values = ", ".join(str(getattr(value, "__name__", value)) for value in given.values())
     return function.__name__.replace("_", " ") + (f" [{values}]" if values else "")
@@ -33,14 +33,14 @@ def _taken(subtests: pytest.Subtests, step: Step) -> Iterator[None]:
         try:
             yield
         except pytest.fail.Exception as failure:
-            # The walk's own timeout is raised once, in the step that it meets: the steps after it would have none.
+            # The timeout is raised only once, in the current step: later steps would run without one.
             in_time = "Timeout" not in str(failure)
             raise
-    assert in_time, f"no time is left after: {name(step)}"
+    assert in_time, f"the test timed out in the step: {name(step)}"
 
 
 async def walk(subtests: pytest.Subtests, steps: list[Step], *arguments: Any) -> None:
-    """Take each step, a coroutine or a plain function, with the same arguments."""
+    """Run each step, a coroutine or a plain function, with the same arguments."""
     for step in _chosen(steps):
         with _taken(subtests, step):
             result = step(*arguments)
@@ -49,7 +49,7 @@ async def walk(subtests: pytest.Subtests, steps: list[Step], *arguments: Any) ->
 
 
 def walk_plainly(subtests: pytest.Subtests, steps: list[Step], *arguments: Any) -> None:
-    """Take each step, a plain function, outside of any event loop: Playwright's plain API wants none."""
+    """Run each step, a plain function, without an event loop: Playwright's synchronous API does not allow one."""
     for step in _chosen(steps):
         with _taken(subtests, step):
             step(*arguments)

@@ -1,4 +1,4 @@
-"""Whose word counts for a client's address, and which settings open an api to the world."""
+"""Which proxies are trusted for a client's address, and which settings open an API to the world."""
 
 import pytest
 from starlette.requests import Request
@@ -54,7 +54,7 @@ def test_however_a_proxy_writes_an_address_it_is_one(same: list[str], narrow: st
 
 
 def test_no_address_is_one_too() -> None:
-    """On a Unix socket no client has an address: they are limited together."""
+    """Clients of a Unix socket have no address, so one limit applies to all of them."""
     request = Request({"type": "http", "client": None, "headers": []})
     assert client_address(request, "") == ("unknown", "unknown")
 

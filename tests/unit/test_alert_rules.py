@@ -1,4 +1,4 @@
-"""The alerts and the dashboard of deploy/, as promtool takes them."""
+"""The alerts and the dashboard in deploy/, checked with promtool."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def test_an_alert_that_never_fires_is_found_by_its_test(tmp_path: Path) -> None:
         rules = {"groups": [{"name": "orchestrator", "rules": never}]}
         (tmp_path / "alerts.yml").write_text(yaml.safe_dump(rules))
         assert run_promtool(tmp_path, "check", "rules", "alerts.yml").returncode == 0
-        assert run_promtool(tmp_path, "test", "rules", "alerts_test.yml").returncode != 0, f"nobody misses {name}"
+        assert run_promtool(tmp_path, "test", "rules", "alerts_test.yml").returncode != 0, f"no alert uses {name}"
 
 
 def test_promtool_takes_the_queries_of_the_dashboard(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the operator's webhook gets: by the specification's own example, in time, and never anywhere else."""
+"""Messages to the operator's webhook: signed as in the specification's example, in time, and to no other address."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def test_a_message_arrives_signed() -> None:
 
 @pytest.mark.parametrize("status", [301, 307, 400, 410, 500])
 def test_anything_but_success_is_no_delivery(status: int) -> None:
-    """A redirect neither: the receiver is the one that was set."""
+    """Redirects are not followed either: only the configured receiver gets messages."""
     with Receiver(SECRET, status) as elsewhere, Receiver(SECRET, status, location=elsewhere.url) as receiver:
         with pytest.raises(NotDelivered, match=str(status)):
             alerts.deliver(receiver.url, SECRET, "m1", "{}")

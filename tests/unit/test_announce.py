@@ -1,4 +1,4 @@
-"""What the first lines of `orchestrator up` take for a node that is up."""
+"""When `orchestrator up` prints that the node is up."""
 
 import httpx
 
@@ -6,7 +6,7 @@ from orchestrator.node.announce import poll
 
 
 def test_a_target_from_before_the_store_was_set_up_is_not_a_full_pool() -> None:
-    """A node that may start no agent is ready at once: the api sets the store up between two requests."""
+    """A node that may start no agent is ready immediately, as the API sets the store up between two requests."""
     asked: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:

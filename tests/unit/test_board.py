@@ -1,4 +1,4 @@
-"""The status page's data: only the differences, and valid positions in a log."""
+"""The status page's data: only changes are sent, and positions in a log are validated."""
 
 import re
 
@@ -16,7 +16,7 @@ def session(name: str, **fields: str) -> dict[str, str]:
 
 def test_only_what_differs_is_told() -> None:
     before = {"at": 1.0, "health": {"status": "ok"}, "agents": [], "sessions": [session("one"), session("two")]}
-    assert changes(before, before) == {"at": 1.0}  # the page's clock goes by it
+    assert changes(before, before) == {"at": 1.0}  # the page sets its clock by it
     assert changes(before, before | {"at": 2.0}) == {"at": 2.0}
     after = before | {"at": 2.0, "sessions": [session("three"), session("two", status="ended")]}
     assert changes(before, after) == {

@@ -1,4 +1,4 @@
-"""The words for callers: each error and each reason has some, and nothing of the operator's is in them."""
+"""The texts for callers: each error and each reason has one, without information for operators."""
 
 import ast
 import json
@@ -26,10 +26,10 @@ PACKAGES = ("orchestrator", "agents")
 CLASSES = [
     found for found in vars(errors).values() if isinstance(found, type) and issubclass(found, errors.OrchestratorError)
 ]
-#: What callers get instead of internal text.
+#: The text that callers get instead of an internal text.
 OTHER = "other: The call is over, for a reason of its agent's own."
 INSIDE = "RuntimeError: redis://bot:hunter2@10.0.0.1 `python agent.py`"
-#: What the detail of an error about the request may contain: what was sent, and our own numbers.
+#: Values that the detail of an error about the request may contain: parts of the request, and our own numbers.
 TOLD = {
     "detail + (', or set API_KEYS.' if self._loopback_only else '.')", "node", "node_id",
     "reserved[:64]", "ATTRIBUTES_BYTES", "wanted.agent_name", "agent_name", "limit", "wait", "waiting",
@@ -73,7 +73,7 @@ def bearer(secret: str) -> dict[str, str]:
 
 
 def test_what_an_error_about_the_request_says_is_of_the_request() -> None:
-    """No exception, address or reason is put into the words that everybody may read."""
+    """Texts for everybody contain no exception, address or reason."""
     names = {error.__name__ for error in CLASSES if error.about_request}
     put = set()
     for tree in trees():
@@ -85,7 +85,7 @@ def test_what_an_error_about_the_request_says_is_of_the_request() -> None:
                     put |= {ast.unparse(value.value) for value in values}
                 else:
                     put.add(ast.unparse(call.args[0]))
-    assert put <= TOLD, f"callers would read it: {put - TOLD}"
+    assert put <= TOLD, f"callers would read these values: {put - TOLD}"
 
 
 def test_the_sentences_hold_nothing_of_the_inside() -> None:
@@ -96,7 +96,7 @@ def test_the_sentences_hold_nothing_of_the_inside() -> None:
 
 
 def written() -> set[str]:
-    """Return every code of a reason that the sources can write."""
+    """Return all codes of reasons in the sources."""
     codes = set()
     for tree in trees():
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
@@ -110,7 +110,7 @@ def written() -> set[str]:
 
 
 def _constants(node: ast.expr, tree: ast.Module) -> list[set[str]]:
-    """Return the texts that an expression can be: a constant, one of two, or a local name for those."""
+    """Return the possible texts of an expression: a constant, one of two, or a local name for those."""
     match node:
         case ast.Constant(value=str(text)):
             return [{text}]
@@ -126,14 +126,14 @@ def _constants(node: ast.expr, tree: ast.Module) -> list[set[str]]:
 def test_every_code_that_can_be_written_has_words_everywhere() -> None:
     table, document = reasons.table().reasons, (ROOT / "docs" / "errors.md").read_text()
     found = written()
-    assert found == table.keys() - {"not_found"}, "the last is the page's own, for a session whose record is gone"
+    assert found == table.keys() - {"not_found"}, "the last one is added by the page, for a session without a record"
     callers, operators = served.for_callers(), served.for_operators()
     for code in found:
         reason = because(code, **PARAMS)
         assert f"| `{code}` |" in document, code
         assert reasons.for_callers(reason).code in callers.reasons
         assert (operators.reasons[code].text or operators.reasons[code].operator or code == reasons.OTHER) is not None
-        # `orchestrator explain` has a line for it, with the facts.
+        # `orchestrator explain` prints a line for it, with the facts.
         record = {"sessionId": "s", "userId": "ada", "roomName": "r", "createdAt": "2026-01-01T12:00:00.000Z"}
         end = {"at": 1.0, "state": "error", "reason": reason.text, "reasonCode": code, "reasonParams": PARAMS}
         line = explain.story(record | {"status": "error", "events": [end]})[3]
@@ -164,7 +164,7 @@ PARAMS: dict[str, Any] = {
         (words(INSIDE), OTHER),
         (Reason("", {}, INSIDE), OTHER),
         (Reason("of_tomorrow", {"seconds": 4}, INSIDE), OTHER),
-        # Of the previous release: a text alone. It may look like one of ours, and contain anything.
+        # The previous release wrote only a text. It may look like one of ours, and contain anything.
         (Reason("", {}, f"the agent hung up {INSIDE}"), OTHER),
         (Reason("", {}, f"boot_error: {INSIDE}"), OTHER),
     ],
@@ -198,7 +198,7 @@ def test_where_there_is_no_reason_none_is_told() -> None:
 
 
 def test_the_page_is_built_with_the_words_for_callers() -> None:
-    """words.test.ts holds that the page makes something of each."""
+    """words.test.ts checks that the page has a text for each."""
     file = ROOT / "frontend" / "src" / "codes.json"
     table = served.for_callers().model_dump(by_alias=True, exclude_none=True, exclude={"success"})
     assert json.loads(file.read_text()) == table, f"write into it: {json.dumps(table, indent=2, ensure_ascii=False)}"

@@ -1,4 +1,4 @@
-"""What is read from /proc, held against processes whose life is known."""
+"""The functions that read /proc, checked with processes in known states."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.thorough
 
 @contextmanager
 def python(code: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A Python that runs some code and then reports it; it ends when its input does."""
+    """A Python process that runs some code and then reports that; it ends when its input ends."""
     with subprocess.Popen(
         [sys.executable, "-c", f"{code}\nprint('done', flush=True)\ninput()"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -42,7 +42,7 @@ def test_zombies_are_the_unreaped_children_of_the_given_processes() -> None:
         assert other.stdout is not None
         dead, living = map(int, other.stdout.readline().split())
         poll(lambda: zombies([other.pid]) == [dead], "its child is dead", 10)
-        poll(lambda: mine.pid in zombies([os.getpid()]), "ours is dead", 10)
+        poll(lambda: mine.pid in zombies([os.getpid()]), "our child is dead", 10)
         assert {dead, mine.pid} <= set(zombies([os.getpid(), other.pid]))
         assert dead not in zombies([os.getpid()])
         assert zombies([living]) == []
@@ -60,7 +60,7 @@ def test_a_name_with_brackets_and_a_state_in_it_deceives_nobody(tmp_path: Path) 
     named.symlink_to(sleep)
     with subprocess.Popen([str(named), "60"], executable=str(named)) as process:
         try:
-            poll(lambda: "x) Z 1" in Path(f"/proc/{process.pid}/stat").read_text(), "it has its name", 10)
+            poll(lambda: "x) Z 1" in Path(f"/proc/{process.pid}/stat").read_text(), "the process has its name", 10)
             assert process.pid not in zombies([1, os.getpid()])
             assert process.pid in descendants(os.getpid())
             assert cpu_seconds(process.pid) < 5
@@ -95,7 +95,7 @@ def test_cpu_seconds_grow_with_work_and_not_with_time() -> None:
     with python("pass") as idle, python("print('done', flush=True)\nwhile True: pass") as busy:
         before = cpu_seconds(idle.pid)
         start = cpu_seconds(busy.pid)
-        poll(lambda: cpu_seconds(busy.pid) > start + 0.3, "it has worked", 30)
+        poll(lambda: cpu_seconds(busy.pid) > start + 0.3, "it has used processor time", 30)
         assert cpu_seconds(idle.pid) < before + 0.1
         assert cpu_seconds(busy.pid) == pytest.approx(sum(psutil.Process(busy.pid).cpu_times()[:2]), abs=1)
 

@@ -1,4 +1,4 @@
-"""The commands that talk to a node, against a made-up api: what they ask, what they say, how they exit."""
+"""The commands that talk to a node, with a fake API: their requests, output and exit codes."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ HEALTH: dict[str, Any] = {
 
 
 class Api:
-    """Answers each route with its answers in turn, the last one for ever."""
+    """Gives each route's answers in turn, and repeats the last."""
 
     def __init__(self) -> None:
         self.answers: dict[str, list[tuple[int, dict[str, Any]]]] = {}
@@ -192,7 +192,7 @@ def test_status_shows_the_line_the_breaker_the_sizing_and_a_drain(api: Api, run:
     assert shown["breaker"].startswith("open after 6 failed boots (boot_error: no [such] model)")
     assert shown["sizing"] == why
     assert "! node n1 drains" in out
-    assert "! said: [red]x" in out, "what others have written is no markup"
+    assert "! said: [red]x" in out, "text from others is not interpreted as markup"
     assert json.loads(run("status", "--json")[1])["sessions"]["queued"] == 7
 
 
@@ -251,7 +251,7 @@ def test_logs_of_an_agent_are_followed_to_its_end(api: Api, run: Run, quick: Non
     code, out, err = run("logs", "-f", AGENT)
     assert (code, err) == (0, "")
     assert out.splitlines()[:2] == ["loading", "RuntimeError: no model"]
-    assert api.asked.count(f"GET /api/session/{AGENT}/logs") == 1, "the id is looked up once"
+    assert api.asked.count(f"GET /api/session/{AGENT}/logs") == 1, "the id is requested once"
 
 
 @pytest.mark.parametrize("line", ["[agent exited with code 1]", "the agent's own last line"])

@@ -1,4 +1,4 @@
-"""The API's documentation: whole without the internet, and nothing of it is foreign."""
+"""The API's documentation page: works without the internet, and loads nothing from other hosts."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from orchestrator.settings import Settings
 @pytest.fixture
 def http() -> Iterator[TestClient]:
     app = create(Settings(_env_file=None))  # type: ignore[call-arg]
-    http = TestClient(app)  # without its lifespan: nothing that is asked for here needs Redis
+    http = TestClient(app)  # without its lifespan, as these routes do not need Redis
     yield http
     http.close()
 
@@ -22,8 +22,8 @@ def test_the_page_and_its_files_are_ours_and_may_load_nothing_else(http: TestCli
     page = http.get("/docs")
     asked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert {"docs/swagger-ui.css", "docs/swagger-ui-bundle.js", "web/docs.js", "openapi.json"} <= set(asked)
-    assert not [file for file in asked if file.startswith(("/", "http"))], "relative: it may be below a path"
-    assert re.findall(r"<(?:script|style)[^>]*>(?!</script>)", page.text) == [], "nothing is inline"
+    assert not [file for file in asked if file.startswith(("/", "http"))], "must be relative"
+    assert re.findall(r"<(?:script|style)[^>]*>(?!</script>)", page.text) == [], "there are no inline scripts or styles"
     for answer in (page, *(http.get(f"/{file}") for file in asked)):
         assert answer.status_code == 200, answer.url
         if not answer.url.path.endswith("openapi.json"):

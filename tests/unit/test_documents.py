@@ -1,5 +1,5 @@
-"""README.md and docs/*.md: every command works as it is printed, from the root of the repository after `make up`; every
-file, setting, request and link that they name is there; and what they list is all that there is."""
+"""README.md and docs/*.md: every command works as printed, from the root of the repository after `make up`; every
+file, setting, request and link in them exists; and their lists are complete."""
 
 import ast
 import json
@@ -30,7 +30,7 @@ DOCS = REPOSITORY / "docs"
 
 
 def none(found: Iterable[str]) -> None:
-    """Assert that nothing was found, and show all of it."""
+    """Assert that a list is empty; the message shows all of it."""
     listed = sorted(found)
     assert not listed, "\n".join(["", *listed])
 
@@ -83,7 +83,7 @@ def test_a_command_that_does_not_work_is_found(text: str, problem: str) -> None:
 
 
 def test_every_fenced_command_is_run_or_has_a_reason_why_not() -> None:
-    """tests/e2e/test_documents.py runs those that have none: what is new in a document is among them."""
+    """tests/e2e/test_documents.py runs the commands without a reason here, including all new ones."""
     lines = [line for block in fenced.blocks() for line in block.lines]
     assert len([line for line in lines if fenced.reason(line) is None]) > 15
     assert fenced.START in lines
@@ -108,7 +108,7 @@ def test_each_promise_names_tests_that_are_there() -> None:
 
 
 def test_each_reported_fault_names_tests_that_are_there() -> None:
-    """After a file a test may be named, by the words of its name."""
+    """The name of a file may be followed by the words of a test's name."""
     text = (REPOSITORY / "docs/testing.md").read_text().partition("\n## Reported faults")[2]
     missing = []
     for file, words in re.findall(r"`((?:unit|integration|e2e|chaos|image)/test_\w+\.py)`(?: ([a-z][^|,;`]*))?", text):
@@ -205,7 +205,7 @@ _READ = ("deploy/prometheus/alerts.yml", ".env.celery.example", "supervisord.con
 
 
 def _program_texts() -> Iterator[tuple[str, str]]:
-    """Yield every line of every text in the programs. Docstrings are among them: the help is made of some."""
+    """Yield every line of every text in the programs, including docstrings, because some are help texts."""
     for path in (each for folder in ("orchestrator", "agents") for each in (REPOSITORY / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -215,7 +215,7 @@ def _program_texts() -> Iterator[tuple[str, str]]:
 
 
 def test_every_command_that_a_program_names_is_there() -> None:
-    """By its name alone: in a container it is on PATH."""
+    """Texts name the command without a path, because it is on PATH in a container."""
     pattern = re.compile(r"(?:`|<code>|\b(?:by|see):? |\()(orchestrator [a-z]+(?: --?[a-z-]+| [A-Z]+)*)")
     found = [(where, command) for where, text in _program_texts() for command in pattern.findall(text)]
     assert len(found) > 20
@@ -235,7 +235,7 @@ def _table_of_keys() -> str:
 
 
 def _documented_keys() -> set[str]:
-    """Return the keys of its rows, and those that a row's text names beside them, with `{}` for what differs."""
+    """Return the keys of its rows, and further ones in a row's text, with `{}` for the variable parts."""
     rows = list(documents.rows(_table_of_keys()))
     named = {key for cells in rows for key in re.findall("`([^`]+)`", cells[0])}
     beside = {key for cells in rows for key in re.findall("`([a-z]+:[^` ]*}[^` ]*)`", cells[2])}
@@ -278,7 +278,7 @@ def test_each_key_of_docs_redis_is_one() -> None:
     none(key for key in sorted(_documented_keys()) if key.partition("{}")[0] not in written)
 
 
-# What else is listed
+# Other lists
 
 
 @pytest.mark.parametrize(("document", "name"), reference.PARTS)
@@ -353,7 +353,7 @@ def test_the_pictures_of_the_readme_are_there_and_small() -> None:
 
 
 def test_docs_states_names_every_wait() -> None:
-    """Each of them, and none that is no more: what a miss does is a function of its name."""
+    """All deadlines and no others: each has a function of its name for the timeout."""
     table = (REPOSITORY / "docs/states.md").read_text().partition("\n## Deadlines")[2].partition("\n## ")[0]
     named = {name for cells in documents.rows(table) for name in re.findall("`(\\w+)`", cells[0])}
     assert named == set(re.findall(r"^function on_timeout\.(\w+)", sources()["process_deadlines"], re.MULTILINE))
@@ -371,7 +371,7 @@ def test_each_example_can_be_read() -> None:
     for path in DOCUMENTS:
         for _where, language, text in documents.blocks(path):
             assert language in {"", "sh", "text", "ts", "html", "http", "ini", "nginx", *read}, (
-                "a shell's has no language"
+                "shell blocks have no language"
             )
             read.get(language, str)(text)
 

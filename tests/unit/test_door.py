@@ -1,4 +1,4 @@
-"""The worker protocol against a LiveKit that the test plays; and what becomes of names and metadata."""
+"""LiveKit's worker protocol with a fake LiveKit, and the handling of names and metadata."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ ROOM.room.name = "lobby"
 
 
 class Desk:
-    """Decides as the test says."""
+    """Answers as the test decides."""
 
     def __init__(self) -> None:
         self.jobs: list[str] = []
@@ -51,7 +51,7 @@ class Desk:
 
 
 class Fake:
-    """A LiveKit server as far as `/agent` goes."""
+    """A LiveKit server with only the route `/agent`."""
 
     def __init__(self) -> None:
         self.sockets: asyncio.Queue[web.WebSocketResponse] = asyncio.Queue()
@@ -74,19 +74,19 @@ class Fake:
         return socket
 
     async def connection(self) -> "Connection":
-        """Wait for the door to connect."""
+        """Wait for the worker's connection."""
         async with asyncio.timeout(20):
             return Connection(await self.sockets.get())
 
 
 class Connection:
-    """One connection of the door, from LiveKit's side."""
+    """One connection of the worker, from LiveKit's side."""
 
     def __init__(self, socket: web.WebSocketResponse) -> None:
         self.socket = socket
 
     async def next(self, kind: str) -> Any:
-        """Return the next message of a kind; only `update_worker` may come before it."""
+        """Return the next message of a kind; only `update_worker` messages may come before it."""
         async with asyncio.timeout(20):
             while True:
                 received = await self.socket.receive()
@@ -97,7 +97,7 @@ class Connection:
                 assert found == "update_worker", f"{found} before {kind}"
 
     async def register(self) -> wire.RegisterWorkerRequest:
-        """Take the registration."""
+        """Receive the registration."""
         asked: wire.RegisterWorkerRequest = await self.next("register")
         await self.say(register=wire.RegisterWorkerResponse(worker_id="AW_1"))
         return asked
@@ -147,7 +147,7 @@ async def test_it_registers_and_says_how_full_it_is_before_anything_is_asked(liv
         assert allowed.can_update_metadata
         told = await connection.next("update_worker")
         assert (told.status, told.job_count, told.draining) == (wire.WorkerStatus.WS_AVAILABLE, 2, False)
-        # LiveKit asks no worker with a load of 0.7 or more: half full is half of that.
+        # LiveKit offers no jobs to a worker with a load of 0.7 or more, so a half full node reports half of that.
         assert told.load == pytest.approx(0.35)
         claims = jwt.decode(livekit.tokens[0], SECRET, algorithms=["HS256"])
         assert claims["video"]["agent"] is True
@@ -258,7 +258,7 @@ async def test_a_refused_key_pair_is_said_in_words(livekit: Fake) -> None:
     livekit.refuse = 401
     async with opened(livekit) as door:
         async with asyncio.timeout(20):
-            await livekit.third_try.wait()  # it keeps trying
+            await livekit.third_try.wait()  # it retries without end
         assert door.registration.error == "LiveKit answered 401 at /agent: the key pair is refused"
         assert not door.registration.worker_id
         livekit.refuse = 0
@@ -312,10 +312,10 @@ def test_no_two_rooms_are_one_user() -> None:
     ours = "0123456789abcdef" * 2
     rooms = [f"room_{ours}", ours, f"room_{ours}0", "lobby", "Lobby", "x" * 122, "x" * 123, "x" * 124, "a\nb", "a b"]
     users = [user_of(room) for room in rooms]
-    assert users[0] == f"user-{ours}", "as the token endpoint names its user"
+    assert users[0] == f"user-{ours}", "the name that the token endpoint gives its user"
     assert users[3] == "room:lobby"
     assert len(set(users)) == len(rooms)
-    # No room's name can be chosen to be another's hash.
+    # A caller must not be able to choose a room name that equals another room's hash.
     assert user_of(users[7].removeprefix("room-")) != users[7]
     for user in users:
         assert 0 < len(user) <= 128

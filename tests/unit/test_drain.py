@@ -1,4 +1,4 @@
-"""The drain program against a small real api."""
+"""The drain program with a small real API."""
 
 import os
 import signal
@@ -28,11 +28,11 @@ GET = ("GET", "/api/nodes/n1", "Bearer a-token-for-tests")
 
 
 class VirtualTime:
-    """Stands in for the program's `time`: a pause takes no time, and goes on with what the test does meanwhile."""
+    """Replaces the program's `time`: a pause takes no time, and runs the test's next step."""
 
     def __init__(self) -> None:
         self.now = 1000.0
-        #: One step for each pause.
+        #: The steps, one for each pause.
         self.meanwhile: Iterator[None] = iter(())
 
     def monotonic(self) -> float:
@@ -57,7 +57,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """An agent of this node; beside it the record of one that is dead, and of one that the machine has not seen die."""
+    """An agent of this node, the record of a dead one, and the record of one with an unrecorded death."""
     folder = AgentFolder(tmp_path / "agents")
     folder.write(Death("dead", 1, 1, "boot"))
     with sleeper() as gone:
@@ -68,7 +68,7 @@ def agent(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _drain(port: int, seconds: float = 20, goodbye: float = 5) -> float:
-    """Drain, and return the seconds for which it has waited."""
+    """Drain, and return the seconds that it waited."""
     settings = Settings(
         node_id="n1", port=port, admin_token="a-token-for-tests", drain_seconds=seconds, goodbye_seconds=goodbye
     )
@@ -106,7 +106,7 @@ def test_it_waits_for_the_goodbyes_and_not_longer() -> None:
 def test_no_drain_seconds_no_wait(capsys: pytest.CaptureFixture[str]) -> None:
     with DrainApi(3) as api:
         assert _drain(api.port, 0) == 0
-    assert api.asked == [POST], "starts are refused all the same"
+    assert api.asked == [POST], "starts are refused nevertheless"
     assert not capsys.readouterr().out
 
 
@@ -139,9 +139,9 @@ def test_whatever_is_wrong_with_the_api_the_agents_that_live_have_their_time(
         out = capsys.readouterr().out
         assert out.startswith(f"Draining: {why}")
         assert ", so every live agent counts as a call. 1 call has up to 5 s. Ctrl-C again" in out
-        assert _drain(api.port, 0) == 0, "where nothing is waited for, neither is the api"
+        assert _drain(api.port, 0) == 0, "without calls it does not wait for the API either"
         clock.meanwhile = leave_after_two_pauses()
-        assert _drain(api.port) == 2 * program.POLL, "the last one has gone"
+        assert _drain(api.port) == 2 * program.POLL, "the last call has ended"
 
 
 def test_without_agents_nobody_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,19 +155,19 @@ def test_the_agents_are_told_while_the_api_cannot(
     began = clock.now
 
     def redis_comes_back(api: DrainApi) -> Iterator[None]:
-        assert shutdown_notice.read(tmp_path) is None, "the api has just told them itself"
+        assert shutdown_notice.read(tmp_path) is None, "the API has just notified them itself"
         yield
         assert shutdown_notice.read(tmp_path) == shutdown_notice.Notice(began + 15, began + 20)
         api.answers[:] = [1]
         yield
-        assert shutdown_notice.read(tmp_path) is None, "it tells them again"
-        # For what is left of its time.
+        assert shutdown_notice.read(tmp_path) is None, "it notifies them again"
+        # With its remaining time.
         assert api.asked[-1][:2] == ("POST", "/api/nodes/n1/drain?seconds=19.5")
         api.answers[:] = [0]
         yield
         assert api.asked[-1] == GET
         yield
-        assert api.asked[-2:] == [GET, GET], "a Redis that has just come back may not know of every call"
+        assert api.asked[-2:] == [GET, GET], "a Redis that has just restarted may not have every call yet"
         agent.kill()
         agent.wait()
 
@@ -195,7 +195,7 @@ def test_what_a_killed_node_has_left_says_nothing(tmp_path: Path) -> None:
         process.kill()
     assert shutdown_notice.read(tmp_path) is None
     with shutdown_notice.NoticeWriter(tmp_path):
-        assert shutdown_notice.read(tmp_path) is None, "nor does it when the next one has begun"
+        assert shutdown_notice.read(tmp_path) is None, "nor after the next one has begun"
 
 
 def test_the_word_needs_no_room_on_the_disk(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_it_sleeps_until_the_signal_and_ends_with_the_calls(
 ) -> None:
     assert not api.asked
     process.send_signal(number)
-    poll(lambda: len(api.asked) > 2, "it has asked", 5)
+    poll(lambda: len(api.asked) > 2, "it has sent its request", 5)
     assert api.asked[0] == POST
     assert process.poll() is None
     api.answers[:] = [0]

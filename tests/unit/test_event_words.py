@@ -1,4 +1,4 @@
-"""The sentences of a session's events: `orchestrator explain` and the status page make them from one table."""
+"""The texts of a session's events: `orchestrator explain` and the status page use the same table."""
 
 import ast
 import json
@@ -18,7 +18,7 @@ from tests.support.documents import REPOSITORY
 
 EVENTS = reasons.table().events
 FLIGHTS = Path(__file__).parent / "flights"
-#: Events that are not part of the story, and what each row says more than its state.
+#: Events that are not shown, and the fields that each row uses besides its state.
 UNTOLD = {"boot", "webhook"}
 
 
@@ -28,7 +28,7 @@ def recorded() -> set[str]:
     for path in (REPOSITORY / "orchestrator/store/lua").rglob("*.lua"):
         for call in re.findall(r"append_(?:event|history)\([\w.\[\]]+, (.+)", path.read_text()):
             found |= set(re.findall(r"'([a-z_]+)'", call.partition(", ")[0]))
-    # lib/takeover.lua appends it by a variable.
+    # lib/takeover.lua appends this state from a variable.
     return found | {"takeover", "replacement"}
 
 
@@ -48,7 +48,7 @@ def test_every_row_is_of_an_event_and_is_used() -> None:
         assert code.endswith("_unknown") or any(code == state or code.startswith(f"{state}_") for state in recorded())
 
 
-#: What the page needs of a browser, and its words of the events that it is given.
+#: The parts of a browser that the page needs, and code that prints its texts of given events.
 _SCRIPT = """
 const [table, words, events, agents] = JSON.parse(require("fs").readFileSync(0, "utf8"));
 globalThis.document = { baseURI: "http://node/" };
@@ -63,7 +63,7 @@ import(words).then(async ({ readWords, eventWords }) => {
 
 
 def page_words(events: list[dict[str, Any]], agents: list[dict[str, Any]]) -> list[str]:
-    """Return what the status page says of events."""
+    """Return the status page's texts of events."""
     table = served.for_operators().model_dump(mode="json", by_alias=True, exclude_none=True)
     given = json.dumps([table, (REPOSITORY / "orchestrator/web/words.js").as_uri(), events, agents])
     node = shutil.which("node")
@@ -77,14 +77,14 @@ def page_words(events: list[dict[str, Any]], agents: list[dict[str, Any]]) -> li
 @pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("node") is None, reason="no node on PATH")
 def test_the_page_says_what_explain_says() -> None:
-    """Of what both know: `explain` adds how long somebody waited."""
+    """For the fields that both have; `explain` also prints durations."""
     for name in ("takeover", "boot_error", "gave_up", "normal"):
         record = json.loads((FLIGHTS / f"{name}.json").read_text())
         story = "\n".join(explain.story(record))
         events = [event for event in record["events"] if not event.get("toldNext")]
         for event, said in zip(events, page_words(events, record.get("agents") or []), strict=True):
             if event["state"] in {"starting", "ready", "active", "boot"}:
-                assert said.strip("."), "explain says more of it"
+                assert said.strip("."), "explain prints more of it"
             elif event["state"] == "agent_exited":
                 assert said.rstrip(".") in story.replace("…", "")
             else:

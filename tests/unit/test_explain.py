@@ -15,7 +15,7 @@ FLIGHTS = Path(__file__).parent / "flights"
 
 
 def recorded(name: str) -> dict[str, Any]:
-    """Return what `GET /api/session/{id}` of a real node has answered once."""
+    """Return a recorded answer of a real node to `GET /api/session/{id}`."""
     found: dict[str, Any] = json.loads((FLIGHTS / f"{name}.json").read_text())
     return found
 
@@ -124,7 +124,7 @@ Session session_ab91335462a251f1ce9b622f2ec49e1f, error, room room_2d4b5b7c33da2
 
 
 def of(name: str, reason: Reason | None) -> dict[str, Any]:
-    """Return the fields by which the api gives a reason."""
+    """Return the API's fields of a reason."""
     return {to_camel(field): value for field, value in why(name, reason).items() if value is not None}
 
 
@@ -157,7 +157,7 @@ def test_a_miss_and_a_replacement_before_the_call() -> None:
     assert "No agent was warm: one was started for it." in text
     assert "It got an agent after 0.250 s: prewarm_c6bafeef…" in text
     assert "The agent was lost (killed by signal 11 (SIGSEGV)), before the call began." in text
-    assert text.count("SIGSEGV") == 1, "its exit and its loss are one"
+    assert text.count("SIGSEGV") == 1, "the agent's exit and its loss are one event"
     assert "No warm agent was there to take over: one was started." in text
     assert "prewarm_6e218d58… (pid 14732 on node-1) took over after 0.500 s." in text
     assert "The room was without an agent for 1.000 s." in text
@@ -207,7 +207,7 @@ def test_one_that_still_waits(fields: dict[str, Any], line: str) -> None:
         (because("killed", signal=99).within("agent_lost"), "It ended: its agent was lost (killed by signal 99)."),
         (because("not_spawned", attempts=4), "It ended: its process was not started (not spawned (after 4 attempts))."),
         (words("own words: of an agent"), "It ended: own words: of an agent."),
-        # Of the release before, and of one to come.
+        # Reasons of the previous release, and of a future one.
         (Reason("", {}, "agent_lost: killed by signal 9"), "It ended: agent_lost: killed by signal 9."),
         (Reason("of_tomorrow", {"n": 1}, "new words"), "It ended: new words."),
         (None, "It ended: nobody said why."),
@@ -220,6 +220,6 @@ def test_ends_in_words(reason: Reason | None, told_as: str) -> None:
 
 
 def test_what_it_does_not_know_is_left_out() -> None:
-    """A session of a Redis that has lost its history, and an event of a newer node."""
+    """A session whose history is lost, and an event of a newer node."""
     assert "The call goes on." in story(recorded("takeover") | {"status": "active", "events": None, "agents": None})
     assert "unheard" not in told(with_events((0, "unheard-of")))

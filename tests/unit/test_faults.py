@@ -79,7 +79,7 @@ def test_processes_count_together(log: Path, action: str, state: str | None) -> 
         with start() as process:
             if state:
                 stat = Path(f"/proc/{process.pid}/stat")
-                poll(lambda stat=stat: f") {state} " in stat.read_text(), "it stands still")  # type: ignore[misc]
+                poll(lambda stat=stat: f") {state} " in stat.read_text(), "it is stopped")  # type: ignore[misc]
                 process.kill()
             assert process.wait() == -signal.SIGKILL
     with start() as process:

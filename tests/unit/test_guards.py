@@ -12,7 +12,7 @@ from tests.guards.table import GUARDS, Guard
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
 def test_a_guard_can_be_taken_away(guard: Guard, tmp_path: Path) -> None:
-    """Its name occurs once, and the rest still compiles; `make guards` shows that the test fails then."""
+    """Its name occurs once, and the code compiles without it; `make guards` shows that the test then fails."""
     for change in guard.changes:
         copy = tmp_path / change.file
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -39,10 +39,10 @@ def test_every_chaos_test_has_its_guard() -> None:
         for name in re.findall(r"^(?:async )?def (test_\w+)\(", path.read_text(), re.MULTILINE)
     }
     held = {guard.test.partition("[")[0] for guard in GUARDS}
-    held.add("tests/chaos/test_crash_points.py::test_every_fault_point_was_hit")  # it runs with its whole file
-    # Those of the reconciler are removed where integration/test_webhook.py misses them.
+    held.add("tests/chaos/test_crash_points.py::test_every_fault_point_was_hit")  # needs its whole file
+    # Guards of the reconciler are tested in integration/test_webhook.py.
     held |= {test for test in tests if test.startswith("tests/chaos/test_untold.py")}
-    # A simulation of the same name is quicker to fail.
+    # The simulation of the same name fails sooner.
     held |= {test.replace("tests/simulation/", "tests/chaos/") for test in held}
     assert tests - held == set()
 

@@ -1,4 +1,4 @@
-"""The agent host on its own: real forks, real execs, real deaths."""
+"""The agent host alone: real forks, execs and deaths."""
 
 import asyncio
 import itertools
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.thorough
 
 
 def shell_host(folder: Path, **settings: str) -> Host:
-    """Start a host whose agents are what their names say."""
+    """Start a host whose agents behave according to their ids."""
     run_dir = folder / new_id("h")[:10]
     run_dir.mkdir()
     (run_dir / "agent.py").write_text(
@@ -59,7 +59,7 @@ async def test_it_starts_reaps_and_tells_the_exit_code(shell: Host) -> None:
     death = await shell.death()
     assert (death.agent_id, death.pid, death.exit_code, death.signal) == ("exit_1", process.pid, 7, None)
     assert death.reason.text == "exited with code 7"
-    assert ProcessId.of(process.pid) is None, "it is reaped, not a zombie"
+    assert ProcessId.of(process.pid) is None, "the agent is reaped, not a zombie"
     assert not Path(f"/proc/{process.pid}").exists()
     await shell.client.spawn("crash_1")
     death = await shell.death()
@@ -76,7 +76,7 @@ async def test_a_death_is_told_until_it_is_acknowledged(shell: Host) -> None:
     assert [(death.agent_id, death.exit_code) for death in deaths] == [("exit_2", 7)]
     await shell.client.acknowledge("exit_2")
     assert (await shell.client.hello())[1] == []
-    assert not list((shell.run_dir / "agents").iterdir()), "nothing is left of it"
+    assert not list((shell.run_dir / "agents").iterdir()), "no process of it is left"
 
 
 async def test_the_next_host_finds_the_agents_of_a_killed_one(shell: Host) -> None:
@@ -88,14 +88,14 @@ async def test_the_next_host_finds_the_agents_of_a_killed_one(shell: Host) -> No
     }
     os.kill(first.pid, signal.SIGKILL)
     death = await shell.death()
-    assert (death.agent_id, death.exit_code) == ("one", None), "seen at once, though not its child"
+    assert (death.agent_id, death.exit_code) == ("one", None), "detected, though not its child"
     assert death.reason.code == "process_gone"
     assert await shell.client.stop("two", 5)
     assert (await shell.death()).stopped
 
 
 async def test_a_host_that_is_restarted_alone_leaves_its_agents(shell: Host) -> None:
-    """By SIGHUP, which supervisord sends it; a node that stops sends SIGTERM (see `Host.end`)."""
+    """supervisord sends SIGHUP; a node that stops sends SIGTERM (see `Host.end`)."""
     first, second = [await shell.client.spawn(name) for name in ("one", "two")]
     shell.process.send_signal(signal.SIGHUP)
     assert shell.process.wait(5) == 0
@@ -121,7 +121,7 @@ async def test_who_is_told_to_stop_and_to_leave_stops(shell: Host) -> None:
 
 
 def faulty(folder: Path, method: str, faults: str) -> Host:
-    """Start a host that meets faults, by either start method."""
+    """Start a host with faults, with either start method."""
     log = str(folder / new_id("f"))
     if method == "exec":
         return shell_host(folder, FAULT_LOG=log, FAULTS=faults)
@@ -138,7 +138,7 @@ async def test_when_memory_ends_the_kernel_takes_an_agent_before_its_host(short_
             return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
         own = score(host.process.pid)
-        poll(lambda: score(process.pid) == min(1000, own + 300), "the agent has offered itself", 5)
+        poll(lambda: score(process.pid) == min(1000, own + 300), "the agent has written its record", 5)
         assert await host.client.stop("large", 5)
         assert (await host.death()).stopped
     finally:
@@ -166,10 +166,10 @@ async def test_a_child_that_was_not_registered_is_found(short_folder: Path, meth
         await host.client.spawn("lost")
     process = await host.adopted("lost")
     if method == "exec":
-        poll(lambda: "'FAULTS', 'FAULT_LOG'" in host.log("lost"), "agents meet faults too")
+        poll(lambda: "'FAULTS', 'FAULT_LOG'" in host.log("lost"), "faults happen in agents too")
     os.kill(process.pid, signal.SIGKILL)
     death = await host.death()
-    assert (death.agent_id, death.signal) == ("lost", signal.SIGKILL), "still its child: it is reaped"
+    assert (death.agent_id, death.signal) == ("lost", signal.SIGKILL), "it is still the host's child, so it is reaped"
     assert not Path(f"/proc/{process.pid}").exists()
     await host.end()
 
@@ -189,7 +189,7 @@ async def test_who_records_itself_late_is_adopted_or_dead(shell: Host) -> None:
 
 
 async def test_the_second_process_of_an_agent_gives_up(shell: Host) -> None:
-    """Its record says which process was first; the host uses that, and reports no death of a living agent."""
+    """The record names the first process, which the host uses, so it reports no death of a living agent."""
     second = await shell.client.spawn("twin")
     with sleeper() as first:
         identity = ProcessId.of(first.pid)
@@ -246,7 +246,7 @@ async def test_who_sends_a_child_out_of_its_group_takes_it_along_all_the_same(sh
     await shell.client.spawn("runaway")
     text = poll(lambda: [each for each in shell.log("runaway").split() if each.isdigit()], "it has a child")
     child = int(text[0])
-    assert os.getsid(child) == child, "its group is its own"
+    assert os.getsid(child) == child, "it leads its own session and group"
     with sleeper() as other:
         if with_its_host:
             stop(shell.process)
@@ -290,8 +290,8 @@ async def test_who_stands_still_can_be_stopped(shell: Host, adopted: bool) -> No
     if adopted:
         await shell.restart()
     os.killpg(process.pid, signal.SIGSTOP)
-    # Of two signals that wait the kernel delivers the one with the lower number first.
-    poll(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it stands still")
+    # Of two pending signals the kernel delivers the one with the lower number first.
+    poll(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "the agent is stopped")
     assert await shell.client.stop("still_parent", 0.2)
     assert (await shell.death()).killed
     poll(lambda: not alive(int(lines[1])), "its child is gone")
@@ -303,7 +303,7 @@ async def test_what_an_agent_sees(shell: Host) -> None:
     seen = shell.log("curious")
     assert "AGENT_ID" in seen
     assert "ADMIN_TOKEN" not in seen
-    assert os.getsid(process.pid) == process.pid, "a session of its own: signals for the host do not reach it"
+    assert os.getsid(process.pid) == process.pid, "it leads a session, so signals for the host's group do not reach it"
     assert {int(fd) for fd in os.listdir(f"/proc/{process.pid}/fd")} <= {0, 1, 2}
 
 
@@ -342,9 +342,9 @@ async def test_a_flood_fills_no_disk(shell: Host) -> None:
     await shell.client.spawn("flood")
     path = shell.run_dir / "agents" / "flood.log"
     sizes = []
-    # Cut at least twice while it keeps writing: the file shrinks while the agent lives.
+    # Truncated at least twice during the agent's life, as it keeps writing.
     poll(lambda: sizes.append(on_disk(path)) or sum(b < a for a, b in itertools.pairwise(sizes)) >= 2, "cut")
-    # What it has printed last is there whenever one looks.
+    # The newest output is always in the file.
     for _ in range(50):
         before = path.stat().st_size
         with path.open("rb") as file:
@@ -395,7 +395,7 @@ async def test_a_thousand_agents_leave_nothing_behind(short_folder: Path) -> Non
     async with asyncio.timeout(60):
         await asyncio.gather(*(one(f"agent{number}") for number in range(1000)))
     watching.cancel()
-    assert psutil.Process(host.process.pid).children() == [], "not even a zombie"
+    assert psutil.Process(host.process.pid).children() == [], "there is not even a zombie"
     assert len(list(fds.iterdir())) == before
     assert await host.client.hello() == ([], [])
     assert not list((run_dir / "agents").iterdir())
@@ -410,7 +410,7 @@ async def test_its_socket_is_for_its_user_only(shell: Host) -> None:
 
 @pytest.mark.parametrize("method", ["fork", "exec"])
 async def test_fork_and_exec_keep_the_same_contract(short_folder: Path, valkey_url: str, method: str) -> None:
-    """Without a record in Redis an agent cannot report that it is ready, and ends: forked or by exec."""
+    """Without a record in Redis an agent cannot report that it is ready, and exits: forked or started by exec."""
     run_dir = short_folder / method
     run_dir.mkdir()
     settings = {"REDIS_URL": valkey_url, "LIVEKIT_URL": "ws://127.0.0.1:1", "AGENT_MODULE": "agents.echo"}

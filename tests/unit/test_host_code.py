@@ -1,4 +1,4 @@
-"""The agent's code in the host: reloaded under running agents, and never the end of the host."""
+"""The agents' code in the host: it is reloaded while agents run, and cannot end the host."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from tests.support.processes import alive, marked, on_disk, poll
 pytestmark = pytest.mark.thorough
 
 TWO = GOOD.format("two")
-#: What a broken module may do, and the error for it.
+#: Sources of broken modules, and the error of each.
 BROKEN = {
     "raises": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
     "is no Python": ("def entrypoint(:", "SyntaxError"),
@@ -26,7 +26,7 @@ BROKEN = {
     "fails to warm": (TWO + "\ndef prewarm(): raise OSError('no model')", "OSError: no model"),
     "exits": ("raise SystemExit(0)", "SystemExit"),
 }
-#: What takes the interpreter along.
+#: Modules that end the interpreter.
 DEADLY = {
     "exits hard": ("import os; os._exit(0)", "exited with code 0"),
     "is killed": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "killed by signal 11"),
@@ -46,7 +46,7 @@ def write(host: Host, code: str) -> None:
 
 
 async def reload(host: Host) -> None:
-    """Reload, and connect to what listens then."""
+    """Reload, and connect to the new image of the host."""
     await host.client.reload()
     await host.client.closed()
     await host.client.close()
@@ -56,12 +56,12 @@ async def reload(host: Host) -> None:
 async def until(look: Callable[[], object]) -> None:
     """Wait for something while the client keeps listening."""
     async with asyncio.timeout(10):
-        while not look():  # noqa: ASYNC110 - what other processes do is no asyncio event
+        while not look():  # noqa: ASYNC110 - other processes do not set asyncio events
             await asyncio.sleep(0.01)
 
 
 async def said(host: Host, agent_id: str) -> str:
-    """Start an agent and return what it says."""
+    """Start an agent and return its output."""
     await host.client.spawn(agent_id)
     return poll(lambda: "\n" in host.log(agent_id) and host.log(agent_id).strip(), "it has spoken")  # type: ignore[no-any-return]
 
@@ -71,7 +71,7 @@ def is_forked(pid: int) -> bool:
 
 
 def trials(host: Host) -> list[int]:
-    """Return the processes that try code for this host."""
+    """Return the trial processes of this host."""
     found = []
     for pid in marked("RUN_DIR", str(host.run_dir)):
         with contextlib.suppress(OSError):  # it has ended meanwhile
@@ -97,17 +97,17 @@ async def test_new_code_for_new_agents_under_the_same_pid(host: Host) -> None:
     assert host.log("old").strip() == "one"
     os.kill(old.pid, signal.SIGTERM)
     death = await host.death()
-    assert (death.agent_id, death.signal) == ("old", signal.SIGTERM), "still a child, which only its parent can see"
+    assert (death.agent_id, death.signal) == ("old", signal.SIGTERM), "only a parent can read the signal"
     assert death.peak_memory_kib
     assert not Path(f"/proc/{old.pid}").exists()
     write(host, GOOD.format("three"))
     await reload(host)
     assert await said(host, "newest") == "three"
-    assert len(os.listdir(f"/proc/{host.process.pid}/fd")) < 16, "nothing is left open by the images before"
+    assert len(os.listdir(f"/proc/{host.process.pid}/fd")) < 16, "earlier images have left no open files"
 
 
 async def test_who_dies_while_the_host_changes_is_reaped_by_the_next(short_folder: Path) -> None:
-    # It dies as soon as no host listens: between two images of the host.
+    # It exits while no host listens: between two images of the host.
     code = GOOD.format("one") + "    while pathlib.Path('host.sock').exists(): time.sleep(0.001)\n    os._exit(5)\n"
     host = await code_host(short_folder, code).connect()
     process = await host.client.spawn("dying")
@@ -170,7 +170,7 @@ async def test_the_host_serves_while_it_tries_and_a_second_reload_joins(host: Ho
     assert await said(host, "meanwhile") == "one"
     assert not first.done()
     await asyncio.gather(first, second)
-    assert started.read_text() == "x", "one trial; the host itself loads it next"
+    assert started.read_text() == "x", "one trial, then the host itself loads it"
     await host.client.closed()
     await host.client.close()
     await host.connect()
@@ -178,7 +178,7 @@ async def test_the_host_serves_while_it_tries_and_a_second_reload_joins(host: Ho
 
 
 def impatient_host(folder: Path) -> Host:
-    """Start a host whose trials have one second."""
+    """Start a host with a limit of one second for trials."""
     host = code_host(folder)
     host.process.kill()
     host.process.wait()
@@ -258,7 +258,7 @@ async def test_where_nothing_is_preloaded_there_is_nothing_to_try(short_folder: 
     await host.end()
 
 
-# A module that cannot be loaded when the host starts
+# Modules that cannot be loaded at the host's start
 
 
 @pytest.mark.parametrize("how", BROKEN)
@@ -316,7 +316,7 @@ def test_deaths_are_counted_for_one_module_and_one_supervisor(tmp_path: Path, mo
     def die(module: str) -> None:
         attempt = PreloadCrashes(tmp_path, module).counted()
         attempt.__enter__()
-        kept.append(attempt)  # never left: the host is dead
+        kept.append(attempt)  # this block never ends normally: the host is dead
 
     die("a")
     assert not PreloadCrashes(tmp_path, "a").too_many
@@ -337,16 +337,16 @@ def test_deaths_are_counted_for_one_module_and_one_supervisor(tmp_path: Path, mo
 
 
 async def test_a_module_that_hangs_while_it_is_loaded_does_not_hang_the_host_for_ever(short_folder: Path) -> None:
-    """It dies of it, says where, and the third start leaves the module to the agents."""
+    """The host dies, logs where, and at its third start does not load the module itself."""
     hangs = TWO + "\ndef prewarm():\n    signal.pause()\n"
-    # The parent is the one under which deaths are counted: here this test.
+    # Deaths are counted per parent process, which is this test.
     host = code_host(short_folder, hangs, PRELOAD_SECONDS="0.5")
     for _ in range(2):
         assert await asyncio.to_thread(host.process.wait, 20) == -signal.SIGALRM
         host.process = host.start()
     await host.connect()
     said = host.said()
-    assert said.count("in prewarm") == 2, "where it hangs is in its log"
+    assert said.count("in prewarm") == 2, "its log has the place where it hangs"
     assert "it has killed the agent host more than once" in said
     process = await host.client.spawn("by_exec")
     assert not is_forked(process.pid)

@@ -1,4 +1,4 @@
-"""Moments in the agent host that no test can meet from outside: between two lines, or when the machine refuses."""
+"""Situations in the agent host that tests cannot cause from outside: between two lines, or on system errors."""
 
 import os
 import selectors
@@ -38,7 +38,7 @@ def folder(settings: NodeSettings) -> AgentFolder:
 
 @pytest.fixture
 def own_signals() -> Iterator[None]:
-    """What a host changes in its process when it catches signals is put back."""
+    """Restore the signal handling that a host changes in its process."""
     handlers = {number: signal.getsignal(number) for number in _CAUGHT}
     mask, wakeup = signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.set_wakeup_fd(-1)
     yield
@@ -129,7 +129,7 @@ def test_a_claim_stands_against_its_own_repetition_only(folder: AgentFolder) -> 
 
 
 def test_a_flood_is_watched_more_closely(settings: NodeSettings, folder: AgentFolder) -> None:
-    """At four looks a second a fast disk would take a hundred megabytes between two of them."""
+    """With four checks a second a fast disk would take a hundred megabytes between two checks."""
     limit = 65_536
     with selectors.DefaultSelector() as selector:
         children = Children(folder, selector, lambda _: None, {})
@@ -149,7 +149,7 @@ def test_a_flood_is_watched_more_closely(settings: NodeSettings, folder: AgentFo
 def test_a_host_without_agents_sleeps_from_scan_to_scan(
     settings: NodeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its real loop and its real signals, on a clock that only its sleep moves."""
+    """The host's real loop and signals, with a clock that only its sleep advances."""
     host, now = AgentHost(settings), [1000.0]
     clock = SimpleNamespace(monotonic=lambda: now[0])
     monkeypatch.setattr("orchestrator.host.host.time", clock)
@@ -161,7 +161,7 @@ def test_a_host_without_agents_sleeps_from_scan_to_scan(
     def select(timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         slept.append(timeout)
         first = len(slept) == 1
-        if first:  # an agent lives, and its end wakes the host
+        if first:  # while an agent is alive, its exit wakes the host
             pid = os.posix_spawn("/bin/true", ["true"], {})
             host._children.living[agent_id] = Child(process_of(agent_id, pid), own=True)
         ready = wait(10 if first else 0)

@@ -1,4 +1,4 @@
-"""Hosted models: what is imported for them, LiveKit's real plugins against the stand-ins, and how they fail."""
+"""Hosted models: their imports, and LiveKit's real plugins with the stand-ins, with and without failures."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from tests.support.hosted import Hosted, Part, hosted
 from tests.support.hosted_failures import CANARY, Failure
 from tests.support.node import REPOSITORY
 
-#: What was reset, the providers' own clients leave to the garbage collector.
+#: The providers' clients leave connections that were reset to the garbage collector.
 pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
 
 VENDORS = ("openai", "anthropic", "deepgram", "cartesia")
@@ -62,7 +62,7 @@ def load(**environment: str) -> "subprocess.CompletedProcess[str]":
             "DEEPGRAM ANTHROPIC CARTESIA",
             ["livekit.plugins.deepgram.stt", "livekit.plugins.anthropic.llm", "livekit.plugins.cartesia.tts"],
         ),
-        # The rules are the model: they need no speech.
+        # The rule-based model needs no speech packages.
         ("DEEPGRAM", ["livekit.plugins.deepgram.stt", "agents.offline.rules", "livekit.plugins.deepgram.tts"]),
     ],
 )
@@ -88,7 +88,7 @@ def test_what_is_missing_is_named_with_the_key_that_replaces_it(keys: str, missi
     assert ("to speak" in error) is (keys == "ANTHROPIC")
 
 
-# LiveKit's plugins against the stand-ins
+# LiveKit's plugins with the stand-ins
 
 
 def of(group: tuple[providers.Provider, ...], plugin: str) -> providers.Provider:
@@ -96,7 +96,7 @@ def of(group: tuple[providers.Provider, ...], plugin: str) -> providers.Provider
 
 
 async def spoken(begin: Callable[..., Any], **options: Any) -> list[rtc.AudioFrame]:
-    """Have a voice speak a text, at once or as a stream."""
+    """Synthesise a text with a voice, whole or as a stream."""
     streams = begin.__name__ == "stream"
     speaking = begin(**options) if streams else begin("What time is it?", **options)
     if streams:
@@ -156,7 +156,7 @@ async def test_they_think(plugin: str) -> None:
     await model._client.close()
 
 
-#: What a failure is called, and whether another agent would not fare better.
+#: The text of a failure, and whether another agent would fail too.
 KINDS: dict[Failure, tuple[str, bool]] = {
     "401": ("refuses the key (401)", True),
     "402": ("is out of credit (402)", True),
@@ -188,7 +188,7 @@ async def test_an_answer_that_is_no_protocol_is_named_so(models: Hosted) -> None
 
 
 async def _failure(models: Hosted, model: "llm.LLM[object]", part: Part, how: Failure) -> tuple[str, bool]:
-    """Have one answer fail; returns the agent's reading of the last error of its plugin."""
+    """Make one answer fail; returns the agent's classification of its plugin's last error."""
     told: list[tuple[str, bool]] = []
     model.on("error", lambda event: told.append(pipeline.describe(event.error)))
     models.fail(part, how)
@@ -202,7 +202,7 @@ async def _failure(models: Hosted, model: "llm.LLM[object]", part: Part, how: Fa
 @pytest.mark.parametrize("plugin", ["openai", "deepgram", "cartesia"])
 async def test_a_voices_failure_is_told_and_named(models: Hosted, plugin: str, how: Failure) -> None:
     if (plugin, how) == ("openai", "hang"):
-        pytest.skip("its plugin waits 30 s, whatever it is told: the agent's own watch is for that")
+        pytest.skip("its plugin always waits 30 s; the agent's own timeout covers that")
     told: list[tuple[str, bool]] = []
     models.fail("tts", how)
     async with utils.http_context.open():

@@ -1,4 +1,4 @@
-"""What is said when the platform kills sooner than a drain ends."""
+"""The warning when the platform kills a node before the end of its drain."""
 
 import configparser
 import re

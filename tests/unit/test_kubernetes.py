@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes: what the API server would refuse, and what it could not know."""
+"""The manifests for Kubernetes: errors that the API server would refuse, and errors that it cannot detect."""
 
 import re
 from pathlib import Path
@@ -15,10 +15,10 @@ from tests.unit.test_settings import PROVIDERS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = REPOSITORY / "deploy/kubernetes"
-#: The oldest with what the manifests use, and the newest that the validator knows.
+#: The oldest version with the features of the manifests, and the newest that the validator supports.
 VERSIONS = ("1.30", kubernetes_validate.latest_version())
 KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
-#: Of the pods alone.
+#: Settings that only the pods have.
 OWN = {"VALKEY_PASSWORD"}
 
 
@@ -127,7 +127,7 @@ def test_whatever_selects_pods_finds_them() -> None:
     ] * 4
     store = RESOURCES["StatefulSet", "valkey"]["spec"]
     assert RESOURCES["Service", "valkey"]["spec"]["selector"] == store["template"]["metadata"]["labels"]
-    assert budget["maxUnavailable"] < AUTOSCALER["minReplicas"], "one may go while another serves"
+    assert budget["maxUnavailable"] < AUTOSCALER["minReplicas"], "one pod may stop while another serves"
 
 
 def test_a_model_may_take_as_long_to_load_as_on_any_node(node: Settings) -> None:

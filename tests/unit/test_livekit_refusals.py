@@ -1,4 +1,4 @@
-"""LiveKit's refusals: what is passing and what is not, its own words, and no token in them."""
+"""LiveKit's refusals: which are temporary, and that they contain LiveKit's own text and no token."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ from tests.support.processes import free_ports
 from tests.support.tls import certificates, tls_before
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJkZXZrZXkifQ.sAMmO-_4"
-#: What LiveKit 1.13 and its SDK say, by what was wrong.
+#: The errors of LiveKit 1.13 and its SDK, by cause.
 NO_ROOM = "engine: signal failure: client error: 404 Not Found - requested room does not exist"
 SIGNATURE = (
     f"engine: signal failure: client error: 401 Unauthorized - invalid token: {TOKEN}, "
@@ -83,7 +83,7 @@ Answer = Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
 
 @asynccontextmanager
 async def answering(status: int, body: str, ahead: float = 0) -> AsyncIterator[str]:
-    """A LiveKit that answers everything so; our clock is `ahead` of its. Yields its address."""
+    """A LiveKit with the same answer to all requests; our clock is `ahead` of its. Yields its address."""
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=status, text=body, headers={"Date": formatdate(time.time() - ahead, usegmt=True)})
@@ -130,7 +130,7 @@ async def test_the_operator_reads_livekits_own_words(
 
 
 async def asked(rooms: Rooms) -> None:
-    """Ask all that is asked of a room service: each says that LiveKit is away, and nobody takes that for an answer."""
+    """Send all requests to a room service: each reports that LiveKit is down, and none returns a result."""
     for ask in (rooms.delete("r"), rooms.leave("r"), rooms.existing(["r"]), rooms.present("r"), rooms.create("r")):
         with pytest.raises(LiveKitUnavailable):
             await ask
@@ -147,7 +147,7 @@ async def test_what_is_no_answer_of_livekits_is_none(status: int, body: str) -> 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 async def test_a_livekit_that_is_away_or_speaks_no_tls_is_one_that_does_not_answer(scheme: str) -> None:
     async with answering(200, "{}") as url:
-        address = url.replace("ws:", "wss:")  # it speaks no TLS
+        address = url.replace("ws:", "wss:")  # the server has no TLS
         if scheme == "ws":
             address = f"ws://127.0.0.1:{free_ports()}"
         async with Rooms(address, "key", "s" * 40) as rooms:
@@ -164,7 +164,7 @@ async def test_a_livekit_that_cannot_be_named_is_one_that_does_not_answer(name: 
 
 @pytest.fixture
 def untrusted(tmp_path: Path) -> Iterator[int]:
-    """The port of a server whose certificate nobody trusts."""
+    """The port of a server with an untrusted certificate."""
     _, certificate, key = certificates(tmp_path)
     with tls_before(free_ports(), certificate, key) as port:
         yield port
@@ -191,7 +191,7 @@ async def test_a_refused_registration_says_why(status: int, body: str, ahead: fl
         door = WorkerConnection(url, "key", "s" * 40, "voice-agent", handler=None)  # type: ignore[arg-type]
         running = asyncio.create_task(door.run())
         async with asyncio.timeout(10):
-            while not door.registration.error:  # noqa: ASYNC110 - the door tells nobody
+            while not door.registration.error:  # noqa: ASYNC110 - the worker has no event for it
                 await asyncio.sleep(0.01)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

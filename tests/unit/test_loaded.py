@@ -1,4 +1,4 @@
-"""What a module made while it was loaded is still its own in a forked agent."""
+"""Objects that a module created while it was loaded still work in a forked agent."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The log shipper's bounds, on a store that only remembers: floods, endless lines, rubbish, and a lost Redis."""
+"""The log shipper's limits, with a store in memory: floods, endless lines, binary data, and a lost Redis."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from orchestrator.worker.log_shipper import LINES_PER_SECOND, LogShipper
 
 
 class Memory:
-    """As much of a store as a shipper needs."""
+    """The methods of a store that a shipper needs."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -24,7 +24,7 @@ class Memory:
         self.closed: dict[str, int] = {}
 
     async def append_logs(self, _agent: str, lines: Sequence[str], _keep: int, offset: int | None = None) -> None:
-        # A round trip: whoever else ships has its turn now.
+        # A round trip, during which other tasks run.
         await asyncio.sleep(0)
         if self.gone:
             raise StoreUnavailable
@@ -40,7 +40,7 @@ class Memory:
 
 
 class Ship(SystemClock):
-    """A shipper of the file of one agent, and its clock, which moves by `turn` only."""
+    """A shipper of one agent's file, and its clock, which only `turn` advances."""
 
     def __init__(self, folder: Path) -> None:
         self.now = 0.0
@@ -57,7 +57,7 @@ class Ship(SystemClock):
             file.write(data)
 
     async def turn(self, seconds: float = 0.0) -> list[str]:
-        """Return what is shipped in the next turn."""
+        """Return the lines that are shipped in the next turn."""
         self.now += seconds
         before = len(self.store.lines)
         await self.shipper.ship_all()
@@ -130,7 +130,7 @@ async def test_an_endless_line_is_cut_and_its_rest_skipped(ship: Ship, pieces: i
         await ship.turn(0.25)
     lines = [line for line in ship.store.lines if not line.startswith("[at least")]
     if pieces == 400:
-        assert lines == ["before", "x" * LINE, "after"], "small enough pieces: all of it is seen"
+        assert lines == ["before", "x" * LINE, "after"], "the pieces are small enough for nothing to be skipped"
     assert lines[-1] == "after"
     assert lines.count("x" * LINE) <= 1
     assert len(lines) <= 3
@@ -177,7 +177,7 @@ async def test_a_death_in_the_middle_of_a_turn_ships_nothing_twice(ship: Ship) -
     await asyncio.gather(ship.shipper.ship_all(), ship.shipper.finish("a", "[end]"), ship.shipper.ship_all())
     assert ship.store.lines == ["one", "two", "[end]"]
     ship.write(b"late\n")
-    assert await ship.turn() == [], "it is followed no more"
+    assert await ship.turn() == [], "the file is not followed any more"
 
 
 async def test_nothing_follows_the_closing_line(ship: Ship) -> None:
@@ -186,7 +186,7 @@ async def test_nothing_follows_the_closing_line(ship: Ship) -> None:
     async def append(agent: str, lines: Sequence[str], keep: int, offset: int | None = None) -> None:
         await original(agent, lines, keep, offset)
         if "[end]" in lines:
-            ship.write(b"late\n")  # by a grandchild that is not dead yet
+            ship.write(b"late\n")  # by a grandchild that is still alive
 
     ship.store.append_logs = append  # type: ignore[method-assign]
     await asyncio.gather(ship.shipper.finish("a", "[end]"), ship.shipper.ship_all())

@@ -1,4 +1,4 @@
-"""Programs' logs on standard output: whole lines, and never at the cost of supervisord's own work."""
+"""Programs' logs on standard output: whole lines, without blocking supervisord."""
 
 import os
 from types import SimpleNamespace
@@ -38,7 +38,7 @@ def test_json_lines_are_as_they_were(pipe: tuple[int, int]) -> None:
 def test_it_drops_what_nobody_takes_instead_of_waiting(pipe: tuple[int, int]) -> None:
     stream = LogStream(pipe[1], named=True)
     for _ in range(1000):
-        stream.take(event("api", b"x" * 999 + b"\n"))  # ten times what a pipe holds
+        stream.take(event("api", b"x" * 999 + b"\n"))  # ten times the capacity of a pipe
     taken = os.read(pipe[0], 1 << 20)
     assert 30 < taken.count(b"\n") < 1000
     stream.take(event("api", b"again\n"))

@@ -1,4 +1,4 @@
-"""The log: nobody forges a line of it, and what belongs to a request stands on each of its lines."""
+"""The log: lines cannot be forged, and each line of a request has the request's fields."""
 
 import asyncio
 import json
@@ -68,7 +68,7 @@ def test_facts_of_a_request_stand_on_its_lines_and_on_no_other() -> None:
         logs.begin(request_id=f"r{number}")
         await asyncio.sleep(0)
         logs.note(session_id=f"s{number}")
-        # What it leaves behind belongs to it too.
+        # Tasks that outlive the request have its fields too.
         return await asyncio.create_task(line())
 
     async def line() -> str:
@@ -109,7 +109,7 @@ def test_uvicorn_logs_like_the_others(style: str, capsys: pytest.CaptureFixture[
 
 FORMATTERS = [TextFormatter, JsonFormatter, PlainFormatter]
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl"
-#: What a process has in its environment.
+#: The environment of a process.
 ENVIRONMENT = {
     "DEEPGRAM_API_KEY": "key-of-a-provider", "API_KEYS": "first-of-two, second-of-two", "ADMIN_TOKEN": "12345678",
     "LIVEKIT_KEYS": "devkey: secret-of-livekit", "MODEL_TOKEN": "yes", "MONKEY": "banana-split",
@@ -137,7 +137,7 @@ def test_no_secret_in_a_message_a_fact_or_a_traceback_however_deep(
         text = " ".join(map(str, json.loads(line).values())) if kind is JsonFormatter else line
         shortest = len(secret) if kind is PlainFormatter else 12
         assert not [at for at in range(len(secret) - shortest + 1) if secret[at : at + shortest] in text], text
-        assert kind is PlainFormatter or "12345678" in text, "a number is no secret"
+        assert kind is PlainFormatter or "12345678" in text, "a number is not a secret"
 
 
 @pytest.mark.parametrize("kind", FORMATTERS)

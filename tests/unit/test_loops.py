@@ -1,4 +1,4 @@
-"""What runs for as long as its program does goes on after a failure that nobody has thought of."""
+"""Services that run as long as their program continue after an unexpected exception."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ from orchestrator.worker.task_queue import TaskQueue
 
 
 class Broken:
-    """Fails at everything that it is asked for, in a way of its own, and counts."""
+    """Raises an unexpected exception at every call, and counts the calls."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -52,7 +52,7 @@ async def goes_on(loop: Any, broken: Broken) -> None:
     running = asyncio.create_task(loop)
     try:
         async with asyncio.timeout(10):
-            while broken.asked < 3:  # noqa: ASYNC110 - it is counted elsewhere
+            while broken.asked < 3:  # noqa: ASYNC110 - the counter has no event
                 await asyncio.sleep(0.01)
         assert not running.done()
     finally:
@@ -82,7 +82,7 @@ class Hasty(SystemClock):
 
 
 def the_nodes_loops(broken: Any, folder: Path) -> dict[str, LoopService]:
-    """What a node runs until it stops, with `broken` for the store and the agent host."""
+    """The services of a node, with `broken` as the store and the agent host."""
     settings, clock = Settings(node_id="n1", run_dir=folder), Hasty()
     link, background = HostLink(clock), Background()
     nothing = TaskQueue(lambda *_: None, lambda: None, lambda _: None, lambda *_: None)

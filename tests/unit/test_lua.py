@@ -1,4 +1,4 @@
-"""The Lua scripts are made of small parts: each says what it includes, and holds no more than one idea."""
+"""The Lua scripts consist of small parts: each names its includes and has a single topic."""
 
 import re
 from functools import cache
@@ -22,7 +22,7 @@ MAX_LINES = 120
 
 
 def words(text: str) -> set[str]:
-    """Return the names that code uses: not those in comments and strings, nor fields of tables."""
+    """Return the names that code uses, without comments, strings and fields of tables."""
     code = re.sub(r"'(?:\\.|[^'\\])*'", "''", without_comments(text))
     return set(re.findall(r"(?<![.\w:])[A-Za-z_]\w*", code))
 
@@ -49,21 +49,21 @@ def name_of(path: Path) -> str:
 def test_a_file_includes_what_it_uses_and_nothing_else(path: Path) -> None:
     text = path.read_text()
     if path.stem == "prefix" and path in LIBRARY:
-        assert not includes(text), "it stands in front of everything"
+        assert not includes(text), "every script includes it"
         return
     used = words(text) - defined(text)
     late = {name for name in used if name in deferred(text)}
     assert includes(text) == sorted({owners()[name] for name in used - late if name in owners()})
     assert deferred(text) == sorted(late)
     if path in LIBRARY:
-        assert not late, "scripts alone know what they rarely call"
+        assert not late, "rarely used parts are included only by scripts"
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)
 def test_a_library_file_is_short(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert len(lines) <= MAX_LINES
-    assert lines[0].startswith("-- "), "its first line says what it is about"
+    assert lines[0].startswith("-- "), "its first line must name its topic"
 
 
 def test_each_name_is_defined_once() -> None:
@@ -82,7 +82,7 @@ def test_a_script_hides_no_name_of_its_parts() -> None:
 
 
 def test_no_script_uses_a_name_that_is_not_defined() -> None:
-    """Redis finds that out only when the line runs."""
+    """Redis would detect that only when the line runs."""
     language = set(
         "and break do else elseif end false for function if in local nil not or repeat return then true until while "
         "cjson error ipairs math next pairs redis string table tonumber tostring type unpack KEYS ARGV".split()
@@ -114,7 +114,7 @@ def test_a_script_says_what_it_takes_and_returns(path: Path) -> None:
 
 
 def test_a_script_is_named_as_the_method_that_calls_it() -> None:
-    """What an agent reports of itself is a method of AgentLink, and its script has `agent_` in front."""
+    """Reports of agents are methods of AgentLink, and their scripts' names begin with `agent_`."""
     methods = set(dir(Store)) | {f"agent_{name}" for name in dir(AgentLink)}
     assert [path.stem for path in SCRIPTS if path.stem not in methods] == []
     calls = re.compile(r"^    (?:async )?def (\w+)\(|_scripts\.call\(\s*\"(\w+)\"", re.MULTILINE)
@@ -128,7 +128,7 @@ def test_a_script_is_named_as_the_method_that_calls_it() -> None:
 
 
 def test_python_never_writes_deadlines() -> None:
-    """Only scripts do: they know whether time counts now, and what else must be true."""
+    """Only scripts change deadlines, because they check whether time counts and what else must be true."""
     sources = {path: path.read_text() for path in (LUA.parent.parent).rglob("*.py")}
     written = re.compile(
         r"\b(z(?:add|incrby|rem\w*|pop\w*)|delete|unlink|rename|set)\([^)]*(?:DEADLINES|[\"']deadlines[\"'])"
@@ -150,7 +150,7 @@ def test_no_line_repeats_a_default_of_the_settings() -> None:
 
 
 def test_no_constant_is_written_in_lua_and_again_in_python() -> None:
-    """What both need is in store/constants.py, and scripts include it from there."""
+    """Shared constants are in store/constants.py, and scripts include them from there."""
     python = {
         name
         for path in (LUA.parents[1]).rglob("*.py")

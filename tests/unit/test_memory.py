@@ -1,4 +1,4 @@
-"""Memory that is left: the smallest of what the machine has and what any cgroup around this process allows."""
+"""Free memory: the minimum of the machine's and that of each cgroup around this process."""
 
 from pathlib import Path
 from types import SimpleNamespace

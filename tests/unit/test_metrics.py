@@ -1,4 +1,4 @@
-"""The documents that repeat what the code says."""
+"""Documents that must match the code's metrics."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def test_the_dashboard_can_be_imported() -> None:
         assert panel["targets"], panel["title"]
         for target in panel["targets"]:
             assert target["datasource"]["uid"] == "${datasource}"
-            # Each api process tells the same: what is summed over them would be counted twice.
+            # Each API process exports the same values, so a sum over processes would count them twice.
             assert not re.match(r"sum", target["expr"]), target["expr"]
 
 

@@ -1,4 +1,4 @@
-"""Folders with characters that mean something to somebody: supervisord, shells, YAML, printf, URLs."""
+"""Folders with characters that are special to supervisord, shells, YAML, printf or URLs."""
 
 import contextlib
 import json

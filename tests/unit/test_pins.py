@@ -1,4 +1,4 @@
-"""What is pinned: everything, exactly, with hashes where it goes into the image; and what is behind is found."""
+"""All dependencies are pinned exactly, with hashes for the image; and outdated pins are found."""
 
 import json
 import re
@@ -14,14 +14,14 @@ from tests.support import pins
 from tests.support.pins import HASHED, REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-#: What the image's Python decides markers by: its own version, whatever runs the tests.
+#: Markers are evaluated for the image's Python version, whatever version runs the tests.
 IMAGE = {"python_version": "3.11", "python_full_version": "3.11.18", "sys_platform": "linux", "extra": ""}
-#: The extras that the Dockerfile wants, by the value of OFFLINE_VOICE; setuptools builds the project.
+#: The extras that the Dockerfile installs, by the value of OFFLINE_VOICE; setuptools builds the project.
 EXTRAS = {"true": ("offline", "providers", "flower"), "false": ("providers", "flower")}
 
 
 def wanted(*extras: str) -> set[str]:
-    """Return the names of what the project asks for by itself and with extras."""
+    """Return the names of the project's direct dependencies, with those of extras."""
     lines = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
     found: set[str] = set()
     for requirement in map(Requirement, lines):
@@ -64,7 +64,7 @@ def test_the_image_installs_nothing_without_a_hash() -> None:
     assert "--no-deps --no-build-isolation -e ." in own
     for offline, path in HASHED.items():
         assert f"{offline}) wanted={path.stem} ;;" in text
-    assert "npm ci" in text, "what the lock file pins"
+    assert "npm ci" in text, "the versions in the lock file"
 
 
 def test_each_npm_package_has_its_hash() -> None:
@@ -96,7 +96,7 @@ def test_make_lock_writes_them_all() -> None:
 
 def test_each_image_has_an_exact_version() -> None:
     for file, found in pins.images().items():
-        assert found, f"{file} names no image any more: correct tests/support/pins.py"
+        assert found, f"{file} names no image: correct tests/support/pins.py"
         for image in found:
             assert re.fullmatch(r"v?\d+\.\d+\.\d+(-[a-z0-9.-]+)?", pins.tag(image)), f"{file}: {image}"
 
@@ -120,11 +120,11 @@ def test_the_documentation_names_these_versions() -> None:
     assert f"else builds {outdated.livekit_server.VERSION}:" in " ".join(text.split())
 
 
-# What is behind
+# Outdated pins
 
 
 def asked(answers: dict[str, str]) -> outdated.Run:
-    """Return a stand-in for the programs that know newer versions, by a part of their commands."""
+    """Return a fake of the programs that list newer versions, by a part of their commands."""
 
     def run(command: list[str], folder: Path) -> str | None:
         return next((answer for part, answer in answers.items() if part in " ".join(command)), None)

@@ -1,4 +1,4 @@
-"""When the voice agent says sorry, when it hands a call over and when it ends one."""
+"""When the voice agent apologises, hands a call over, or ends it."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from agents import last_words, pipeline
 
 
 class Session:
-    """An agent session that only notes what it is to say."""
+    """An agent session that only records what it should say."""
 
     def __init__(self) -> None:
         self.listeners: dict[str, list[Callable[[Any], None]]] = defaultdict(list)
@@ -38,13 +38,13 @@ class Session:
 
 
 async def settled() -> None:
-    """Let everything happen that needs no time: timers of no seconds, and what they begin."""
+    """Run everything that is due now: timers of zero seconds, and the tasks that they start."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
 class Call:
-    """A watched session, and what becomes of it."""
+    """A watched session, and its outcome."""
 
     def __init__(self, takeovers: int = 0) -> None:
         self.session, self.left = Session(), asyncio.get_running_loop().create_future()
@@ -60,7 +60,7 @@ class Call:
         await settled()
 
     async def reply(self, *items: Any) -> None:
-        """Have a turn be answered by these items."""
+        """Answer a turn with these items."""
         ends: list[Callable[[Any], None]] = []
         speech = SimpleNamespace(chat_items=items, interrupted=False, done=lambda: True, add_done_callback=ends.append)
         self.session.emit("speech_created", source="generate_reply", speech_handle=speech)
@@ -72,7 +72,7 @@ class Call:
 
 @pytest.fixture(autouse=True)
 def last(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is said last, without a room."""
+    """The last words of a call, recorded without a room."""
     said: list[str] = []
 
     async def say(_room: Any, text: str, _voice: Any) -> None:
@@ -137,7 +137,7 @@ async def test_a_refusal_ends_the_call_at_once(kind: str, last: list[str]) -> No
 
 
 async def test_a_hearing_that_has_stopped_is_left_at_once() -> None:
-    """LiveKit opens its stream again after an error of the API, and after no other."""
+    """LiveKit reopens its stream only after an error of the API."""
     call = Call()
     await call.error(RuntimeError("the recogniser"), "stt_error")
     assert call.left.result() == ("lost", "pipeline_failed: hearing failed with RuntimeError")
@@ -187,7 +187,7 @@ async def test_nothing_becomes_of_what_the_user_says(monkeypatch: pytest.MonkeyP
 
 
 async def test_what_is_never_heard_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not every plugin bounds its waiting."""
+    """Not every plugin has a timeout."""
     monkeypatch.setattr(pipeline, "AUDIBLE_SECONDS", 0.0)
     call, interrupted = Call(takeovers=1), 0
 

@@ -1,4 +1,4 @@
-"""Who counts as the user, and from when: by the table, for the agent, and for the orchestrator."""
+"""Which participant counts as the user, and from when: in the table, the agent and the orchestrator."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +42,7 @@ def test_both_of_livekits_numberings_know_every_kind() -> None:
 
 
 class Who(rtc.RemoteParticipant):
-    """Somebody in a room, without LiveKit."""
+    """A participant of a room, without LiveKit."""
 
     def __init__(self, kind: str, **attributes: str) -> None:
         self.its_kind, self.its_attributes = kind, {f"sip.{name}": value for name, value in attributes.items()}
@@ -65,7 +65,7 @@ class Who(rtc.RemoteParticipant):
 
 
 class Room:
-    """A room whose events are the test's."""
+    """A room whose events the test emits."""
 
     def __init__(self) -> None:
         self.remote_participants: dict[str, Who] = {}
@@ -96,7 +96,7 @@ def context_of(room: Room) -> AgentContext:
 
 
 def told(context: AgentContext) -> tuple[bool, bool]:
-    """Whether presence has changed since the last look, and what it is."""
+    """Return whether presence has changed since the last call, and its value."""
     changed = context.presence_changed.is_set()
     context.presence_changed.clear()
     return changed, context.user_present.is_set()
@@ -107,7 +107,7 @@ async def test_an_agent_waits_until_the_phone_is_answered() -> None:
     context = context_of(room)
     room.comes(Who("SIP", callStatus="dialing"))
     room.says("ringing")
-    assert told(context) == (False, False), "it rings: neither there nor gone"
+    assert told(context) == (False, False), "the phone is ringing: the user is neither present nor gone"
     assert context.user is None
     room.says("active")
     assert told(context) == (True, True)
@@ -115,7 +115,7 @@ async def test_an_agent_waits_until_the_phone_is_answered() -> None:
     room.says("hangup")
     assert told(context) == (True, False)
     room.goes(rtc.DisconnectReason.CLIENT_INITIATED)
-    assert told(context) == (False, False), "it was gone already"
+    assert told(context) == (False, False), "the user was gone already"
     assert not context.user_lost
 
 

@@ -1,4 +1,4 @@
-"""Whose folder a node lives in: what somebody else could have put there is refused, by name and with what to do."""
+"""The node's folder: files that other users could have created are refused, with their name and a remedy."""
 
 import json
 import os
@@ -25,7 +25,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a fil
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A folder as a node leaves it."""
+    """A folder in which a node has run."""
     folder = tmp_path / "run"
     for name in ("", *private.FOLDERS):
         (folder / name).mkdir(mode=0o700)

@@ -1,4 +1,4 @@
-"""Identity of processes: no zombie, no stranger, no one who is dying already."""
+"""Identity of processes: a zombie, another process with the pid, and a dying process do not count."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.thorough
 
 
 def test_a_killed_process_counts_as_dead_at_once() -> None:
-    """The kernel needs milliseconds to take a large process apart; no agent is handed out in that time."""
+    """The kernel takes milliseconds to end a large process; its agent is not assigned during that time."""
     code = "memory = bytearray(b'x') * 800_000_000; print(1, flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -111,7 +111,7 @@ def test_members_older_than_the_leader_are_a_strangers() -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize(("command", "code"), [("--help", 0), ("no-such-command", 2)])
 def test_the_command_line_ends_without_exit_handlers(command: str, code: int) -> None:
-    """`orchestrator call` has LiveKit's native library, which may abort in its own."""
+    """`orchestrator call` loads LiveKit's native library, whose exit handlers may abort."""
     program = "import atexit; atexit.register(print, 'handler'); from orchestrator.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program, command], capture_output=True, text=True, check=False)
     assert done.returncode == code

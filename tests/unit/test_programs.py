@@ -1,4 +1,4 @@
-"""What each program of a node may know: the table, and the environments that are made from it."""
+"""The secrets of each program of a node: the table, and the environments that are made from it."""
 
 import configparser
 import os
@@ -18,7 +18,7 @@ from orchestrator.node.preflight import CONFIGURATION
 from orchestrator.settings import CHECKED, NodeSettings, Settings
 from tests.support.api import serve
 
-#: Of nobody's business but the agents', or nobody's at all.
+#: Variables that only agents may have, or no program.
 STRANGE = {
     "OPENAI_API_KEY": "canary-openai", "OWN": "canary-own", "UNLISTED": "canary-unlisted", "RAILWAY_TOKEN": "canary-r",
     "AWS_SECRET_ACCESS_KEY": "canary-aws", "LIVEKIT_KEYS": "canary-k", "KUBERNETES_AUTH": "canary-kube",
@@ -44,7 +44,7 @@ def _sections() -> dict[str, str]:
 
 @pytest.fixture
 def everything() -> dict[str, str]:
-    """Every secret, by any case of its name, and what else may stand in an environment."""
+    """Every secret, in upper and lower case, and other variables of an environment."""
     secrets = {name: f"canary-{name}" for name in programs.SECRETS}
     in_lower_case = {name.lower(): f"canary-{name}-lower" for name in programs.SECRETS}
     return secrets | in_lower_case | STRANGE | HARMLESS | PROXY
@@ -55,7 +55,7 @@ def test_the_table_has_every_program_and_every_secret() -> None:
     secret = {name for name, field in Settings.model_fields.items() if "SecretStr" in repr(field.annotation)}
     assert {name.upper() for name in secret} < programs.SECRETS
     assert {"REDIS_URL", "LIVEKIT_API_KEY", "ADMIN_TOKEN"} < programs.SECRETS
-    assert set().union(*programs.NEEDS.values()) - programs.PROXIES == programs.SECRETS, "a secret that nobody needs"
+    assert set().union(*programs.NEEDS.values()) - programs.PROXIES == programs.SECRETS, "an unused secret"
     assert Settings.model_fields["admin_token"].annotation == SecretStr | None
 
 
@@ -72,7 +72,7 @@ def test_a_program_sees_its_own_secrets_and_no_other(program: str, everything: d
 @pytest.mark.parametrize("program", _sections())
 def test_whoever_has_a_secret_that_is_not_for_agents_is_sealed(program: str) -> None:
     sealed = " -m orchestrator.machine.sealed " in _sections()[program]
-    assert sealed == (program not in {"valkey", "livekit", "host"}), "the first two are no Python; agents are forked"
+    assert sealed == (program not in {"valkey", "livekit", "host"}), "not Python, or with forked agents"
     assert sealed or not programs.NEEDS[program] - {"REDIS_URL"}
 
 
@@ -94,7 +94,7 @@ def test_supervisords_environment_has_none_and_each_program_gets_its_own(
         monkeypatch.setenv(name, "7" if name.endswith(("SECONDS", "CONCURRENCY")) else "true")
     options = Options()
     options.realize(["-c", str(CONFIGURATION)])
-    # Twice: `supervisorctl update` reads them anew.
+    # Twice, because `supervisorctl update` reads them again.
     for _ in range(2):
         found = {each.name: each for group in options.process_group_configs for each in group.process_configs}
         assert {name: each.environment for name, each in found.items()} == {
@@ -104,7 +104,7 @@ def test_supervisords_environment_has_none_and_each_program_gets_its_own(
 
 
 def test_a_program_of_a_node_reads_no_dot_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds every secret; `up` has put into each program's environment what is for it."""
+    """The file has every secret; `up` has put each program's secrets into its environment."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("ADMIN_TOKEN=canary-of-16-and-more\nPORT=9001\n")
     assert Settings.load().admin_token
@@ -116,7 +116,7 @@ def test_a_program_of_a_node_reads_no_dot_env(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.thorough
 def test_a_command_reads_it_whoever_has_started_it(tmp_path: Path) -> None:
-    """An agent, say: what a program of a node has in its environment is not what a command may go by."""
+    """In an agent, for example: a command must not use the environment of a node's program."""
     (tmp_path / ".env").write_text("PORT=many\n")
     environment = {"PATH": os.environ["PATH"], CHECKED: "1", "PYTHONPATH": str(CONFIGURATION.parent)}
     command = [str(Path(sys.executable).parent / "orchestrator"), "status"]
@@ -127,7 +127,7 @@ def test_a_command_reads_it_whoever_has_started_it(tmp_path: Path) -> None:
 
 
 async def test_programs_without_the_keys_start_and_the_api_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What all settings must fit together in, `up` has looked at; the api still opens to nobody by mistake."""
+    """`up` has checked that all settings fit together; the API still refuses to open by mistake."""
     monkeypatch.setenv("HOST", "0.0.0.0")
     with pytest.raises(Preflight, match="set API_KEYS"):
         Settings.load()

@@ -1,4 +1,4 @@
-"""No program reads a sentence of ours back: what it must know is a code, a parameter or a field."""
+"""No program parses our sentences: it uses codes, parameters and fields."""
 
 import ast
 import re
@@ -9,12 +9,12 @@ import pytest
 
 from tests.support.documents import REPOSITORY
 
-#: Where the words of another program are read, as it gives no code: LiveKit's, Redis's, supervisord's, pydantic's.
+#: Files that parse texts of programs without codes: LiveKit, Redis, supervisord, pydantic.
 FOREIGN = {
     "orchestrator/livekit/refusals.py", "orchestrator/livekit/rooms.py", "orchestrator/store/refusals.py",
     "orchestrator/store/rights.py", "orchestrator/node/configuration.py", "orchestrator/node/supervisor.py",
     "orchestrator/config/load.py", "orchestrator/api/problems.py",
-    # What a caller says, and a directive of a script.
+    # These parse callers' speech, and a directive in a script.
     "agents/offline/reply.py", "orchestrator/store/loader.py",
 }  # fmt: skip
 _READERS = frozenset(
@@ -23,12 +23,12 @@ _READERS = frozenset(
 _PATTERNS = frozenset({"compile", "match", "fullmatch", "search", "sub", "split", "findall", "finditer"})
 
 
-#: The scheme of a header.
+#: The authentication scheme in a header.
 _NO_PROSE = frozenset({"Bearer "})
 
 
 def is_prose(text: str) -> bool:
-    """Return whether a text has a word and a space: separators have no word, and codes have no space."""
+    """Return whether a text has a word and a space, unlike separators and codes."""
     return text not in _NO_PROSE and bool(re.search(r"[a-z]{2,} | [a-z]{2,}", text))
 
 
@@ -39,7 +39,7 @@ def _texts(node: ast.expr) -> Iterator[str]:
 
 
 def read_back(source: str) -> list[str]:
-    """Return each text with a space that a Python source compares with another text, or looks for in one."""
+    """Return each text with a space that a Python source compares with another text or searches in one."""
     found: list[str] = []
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -57,7 +57,7 @@ def read_back(source: str) -> list[str]:
 
 
 def read_back_by_page(source: str) -> list[str]:
-    """Return the same of a JavaScript, TypeScript or Lua source."""
+    """Return the same for a JavaScript, TypeScript or Lua source."""
     quoted = r"[\"'`/]([^\"'`\n]+?)[\"'`/]"
     calls = (
         rf"(?:\.(?:includes|startsWith|endsWith|indexOf|match|split)|string\.(?:find|match|gmatch))\([^()\n]*?{quoted}"

@@ -1,4 +1,4 @@
-"""What one connection to the api may cost, and how many there may be: against uvicorn with our protocol."""
+"""The limits of a connection to the API, and of their number, with uvicorn and our protocol."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ async def served(connections: Connections) -> AsyncIterator[int]:
 
 
 async def answered(port: int, *sent: bytes, end: bool = False) -> tuple[int, bytes]:
-    """Send it, and return the status of the answer (0: cut off without one) and its body."""
+    """Send a request, and return the answer's status (0: closed without an answer) and body."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         async with asyncio.timeout(30):
@@ -87,7 +87,7 @@ async def test_what_is_too_large_is_refused_before_it_is_kept(sent: list[bytes],
         if status != 200 and body:
             problem = json.loads(body)
             assert (problem["success"], problem["status"]) == (False, status)
-        # And the next one is served.
+        # The next request is served.
         assert (await answered(port, GET + b"\r\n"))[0] == 200
 
 
@@ -121,7 +121,7 @@ async def test_one_address_has_so_many_connections_and_a_proxy_any_number() -> N
         async with served(connections) as port:
             held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(30)]
             async with asyncio.timeout(10):
-                while len(connections) < most:  # noqa: ASYNC110 - they tell nobody
+                while len(connections) < most:  # noqa: ASYNC110 - there is no event for it
                     await asyncio.sleep(0.01)
             assert len(connections) == most
             assert (await answered(port, GET + b"\r\n"))[0] == 200

@@ -1,4 +1,4 @@
-"""The proxy of the fault tests: a fault that does not happen would prove whatever one likes."""
+"""The proxy of the fault tests: if its faults did not happen, those tests would prove nothing."""
 
 import asyncio
 import contextlib
@@ -17,12 +17,12 @@ import pytest
 from tests.support.processes import free_ports, poll
 from tests.support.proxy import FaultProxy, _Mode
 
-#: How long silence is listened to, in seconds: an echo takes a thousandth of it.
+#: Seconds without data that count as silence: an echo takes a thousandth of that.
 SILENCE = 0.2
 
 
 class Echo(socketserver.ThreadingTCPServer):
-    """Sends back what it gets; knows who is connected and what came."""
+    """Sends received data back; records its connections and the data."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -46,7 +46,7 @@ class _Handler(socketserver.BaseRequestHandler):
 @contextlib.contextmanager
 def running_echo() -> Iterator[Echo]:
     with Echo() as server:
-        # Looks at its end every so many seconds.
+        # The argument is the interval at which it checks for its end.
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
@@ -90,7 +90,7 @@ def ask(client: socket.socket, data: bytes = b"hello") -> bytes:
 
 
 def silent(client: socket.socket) -> bool:
-    """Whether nothing comes, no end and no reset either."""
+    """Return whether nothing comes: no data, no end and no reset."""
     client.settimeout(SILENCE)
     try:
         client.recv(1)
@@ -102,7 +102,7 @@ def silent(client: socket.socket) -> bool:
 
 
 def was_reset(client: socket.socket) -> bool:
-    """Whether it ends in a reset; a plain end is none."""
+    """Return whether the connection is reset, rather than closed normally."""
     try:
         client.recv(1)
     except ConnectionResetError:
@@ -111,7 +111,7 @@ def was_reset(client: socket.socket) -> bool:
 
 
 def turned_away(proxy: FaultProxy) -> bool:
-    """Whether a newcomer is reset: while it connects, or when it reads."""
+    """Return whether a new connection is reset, while it connects or when it reads."""
     try:
         with connect(proxy) as client:
             return was_reset(client)
@@ -195,14 +195,14 @@ def test_the_end_of_a_black_hole_resets_whom_it_swallowed(echo: Echo, proxy: Fau
             proxy.pass_through()
             assert was_reset(old)
             assert was_reset(new)
-        poll(lambda: not echo.connected, "the server has noticed as well", 5)
+        poll(lambda: not echo.connected, "the server's connection is closed too", 5)
     with connect(proxy) as client:
         assert ask(client) == b"hello"
     assert echo.received == b"hellohello"
 
 
 def test_who_connects_before_a_switch_belongs_to_the_old_mode(proxy: FaultProxy) -> None:
-    """Even if the proxy has had no turn between the two."""
+    """Even if the proxy did not run between the two."""
     proxy.black_hole()
 
     async def connect_and_switch() -> socket.socket:
@@ -243,7 +243,7 @@ def test_reset_ends_everyone_until_it_is_over(echo: Echo, proxy: FaultProxy) -> 
         assert was_reset(old)
         for _ in range(3):
             assert turned_away(proxy)
-        poll(lambda: not echo.connected, "the server has noticed", 5)
+        poll(lambda: not echo.connected, "the server's connection is closed", 5)
     proxy.pass_through()
     with connect(proxy) as client:
         assert ask(client) == b"hello"
@@ -262,7 +262,7 @@ def test_latency_holds_each_way_also_for_old_connections_and_ends(proxy: FaultPr
 
 
 def test_latency_delays_and_does_not_slow_down(proxy: FaultProxy) -> None:
-    """A thousand lines on their way at once take one delay, not a thousand; and jitter changes no order."""
+    """A thousand lines in flight take one delay, not a thousand; and jitter does not change the order."""
     proxy.latency(0.1, 0.05)
     lines = [b"%5d\n" % number for number in range(1000)]
     with connect(proxy) as client:
@@ -279,7 +279,7 @@ def test_jitter_varies(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(random, "uniform", lambda low, high: drawn.pop(0) if drawn else high)
     proxy.latency(30, 30)
     with connect(proxy) as client:
-        # There, back, and there without a delay; then with the longest.
+        # Three transfers without a delay, then one with the longest.
         ask(client)
         client.sendall(b"late")
         assert silent(client)
@@ -289,12 +289,12 @@ def test_what_is_late_stays_before_what_is_not(proxy: FaultProxy) -> None:
     with connect(proxy) as client:
         proxy.latency(0.5)
         client.sendall(b"first ")
-        assert silent(client)  # It is on its way now.
+        assert silent(client)  # It is in flight now.
         proxy.latency(60)
         proxy.pass_through()
         client.sendall(b"second")
         assert read(client, 12) == b"first second"
-        # What comes now is not late: this client waits for no answer that takes so long.
+        # Later data is not delayed: this client's timeout is shorter than the delay.
         ask(client)
 
 
@@ -308,7 +308,7 @@ def test_slices_arrive_in_pieces_and_whole(echo: Echo, proxy: FaultProxy) -> Non
         while len(b"".join(pieces)) < len(sent):
             pieces.append(client.recv(65_536))
         assert b"".join(pieces) == sent
-        # On a busy machine the reader finds some of the hundred stuck together.
+        # On a busy machine the reader may get several of the hundred pieces at once.
         assert len(pieces) > 10
         proxy.slice(1, pause=60)
         client.sendall(b"xyz")
@@ -375,7 +375,7 @@ async def test_may_be_switched_from_a_running_loop(proxy: FaultProxy) -> None:
 
 
 def test_nothing_is_left_of_it() -> None:
-    """No thread, no socket, no file descriptor; and whoever is connected notices, the dead as well."""
+    """No thread, socket or file descriptor is left; and all clients are disconnected, including those held dead."""
     gc.collect()
     threads, descriptors = set(threading.enumerate()), sorted(os.listdir("/proc/self/fd"))
     with running_echo() as echo:

@@ -1,4 +1,4 @@
-"""The Railway template and `.railway/railway.py`: one project, whose variables a node takes as they are."""
+"""The Railway template and `.railway/railway.py`: the same project, with variables that a node accepts unchanged."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ from tests.unit.test_settings import PROVIDERS
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEMPLATE = json.loads((REPOSITORY / "deploy/railway/template.json").read_text())["services"]
 VARIABLES: dict[str, dict[str, Any]] = TEMPLATE["Orchestrator"]["variables"]
-#: Railway's own variables, by which its services are set up.
+#: Railway's own variables, which configure its services.
 RAILWAYS = {
     "RAILWAY_DOCKERFILE_PATH",
     "RAILWAY_HEALTHCHECK_TIMEOUT_SEC",
@@ -29,14 +29,14 @@ NUMBERS = ("healthcheckTimeout", "drainingSeconds", "overlapSeconds", "restartPo
 
 
 def compiled() -> dict[str, dict[str, Any]]:
-    """Return what `railway config plan` compares with the project, by the resources' names."""
+    """Return the resources that `railway config plan` compares with the project, by name."""
     spec = importlib.util.spec_from_file_location("railway_project", REPOSITORY / ".railway/railway.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     graph = module.main().to_graph()
-    json.dumps(graph, allow_nan=False)  # as the command line reads it
+    json.dumps(graph, allow_nan=False)  # read like Railway's command line reads it
     return {resource["name"]: resource for resource in graph["resources"]}
 
 
@@ -46,7 +46,7 @@ def graph() -> dict[str, dict[str, Any]]:
 
 
 def deployed(variables: Mapping[str, Mapping[str, Any]], **filled: str) -> dict[str, str]:
-    """Return the environment of a service that a user has deployed, who has filled in these variables."""
+    """Return the environment of a deployed service whose user has filled in these variables."""
 
     def generated(found: re.Match[str]) -> str:
         length, alphabet = re.fullmatch(r'secret\((\d+)(?:, "(.+)")?\)', found[1]).groups()  # type: ignore[union-attr]
@@ -54,7 +54,7 @@ def deployed(variables: Mapping[str, Mapping[str, Any]], **filled: str) -> dict[
 
     values = {name: str(variable["defaultValue"]) for name, variable in variables.items() if "defaultValue" in variable}
     values = {name: re.sub(r"\$\{\{(secret\(.*?\))\}\}", generated, value) for name, value in values.items()} | filled
-    assert not [name for name, value in values.items() if "${{" in value], "a reference that the test does not know"
+    assert not [name for name, value in values.items() if "${{" in value], "a reference that the test does not support"
     return values
 
 
@@ -67,7 +67,7 @@ def settings_of(environment: Mapping[str, str], tmp_path: Path, monkeypatch: pyt
 
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The settings of a node that was deployed by the template, with what its user must say."""
+    """The settings of a node that was deployed by the template, with the required variables filled in."""
     asked = {
         name: "wss://livekit.example" if name.endswith("URL") else "given"
         for name, variable in VARIABLES.items()
@@ -101,7 +101,7 @@ def test_a_service_that_was_deployed_with_one_click_starts(node: Settings, monke
     assert node.admin_token
     assert len({key, node.admin_token.get_secret_value()}) == 2
     assert node.redis_url == "redis://default:x@redis.railway.internal:6379/0"
-    # The secret that signs alerts is good as it was generated: naming an address is all that is left to do.
+    # The generated secret for alerts is valid, so only the address must be set.
     monkeypatch.setenv("ALERT_WEBHOOK_URL", "https://alerts.example")
     assert Settings.load().alert_webhook_secret
 
@@ -146,7 +146,7 @@ def test_the_project_says_how_it_is_built_and_replaced(graph: dict[str, dict[str
     assert deploy["healthcheckPath"] == "/readyz"
     assert deploy["restartPolicyType"] == "ON_FAILURE"
     assert deploy["sleepApplication"] is False
-    # A string is not a number to Railway, and the setting is not there then.
+    # Railway ignores a string where a number is expected.
     assert {name: type(deploy[name]) for name in NUMBERS} == dict.fromkeys(NUMBERS, int)
     said = {name: VARIABLES[name]["defaultValue"] for name in RAILWAYS}
     assert said == {
@@ -159,5 +159,5 @@ def test_the_project_says_how_it_is_built_and_replaced(graph: dict[str, dict[str
 
 
 def test_nobody_manages_the_services_twice() -> None:
-    """Railway refuses `.railway/railway.py` for a service that such a file manages, and new services read none."""
+    """Railway refuses `.railway/railway.py` for a service with such a file, and new services do not read one."""
     assert not [name for name in ("railway.json", "railway.toml") if (REPOSITORY / name).exists()]

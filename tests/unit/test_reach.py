@@ -1,4 +1,4 @@
-"""Whether callers reach LiveKit: what cannot work is told, and what an operator has said in so many words is not."""
+"""Whether callers can reach LiveKit: impossible configurations cause a warning, explicit ones of an operator do not."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from orchestrator.errors import Preflight
 from orchestrator.operations import reach
 from orchestrator.settings import Settings
 
-#: From another machine, as these are written.
+#: Addresses that cannot be reached from another machine.
 UNREACHABLE = (
     "ws://127.0.0.1:1", "ws://localhost:1", "wss://[::1]:1", "ws://LOCALHOST.:1", "ws://livekit:7880",
     "ws://livekit.default.svc:7880", "ws://livekit.voice.svc.cluster.local", "ws://livekit.railway.internal:1",
@@ -35,7 +35,7 @@ def test_callers_from_elsewhere_are_not_sent_to_their_own_machine(settings: dict
     assert embedded.startswith(why)
     assert "ws://127.0.0.1:7880" in embedded
     assert "Set LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET" in embedded
-    # As the programs of a node see it, and whatever else is said: sound goes by loopback alone.
+    # The settings as a node's programs get them; in any case sound uses only loopback.
     environ = {"EMBEDDED_LIVEKIT": "true"}
     assert told(environ, livekit_url="ws://127.0.0.1:7880", livekit_port=1, **settings) == [embedded]
     assert told(environ, livekit_url="ws://127.0.0.1:7880", livekit_public_url="wss://sound.example", **settings)
@@ -56,7 +56,7 @@ def test_callers_from_elsewhere_are_not_sent_to_their_own_machine(settings: dict
         EVERYWHERE | {"livekit_url": "ws://192.0.2.1:7880"},
         EVERYWHERE | {"livekit_url": "ws://[2001:db8::1]:7880"},
         EVERYWHERE | {"livekit_url": "ws://livekit:7880", "livekit_public_url": "wss://sound.example"},
-        # As Compose has it, which publishes its ports on loopback.
+        # Compose publishes its ports on loopback.
         EVERYWHERE | {"livekit_url": "ws://livekit:7880", "livekit_public_url": "ws://localhost:7880"},
         {"livekit_url": "ws://livekit:7880"},
         {"cors_origins": "https://app.example", "livekit_url": "wss://p.livekit.cloud"},
@@ -88,4 +88,4 @@ def test_what_is_no_address_of_livekit_is_refused(name: str, url: str, monkeypat
     monkeypatch.setenv(name, url)
     with pytest.raises(Preflight, match=f"^{name}") as refused:
         Settings.load()
-    assert "word@" not in refused.value.detail, "a password is shown to nobody"
+    assert "word@" not in refused.value.detail, "a password is not shown"

@@ -1,4 +1,4 @@
-"""The table of reasons: words are made of a code and its parameters, and callers read nothing of the inside."""
+"""The table of reasons: texts are made of a code and its parameters, and callers read no internal details."""
 
 import json
 import re
@@ -26,10 +26,10 @@ def test_each_row_is_whole(row: reasons.Row) -> None:
     assert row.kind in KINDS
     assert row.remedy
     assert bool(row.sentence) is (row.kind in {"failure", "boot"} or row.text.isidentifier()), "a code explains nothing"
-    assert bool(row.told_as) is not bool(row.caller), "callers are told by its own sentence, or by another code's"
+    assert bool(row.told_as) is not bool(row.caller), "callers get either its own sentence or that of another code"
     assert not row.told_as or not TABLE.reasons[row.told_as].told_as
     assert bool(row.title) is bool(row.page)
-    assert row.title or row.told_as or row.kind == "leave", "the page would have no words for it"
+    assert row.title or row.told_as or row.kind == "leave", "the page would have no text for it"
     for template in (row.text, row.sentence, row.caller, row.page):
         assert set(re.findall(r"\{(\w+)\}", template)) <= PARAMS.keys()
 
@@ -104,7 +104,7 @@ def test_a_record_is_read_as_it_was_written() -> None:
     fields = {"cause": written["text"], "causeCode": written["code"], "causeParams": json.dumps(written["params"])}
     assert Reason.recorded_as(fields, "cause") == Reason("killed", {"signal": 9}, "killed by signal 9")
     assert Reason.recorded_as({}, "cause") is None
-    # Of the release before, and one that cannot be read.
+    # A reason of the previous release, and one that cannot be parsed.
     assert Reason.recorded_as({"cause": "killed by signal 9"}, "cause") == Reason("", {}, "killed by signal 9")
     broken = fields | {"causeParams": "[1"}
     assert Reason.recorded_as(broken, "cause") == Reason("killed", {}, "killed by signal 9")

@@ -1,4 +1,4 @@
-"""REDIS_URL: read by one rule, whatever a provider writes, and told in one sentence when it cannot be."""
+"""REDIS_URL: all providers' forms are parsed by one rule, and an invalid one gets an error of one sentence."""
 
 import random
 from pathlib import Path
@@ -42,7 +42,7 @@ ANYTHING = "a@b:c/d?e#f%g&h=i+j k[l]m;n,o\\p\"q'r~ü€\n"
 def test_an_address_is_read(url: str, expected: Address) -> None:
     found = redis_url.parse(url)
     assert found == expected
-    assert redis_url.parse(found.url) == found, "what is passed on says the same"
+    assert redis_url.parse(found.url) == found, "the normalised URL has the same meaning"
 
 
 def test_a_relative_socket_is_from_where_the_node_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_user_and_password_may_be_made_of_anything() -> None:
     ],
 )
 def test_what_cannot_be_read_is_told_without_the_password(url: str, told: str) -> None:
-    with pytest.raises(ValueError) as failure:  # noqa: PT011 - its text is what is looked at
+    with pytest.raises(ValueError) as failure:  # noqa: PT011 - its text is checked
         redis_url.parse(url)
     assert told in str(failure.value)
     assert "sec" not in str(failure.value).replace("second", "")

@@ -1,4 +1,4 @@
-"""Which of Redis's errors are a wait, and which a mistake of ours: in each of the forms in which they come."""
+"""Which of Redis's errors are temporary and which are bugs of ours, in each form in which they occur."""
 
 import pytest
 from redis import exceptions
@@ -69,13 +69,13 @@ def in_transaction(reply: str) -> exceptions.RedisError:
 @pytest.mark.parametrize("reply", STATES)
 def test_the_servers_state_is_a_wait(reply: str, form: object) -> None:
     if form is in_script_of_redis_6 and reply.startswith("ERR"):
-        pytest.skip("Redis repeats the code of an error only where it has one of its own")
+        pytest.skip("Redis only repeats the code of an error that has its own")
     found = translate(form(reply))  # type: ignore[operator]
     assert isinstance(found, StoreUnavailable), found
     assert found.retry_after
     assert reply.partition(" ")[2][:20] in found.detail
     if not reply.startswith("ERR"):
-        assert reply.partition(" ")[0] in found.detail, "its own word for it"
+        assert reply.partition(" ")[0] in found.detail, "Redis's own text"
     assert "script:" not in found.detail
 
 

@@ -32,7 +32,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def node(short_folder: Path) -> Iterator[Supervised]:
-    """A node that is yet to be started."""
+    """A node that is not started yet."""
     found = Supervised(Path(tempfile.mkdtemp(dir=short_folder)))
     found.programs = {"api": GOOD, "host": f'/bin/sh -c "{_HOST}"'}
     found.more = "stopsignal=HUP\n" + _SERVER
@@ -99,7 +99,7 @@ def test_what_this_node_has_none_of_is_named(node: Supervised, run: Run) -> None
 
 def test_one_that_does_not_come_up_is_named_with_its_log(node: Supervised, run: Run) -> None:
     mark = node.folder / "second"
-    del node.programs["api"]  # the last one is what `more` is about
+    del node.programs["api"]  # `more` applies to the last one
     node.programs["api"] = f"/bin/sh -c 'test -e {mark} && exit 1; touch {mark}; exec sleep 300'"
     node.more = node.more.replace("[program", "startretries=9\n[program", 1)
     node.start().up()
@@ -133,7 +133,7 @@ def test_a_node_that_is_stopping_says_so(node: Supervised, run: Run) -> None:
     node.programs["stuck"] = "/bin/sh -c \"trap '' TERM; echo deaf; while :; do sleep 0.1; done\""
     node.more = "stopsignal=TERM\n" + _SERVER
     node.start().up()
-    poll(lambda: "deaf" in (node.folder / "stuck.log").read_text(), "it is deaf")
+    poll(lambda: "deaf" in (node.folder / "stuck.log").read_text(), "it ignores SIGTERM")
     node.process.terminate()
     poll(lambda: node.has("to die"), "the node stops")
     assert run("api") == (1, "", "orchestrator: the node is stopping\n")

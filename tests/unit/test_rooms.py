@@ -1,4 +1,4 @@
-"""LiveKit's room service, when nobody answers."""
+"""LiveKit's room service, without an answer from the server."""
 
 import asyncio
 import socket
@@ -12,8 +12,8 @@ from orchestrator.livekit.rooms import Rooms
 
 @pytest.fixture
 async def silent() -> AsyncIterator[Rooms]:
-    """A room service that takes connections and never says a word, as one that hangs does."""
-    # Its queue takes the connections; nobody takes them from there.
+    """A room service that accepts connections and never answers, as if it hung."""
+    # The listen queue takes the connections; nothing accepts them.
     with socket.create_server(("127.0.0.1", 0), backlog=16) as server:
         async with Rooms(f"ws://127.0.0.1:{server.getsockname()[1]}", "key", "s" * 40) as rooms:
             yield rooms

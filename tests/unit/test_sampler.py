@@ -1,4 +1,4 @@
-"""The sampler: it looks often, loses no error, and does not call it a proof when it has seen nothing."""
+"""The sampler: it samples at its interval, loses no error, and fails without samples."""
 
 import threading
 from itertools import count
@@ -10,7 +10,7 @@ from tests.support.sampler import Sampler
 
 
 def failing(*errors: Exception | None) -> "Sampler[int]":
-    """Return a sampler whose looks raise these in turn, and then no more."""
+    """Return a sampler whose function raises these errors in turn, and then none."""
     left = list(errors)
 
     def look() -> int:
@@ -23,11 +23,11 @@ def failing(*errors: Exception | None) -> "Sampler[int]":
 
 def test_collects_times_and_values_until_the_end() -> None:
     with Sampler(count().__next__, 0.01) as sampler:
-        poll(lambda: len(sampler.samples) >= 10, "ten looks", 10)
+        poll(lambda: len(sampler.samples) >= 10, "ten samples", 10)
     assert sampler.values == list(range(len(sampler.samples)))
     times = [at for at, _ in sampler.samples]
     assert times == sorted(times)
-    # Once per period: ten looks are nine periods.
+    # Once per period: ten samples take nine periods.
     assert times[9] - times[0] > 0.08
     assert 0.009 < sampler.longest_gap <= times[-1] - times[0]
     assert not [thread for thread in threading.enumerate() if thread.name == "sampler"]
@@ -44,14 +44,14 @@ def test_errors_are_raised_at_the_end_and_looking_goes_on() -> None:
     first, second = AssertionError("4 > 3"), ValueError("broken")
     sampler = failing(None, first, ConnectionError("allowed"), second)
     with pytest.raises(ExceptionGroup, match="2 looks failed") as caught, sampler:
-        poll(lambda: len(sampler.samples) >= 3, "it goes on", 10)
+        poll(lambda: len(sampler.samples) >= 3, "it continues", 10)
     assert caught.value.exceptions == (first, second)
     assert sampler.ignored == 1
 
 
 def test_ignored_errors_are_no_errors() -> None:
     with failing(ConnectionResetError(), ConnectionError()) as sampler:
-        poll(lambda: sampler.samples, "it goes on", 10)
+        poll(lambda: sampler.samples, "it continues", 10)
     assert sampler.ignored == 2
 
 
@@ -63,7 +63,7 @@ def test_no_sample_is_no_proof() -> None:
 def test_the_error_of_the_test_itself_goes_first() -> None:
     def fail() -> None:
         with failing(ValueError("broken")) as sampler:
-            poll(lambda: sampler.samples, "it goes on", 10)
+            poll(lambda: sampler.samples, "it continues", 10)
             raise KeyError
 
     with pytest.raises(KeyError) as caught:

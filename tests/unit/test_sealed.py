@@ -1,4 +1,4 @@
-"""A sealed process: closed to others of its user, and still the program that it was to be."""
+"""A sealed process: other processes of its user cannot read it, and its program runs normally."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.thorough, pytest.mark.skipif(sys.platform != "linux", reason="Linux's")]
 
-#: Becomes another user than root, who may read everything. Setting a uid seals, so that is undone.
+#: Changes to a user other than root, because root may read everything. Setting the uid seals, so that is undone.
 _NOBODY = """\
 import ctypes, os, sys
 from orchestrator.machine.sealed import seal
@@ -31,7 +31,7 @@ for name in ("environ", "mem", "maps"):
 
 
 def _seen(*sealed: str) -> list[str]:
-    """Return what one process of a user may open of another one."""
+    """Return the files in /proc that one process of a user may open of another one."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     holder = [sys.executable, "-c", _HOLDER, *sealed]
     with subprocess.Popen(holder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -44,7 +44,7 @@ def _seen(*sealed: str) -> list[str]:
 
 
 def test_others_of_its_user_read_neither_its_environment_nor_its_memory() -> None:
-    assert _seen() == ["environ", "mem", "maps"], "or this test shows nothing"
+    assert _seen() == ["environ", "mem", "maps"], "otherwise this test proves nothing"
     assert _seen("sealed") == []
 
 

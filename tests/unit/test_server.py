@@ -1,4 +1,4 @@
-"""The agent host's socket: bounded memory for each client, and nothing left behind."""
+"""The agent host's socket: bounded memory for each client, and no leftovers."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What a node runs beside Celery: a periodic service keeps its pace and outlasts failures; a stop ends everything."""
+"""A node's services beside Celery: a periodic one keeps its interval and survives failures; a stop ends them all."""
 
 import asyncio
 import logging
@@ -49,7 +49,7 @@ async def test_a_periodic_service_waits_before_each_turn_and_outlasts_every_fail
     assert turns == 5
     assert set(clock.slept) == {5}
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2, "Redis's absence is reported by the api"
+    assert len(said) == 2, "the API reports that Redis is down"
     assert said[0].startswith("the work waits for the agent host")
     assert said[1] == "the work failed and will be tried again"
     await service.stop()

@@ -12,13 +12,13 @@ from orchestrator.errors import Preflight
 from orchestrator.settings import NodeSettings, Settings, load
 
 EXAMPLE = Path(__file__).resolve().parents[2] / ".env.celery.example"
-#: What the agents read themselves.
+#: Settings that the agents read themselves.
 PROVIDERS = {f"{name}_API_KEY" for name in ("OPENAI", "DEEPGRAM", "CARTESIA", "ELEVEN", "ANTHROPIC", "GOOGLE")}
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # no .env of the developer
+    monkeypatch.chdir(tmp_path)  # without the developer's .env
 
 
 def test_the_example_documents_every_setting_and_no_other() -> None:
@@ -109,13 +109,13 @@ def test_two_containers_of_one_railway_service_are_two_nodes(monkeypatch: pytest
         monkeypatch.setenv("RAILWAY_REPLICA_ID", replica)
         return Settings().node_id
 
-    # Of one day, as UUIDs of version 7 begin with the time; the replica's id may or may not be one of its deployment.
+    # From the same day, as UUIDs of version 7 begin with the time; the replica may belong to another deployment.
     old, new = "01993c8e-71b2-7d40-b2a1-0c6c2f9d5e11", "01993c8e-71b2-7d40-b2a1-0c6c3a77e2b9"
     replica = "3f0c9f5e-5a0e-4c39-9c7e-7d1b7f6a2d42"
     names = {name(old, replica), name(new, replica), name(new, replica[:-1] + "3")}
     assert len(names) == 3
     assert all(re.fullmatch(r"railway-[A-Za-z0-9_-]{1,32}", found) for found in names)
-    assert name(old, replica) == name(old, replica), "a restart is the same node"
+    assert name(old, replica) == name(old, replica), "the node id is the same after a restart"
     assert name("", replica) == "railway-7f6a2d42"
     monkeypatch.setenv("NODE_ID", "mine")
     assert name(old, replica) == "mine"

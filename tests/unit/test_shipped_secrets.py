@@ -1,4 +1,4 @@
-"""No secret is shipped: none is written down where everybody reads it, and Compose makes its own."""
+"""No secret is shipped: none is in a published file, and Compose generates its own."""
 
 import os
 import re
@@ -12,12 +12,12 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPOSE = REPOSITORY / "docker-compose.celery.yml"
-#: What is no part of what is shipped: it is installed, built or written when things run, or it is tests.
+#: Folders that are not shipped: installed, built or written at runtime, or tests.
 _NOT_SHIPPED = {".git", ".venv", ".run", "node_modules", "dist", "tests", "build", ".screenshots", ".hypothesis"}
 _CACHES = re.compile(r"__pycache__|\..*_cache|.*\.egg-info")
-#: A default of a variable whose name marks a secret; the name of a LiveKit key is none.
+#: Matches the default of a variable whose name marks a secret; the name of a LiveKit key is not secret.
 _DEFAULT = re.compile(r"\$\{(\w*(?:SECRET|TOKEN|PASSWORD|API_KEYS)\w*):?-([^}]+)\}")
-#: Values of an assignment, in YAML, JSON, shell or Python, which are neither empty nor taken from elsewhere.
+#: Matches assignments in YAML, JSON, shell or Python whose value is neither empty nor a reference.
 _ASSIGNED = re.compile(
     r"""\b((?:[A-Z0-9]+_)*(?:SECRET|TOKEN|PASSWORD|API_KEYS))["']?\s*[:=]\s*["']?([A-Za-z0-9+/_-]{6,})["']?\s*(?:$|[,}#])""",
     re.MULTILINE,
@@ -39,15 +39,15 @@ def test_no_shipped_file_has_a_secret_that_everybody_knows() -> None:
     looked = 0
     for path in shipped():
         if path.name == ".env":
-            continue  # the developer's own
+            continue  # the developer's own file
         try:
             text = path.read_text()
         except UnicodeDecodeError:
-            continue  # a picture
+            continue  # a picture, not text
         looked += 1
         name = str(path.relative_to(REPOSITORY))
         assert not _DEFAULT.findall(text), f"{name} has a secret by default"
-        assert not _KNOWN.findall(text), f"{name} has a secret that everybody knows"
+        assert not _KNOWN.findall(text), f"{name} has a published secret"
         assert not _ASSIGNED.findall(text), f"{name} has a secret in it"
     assert looked > 200
 
@@ -66,7 +66,7 @@ def _compose() -> Any:
 
 
 def _make(folder: Path, key: str = "orchestrator", secret: str = "") -> tuple[str, dict[str, str]]:
-    """Run what makes Compose's secrets, as its container would; returns the secret and LiveKit's keys."""
+    """Run the script for Compose's secrets, as its container does; returns the secret and LiveKit's keys."""
     service = _compose()["services"]["secrets"]
     (script,) = service["command"]
     script = script.replace("$$", "$").replace("cd /secrets", f"cd '{folder}'")
@@ -87,7 +87,7 @@ def test_compose_makes_its_secret_once_and_takes_the_one_that_is_given(tmp_path:
     first, keys = _make(tmp_path)
     assert len(first) >= 40
     assert keys == {"orchestrator": first}
-    assert _make(tmp_path) == (first, keys), "kept"
+    assert _make(tmp_path) == (first, keys), "an existing secret is kept"
     other = tmp_path / "other"
     other.mkdir()
     assert _make(other)[0] != first
@@ -108,7 +108,7 @@ def test_compose_gives_the_secret_to_who_needs_it_and_checks_names() -> None:
     assert services["livekit"]["command"] == ["--key-file", "/secrets/livekit_keys.yaml"]
     assert "keys:" not in services["livekit"]["environment"]["LIVEKIT_CONFIG"]
     node = services["orchestrator"]
-    assert "LIVEKIT_API_SECRET" not in node["environment"], "it would be empty, and what is empty counts as given"
+    assert "LIVEKIT_API_SECRET" not in node["environment"], "it would be empty, and an empty value counts as given"
     assert node["environment"]["ALLOWED_HOSTS"] == "orchestrator,${ALLOWED_HOSTS:-}"
     (command,) = node["command"]
     assert command.endswith("exec orchestrator up")

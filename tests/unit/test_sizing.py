@@ -1,4 +1,4 @@
-"""The warnings when a node does not fit into its memory."""
+"""The warnings when a node needs more memory than it has."""
 
 from typing import Any
 

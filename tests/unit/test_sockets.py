@@ -46,11 +46,11 @@ def test_a_port_that_was_taken_meanwhile_is_named(setting: str) -> None:
         with pytest.raises(Preflight, match=f"^{setting}={taken} cannot be opened on .*already in use"):
             listening(node("127.0.0.1", port, page))
     with socket.create_server(("127.0.0.1", free)):
-        pass  # nothing is left open of a start that failed
+        pass  # a failed start leaves no socket open
 
 
 def test_whoever_has_bound_a_port_cannot_take_it_over() -> None:
-    """Another process could take a port that is bound and not listened on: neither side allows it."""
+    """Another process must not be able to take a port that is bound but not yet listened on."""
     port = free_ports()
     with socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

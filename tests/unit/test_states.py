@@ -1,4 +1,4 @@
-"""The state tables: no way out of an end, no state that cannot be reached or left."""
+"""The state tables: final states have no transitions, and all others can be reached and left."""
 
 from orchestrator import states
 from orchestrator.settings import Settings
@@ -45,7 +45,7 @@ def test_every_length_is_in_the_policy() -> None:
 
 
 def test_each_state_waits_for_what_a_second_table_says() -> None:
-    """It is written by hand, because the invariants take theirs from the rows, with any mistake in these."""
+    """The expectation is written by hand, because the invariants derive theirs from the rows, with any mistakes."""
     assert {state: {each.kind for each in row.deadlines} for state, row in SESSION_ROWS.items() if row.moves} == {
         "queued": {"queue"}, "starting": {"start"}, "ready": {"join", "user", "gone"}, "active": {"max"},
     }  # fmt: skip

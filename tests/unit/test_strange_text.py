@@ -1,4 +1,4 @@
-"""Text from strangers, through every command that shows it and into the log: it is shown, and does nothing."""
+"""Text from strangers, in every command that shows it and in the log: it is shown without taking effect."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ NASTY = [
     "\x1b]8;;http://evil.example\x1b\\link\x1b]8;;\x1b\\", "\x00nul", "\x7fdel", "%s%n{0}",
 ]  # fmt: skip
 HARMLESS = ["Zoë", "山田", "שלום", "👩‍👩‍👧", "می‌خواهم", "ada@example.com"]
-#: What no line on a terminal may have in it, colours of our own apart.
+#: Characters that no line on a terminal may contain, except for our own colours.
 DANGEROUS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\xad\ud800-\udfff\U000e0000-\U000e0fff]"
 )
@@ -44,7 +44,7 @@ def session(text: str) -> dict[str, Any]:
 
 
 def told(api: Api, text: str) -> list[list[str]]:
-    """Have every route answer with a text, and return the commands that show it."""
+    """Make every route answer with a text, and return the commands that show it."""
     node = {
         "node": text, "draining": False, "sessions": 1, "agents": 1, "warm": 1, "most": None, "host": True,
         "short": text, "version": text, "heard": 1.0,
@@ -98,7 +98,7 @@ def test_no_command_obeys_what_a_stranger_wrote(api: Api, run: Run, text: str, m
         assert code == (1 if "reload" in command else 0), (command, out, err)
         shown = out + err
         assert not DANGEROUS.search(shown), (command, ascii(shown))
-        # Folded or cut at the terminal's width, but there.
+        # Wrapped or truncated at the terminal's width, but present.
         assert re.sub(r"\s", "", one_line(text))[:10] in re.sub(r"\s", "", shown) or command[0] == "undrain", command
         assert not re.search(r"(?m)^FAKE", shown), (command, shown)
         if command[0] != "agents":

@@ -1,4 +1,4 @@
-"""What is added to supervisord, on a real one with programs of a few lines."""
+"""Our additions to supervisord, on a real one with programs of a few lines."""
 
 import contextlib
 import os
@@ -49,7 +49,7 @@ stdout_logfile={folder}/{name}.log
 
 
 class Supervised:
-    """`orchestrator.node.supervise` with some programs; `more` is the end of the last one's section."""
+    """`orchestrator.node.supervise` with some programs; `more` is appended to the last one's section."""
 
     def __init__(self, folder: Path, **programs: str) -> None:
         self.folder = folder
@@ -81,13 +81,13 @@ class Supervised:
 
     def __exit__(self, *_: object) -> None:
         for pid in marked("RUN_DIR", str(self.folder)):
-            with contextlib.suppress(ProcessLookupError):  # the others go with their supervisord
+            with contextlib.suppress(ProcessLookupError):  # the others exit with their supervisord
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
         self.errors.close()
 
     def has(self, line: str) -> bool:
-        """Return whether supervisord's own log has it."""
+        """Return whether supervisord's own log contains a text."""
         path = self.folder / "supervisord.log"
         return path.exists() and line in path.read_text()
 
@@ -105,14 +105,14 @@ class Supervised:
         return found.pop()
 
     def said(self) -> str:
-        """Return what it has printed."""
+        """Return its output."""
         return self.output.read_text()
 
     def ends(self, seconds: float = 20) -> int:
-        """Wait for its end, assert that nothing is left of it, and return its exit code."""
+        """Wait for its exit, assert that no process of it is left, and return its exit code."""
         code = self.process.wait(seconds)
-        # A process that was killed is listed until the kernel has removed it.
-        poll(lambda: not marked("RUN_DIR", str(self.folder)), "nothing is left of it", 5)
+        # A killed process is listed until the kernel has removed it.
+        poll(lambda: not marked("RUN_DIR", str(self.folder)), "no process of it is left", 5)
         return code
 
 
@@ -129,11 +129,11 @@ def test_a_program_that_does_not_start_ends_the_node(supervised: Supervised) -> 
         f"orchestrator: bad does not start: the port is taken (its log: {supervised.folder}/bad.log). The node stops.\n"
     )
     log = (supervised.folder / "supervisord.log").read_text()
-    assert 0 < log.index("stopped: second") < log.index("stopped: first"), "in order"
+    assert 0 < log.index("stopped: second") < log.index("stopped: first"), "programs are stopped in reverse order"
 
 
 def test_a_program_that_says_that_it_can_never_run_is_not_tried_again(supervised: Supervised) -> None:
-    """Even when it has taken its time to find out."""
+    """Even if it exits only after a while."""
     supervised.programs = {"good": GOOD, "bad": f"/bin/sh -c 'echo no such schema; sleep 1.5; exit {CANNOT_RUN}'"}
     supervised.more = "startretries=1000\n"
     assert supervised.start().ends() == 1
@@ -144,7 +144,7 @@ def test_a_program_that_says_that_it_can_never_run_is_not_tried_again(supervised
 
 @pytest.mark.parametrize("code", [0, 1, CANNOT_RUN])
 def test_what_has_run_is_started_again_without_end(supervised: Supervised, code: int) -> None:
-    """What it needs may be away: whatever it says then, nothing outside of it decides that it never comes back."""
+    """A program that has run is always restarted, whatever its exit code, as only a dependency may be down."""
     away = supervised.folder / "away"
     run = f"/bin/sh -c 'echo run; if test -e {away}; then echo no Redis; exit {code}; fi; exec sleep 300'"
     supervised.programs = {"good": GOOD, "needy": run}
@@ -153,13 +153,13 @@ def test_what_has_run_is_started_again_without_end(supervised: Supervised, code:
     away.touch()
     os.kill(supervised.program("needy"), signal.SIGKILL)
     log = supervised.folder / "needy.log"
-    poll(lambda: log.read_text().count("no Redis") > 3, "it is tried more often than its startretries", 20)
+    poll(lambda: log.read_text().count("no Redis") > 3, "it is restarted more often than startretries", 20)
     (trouble,) = restarts.troubles(supervised.folder)
     assert re.fullmatch(r"needy was started again \d times in \d+ s; its last words: no Redis", str(trouble))
     assert trouble.subject == ("program_restarts", "needy")
     away.unlink()
     begun = log.read_text().count("run\n")
-    poll(lambda: log.read_text().count("run\n") > begun, "it comes back", LONGEST_PAUSE + 2)
+    poll(lambda: log.read_text().count("run\n") > begun, "it runs again", LONGEST_PAUSE + 2)
     assert supervised.process.poll() is None
     assert restarts.troubles(supervised.folder, time.time() + restarts.STEADY + 15) == []
     supervised.process.send_signal(signal.SIGTERM)
@@ -168,16 +168,16 @@ def test_what_has_run_is_started_again_without_end(supervised: Supervised, code:
 
 
 def test_a_command_that_is_gone_later_ends_nothing(supervised: Supervised) -> None:
-    """As while a release is installed over the running one."""
+    """For example while a release is installed over the running one."""
     program = supervised.folder / "program"
     program.symlink_to("/bin/sleep")
     supervised.programs = {"good": GOOD, "replaced": f"{program} 300"}
     supervised.start().up()
     program.unlink()
     os.kill(supervised.program("replaced"), signal.SIGKILL)
-    poll(lambda: restarts.troubles(supervised.folder), "it is tried again and again", 20)
+    poll(lambda: restarts.troubles(supervised.folder), "it is started repeatedly", 20)
     program.symlink_to("/bin/sleep")
-    poll(lambda: marked("SUPERVISOR_PROCESS_NAME", "replaced"), "it is back", LONGEST_PAUSE + 2)
+    poll(lambda: marked("SUPERVISOR_PROCESS_NAME", "replaced"), "it runs again", LONGEST_PAUSE + 2)
     supervised.process.send_signal(signal.SIGTERM)
     assert supervised.ends() == 0
 
@@ -186,7 +186,7 @@ def test_lives_that_are_longer_than_startsecs_are_told_too(supervised: Supervise
     script = 'import sys, time; time.sleep(1.2); sys.exit("no permission")'
     supervised.programs = {"good": GOOD, "dies": f"{sys.executable} -c '{script}'"}
     supervised.start()
-    (trouble,) = poll(lambda: restarts.troubles(supervised.folder), "it is told", 20)
+    (trouble,) = poll(lambda: restarts.troubles(supervised.folder), "the warning is there", 20)
     found = [trouble.params[name] for name in ("program", "times", "detail")]
     assert found == ["dies", 3, "no permission"]
     supervised.process.send_signal(signal.SIGTERM)
@@ -194,7 +194,7 @@ def test_lives_that_are_longer_than_startsecs_are_told_too(supervised: Supervise
 
 
 def test_a_full_disk_ends_nothing(supervised: Supervised, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Nothing is written, neither output nor supervisord's own log, and no error is printed."""
+    """No output and no log of supervisord's own can be written, but no error is printed."""
     supervised.programs = {"first": GOOD, "noisy": f"/bin/sh -c 'while :; do echo {'noise' * 200}; done'"}
     supervised.more = "stdout_logfile_maxbytes=6KB\nstdout_logfile_backups=1\n"
     supervised.output = tmp_path_factory.mktemp("terminal") / "said"
@@ -235,7 +235,7 @@ def test_the_host_hears_another_signal_when_it_is_stopped_with_its_node(supervis
     supervised.more = "stopsignal=HUP\n"
     supervised.start().up()
     log = supervised.folder / "host.log"
-    os.kill(int(log.read_text()), signal.SIGHUP)  # what supervisord sends for `supervisorctl restart host`
+    os.kill(int(log.read_text()), signal.SIGHUP)  # the signal for `supervisorctl restart host`
     poll(lambda: len(log.read_text().splitlines()) == 3, "it is started again")
     supervised.process.send_signal(signal.SIGTERM)
     assert supervised.ends() == 0
@@ -260,7 +260,7 @@ def test_a_restart_that_fails_is_a_failure(supervised: Supervised) -> None:
 
 
 def test_it_reacts_at_once(supervised: Supervised) -> None:
-    """Each signal wakes the main loop: it stops eight programs in turn though its poll() would not end by itself."""
+    """Each signal wakes the main loop, so it stops eight programs in turn although its poll() has no timeout."""
     asleep_for_good = supervised.folder / "asleep"
     script = f"""
 import os, runpy, sys
@@ -296,7 +296,7 @@ runpy.run_module("orchestrator.node.supervise", run_name="__main__")
 
 
 def test_a_signal_that_was_held_back_until_it_listens_is_heard(supervised: Supervised) -> None:
-    # As `orchestrator up` hands over: PID 1 would lose what comes before there is a handler.
+    # Signals are blocked as by `orchestrator up`: PID 1 would lose those that come before it has a handler.
     script = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [15]); os.kill(os.getpid(), 15); "
     supervised.before = [sys.executable, "-c", script + "os.execv(sys.executable, sys.argv[1:])", sys.executable]
     supervised.programs = {"good": GOOD}
@@ -310,7 +310,7 @@ def test_logs_are_on_standard_output_where_that_is_asked_for(supervised: Supervi
     said = supervised.said()
     assert "good: hello\n" in said
     assert "bad: first\nbad: the port is taken\n" in said
-    assert "bad does not start: the port is taken" in said, "its last words are kept"
+    assert "bad does not start: the port is taken" in said, "its last output is kept"
 
 
 def test_its_programs_go_with_it_when_it_is_killed(supervised: Supervised) -> None:
@@ -318,11 +318,11 @@ def test_its_programs_go_with_it_when_it_is_killed(supervised: Supervised) -> No
     supervised.start().up()
     supervised.process.kill()
     supervised.process.wait()
-    poll(lambda: marked("RUN_DIR", str(supervised.folder)) == [], "nothing is left", 10)
+    poll(lambda: marked("RUN_DIR", str(supervised.folder)) == [], "no process is left", 10)
 
 
 def test_it_reaps_orphans(supervised: Supervised) -> None:
-    # What `orchestrator up` does, and what PID 1 is.
+    # Adopts orphans, as `orchestrator up` and PID 1 do.
     script = "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1); os.execv(sys.executable, sys.argv[1:])"
     supervised.before = [sys.executable, "-c", script, sys.executable]
     pid_file = supervised.folder / "orphan"
@@ -330,7 +330,7 @@ def test_it_reaps_orphans(supervised: Supervised) -> None:
     supervised.start().up()
     orphan = int(pid_file.read_text())
     assert Path(f"/proc/{orphan}/stat").read_text().split()[3] == str(supervised.process.pid)
-    poll(lambda: not Path(f"/proc/{orphan}").exists(), "it is reaped, not only dead", 10)
+    poll(lambda: not Path(f"/proc/{orphan}").exists(), "it is reaped", 10)
 
 
 def test_no_orphan_is_left_at_its_end(supervised: Supervised) -> None:
@@ -363,7 +363,7 @@ def draining(supervised: Supervised) -> Iterator[tuple[Supervised, DrainApi]]:
 def test_calls_are_drained_before_anything_stops(draining: tuple[Supervised, DrainApi]) -> None:
     node, api = draining
     node.start().up()
-    # As a terminal does it: to the whole group, which the programs must not be in.
+    # Like a terminal: to the whole process group, which the programs must not be in.
     os.killpg(node.process.pid, signal.SIGINT)
     poll(lambda: len(api.asked) > 2, "it waits for the calls")
     assert node.said() == "Draining: 2 calls have up to 30 s. Ctrl-C again stops now.\n"
@@ -412,7 +412,7 @@ def test_a_drain_that_does_not_fit_is_said_at_the_start(draining: tuple[Supervis
     assert node.ends() == 0
     window, own = node.said().splitlines()
     assert "DRAIN_SECONDS=30 and 8 s to stop need 38 s, but the platform kills after 37 s" in window, (
-        "5 s are of `good`"
+        "5 s of it are for `good`"
     )
     assert "supervisord kills the drain program after 10 s" in own
 

@@ -1,4 +1,4 @@
-"""A node on a terminal that is closed, stopped or not there at all."""
+"""A node on a terminal that is closed or stopped, and a node without a terminal."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def test_a_terminal_that_is_closed_stops_the_node(supervised: Supervised, termin
     terminal.close()
     assert supervised.ends() == 0
     assert supervised.has("the terminal was closed (SIGHUP): the node stops")
-    assert (supervised.folder / "supervisord.log").read_text().count("spawned: 'first'") == 1, "and nothing is reloaded"
+    assert (supervised.folder / "supervisord.log").read_text().count("spawned: 'first'") == 1, "SIGHUP reloads nothing"
 
 
 def test_a_terminal_that_is_closed_cuts_no_drain_short(
@@ -58,14 +58,14 @@ def test_a_terminal_that_is_closed_cuts_no_drain_short(
     supervised.start().up()
     terminal.started()
     terminal.close()
-    poll(lambda: len(draining.asked) > 1, "it drains, though nobody reads what it says")
-    # The shell and the kernel both send one; and a logout ends with a SIGTERM.
+    poll(lambda: len(draining.asked) > 1, "it drains although its output is not read")
+    # The shell and the kernel both send a SIGHUP, and a logout ends with a SIGTERM.
     supervised.process.send_signal(signal.SIGHUP)
-    poll(lambda: supervised.has("ignored SIGHUP"), "it has heard the second one")
+    poll(lambda: supervised.has("ignored SIGHUP"), "it has received the second one")
     supervised.process.send_signal(signal.SIGTERM)
-    poll(lambda: supervised.has("received SIGTERM"), "it has heard the SIGTERM")
+    poll(lambda: supervised.has("received SIGTERM"), "it has received the SIGTERM")
     asked = len(draining.asked)
-    poll(lambda: len(draining.asked) > asked + 1, "it goes on draining")
+    poll(lambda: len(draining.asked) > asked + 1, "it continues to drain")
     draining.answers[:] = [0]
     assert supervised.ends() == 0
 
@@ -81,7 +81,7 @@ def test_two_signals_after_a_terminal_was_closed_stop_at_once(
     for _ in range(2):
         (supervised.folder / "supervisord.log").write_text("")
         supervised.process.send_signal(signal.SIGTERM)
-        poll(lambda: supervised.has("received SIGTERM") or supervised.process.poll() is not None, "it has heard it")
+        poll(lambda: supervised.has("received SIGTERM") or supervised.process.poll() is not None, "it has received it")
     assert supervised.ends(5) == 0
 
 
@@ -92,9 +92,9 @@ def test_under_nohup_a_terminal_that_is_closed_is_nothing(supervised: Supervised
     supervised.start().up()
     terminal.started()
     terminal.close()
-    poll(lambda: supervised.has("ignored SIGHUP"), "it has heard it")
+    poll(lambda: supervised.has("ignored SIGHUP"), "it has received the signal")
     good = supervised.program("good")
-    # What it starts is not deaf: the agent host is stopped by a SIGHUP.
+    # Its children do not ignore SIGHUP, because supervisord stops the agent host with it.
     status = Path(f"/proc/{good}/status").read_text()
     ignored = int(next(line for line in status.splitlines() if line.startswith("SigIgn")).split()[1], 16)
     assert not ignored & (1 << signal.SIGHUP - 1 | 1 << signal.SIGTTOU - 1)
@@ -107,14 +107,14 @@ def test_without_a_terminal_a_hangup_is_nothing(supervised: Supervised) -> None:
     supervised.start().up()
     good = supervised.program("good")
     supervised.process.send_signal(signal.SIGHUP)
-    poll(lambda: supervised.has("ignored SIGHUP"), "it has heard it")
+    poll(lambda: supervised.has("ignored SIGHUP"), "it has received the signal")
     assert supervised.program("good") == good
     supervised.process.send_signal(signal.SIGTERM)
     assert supervised.ends() == 0
 
 
 def test_a_terminal_that_is_closed_while_the_node_starts_stops_it(supervised: Supervised) -> None:
-    # As `orchestrator up` hands over: what came before there was a handler is held back.
+    # Signals are blocked as by `orchestrator up`: those that come before there is a handler are kept.
     script = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [1]); os.kill(os.getpid(), 1); "
     supervised.before = [sys.executable, "-c", script + "os.execv(sys.executable, sys.argv[1:])", sys.executable]
     supervised.programs = {"good": GOOD}

@@ -1,4 +1,4 @@
-"""Tokens carry the least that a call needs, and are the ones that LiveKit's own library would make."""
+"""Tokens have the minimal grants for a call, and equal those that LiveKit's own library makes."""
 
 import jwt
 import pytest
@@ -23,7 +23,7 @@ def claims(token: str) -> dict[str, object]:
 def test_an_agent_token_is_the_one_that_livekit_would_make(minter: TokenMinter) -> None:
     ours, theirs = claims(minter.for_agent("room_1")), claims(minter._agent_token("room_1"))
     assert {**ours, "nbf": 0, "exp": 0} == {**theirs, "nbf": 0, "exp": 0}
-    assert ours["exp"] - ours["nbf"] == 3000, "good for a takeover late in the longest call"  # type: ignore[operator]
+    assert ours["exp"] - ours["nbf"] == 3000, "valid for a takeover at the end of the longest call"  # type: ignore[operator]
     assert ours["kind"] == "agent"
     assert ours["attributes"] == {"lk.agent.state": "initializing", "lk.agent_name": "voice-agent"}
     assert ours["video"] == {

@@ -1,4 +1,4 @@
-"""Which speech and which model the voice agent uses, and what it calls its user."""
+"""The voice agent's choice of speech and language model, and of the user's name."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Warnings are codes with parameters: each that is given is in the table, with the parameters of its sentence."""
+"""Warnings are codes with parameters: each is in the table, with the parameters of its sentence."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ ROWS = [row for row in TABLE.values() if row.text]
 
 
 def given() -> Iterator[tuple[str, set[str], bool]]:
-    """Yield each warning that the sources make: its code, its parameters, and whether those are all of them."""
+    """Yield each warning in the sources: its code, its parameters, and whether the list of parameters is complete."""
     for path in sorted((REPOSITORY / "orchestrator").rglob("*.py")):
         for call in ast.walk(ast.parse(path.read_text())):
             match call:
@@ -31,7 +31,7 @@ def given() -> Iterator[tuple[str, set[str], bool]]:
                         case ast.Constant(value=str(text)):
                             codes = {text}
                         case _:
-                            assert path.name == "sharing.py", f"{path} makes a warning of a code that is not constant"
+                            assert path.name == "sharing.py", f"{path} has a warning without a constant code"
                             codes = set(sharing._DIFFERENCES.values())
                     names = {each.arg for each in keywords}
                     yield from ((found, {name for name in names if name}, None not in names) for found in sorted(codes))
@@ -78,7 +78,7 @@ def test_a_warning_is_the_same_one_though_its_numbers_and_its_cause_have_changed
     later = warn("program_restarts", program="beat", times=4, seconds=9, detail="no permission")
     other = warn("program_restarts", program="host1", times=3, seconds=4, detail="no Redis")
     assert subjects(answer(first)) == subjects(answer(later)) != subjects(answer(other))
-    # Names that differ in a number alone are different names.
+    # Names that differ only in a number are different names.
     nodes = [warn("draining", node=name) for name in ("node-1", "node-2")]
     assert len(set(subjects(answer(*nodes)))) == 2
     assert [sentence for _, sentence in found_warnings(answer(*nodes))] == ["node node-1 drains", "node node-2 drains"]
