@@ -4,7 +4,7 @@ from orchestrator import states
 from orchestrator.settings import Settings
 from orchestrator.states import AGENT_ROWS, SESSION_MOVES, SESSION_ROWS, AgentState, SessionState
 from orchestrator.store.generated import GENERATED
-from tests.support import model
+from tests.support.model import dump, promises
 from tests.support.moves import AGENT_MOVES
 
 
@@ -55,7 +55,7 @@ def test_each_state_waits_for_what_a_second_table_says() -> None:
 
 
 def test_no_deadline_is_longer_than_the_model_allows() -> None:
-    for kind, longest in model.LONGEST.items():
+    for kind, longest in promises.LONGEST.items():
         for deadline in (each for row in (*SESSION_ROWS.values(), *AGENT_ROWS.values()) for each in row.deadlines):
             if deadline.kind == kind:
-                assert sum(model.WAITS[name] for name in deadline.policy) + deadline.more_ms <= longest
+                assert sum(dump.WAITS[name] for name in deadline.policy) + deadline.more_ms <= longest
