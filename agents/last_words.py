@@ -10,6 +10,7 @@ from typing import Any
 
 from livekit import rtc
 from livekit.agents import tts
+from livekit.agents.types import ATTRIBUTE_TRANSCRIPTION_FINAL, ATTRIBUTE_TRANSCRIPTION_TRACK_ID, TOPIC_TRANSCRIPTION
 
 from agents.offline import speech
 
@@ -50,6 +51,8 @@ async def say(room: rtc.Room, text: str, hosted: "tts.TTS[Any]") -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HEARD_SECONDS):
                 await publication.wait_for_subscription()
+        shown = {ATTRIBUTE_TRANSCRIPTION_TRACK_ID: track.sid, ATTRIBUTE_TRANSCRIPTION_FINAL: "true"}
+        await room.local_participant.send_text(text, topic=TOPIC_TRANSCRIPTION, attributes=shown)
         async for piece in as_stream(sound):
             await source.capture_frame(piece)
         await source.wait_for_playout()

