@@ -175,7 +175,7 @@ def test_a_place_in_line_is_given_up_in_time_and_by_its_user(full: list[str], ec
         has_agent(echo, behind)
 
 
-def test_the_line_is_told_how_long_it_takes_once_that_is_known(full: list[str], echo: Node) -> None:
+def test_queued_sessions_get_an_estimated_wait_once_it_is_known(full: list[str], echo: Node) -> None:
     with connected(echo) as raw:
         raw.hdel("pool:stats", "session_ms_mean")
         first = echo.begin("early")
@@ -296,7 +296,7 @@ def test_a_storm_of_starts_while_the_pool_is_resized(short_folder: Path) -> None
         assert max(seen.values) <= 20
 
 
-def test_a_flood_from_one_address_leaves_the_others_alone(short_folder: Path) -> None:
+def test_a_flood_from_one_address_does_not_affect_other_addresses(short_folder: Path) -> None:
     folder = short_folder / "rate"
     folder.mkdir()
     settings = {"AGENT_MODULE": "agents.echo", "POOL_TARGET": 2, "RATE_LIMIT": "10/minute", "USER_JOIN_SECONDS": 600}
@@ -353,7 +353,7 @@ def _refused_with_a_reason(answers: list[httpx.Response]) -> None:
         assert answer.headers["RateLimit-Policy"] == '"start";q=10;w=60'
 
 
-def test_no_agent_is_started_without_memory_and_the_reason_is_told(short_folder: Path) -> None:
+def test_without_free_memory_no_agent_starts_and_the_reason_is_reported(short_folder: Path) -> None:
     folder = short_folder / "memory"
     folder.mkdir()
     settings = {"AGENT_MODULE": "agents.echo", "POOL_TARGET": 2, "USER_JOIN_SECONDS": 600}
@@ -397,7 +397,7 @@ def _quiet(look: Any) -> bool:
 
 
 @pytest.mark.timeout(180)
-def test_the_pool_grows_with_what_arrives_and_says_why(short_folder: Path) -> None:
+def test_the_pool_grows_with_arrivals_and_reports_the_reason(short_folder: Path) -> None:
     folder = short_folder / "auto"
     folder.mkdir()
     settings = {"AGENT_MODULE": "agents.echo", "POOL_AUTO": "true", "POOL_MIN": 1, "POOL_MAX": 5}
