@@ -159,7 +159,7 @@ async def test_failing_agents_are_reported_until_a_call_is_answered(told: Told, 
     assert (await told.store.reading()).failing_calls == 0
 
 
-@pytest.mark.parametrize(("ttl", "counted"), [(60, 3), (5, 0)], ids=["of a node that lives", "of one that may be gone"])
+@pytest.mark.parametrize(("ttl", "counted"), [(60, 3), (5, 0)], ids=["live node", "node without a heartbeat"])
 async def test_calls_with_running_and_silent_agents_count_as_failing(
     told: Told, valkey_url: str, ttl: int, counted: int
 ) -> None:
