@@ -82,7 +82,7 @@ def full(echo: Node) -> Any:
     clear(echo)
 
 
-def test_the_cap_holds_at_every_moment_of_a_rush(echo: Node) -> None:
+def test_the_session_limit_holds_during_a_rush(echo: Node) -> None:
 
     def look() -> tuple[int, int, Counter[str]]:
         return live(raw), len(os_agents(echo)), Counter(agent["status"] for agent in echo.agents())
@@ -113,7 +113,7 @@ def test_the_cap_holds_at_every_moment_of_a_rush(echo: Node) -> None:
     clear(echo)
 
 
-def test_the_line_is_first_come_first_served_and_moves_at_once(full: list[str], echo: Node) -> None:
+def test_the_queue_is_first_in_first_out_and_advances_immediately(full: list[str], echo: Node) -> None:
     waiting = [echo.begin(f"waits{number}") for number in range(3)]
     assert [each["position"] for each in waiting] == [1, 2, 3]
     ids = [each["sessionId"] for each in waiting]
@@ -129,7 +129,7 @@ def test_the_line_is_first_come_first_served_and_moves_at_once(full: list[str], 
         print(f"a place is free → the next has its agent: {[f'{gap * 1000:.0f} ms' for gap in gaps]}")  # noqa: T201
 
 
-def test_whoever_comes_later_stands_behind_even_when_a_place_is_free(full: list[str], echo: Node) -> None:
+def test_later_starts_never_overtake_the_queue(full: list[str], echo: Node) -> None:
     first = echo.begin("patient")["sessionId"]
     answers: list[dict[str, Any]] = []
     stop = threading.Event()
@@ -147,7 +147,7 @@ def test_whoever_comes_later_stands_behind_even_when_a_place_is_free(full: list[
     assert {answer["status"] for answer in answers} <= {"queued"}
 
 
-def test_a_place_in_line_is_given_up_in_time_and_by_its_user(full: list[str], echo: Node) -> None:
+def test_queued_sessions_end_by_timeout_or_by_their_user(full: list[str], echo: Node) -> None:
     with connected(echo) as raw:
         cancelled = echo.begin("changes-his-mind")["sessionId"]
         behind = echo.begin("behind")["sessionId"]
@@ -175,7 +175,7 @@ def test_a_place_in_line_is_given_up_in_time_and_by_its_user(full: list[str], ec
         has_agent(echo, behind)
 
 
-def test_the_line_is_told_how_long_it_takes_once_that_is_known(full: list[str], echo: Node) -> None:
+def test_queued_sessions_get_an_estimated_wait_once_it_is_known(full: list[str], echo: Node) -> None:
     with connected(echo) as raw:
         raw.hdel("pool:stats", "session_ms_mean")
         first = echo.begin("early")
@@ -188,7 +188,7 @@ def test_the_line_is_told_how_long_it_takes_once_that_is_known(full: list[str], 
         assert float(told["estimatedWait"].removesuffix("s")) == pytest.approx(mean / 1000 / MOST, rel=0.06)
 
 
-def test_one_user_never_has_more_than_their_share(echo: Node) -> None:
+def test_one_user_never_exceeds_the_limit_per_user(echo: Node) -> None:
     clear(echo)
     with connected(echo) as raw:
         usual = raw.hget("policy", "sessions_per_user")
@@ -203,7 +203,7 @@ def test_one_user_never_has_more_than_their_share(echo: Node) -> None:
     clear(echo)
 
 
-def test_a_killed_warm_agent_is_never_handed_out(echo: Node) -> None:
+def test_a_killed_warm_agent_is_never_assigned(echo: Node) -> None:
     clear(echo)
     dice = random.Random(4)
     for attempt in range(500 if LONG else 40):
@@ -263,7 +263,7 @@ class Client(threading.Thread):
 
 
 @pytest.mark.timeout(1200 if LONG else 180)
-def test_a_storm_of_starts_while_the_pool_is_resized(short_folder: Path) -> None:
+def test_many_concurrent_starts_succeed_while_the_pool_is_resized(short_folder: Path) -> None:
     folder = short_folder / "storm"
     folder.mkdir()
     settings = SETTINGS | {"AGENT_MODULE": "agents.echo", "POOL_TARGET": 3, "MAX_SESSIONS": 50}
@@ -296,7 +296,7 @@ def test_a_storm_of_starts_while_the_pool_is_resized(short_folder: Path) -> None
         assert max(seen.values) <= 20
 
 
-def test_a_flood_from_one_address_leaves_the_others_alone(short_folder: Path) -> None:
+def test_a_flood_from_one_address_does_not_affect_other_addresses(short_folder: Path) -> None:
     folder = short_folder / "rate"
     folder.mkdir()
     settings = {"AGENT_MODULE": "agents.echo", "POOL_TARGET": 2, "RATE_LIMIT": "10/minute", "USER_JOIN_SECONDS": 600}
@@ -353,7 +353,7 @@ def _refused_with_a_reason(answers: list[httpx.Response]) -> None:
         assert answer.headers["RateLimit-Policy"] == '"start";q=10;w=60'
 
 
-def test_no_agent_is_started_without_memory_and_the_reason_is_told(short_folder: Path) -> None:
+def test_without_free_memory_no_agent_starts_and_the_reason_is_reported(short_folder: Path) -> None:
     folder = short_folder / "memory"
     folder.mkdir()
     settings = {"AGENT_MODULE": "agents.echo", "POOL_TARGET": 2, "USER_JOIN_SECONDS": 600}
@@ -397,7 +397,7 @@ def _quiet(look: Any) -> bool:
 
 
 @pytest.mark.timeout(180)
-def test_the_pool_grows_with_what_arrives_and_says_why(short_folder: Path) -> None:
+def test_the_pool_grows_with_arrivals_and_reports_the_reason(short_folder: Path) -> None:
     folder = short_folder / "auto"
     folder.mkdir()
     settings = {"AGENT_MODULE": "agents.echo", "POOL_AUTO": "true", "POOL_MIN": 1, "POOL_MAX": 5}

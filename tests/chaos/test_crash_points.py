@@ -110,7 +110,7 @@ def one_agent(node: Node, session: dict[str, Any]) -> None:
         ("agent.joined", "kill"),
     ],
 )
-def test_a_session_gets_one_agent_whoever_fails_at(
+def test_a_session_gets_one_agent_whichever_process_fails(
     echo: Node, armed: Armed, user: str, point: str, action: str
 ) -> None:
     armed.arm(point, action)
@@ -124,7 +124,7 @@ def test_a_session_gets_one_agent_whoever_fails_at(
     assert insist(echo, user, secret)[0] == session_id
 
 
-def test_a_worker_that_dies_before_it_does_what_a_missed_deadline_asks_for(echo: Node, armed: Armed, user: str) -> None:
+def test_a_new_worker_completes_the_actions_of_a_missed_deadline(echo: Node, armed: Armed, user: str) -> None:
     """The agent is given up in Redis but its process was not stopped: the next Celery worker stops it."""
     armed.arm("agent.before_ready", "hang")
     armed.arm("watch.after_due", "kill")
@@ -138,7 +138,7 @@ def test_a_worker_that_dies_before_it_does_what_a_missed_deadline_asks_for(echo:
 
 @pytest.mark.parametrize("point", ["watch.before_record_death", "watch.before_ack"])
 @pytest.mark.parametrize("action", ["kill", "raise"])
-def test_a_death_is_acted_on_once_though_its_witness_dies(
+def test_an_agents_death_is_handled_once_though_the_handler_dies(
     echo: Node, armed: Armed, user: str, point: str, action: str
 ) -> None:
     session_id, _ = insist(echo, user)
@@ -155,9 +155,7 @@ def test_a_death_is_acted_on_once_though_its_witness_dies(
 
 
 @pytest.mark.parametrize("point", ["watch.before_record_death", "watch.before_ack"])
-def test_a_death_in_the_pool_is_made_up_for_though_its_witness_dies(
-    echo: Node, armed: Armed, user: str, point: str
-) -> None:
+def test_a_dead_warm_agent_is_replaced_though_the_handler_dies(echo: Node, armed: Armed, user: str, point: str) -> None:
     echo.resize(1)
     (warm,) = os_agents(echo)
     armed.arm(point, "kill")

@@ -35,7 +35,7 @@ KILLS, STARTS = (20, 200) if LONG else (6, 60)
 
 
 @pytest.mark.timeout(400)
-def test_no_start_is_lost_while_the_api_is_killed_again_and_again(echo: Node) -> None:
+def test_no_start_is_lost_while_the_api_is_killed_repeatedly(echo: Node) -> None:
     """T5: every accepted session gets an agent, and no agent is left without a session."""
     with Traffic(echo.url, rate=4, length=3) as traffic:
         for _ in range(KILLS):
@@ -92,7 +92,7 @@ def agents_in(node: Node, room: str) -> list[str]:
 
 
 @pytest.mark.parametrize("agent", [False, True], ids=["session", "session and agent"])
-async def test_an_agent_whose_session_redis_forgot_says_so_again(echo: Node, agent: bool) -> None:
+async def test_an_agent_registers_again_after_redis_lost_its_session(echo: Node, agent: bool) -> None:
     """T8: the call continues with the same agent, and there is never a second one in the room."""
     async with Call(echo.url, f"forgotten-{agent}") as call:
         call.hum()
@@ -152,7 +152,7 @@ def ticks(node: Node) -> int:
 
 
 @pytest.mark.timeout(900 if LONG else 240)
-def test_two_beats_are_one_and_a_killed_one_is_replaced(echo: Node) -> None:
+def test_only_one_of_two_beats_sends_tasks_and_a_killed_one_is_replaced(echo: Node) -> None:
     """T18: the pool never exceeds its target, no task is sent twice, and ticks resume within 30 s of a death."""
     agrees(echo)
     period = 30

@@ -16,7 +16,7 @@ CALLS = 20 if LONG else 4
 
 
 @pytest.mark.timeout(240)
-async def test_without_a_drain_the_state_is_consistent_all_the_same(short_folder: Path) -> None:
+async def test_records_are_correct_after_a_stop_without_a_drain(short_folder: Path) -> None:
     folder = short_folder / "nodrain"
     settings = {"DRAIN_SECONDS": 0, "MAX_SESSIONS": CALLS}
     node = node_in(folder, **settings).start()

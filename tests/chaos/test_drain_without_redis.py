@@ -58,7 +58,7 @@ class Parting:
     [(Refusing.gone, False), (Refusing.silent, True)],
     ids=["gone for good", "back meanwhile"],
 )
-async def test_calls_are_heard_until_the_drain_is_over(
+async def test_calls_continue_without_redis_until_the_end_of_the_drain(
     short_folder: Path, valkey: Refusing, hurt: Hurt, back: bool
 ) -> None:
     folder = short_folder / f"away-{hurt.__name__}"

@@ -35,7 +35,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @pytest.mark.timeout(180)
-async def test_a_flood_of_output_is_bounded_and_nobody_else_notices(echo: Node) -> None:
+async def test_a_flood_of_output_is_bounded_and_other_calls_are_unaffected(echo: Node) -> None:
     quiet = await talking(echo, "quiet", echo=True)
     loud: Call | None = None
     try:
@@ -91,7 +91,7 @@ def _over(node: Node, session_id: str) -> None:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("deed", ["deaf", "stopped", "family"])
-async def test_an_agent_that_will_not_go_is_gone_ten_seconds_after_its_end(echo: Node, deed: str) -> None:
+async def test_an_agent_that_ignores_sigterm_is_killed_after_ten_seconds(echo: Node, deed: str) -> None:
     host = echo.program("host")
     assert host
     assert echo.process is not None
@@ -127,7 +127,7 @@ def _group(pid: int) -> int:
         return 0
 
 
-def test_a_stranger_who_has_an_agents_pid_is_never_signalled(echo: Node) -> None:
+def test_an_unrelated_process_with_an_agents_pid_is_never_signalled(echo: Node) -> None:
     stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
     node_id, agent_id, session_agent = echo.environment["NODE_ID"], new_id("prewarm"), new_id("prewarm")
     identity = ProcessId.of(stranger.pid)
@@ -178,7 +178,7 @@ def test_a_stranger_who_has_an_agents_pid_is_never_signalled(echo: Node) -> None
 
 
 @pytest.mark.timeout(180)
-def test_a_spawn_task_that_comes_again_and_again_starts_one_agent(echo: Node) -> None:
+def test_a_repeated_spawn_task_starts_one_agent(echo: Node) -> None:
     echo.resize(0)
     publisher = Publisher(echo.redis_url)
     try:

@@ -39,7 +39,7 @@ def agent(node: Node, *states: str) -> int | None:
 
 
 @pytest.mark.timeout(SECONDS + 240)
-def test_after_any_deaths_records_and_machine_agree(echo: Node) -> None:
+def test_records_match_processes_after_random_kills(echo: Node) -> None:
     log.info(f"CHAOS_SEED={SEED}")
     chance = random.Random(SEED)
     killed: Counter[str] = Counter()

@@ -96,7 +96,7 @@ async def heard_again(call: Call, seconds: float) -> float:
 
 
 @pytest.mark.timeout(240)
-async def test_signalling_is_swallowed_and_the_call_goes_on(proxied: tuple[Node, FaultProxy]) -> None:
+async def test_calls_continue_while_signalling_is_black_holed(proxied: tuple[Node, FaultProxy]) -> None:
     node, proxy = proxied
     call = await talking(node, "heard-throughout")
     try:
@@ -125,7 +125,7 @@ async def test_signalling_is_swallowed_and_the_call_goes_on(proxied: tuple[Node,
 
 
 @pytest.mark.timeout(180)
-async def test_an_agent_that_cannot_join_yet_tries_until_it_can(proxied: tuple[Node, FaultProxy]) -> None:
+async def test_an_agent_retries_until_it_can_join(proxied: tuple[Node, FaultProxy]) -> None:
     node, proxy = proxied
     await asyncio.to_thread(poll, lambda: node.counts()["pool"] == 3, "the pool is full", 60)
     try:
@@ -165,7 +165,7 @@ async def test_an_agent_that_cannot_join_yet_tries_until_it_can(proxied: tuple[N
 
 
 @pytest.mark.timeout(240)
-async def test_a_livekit_that_stands_still_ends_no_call(echo: Node) -> None:
+async def test_a_frozen_livekit_ends_no_call(echo: Node) -> None:
     call = await talking(echo, "frozen")
     pid = echo.program("livekit")
     assert pid
@@ -192,7 +192,7 @@ async def test_a_livekit_that_stands_still_ends_no_call(echo: Node) -> None:
 
 
 @pytest.mark.timeout(240)
-async def test_a_livekit_that_was_killed_loses_no_call_and_leaves_none_hanging(echo: Node) -> None:
+async def test_a_killed_livekit_loses_no_call_and_leaves_no_session_open(echo: Node) -> None:
     await asyncio.to_thread(poll, lambda: echo.counts()["pool"] == 3, "the pool is full", 60)
     call = await talking(echo, "restarted")
     alone = echo.begin("nobody-comes")["sessionId"]

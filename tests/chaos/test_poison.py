@@ -80,7 +80,7 @@ def most_forks(counted: int, seconds: float) -> float:
 
 @pytest.mark.timeout(900 if LONG else 240)
 @pytest.mark.parametrize("poisoned", [kind for kind in POISONS if LONG or kind != "syntax"], indirect=True)
-def test_a_module_that_kills_its_agents(poisoned: Node, request: pytest.FixtureRequest) -> None:
+def test_an_unbootable_module_is_reported_and_recovers(poisoned: Node, request: pytest.FixtureRequest) -> None:
     kind = request.node.callspec.params["poisoned"]
     said = POISONS[kind][1]
     node = poisoned
@@ -154,7 +154,7 @@ def _mended_and_reloaded(node: Node) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_a_boot_that_is_too_slow_is_an_error_in_time_and_no_process_is_left(short_folder: Path) -> None:
+def test_a_slow_boot_times_out_and_leaves_no_process(short_folder: Path) -> None:
     folder = short_folder / "slow"
     folder.mkdir()
     limit = 6

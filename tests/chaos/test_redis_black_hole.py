@@ -76,7 +76,7 @@ async def http(node: Node) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("keep", [True, False], ids=["silent for good", "reset when it ends"])
-async def test_a_black_hole_is_answered_at_once_and_heals(
+async def test_a_black_holed_redis_gets_prompt_errors_and_recovers(
     node: Node, proxy: FaultProxy, http: httpx.AsyncClient, keep: bool
 ) -> None:
     await asyncio.to_thread(node.resize, 2)
@@ -112,7 +112,7 @@ async def test_a_black_hole_is_answered_at_once_and_heals(
 
 
 @pytest.mark.timeout(180)
-async def test_a_failover_is_followed_though_the_old_server_lives(
+async def test_clients_follow_a_failover_while_the_old_server_still_runs(
     node: Node, proxy: FaultProxy, tmp_path: Path
 ) -> None:
     """As with managed Redis: the name resolves to the promoted replica; open connections stay with the old server."""

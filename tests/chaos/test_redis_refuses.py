@@ -74,7 +74,7 @@ def works(node: Node, since: float) -> bool:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("hurt", [Refusing.gone, Refusing.read_only, Refusing.full], ids=lambda hurt: hurt.__name__)
-async def test_no_program_gives_up_on_a_redis_that_does_not_serve(node: Node, valkey: Refusing, hurt: Hurt) -> None:
+async def test_no_program_exits_while_redis_is_unavailable(node: Node, valkey: Refusing, hurt: Hurt) -> None:
     async with Call(node.url, f"talker-{hurt.__name__}") as call:
         call.hum()
         await call.sound()

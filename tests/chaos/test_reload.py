@@ -48,7 +48,7 @@ def says(node: Node, session_id: str, version: str) -> None:
 
 
 @pytest.mark.timeout(180)
-async def test_new_code_comes_live_beside_a_call_on_the_old_code(own: Node) -> None:
+async def test_a_reload_activates_new_code_while_a_call_runs_on_the_old_code(own: Node) -> None:
     call = await talking(own, "on-the-line")
     try:
         await asyncio.to_thread(poll, lambda: own.counts()["pool"] == 3, "the pool is full")

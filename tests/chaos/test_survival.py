@@ -36,7 +36,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-async def test_a_call_does_not_notice_that_a_program_is_killed(echo: Node, name: str) -> None:
+async def test_a_call_continues_when_a_program_is_killed(echo: Node, name: str) -> None:
     async with calls(echo, name) as under_way:
         killed = await asyncio.to_thread(echo.kill, name)
         began = time.monotonic()
@@ -48,7 +48,7 @@ async def test_a_call_does_not_notice_that_a_program_is_killed(echo: Node, name:
 
 
 @pytest.mark.timeout(180)
-async def test_a_host_that_hangs_is_replaced_and_no_call_notices(echo: Node) -> None:
+async def test_a_hung_host_is_replaced_while_calls_continue(echo: Node) -> None:
     async with calls(echo, "hung-host", alone=2) as under_way:
         hung = echo.program("host") or 0
         os.kill(hung, signal.SIGSTOP)
@@ -60,7 +60,7 @@ async def test_a_host_that_hangs_is_replaced_and_no_call_notices(echo: Node) -> 
 
 
 @pytest.mark.timeout(240)
-async def test_a_call_does_not_notice_that_programs_are_restarted(echo: Node) -> None:
+async def test_a_call_continues_when_programs_are_restarted(echo: Node) -> None:
     """Like an operator who has changed a setting: `supervisorctl restart`, one program after the other."""
     async with calls(echo, "restarts") as under_way:
         for name in PROGRAMS:
@@ -75,7 +75,7 @@ async def test_a_call_does_not_notice_that_programs_are_restarted(echo: Node) ->
 
 
 @pytest.mark.timeout(240)
-async def test_calls_outlive_many_celery_workers(echo: Node) -> None:
+async def test_calls_survive_repeated_kills_of_the_celery_worker(echo: Node) -> None:
     async with calls(echo, "workers", talking=4, alone=0) as under_way:
         for _ in range(10 if LONG else 4):
             killed = await asyncio.to_thread(echo.kill, "worker")
@@ -85,7 +85,7 @@ async def test_calls_outlive_many_celery_workers(echo: Node) -> None:
         await asyncio.to_thread(under_way.assert_untouched, echo)
 
 
-async def test_calls_outlive_a_crash_of_redis_that_lasts(echo: Node) -> None:
+async def test_calls_survive_a_long_outage_of_redis(echo: Node) -> None:
     """T14: Valkey is killed and is down for 5 s; its append-only file restores all data."""
     async with calls(echo, "outage") as under_way:
         session_id = under_way.alone[0]
@@ -101,7 +101,7 @@ async def test_calls_outlive_a_crash_of_redis_that_lasts(echo: Node) -> None:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("loss", [flush, lose_the_file])
-async def test_calls_outlive_the_loss_of_all_records(echo: Node, loss: Callable[[Node], None]) -> None:
+async def test_calls_survive_the_loss_of_all_records(echo: Node, loss: Callable[[Node], None]) -> None:
     """T15: living agents register again before any session gets one: the limit is kept, the pool does not double."""
     async with calls(echo, loss.__name__, TURNS) as under_way:
         await outlive_the_loss_of_all_records(echo, under_way, loss, cap=CAP, seconds=15)

@@ -69,7 +69,7 @@ async def until(node: Node, session_id: str, state: str, seconds: float = 30) ->
     await asyncio.to_thread(poll, lambda: state in states(node, session_id), f"{session_id} is {state}", seconds)
 
 
-async def test_a_call_goes_its_way_though_nobody_tells(untold: Node) -> None:
+async def test_a_call_works_with_the_reconciler_alone(untold: Node) -> None:
     async with calling(untold, "quiet") as call:
         await until(untold, call.session_id, "active")
         assert "user_left" not in states(untold, call.session_id)
@@ -82,7 +82,7 @@ async def test_a_call_goes_its_way_though_nobody_tells(untold: Node) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_a_user_who_is_killed_is_missed(untold: Node) -> None:
+def test_a_killed_users_absence_is_detected(untold: Node) -> None:
     command = [sys.executable, "-m", "tests.support.tab", untold.url, "killed"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as tab:
         try:
@@ -98,7 +98,7 @@ def test_a_user_who_is_killed_is_missed(untold: Node) -> None:
 
 
 @pytest.mark.timeout(180)
-async def test_an_agent_that_lives_and_is_not_in_the_room_is_replaced(untold: Node) -> None:
+async def test_a_running_agent_missing_from_its_room_is_replaced(untold: Node) -> None:
     async with calling(untold, "deserted") as call:
         await until(untold, call.session_id, "active")
         await call._room.local_participant.publish_data("vanish")
@@ -111,7 +111,7 @@ async def test_an_agent_that_lives_and_is_not_in_the_room_is_replaced(untold: No
         await asyncio.to_thread(poll, again, "the call is active again")
 
 
-async def test_rooms_of_calls_that_are_over_are_deleted_and_no_others(untold: Node) -> None:
+async def test_only_rooms_of_ended_calls_are_deleted(untold: Node) -> None:
     async with calling(untold, "survivor") as call:
         room = (await call.look())["roomName"]
     async with LiveKit.of(untold) as livekit:

@@ -51,7 +51,7 @@ def test_a_client_that_dies_frees_its_agent_within_thirty_seconds(echo: Node) ->
 
 
 @pytest.mark.timeout(120)
-async def test_who_leaves_may_come_back_for_as_long_as_is_set(echo: Node) -> None:
+async def test_a_user_may_return_within_the_configured_time(echo: Node) -> None:
     """LiveKit has its own timeout for an empty room, which is overridden when the room is created."""
     call = await talking(echo, "leaver")
     await call.leave()
@@ -64,7 +64,7 @@ async def test_who_leaves_may_come_back_for_as_long_as_is_set(echo: Node) -> Non
 
 
 @pytest.mark.timeout(120)
-async def test_a_second_tab_goes_on_with_the_call(echo: Node) -> None:
+async def test_a_second_tab_continues_the_call(echo: Node) -> None:
     """T21: LiveKit removes the first tab, and reports its leaving after the second one has joined."""
     first = await talking(echo, "ada")
     try:

@@ -56,7 +56,7 @@ def doctor_on_a_running_node(node: Node) -> None:
     assert "answers and accepts the key pair" in node.command("doctor").stdout
 
 
-def doctor_names_what_is_wrong(node: Node) -> None:
+def doctor_names_faults(node: Node) -> None:
     """`doctor` for a running node, for a second one that needs the same ports, and for a Redis that is down."""
     elsewhere = node.run_dir / "elsewhere"
     elsewhere.mkdir()
@@ -103,7 +103,7 @@ def exit_codes(node: Node) -> None:
         node.environment = kept
 
 
-def the_commands_of_the_docs_reach_the_embedded_redis(node: Node) -> None:
+def the_documented_commands_reach_the_embedded_redis(node: Node) -> None:
     assert node.command("redis", "LLEN", "celery").stdout == "0\n"
     assert set(node.command("redis", "SMEMBERS", "nodes").stdout.split()) == {node.environment["NODE_ID"]}
     assert node.command("redis", "LRANGE", "celery", "0", "-1").stdout == ""
@@ -121,7 +121,7 @@ def the_commands_of_the_docs_reach_the_embedded_redis(node: Node) -> None:
 STEPS = [
     status_sessions_pool_logs_stop,
     doctor_on_a_running_node,
-    doctor_names_what_is_wrong,
+    doctor_names_faults,
     exit_codes,
-    the_commands_of_the_docs_reach_the_embedded_redis,
+    the_documented_commands_reach_the_embedded_redis,
 ]

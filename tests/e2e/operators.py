@@ -36,7 +36,7 @@ def metrics_of_a_takeover(node: Node) -> None:
     assert found[f'orchestrator_node_host_up{{node="{node.environment["NODE_ID"]}"}}'] == "1.0"
 
 
-async def a_takeover_is_told_once_signed_and_again_until_it_is_taken(node: Node, receiver: Receiver) -> None:
+async def a_takeover_alert_is_signed_and_retried_until_it_is_accepted(node: Node, receiver: Receiver) -> None:
     async with Call(node.url, "ada", key=CANARIES["API_KEYS"]) as call:
         call.hum()
         await call.sound()
@@ -56,7 +56,7 @@ async def a_takeover_is_told_once_signed_and_again_until_it_is_taken(node: Node,
     assert receiver.url not in node.log("worker")
 
 
-def what_promtool_says_of_the_metrics(node: Node, _: Receiver) -> None:
+def promtool_accepts_the_metrics(node: Node, _: Receiver) -> None:
     text = node.http.get("/metrics").text
     done = subprocess.run(
         [promtool(), "check", "metrics"], input=text, capture_output=True, text=True, timeout=30, check=False
@@ -75,7 +75,7 @@ def every_metric_of_the_alerts_and_the_dashboard_exists(node: Node, _: Receiver)
         assert named <= exposed, f"{file} names metrics that do not exist: {named - exposed}"
 
 
-def every_program_logs_json_and_a_request_is_found_in_all_of_them(node: Node, _: Receiver) -> None:
+def every_program_logs_json_with_the_request_id(node: Node, _: Receiver) -> None:
     node.resize(0)
     try:
         answer = node.http.post("/api/session/start", json={"userId": "traced"}, headers={"X-Request-Id": "trace-1"})
@@ -109,7 +109,7 @@ def no_task_carries_a_secret(node: Node, _: Receiver) -> None:
             assert CANARIES["ALERT_WEBHOOK_SECRET"].encode() not in (raw.dump(key) or b""), key
 
 
-def flower_lists_the_worker_and_is_not_for_everybody(node: Node, _: Receiver) -> None:
+def flower_lists_the_worker_and_requires_credentials(node: Node, _: Receiver) -> None:
     port = free_ports()
     command = [str(Path(sys.executable).parent / "orchestrator"), "flower", "--port", str(port)]
     output = (node.run_dir / "flower.log").open("w+")
@@ -153,11 +153,11 @@ def flower_lists_the_worker_and_is_not_for_everybody(node: Node, _: Receiver) ->
 
 
 STEPS = [
-    a_takeover_is_told_once_signed_and_again_until_it_is_taken,
-    what_promtool_says_of_the_metrics,
+    a_takeover_alert_is_signed_and_retried_until_it_is_accepted,
+    promtool_accepts_the_metrics,
     every_metric_of_the_alerts_and_the_dashboard_exists,
-    every_program_logs_json_and_a_request_is_found_in_all_of_them,
+    every_program_logs_json_with_the_request_id,
     the_hosts_memory_has_no_secret_of_the_webhook,
     no_task_carries_a_secret,
-    flower_lists_the_worker_and_is_not_for_everybody,
+    flower_lists_the_worker_and_requires_credentials,
 ]

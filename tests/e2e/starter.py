@@ -44,7 +44,7 @@ def sessions(node: Node) -> list[str]:
     return [each["sessionId"] for each in node.http.get("/api/sessions", headers=node.admin).json()["sessions"]]
 
 
-def pages_that_are_only_looked_at_take_no_agent(starter: str, node: Node, _: Path) -> None:
+def page_loads_without_a_call_use_no_agent(starter: str, node: Node, _: Path) -> None:
     before, pids = sessions(node), {agent["pid"] for agent in node.agents()}
     with Browser() as browser:
         for number in range(10):
@@ -58,7 +58,7 @@ def pages_that_are_only_looked_at_take_no_agent(starter: str, node: Node, _: Pat
     assert {agent["pid"] for agent in node.agents()} == pids
 
 
-def livekits_own_hooks_have_a_call(starter: str, node: Node, tmp_path: Path, *, agent: str) -> None:
+def a_call_works_with_livekits_hooks(starter: str, node: Node, tmp_path: Path, *, agent: str) -> None:
     before = sessions(node)
     with Browser(microphone=spoken(tmp_path, "What time is it?")) as browser:
         browser.page.goto(f"{starter}?api={node.url}{agent}")
@@ -82,7 +82,7 @@ def livekits_own_hooks_have_a_call(starter: str, node: Node, tmp_path: Path, *, 
 
 
 STEPS = [
-    pages_that_are_only_looked_at_take_no_agent,
-    functools.partial(livekits_own_hooks_have_a_call, agent="&agent=voice-agent"),
-    functools.partial(livekits_own_hooks_have_a_call, agent=""),
+    page_loads_without_a_call_use_no_agent,
+    functools.partial(a_call_works_with_livekits_hooks, agent="&agent=voice-agent"),
+    functools.partial(a_call_works_with_livekits_hooks, agent=""),
 ]

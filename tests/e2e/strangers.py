@@ -57,7 +57,7 @@ COSTLY = {
 }
 
 
-async def secrets_are_where_they_are_needed_and_nowhere_else(node: Node, _: Receiver) -> None:
+async def secrets_appear_only_where_they_are_needed(node: Node, _: Receiver) -> None:
     """Every secret is a canary; at the end all readable texts are searched for them."""
     answers: list[str] = []
     async with Call(node.url, "ada", key=CANARIES["API_KEYS"]) as call:
@@ -101,7 +101,7 @@ async def secrets_are_where_they_are_needed_and_nowhere_else(node: Node, _: Rece
         assert "eyJ" not in text, f"a LiveKit token is in {path}"
 
 
-def each_program_was_started_with_its_own_secrets_and_no_other(node: Node, receiver: Receiver) -> None:
+def each_program_gets_only_its_own_secrets(node: Node, receiver: Receiver) -> None:
     secrets = CANARIES | node.secrets | {"ALERT_WEBHOOK_URL": receiver.url, "REDIS_URL": node.redis_url}
     del secrets["VALKEY_PASSWORD"]  # is a part of REDIS_URL
     secrets["ADMIN_TOKEN"] = CANARIES["ADMIN_TOKEN"]
@@ -163,7 +163,7 @@ def sent_to(node: Node, pieces: list[bytes]) -> bytes:
             return b""
 
 
-def no_request_costs_so_much_that_a_probe_is_not_answered(node: Node, _: Receiver, *, what: str) -> None:
+def probes_are_answered_during_expensive_requests(node: Node, _: Receiver, *, what: str) -> None:
     pieces, clients = COSTLY[what]
     with ThreadPoolExecutor(clients) as threads:
         flood = [threads.submit(sent_to, node, pieces) for _ in range(clients)]
@@ -175,7 +175,7 @@ def no_request_costs_so_much_that_a_probe_is_not_answered(node: Node, _: Receive
     assert refused <= {b"400", b"401", b"413", b"414", b"422", b"429", b"431"}, refused
 
 
-def slow_and_idle_connections_keep_nobody_waiting(node: Node, _: Receiver) -> None:
+def slow_and_idle_connections_delay_no_request(node: Node, _: Receiver) -> None:
     """S18: many clients that never finish their request, and equally many that send nothing."""
     address = ("127.0.0.1", int(node.environment["PORT"]))
     with many_files(), ExitStack() as stack:
@@ -191,7 +191,7 @@ def slow_and_idle_connections_keep_nobody_waiting(node: Node, _: Receiver) -> No
     poll(lambda: node.http.get("/readyz").is_success, "the node is ready")
 
 
-async def a_token_outlives_its_session_and_opens_nothing(node: Node, _: Receiver) -> None:
+async def a_token_of_an_ended_session_gives_no_access(node: Node, _: Receiver) -> None:
     """S5: the room is deleted, and a user who returns with the old token gets neither an agent nor a new token."""
     async with Call(node.url, "eve", key=CANARIES["API_KEYS"]) as call:
         call.hum()
@@ -220,7 +220,7 @@ def marks(node: Node, session_id: str) -> Any:
         return raw.zscore("deadlines", f"close|{session_id}")
 
 
-def a_stop_with_open_streams_waits_for_none(node: Node, _: Receiver) -> None:
+def a_stop_does_not_wait_for_open_streams(node: Node, _: Receiver) -> None:
     with ExitStack() as stack:
         session = node.begin("ada")["sessionId"]
         client = stack.enter_context(httpx.Client(base_url=node.url, timeout=20, headers=node.admin))
@@ -235,10 +235,10 @@ def a_stop_with_open_streams_waits_for_none(node: Node, _: Receiver) -> None:
 
 
 STEPS = [
-    secrets_are_where_they_are_needed_and_nowhere_else,
-    each_program_was_started_with_its_own_secrets_and_no_other,
-    *(partial(no_request_costs_so_much_that_a_probe_is_not_answered, what=what) for what in COSTLY),
-    slow_and_idle_connections_keep_nobody_waiting,
-    a_token_outlives_its_session_and_opens_nothing,
-    a_stop_with_open_streams_waits_for_none,
+    secrets_appear_only_where_they_are_needed,
+    each_program_gets_only_its_own_secrets,
+    *(partial(probes_are_answered_during_expensive_requests, what=what) for what in COSTLY),
+    slow_and_idle_connections_delay_no_request,
+    a_token_of_an_ended_session_gives_no_access,
+    a_stop_does_not_wait_for_open_streams,
 ]

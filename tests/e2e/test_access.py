@@ -33,7 +33,7 @@ def node(short_folder: Path, receiver: Receiver) -> Iterator[Node]:
 
 
 @pytest.mark.timeout(400)
-async def test_operators_have_what_they_need_and_strangers_get_nothing(
+async def test_operators_have_access_and_strangers_have_none(
     node: Node, receiver: Receiver, subtests: pytest.Subtests
 ) -> None:
     await walk(subtests, operators.STEPS + strangers.STEPS, node, receiver)

@@ -90,7 +90,7 @@ async def switch(edge: Edge, old: Node, new: Node, raw: "redis.Redis") -> tuple[
 
 
 @pytest.mark.timeout(240)
-async def test_a_call_lives_through_a_deploy_and_the_pool_is_never_empty(
+async def test_a_call_survives_a_deploy_and_the_pool_is_never_empty(
     short_folder: Path, settings: dict[str, Any]
 ) -> None:
     old = container(short_folder / "old", "deployment-1", settings)

@@ -125,7 +125,7 @@ async def create_dispatch(node: Node) -> None:
         assert session["sessionId"] in listed.stdout
 
 
-async def a_token_of_ours_brings_an_agent_when_its_user_joins(node: Node) -> None:
+async def a_user_who_joins_with_our_token_gets_an_agent(node: Node) -> None:
     answer = await asyncio.to_thread(node.http.post, "/api/token", json={})
     token = answer.json()
     assert answer.status_code == 201, token
@@ -147,7 +147,7 @@ async def _gone(livekit: LiveKit, room: str) -> bool:
     return not await livekit.exists(room)
 
 
-async def a_token_of_somebody_else(node: Node, *, metadata: str, told: str) -> None:
+async def a_user_who_joins_with_a_foreign_token_gets_an_agent(node: Node, *, metadata: str, told: str) -> None:
     room = name()
     config = api.RoomConfiguration(agents=[api.RoomAgentDispatch(agent_name="voice-agent", metadata=metadata)])
     async with LiveKit.of(node) as livekit, livekit.guest(livekit.token(room, "ada", config=config)) as guest:
@@ -157,7 +157,7 @@ async def a_token_of_somebody_else(node: Node, *, metadata: str, told: str) -> N
         await asyncio.to_thread(poll, said, "the agent logs its metadata")
 
 
-async def metadata_that_is_too_large_is_refused_in_words(node: Node) -> None:
+async def too_large_metadata_is_refused_with_the_reason(node: Node) -> None:
     room = name()
     async with LiveKit.of(node) as livekit:
         await livekit.dispatch(room, "x" * 4097)
@@ -166,7 +166,7 @@ async def metadata_that_is_too_large_is_refused_in_words(node: Node) -> None:
         assert not [session for session in sessions(node) if session["roomName"] == room]
 
 
-async def other_names_are_not_for_us(node: Node) -> None:
+async def dispatches_for_other_agent_names_are_ignored(node: Node) -> None:
     """A dispatch for another agent name is not answered, and LiveKit does not send an agent to every room."""
     room = name()
     async with LiveKit.of(node) as livekit:
@@ -177,7 +177,7 @@ async def other_names_are_not_for_us(node: Node) -> None:
             assert not await livekit.agents(room)
 
 
-async def a_phone_call(node: Node) -> None:
+async def a_phone_call_gets_an_agent(node: Node) -> None:
     """Like a SIP dispatch rule: a room is created with agents, and the caller joins. Hanging up ends the session."""
     room = f"call-+4930123456_{token_hex(4)}"
     async with LiveKit.of(node) as livekit:
@@ -191,7 +191,7 @@ async def a_phone_call(node: Node) -> None:
             await until(lambda: _gone(livekit, room), "the caller's room is deleted")
 
 
-async def a_conference_goes_on_without_its_agent(node: Node) -> None:
+async def a_conference_continues_without_its_agent(node: Node) -> None:
     room = name()
     async with LiveKit.of(node) as livekit:
         await livekit.dispatch(room)
@@ -218,7 +218,7 @@ async def _alone(livekit: LiveKit, room: str) -> bool:
     return not await livekit.agents(room)
 
 
-async def an_empty_pool_boots_one(node: Node) -> None:
+async def an_empty_pool_boots_an_agent(node: Node) -> None:
     room = name()
     await asyncio.to_thread(node.resize, 0)
     try:
@@ -232,7 +232,7 @@ async def an_empty_pool_boots_one(node: Node) -> None:
         await asyncio.to_thread(node.resize, 2)
 
 
-async def a_full_node_says_so_and_is_asked_again_when_it_is_not(node: Node) -> None:
+async def a_full_node_reports_full_and_gets_jobs_again_later(node: Node) -> None:
     rooms = [name() for _ in range(CAP)]
     async with LiveKit.of(node) as livekit:
         for room in rooms:
@@ -271,7 +271,7 @@ def second_api(node: Node) -> Iterator[Path]:
     poll(lambda: len(doors(node)) == 1, "an API process that stops ends its registration")
 
 
-async def two_apis_are_registered_and_one_agent_comes(node: Node) -> None:
+async def one_agent_joins_with_two_registered_apis(node: Node) -> None:
     with second_api(node) as second:
         await _one_agent_comes(node, second)
 
@@ -319,7 +319,7 @@ def _answers(node: Node) -> bool:
         return False
 
 
-async def a_takeover_is_no_end_of_the_job_and_a_deleted_dispatch_is(node: Node) -> None:
+async def a_deleted_dispatch_ends_the_job_and_a_takeover_does_not(node: Node) -> None:
     room = name()
     async with LiveKit.of(node) as livekit:
         dispatch = await livekit.dispatch(room)
@@ -345,7 +345,7 @@ async def _another(guest: Guest, before: str) -> bool:
     return [who.sid != before for who in guest.agents()] == [True]
 
 
-async def a_draining_node_is_not_asked(node: Node) -> None:
+async def a_draining_node_gets_no_jobs(node: Node) -> None:
     node_id = node.environment["NODE_ID"]
     refused, served = name(), name()
     async with LiveKit.of(node) as livekit:
@@ -361,7 +361,7 @@ async def a_draining_node_is_not_asked(node: Node) -> None:
         assert refused not in {session["roomName"] for session in sessions(node)}
 
 
-async def livekit_comes_back(node: Node) -> None:
+async def workers_register_again_after_a_restart_of_livekit(node: Node) -> None:
     before = doors(node)[0]["workerId"]
     await asyncio.to_thread(node.kill, "livekit")
     again = lambda: (door := doors(node)[0])["registered"] and door["workerId"] != before and not door["full"]  # noqa: E731
@@ -374,23 +374,27 @@ async def livekit_comes_back(node: Node) -> None:
 
 STEPS = [
     create_dispatch,
-    a_token_of_ours_brings_an_agent_when_its_user_joins,
-    partial(a_token_of_somebody_else, metadata="Ada Lovelace", told='{"metadata": "Ada Lovelace"}'),
-    partial(a_token_of_somebody_else, metadata="", told="{}"),
-    metadata_that_is_too_large_is_refused_in_words,
-    other_names_are_not_for_us,
-    a_phone_call,
-    a_conference_goes_on_without_its_agent,
-    an_empty_pool_boots_one,
-    a_full_node_says_so_and_is_asked_again_when_it_is_not,
-    two_apis_are_registered_and_one_agent_comes,
+    a_user_who_joins_with_our_token_gets_an_agent,
+    partial(
+        a_user_who_joins_with_a_foreign_token_gets_an_agent,
+        metadata="Ada Lovelace",
+        told='{"metadata": "Ada Lovelace"}',
+    ),
+    partial(a_user_who_joins_with_a_foreign_token_gets_an_agent, metadata="", told="{}"),
+    too_large_metadata_is_refused_with_the_reason,
+    dispatches_for_other_agent_names_are_ignored,
+    a_phone_call_gets_an_agent,
+    a_conference_continues_without_its_agent,
+    an_empty_pool_boots_an_agent,
+    a_full_node_reports_full_and_gets_jobs_again_later,
+    one_agent_joins_with_two_registered_apis,
     a_killed_api_costs_no_call,
-    a_takeover_is_no_end_of_the_job_and_a_deleted_dispatch_is,
-    a_draining_node_is_not_asked,
-    livekit_comes_back,
+    a_deleted_dispatch_ends_the_job_and_a_takeover_does_not,
+    a_draining_node_gets_no_jobs,
+    workers_register_again_after_a_restart_of_livekit,
 ]
 
 
 @pytest.mark.timeout(400)
-async def test_livekits_dispatch_reaches_the_pool(node: Node, subtests: pytest.Subtests) -> None:
+async def test_livekits_dispatch_gets_agents_from_the_pool(node: Node, subtests: pytest.Subtests) -> None:
     await walk(subtests, [each for step in STEPS for each in (step, nothing_is_left)], node)

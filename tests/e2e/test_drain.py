@@ -43,7 +43,7 @@ async def ends_with_its_last_call(node: Node) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_calls_are_heard_until_the_drain_is_over(short_folder: Path) -> None:
+async def test_calls_continue_until_the_end_of_the_drain(short_folder: Path) -> None:
     folder = short_folder / "drain"
     node = node_in(folder, **SETTINGS).start()
     calls: list[Call] = []

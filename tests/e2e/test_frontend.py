@@ -98,7 +98,7 @@ def press_talk_and_the_agent_answers(node: Node, tmp_path: Path) -> None:
         assert browser.errors == []
 
 
-def an_agent_that_is_killed_in_the_call_is_replaced_and_the_user_is_told(node: Node, tmp_path: Path) -> None:
+def a_killed_agent_is_replaced_and_the_user_is_informed(node: Node, tmp_path: Path) -> None:
     # A silent file, as the recogniser sometimes takes the beeps of Chromium's fake microphone for words.
     with Browser(microphone=spoken(tmp_path, "Hello.", before=90), size=PHONE, dark=True) as browser:
         press_talk(browser, node)
@@ -124,7 +124,7 @@ def an_agent_that_is_killed_in_the_call_is_replaced_and_the_user_is_told(node: N
         assert browser.errors == []
 
 
-def a_refused_microphone_costs_no_agent_and_the_page_says_what_to_do(node: Node, _: Path) -> None:
+def a_blocked_microphone_uses_no_agent_and_shows_a_remedy(node: Node, _: Path) -> None:
     started = node.health()["stats"].get("total_assigned", 0)
     with Browser(microphone=False, size=PHONE) as browser:
         press_talk(browser, node)
@@ -136,7 +136,7 @@ def a_refused_microphone_costs_no_agent_and_the_page_says_what_to_do(node: Node,
     assert node.health()["stats"].get("total_assigned", 0) == started
 
 
-def who_waits_in_line_sees_it_and_is_served_when_another_hangs_up(narrow: Node) -> None:
+def a_queued_user_sees_the_queue_and_is_served_after_another_call_ends(narrow: Node) -> None:
     other = narrow.begin("other")["sessionId"]
     with Browser(size=PHONE) as browser:
         browser.page.goto(f"{narrow.url}/voice/")  # the API's port serves the page too
@@ -160,7 +160,7 @@ def who_waits_in_line_sees_it_and_is_served_when_another_hangs_up(narrow: Node) 
         assert browser.errors == []
 
 
-def a_full_house_is_explained_and_talk_is_offered_again(narrow: Node) -> None:
+def a_full_queue_is_explained_and_a_retry_is_offered(narrow: Node) -> None:
     others = [narrow.begin(f"other{number}")["sessionId"] for number in range(2)]
     with Browser(dark=True) as browser:
         press_talk(browser, narrow)
@@ -179,7 +179,7 @@ def a_full_house_is_explained_and_talk_is_offered_again(narrow: Node) -> None:
         assert [error for error in browser.errors if "429" not in error] == []
 
 
-def below_a_path_every_page_works_and_asks_for_nothing_outside_of_it(narrow: Node, *, strip: bool) -> None:
+def every_page_works_below_a_root_path(narrow: Node, *, strip: bool) -> None:
     # The page's own port, which has the same routes.
     target = f"http://127.0.0.1:{narrow.environment['FRONTEND_PORT']}"
     with PathProxy(target, "/voice", strip=strip) as proxy, Browser() as browser:
@@ -217,28 +217,28 @@ def documented(browser: Browser, url: str) -> None:
 
 STEPS = [
     press_talk_and_the_agent_answers,
-    an_agent_that_is_killed_in_the_call_is_replaced_and_the_user_is_told,
-    a_refused_microphone_costs_no_agent_and_the_page_says_what_to_do,
+    a_killed_agent_is_replaced_and_the_user_is_informed,
+    a_blocked_microphone_uses_no_agent_and_shows_a_remedy,
     *pictures.STEPS,
 ]
 NARROW_STEPS = [
-    who_waits_in_line_sees_it_and_is_served_when_another_hangs_up,
+    a_queued_user_sees_the_queue_and_is_served_after_another_call_ends,
     nobody_is_in,
-    a_full_house_is_explained_and_talk_is_offered_again,
+    a_full_queue_is_explained_and_a_retry_is_offered,
     nobody_is_in,
-    partial(below_a_path_every_page_works_and_asks_for_nothing_outside_of_it, strip=True),
+    partial(every_page_works_below_a_root_path, strip=True),
     nobody_is_in,
-    partial(below_a_path_every_page_works_and_asks_for_nothing_outside_of_it, strip=False),
+    partial(every_page_works_below_a_root_path, strip=False),
 ]
 
 
 @pytest.mark.timeout(400)
-def test_people_press_talk_on_our_page_and_on_livekits(node: Node, tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_talk_works_on_our_page_and_on_livekits_starter(node: Node, tmp_path: Path, subtests: pytest.Subtests) -> None:
     walk_plainly(subtests, STEPS, node, tmp_path)
     with starter.served() as page:
         walk_plainly(subtests, starter.STEPS, page, node, tmp_path)
 
 
 @pytest.mark.timeout(300)
-def test_below_a_path_with_few_places_the_page_says_how_it_stands(narrow: Node, subtests: pytest.Subtests) -> None:
+def test_the_page_reports_its_state_below_a_root_path_with_few_places(narrow: Node, subtests: pytest.Subtests) -> None:
     walk_plainly(subtests, NARROW_STEPS, narrow)

@@ -28,7 +28,7 @@ def node(short_folder: Path, models: Hosted) -> Iterator[Node]:
         yield found
 
 
-async def it_talks_asks_again_after_a_failed_turn_and_hangs_up(node: Node, models: Hosted) -> None:
+async def an_agent_talks_apologises_for_a_failed_turn_and_hangs_up(node: Node, models: Hosted) -> None:
     models.asked.clear()
     async with Call(node.url, "grace") as call:
         assert "help you" in await call.read()
@@ -46,7 +46,7 @@ async def it_talks_asks_again_after_a_failed_turn_and_hangs_up(node: Node, model
     assert (ended["status"], ended["reason"], ended["takeovers"]) == ("ended", "the agent hung up", 0)
 
 
-async def a_key_that_is_refused_ends_the_call_with_a_sentence_and_its_kind(node: Node, models: Hosted) -> None:
+async def a_refused_key_ends_the_call_with_a_sentence_and_the_reason(node: Node, models: Hosted) -> None:
     models.fail("llm", "401")
     async with Call(node.url, "ada") as call:
         await call.read()
@@ -63,11 +63,11 @@ async def a_key_that_is_refused_ends_the_call_with_a_sentence_and_its_kind(node:
 
 
 STEPS = [
-    it_talks_asks_again_after_a_failed_turn_and_hangs_up,
-    a_key_that_is_refused_ends_the_call_with_a_sentence_and_its_kind,
+    an_agent_talks_apologises_for_a_failed_turn_and_hangs_up,
+    a_refused_key_ends_the_call_with_a_sentence_and_the_reason,
 ]
 
 
 @pytest.mark.timeout(240)
-async def test_people_talk_with_hosted_voices(node: Node, models: Hosted, subtests: pytest.Subtests) -> None:
+async def test_callers_talk_with_hosted_voices(node: Node, models: Hosted, subtests: pytest.Subtests) -> None:
     await walk(subtests, STEPS, node, models)

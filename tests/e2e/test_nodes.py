@@ -79,7 +79,7 @@ def where(house: House, session_id: str) -> str:
     return str(house.raw.hget(f"session:{session_id}", "node"))
 
 
-def each_has_its_share_and_starts_go_where_there_is_most_room(three: House) -> None:
+def each_node_has_its_share_and_starts_go_to_the_emptiest_node(three: House) -> None:
     begun = [three.nodes["a"].begin(f"user{number}")["sessionId"] for number in range(3)]
     assert Counter(where(three, each) for each in begun) == dict.fromkeys(NAMES, 1)
     found = three.listed()
@@ -91,7 +91,7 @@ def each_has_its_share_and_starts_go_where_there_is_most_room(three: House) -> N
     assert "in service" in shown
 
 
-def a_user_comes_back_to_the_same_node(three: House) -> None:
+def a_user_returns_to_the_same_node(three: House) -> None:
     node = three.nodes["a"]
     first = node.begin("loyal", affinity="node")["sessionId"]
     home = where(three, first)
@@ -119,7 +119,7 @@ async def call_on(house: House, name: str, by: Node) -> Call:
     raise AssertionError(f"no call came to {name}")
 
 
-async def one_that_is_drained_hands_its_calls_over(three: House) -> None:
+async def a_drained_node_hands_its_calls_over(three: House) -> None:
     node = three.nodes["a"]
     call = await call_on(three, "b", node)
     try:
@@ -168,7 +168,7 @@ def leads(node: Node) -> bool:
     return "this beat leads" in node.log("beat")
 
 
-async def one_whose_main_process_is_killed_hands_its_calls_over(three: House) -> None:
+async def a_node_with_a_killed_main_process_hands_its_calls_over(three: House) -> None:
     """As by the kernel when memory runs out: the programs exit too, and the call continues on another node's agent."""
     node = three.nodes["a"]
     call = await call_on(three, "b", node)
@@ -190,7 +190,7 @@ async def one_whose_main_process_is_killed_hands_its_calls_over(three: House) ->
         await call.hang_up()
 
 
-async def one_that_vanishes_is_replaced_by_the_others(three: House) -> None:
+async def a_vanished_node_is_replaced_by_the_others(three: House) -> None:
     leading = [name for name, node in three.nodes.items() if leads(node)]
     assert len(leading) == 1, "exactly one beat leads"
     (lost,) = leading
@@ -240,14 +240,14 @@ async def one_that_vanishes_is_replaced_by_the_others(three: House) -> None:
 
 
 STEPS = [
-    each_has_its_share_and_starts_go_where_there_is_most_room,
-    a_user_comes_back_to_the_same_node,
-    one_that_is_drained_hands_its_calls_over,
-    one_whose_main_process_is_killed_hands_its_calls_over,
-    one_that_vanishes_is_replaced_by_the_others,
+    each_node_has_its_share_and_starts_go_to_the_emptiest_node,
+    a_user_returns_to_the_same_node,
+    a_drained_node_hands_its_calls_over,
+    a_node_with_a_killed_main_process_hands_its_calls_over,
+    a_vanished_node_is_replaced_by_the_others,
 ]
 
 
 @pytest.mark.timeout(500)
-async def test_three_nodes_share_the_work_and_a_call_outlives_its_node(house: House, subtests: pytest.Subtests) -> None:
+async def test_three_nodes_share_the_work_and_a_call_survives_its_node(house: House, subtests: pytest.Subtests) -> None:
     await walk(subtests, [each for step in STEPS for each in (step, nothing_happens_in_it)], house)

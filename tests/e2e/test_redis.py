@@ -20,7 +20,7 @@ RULES = "~voice:* &voice:* &voice:/0.celery.pidbox +@all -@admin -@dangerous"
 
 
 @pytest.mark.timeout(240)
-def test_a_node_lives_on_a_managed_redis_that_it_shares_and_a_livekit_server(short_folder: Path) -> None:
+def test_a_node_runs_on_a_shared_managed_redis_and_an_external_livekit(short_folder: Path) -> None:
     """TLS, a Redis user with few rights, and a prefix work for each program, agents, a call, and Flower."""
     folder = short_folder / "managed"
     folder.mkdir()

@@ -77,7 +77,7 @@ async def echoing(node: Node, user: str, **metadata: Any) -> AsyncIterator[Call]
 # How they begin and end
 
 
-async def what_is_said_comes_back_and_a_stop_clears_up(node: Node) -> None:
+async def speech_is_echoed_and_a_stop_releases_everything(node: Node) -> None:
     async with Call(node.url, "echo", metadata={"echo": True}) as call:
         await call.say("One two three.")
         assert await call.sound() > 0
@@ -130,7 +130,7 @@ def ten_at_once_on_an_empty_pool_are_all_served(node: Node) -> None:
         node.resize(2)
 
 
-def nobody_is_handed_a_dead_agent(node: Node) -> None:
+def a_dead_agent_is_never_assigned(node: Node) -> None:
     node.resize(1)
     try:
         for attempt in range(5):
@@ -147,7 +147,7 @@ def nobody_is_handed_a_dead_agent(node: Node) -> None:
         node.resize(2)
 
 
-def a_resize_works_at_once_and_spares_the_assigned(node: Node) -> None:
+def a_resize_is_immediate_and_keeps_assigned_agents(node: Node) -> None:
     started = node.begin("spared")
     pid = node.session(started["sessionId"])["agentPid"]
     node.resize(5)
@@ -170,7 +170,7 @@ def an_assignment_refills_the_pool_without_waiting_for_beat(node: Node) -> None:
     node.end(started["sessionId"])
 
 
-async def the_end_of_an_agent_is_told_with_its_cause_and_its_last_words(
+async def the_end_of_an_agent_is_reported_with_its_cause_and_last_lines(
     node: Node, *, deed: str, status: str, reason: str, last: str
 ) -> None:
     await asyncio.to_thread(poll, lambda: node.counts()["pool"] == 2, "warm agents")
@@ -190,7 +190,7 @@ async def the_end_of_an_agent_is_told_with_its_cause_and_its_last_words(
         assert 0 < raw.ttl(f"session:{call.session_id}:events") <= 1000
 
 
-async def what_stands_in_dot_env_reaches_the_agents_and_no_more(node: Node) -> None:
+async def agents_get_the_allowed_variables_of_dot_env(node: Node) -> None:
     async with Call(node.url, "shown", metadata={"do": "show"}) as call:
         await call.gone()
         await asyncio.to_thread(state, node, call.session_id, "ended")
@@ -223,7 +223,7 @@ def told(node: Node, event: str) -> int:
         return int(raw.hget("pool:stats", f"webhook:{event}:recorded") or 0)
 
 
-async def livekit_tells_the_node(node: Node) -> None:
+async def livekits_webhooks_reach_the_node(node: Node) -> None:
     kinds = "room_started participant_joined track_published participant_left room_finished".split()
     before = {kind: told(node, kind) for kind in kinds}
     async with echoing(node, "told") as call:
@@ -236,7 +236,7 @@ async def livekit_tells_the_node(node: Node) -> None:
     assert health["stats"]["webhook:room_started:recorded"] > before["room_started"]
 
 
-async def who_enters_the_room_of_a_call_that_is_over_is_put_out(node: Node) -> None:
+async def a_user_who_enters_the_room_of_an_ended_call_is_removed(node: Node) -> None:
     async with echoing(node, "again") as call, livekit(node) as client:
         room = (await call.look())["roomName"]
         await asyncio.to_thread(node.end, call.session_id)
@@ -264,14 +264,14 @@ async def taken_over(node: Node, call: Call, before: dict[str, Any], *, takeover
     return after
 
 
-async def a_killed_agent_is_replaced_and_heard_again(node: Node) -> None:
+async def a_killed_agent_is_replaced_and_the_call_continues(node: Node) -> None:
     async with echoing(node, "killed") as call:
         before = await call.look()
         os.kill(before["agentPid"], signal.SIGKILL)
         await taken_over(node, call, before)
 
 
-async def agents_that_serve_no_more_are_replaced_and_heard_again(node: Node) -> None:
+async def hung_agents_are_replaced_and_calls_continue(node: Node) -> None:
     """One agent is stopped, one has a blocked event loop, and one has lost its connection to Redis for good."""
     async with echoing(node, "hung") as hung, echoing(node, "blocked", later="block") as blocked:
         before = {call: await call.look() for call in (hung, blocked)}
@@ -319,15 +319,15 @@ def the_health_check_sees_every_process(node: Node) -> None:
     assert int(health["last_check"]) > 0
 
 
-_END = the_end_of_an_agent_is_told_with_its_cause_and_its_last_words
+_END = the_end_of_an_agent_is_reported_with_its_cause_and_last_lines
 STEPS = [
     *command_line.STEPS,
-    what_is_said_comes_back_and_a_stop_clears_up,
+    speech_is_echoed_and_a_stop_releases_everything,
     a_closed_tab_frees_the_agent,
     the_same_user_gets_the_same_session,
     ten_at_once_on_an_empty_pool_are_all_served,
-    nobody_is_handed_a_dead_agent,
-    a_resize_works_at_once_and_spares_the_assigned,
+    a_dead_agent_is_never_assigned,
+    a_resize_is_immediate_and_keeps_assigned_agents,
     an_assignment_refills_the_pool_without_waiting_for_beat,
     partial(
         _END, deed="raise", status="error", reason="agent_error: RuntimeError: told to fail",
@@ -338,13 +338,13 @@ STEPS = [
         last="[agent killed by signal 11]",
     ),
     partial(_END, deed="leave", status="ended", reason="done here", last="[agent exited with code 0]"),
-    what_stands_in_dot_env_reaches_the_agents_and_no_more,
+    agents_get_the_allowed_variables_of_dot_env,
     a_session_that_nobody_joins_frees_its_agent,
     a_session_has_a_maximum_length,
-    livekit_tells_the_node,
-    who_enters_the_room_of_a_call_that_is_over_is_put_out,
-    a_killed_agent_is_replaced_and_heard_again,
-    agents_that_serve_no_more_are_replaced_and_heard_again,
+    livekits_webhooks_reach_the_node,
+    a_user_who_enters_the_room_of_an_ended_call_is_removed,
+    a_killed_agent_is_replaced_and_the_call_continues,
+    hung_agents_are_replaced_and_calls_continue,
     the_third_death_ends_the_call_with_the_last_cause,
     the_health_check_sees_every_process,
 ]  # fmt: skip
@@ -353,7 +353,7 @@ STEPS = [
 # AGENT_COMMAND instead of a module
 
 
-def one_that_cannot_boot_is_an_error_with_its_reason(node: Node) -> None:
+def an_agent_that_cannot_boot_ends_the_session_with_the_reason(node: Node) -> None:
     started = node.begin("unlucky")
     assert started["status"] == "starting"
     assert "estimatedWait" not in started, "there is no estimate before the first boot"
@@ -371,7 +371,7 @@ def one_that_cannot_boot_is_an_error_with_its_reason(node: Node) -> None:
         assert "no model found\n[agent exited with code 3]" in node.command(*named.split()).stdout
 
 
-def one_that_was_mended_serves_its_user(node: Node) -> None:
+def a_repaired_agent_serves_its_user(node: Node) -> None:
     agent(node).write_text("exec python -m tests.support.own_agent\n")
     close = lambda: node.http.post("/api/breaker/close", headers=node.admin).is_success  # noqa: E731
     poll(close, "the breaker is closed")
@@ -386,7 +386,7 @@ def agent(node: Node) -> Path:
     return node.run_dir / "agent.sh"
 
 
-COMMAND_STEPS = [one_that_cannot_boot_is_an_error_with_its_reason, one_that_was_mended_serves_its_user]
+COMMAND_STEPS = [an_agent_that_cannot_boot_ends_the_session_with_the_reason, a_repaired_agent_serves_its_user]
 
 
 @pytest.mark.timeout(500)

@@ -94,7 +94,7 @@ def aside(work: Coroutine[Any, Any, Any]) -> Any:
         return thread.submit(asyncio.run, work).result(30)
 
 
-def a_wrong_token_is_told_and_a_right_one_is_kept_out_of_addresses(node: Node, _: Starter) -> None:
+def a_wrong_token_is_reported_and_a_valid_one_appears_in_no_url(node: Node, _: Starter) -> None:
     with Browser() as browser:
         page, addresses = browser.page, []
         page.on("request", lambda request: addresses.append(unquote(request.url)))
@@ -122,7 +122,7 @@ def a_wrong_token_is_told_and_a_right_one_is_kept_out_of_addresses(node: Node, _
         assert browser.errors == []
 
 
-def the_numbers_follow_without_a_reload(node: Node, session: Starter) -> None:
+def the_numbers_are_updated_without_a_reload(node: Node, session: Starter) -> None:
     with opened(node) as browser:
         page = browser.page
         page.evaluate("() => { window.sameDocument = true; }")
@@ -168,7 +168,7 @@ def a_session_opens_with_its_history_and_its_logs_live(node: Node, session: Star
         assert browser.errors == []
 
 
-def the_keyboard_is_enough_to_stop_a_call(node: Node, session: Starter) -> None:
+def a_call_can_be_stopped_with_the_keyboard(node: Node, session: Starter) -> None:
     started = session("stopper")
     agent = node.session(started)["agentPid"]
     with opened(node) as browser:
@@ -203,7 +203,7 @@ def resize_changes_the_pool(node: Node, _: Starter) -> None:
         assert browser.errors == []
 
 
-def a_node_is_drained_and_put_back(node: Node, session: Starter) -> None:
+def a_node_is_drained_and_undrained(node: Node, session: Starter) -> None:
     name = node.environment["NODE_ID"]
     with opened(node) as browser:
         page, line = browser.page, browser.page.locator("#nodes li")
@@ -219,7 +219,7 @@ def a_node_is_drained_and_put_back(node: Node, session: Starter) -> None:
         assert browser.errors == []
 
 
-def a_dead_api_is_said_and_the_page_comes_back(node: Node, session: Starter) -> None:
+def an_unreachable_api_is_reported_and_the_page_recovers(node: Node, session: Starter) -> None:
     with opened(node) as browser:
         page = browser.page
         node.kill("api")
@@ -235,7 +235,7 @@ def a_dead_api_is_said_and_the_page_comes_back(node: Node, session: Starter) -> 
         expect(row(browser, "afterwards")).to_be_visible(timeout=WAIT)
 
 
-def what_strangers_send_is_text(node: Node, session: Starter) -> None:
+def foreign_text_is_shown_as_text(node: Node, session: Starter) -> None:
     """Threat S14: names, reasons and log lines are text from strangers."""
     started = node.begin(HOSTILE, metadata={"name": HOSTILE})["sessionId"]
     try:
@@ -263,7 +263,7 @@ def what_strangers_send_is_text(node: Node, session: Starter) -> None:
         node.end(started)
 
 
-def controls_and_directions_of_strangers_are_written_out(node: Node, _: Starter) -> None:
+def control_characters_in_foreign_text_are_escaped(node: Node, _: Starter) -> None:
     """As on the terminal: such characters could make a name or a log line look like another one."""
     shown = one_line(STRANGE)
     started = node.begin(STRANGE)["sessionId"]
@@ -287,7 +287,7 @@ def controls_and_directions_of_strangers_are_written_out(node: Node, _: Starter)
         node.end(started)
 
 
-def the_page_writes_out_what_the_command_line_writes_out(node: Node, _: Starter) -> None:
+def the_page_escapes_the_same_characters_as_the_command_line(node: Node, _: Starter) -> None:
     """The same rule in Python and JavaScript, for each Unicode character and for single surrogates."""
     with Browser() as browser:
         browser.page.goto(f"{node.url}/status")
@@ -307,7 +307,7 @@ def the_page_writes_out_what_the_command_line_writes_out(node: Node, _: Starter)
     assert len(expected) > 3000
 
 
-def an_agent_that_did_not_boot_opens_its_log(node: Node, session: Starter) -> None:
+def the_log_of_a_failed_boot_can_be_opened(node: Node, session: Starter) -> None:
     lines = ["Traceback (most recent call last):", f"RuntimeError: {HOSTILE}{STRANGE}"]
     agent_id = aside(_fail_to_boot(node, lines, session("unlucky")))
     with opened(node) as browser:
@@ -348,7 +348,7 @@ def an_agent_that_did_not_boot_opens_its_log(node: Node, session: Starter) -> No
         assert browser.errors == []
 
 
-def two_hundred_sessions_are_searched_and_paged(node: Node, _: Starter) -> None:
+def two_hundred_sessions_can_be_searched_and_paged(node: Node, _: Starter) -> None:
     with opened(node) as browser:
         page = browser.page
         aside(_many(node, 200))
@@ -400,7 +400,7 @@ def a_phone_shows_everything_without_scrolling_sideways(node: Node, session: Sta
         assert browser.errors == []
 
 
-def streams_are_put_together_and_percentiles_taken(node: Node, _: Starter) -> None:
+def streams_are_parsed_and_percentiles_computed(node: Node, _: Starter) -> None:
     """The page's two small calculations, run in the browser."""
     with Browser() as browser:
         browser.page.goto(f"{node.url}/status")
@@ -427,26 +427,26 @@ def streams_are_put_together_and_percentiles_taken(node: Node, _: Starter) -> No
 
 
 STEPS = [
-    a_wrong_token_is_told_and_a_right_one_is_kept_out_of_addresses,
-    the_numbers_follow_without_a_reload,
+    a_wrong_token_is_reported_and_a_valid_one_appears_in_no_url,
+    the_numbers_are_updated_without_a_reload,
     a_session_opens_with_its_history_and_its_logs_live,
-    the_keyboard_is_enough_to_stop_a_call,
+    a_call_can_be_stopped_with_the_keyboard,
     resize_changes_the_pool,
-    a_node_is_drained_and_put_back,
-    a_dead_api_is_said_and_the_page_comes_back,
-    what_strangers_send_is_text,
-    controls_and_directions_of_strangers_are_written_out,
-    the_page_writes_out_what_the_command_line_writes_out,
-    an_agent_that_did_not_boot_opens_its_log,
-    two_hundred_sessions_are_searched_and_paged,
+    a_node_is_drained_and_undrained,
+    an_unreachable_api_is_reported_and_the_page_recovers,
+    foreign_text_is_shown_as_text,
+    control_characters_in_foreign_text_are_escaped,
+    the_page_escapes_the_same_characters_as_the_command_line,
+    the_log_of_a_failed_boot_can_be_opened,
+    two_hundred_sessions_can_be_searched_and_paged,
     partial(a_phone_shows_everything_without_scrolling_sideways, dark=False),
     partial(a_phone_shows_everything_without_scrolling_sideways, dark=True),
-    streams_are_put_together_and_percentiles_taken,
+    streams_are_parsed_and_percentiles_computed,
 ]
 
 
 @pytest.mark.timeout(400)
-def test_the_status_page(node: Node, subtests: pytest.Subtests) -> None:
+def test_the_status_page_shows_a_running_node(node: Node, subtests: pytest.Subtests) -> None:
     steps = [each for step in STEPS for each in (step, what_was_begun_is_over)]
     walk_plainly(subtests, steps, node, Starter(node))
 

@@ -53,13 +53,13 @@ async def serves_as_before(node: Node, under_way: Calls) -> None:
         await call.next_sound()
 
 
-async def a_call_does_not_notice_that_a_program_is_killed(node: Node, under_way: Calls, *, program: str) -> None:
+async def a_call_continues_when_a_program_is_killed(node: Node, under_way: Calls, *, program: str) -> None:
     killed = await asyncio.to_thread(node.kill, program)
     await asyncio.to_thread(runs_again, node, program, killed)
     await serves_as_before(node, under_way)
 
 
-async def a_host_that_hangs_is_replaced_and_no_call_notices(node: Node, under_way: Calls) -> None:
+async def a_hung_host_is_replaced_while_calls_continue(node: Node, under_way: Calls) -> None:
     hung = node.program("host") or 0
     os.kill(hung, signal.SIGSTOP)
     await asyncio.to_thread(runs_again, node, "host", hung)
@@ -67,7 +67,7 @@ async def a_host_that_hangs_is_replaced_and_no_call_notices(node: Node, under_wa
     await serves_as_before(node, under_way)
 
 
-async def calls_outlive_a_crash_of_redis_that_lasts(node: Node, under_way: Calls) -> None:
+async def calls_survive_a_long_outage_of_redis(node: Node, under_way: Calls) -> None:
     """Valkey is killed and is down for 3 s; its append-only file restores all data."""
     await asyncio.to_thread(crash_and_stay_down, node, "valkey")
     waits = await asyncio.to_thread(refused_for, node, under_way.talks[0].session_id, 3)
@@ -76,7 +76,7 @@ async def calls_outlive_a_crash_of_redis_that_lasts(node: Node, under_way: Calls
     await serves_as_before(node, under_way)
 
 
-async def calls_outlive_the_loss_of_all_records(node: Node, under_way: Calls, *, loss: Callable[[Node], None]) -> None:
+async def calls_survive_the_loss_of_all_records(node: Node, under_way: Calls, *, loss: Callable[[Node], None]) -> None:
     """Living agents register again before any session gets one: the limit is kept, the pool does not double."""
     await outlive_the_loss_of_all_records(node, under_way, loss, cap=CAP)
     # The next step needs the capacity that the late sessions use.
@@ -84,7 +84,7 @@ async def calls_outlive_the_loss_of_all_records(node: Node, under_way: Calls, *,
     await serves_as_before(node, under_way)
 
 
-async def a_livekit_that_was_killed_loses_no_call(node: Node, under_way: Calls) -> None:
+async def a_killed_livekit_loses_no_call(node: Node, under_way: Calls) -> None:
     """Return whether the same or another agent is in the room again."""
     killed = await asyncio.to_thread(node.kill, "livekit")
     await asyncio.to_thread(runs_again, node, "livekit", killed)
@@ -98,17 +98,17 @@ async def a_livekit_that_was_killed_loses_no_call(node: Node, under_way: Calls) 
 
 
 STEPS = [
-    *(partial(a_call_does_not_notice_that_a_program_is_killed, program=name) for name in PROGRAMS),
-    a_host_that_hangs_is_replaced_and_no_call_notices,
-    calls_outlive_a_crash_of_redis_that_lasts,
-    partial(calls_outlive_the_loss_of_all_records, loss=flush),
-    partial(calls_outlive_the_loss_of_all_records, loss=lose_the_file),
-    a_livekit_that_was_killed_loses_no_call,
+    *(partial(a_call_continues_when_a_program_is_killed, program=name) for name in PROGRAMS),
+    a_hung_host_is_replaced_while_calls_continue,
+    calls_survive_a_long_outage_of_redis,
+    partial(calls_survive_the_loss_of_all_records, loss=flush),
+    partial(calls_survive_the_loss_of_all_records, loss=lose_the_file),
+    a_killed_livekit_loses_no_call,
 ]
 
 
 @pytest.mark.timeout(500)
-async def test_calls_outlive_whatever_is_lost_beneath_them(node: Node, subtests: pytest.Subtests) -> None:
+async def test_calls_survive_the_loss_of_programs_redis_and_livekit(node: Node, subtests: pytest.Subtests) -> None:
     async with calls(node, "survives", TURNS, alone=0) as under_way:
         await walk(subtests, STEPS, node, under_way)
         print(under_way.heard())  # noqa: T201

@@ -36,7 +36,7 @@ def a_folder(parent: Path, name: str) -> Path:
     return folder
 
 
-def it_says_what_is_up_is_there_once_and_stops_without_a_trace(folder: Path) -> None:
+def a_node_prints_its_addresses_and_stops_without_leftovers(folder: Path) -> None:
     settings = {"POOL_TARGET": 1, "AGENT_MODULE": "agents.echo", "DRAIN_SECONDS": DRAIN_SECONDS}
     first = Node(a_folder(folder, "life"), **settings)
     with first as node:
@@ -137,7 +137,7 @@ def a_host_that_cannot_start_ends_the_node(folder: Path) -> None:
         node.stop()
 
 
-def it_is_interrupted_while_it_starts(folder: Path) -> None:
+def a_node_is_interrupted_during_its_start(folder: Path) -> None:
     node = Node(a_folder(folder, "early"), POOL_TARGET=1, AGENT_MODULE="agents.echo")
     try:
         node.start(wait=False)
@@ -167,7 +167,7 @@ def _checkout(folder: Path) -> Path:
     return venv / "bin" / "python"
 
 
-def it_lives_in_folders_of_any_name_and_goes_with_its_terminal(folder: Path) -> None:
+def a_node_runs_in_folders_of_any_name_and_stops_with_its_terminal(folder: Path) -> None:
     """The characters are special to supervisord, a shell, a URL or an .ini file."""
     place = a_folder(folder, NAME)
     (place / "page").mkdir(parents=True)
@@ -212,13 +212,13 @@ def it_lives_in_folders_of_any_name_and_goes_with_its_terminal(folder: Path) -> 
 
 
 STEPS = [
-    it_says_what_is_up_is_there_once_and_stops_without_a_trace,
+    a_node_prints_its_addresses_and_stops_without_leftovers,
     a_host_that_cannot_start_ends_the_node,
-    it_is_interrupted_while_it_starts,
-    it_lives_in_folders_of_any_name_and_goes_with_its_terminal,
+    a_node_is_interrupted_during_its_start,
+    a_node_runs_in_folders_of_any_name_and_stops_with_its_terminal,
 ]
 
 
 @pytest.mark.timeout(400)
-def test_a_node_comes_up_and_goes(short_folder: Path, subtests: pytest.Subtests) -> None:
+def test_a_node_starts_and_stops(short_folder: Path, subtests: pytest.Subtests) -> None:
     walk_plainly(subtests, STEPS, short_folder)

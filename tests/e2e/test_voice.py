@@ -31,7 +31,7 @@ def node(short_folder: Path) -> Iterator[Node]:
         yield found
 
 
-async def a_caller_is_greeted_heard_and_answered(node: Node) -> None:
+async def an_agent_greets_its_caller_and_answers(node: Node) -> None:
     async with Call(node.url, "grace", metadata={"name": "Grace"}) as call:
         assert call.session["prewarmed"] is True
         assert call.session["status"] in {"ready", "active"}
@@ -87,7 +87,7 @@ async def _state(call: Call, wanted: str) -> bool:
     return True
 
 
-async def the_state_changes_after_the_user_is_in(node: Node) -> None:
+async def the_agents_state_changes_after_the_user_joins(node: Node) -> None:
     """LiveKit's own pages hang up on an agent whose state never changes while they are in the room."""
     async with Call(node.url, "page") as call:
         agent = next(iter(call._room.remote_participants.values()))
@@ -116,7 +116,7 @@ async def _told(room: rtc.Room, agent: str, seconds: float) -> list[str]:
         await session.aclose()
 
 
-async def a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice(node: Node) -> None:
+async def a_caller_cannot_read_or_control_the_agent_except_by_voice(node: Node) -> None:
     """By default LiveKit shows an agent's instructions, tools and conversation to the room, and accepts text."""
     url, keys = f"ws://127.0.0.1:{node.environment['LIVEKIT_PORT']}", node.secrets
 
@@ -156,7 +156,7 @@ async def a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice(node: Nod
         assert (await call.look())["status"] == "active"
 
 
-async def an_agent_is_started_on_a_miss_and_answers(node: Node) -> None:
+async def an_agent_started_after_a_miss_answers(node: Node) -> None:
     node.resize(0)
     try:
         async with Call(node.url, "early") as call:
@@ -170,7 +170,7 @@ async def an_agent_is_started_on_a_miss_and_answers(node: Node) -> None:
         node.resize(2)
 
 
-async def a_call_goes_on_when_worker_and_host_are_killed(node: Node) -> None:
+async def a_call_continues_when_worker_and_host_are_killed(node: Node) -> None:
     async with Call(node.url, "survivor") as call:
         await call.read()
         before = await call.look()
@@ -189,7 +189,7 @@ async def a_call_goes_on_when_worker_and_host_are_killed(node: Node) -> None:
     assert (ended["status"], ended["reason"]) == ("ended", "stopped by request of the caller")
 
 
-def the_command_line_calls_as_a_user_does(node: Node) -> None:
+def the_command_line_places_a_call(node: Node) -> None:
     shown = node.command("call", "--say", "what time is it", "--user", "ada")
     assert "you" in shown.stdout
     assert re.search(r"reply after end of speech.*\d\.\d{3}", shown.stdout)
@@ -205,7 +205,7 @@ def _sockets(pid: int | None) -> set[str]:
     return {str(link.readlink()) for link in folder.iterdir() if str(link.readlink()).startswith("socket:")}
 
 
-def secrets_stay_where_they_belong(node: Node) -> None:
+def agents_have_no_secrets_of_the_node(node: Node) -> None:
     """Agents see neither the LiveKit secret nor the admin token, not even in the environment that they inherit."""
     secrets = dict(node.secrets)
     secrets.pop("VALKEY_PASSWORD")  # part of REDIS_URL, which agents have
@@ -226,7 +226,7 @@ def secrets_stay_where_they_belong(node: Node) -> None:
         assert (node.run_dir / name).stat().st_mode & 0o077 == 0, name
 
 
-def a_token_is_good_for_one_room_and_no_more(node: Node) -> None:
+def a_token_is_valid_for_one_room_only(node: Node) -> None:
     session = node.begin("tokens")
     answer = node.http.post("/api/token", json={"sessionId": session["sessionId"], "participant_name": "T"})
     assert answer.status_code == 201
@@ -253,7 +253,7 @@ def a_token_is_good_for_one_room_and_no_more(node: Node) -> None:
     assert node.http.post("/api/token", json={"sessionId": session["sessionId"]}).status_code == 409
 
 
-async def the_next_voice_knows_the_users_name_and_what_was_said(node: Node) -> None:
+async def a_replacement_agent_has_the_users_name_and_the_conversation(node: Node) -> None:
     async with Call(node.url, "x-1") as call:
         await call.read()
         name = (await call.ask("My name is Grace.", r"nice to meet you (\w+)"))[1]
@@ -265,7 +265,7 @@ async def the_next_voice_knows_the_users_name_and_what_was_said(node: Node) -> N
     assert (after["takeovers"], after["roomName"]) == (1, before["roomName"])
 
 
-async def the_voice_says_goodbye_before_its_node_stops(node: Node) -> None:
+async def an_agent_says_goodbye_before_its_node_stops(node: Node) -> None:
     call = Call(node.url, "ada", patience=60)
     try:
         async with call:
@@ -282,20 +282,20 @@ async def the_voice_says_goodbye_before_its_node_stops(node: Node) -> None:
 
 
 STEPS = [
-    a_caller_is_greeted_heard_and_answered,
+    an_agent_greets_its_caller_and_answers,
     an_agent_can_be_interrupted,
-    the_state_changes_after_the_user_is_in,
-    a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice,
-    an_agent_is_started_on_a_miss_and_answers,
-    a_call_goes_on_when_worker_and_host_are_killed,
-    the_command_line_calls_as_a_user_does,
-    secrets_stay_where_they_belong,
-    a_token_is_good_for_one_room_and_no_more,
-    the_next_voice_knows_the_users_name_and_what_was_said,
-    the_voice_says_goodbye_before_its_node_stops,
+    the_agents_state_changes_after_the_user_joins,
+    a_caller_cannot_read_or_control_the_agent_except_by_voice,
+    an_agent_started_after_a_miss_answers,
+    a_call_continues_when_worker_and_host_are_killed,
+    the_command_line_places_a_call,
+    agents_have_no_secrets_of_the_node,
+    a_token_is_valid_for_one_room_only,
+    a_replacement_agent_has_the_users_name_and_the_conversation,
+    an_agent_says_goodbye_before_its_node_stops,
 ]
 
 
 @pytest.mark.timeout(500)
-async def test_people_talk_with_agents(node: Node, subtests: pytest.Subtests) -> None:
+async def test_callers_talk_with_agents(node: Node, subtests: pytest.Subtests) -> None:
     await walk(subtests, STEPS, node)

@@ -61,7 +61,7 @@ GUARDS = (
     # Deadlines, assignment, the queue
     guard(
         "credentials are checked before a body is read",
-        "integration/test_gate.py::test_credentials_are_looked_at_before_a_byte_of_the_body",
+        "integration/test_gate.py::test_credentials_are_checked_before_the_body_is_read",
         replace(
             "credentials-before-body",
             "caller = request.state",
@@ -70,7 +70,7 @@ GUARDS = (
     ),
     guard(
         "a body's depth is bounded before anything recurses",
-        "integration/test_gate.py::test_depth_is_refused_before_anything_recurses",
+        "integration/test_gate.py::test_deeply_nested_json_is_refused_before_parsing",
         replace("body-depth", "bound(await _body(request))", "await _body(request)"),
     ),
     guard(
@@ -80,80 +80,80 @@ GUARDS = (
     ),
     guard(
         "no header can forge an internal key",
-        "integration/test_gate.py::test_no_header_forges_a_key_of_ours",
+        "integration/test_gate.py::test_no_header_forges_an_internal_key",
         replace("key-scope", 'hashlib.sha256(f"{scope}\\n{key}".encode()).hexdigest()', "key"),
     ),
     guard(
         "a header is bounded in bytes",
-        "unit/test_protocol.py::test_what_is_too_large_is_refused_before_it_is_kept",
+        "unit/test_protocol.py::test_an_oversized_request_is_refused_before_it_is_stored",
         never("header-bytes"),
     ),
     guard(
         "a request is bounded in seconds",
-        "unit/test_protocol.py::test_who_never_comes_to_an_end_is_cut_off",
+        "unit/test_protocol.py::test_a_request_that_never_ends_is_cut_off",
         never("request-seconds"),
     ),
     guard(
         "connections are bounded in all",
-        "unit/test_protocol.py::test_the_silent_make_room_for_who_asks",
+        "unit/test_protocol.py::test_idle_connections_are_closed_for_new_requests",
         never("connections"),
     ),
     guard(
         "connections of one address are bounded",
-        "unit/test_protocol.py::test_one_address_has_so_many_connections_and_a_proxy_any_number",
+        "unit/test_protocol.py::test_connections_per_address_are_limited_except_for_proxies",
         replace("connections-per-address", "len(mine) >= self._per_address > 0", "False"),
     ),
     guard(
         "a port listens before the app is loaded",
-        "unit/test_sockets.py::test_it_listens_before_the_app_is_loaded",
+        "unit/test_sockets.py::test_sockets_listen_before_the_app_is_loaded",
         remove("listen-before-load"),
     ),
     guard(
         "a full Redis takes no new work",
-        "integration/test_refusing_redis.py::test_a_full_redis_takes_no_new_work_though_a_warm_agent_is_there",
+        "integration/test_refusing_redis.py::test_a_full_redis_accepts_no_new_work_despite_a_warm_agent",
         remove("memory-before-work"),
     ),
     guard(
         "MAX_SESSIONS is checked in the step that takes the agent",
-        "simulation/test_capacity.py::test_the_cap_holds_at_every_moment_of_a_rush",
+        "simulation/test_capacity.py::test_the_session_limit_holds_during_a_rush",
         never("cap"),
     ),
     guard(
         "the end of a session and the next one's turn are one step",
-        "simulation/test_capacity.py::test_the_line_is_first_come_first_served_and_moves_at_once",
+        "simulation/test_capacity.py::test_the_queue_is_first_in_first_out_and_advances_immediately",
         remove("promote"),
     ),
     guard(
         "a new session queues behind those that wait, even if there is room",
-        "simulation/test_capacity.py::test_whoever_comes_later_stands_behind_even_when_a_place_is_free",
+        "simulation/test_capacity.py::test_later_starts_never_overtake_the_queue",
         never("queue-first"),
         remove("promote"),
     ),
     guard(
         "a wait in line ends",
-        "simulation/test_capacity.py::test_a_place_in_line_is_given_up_in_time_and_by_its_user",
+        "simulation/test_capacity.py::test_queued_sessions_end_by_timeout_or_by_their_user",
         never("queue-timeout"),
     ),
     guard(
         "a wait is estimated from how long sessions were",
-        "chaos/test_capacity.py::test_the_line_is_told_how_long_it_takes_once_that_is_known",
+        "chaos/test_capacity.py::test_queued_sessions_get_an_estimated_wait_once_it_is_known",
         replace(
             "wait-estimate", "session * position / await self._max_sessions()", "position / self._settings.max_sessions"
         ),
     ),
     guard(
         "the sessions of a user are counted",
-        "simulation/test_capacity.py::test_one_user_never_has_more_than_their_share",
+        "simulation/test_capacity.py::test_one_user_never_exceeds_the_limit_per_user",
         never("sessions-per-user"),
     ),
     guard(
         "an agent's process is checked right before it is handed out",
-        "integration/test_api.py::test_however_many_of_the_warm_agents_are_dead_no_session_is_lost_by_it",
+        "integration/test_api.py::test_dead_warm_agents_cost_no_session",
         always("process-alive"),
     ),
     guard(
         "shrinking takes from the pool only",
-        "simulation/test_capacity.py::test_a_storm_of_starts_while_the_pool_is_resized",
+        "simulation/test_capacity.py::test_many_concurrent_starts_succeed_while_the_pool_is_resized",
         replace(
             "shrink-pool-only",
             "redis.call('SINTER', 'pool:ready', 'pool:stale')[1] or agent_above_share(want)",
@@ -162,14 +162,14 @@ GUARDS = (
     ),
     guard(
         "starts are counted by the peer's address",
-        "chaos/test_capacity.py::test_a_flood_from_one_address_leaves_the_others_alone",
+        "chaos/test_capacity.py::test_a_flood_from_one_address_does_not_affect_other_addresses",
         replace(
             "peer-address", 'request.client.host if request.client else ""', 'request.headers.get("x-real-ip", "")'
         ),
     ),
     guard(
         "no agent is started while memory is low",
-        "chaos/test_capacity.py::test_no_agent_is_started_without_memory_and_the_reason_is_told",
+        "chaos/test_capacity.py::test_without_free_memory_no_agent_starts_and_the_reason_is_reported",
         always("memory-floor"),
     ),
     guard(
@@ -180,7 +180,7 @@ GUARDS = (
     ),
     guard(
         "a silent agent is not handed out",
-        "integration/test_store.py::test_a_silent_agent_is_passed_over_and_comes_back_with_its_heartbeat",
+        "integration/test_store.py::test_a_silent_agent_is_skipped_until_its_next_heartbeat",
         replace("silent-not-assigned", "silence <=", "0 * silence <="),
     ),
     guard(
@@ -203,13 +203,13 @@ GUARDS = (
     ),
     guard(
         "the pool's target follows what arrives",
-        "chaos/test_capacity.py::test_the_pool_grows_with_what_arrives_and_says_why",
+        "chaos/test_capacity.py::test_the_pool_grows_with_arrivals_and_reports_the_reason",
         replace("arrivals", "'INCR', bucket", "'SET', bucket, 0"),
     ),
     # Users
     guard(
         "a session that registers is not forgotten",
-        "integration/test_refill.py::test_a_session_whose_own_record_is_gone_counts_no_more",
+        "integration/test_refill.py::test_a_session_without_a_record_is_no_longer_counted",
         never("end-lost-only"),
     ),
     guard(
@@ -224,7 +224,7 @@ GUARDS = (
     ),
     guard(
         "a user whose connection was lost is waited for less long",
-        "integration/test_store.py::test_who_lost_the_connection_is_waited_for_less_long_than_who_left",
+        "integration/test_store.py::test_the_wait_for_a_user_is_shorter_after_a_lost_connection",
         replace("lost-connection", "(lost and 4 or 1)", "1"),
     ),
     guard(
@@ -234,12 +234,12 @@ GUARDS = (
     ),
     guard(
         "a user has one identity in the room from every tab",
-        "chaos/test_users.py::test_a_second_tab_goes_on_with_the_call",
+        "chaos/test_users.py::test_a_second_tab_continues_the_call",
         replace("one-identity", "user_identity(room)", 'new_id("user")'),
     ),
     guard(
         "a client secret is good for its own session alone",
-        "integration/test_access.py::test_a_client_secret_is_good_for_its_own_session_alone",
+        "integration/test_access.py::test_a_client_secret_gives_access_to_its_own_session_only",
         replace(
             "client-secret-session",
             "hmac.compare_digest(_digest(secret), _digest(self.client_secret(session_id)))",
@@ -248,42 +248,42 @@ GUARDS = (
     ),
     guard(
         "a client secret ends a little after its session",
-        "integration/test_access.py::test_a_client_secret_is_good_until_a_little_after_the_end",
+        "integration/test_access.py::test_a_client_secret_expires_shortly_after_the_end_of_its_session",
         replace("client-secret-expiry", "ended is not None", "False"),
     ),
     guard(
         "an api that is open is open to this machine alone",
-        "integration/test_access.py::test_open_means_this_machine_alone",
+        "integration/test_access.py::test_an_open_api_accepts_only_loopback_hosts",
         always("loopback-only"),
     ),
     guard(
         "a string like a client secret opens only its own session's routes",
-        "integration/test_strangers.py::test_what_looks_like_a_client_secret_opens_nothing_on_any_route",
+        "integration/test_strangers.py::test_an_invalid_client_secret_is_refused_on_every_route",
         replace("client-secret-routes", "access.starter", "access.caller"),
     ),
     guard(
         "only the operator reads the cause of an error",
-        "integration/test_operators_words.py::test_a_boot_error_is_the_operators",
+        "integration/test_operators_words.py::test_callers_never_see_the_text_of_a_boot_error",
         replace("error-detail", " if _is_operator(request) else caller_words.problem(failure.code)", ""),
     ),
     guard(
         "only the operator reads the warnings within an error",
-        "integration/test_refusing_redis.py::test_the_health_route_answers_and_names_it",
+        "integration/test_refusing_redis.py::test_the_health_route_names_the_refusal_of_redis",
         replace("caller-warning-codes", " if _is_operator(request)]", "]"),
     ),
     guard(
         "callers read no detail of an unexpected error",
-        "integration/test_operators_words.py::test_an_unexpected_error_is_the_operators",
+        "integration/test_operators_words.py::test_callers_never_see_the_text_of_an_unexpected_error",
         replace("unexpected-error-detail", ' if _is_operator(request) else caller_words.problem("internal_error")', ""),
     ),
     guard(
         "where no credentials are needed, secrets cannot be guessed either",
-        "integration/test_operators_words.py::test_a_route_without_credentials_is_no_place_to_guess_the_token",
+        "integration/test_operators_words.py::test_a_public_route_cannot_be_used_to_guess_the_token",
         never("guessed-secret"),
     ),
     guard(
         "callers read the code of a reason or cause, not its text",
-        "unit/test_caller_words.py::test_a_reason_is_told_by_its_code",
+        "unit/test_caller_words.py::test_a_reason_is_translated_by_its_code",
         replace(
             "reason-code",
             'reasons.for_callers(Reason(code or "", params or {}, text))',
@@ -292,109 +292,109 @@ GUARDS = (
     ),
     guard(
         "callers read fixed sentences about a session",
-        "integration/test_operators_words.py::test_of_an_agent_that_fails_callers_get_the_code",
+        "integration/test_operators_words.py::test_callers_get_only_the_code_of_an_agents_failure",
         never("caller-view"),
     ),
     guard(
         "callers read fixed sentences in a session's events",
-        "integration/test_operators_words.py::test_the_stream_of_events_tells_a_caller_no_more",
+        "integration/test_operators_words.py::test_the_event_stream_shows_callers_no_internal_text",
         replace("caller-events", " if caller.role is Role.ADMIN else caller_view.event", ""),
     ),
     guard(
         "health shows callers that something is wrong, but not why",
-        "integration/test_operators_words.py::test_a_boot_error_is_the_operators",
+        "integration/test_operators_words.py::test_callers_never_see_the_text_of_a_boot_error",
         replace("caller-health", " if caller.role is Role.ADMIN else caller_view.health(reply)", ""),
     ),
     guard(
         "only the operator reads logs",
-        "integration/test_operators_words.py::test_of_an_agent_that_fails_callers_get_the_code",
+        "integration/test_operators_words.py::test_callers_get_only_the_code_of_an_agents_failure",
         never("logs-for-admin"),
     ),
     guard(
         "a session's reason says who stopped it",
-        "integration/test_operators_words.py::test_who_ended_a_session_is_told",
+        "integration/test_operators_words.py::test_the_reason_states_which_credential_ended_the_session",
         replace("stopped-by", "_STOPPED[caller.role]", '"stopped by request"'),
     ),
     guard(
         "an open api gives a live session only to the client that began it",
-        "integration/test_strangers.py::test_an_open_api_gives_a_live_session_to_nobody_but_who_began_it",
+        "integration/test_strangers.py::test_an_open_api_returns_a_live_session_only_to_its_starter",
         never("session-of-its-starter"),
     ),
     guard(
         "no caller names a user for whom a room stands",
-        "integration/test_strangers.py::test_no_caller_names_a_user_for_whom_a_room_stands",
+        "integration/test_strangers.py::test_callers_cannot_use_user_ids_that_are_derived_from_rooms",
         never("reserved-user"),
     ),
     guard(
         "one address has few sessions",
-        "integration/test_strangers.py::test_one_address_takes_few_seats_and_few_places_in_line",
+        "integration/test_strangers.py::test_one_address_gets_a_limited_number_of_sessions_and_queue_places",
         never("sessions-per-address"),
     ),
     guard(
         "an IPv6 network has the limits of a few addresses",
-        "integration/test_strangers.py::test_a_network_of_ipv6_is_a_few_addresses_and_no_more",
+        "integration/test_strangers.py::test_an_ipv6_network_counts_as_a_few_addresses",
         replace("address-network", "{network, NETWORK_SHARE}", "nil"),
     ),
     guard(
         "a user is not left in a room that no agent serves",
-        "integration/test_strangers.py::test_who_sits_in_a_room_that_nobody_serves_is_not_left_there",
+        "integration/test_strangers.py::test_rooms_with_users_and_without_an_agent_are_deleted",
         remove("close-unserved-room"),
     ),
     guard(
         "wrong secrets are tried only so often",
-        "integration/test_strangers.py::test_wrong_secrets_are_tried_only_so_often",
+        "integration/test_strangers.py::test_attempts_with_wrong_secrets_are_limited",
         replace("wrong-secrets", "seen.wrong >= MOST", "False"),
     ),
     guard(
         "a client cannot choose its room",
-        "integration/test_token.py::test_no_request_yields_a_token_for_more",
+        "integration/test_token.py::test_no_request_gets_additional_grants",
         replace(
             "room-chosen", 'if body.room_name not in {None, "", room}', "room = body.room_name or room\n    if False"
         ),
     ),
     guard(
         "LiveKit's own attributes are refused",
-        "integration/test_token.py::test_what_a_client_may_not_choose_is_refused",
+        "integration/test_token.py::test_forbidden_fields_of_a_token_request_are_refused",
         replace("livekit-attributes", 'lower().startswith("lk.")', 'startswith("LK.")'),
     ),
     guard(
         "no agent gets variables that are not for agents",
-        "e2e/test_access.py::test_operators_have_what_they_need_and_strangers_get_nothing",
+        "e2e/test_access.py::test_operators_have_access_and_strangers_have_none",
         remove("agent-environment"),
         replace("program-secrets", "NEEDS[program]", "environment"),
-        STEP="secrets_are_where_they_are_needed_and_nowhere_else",
+        STEP="secrets_appear_only_where_they_are_needed",
     ),
     guard(
         "Compose has no secret that everybody knows",
-        "unit/test_shipped_secrets.py::test_no_shipped_file_has_a_secret_that_everybody_knows",
+        "unit/test_shipped_secrets.py::test_no_shipped_file_contains_a_secret",
         replace("compose-secret", "LIVEKIT_API_SECRET:-", "LIVEKIT_API_SECRET:-for-trying"),
     ),
     guard(
         "health warns when callers cannot reach LiveKit",
-        "integration/test_access.py::test_health_tells_of_callers_that_cannot_reach_livekit",
+        "integration/test_access.py::test_health_warns_when_callers_cannot_reach_livekit",
         remove("livekit-unreachable"),
     ),
     guard(
         "secrets that somebody else could have written are not read",
-        "unit/test_private.py::test_secrets_that_may_be_somebody_elses_are_nobodys_word",
+        "unit/test_private.py::test_a_secrets_file_that_another_user_could_write_is_refused",
         remove("private-owner"),
         remove("private-file-owner"),
         never("private-file-mode"),
     ),
     guard(
         "a node refuses a folder that another user could have filled",
-        "unit/test_private.py::test_up_refuses_it_before_anything_is_written",
+        "unit/test_private.py::test_up_refuses_a_foreign_folder_before_writing_to_it",
         remove("private-folder"),
     ),
     guard(
         "each program of a node has its own secrets and no other",
-        "e2e/test_access.py::test_operators_have_what_they_need_and_strangers_get_nothing",
+        "e2e/test_access.py::test_operators_have_access_and_strangers_have_none",
         replace("program-secrets", "NEEDS[program]", "environment"),
-        STEP="each_program_was_started_with_its_own_secrets_and_no_other",
+        STEP="each_program_gets_only_its_own_secrets",
     ),
     guard(
         "supervisord's environment has no secret",
-        "unit/test_programs.py::test_supervisords_environment_has_none_and_each_program_gets_its_own",
+        "unit/test_programs.py::test_secrets_reach_programs_and_not_supervisords_environment",
         replace("supervisord-secrets", "shared(environment)", "dict(environment)"),
     ),
     guard(
@@ -409,23 +409,23 @@ GUARDS = (
     ),
     guard(
         "no other process of the same user reads a sealed process",
-        "unit/test_sealed.py::test_others_of_its_user_read_neither_its_environment_nor_its_memory",
+        "unit/test_sealed.py::test_other_processes_of_its_user_cannot_read_its_environment_or_memory",
         remove("sealed"),
     ),
     guard(
         "zombies of sealed programs are seen",
-        "integration/test_invariants.py::test_a_zombie_of_a_sealed_program",
+        "integration/test_invariants.py::test_a_zombie_of_a_sealed_program_is_a_violation",
         replace("sealed-census", "settings.node_id if process.pid in supervised", '"" if False'),
     ),
     guard(
         "an api that stops ends its streams",
-        "e2e/test_access.py::test_operators_have_what_they_need_and_strangers_get_nothing",
+        "e2e/test_access.py::test_operators_have_access_and_strangers_have_none",
         replace("streams-stop", "_on_stop_signal(feed.close)", "contextlib.nullcontext()"),
-        STEP="a_stop_with_open_streams_waits_for_none",
+        STEP="a_stop_does_not_wait_for_open_streams",
     ),
     guard(
         "LiveKit keeps a room as long as its user is waited for",
-        "chaos/test_users.py::test_who_leaves_may_come_back_for_as_long_as_is_set",
+        "chaos/test_users.py::test_a_user_may_return_within_the_configured_time",
         remove("room-timeouts"),
     ),
     # Takeover
@@ -438,7 +438,7 @@ GUARDS = (
         "a silent agent is replaced",
         "e2e/test_sessions.py::test_sessions_from_their_start_to_their_end",
         returns("heartbeat-timeout"),
-        STEP="agents_that_serve_no_more_are_replaced_and_heard_again",
+        STEP="hung_agents_are_replaced_and_calls_continue",
     ),
     guard(
         "the number of takeovers is bounded",
@@ -448,60 +448,60 @@ GUARDS = (
     ),
     guard(
         "the conversation is handed over",
-        "e2e/test_voice.py::test_people_talk_with_agents",
+        "e2e/test_voice.py::test_callers_talk_with_agents",
         replace("conversation", "table.concat(turns, ',')", "''"),
-        STEP="the_next_voice_knows_the_users_name_and_what_was_said",
+        STEP="a_replacement_agent_has_the_users_name_and_the_conversation",
     ),
     # Survival
     guard(
         "a new agent host adopts the agents of the previous one",
-        "chaos/test_survival.py::test_a_call_does_not_notice_that_a_program_is_killed[host]",
+        "chaos/test_survival.py::test_a_call_continues_when_a_program_is_killed[host]",
         remove("adopt"),
     ),
     guard(
         "a restart of the agent host alone ends no call",
-        "chaos/test_survival.py::test_a_call_does_not_notice_that_programs_are_restarted",
+        "chaos/test_survival.py::test_a_call_continues_when_programs_are_restarted",
         remove("host-hangup"),
     ),
     guard(
         "a Celery worker that connects gets the list of living agents",
-        "chaos/test_survival.py::test_calls_outlive_many_celery_workers",
+        "chaos/test_survival.py::test_calls_survive_repeated_kills_of_the_celery_worker",
         replace("registered-agents", "{process.agent_id for process in living} |", ""),
     ),
     guard(
         "requests get a problem that says that Redis is away",
-        "chaos/test_survival.py::test_calls_outlive_a_crash_of_redis_that_lasts",
+        "chaos/test_survival.py::test_calls_survive_a_long_outage_of_redis",
         never("redis-away"),
         never("redis-away-cause"),
     ),
     guard(
         "a program waits when Redis refuses a command because of its own state",
-        "unit/test_refusals.py::test_the_servers_state_is_a_wait",
+        "unit/test_refusals.py::test_an_error_about_the_servers_state_is_temporary",
         replace("redis-refusal", "code not in _MISTAKES", "False"),
     ),
     guard(
         "beat waits for Redis without ending its process",
-        "chaos/test_redis_refuses.py::test_no_program_gives_up_on_a_redis_that_does_not_serve[gone]",
+        "chaos/test_redis_refuses.py::test_no_program_exits_while_redis_is_unavailable[gone]",
         replace("beat-waits", "self._say(cause)", "raise"),
     ),
     guard(
         "supervisord never gives up on a program that has run once",
-        "unit/test_supervise.py::test_what_has_run_is_started_again_without_end",
+        "unit/test_supervise.py::test_a_program_that_has_run_is_always_restarted",
         remove("restart-forever"),
     ),
     guard(
         "a full disk does not end the agent host",
-        "unit/test_full_disk.py::test_the_host_tells_who_died_and_refuses_with_the_cause",
+        "unit/test_full_disk.py::test_the_host_reports_deaths_and_refuses_spawns_with_the_cause",
         replace("host-full-disk", "OSError", "KeyError"),
     ),
     guard(
         "an agent that lives registers again",
-        "chaos/test_survival.py::test_calls_outlive_the_loss_of_all_records[flush]",
+        "chaos/test_survival.py::test_calls_survive_the_loss_of_all_records[flush]",
         replace("register-again", "await self._register()", '"unknown"'),
     ),
     guard(
         "starts wait until living agents have registered",
-        "chaos/test_survival.py::test_calls_outlive_the_loss_of_all_records[flush]",
+        "chaos/test_survival.py::test_calls_survive_the_loss_of_all_records[flush]",
         replace("wait-for-registrations", "not await self._all_registered()", "False"),
         replace("wait-for-heartbeats", "max(0.0, began + heartbeat - self._clock.monotonic())", "0"),
     ),
@@ -512,7 +512,7 @@ GUARDS = (
     ),
     guard(
         "the api checks an agent's process before it hands the agent out",
-        "simulation/test_capacity.py::test_a_killed_warm_agent_is_never_handed_out",
+        "simulation/test_capacity.py::test_a_killed_warm_agent_is_never_assigned",
         always("may-live"),
     ),
     guard(
@@ -522,7 +522,7 @@ GUARDS = (
     ),
     guard(
         "supervisord starts the Celery worker again",
-        "chaos/test_kill_loop.py::test_after_any_deaths_records_and_machine_agree",
+        "chaos/test_kill_loop.py::test_records_match_processes_after_random_kills",
         replace("restart-worker", "autorestart=true", "autorestart=false"),
         CHAOS_SEED="2",
     ),
@@ -534,33 +534,33 @@ GUARDS = (
     ),
     guard(
         "a dead Redis connection is noticed",
-        "chaos/test_redis_black_hole.py::test_a_black_hole_is_answered_at_once_and_heals[silent for good]",
+        "chaos/test_redis_black_hole.py::test_a_black_holed_redis_gets_prompt_errors_and_recovers[silent for good]",
         replace("redis-timeout", "socket_timeout=patience", "socket_timeout=None"),
     ),
     guard(
         "another node's agent continues the call of an agent that must leave",
-        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
+        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_survives_its_node",
         replace("stop-hands-over", "context.stop(", "context.leave("),
-        STEP="one_whose_main_process_is_killed_hands_its_calls_over",
+        STEP="a_node_with_a_killed_main_process_hands_its_calls_over",
     ),
     guard(
         "a connection that was idle while Redis restarted is not handed out",
-        "integration/test_connection.py::test_connections_that_were_idle_over_a_restart_of_redis_fail_nobody[connect]",
+        "integration/test_connection.py::test_idle_connections_work_after_a_restart_of_redis[connect]",
         replace("idle-connection", "enabled=False", ""),
     ),
     guard(
         "only the deadline decides that an agent is silent",
-        "integration/test_refill.py::test_examining_finds_each_fault",
+        "integration/test_refill.py::test_examine_detects_each_fault",
         replace("only-deadline-ends", "memory_limit", "memory_limit and agent.last_beat is None"),
     ),
     guard(
         "an agent is the process that the host started, or one below it",
-        "integration/test_identity.py::test_a_process_that_claims_a_running_boot_gets_nothing",
+        "integration/test_identity.py::test_a_foreign_process_cannot_take_over_a_running_boot",
         never("agent-process"),
     ),
     guard(
         "the process id that the agent host reports is the agent's",
-        "integration/test_identity.py::test_what_counts_as_warm_can_be_handed_out[False-a shell script]",
+        "integration/test_identity.py::test_an_agent_behind_a_wrapper_becomes_warm_and_can_be_assigned[False-a shell script]",
         never("host-process-id"),
     ),
     guard(
@@ -570,38 +570,38 @@ GUARDS = (
     ),
     guard(
         "a forked agent keeps the files and sockets that its module opened",
-        "unit/test_loaded.py::test_environment_files_and_sockets_stay_and_random_numbers_differ",
+        "unit/test_loaded.py::test_agents_keep_environment_files_and_sockets_and_differ_in_random_numbers",
         replace("close-inherited", "disown()", "os.closerange(3, 256)"),
     ),
     guard(
         "each agent has its own random numbers",
-        "unit/test_loaded.py::test_environment_files_and_sockets_stay_and_random_numbers_differ",
+        "unit/test_loaded.py::test_agents_keep_environment_files_and_sockets_and_differ_in_random_numbers",
         remove("reseed"),
     ),
     guard(
         "a host that does not answer is killed",
-        "chaos/test_survival.py::test_a_host_that_hangs_is_replaced_and_no_call_notices",
+        "chaos/test_survival.py::test_a_hung_host_is_replaced_while_calls_continue",
         remove("host-hangs"),
     ),
     # Retries and doubles
     guard(
         "supervisord starts the api again",
-        "chaos/test_doubles.py::test_no_start_is_lost_while_the_api_is_killed_again_and_again",
+        "chaos/test_doubles.py::test_no_start_is_lost_while_the_api_is_killed_repeatedly",
         replace("restart-api", "autorestart=true", "autorestart=false"),
     ),
     guard(
         "an agent whose session Redis has lost registers again",
-        "chaos/test_doubles.py::test_an_agent_whose_session_redis_forgot_says_so_again[session]",
+        "chaos/test_doubles.py::test_an_agent_registers_again_after_redis_lost_its_session[session]",
         replace("lost-session", "not session_state(session)", "false"),
     ),
     guard(
         "the lock of a beat that was killed runs out",
-        "chaos/test_doubles.py::test_two_beats_are_one_and_a_killed_one_is_replaced",
+        "chaos/test_doubles.py::test_only_one_of_two_beats_sends_tasks_and_a_killed_one_is_replaced",
         replace("beat-lock", '"redbeat_lock_timeout": 15', '"redbeat_lock_timeout": 1500'),
     ),
     guard(
         "all tasks that wait for a boot learn its result",
-        "chaos/test_flood.py::test_a_spawn_task_that_comes_again_and_again_starts_one_agent",
+        "chaos/test_flood.py::test_a_repeated_spawn_task_starts_one_agent",
         replace(
             "boot-decided",
             'await self._blocking.blmove(decided, decided, min(remaining, BLOCK_SECONDS), "LEFT", "RIGHT")',
@@ -611,12 +611,12 @@ GUARDS = (
     # Crash points
     guard(
         "a boot that nobody has claimed is given up",
-        "chaos/test_crash_points.py::test_a_session_gets_one_agent_whoever_fails_at[api.after_assign-kill]",
+        "chaos/test_crash_points.py::test_a_session_gets_one_agent_whichever_process_fails[api.after_assign-kill]",
         replace("boot-unclaimed", "exit_agent(id, UNCLAIMED)", "return"),
     ),
     guard(
         "a boot that takes too long is given up",
-        "chaos/test_crash_points.py::test_a_session_gets_one_agent_whoever_fails_at[agent.before_ready-hang]",
+        "chaos/test_crash_points.py::test_a_session_gets_one_agent_whichever_process_fails[agent.before_ready-hang]",
         returns("boot-timeout"),
     ),
     guard(
@@ -626,18 +626,18 @@ GUARDS = (
     ),
     guard(
         "an agent that is recorded as exited but still lives is stopped",
-        "chaos/test_crash_points.py::test_a_worker_that_dies_before_it_does_what_a_missed_deadline_asks_for",
+        "chaos/test_crash_points.py::test_a_new_worker_completes_the_actions_of_a_missed_deadline",
         never("stop-exited"),
     ),
     guard(
         "the agent host reports a death until it is acknowledged",
         "chaos/test_crash_points.py::"
-        "test_a_death_is_acted_on_once_though_its_witness_dies[kill-watch.before_record_death]",
+        "test_an_agents_death_is_handled_once_though_the_handler_dies[kill-watch.before_record_death]",
         replace("death-until-acknowledged", "encode(death) for death in self._children.deaths.values()", ""),
     ),
     guard(
         "a death is reported again, or found by the list, the heartbeat or the health check",
-        "chaos/test_crash_points.py::test_a_death_in_the_pool_is_made_up_for_though_its_witness_dies[watch.before_record_death]",
+        "chaos/test_crash_points.py::test_a_dead_warm_agent_is_replaced_though_the_handler_dies[watch.before_record_death]",
         replace("death-until-acknowledged", "encode(death) for death in self._children.deaths.values()", ""),
         remove("unknown-agent"),
         returns("heartbeat-timeout"),
@@ -651,22 +651,22 @@ GUARDS = (
     # Poison
     guard(
         "the breaker opens",
-        "chaos/test_poison.py::test_a_module_that_kills_its_agents[exit]",
+        "chaos/test_poison.py::test_an_unbootable_module_is_reported_and_recovers[exit]",
         replace("breaker", "failures < BREAKER_FAILURES", "true"),
     ),
     guard(
         "a session that has no agent ends",
-        "chaos/test_poison.py::test_a_boot_that_is_too_slow_is_an_error_in_time_and_no_process_is_left",
+        "chaos/test_poison.py::test_a_slow_boot_times_out_and_leaves_no_process",
         returns("start-timeout"),
     ),
     guard(
         "conversations are deleted from the disk",
-        "integration/test_forgetting.py::test_what_was_said_is_gone_from_the_disk",
+        "integration/test_forgetting.py::test_conversations_are_deleted_from_disk",
         remove("forget-on-disk"),
     ),
     guard(
         "records are bounded by their number",
-        "integration/test_forgetting.py::test_records_are_bounded_by_their_number",
+        "integration/test_forgetting.py::test_the_number_of_records_is_bounded",
         remove("record-count"),
     ),
     guard(
@@ -677,7 +677,7 @@ GUARDS = (
     # LiveKit
     guard(
         "a phone that rings does not count as a user in the room",
-        "integration/test_joining.py::test_a_phone_that_rings_is_no_user_until_it_is_answered",
+        "integration/test_joining.py::test_a_ringing_phone_counts_as_a_user_once_it_is_answered",
         replace("ringing", 'kind != "SIP"', "True"),
     ),
     guard(
@@ -687,17 +687,17 @@ GUARDS = (
     ),
     guard(
         "a refusal that any agent would get uses up one agent only",
-        "integration/test_joining.py::test_what_every_agent_would_be_refused_ends_the_session_at_once",
+        "integration/test_joining.py::test_a_permanent_refusal_ends_the_session_immediately",
         never("permanent-refusal"),
     ),
     guard(
         "the agent's room is created when LiveKit does not create it",
-        "integration/test_joining.py::test_the_room_is_made_for_the_agent_though_no_user_asks",
+        "integration/test_joining.py::test_the_room_is_created_for_the_agent_without_a_user",
         remove("make-room"),
     ),
     guard(
         "LiveKit's error messages are shown without tokens",
-        "unit/test_livekit_refusals.py::test_words_are_livekits_own_without_its_token",
+        "unit/test_livekit_refusals.py::test_a_refusal_has_livekits_text_without_the_token",
         replace("livekit-token-in-words", "without_tokens(text[:_READ])", "text"),
     ),
     guard(
@@ -707,7 +707,7 @@ GUARDS = (
     ),
     guard(
         "a node that is put back ends no call",
-        "integration/test_nodes.py::test_a_node_that_is_put_back_ends_no_call_however_often",
+        "integration/test_nodes.py::test_repeated_drains_and_undrains_end_no_call",
         replace(
             "undrain-goodbye",
             "redis.call('ZREM', 'deadlines', 'goodbye|' .. id) == 1",
@@ -716,48 +716,48 @@ GUARDS = (
     ),
     guard(
         "a node that came back keeps its queue",
-        "integration/test_nodes.py::test_a_node_that_came_back_is_not_forgotten",
+        "integration/test_nodes.py::test_a_node_that_came_back_is_not_removed",
         replace("forget-queue", "redis.call('EXISTS', key) == 1", "false"),
     ),
     guard(
         "a LiveKit that hangs is noticed",
-        "chaos/test_livekit.py::test_a_livekit_that_stands_still_ends_no_call",
+        "chaos/test_livekit.py::test_a_frozen_livekit_ends_no_call",
         replace("livekit-hangs", "REQUEST_SECONDS", "None"),
     ),
     guard(
         "starts are refused while LiveKit is away",
-        "chaos/test_livekit.py::test_signalling_is_swallowed_and_the_call_goes_on",
+        "chaos/test_livekit.py::test_calls_continue_while_signalling_is_black_holed",
         remove("livekit-down"),
     ),
     guard(
         "an agent tries again to join",
-        "chaos/test_livekit.py::test_an_agent_that_cannot_join_yet_tries_until_it_can",
+        "chaos/test_livekit.py::test_an_agent_retries_until_it_can_join",
         replace("join-retry", "rtc.ConnectError", "KeyError"),
     ),
     guard(
         "while LiveKit is away nobody is replaced for not joining",
-        "chaos/test_livekit.py::test_an_agent_that_cannot_join_yet_tries_until_it_can",
+        "chaos/test_livekit.py::test_an_agent_retries_until_it_can_join",
         never("livekit-down-join"),
     ),
     guard(
         "supervisord starts LiveKit again",
-        "chaos/test_livekit.py::test_a_livekit_that_was_killed_loses_no_call_and_leaves_none_hanging",
+        "chaos/test_livekit.py::test_a_killed_livekit_loses_no_call_and_leaves_no_session_open",
         replace("restart-livekit", "autorestart=true", "autorestart=false"),
     ),
     # Drain, reload
     guard(
         "the drain waits for the calls",
-        "e2e/test_drain.py::test_calls_are_heard_until_the_drain_is_over",
+        "e2e/test_drain.py::test_calls_continue_until_the_end_of_the_drain",
         never("drain-waits"),
     ),
     guard(
         "the drain waits for the calls though Redis is away",
-        "chaos/test_drain_without_redis.py::test_calls_are_heard_until_the_drain_is_over[gone for good]",
+        "chaos/test_drain_without_redis.py::test_calls_continue_without_redis_until_the_end_of_the_drain[gone for good]",
         replace("drain-counts-processes", "self._count_living_agents()", "0"),
     ),
     guard(
         "the drain waits for living agents even if the api fails",
-        "unit/test_drain.py::test_whatever_is_wrong_with_the_api_the_agents_that_live_have_their_time",
+        "unit/test_drain.py::test_running_agents_get_the_drain_time_when_the_api_fails",
         replace("drain-counts-processes", "self._count_living_agents()", "0"),
     ),
     guard(
@@ -767,41 +767,41 @@ GUARDS = (
     ),
     guard(
         "agents ignore the shutdown notice that a killed node left behind",
-        "unit/test_drain.py::test_what_a_killed_node_has_left_says_nothing",
+        "unit/test_drain.py::test_a_shutdown_notice_of_a_killed_node_is_ignored",
         replace("parting-of-another", "and _has_writer(file) ", ""),
     ),
     guard(
         "a caller does not read or drive the agent's session",
-        "e2e/test_voice.py::test_people_talk_with_agents",
+        "e2e/test_voice.py::test_callers_talk_with_agents",
         replace("session-host", ", session_host=False", ""),
-        STEP="a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
+        STEP="a_caller_cannot_read_or_control_the_agent_except_by_voice",
     ),
     guard(
         "typed words are not taken unless that is wanted",
-        "e2e/test_voice.py::test_people_talk_with_agents",
+        "e2e/test_voice.py::test_callers_talk_with_agents",
         replace("typed-words", "_text_input()", "True"),
-        STEP="a_caller_reads_and_drives_no_more_of_the_agent_than_by_voice",
+        STEP="a_caller_cannot_read_or_control_the_agent_except_by_voice",
     ),
     guard(
         "a command that waits for a drain or a reload continues to wait while Redis is away",
-        "unit/test_commands.py::test_what_is_waited_for_goes_on_while_redis_is_away",
+        "unit/test_commands.py::test_commands_keep_waiting_during_an_outage_of_redis",
         replace("wait-without-redis", "StoreUnavailable", "NotFound"),
     ),
     guard(
         "the end of a call is recorded by the drain, or by the agent that is told to stop",
-        "chaos/test_drain.py::test_without_a_drain_the_state_is_consistent_all_the_same",
+        "chaos/test_drain.py::test_records_are_correct_after_a_stop_without_a_drain",
         replace("end-reported", "self.reports.end(outcome, reason)", "asyncio.sleep(0)"),
         returns("goodbye-timeout"),
     ),
     guard(
         "agents are told that the drain is nearly over",
-        "e2e/test_voice.py::test_people_talk_with_agents",
+        "e2e/test_voice.py::test_callers_talk_with_agents",
         replace("goodbye", "type = 'goodbye', seconds = goodbye_ms / 1000", "type = 'other'"),
-        STEP="the_voice_says_goodbye_before_its_node_stops",
+        STEP="an_agent_says_goodbye_before_its_node_stops",
     ),
     guard(
         "warm agents of older code are replaced",
-        "chaos/test_reload.py::test_new_code_comes_live_beside_a_call_on_the_old_code",
+        "chaos/test_reload.py::test_a_reload_activates_new_code_while_a_call_runs_on_the_old_code",
         never("stale-agents"),
     ),
     guard(
@@ -812,17 +812,17 @@ GUARDS = (
     # Processes
     guard(
         "log files are bounded while they are flooded",
-        "chaos/test_flood.py::test_a_flood_of_output_is_bounded_and_nobody_else_notices",
+        "chaos/test_flood.py::test_a_flood_of_output_is_bounded_and_other_calls_are_unaffected",
         replace("flooded-log", "agent_log_bytes", "agent_log_bytes * 1000"),
     ),
     guard(
         "TERM, then KILL at the deadline",
-        "chaos/test_flood.py::test_an_agent_that_will_not_go_is_gone_ten_seconds_after_its_end[deaf]",
+        "chaos/test_flood.py::test_an_agent_that_ignores_sigterm_is_killed_after_ten_seconds[deaf]",
         remove("kill-after-term"),
     ),
     guard(
         "a process is its pid and its start",
-        "chaos/test_flood.py::test_a_stranger_who_has_an_agents_pid_is_never_signalled",
+        "chaos/test_flood.py::test_an_unrelated_process_with_an_agents_pid_is_never_signalled",
         replace("process-start", "== self", "is not None"),
     ),
     guard(
@@ -887,23 +887,23 @@ GUARDS = (
     ),
     guard(
         "lines are shipped at a bounded rate",
-        "unit/test_log_shipper.py::test_a_second_of_flood_is_a_second_of_lines",
+        "unit/test_log_shipper.py::test_a_flood_is_limited_to_the_lines_per_second",
         remove("ship-rate"),
     ),
     guard(
         "a shipped line is one line wherever it is shown",
-        "unit/test_log_shipper.py::test_rubbish_is_text_of_one_line_each",
+        "unit/test_log_shipper.py::test_binary_output_becomes_printable_lines",
         replace("shipped-line", "_CONTROL.sub(", 're.sub("-x-", '),
     ),
     guard(
         "the status page escapes HTML in texts",
-        "e2e/test_status_page.py::test_the_status_page",
+        "e2e/test_status_page.py::test_the_status_page_shows_a_running_node",
         replace("page-text", 'oneLine(String(value ?? ""))', 'String(value ?? "")'),
-        STEP="controls_and_directions_of_strangers_are_written_out",
+        STEP="control_characters_in_foreign_text_are_escaped",
     ),
     guard(
         "the log of an agent is the admin's",
-        "integration/test_agent_logs.py::test_only_the_admin_reads_it",
+        "integration/test_agent_logs.py::test_agent_logs_require_the_admin_token",
         replace("agent-log-for-admin", "route_class=gated(administrator), ", ""),
     ),
     guard(
@@ -913,7 +913,7 @@ GUARDS = (
     ),
     guard(
         "the cgroup's memory counts",
-        "unit/test_memory.py::test_a_limit_further_up_counts",
+        "unit/test_memory.py::test_a_limit_of_a_parent_cgroup_counts",
         replace("cgroup-memory", "range(", "range(len(parts), "),
     ),
     # The node
@@ -924,27 +924,27 @@ GUARDS = (
     ),
     guard(
         "a node that stops has the agent host stop its agents",
-        "unit/test_supervise.py::test_the_host_hears_another_signal_when_it_is_stopped_with_its_node",
+        "unit/test_supervise.py::test_the_host_gets_another_signal_when_its_node_stops",
         remove("stopping-event"),
     ),
     guard(
         "a stop signal between fork and exec is not lost",
-        "unit/test_supervise.py::test_a_program_that_is_just_being_started_hears_the_signal",
+        "unit/test_supervise.py::test_a_starting_program_gets_the_signal",
         remove("signal-after-fork"),
     ),
     guard(
         "programs end when their supervisor is killed",
-        "unit/test_supervise.py::test_its_programs_go_with_it_when_it_is_killed",
+        "unit/test_supervise.py::test_the_programs_end_when_supervisord_is_killed",
         remove("parent-death"),
     ),
     guard(
         "orphans are killed when the node ends",
-        "unit/test_supervise.py::test_no_orphan_is_left_at_its_end",
+        "unit/test_supervise.py::test_no_orphan_is_left_after_the_stop",
         remove("kill-orphans"),
     ),
     guard(
         "a path is one word to the programs, whatever characters it has",
-        "unit/test_paths.py::test_a_node_lives_in_a_folder_of_any_name",
+        "unit/test_paths.py::test_a_node_runs_in_a_folder_of_any_name",
         replace("quoted-path", 'shlex.quote(value) if option == "command" else ', ""),
     ),
     guard(
@@ -954,72 +954,72 @@ GUARDS = (
     ),
     guard(
         "a terminal that is closed stops the node",
-        "unit/test_terminal.py::test_a_terminal_that_is_closed_stops_the_node",
+        "unit/test_terminal.py::test_closing_the_terminal_stops_the_node",
         remove("hangup-stops"),
     ),
     guard(
         "a SIGHUP without a terminal is ignored",
-        "unit/test_terminal.py::test_without_a_terminal_a_hangup_is_nothing",
+        "unit/test_terminal.py::test_a_hangup_has_no_effect_without_a_terminal",
         replace("hangup-without-terminal", " or not self.hangup_stops", ""),
     ),
     guard(
         "a terminal that is closed cuts no drain short",
-        "unit/test_terminal.py::test_a_terminal_that_is_closed_cuts_no_drain_short",
+        "unit/test_terminal.py::test_closing_the_terminal_does_not_shorten_a_drain",
         never("hangup-while-draining"),
     ),
     guard(
         "a terminal that accepts no output delays nothing",
-        "unit/test_terminal.py::test_a_terminal_that_takes_nothing_holds_up_nothing",
+        "unit/test_terminal.py::test_a_blocked_terminal_does_not_block_the_node",
         remove("patient-terminal"),
     ),
     guard(
         "a second signal skips the drain",
-        "unit/test_supervise.py::test_a_second_signal_does_not_wait_for_the_calls[15]",
+        "unit/test_supervise.py::test_a_second_signal_stops_without_waiting_for_calls[15]",
         remove("second-signal"),
     ),
     guard(
         "the node warns when its drain does not fit into the kill window",
-        "unit/test_kill_window.py::test_a_window_that_is_too_short_is_named_with_the_numbers_and_the_mend",
+        "unit/test_kill_window.py::test_a_short_window_causes_a_warning_with_numbers_and_a_remedy",
         always("kill-window"),
     ),
     guard(
         "the api answers many clients while Redis is a black hole",
-        "integration/test_api.py::test_a_black_hole_for_a_redis_is_503_in_two_seconds",
+        "integration/test_api.py::test_a_black_holed_redis_is_answered_with_503_within_two_seconds",
         replace("redis-patience", "PATIENCE = 0.9", "PATIENCE = 3.0"),
     ),
     guard(
         "an Idempotency-Key stands for one start",
-        "integration/test_api.py::test_fifty_requests_with_one_key_are_one_start",
+        "integration/test_api.py::test_fifty_requests_with_one_idempotency_key_are_one_start",
         never("idempotency-key"),
     ),
     guard(
         "the room of a session that is over is deleted",
-        "integration/test_store.py::test_the_room_of_a_session_that_is_over_is_deleted_until_that_has_worked",
+        "integration/test_store.py::test_deleting_the_room_of_an_ended_session_is_retried_until_it_succeeds",
         remove("close-room"),
     ),
     guard(
         "time in which no process could check the deadlines does not count",
-        "integration/test_store.py::test_time_in_which_nobody_could_look_does_not_count",
+        "integration/test_store.py::test_deadlines_exclude_time_without_checks",
         never("blind-time"),
     ),
     guard(
         "an agent that was dead when it was handed out does not count as a failure",
-        "integration/test_store.py::test_who_was_dead_when_it_was_handed_out_has_failed_nobody",
+        "integration/test_store.py::test_agents_dead_at_assignment_do_not_count_as_replacements",
         replace("dead-at-assignment", "unread and FOUND_DEAD or ", ""),
     ),
     guard(
         "a drain waits for rooms that are to be deleted",
-        "integration/test_api.py::test_a_node_drains",
+        "integration/test_api.py::test_a_draining_node_refuses_starts_and_keeps_its_sessions",
         remove("drain-waits-for-rooms"),
     ),
     guard(
         "living agents register before starts are answered",
-        "integration/test_store.py::test_the_living_register_before_starts_are_answered",
+        "integration/test_store.py::test_running_agents_register_before_starts_are_answered",
         replace("living-first", "redis.call('EXISTS', 'policy', 'pool:target') < 2", "not policy('max_sessions')"),
     ),
     guard(
         "an agent's own heartbeat decides whether it lives",
-        "integration/test_refill.py::test_an_agent_that_is_heard_lives_whatever_is_known_of_its_node",
+        "integration/test_refill.py::test_an_agent_with_heartbeats_survives_the_loss_of_its_nodes_record",
         replace(
             "heartbeat-decides",
             "ended, next_suspects",
@@ -1028,12 +1028,12 @@ GUARDS = (
     ),
     guard(
         "a beat that begins asks for a refill",
-        "integration/test_beat.py::test_a_beat_that_begins_asks_for_a_refill_at_once",
+        "integration/test_beat.py::test_a_starting_beat_queues_a_refill_immediately",
         never("refill-at-start"),
     ),
     guard(
         "a schedule that Redis has lost is written again",
-        "integration/test_beat.py::test_a_schedule_that_redis_has_lost_is_written_again",
+        "integration/test_beat.py::test_a_schedule_lost_by_redis_is_written_again",
         remove("schedule-again"),
     ),
     # LiveKit's reports
@@ -1044,7 +1044,7 @@ GUARDS = (
     ),
     guard(
         "a webhook's signature has no scheme in front",
-        "integration/test_webhook.py::test_what_is_not_signed_by_us_is_refused[a scheme]",
+        "integration/test_webhook.py::test_a_webhook_without_a_valid_signature_is_refused[a scheme]",
         replace("webhook-scheme", "authorization", "authorization.split()[-1]"),
     ),
     guard(
@@ -1054,12 +1054,12 @@ GUARDS = (
     ),
     guard(
         "a path behind a proxy counts, taken off or passed on",
-        "integration/test_root_path.py::test_every_page_finds_its_files[passed on-status-5]",
+        "integration/test_root_path.py::test_every_page_loads_its_files_below_the_root_path[passed on-status-5]",
         remove("path-below"),
     ),
     guard(
         "the page knows its path without the slash at its end",
-        "integration/test_root_path.py::test_the_bare_path_is_the_page_too_and_nobody_is_redirected[stripped]",
+        "integration/test_root_path.py::test_the_root_path_without_a_slash_serves_the_page_without_a_redirect[stripped]",
         replace("page-base", '.replace("<head>", f\'<head>\\n    <base href="{root}/" />\', 1)', ""),
     ),
     guard(
@@ -1069,12 +1069,12 @@ GUARDS = (
     ),
     guard(
         "the documentation may load nothing foreign",
-        "unit/test_docs_page.py::test_the_page_and_its_files_are_ours_and_may_load_nothing_else",
+        "unit/test_docs_page.py::test_the_page_loads_only_our_own_files",
         replace("docs-headers", ", headers=_HEADERS", ""),
     ),
     guard(
         "a webhook has a size of its own",
-        "integration/test_webhook.py::test_the_size_of_a_body",
+        "integration/test_webhook.py::test_a_webhook_body_has_its_own_size_limit",
         replace("webhook-bytes", ", larger={WEBHOOK_PATH: webhook.BODY_BYTES}", ""),
     ),
     guard(
@@ -1095,12 +1095,12 @@ GUARDS = (
     ),
     guard(
         "each comparison with LiveKit's rooms schedules the next one, without any webhook",
-        "chaos/test_untold.py::test_a_call_goes_its_way_though_nobody_tells",
+        "chaos/test_untold.py::test_a_call_works_with_the_reconciler_alone",
         replace("next-reconciliation", "set_deadline_if_none('reconcile', ''", "local _ = math.max(0, 0"),
     ),
     guard(
         "only rooms that we name are deleted",
-        "integration/test_webhook.py::test_rooms_of_others_are_not_even_asked_about",
+        "integration/test_webhook.py::test_foreign_rooms_are_not_queried",
         replace("own-rooms", "re.fullmatch(ROOM_PATTERN, session.room_name) is not None", "True"),
     ),
     guard(
@@ -1126,13 +1126,13 @@ GUARDS = (
     ),
     guard(
         "the other nodes notice that a node is silent",
-        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_outlives_its_node",
+        "e2e/test_nodes.py::test_three_nodes_share_the_work_and_a_call_survives_its_node",
         returns("heartbeat-timeout"),
-        STEP="one_that_vanishes_is_replaced_by_the_others",
+        STEP="a_vanished_node_is_replaced_by_the_others",
     ),
     guard(
         "a container that stops hands its calls over to the one that stays",
-        "e2e/test_deploy.py::test_a_call_lives_through_a_deploy_and_the_pool_is_never_empty",
+        "e2e/test_deploy.py::test_a_call_survives_a_deploy_and_the_pool_is_never_empty",
         never("handover"),
     ),
     guard(
@@ -1143,7 +1143,7 @@ GUARDS = (
     ),
     guard(
         "an agent whose record is lost leaves the lists of its node",
-        "integration/test_store.py::test_an_agent_whose_record_is_lost_leaves_the_lists_of_its_node",
+        "integration/test_store.py::test_an_agent_with_a_lost_record_is_removed_from_its_nodes_lists",
         never("recount"),
     ),
     guard(
@@ -1153,42 +1153,42 @@ GUARDS = (
     ),
     guard(
         "nodes that are held back do not wake each other",
-        "integration/test_nodes.py::test_nodes_that_are_held_back_do_not_wake_each_other",
+        "integration/test_nodes.py::test_nodes_held_back_by_the_breaker_do_not_wake_each_other",
         never("held-back"),
     ),
     guard(
         "a node whose agents do not boot is left alone",
-        "integration/test_nodes.py::test_a_node_whose_agents_do_not_boot_is_left_alone",
+        "integration/test_nodes.py::test_a_node_with_failing_boots_gets_no_boots",
         replace("sound-nodes", "#sound > 0 and sound or ", ""),
     ),
     guard(
         "a call is handed over only where it fits",
-        "integration/test_nodes.py::test_a_call_is_not_handed_over_to_where_no_room_is",
+        "integration/test_nodes.py::test_a_call_is_not_handed_over_to_a_full_node",
         replace("handover-capacity", "can_serve_one_more", "any_node_in_service"),
     ),
     guard(
         "a full node serves nobody with what it has booted",
-        "integration/test_nodes.py::test_what_is_booted_on_a_full_node_joins_the_pool",
+        "integration/test_nodes.py::test_an_agent_booted_on_a_full_node_joins_the_pool",
         replace("full-node-boots", "and may_serve_on(node) ", ""),
     ),
     guard(
         "a node that is late is asked last",
-        "integration/test_nodes.py::test_a_node_that_is_late_is_asked_last",
+        "integration/test_nodes.py::test_a_node_with_a_late_heartbeat_is_chosen_last",
         replace("late-node", "node.late and 4 or", ""),
     ),
     guard(
         "a node has no more calls than it has room for",
-        "integration/test_nodes.py::test_warm_agents_of_a_full_node_are_not_handed_out",
+        "integration/test_nodes.py::test_warm_agents_of_a_full_node_are_not_assigned",
         replace("node-capacity", "not node.max or (load or load_of(node)) < 1", "true"),
     ),
     guard(
         "a miss is booted where there is most room",
-        "integration/test_nodes.py::test_a_miss_is_booted_where_there_is_most_room",
+        "integration/test_nodes.py::test_a_miss_boots_on_the_node_with_most_free_capacity",
         never("boot-elsewhere"),
     ),
     guard(
         "a release leaves data that it does not understand alone",
-        "integration/test_nodes.py::test_a_redis_of_another_release_is_left_alone",
+        "integration/test_nodes.py::test_a_redis_of_an_incompatible_release_is_not_changed",
         never("schema"),
     ),
     # The voice
@@ -1204,12 +1204,12 @@ GUARDS = (
     ),
     guard(
         "apologies do not count as answers",
-        "unit/test_pipeline.py::test_each_failed_turn_is_apologised_for_and_the_fourth_in_a_row_hands_over",
+        "unit/test_pipeline.py::test_the_agent_apologises_for_failed_turns_and_hands_over_at_the_fourth",
         replace("apologies", "_spoken_to = False", "_spoken_to, self._failures = False, 0"),
     ),
     guard(
         "a provider's refusal ends the call at once",
-        "unit/test_pipeline.py::test_a_refusal_ends_the_call_at_once",
+        "unit/test_pipeline.py::test_a_permanent_refusal_ends_the_call_immediately",
         replace("refusal-ends", "for_good or ", ""),
     ),
     guard(
@@ -1224,17 +1224,17 @@ GUARDS = (
     ),
     guard(
         "the data that a caller sends is counted",
-        "integration/test_incoming.py::test_a_caller_who_sends_more_than_an_agent_takes_ends_the_call",
+        "integration/test_incoming.py::test_a_call_ends_when_its_caller_sends_too_much_data",
         remove("caller-traffic"),
     ),
     guard(
         "one stream of a caller has a largest size",
-        "integration/test_incoming.py::test_a_stream_that_unpacks_into_more_is_cut_and_a_chat_goes_on",
+        "integration/test_incoming.py::test_an_oversized_compressed_stream_is_cut_and_the_chat_continues",
         replace("stream-bytes", "rtc.DataStreamOptions(max_payload_byte_length=STREAM_BYTES)", "None"),
     ),
     guard(
         "an agent that is silent but lives counts as one that has stopped serving",
-        "integration/test_alerts.py::test_calls_whose_agents_are_silent_and_live_count_too",
+        "integration/test_alerts.py::test_calls_with_running_and_silent_agents_count_as_failing",
         replace("silent-fails", "count_failing_call(session, cause, true) ", ""),
     ),
     guard(
@@ -1246,46 +1246,46 @@ GUARDS = (
         "an agent whose event loop is blocked is silent",
         "e2e/test_sessions.py::test_sessions_from_their_start_to_their_end",
         returns("heartbeat-timeout"),
-        STEP="agents_that_serve_no_more_are_replaced_and_heard_again",
+        STEP="hung_agents_are_replaced_and_calls_continue",
     ),
     guard(
         "connections follow a failover",
-        "integration/test_failover.py::test_every_connection_of_the_store_moves",
+        "integration/test_failover.py::test_every_connection_of_the_store_moves_to_the_new_server",
         remove("moved-connection"),
     ),
     guard(
         "a cancellation ends a command whenever it comes",
-        "integration/test_connection.py::test_a_cancellation_ends_a_command_whenever_it_comes",
+        "integration/test_connection.py::test_a_command_can_be_cancelled_at_any_step",
         never("cancelled-while-sending"),
     ),
     guard(
         "Celery's connections follow a failover",
-        "integration/test_failover.py::test_beat_moves",
+        "integration/test_failover.py::test_beat_moves_to_the_new_server",
         remove("moved-celery-connection"),
     ),
     guard(
         "a node follows a failover though the old server lives",
-        "chaos/test_redis_black_hole.py::test_a_failover_is_followed_though_the_old_server_lives",
+        "chaos/test_redis_black_hole.py::test_clients_follow_a_failover_while_the_old_server_still_runs",
         replace("failover-codes", 'frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})', "frozenset()"),
     ),
     guard(
         "something else that answers is not LiveKit",
-        "unit/test_livekit_refusals.py::test_the_operator_reads_livekits_own_words[200-<html>sign in</html>-0-expected10]",
+        "unit/test_livekit_refusals.py::test_the_operator_gets_livekits_own_text[200-<html>sign in</html>-0-expected10]",
         never("not-livekit"),
     ),
     guard(
         "the node's loops survive any exception",
-        "unit/test_loops.py::test_a_loop_of_the_node[heartbeat]",
+        "unit/test_loops.py::test_each_loop_of_the_node_survives_unexpected_errors[heartbeat]",
         replace("loop-survives", "Exception", "StoreUnavailable"),
     ),
     guard(
         "the change feed survives any failure",
-        "unit/test_loops.py::test_the_feed",
+        "unit/test_loops.py::test_the_change_feed_survives_unexpected_errors",
         replace("feed-survives", "Exception", "StoreUnavailable"),
     ),
     guard(
         "each call whose agent lives but has stopped serving is counted once",
-        "integration/test_alerts.py::test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_answered",
+        "integration/test_alerts.py::test_failing_agents_are_reported_until_a_call_is_answered",
         replace(
             "failing-once",
             "if redis.call('HSETNX', 'session:' .. session, 'failing', 1) == 0 then return end",
@@ -1294,12 +1294,12 @@ GUARDS = (
     ),
     guard(
         "a task of another program is returned to the queue",
-        "integration/test_neighbours.py::test_every_task_of_a_neighbour_is_done_by_the_neighbour",
+        "integration/test_neighbours.py::test_every_task_of_another_app_runs_in_that_app",
         remove("foreign-task"),
     ),
     guard(
         "a task that another program holds is not returned to the queue",
-        "integration/test_neighbours.py::test_what_the_neighbour_holds_is_not_given_back_by_us",
+        "integration/test_neighbours.py::test_our_worker_does_not_requeue_unacknowledged_tasks_of_another_app",
         remove("unacked-index"),
         remove("unacked"),
     ),
@@ -1310,13 +1310,13 @@ GUARDS = (
     ),
     guard(
         "certificates are checked by every client alike",
-        "integration/test_clients.py::test_tls_is_checked_by_every_kind_alike",
+        "integration/test_clients.py::test_every_kind_of_client_checks_the_certificate",
         replace("tls-verify", '"required" if self.verify else "none"', '"none"'),
         replace("tls-hostname", '"ssl_check_hostname": self.verify', '"ssl_check_hostname": False'),
     ),
     guard(
         "the embedded Valkey asks for a password",
-        "integration/test_clients.py::test_the_embedded_valkey_lets_nobody_in_without_its_password",
+        "integration/test_clients.py::test_the_embedded_valkey_requires_its_password",
         replace("valkey-password", "requirepass {password}\n", ""),
     ),
     guard(
@@ -1326,7 +1326,7 @@ GUARDS = (
     ),
     guard(
         "every key is tried with the rights of Redis's user",
-        "integration/test_clients.py::test_every_key_of_the_docs_is_tried",
+        "integration/test_clients.py::test_every_documented_key_is_tried_at_the_start",
         replace("key-rights", " address:sessions:x room:asker:x", ""),
     ),
 )

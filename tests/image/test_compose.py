@@ -35,7 +35,7 @@ def _config(env_file: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("env_file", [Path(os.devnull), EXAMPLE], ids=["no .env", "the example"])
-def test_it_is_valid_and_open_to_this_machine_alone(env_file: Path) -> None:
+def test_the_compose_file_is_valid_and_publishes_ports_on_loopback_only(env_file: Path) -> None:
     services = _config(env_file)
     assert set(services) == {"secrets", "valkey", "livekit", "orchestrator", "prometheus", "grafana", "flower"}
     for name, service in services.items():
@@ -51,7 +51,7 @@ def test_it_is_valid_and_open_to_this_machine_alone(env_file: Path) -> None:
     assert node["environment"]["OPEN_ACCESS"] == "true"
 
 
-def test_a_drain_fits_into_the_time_that_compose_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drain_fits_into_the_stop_grace_period(monkeypatch: pytest.MonkeyPatch) -> None:
     node = _config(Path(os.devnull))["orchestrator"]
     for name, value in node["environment"].items():
         monkeypatch.setenv(name, value)
@@ -61,7 +61,7 @@ def test_a_drain_fits_into_the_time_that_compose_gives(monkeypatch: pytest.Monke
     assert kill_window.warning(settings, {}) is None
 
 
-def test_talk_works_in_a_browser_on_what_compose_brings_up(image: Engine, tmp_path: Path) -> None:
+def test_a_browser_call_works_on_the_compose_services(image: Engine, tmp_path: Path) -> None:
     chromium()
     image.build_servers()
     image("tag", IMAGE, "localhost/voice-agent-orchestrator:latest")

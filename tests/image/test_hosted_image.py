@@ -7,7 +7,7 @@ from tests.support.hosted import hosted
 from tests.support.spoken import A_TIME, Call
 
 
-async def test_the_image_without_offline_speech_talks(
+async def test_the_image_without_offline_speech_serves_a_spoken_call(
     hosted_image: Engine, settings: dict[str, str], valkey_url: str
 ) -> None:
     with redis.Redis.from_url(valkey_url) as raw:

@@ -38,7 +38,7 @@ def test_the_dockerfile_is_lint_free() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_is_behind_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_outdated_pins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     """Here, where the network is needed anyway. Whatever it lists, it is to be read: nothing fails for it."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.outdated"],
@@ -94,7 +94,7 @@ def health(container: Container) -> dict[str, Any]:
     return operator(container, "/api/health")
 
 
-def test_it_is_called_in_a_gigabyte_read_only_without_root_and_without_a_secret_in_its_logs(
+def test_a_call_works_in_one_gib_read_only_without_root_and_logs_no_secret(
     container: Container,
 ) -> None:
     told = health(container)
@@ -124,7 +124,7 @@ def test_it_is_called_in_a_gigabyte_read_only_without_root_and_without_a_secret_
     assert "lower MAX_SESSIONS to 2" in logs, "what will not fit is said"
 
 
-def test_two_calls_at_once_fit_into_a_gigabyte(container: Container) -> None:
+def test_two_concurrent_calls_fit_into_a_gigabyte(container: Container) -> None:
     """As the node itself prints it at its start."""
     sentence = "repeat after me, the quick brown fox jumps over the lazy dog and then it goes home to sleep all day"
     with Sampler(container.resident, 0.2) as memory, ThreadPoolExecutor(2) as threads:
@@ -137,7 +137,7 @@ def test_two_calls_at_once_fit_into_a_gigabyte(container: Container) -> None:
     assert [each["takeovers"] for each in found] == [0, 0], [each.get("cause") for each in found]
 
 
-def test_nothing_is_left_of_what_dies_in_it(container: Container) -> None:
+def test_dead_processes_leave_no_zombies_in_the_container(container: Container) -> None:
     def pids(part: str) -> dict[int, int]:
         return {pid: parent for pid, parent, _, _, words in container.python(PROCESSES) if part in words}
 
@@ -172,7 +172,7 @@ def _catches(status: Path, number: signal.Signals) -> bool:
     return bool(int(caught, 16) >> (number - 1) & 1)
 
 
-def test_it_can_be_stopped_while_it_starts(image: Engine, settings: dict[str, str]) -> None:
+def test_a_container_can_be_stopped_during_its_start(image: Engine, settings: dict[str, str]) -> None:
     with Container(image, "stopped", **settings) as container:
         container.start()
         status = Path(f"/proc/{container.state()['Pid']}/status")
@@ -181,7 +181,7 @@ def test_it_can_be_stopped_while_it_starts(image: Engine, settings: dict[str, st
         assert container.state()["ExitCode"] in {0, 143}, "not killed"
 
 
-def test_a_program_that_can_never_run_ends_it_with_an_error(image: Engine, settings: dict[str, str]) -> None:
+def test_a_program_that_cannot_run_ends_the_container_with_an_error(image: Engine, settings: dict[str, str]) -> None:
     del settings["REDIS_URL"]  # so the embedded Valkey is tried too
     begin = f"mkdir -p {RUN_DIR}/host.sock/x && exec orchestrator up"
     with Container(image, "fatal", "--entrypoint", "sh", **settings | {"AGENT_MODULE": "agents.echo"}) as container:
@@ -190,7 +190,7 @@ def test_a_program_that_can_never_run_ends_it_with_an_error(image: Engine, setti
         assert "host does not start: " in container.logs()
 
 
-def test_a_program_that_has_run_and_ends_again_and_again_is_a_warning(
+def test_a_program_that_exits_repeatedly_causes_a_warning(
     image: Engine, settings: dict[str, str], valkey_url: str
 ) -> None:
     with redis.Redis.from_url(valkey_url) as raw:
@@ -218,7 +218,9 @@ def test_a_program_that_has_run_and_ends_again_and_again_is_a_warning(
         (("LIVEKIT_API_SECRET",), "set LIVEKIT_API_KEY and LIVEKIT_API_SECRET too"),
     ],
 )
-def test_what_is_missing_is_named(image: Engine, settings: dict[str, str], missing: tuple[str, ...], told: str) -> None:
+def test_missing_settings_are_named(
+    image: Engine, settings: dict[str, str], missing: tuple[str, ...], told: str
+) -> None:
     for name in missing:
         del settings[name]
     with Container(image, "refused", **settings) as container:

@@ -52,7 +52,7 @@ def filled(path: str) -> str:
     return path.replace("{node}", "n").replace("{reload_id}", "0" * 16)
 
 
-async def test_without_credentials_no_route_says_anything(
+async def test_every_private_route_refuses_missing_or_wrong_credentials(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempts, "MOST", 1000)
@@ -68,7 +68,7 @@ async def test_without_credentials_no_route_says_anything(
     assert asked > 50
 
 
-async def test_an_api_key_is_for_sessions_and_not_for_the_operator(http: httpx.AsyncClient) -> None:
+async def test_an_api_key_opens_session_routes_and_no_admin_routes(http: httpx.AsyncClient) -> None:
     for key in (KEY, OTHER_KEY):
         answer = await start(http, f"user-of-{key[:5]}", headers=bearer(key))
         assert answer.status_code == 202
@@ -85,13 +85,13 @@ async def test_an_api_key_is_for_sessions_and_not_for_the_operator(http: httpx.A
         assert (await http.request(method, filled(path), headers=ADMIN, json={"size": 1})).status_code != 403
 
 
-async def test_health_tells_of_callers_that_cannot_reach_livekit(http: httpx.AsyncClient) -> None:
+async def test_health_warns_when_callers_cannot_reach_livekit(http: httpx.AsyncClient) -> None:
     found = (await http.get("/api/health", headers=ADMIN)).json()
     assert [warning for warning in found["warnings"] if warning.startswith("HOST=0.0.0.0: callers from elsewhere are")]
     assert found["status"] == "degraded"
 
 
-async def test_a_client_secret_is_good_for_its_own_session_alone(
+async def test_a_client_secret_gives_access_to_its_own_session_only(
     http: httpx.AsyncClient, store: Store, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 2)
@@ -122,7 +122,9 @@ async def test_a_client_secret_is_good_for_its_own_session_alone(
     assert (await http.post("/api/session/stop", json={"sessionId": mine}, headers=bearer(secret))).status_code == 200
 
 
-async def test_a_client_secret_is_good_until_a_little_after_the_end(http: httpx.AsyncClient, raw: redis.Redis) -> None:
+async def test_a_client_secret_expires_shortly_after_the_end_of_its_session(
+    http: httpx.AsyncClient, raw: redis.Redis
+) -> None:
     session_id, secret = await begin(http, "ada")
     await http.post("/api/session/stop", json={"sessionId": session_id}, headers=bearer(secret))
     look = await http.get(f"/api/session/{session_id}", headers=bearer(secret))
@@ -133,7 +135,7 @@ async def test_a_client_secret_is_good_until_a_little_after_the_end(http: httpx.
     assert (await http.get(f"/api/session/{session_id}", headers=bearer(KEY))).status_code == 200
 
 
-async def test_secrets_are_kept_nowhere(http: httpx.AsyncClient, raw: redis.Redis) -> None:
+async def test_redis_stores_no_secrets(http: httpx.AsyncClient, raw: redis.Redis) -> None:
     key = {"Idempotency-Key": "k"}
     first, again = [await start(http, "ada", headers=bearer(KEY) | key) for _ in range(2)]
     assert first.json()["clientSecret"] == again.json()["clientSecret"]
@@ -151,7 +153,7 @@ def everything(raw: redis.Redis, name: str) -> Any:
     return read[raw.type(name)](name)
 
 
-async def test_open_means_this_machine_alone(store: Store, valkey_url: str) -> None:
+async def test_an_open_api_accepts_only_loopback_hosts(store: Store, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url))) as http:
         assert (await http.get("/api/health")).json()["access"] == "open"
         for host in ("localhost:8080", "127.0.0.1", "[::1]:8080", "app.localhost"):
@@ -175,7 +177,9 @@ async def test_holders_of_a_key_are_not_limited_by_address(store: Store, valkey_
 
 
 @pytest.mark.parametrize("trusted", ["", "192.0.2.0/24"])
-async def test_a_thousand_forged_headers_are_one_address(store: Store, valkey_url: str, trusted: str) -> None:
+async def test_forged_proxy_headers_do_not_change_the_limited_address(
+    store: Store, valkey_url: str, trusted: str
+) -> None:
     async with serve(create(settings(valkey_url, rate_limit="5/day", trusted_proxy=trusted))) as http:
         passed = 0
         for n in range(1000):
@@ -185,7 +189,7 @@ async def test_a_thousand_forged_headers_are_one_address(store: Store, valkey_ur
         assert passed == 5
 
 
-async def test_pages_of_other_origins(store: Store, valkey_url: str) -> None:
+async def test_only_configured_origins_are_allowed_by_cors(store: Store, valkey_url: str) -> None:
     def preflight(origin: str) -> dict[str, str]:
         return {
             "Origin": origin,
@@ -216,7 +220,7 @@ async def test_pages_of_other_origins(store: Store, valkey_url: str) -> None:
         assert await allowed(http, "https://b.example")
 
 
-async def test_a_form_of_another_page_starts_nothing(store: Store, valkey_url: str) -> None:
+async def test_a_cross_site_form_starts_no_session(store: Store, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url))) as http:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
             answer = await http.post(

@@ -52,7 +52,7 @@ async def failures(http: httpx.AsyncClient) -> list[dict[str, Any]]:
     return found
 
 
-async def test_the_traceback_of_a_boot_that_failed_is_read(http: httpx.AsyncClient, store: Store) -> None:
+async def test_the_log_of_a_failed_boot_has_its_traceback(http: httpx.AsyncClient, store: Store) -> None:
     agent_id = await fail(store)
     found = (await http.get(f"/api/agents/{agent_id}/logs")).json()
     assert found == {
@@ -72,7 +72,7 @@ async def test_the_traceback_of_a_boot_that_failed_is_read(http: httpx.AsyncClie
         is_problem(await http.get(f"/api/agents/{agent_id}/logs?limit={limit}"), 422, "malformed_request")
 
 
-async def test_any_agent_can_be_read_warm_in_a_session_or_gone(
+async def test_logs_of_warm_assigned_and_exited_agents_can_be_read(
     http: httpx.AsyncClient, store: Store, valkey_url: str
 ) -> None:
     serving, warmed = await warm(store, valkey_url, 2)
@@ -93,7 +93,7 @@ async def test_an_agent_that_printed_nothing_still_has_its_cause(http: httpx.Asy
     assert (found["logs"], found["agent"]["cause"]) == ([], "not spawned: the agent host is away")
 
 
-async def test_a_log_that_outlives_its_agents_record_is_read(
+async def test_a_log_is_readable_after_its_agents_record_is_gone(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis
 ) -> None:
     """The last lines of an agent that is killed late may arrive after its record is gone."""
@@ -104,7 +104,7 @@ async def test_a_log_that_outlives_its_agents_record_is_read(
 
 
 @pytest.mark.parametrize("suffix", ["logs", "logs/events"])
-async def test_of_an_unknown_agent_nothing_is_known(http: httpx.AsyncClient, suffix: str) -> None:
+async def test_logs_of_an_unknown_agent_are_not_found(http: httpx.AsyncClient, suffix: str) -> None:
     unknown = new_id("prewarm")
     problem = is_problem(await http.get(f"/api/agents/{unknown}/{suffix}"), 404, "not_found")
     assert unknown in problem["detail"]
@@ -113,7 +113,7 @@ async def test_of_an_unknown_agent_nothing_is_known(http: httpx.AsyncClient, suf
 
 
 @pytest.mark.parametrize("suffix", ["logs", "logs/events"])
-async def test_only_the_admin_reads_it(store: Store, valkey_url: str, suffix: str) -> None:
+async def test_agent_logs_require_the_admin_token(store: Store, valkey_url: str, suffix: str) -> None:
     agent_id = await fail(store)
     key = "key-of-a-backend-1234567890123456"
     for changes in ({}, {"api_keys": key}):
@@ -128,7 +128,7 @@ async def test_only_the_admin_reads_it(store: Store, valkey_url: str, suffix: st
                 is_problem(answer, 403, "forbidden")
 
 
-async def test_it_is_pushed_as_it_is_written(
+async def test_a_log_is_pushed_as_it_is_written(
     app: FastAPI, store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_stream, "LAST_WORDS_SECONDS", 0.2)
@@ -176,7 +176,7 @@ async def test_a_log_is_kept_as_long_as_its_failure_is_listed(
     assert [failure["agentId"] for failure in await failures(http)] == listed[1:]
 
 
-async def test_last_words_after_the_end_are_bounded_too(
+async def test_log_lines_shipped_after_the_record_is_gone_expire(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis
 ) -> None:
     """An agent that was too slow is recorded as gone, then killed, and then the rest of its log file is shipped."""
@@ -192,7 +192,7 @@ async def test_last_words_after_the_end_are_bounded_too(
 # Reports of the log
 
 
-async def test_who_tells_of_a_failed_boot_names_the_command(http: httpx.AsyncClient, store: Store) -> None:
+async def test_health_names_the_command_for_the_log_of_a_failed_boot(http: httpx.AsyncClient, store: Store) -> None:
     agent_id = await fail(store)
     health = (await http.get("/api/health")).json()
     assert f"the last agent did not boot: {CAUSE}; see: orchestrator logs {agent_id}" in health["warnings"]
@@ -202,14 +202,16 @@ async def test_who_tells_of_a_failed_boot_names_the_command(http: httpx.AsyncCli
     assert agent_id not in str(health)
 
 
-async def test_a_boot_that_works_takes_it_all_back(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
+async def test_a_successful_boot_clears_the_failed_agent(
+    http: httpx.AsyncClient, store: Store, valkey_url: str
+) -> None:
     agent_id = await fail(store)
     await store.close_breaker()
     await warm(store, valkey_url, 1)
     assert agent_id not in str((await http.get("/api/health")).json())
 
 
-async def test_a_session_tells_whose_boots_failed(http: httpx.AsyncClient, store: Store) -> None:
+async def test_a_session_names_the_agents_whose_boots_failed(http: httpx.AsyncClient, store: Store) -> None:
     session_id = (await start(http, "ada")).json()["sessionId"]
     await store.record_exit(session_id, REASON, 1)
     second = new_id("prewarm")
@@ -231,7 +233,7 @@ async def test_a_session_that_ends_for_another_reason_names_no_agent(http: httpx
     assert "failedAgentId" not in str((await http.get(f"/api/session/{session_id}")).json())
 
 
-async def test_when_the_breaker_opens_those_who_wait_are_told_whose_boot_it_was(
+async def test_an_open_breaker_names_the_failed_agent_to_waiting_sessions(
     http: httpx.AsyncClient, store: Store
 ) -> None:
     waiting = (await start(http, "ada")).json()["sessionId"]

@@ -45,7 +45,7 @@ class Told:
         self.raw.hincrby("alerts", f"{name}:since", -ms)
 
 
-async def test_an_empty_pool_is_told_once_it_lasts_and_once_it_is_over(told: Told, valkey_url: str) -> None:
+async def test_a_lasting_empty_pool_is_reported_once_and_its_end_once(told: Told, valkey_url: str) -> None:
     await told.store.set_target(1)
     assert await told.kinds() == [], "an agent may be booting"
     told.wait("pool", 20_000)
@@ -66,7 +66,7 @@ async def test_an_empty_pool_is_told_once_it_lasts_and_once_it_is_over(told: Tol
     assert not [member for member in told.raw.zrange("deadlines", 0, -1) if member.startswith("alert|")]
 
 
-async def test_a_pool_that_is_filled_meanwhile_is_not_told(told: Told, valkey_url: str) -> None:
+async def test_a_pool_that_is_refilled_in_time_causes_no_alert(told: Told, valkey_url: str) -> None:
     await told.store.set_target(1)
     await told.look()
     await told.store.set_target(0)
@@ -75,14 +75,14 @@ async def test_a_pool_that_is_filled_meanwhile_is_not_told(told: Told, valkey_ur
     assert told.raw.hgetall("alerts") == {}
 
 
-async def test_an_empty_pool_of_a_node_that_drains_is_as_it_should_be(told: Told) -> None:
+async def test_an_empty_pool_of_a_draining_node_causes_no_alert(told: Told) -> None:
     await told.store.set_target(1)
     await told.store.drain_node("n1", 10)
     await told.look()
     assert told.raw.hgetall("alerts") == {}
 
 
-async def test_an_open_breaker_is_told_at_once(told: Told, valkey_url: str) -> None:
+async def test_an_open_breaker_is_reported_immediately(told: Told, valkey_url: str) -> None:
     await told.store.set_target(0)
     for number in range(5):
         session = (await assign(told.store, f"user-{number}")).session_id
@@ -97,7 +97,7 @@ async def test_an_open_breaker_is_told_at_once(told: Told, valkey_url: str) -> N
     assert await told.kinds() == ["breaker.closed"]
 
 
-async def test_many_errors_are_told_few_are_not(told: Told) -> None:
+async def test_only_a_high_error_rate_is_reported(told: Told) -> None:
     async def over(status: str, count: int) -> None:
         for number in range(count):
             session = (await assign(told.store, f"{status}-{number}")).session_id
@@ -119,9 +119,7 @@ async def test_many_errors_are_told_few_are_not(told: Told) -> None:
     assert await told.kinds() == ["error_rate.normal"]
 
 
-async def test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_answered(
-    told: Told, valkey_url: str
-) -> None:
+async def test_failing_agents_are_reported_until_a_call_is_answered(told: Told, valkey_url: str) -> None:
     """Each call counts once, however many agents it loses; a greeting alone does not count as an answer."""
     refused = because("pipeline_failed", detail="the language model refuses the key (401)")
 
@@ -161,8 +159,8 @@ async def test_calls_whose_agents_live_and_serve_no_more_are_told_until_one_is_a
     assert (await told.store.reading()).failing_calls == 0
 
 
-@pytest.mark.parametrize(("ttl", "counted"), [(60, 3), (5, 0)], ids=["of a node that lives", "of one that may be gone"])
-async def test_calls_whose_agents_are_silent_and_live_count_too(
+@pytest.mark.parametrize(("ttl", "counted"), [(60, 3), (5, 0)], ids=["live node", "node without a heartbeat"])
+async def test_calls_with_running_and_silent_agents_count_as_failing(
     told: Told, valkey_url: str, ttl: int, counted: int
 ) -> None:
     """Silent agents are those whose event loop is blocked. The agents of a node that has vanished count as dead."""
@@ -183,7 +181,7 @@ async def test_calls_whose_agents_are_silent_and_live_count_too(
     assert ("agents.failing" in await told.kinds()) == bool(counted)
 
 
-async def test_a_takeover_is_told_when_it_begins_and_when_it_is_over(told: Told, valkey_url: str) -> None:
+async def test_a_takeover_is_reported_at_its_start_and_its_end(told: Told, valkey_url: str) -> None:
     await warm(told.store, valkey_url, 2)
     session = (await assign(told.store, "ada")).session_id
     first = await serve(told, valkey_url, session)
@@ -216,7 +214,7 @@ async def serve(told: Told, url: str, session: str) -> str:
     return agent
 
 
-async def test_what_nobody_has_queued_is_taken_again(told: Told, valkey_url: str) -> None:
+async def test_an_alert_that_was_not_queued_is_delivered_again(told: Told, valkey_url: str) -> None:
     """The node that took the action died before it queued the delivery."""
     await warm(told.store, valkey_url, 2)
     session = (await assign(told.store, "ada")).session_id
@@ -228,7 +226,7 @@ async def test_what_nobody_has_queued_is_taken_again(told: Told, valkey_url: str
     assert again.id == first.id, "the receiver can recognise a repeated message by its id"
 
 
-async def test_nothing_is_told_where_nobody_listens(told: Told, valkey_url: str) -> None:
+async def test_without_a_webhook_no_alert_is_recorded(told: Told, valkey_url: str) -> None:
     await change(told.store, alert_webhooks=0)
     await warm(told.store, valkey_url, 2)
     session = (await assign(told.store, "ada")).session_id

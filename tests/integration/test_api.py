@@ -75,7 +75,7 @@ async def test_hit_and_miss_answer_as_documented(http: httpx.AsyncClient, store:
 
 
 @pytest.mark.thorough
-async def test_a_start_looks_at_the_process_before_it_answers(
+async def test_a_start_checks_the_agents_process_before_it_answers(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     """The only warm agent has died and its death is not recorded yet: no caller gets `ready`."""
@@ -92,7 +92,7 @@ async def test_a_start_looks_at_the_process_before_it_answers(
 
 
 @pytest.mark.thorough
-async def test_however_many_of_the_warm_agents_are_dead_no_session_is_lost_by_it(
+async def test_dead_warm_agents_cost_no_session(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     """One cause may have killed all five agents, and none of the deaths is recorded yet."""
@@ -117,7 +117,7 @@ async def test_a_miss_queues_one_task_of_its_name(http: httpx.AsyncClient, raw: 
     assert not [task for task in queued if "s" * 40 in task or "a-token-for-tests" in task]
 
 
-async def test_too_many_starts_from_one_address(raw: redis.Redis, valkey_url: str) -> None:
+async def test_starts_from_one_address_are_rate_limited(raw: redis.Redis, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url, rate_limit="3/minute"))) as http:
         for user in ("ada", "grace", "joan"):
             assert (await start(http, user)).status_code == 202
@@ -137,7 +137,7 @@ async def fill_house(http: httpx.AsyncClient) -> list[str]:
     return [answer.json()["sessionId"] for answer in answers]
 
 
-async def test_who_comes_to_a_full_house_waits_in_line(small: httpx.AsyncClient, raw: redis.Redis) -> None:
+async def test_a_start_at_capacity_is_queued(small: httpx.AsyncClient, raw: redis.Redis) -> None:
     await fill_house(small)
     third = await start(small, "c")
     assert third.status_code == 202
@@ -162,7 +162,9 @@ async def test_who_comes_to_a_full_house_waits_in_line(small: httpx.AsyncClient,
     assert (again.status_code, again.json()["sessionId"], again.json()["position"]) == (202, session_id, 1)
 
 
-async def test_the_length_of_sessions_is_measured(small: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
+async def test_the_mean_session_length_gives_the_estimated_wait(
+    small: httpx.AsyncClient, store: Store, valkey_url: str
+) -> None:
     await warm(store, valkey_url, 1)
     session_id = (await start(small, "a")).json()["sessionId"]
     await small.post("/api/session/stop", json={"sessionId": session_id})
@@ -173,7 +175,7 @@ async def test_the_length_of_sessions_is_measured(small: httpx.AsyncClient, stor
     assert (queued["status"], queued["estimatedWait"]) == ("queued", f"{mean / 2:.2g}s")
 
 
-async def test_a_full_line_is_refused(small: httpx.AsyncClient, raw: redis.Redis) -> None:
+async def test_a_start_is_refused_when_the_queue_is_full(small: httpx.AsyncClient, raw: redis.Redis) -> None:
     await fill_house(small)
     for user in ("c", "d"):
         assert (await start(small, user)).json()["status"] == "queued"
@@ -200,7 +202,7 @@ async def test_a_stop_cancels_a_queued_session(small: httpx.AsyncClient, raw: re
     assert raw.hget(f"session:{fourth}", "status") == "starting", "the free place goes to the next session in the queue"
 
 
-async def test_fifty_requests_with_one_key_are_one_start(http: httpx.AsyncClient, raw: redis.Redis) -> None:
+async def test_fifty_requests_with_one_idempotency_key_are_one_start(http: httpx.AsyncClient, raw: redis.Redis) -> None:
     answers = await asyncio.gather(*(start(http, "ada", headers={"Idempotency-Key": "one"}) for _ in range(50)))
     assert {(answer.status_code, answer.content) for answer in answers} == {(202, answers[0].content)}
     assert raw.zcard("sessions") == 1
@@ -213,7 +215,7 @@ async def test_fifty_requests_with_one_key_are_one_start(http: httpx.AsyncClient
     assert other.json()["sessionId"] != session_id
 
 
-async def test_a_key_stands_for_one_request(http: httpx.AsyncClient, raw: redis.Redis) -> None:
+async def test_an_idempotency_key_is_valid_for_one_request_body(http: httpx.AsyncClient, raw: redis.Redis) -> None:
     key = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
     await start(http, "ada", headers=key)
     for body in ({"userId": "grace"}, {"userId": "ada", "metadata": {"name": "Ada"}}):
@@ -222,7 +224,7 @@ async def test_a_key_stands_for_one_request(http: httpx.AsyncClient, raw: redis.
 
 
 @pytest.mark.parametrize("key", ["k" * 256, "a\x01b", "tab\tbed", "\x7f", "caf\xa0"])
-async def test_keys_that_cannot_be_used_are_refused(http: httpx.AsyncClient, raw: redis.Redis, key: str) -> None:
+async def test_invalid_idempotency_keys_are_refused(http: httpx.AsyncClient, raw: redis.Redis, key: str) -> None:
     answer = await start(http, "ada", headers=[(b"Idempotency-Key", key.encode("latin-1"))])
     assert "Idempotency-Key" in is_problem(answer, 422, "invalid_request")["detail"]
     assert raw.keys("session*") == []
@@ -237,7 +239,7 @@ async def test_a_start_that_was_refused_may_be_sent_again(small: httpx.AsyncClie
     assert (await start(small, "ada", headers=key)).status_code == 202
 
 
-async def test_sessions_per_user(raw: redis.Redis, valkey_url: str) -> None:
+async def test_sessions_per_user_are_limited(raw: redis.Redis, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url, sessions_per_user=2))) as http:
         first, second, third = [(await start(http, "ada", headers=ADMIN)).json()["sessionId"] for _ in range(3)]
         assert first != second == third, "a start beyond the limit gets the newest session"
@@ -246,7 +248,7 @@ async def test_sessions_per_user(raw: redis.Redis, valkey_url: str) -> None:
         assert (await start(http, "ada")).json()["sessionId"] not in {first, second}
 
 
-async def test_an_empty_redis_is_not_set_up(raw: redis.Redis, valkey_url: str) -> None:
+async def test_starts_are_refused_while_redis_is_not_set_up(raw: redis.Redis, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url)), configured=False) as http:
         raw.sadd("nodes", "api-test")
         raw.hset("node:api-test", "host", 1)
@@ -274,7 +276,9 @@ async def open_breaker(http: httpx.AsyncClient, store: Store) -> str:
     return session_id
 
 
-async def test_agents_do_not_boot(http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_failed_boots_open_the_breaker_and_refuse_starts(
+    http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
     path = f"/api/session/{await open_breaker(http, store)}"
     waiting = (await http.get(path, headers=ADMIN)).json()
     assert waiting["status"] == "error", "a waiting session ends immediately"
@@ -301,7 +305,7 @@ async def test_agents_do_not_boot(http: httpx.AsyncClient, store: Store, raw: re
     assert raw.llen("pool:wake:api-test") == 1
 
 
-async def test_agents_that_live_and_serve_no_more_in_three_calls_in_a_row_are_a_warning(
+async def test_three_consecutive_calls_with_failing_agents_cause_a_warning(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis
 ) -> None:
     raw.hset("pool:failing", mapping={"calls": 2, "cause": "pipeline_failed: the voice is out of credit (402)"})
@@ -318,7 +322,9 @@ async def beat(store: Store, node: str = "api-test") -> None:
     await store.beat_node(node, {"pid": 1, "host": 1, "lastBeat": 1, "canaryAge": 0}, 30)
 
 
-async def test_a_node_drains(http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_draining_node_refuses_starts_and_keeps_its_sessions(
+    http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
     await beat(store)
     for agent_id in await warm(store, valkey_url, 2, node="api-test"):
         raw.hset(f"agent:{agent_id}", mapping={"pid": os.getpid(), "startTicks": 0})  # a start checks the process
@@ -371,7 +377,9 @@ async def test_other_nodes_serve_while_one_drains(http: httpx.AsyncClient, store
     is_problem(await http.get("/readyz"), 503, "draining")
 
 
-async def test_livekit_is_away(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
+async def test_starts_are_refused_while_livekit_is_unavailable(
+    http: httpx.AsyncClient, store: Store, valkey_url: str
+) -> None:
     (agent_id,) = await warm(store, valkey_url, 1)
     mine = {"Authorization": f"Bearer {(await start(http, 'ada')).json()['clientSecret']}"}
     await store.livekit_down("LiveKit at ws://127.0.0.1:1 does not answer")
@@ -387,7 +395,7 @@ async def test_livekit_is_away(http: httpx.AsyncClient, store: Store, valkey_url
     assert (await start(http, "grace")).status_code == 202
 
 
-async def test_a_reload_is_told_node_by_node(http: httpx.AsyncClient, store: Store, raw: redis.Redis) -> None:
+async def test_a_reload_is_reported_for_each_node(http: httpx.AsyncClient, store: Store, raw: redis.Redis) -> None:
     is_problem(await http.post("/api/agents/reload"), 401, "unauthorized")
     is_problem(await http.post("/api/agents/reload", headers=ADMIN), 503, "host_unavailable")
     await beat(store)
@@ -430,7 +438,7 @@ async def test_a_reload_is_told_node_by_node(http: httpx.AsyncClient, store: Sto
     assert 3500 < raw.ttl(f"reload:{reload_id}") <= 3600
 
 
-async def test_a_session_tells_its_whole_story(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
+async def test_a_session_contains_its_whole_history(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
     first, second = await warm(store, valkey_url, 2)
     session_id = (await start(http, "ada")).json()["sessionId"]
     first, second = (first, second) if session_id == first else (second, first)
@@ -480,7 +488,7 @@ async def test_a_session_tells_its_whole_story(http: httpx.AsyncClient, store: S
     assert look["timings"]["ended"] >= look["timings"]["firstAudio"]
 
 
-async def test_the_story_of_a_boot_that_failed(http: httpx.AsyncClient, store: Store) -> None:
+async def test_a_session_without_an_agent_shows_the_failed_boot(http: httpx.AsyncClient, store: Store) -> None:
     """No agent was ever bound to the session, so the agent that was started for it is shown."""
     session_id = (await start(http, "ada")).json()["sessionId"]
     await store.append_logs(session_id, ["ImportError: no module named nothing"], 500)
@@ -546,7 +554,7 @@ async def test_admin_routes_need_the_token(http: httpx.AsyncClient) -> None:
         is_problem(await http.post("/api/pool/resize", json={"size": size}, headers=ADMIN), 422, "malformed_request")
 
 
-async def test_health_says_what_is_wrong(http: httpx.AsyncClient) -> None:
+async def test_health_lists_the_faults_of_a_node(http: httpx.AsyncClient) -> None:
     assert (await http.get("/livez")).json() == {"success": True}
     problem = is_problem(await http.get("/readyz", headers=ADMIN), 503, "host_unavailable")
     assert "agent host" in problem["detail"]
@@ -557,7 +565,7 @@ async def test_health_says_what_is_wrong(http: httpx.AsyncClient) -> None:
     assert health["warningCodes"][0] == {"code": "no_nodes", "params": {}}
 
 
-async def test_health_of_a_node_that_is_well(small: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
+async def test_health_of_a_healthy_node_is_ok(small: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
     await beat(store)
     await warm(store, valkey_url, 1, node="api-test")
     health = (await small.get("/api/health", headers=ADMIN)).json()
@@ -607,7 +615,7 @@ class NotedTimeout(asyncio.Timeout):  # type: ignore[misc]
 @pytest.mark.thorough
 @pytest.mark.impatient
 @pytest.mark.parametrize("established", [False, True], ids=["before it connects", "on its connections"])
-async def test_a_black_hole_for_a_redis_is_503_in_two_seconds(
+async def test_a_black_holed_redis_is_answered_with_503_within_two_seconds(
     raw: redis.Redis, valkey_url: str, established: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis accepts connections and never answers, or stops answering on open ones."""
@@ -643,13 +651,13 @@ async def test_a_black_hole_for_a_redis_is_503_in_two_seconds(
                 assert (await start(http, "ada")).status_code == 202, "the API works again immediately"
 
 
-async def test_unknown_routes_and_methods_are_problems_too(http: httpx.AsyncClient) -> None:
+async def test_unknown_routes_and_methods_are_answered_with_problems(http: httpx.AsyncClient) -> None:
     is_problem(await http.get("/api/nothing"), 404, "not_found")
     is_problem(await http.get("/api/session/start/x"), 404, "not_found")
     is_problem(await http.put("/api/session/stop"), 405, "method_not_allowed")
 
 
-async def test_large_bodies_are_refused_declared_or_not(http: httpx.AsyncClient) -> None:
+async def test_large_bodies_are_refused_with_or_without_content_length(http: httpx.AsyncClient) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(100):
             yield b" " * 1000

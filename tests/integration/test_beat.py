@@ -10,7 +10,7 @@ from orchestrator.task_queue.app import REFILL, make_worker_app
 from orchestrator.worker.beat import Scheduler
 
 
-def test_a_schedule_that_redis_has_lost_is_written_again(raw: redis.Redis, valkey_url: str) -> None:
+def test_a_schedule_lost_by_redis_is_written_again(raw: redis.Redis, valkey_url: str) -> None:
     app = make_worker_app(Settings(redis_url=valkey_url, node_id="n1"))
     scheduler = Scheduler(app=app)
     scheduler.lock_key = None  # there is only one beat, so no lock is needed
@@ -26,7 +26,7 @@ def test_a_schedule_that_redis_has_lost_is_written_again(raw: redis.Redis, valke
         app.close()
 
 
-def test_a_beat_that_begins_asks_for_a_refill_at_once(raw: redis.Redis, valkey_url: str) -> None:
+def test_a_starting_beat_queues_a_refill_immediately(raw: redis.Redis, valkey_url: str) -> None:
     app = make_worker_app(Settings(redis_url=valkey_url, node_id="n1"))
     scheduler = Scheduler(app=app)
     scheduler.lock_key = None
@@ -39,7 +39,7 @@ def test_a_beat_that_begins_asks_for_a_refill_at_once(raw: redis.Redis, valkey_u
         app.close()
 
 
-def test_beat_notes_when_it_turned_and_when_it_sent_each_task(raw: redis.Redis, valkey_url: str) -> None:
+def test_beat_records_its_ticks_and_the_time_of_each_task(raw: redis.Redis, valkey_url: str) -> None:
     app = make_worker_app(Settings(redis_url=valkey_url, node_id="n1"))
     scheduler = Scheduler(app=app)
     scheduler.lock_key = None

@@ -51,7 +51,9 @@ def refusal(url: str, **settings: Any) -> str | None:
 
 
 @pytest.mark.parametrize("database", [0, 3])
-def test_each_kind_gets_in_by_tcp_and_by_socket(server: tuple[int, Path], admin: redis.Redis, database: int) -> None:
+def test_each_kind_of_client_connects_by_tcp_and_by_socket(
+    server: tuple[int, Path], admin: redis.Redis, database: int
+) -> None:
     port, folder = server
     admin.execute_command("ACL", "SETUSER", "app-üser", "reset", "on", f">{PASSWORD}", "~*", "&*", "+@all")
     try:
@@ -76,7 +78,7 @@ def test_each_kind_gets_in_by_tcp_and_by_socket(server: tuple[int, Path], admin:
         ("~voice:* &voice:* &voice:/0.celery.pidbox +@all -@dangerous -@admin", "voice:"),
     ],
 )
-def test_the_rules_that_the_docs_name_are_enough(
+def test_the_documented_acl_rules_are_sufficient(
     server: tuple[int, Path], admin: redis.Redis, rules: str, prefix: str
 ) -> None:
     admin.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", *rules.split())
@@ -102,9 +104,7 @@ def test_the_rules_that_the_docs_name_are_enough(
         ("~* &* +@all -select", ""),
     ],
 )
-def test_a_right_that_lacks_is_told_by_its_name(
-    server: tuple[int, Path], admin: redis.Redis, rules: str, told: str
-) -> None:
+def test_a_missing_right_is_named(server: tuple[int, Path], admin: redis.Redis, rules: str, told: str) -> None:
     admin.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", *rules.split())
     found = refusal(f"redis://app:pw@127.0.0.1:{server[0]}/0")
     if not told:
@@ -117,7 +117,7 @@ def test_a_right_that_lacks_is_told_by_its_name(
     assert "pw@" not in found
 
 
-def test_with_a_prefix_the_rule_that_is_told_has_it(server: tuple[int, Path], admin: redis.Redis) -> None:
+def test_the_suggested_acl_rule_contains_the_prefix(server: tuple[int, Path], admin: redis.Redis) -> None:
     admin.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", "~other:*", "&*", "+@all")
     found = refusal(f"redis://app:pw@127.0.0.1:{server[0]}/0", redis_prefix="voice")
     assert found is not None
@@ -128,19 +128,19 @@ def test_with_a_prefix_the_rule_that_is_told_has_it(server: tuple[int, Path], ad
 @pytest.mark.parametrize(
     "url", ["redis://127.0.0.1:{}/0", "redis://:wrong@127.0.0.1:{}/0", "redis://no:x@127.0.0.1:{}"]
 )
-def test_a_wrong_password_ends_up_at_once(server: tuple[int, Path], url: str) -> None:
+def test_a_wrong_password_fails_the_start_immediately(server: tuple[int, Path], url: str) -> None:
     with pytest.raises(Preflight, match="refuses the user or the password") as failure:
         check_redis(Settings(redis_url=url.format(server[0])))
     assert "wrong" not in failure.value.detail.replace("WRONGPASS", "")
 
 
-def test_a_database_that_is_not_there_is_told(server: tuple[int, Path]) -> None:
+def test_a_missing_database_is_named(server: tuple[int, Path]) -> None:
     found = refusal(f"redis://:{quote(PASSWORD, safe='')}@127.0.0.1:{server[0]}/9999")
     assert found is not None
     assert "no database 9999" in found
 
 
-def test_one_that_does_not_answer_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_start_waits_for_a_redis_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(StoreUnavailable):
         refusal(f"redis://127.0.0.1:{free_ports()}")
     check_redis(Settings(redis_url=f"redis://127.0.0.1:{free_ports()}"))
@@ -151,7 +151,7 @@ def test_one_that_does_not_answer_is_waited_for(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.thorough
-def test_tls_is_checked_by_every_kind_alike(
+def test_every_kind_of_client_checks_the_certificate(
     server: tuple[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority, certificate, key = certificates(tmp_path)
@@ -185,7 +185,7 @@ def _each_kind(url: str) -> list[Exception | None]:
 
 
 @pytest.mark.thorough
-def test_tls_to_a_server_without_it_is_told(server: tuple[int, Path]) -> None:
+def test_tls_to_a_server_without_tls_is_reported(server: tuple[int, Path]) -> None:
     with pytest.raises(StoreUnavailable, match="if it speaks no TLS, write redis://"):
         refusal(f"rediss://:{quote(PASSWORD, safe='')}@127.0.0.1:{server[0]}/0")
 
@@ -193,7 +193,7 @@ def test_tls_to_a_server_without_it_is_told(server: tuple[int, Path]) -> None:
 # The check tries every command and key that the product uses
 
 
-def test_every_command_that_is_used_is_tried() -> None:
+def test_every_used_command_is_tried_at_the_start() -> None:
     tried = {line.split()[0] for line in re.split(r"[\n|]", rights.COMMANDS.strip())}
     scripts = set(re.findall(r"redis\.call\('([A-Z]+)'", "".join(sources().values())))
     assert scripts - tried == set()
@@ -201,7 +201,7 @@ def test_every_command_that_is_used_is_tried() -> None:
     assert prefixed.SPANS.keys() - tried - without - {"MULTI", "EXEC", "WATCH", "UNWATCH"} == set()
 
 
-def test_every_key_of_the_docs_is_tried() -> None:
+def test_every_documented_key_is_tried_at_the_start() -> None:
     page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text().partition("## What is in it")[2]
     named = {name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall("`([^`]+)`", row)}
     families = {re.split(r"[{*]", name)[0] for name in named} - {""}
@@ -212,7 +212,7 @@ def test_every_key_of_the_docs_is_tried() -> None:
 # The embedded Valkey
 
 
-def test_the_embedded_valkey_lets_nobody_in_without_its_password(short_folder: Path) -> None:
+def test_the_embedded_valkey_requires_its_password(short_folder: Path) -> None:
     folder = short_folder / 'a "b\\c'
     (folder / "valkey").mkdir(parents=True)
     where = redis_url.Address(path=str(folder / "valkey.sock"), password="secret of the node")

@@ -16,9 +16,7 @@ CONNECTIONS = 5
 
 
 @pytest.mark.parametrize("client", [connect, connect_blocking])
-async def test_connections_that_were_idle_over_a_restart_of_redis_fail_nobody(
-    client: Callable[..., Redis], tmp_path: Path
-) -> None:
+async def test_idle_connections_work_after_a_restart_of_redis(client: Callable[..., Redis], tmp_path: Path) -> None:
     port = free_ports()
     valkey = start_valkey(tmp_path, port)
     async with client(f"redis://127.0.0.1:{port}/0", name="idle") as redis:
@@ -35,7 +33,7 @@ async def test_connections_that_were_idle_over_a_restart_of_redis_fail_nobody(
 
 
 @pytest.mark.parametrize("blocking", [False, True])
-async def test_a_cancellation_ends_a_command_whenever_it_comes(store: Store, blocking: bool) -> None:
+async def test_a_command_can_be_cancelled_at_any_step(store: Store, blocking: bool) -> None:
     for steps in range(40):
         command = store.changes("$") if blocking else store.last_change()
         task = asyncio.create_task(command)
@@ -48,7 +46,7 @@ async def test_a_cancellation_ends_a_command_whenever_it_comes(store: Store, blo
         assert task.cancelled(), f"cancelled after {steps} steps of the loop, it has an answer"
 
 
-async def test_a_cancellation_ends_a_command_also_as_its_connection_is_lost(
+async def test_a_command_can_be_cancelled_while_its_connection_is_lost(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.last_change()

@@ -75,9 +75,7 @@ def connected(port: int) -> Any:
 
 
 @pytest.mark.parametrize("command", [kubernetes(), railway()], ids=["kubernetes", "railway"])
-def test_a_redis_that_is_deployed_keeps_what_it_is_given_behind_its_password(
-    command: list[str], tmp_path: Path
-) -> None:
+def test_a_deployed_redis_requires_its_password_and_keeps_its_data(command: list[str], tmp_path: Path) -> None:
     with running(command, tmp_path) as (process, port):
         with connected(port) as client, redis.Redis(host="127.0.0.1", port=port) as stranger:
             with pytest.raises(redis.AuthenticationError):
@@ -90,6 +88,6 @@ def test_a_redis_that_is_deployed_keeps_what_it_is_given_behind_its_password(
         assert process.wait(60) == 0
 
 
-def test_in_a_pod_no_list_of_processes_shows_the_password(tmp_path: Path) -> None:
+def test_the_command_line_in_a_pod_does_not_contain_the_password(tmp_path: Path) -> None:
     with running(kubernetes(), tmp_path) as (process, port), connected(port):
         assert PASSWORD not in " ".join(psutil.Process(process.pid).cmdline())

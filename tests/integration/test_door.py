@@ -93,7 +93,7 @@ async def test_a_job_is_an_ordinary_session(dispatch: DispatchService, store: St
     assert (told["room"], told["metadata"], told["userId"]) == ("lobby", {"name": "Ada"}, "room:lobby")
 
 
-async def test_a_job_on_an_empty_pool_has_an_agent_started(
+async def test_a_job_on_an_empty_pool_starts_an_agent(
     dispatch: DispatchService, store: Store, raw: redis.Redis
 ) -> None:
     session = await of(store, await dispatch.on_availability(job()))
@@ -102,7 +102,7 @@ async def test_a_job_on_an_empty_pool_has_an_agent_started(
     assert [session.id in text for text in spawns] == [True]
 
 
-async def test_an_agent_that_cannot_be_started_is_not_promised(
+async def test_a_job_is_declined_when_its_agent_cannot_be_queued(
     dispatch: DispatchService, parts: Services, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object, **__: object) -> None:
@@ -116,7 +116,7 @@ async def test_an_agent_that_cannot_be_started_is_not_promised(
     assert (await dispatch.on_availability(job())).available, "another API process may get the same job"
 
 
-async def test_the_same_job_by_another_door_is_the_same_session(
+async def test_the_same_job_through_another_api_is_the_same_session(
     dispatch: DispatchService, parts: Services, store: Store, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 2)
@@ -125,19 +125,21 @@ async def test_the_same_job_by_another_door_is_the_same_session(
     assert len(await store.sessions()) == 1
 
 
-async def test_a_second_job_for_a_room_needs_nobody(dispatch: DispatchService, store: Store) -> None:
+async def test_a_second_job_for_a_room_is_declined(dispatch: DispatchService, store: Store) -> None:
     assert (await dispatch.on_availability(job(1))).available
     assert await dispatch.on_availability(job(2)) == Answer(available=False, terminate=True)
     assert len(await store.sessions()) == 1
 
 
-async def test_a_job_whose_session_is_over_is_not_taken_again(dispatch: DispatchService, store: Store) -> None:
+async def test_a_job_whose_session_has_ended_is_declined(dispatch: DispatchService, store: Store) -> None:
     session = await of(store, await dispatch.on_availability(job()))
     await store.end_session(session.id, "ended", words("over"))
     assert await dispatch.on_availability(job()) == NO
 
 
-async def test_what_is_refused(dispatch: DispatchService, parts: Services, store: Store, valkey_url: str) -> None:
+async def test_jobs_are_declined_when_no_agent_can_serve_them(
+    dispatch: DispatchService, parts: Services, store: Store, valkey_url: str
+) -> None:
     assert await dispatch.on_availability(job(metadata="x" * 5000)) == NO
     await change(store, max_sessions=1)
     assert (await dispatch.on_availability(job(1, "desk"))).available
@@ -154,7 +156,7 @@ async def test_what_is_refused(dispatch: DispatchService, parts: Services, store
     assert len(await store.sessions()) == 2
 
 
-async def test_a_full_node_gives_the_reason_that_a_refused_start_has(
+async def test_a_full_node_reports_the_same_reason_as_a_refused_start(
     dispatch: DispatchService, parts: Services, store: Store, raw: redis.Redis
 ) -> None:
     async def full() -> str:
@@ -181,7 +183,9 @@ async def test_a_full_node_gives_the_reason_that_a_refused_start_has(
     assert dispatch._full == "The api is stopping."
 
 
-async def test_livekit_is_told_how_a_job_goes(dispatch: DispatchService, store: Store, valkey_url: str) -> None:
+async def test_the_state_of_a_job_is_reported_to_livekit(
+    dispatch: DispatchService, store: Store, valkey_url: str
+) -> None:
     (agent,) = await warm(store, valkey_url, 1)
     session = await of(store, await dispatch.on_availability(job()))
     await dispatch._report_jobs()
@@ -202,14 +206,14 @@ async def test_livekit_is_told_how_a_job_goes(dispatch: DispatchService, store: 
     assert dispatch.running() == []
 
 
-async def test_a_failure_is_told_with_its_reason(dispatch: DispatchService, store: Store) -> None:
+async def test_a_failed_job_is_reported_with_its_reason(dispatch: DispatchService, store: Store) -> None:
     session = await of(store, await dispatch.on_availability(job()))
     await store.end_session(session.id, "error", because("boot_error", detail="no model"))
     await dispatch._report_jobs()
     assert said(dispatch) == [("AJ_1", Outcome.FAILED, "boot_error: no model")]
 
 
-async def test_an_assignment_is_noted_and_one_of_nobody_is_failed(
+async def test_an_assignment_is_recorded_and_an_unknown_one_fails(
     dispatch: DispatchService, parts: Services, store: Store, raw: redis.Redis
 ) -> None:
     session = await of(store, await DispatchService(parts).on_availability(job()))
@@ -244,7 +248,9 @@ async def test_the_next_api_of_a_node_takes_its_jobs_over(
     assert successor.running() == ["AJ_1"]
 
 
-async def test_health_says_how_the_door_is(store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_health_reports_the_worker_registration(
+    store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with serve(create(settings(valkey_url))) as http:
 
         async def registration() -> dict[str, Any]:
@@ -263,7 +269,7 @@ async def test_health_says_how_the_door_is(store: Store, valkey_url: str, monkey
         assert words.endswith(found["error"])
 
 
-async def test_a_door_that_closes_leaves_no_record(store: Store, valkey_url: str, raw: redis.Redis) -> None:
+async def test_a_closed_worker_connection_leaves_no_record(store: Store, valkey_url: str, raw: redis.Redis) -> None:
     async with serve(create(settings(valkey_url))):
         await asyncio.to_thread(poll, lambda: raw.scard("doors") == 1, "the door is recorded")
         (name,) = raw.smembers("doors")

@@ -74,7 +74,7 @@ async def stop(http: httpx.AsyncClient, session_id: str) -> None:
     assert (await http.post("/api/session/stop", json={"sessionId": session_id})).status_code == 200
 
 
-async def test_a_boot_is_told_step_by_step(
+async def test_each_step_of_a_boot_is_an_event(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     session_id = (await start(http, "ada")).json()["sessionId"]
@@ -105,7 +105,9 @@ async def test_a_boot_is_told_step_by_step(
         assert over.status == 204, "a browser's EventSource does not reconnect"
 
 
-async def test_a_stream_goes_on_where_it_was_cut(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
+async def test_a_reconnected_stream_continues_where_it_was_cut(
+    http: httpx.AsyncClient, store: Store, valkey_url: str
+) -> None:
     await warm(store, valkey_url, 1)
     session_id = (await start(http, "ada")).json()["sessionId"]
     async with following(http, session_id) as stream:
@@ -118,7 +120,7 @@ async def test_a_stream_goes_on_where_it_was_cut(http: httpx.AsyncClient, store:
     is_problem(answer, 422, "malformed_request")
 
 
-async def test_the_place_in_line_is_told_whenever_it_changes(
+async def test_each_change_of_the_queue_position_is_an_event(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 2)
@@ -134,7 +136,7 @@ async def test_the_place_in_line_is_told_whenever_it_changes(
         assert [event["state"] for event in await stream.until("ready")] == ["starting", "ready"]
 
 
-async def test_silence_is_filled_for_the_proxies(
+async def test_an_idle_stream_sends_pings(
     http: httpx.AsyncClient, store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "PING_SECONDS", 0.2)
@@ -147,7 +149,7 @@ async def test_silence_is_filled_for_the_proxies(
     assert len(heard) >= 2
 
 
-async def test_streams_are_bounded_and_given_back(
+async def test_streams_are_limited_and_released(
     http: httpx.AsyncClient, store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(change_feed, "SESSION_LISTENERS", 2)
@@ -167,7 +169,7 @@ async def test_streams_are_bounded_and_given_back(
             await asyncio.sleep(0.05)
 
 
-async def test_a_stop_of_the_api_ends_its_streams(
+async def test_stopping_the_api_ends_its_streams(
     store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stop does not wait for streams. Here uvicorn has no time limit after which it would close them itself."""

@@ -78,7 +78,7 @@ def within(work: Callable[[], object]) -> None:
     poll(done, "Redis accepts the command", HEALED, every=0.1)
 
 
-async def test_every_connection_of_the_store_moves(pair: Pair, store: Store) -> None:
+async def test_every_connection_of_the_store_moves_to_the_new_server(pair: Pair, store: Store) -> None:
     (agent_id,) = await warm(store, pair.url, 1)
     link = AgentLink(pair.url, agent_id)
     try:
@@ -117,7 +117,7 @@ async def test_every_connection_of_the_store_moves(pair: Pair, store: Store) -> 
         await link.close()
 
 
-def test_what_is_queued_reaches_the_new_one(pair: Pair) -> None:
+def test_queued_tasks_reach_the_new_server(pair: Pair) -> None:
     publisher = Publisher(pair.url)
     try:
         publisher.send(REFILL)
@@ -129,7 +129,7 @@ def test_what_is_queued_reaches_the_new_one(pair: Pair) -> None:
         publisher.close()
 
 
-def test_beat_moves(pair: Pair) -> None:
+def test_beat_moves_to_the_new_server(pair: Pair) -> None:
     app = make_worker_app(Settings(redis_url=pair.url, node_id="n1"))
     scheduler = Scheduler(app=app)
     try:

@@ -66,7 +66,7 @@ def on_disk(folder: Path, text: str) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
 
 
-async def test_what_was_said_is_gone_from_the_disk(lasting: Store, durable: tuple[str, Path]) -> None:
+async def test_conversations_are_deleted_from_disk(lasting: Store, durable: tuple[str, Path]) -> None:
     url, folder = durable
     await warm(lasting, url, 1)
     call = await assign(lasting, "bob")
@@ -98,9 +98,7 @@ def seconds_between_rewrites(store: Store, **settings: float) -> float:
     return every
 
 
-def test_the_embedded_one_is_rewritten_and_others_only_when_asked(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_embedded_redis_is_rewritten_by_default(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EMBEDDED_VALKEY", raising=False)
     assert seconds_between_rewrites(store) == 0
     assert seconds_between_rewrites(store, redis_rewrite_seconds=600) == 600
@@ -109,7 +107,7 @@ def test_the_embedded_one_is_rewritten_and_others_only_when_asked(
     assert seconds_between_rewrites(store, redis_rewrite_seconds=0) == 0
 
 
-def test_the_files_of_the_embedded_one_are_its_owners() -> None:
+def test_only_the_owner_can_read_files_of_the_embedded_redis() -> None:
     text = Path("supervisord.conf").read_text()
     program = text.partition("[program:valkey]")[2].partition("[program:")[0]
     assert "umask=077" in program
@@ -131,7 +129,7 @@ async def call(store: Store, url: str, user: str, **options: str) -> str:
     return begun.session_id
 
 
-async def test_records_are_bounded_by_their_number(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_the_number_of_records_is_bounded(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await change(store, session_keep_count=5)
     ids = [
         await call(store, valkey_url, f"user{n}", idempotency_key=f"key{n}", fingerprint="f", room_name=f"room{n}")
@@ -148,7 +146,7 @@ async def test_records_are_bounded_by_their_number(store: Store, raw: redis.Redi
         assert await store.logs(session_id, 10) == ["a line"]
 
 
-async def test_a_flood_of_starts_that_end_at_once_leaves_no_more_keys(store: Store, raw: redis.Redis) -> None:
+async def test_a_flood_of_short_sessions_adds_no_keys(store: Store, raw: redis.Redis) -> None:
     await change(store, session_keep_count=20, max_sessions=1, queue_limit=1000)
     await assign(store, "first")
 
@@ -162,7 +160,7 @@ async def test_a_flood_of_starts_that_end_at_once_leaves_no_more_keys(store: Sto
     assert await cycle(100) <= before + 2
 
 
-async def test_a_lowered_number_is_reached_bit_by_bit(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_lowered_limit_of_records_is_reached_gradually(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     ids = [await call(store, valkey_url, f"user{n}") for n in range(8)]
     await change(store, session_keep_count=2)
     for n in range(3):
@@ -272,7 +270,7 @@ def test_a_redis_that_is_nearly_full_or_evicts_is_named(use: MemoryUse, here: in
         assert part in str(warning)
 
 
-async def test_redis_tells_what_it_uses(store: Store, raw: redis.Redis) -> None:
+async def test_the_memory_use_of_redis_is_read(store: Store, raw: redis.Redis) -> None:
     found = (await store.reading()).server.memory
     assert found.used > 0
     assert found.machine_total > found.used
@@ -284,7 +282,7 @@ async def test_redis_tells_what_it_uses(store: Store, raw: redis.Redis) -> None:
         raw.config_set("maxmemory-policy", before)
 
 
-async def test_a_redis_that_is_away_is_another_matter(valkey_url: str) -> None:
+async def test_an_unreachable_redis_raises_store_unavailable(valkey_url: str) -> None:
     async with Store(f"redis://127.0.0.1:{free_ports()}/0", name="test", keep_seconds=1) as gone:
         with pytest.raises(StoreUnavailable):
             await gone.reading()

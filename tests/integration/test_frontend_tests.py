@@ -12,7 +12,7 @@ pytestmark = pytest.mark.thorough
 
 
 @pytest.mark.skipif(shutil.which("npm") is None and not os.environ.get("CI"), reason="no npm on PATH")
-def test_they_pass() -> None:
+def test_the_frontend_tests_pass() -> None:
     subprocess.run(["make", "-C", REPOSITORY, "frontend/node_modules/.installed"], check=True, timeout=300)
     done = subprocess.run(
         ["npm", "test"], cwd=REPOSITORY / "frontend", capture_output=True, text=True, timeout=100, check=False

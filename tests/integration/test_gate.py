@@ -17,7 +17,7 @@ async def _body_that_must_not_be_read() -> AsyncIterator[bytes]:
     yield b""
 
 
-async def test_credentials_are_looked_at_before_a_byte_of_the_body(valkey_url: str, raw: redis.Redis) -> None:
+async def test_credentials_are_checked_before_the_body_is_read(valkey_url: str, raw: redis.Redis) -> None:
     app = create(settings(valkey_url, api_keys="a-key-of-the-tests"))
     async with serve(app) as http:
         walked = 0
@@ -52,7 +52,7 @@ async def test_errors_are_few_and_short(valkey_url: str, raw: redis.Redis) -> No
 
 @pytest.mark.parametrize("depth", [DEPTH + 1, 900, 958, 5000, 30_000])
 @pytest.mark.parametrize("opened", ["[", '{"a":'])
-async def test_depth_is_refused_before_anything_recurses(
+async def test_deeply_nested_json_is_refused_before_parsing(
     valkey_url: str, raw: redis.Redis, depth: int, opened: str
 ) -> None:
     closed = "]" if opened == "[" else "}"
@@ -69,12 +69,12 @@ async def test_depth_is_refused_before_anything_recurses(
             assert answer.status_code in {413, 422}, f"{path}: {answer.status_code}"
 
 
-def test_what_stands_in_texts_is_no_depth() -> None:
+def test_brackets_in_strings_do_not_count_as_nesting() -> None:
     bound(('{"a": "' + "[" * 5000 + '\\"' + "{" * 5000 + '"}').encode())
 
 
 @pytest.mark.parametrize("forged", ["kk:answer", "dispatch:AJ_1", "kk", "*", "a b", "../x", "{x}"])
-async def test_no_header_forges_a_key_of_ours(valkey_url: str, raw: redis.Redis, forged: str) -> None:
+async def test_no_header_forges_an_internal_key(valkey_url: str, raw: redis.Redis, forged: str) -> None:
     async with serve(create(settings(valkey_url))) as http:
         first = await http.post("/api/session/start", json={"userId": "ada"}, headers={"Idempotency-Key": "kk"})
         assert first.status_code == 202

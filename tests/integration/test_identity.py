@@ -109,7 +109,7 @@ def live_here(node: str, pid: int, start_ticks: int) -> bool:
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("told_late", [False, True])
-async def test_what_counts_as_warm_can_be_handed_out(  # noqa: PLR0917 - fixtures
+async def test_an_agent_behind_a_wrapper_becomes_warm_and_can_be_assigned(  # noqa: PLR0917 - fixtures
     store: Store,
     raw: redis.Redis,
     valkey_url: str,
@@ -140,7 +140,7 @@ async def test_what_counts_as_warm_can_be_handed_out(  # noqa: PLR0917 - fixture
 
 
 @pytest.mark.parametrize("told_late", [False, True])
-async def test_a_process_that_is_not_the_hosts_is_refused_with_its_reason(  # noqa: PLR0917 - fixtures
+async def test_a_process_that_the_host_did_not_start_is_refused_with_the_reason(  # noqa: PLR0917 - fixtures
     store: Store, raw: redis.Redis, valkey_url: str, short_folder: Path, hosts: list[Host], told_late: bool
 ) -> None:
     host = await _host(short_folder, valkey_url, RUNAWAY)
@@ -160,7 +160,7 @@ async def test_a_process_that_is_not_the_hosts_is_refused_with_its_reason(  # no
     await host.death()
 
 
-async def test_a_process_that_claims_a_running_boot_gets_nothing(
+async def test_a_foreign_process_cannot_take_over_a_running_boot(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     agent_id = (await assign(store, "ada")).session_id
@@ -176,7 +176,7 @@ async def test_a_process_that_claims_a_running_boot_gets_nothing(
     assert (raw.hget(f"agent:{agent_id}", "state"), raw.hget(f"session:{agent_id}", "status")) == ("exited", "starting")
 
 
-async def test_a_call_that_a_stranger_got_goes_to_another_agent(
+async def test_a_session_assigned_to_a_foreign_process_gets_another_agent(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     """The stranger reports before the node has recorded the process that it started."""
@@ -191,7 +191,7 @@ async def test_a_call_that_a_stranger_got_goes_to_another_agent(
     assert raw.hget(f"session:{agent_id}", "cause").startswith("boot_error: process 7 says")
 
 
-async def test_an_agent_that_registers_again_is_who_the_host_says(
+async def test_the_host_determines_the_pid_of_a_registered_agent(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     agent_id = new_id("prewarm")
@@ -207,7 +207,7 @@ async def test_an_agent_that_registers_again_is_who_the_host_says(
     await stranger.close()
 
 
-async def test_what_is_measured_is_all_that_was_started(
+async def test_the_measured_memory_includes_all_processes_of_an_agent(
     store: Store, valkey_url: str, short_folder: Path, hosts: list[Host]
 ) -> None:
     host = await _host(short_folder, valkey_url, WRAPPERS["two of them"], ballast=300 << 20)
@@ -225,7 +225,7 @@ async def test_what_is_measured_is_all_that_was_started(
 
 
 @pytest.mark.parametrize("adopted", [False, True])
-async def test_a_wrapper_that_ends_at_once_takes_no_grace_from_what_it_has_started(
+async def test_a_child_keeps_its_grace_period_when_its_wrapper_exits_first(
     short_folder: Path, valkey_url: str, hosts: list[Host], adopted: bool
 ) -> None:
     leaves = (

@@ -80,7 +80,7 @@ class Pair:
         return self.context.leaving.result()
 
 
-async def test_a_caller_who_sends_more_than_an_agent_takes_ends_the_call(url: str) -> None:
+async def test_a_call_ends_when_its_caller_sends_too_much_data(url: str) -> None:
     noise = os.urandom(CHUNK)
     async with Pair().joined(url, "streams") as pair:
         writer = await pair.caller.local_participant.stream_bytes("f", topic="kept")
@@ -90,7 +90,7 @@ async def test_a_caller_who_sends_more_than_an_agent_takes_ends_the_call(url: st
 
 
 @pytest.mark.parametrize("what", ["packets", "small packets", "many streams", "calls"])
-async def test_however_the_data_comes(url: str, what: str) -> None:
+async def test_every_kind_of_incoming_data_is_limited(url: str, what: str) -> None:
     async with Pair().joined(url, what.replace(" ", "-")) as pair:
         caller = pair.caller.local_participant
 
@@ -110,7 +110,7 @@ async def test_however_the_data_comes(url: str, what: str) -> None:
         assert await pair.until_it_leaves(sends[what]) == ("ended", because("too_much_data"))
 
 
-async def test_a_stream_that_unpacks_into_more_is_cut_and_a_chat_goes_on(url: str) -> None:
+async def test_an_oversized_compressed_stream_is_cut_and_the_chat_continues(url: str) -> None:
     async with Pair().joined(url, "packed") as pair:
         caller = pair.caller.local_participant
         for _ in range(50):
@@ -121,7 +121,7 @@ async def test_a_stream_that_unpacks_into_more_is_cut_and_a_chat_goes_on(url: st
         assert not pair.context.leaving.done()
 
 
-def test_the_budget_fills_again() -> None:
+def test_the_budget_is_refilled_over_time() -> None:
     now = 0.0
     budget = incoming.Budget(MEGABYTE, lambda: now)
     assert budget.spend(MEGABYTE - 1)

@@ -464,7 +464,7 @@ IN_REDIS: dict[str, tuple[Callable[[World], object], str]] = {
 
 
 @pytest.mark.parametrize("name", IN_REDIS)
-async def test_what_is_broken_in_redis_is_named(world: World, name: str) -> None:
+async def test_each_violation_in_redis_is_named(world: World, name: str) -> None:
     damage, words = IN_REDIS[name]
     done = damage(world)
     if asyncio.iscoroutine(done):
@@ -479,12 +479,12 @@ ELSEWHERE = {Code.ZOMBIE, Code.HOST_UNAVAILABLE, Code.AGENT_UNKNOWN_TO_HOST, Cod
 
 
 @pytest.mark.parametrize("code", sorted(set(Code) - ELSEWHERE))
-def test_every_invariant_is_broken_by_hand(code: Code) -> None:
+def test_every_invariant_has_a_test_that_breaks_it(code: Code) -> None:
     text = re.compile(re.sub(r"\\{.+?\\}", ".*", re.escape(TEXTS[code])))
     assert any(text.match(words) for _, words in IN_REDIS.values()), f"no test breaks {code}"
 
 
-async def test_a_process_that_the_host_does_not_know(world: World) -> None:
+async def test_an_agent_process_unknown_to_the_host_is_a_violation(world: World) -> None:
     """A process started by exec is recognised by its environment."""
     command = [sys.executable, "-c", "import signal; signal.pause()"]
     orphan = new_id("prewarm")
@@ -506,7 +506,9 @@ class Forgetful:
         return [], []
 
 
-async def test_a_recorded_process_that_the_host_does_not_know(store: Store, raw: redis.Redis, tmp_path: Path) -> None:
+async def test_a_recorded_process_unknown_to_the_host_is_a_violation(
+    store: Store, raw: redis.Redis, tmp_path: Path
+) -> None:
     """A forked agent has its host's environment, so it is recognised by the record that it has written."""
     settings = Settings(node_id="forgetful", run_dir=tmp_path)
     folder = AgentFolder(settings.agents_dir)
@@ -524,7 +526,7 @@ async def test_a_recorded_process_that_the_host_does_not_know(store: Store, raw:
     assert await in_words(store, settings, Forgetful()) == []
 
 
-async def test_an_agent_that_the_host_does_not_know(world: World, machine: Host) -> None:
+async def test_an_agent_unknown_to_the_host_is_a_violation(world: World, machine: Host) -> None:
     with subprocess.Popen(["sleep", "1000"]) as process:
         identity = ProcessId.of(process.pid)
         assert identity is not None
@@ -536,7 +538,7 @@ async def test_an_agent_that_the_host_does_not_know(world: World, machine: Host)
         process.kill()
 
 
-async def test_a_zombie_of_the_node(world: World) -> None:
+async def test_a_zombie_of_the_node_is_a_violation(world: World) -> None:
     code = "import os, signal; pid = os.fork() or os._exit(0); print(pid, flush=True); signal.pause()"
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, env={"NODE_ID": world.settings.node_id}, stdout=subprocess.PIPE) as parent:
@@ -550,7 +552,7 @@ async def test_a_zombie_of_the_node(world: World) -> None:
     assert await world.violations() == []
 
 
-async def test_a_zombie_of_a_sealed_program(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_zombie_of_a_sealed_program_is_a_violation(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only root can read the process's environment, so it is recognised as a child of the node's supervisord."""
     (world.settings.run_dir / "supervisord.pid").write_text(str(os.getpid()))
     code = "import os, signal; pid = os.fork() or os._exit(0); print(pid, flush=True); signal.pause()"
@@ -573,7 +575,7 @@ async def test_a_zombie_of_a_sealed_program(world: World, monkeypatch: pytest.Mo
     assert found[0].endswith(f"(pid {parent.pid}) does not reap it")
 
 
-async def test_only_what_stays_counts(world: World) -> None:
+async def test_only_lasting_violations_count(world: World) -> None:
     world.raw.srem("session:active", world.active)
     world.raw.sadd("pool:stale", world.over)
 
@@ -589,18 +591,18 @@ async def test_only_what_stays_counts(world: World) -> None:
     assert await looking == [f"pool:stale names agent {world.over}, which is exited"]
 
 
-async def test_what_mends_itself_is_not_waited_for(world: World) -> None:
+async def test_without_violations_the_check_does_not_wait(world: World) -> None:
     assert await asyncio.wait_for(world.violations(settle_seconds=1000), 10) == []
 
 
-async def test_without_a_host_nobody_is_asked(world: World) -> None:
+async def test_without_a_host_no_process_is_checked(world: World) -> None:
     assert await in_words(world.store, world.settings, None) == []
     elsewhere = Settings(node_id="elsewhere", run_dir=world.settings.run_dir / "none")
     assert await in_words(world.store, elsewhere, None) == []
     assert not elsewhere.agents_dir.exists(), "the check creates no folder"
 
 
-async def test_a_host_that_is_away(world: World, machine: Host) -> None:
+async def test_an_unreachable_host_is_a_violation(world: World, machine: Host) -> None:
     client = await HostClient.connect(machine.run_dir / "host.sock", _ignore)
     await client.close()
     with suppress(HostUnavailable):
@@ -609,12 +611,12 @@ async def test_a_host_that_is_away(world: World, machine: Host) -> None:
     assert found.startswith("the agent host cannot be asked: ")
 
 
-async def test_an_empty_redis_is_clean(store: Store, raw: redis.Redis, tmp_path: Path) -> None:
+async def test_an_empty_redis_has_no_violations(store: Store, raw: redis.Redis, tmp_path: Path) -> None:
     raw.flushall()
     assert await in_words(store, Settings(node_id="nobody", run_dir=tmp_path), None) == []
 
 
-async def test_the_command_looks_at_the_running_node(world: World, short_folder: Path) -> None:
+async def test_the_command_checks_the_running_node(world: World, short_folder: Path) -> None:
     assert await asyncio.to_thread(violations, world.settings) == []
     folder = short_folder / "gone"
     folder.mkdir()
@@ -624,7 +626,7 @@ async def test_the_command_looks_at_the_running_node(world: World, short_folder:
     assert found.startswith("no agent host listens on ")
 
 
-async def test_a_busy_store_is_clean(store: Store, valkey_url: str, tmp_path: Path) -> None:
+async def test_a_busy_store_has_no_violations(store: Store, valkey_url: str, tmp_path: Path) -> None:
     """Records change while they are read: an inconsistent reading is not a violation."""
     done = asyncio.Event()
 

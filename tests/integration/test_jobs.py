@@ -15,7 +15,9 @@ async def ask(store: Store, room: str, job: str = "AJ_1", **changes: object) -> 
     return await assign(store, f"room:{room}", room_name=room, job=DispatchRef(job, "AD_1", "n1"), **key | changes)
 
 
-async def test_a_job_gets_a_warm_agent_and_leaves_its_facts(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_job_gets_a_warm_agent_and_its_details_are_recorded(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
     await warm(store, valkey_url, 1)
     given = await ask(store, "lobby")
     assert given.outcome == "assigned"
@@ -29,7 +31,7 @@ async def test_a_job_gets_a_warm_agent_and_leaves_its_facts(store: Store, raw: r
     assert await store.session_of_job("dispatch:AJ_1") == session.id
 
 
-async def test_a_session_that_was_asked_for_by_http_says_nothing_of_a_job(store: Store, raw: redis.Redis) -> None:
+async def test_a_session_started_over_http_has_no_job(store: Store, raw: redis.Redis) -> None:
     started = await assign(store, "ada", room_name="room_1")
     assert await store.newest_session_of_room("room_1") == started.session_id
     session = await store.session(started.session_id)
@@ -40,7 +42,7 @@ async def test_a_session_that_was_asked_for_by_http_says_nothing_of_a_job(store:
     assert first == {"state": "starting"}
 
 
-async def test_a_job_is_served_by_a_boot(store: Store) -> None:
+async def test_a_job_without_a_warm_agent_boots_one(store: Store) -> None:
     assert (await ask(store, "lobby")).outcome == "starting"
 
 
@@ -61,7 +63,7 @@ async def test_a_room_has_one_session(store: Store, valkey_url: str) -> None:
     assert await store.newest_session_of_room("lobby") == third.session_id
 
 
-async def test_the_room_is_known_as_long_as_the_record(store: Store, raw: redis.Redis) -> None:
+async def test_the_room_is_kept_as_long_as_the_record(store: Store, raw: redis.Redis) -> None:
     first = await ask(store, "lobby")
     assert raw.ttl("session:room:lobby") == -1
     await store.end_session(first.session_id, "ended", words("over"))
@@ -74,7 +76,7 @@ async def test_the_room_is_known_as_long_as_the_record(store: Store, raw: redis.
     assert await store.newest_session_of_room("lobby") == second.session_id
 
 
-async def test_a_job_never_waits_in_line(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_job_is_never_queued(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await change(store, max_sessions=1)
     await warm(store, valkey_url, 1)
     taken = await ask(store, "lobby")
@@ -90,7 +92,7 @@ async def test_a_job_never_waits_in_line(store: Store, raw: redis.Redis, valkey_
     assert (line.outcome, line.detail) == ("full", "line")
 
 
-async def test_a_job_is_not_promised_memory(store: Store) -> None:
+async def test_a_job_is_refused_without_free_memory(store: Store) -> None:
     await store.report_memory("n1", "3 MiB are free", hold_seconds=60)
     refused = await ask(store, "lobby")
     assert (refused.outcome, refused.detail, refused.shortage) == ("full", "memory", "3 MiB are free")
@@ -98,7 +100,7 @@ async def test_a_job_is_not_promised_memory(store: Store) -> None:
     assert (capacity.refusal, capacity.detail, capacity.shortage) == ("full", "memory", "3 MiB are free")
 
 
-async def test_a_job_that_livekit_does_not_give_us_is_over(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_job_that_livekit_does_not_assign_ends(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await warm(store, valkey_url, 2)
     lost, given = await ask(store, "lobby"), await ask(store, "desk", "AJ_2")
     await store.job_assigned(given.session_id)
@@ -115,7 +117,7 @@ async def test_a_job_that_livekit_does_not_give_us_is_over(store: Store, raw: re
     assert live.status == "ready"
 
 
-async def test_a_call_that_goes_on_is_not_ended_for_its_job(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_running_call_is_not_ended_by_its_job_deadline(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     (agent,) = await warm(store, valkey_url, 1)
     session = (await ask(store, "lobby")).session_id
     link = AgentLink(valkey_url, agent)
@@ -125,7 +127,7 @@ async def test_a_call_that_goes_on_is_not_ended_for_its_job(store: Store, raw: r
     assert raw.zscore("deadlines", f"job|{session}") is None
 
 
-async def test_what_livekit_is_told_of_us(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_the_capacity_reported_to_livekit_is_correct(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await store.beat_node("n1", {"host": 1}, 60)
 
     async def said() -> tuple[int, int, str, str]:

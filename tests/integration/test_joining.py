@@ -120,7 +120,7 @@ async def user(url: str, token: str) -> AsyncIterator[rtc.Room]:
             await room.disconnect()
 
 
-async def test_a_room_that_livekit_does_not_make_is_made_and_no_agent_is_lost(
+async def test_a_room_is_created_without_losing_an_agent_when_livekit_creates_none(
     store: Store, raw: redis.Redis, valkey_url: str, url: str, rooms: Rooms
 ) -> None:
     assert not await rooms.creates_rooms()
@@ -139,7 +139,7 @@ async def test_a_room_that_livekit_does_not_make_is_made_and_no_agent_is_lost(
         assert len(raw.smembers("pool:ready")) == len(ids) - 1
 
 
-async def test_the_room_is_made_for_the_agent_though_no_user_asks(
+async def test_the_room_is_created_for_the_agent_without_a_user(
     store: Store, raw: redis.Redis, valkey_url: str, url: str, rooms: Rooms
 ) -> None:
     async with agents(store, valkey_url, url, 2):
@@ -153,7 +153,7 @@ async def test_the_room_is_made_for_the_agent_though_no_user_asks(
         assert raw.scard("pool:ready") == 1
 
 
-async def test_a_room_that_cannot_be_made_ends_the_session_in_livekits_words(
+async def test_a_session_whose_room_cannot_be_created_ends_with_livekits_reason(
     store: Store, raw: redis.Redis, valkey_url: str, url: str
 ) -> None:
     async with agents(store, valkey_url, url) as ids, Rooms("ws://127.0.0.1:1", KEY, SECRET) as nobody:
@@ -177,7 +177,7 @@ async def test_a_room_that_cannot_be_made_ends_the_session_in_livekits_words(
         (SECRET, KEY, "a" * 300, "participant identity length exceeds limits"),
     ],
 )
-async def test_what_every_agent_would_be_refused_ends_the_session_at_once(  # noqa: PLR0917 - fixtures and cases
+async def test_a_permanent_refusal_ends_the_session_immediately(  # noqa: PLR0917 - fixtures and cases
     store: Store, raw: redis.Redis, valkey_url: str, url: str, rooms: Rooms,
     secret: str, key: str, identity: str, expected: str,
 ) -> None:  # fmt: skip
@@ -199,7 +199,7 @@ async def test_what_every_agent_would_be_refused_ends_the_session_at_once(  # no
         assert await rooms.reachable() is None, "only this token is refused: LiveKit is up"
 
 
-async def test_a_phone_that_rings_is_no_user_until_it_is_answered(
+async def test_a_ringing_phone_counts_as_a_user_once_it_is_answered(
     store: Store, raw: redis.Redis, valkey_url: str, url: str, rooms: Rooms
 ) -> None:
     room = new_id("room")

@@ -27,7 +27,7 @@ async def test_lines_are_shipped_whole_and_once(store: Store, shipper: LogShippe
     assert await store.logs("a", 10) == ["one", "two", "three"]
 
 
-async def test_the_next_shipper_goes_on_where_the_last_one_stopped(
+async def test_a_new_shipper_continues_where_the_last_one_stopped(
     store: Store, shipper: LogShipper, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.log"
@@ -41,7 +41,7 @@ async def test_the_next_shipper_goes_on_where_the_last_one_stopped(
     assert await store.logs("a", 10) == ["one", "two"]
 
 
-async def test_the_last_words_of_a_crash_are_kept(store: Store, shipper: LogShipper, tmp_path: Path) -> None:
+async def test_the_last_lines_of_a_crash_are_kept(store: Store, shipper: LogShipper, tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text("Traceback\nValueError: no")
     await shipper.ship_all()
     assert not await store.logs_closed(["a"])
@@ -52,7 +52,7 @@ async def test_the_last_words_of_a_crash_are_kept(store: Store, shipper: LogShip
     assert shipper.last_line("a") == "ValueError: no"
 
 
-async def test_a_file_that_was_cut_is_followed_on(store: Store, shipper: LogShipper, tmp_path: Path) -> None:
+async def test_a_truncated_file_is_read_from_its_start(store: Store, shipper: LogShipper, tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_text("long enough\n" * 10)
     shipper.follow("a")

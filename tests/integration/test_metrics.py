@@ -72,13 +72,13 @@ async def test_every_definition_is_exposed(http: httpx.AsyncClient, store: Store
     assert 0 < found["orchestrator_redis_latency_seconds"] < 2
 
 
-async def test_openmetrics_is_spoken_too(http: httpx.AsyncClient) -> None:
+async def test_the_openmetrics_format_is_served(http: httpx.AsyncClient) -> None:
     answer = await http.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert "orchestrator_starts" in {family.name for family in parse_openmetrics(answer.text)}
 
 
-async def test_sessions_and_agents_are_told_by_state(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
+async def test_sessions_and_agents_are_counted_by_state(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
     await warm(store, valkey_url, 2)
     await store.set_target(2)
     await start(http, "ada")
@@ -93,7 +93,7 @@ async def test_sessions_and_agents_are_told_by_state(http: httpx.AsyncClient, st
     assert (found["orchestrator_starts_total|result=hit"], found["orchestrator_starts_total|result=miss"]) == (2, 1)
 
 
-async def test_a_hit_is_measured_as_its_caller_sees_it(
+async def test_a_hit_is_measured_as_seen_by_its_caller(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 3)
@@ -115,7 +115,7 @@ async def test_a_hit_is_measured_as_its_caller_sees_it(
     assert all(calls.has(at * 1000) for at, _ in recent)
 
 
-async def test_what_is_not_written_yet_is_written_at_the_end(raw: redis.Redis, store: Store, valkey_url: str) -> None:
+async def test_pending_samples_are_written_at_close(raw: redis.Redis, store: Store, valkey_url: str) -> None:
     async with Store(valkey_url, name="other", keep_seconds=60) as other:
         other.observe("start:hit", 0.004)
     assert await measured(store, "start:hit") == (1, 0.004)
@@ -179,7 +179,7 @@ async def test_recent_samples_are_bounded(store: Store, raw: redis.Redis, valkey
     assert recent[-1][1] == pytest.approx((RECENT + 19) / 1000), "the oldest sample comes first"
 
 
-async def test_buckets_of_an_earlier_version_count_in_the_next_higher(store: Store, raw: redis.Redis) -> None:
+async def test_buckets_of_an_earlier_version_count_in_the_next_higher_one(store: Store, raw: redis.Redis) -> None:
     raw.hset("histogram:boot", mapping={"70": 2, "inf": 1, "us": 40_000_000})
     found = (await store.reading()).histograms["boot"]
     assert dict(found.buckets)[0.05] == 0
@@ -198,7 +198,7 @@ def test_no_definition_breaks_prometheus_rules() -> None:
         assert definition.help.endswith(".")
 
 
-async def test_an_id_is_no_label(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
+async def test_ids_are_not_used_as_labels(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
     """Each id would create a permanent time series."""
     (agent,) = await warm(store, valkey_url, 1)
     user: Any = new_id("session")
@@ -208,7 +208,7 @@ async def test_an_id_is_no_label(http: httpx.AsyncClient, store: Store, valkey_u
     assert user not in text
 
 
-async def test_whoever_may_start_may_scrape(store: Store, valkey_url: str) -> None:
+async def test_credentials_for_starts_are_valid_for_scrapes(store: Store, valkey_url: str) -> None:
     key = "a-key-of-a-backend-that-is-long-enough"
     async with serve(create(settings(valkey_url, api_keys=key))) as client:
         assert (await client.get("/metrics")).status_code == 401

@@ -74,7 +74,7 @@ def log_of_ours(folder: Path) -> str:
     return "".join(path.read_text() for path in folder.glob("orchestrator.task_queue.command-*.log"))
 
 
-def test_every_task_of_a_neighbour_is_done_by_the_neighbour(
+def test_every_task_of_another_app_runs_in_that_app(
     tmp_path: Path, shop: Celery, raw: redis.Redis, valkey_url: str
 ) -> None:
     with shop_worker(tmp_path, valkey_url):
@@ -90,7 +90,7 @@ def test_every_task_of_a_neighbour_is_done_by_the_neighbour(
     assert told.count("task shop.add") == 1, "one warning, not one for each task"
 
 
-def test_tasks_that_nobody_takes_turn_no_worker_hot_and_do_not_hold_up_ours(
+def test_foreign_tasks_cause_no_busy_loop_and_do_not_delay_ours(
     tmp_path: Path, shop: Celery, raw: redis.Redis, valkey_url: str
 ) -> None:
     for n in range(100):
@@ -119,7 +119,7 @@ def _foreign(content_type: str) -> str:
     return json.dumps({"body": "Zm9v"} | message)
 
 
-def test_what_the_neighbour_holds_is_not_given_back_by_us(
+def test_our_worker_does_not_requeue_unacknowledged_tasks_of_another_app(
     tmp_path: Path, shop: Celery, raw: redis.Redis, valkey_url: str
 ) -> None:
     """Its visibility timeout is an hour, ours three minutes: if ours applied, its long tasks would run twice."""
@@ -149,7 +149,7 @@ def test_what_the_neighbour_holds_is_not_given_back_by_us(
     ],
     ids=["broker", "read-write", "loader", "bare", "options"],
 )
-def test_variables_of_celerys_own_change_nothing(
+def test_celerys_environment_variables_change_nothing(
     tmp_path: Path, raw: redis.Redis, valkey_url: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with our_worker(tmp_path, valkey_url, **variables):
@@ -162,7 +162,7 @@ def test_variables_of_celerys_own_change_nothing(
         publisher.close()
 
 
-def test_old_news_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_sightings_are_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Sightings()
     seen.note("task shop.add")
     assert seen.news() == "task shop.add"

@@ -51,7 +51,7 @@ async def test_a_node_that_cannot_boot_leaves_its_share_to_the_others(store: Sto
     assert [await reserved(store, node) for node in ("n1", "n2")] == [2, 2]
 
 
-async def test_each_node_keeps_one_warm_agent_at_least(store: Store, raw: redis.Redis) -> None:
+async def test_each_node_keeps_at_least_one_warm_agent(store: Store, raw: redis.Redis) -> None:
     await beat(store, "n1", "n2", "n3")
     raw.set("pool:proven", 1)
     await store.set_target(1)
@@ -97,14 +97,14 @@ async def test_starts_go_to_the_node_with_the_smallest_load(store: Store, raw: r
     assert Counter([await where(store, f"later{number}") for number in range(4)]) == Counter(n1=2, n3=2)
 
 
-async def test_a_node_that_is_late_is_asked_last(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_node_with_a_late_heartbeat_is_chosen_last(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await three_nodes(store, raw, valkey_url, 2)
     await beat(store, "n1", seconds=5)
     assert {await where(store, f"user{number}") for number in range(4)} == {"n2", "n3"}
     assert await where(store, "nobody-else-is-warm") == "n1"
 
 
-async def test_a_user_comes_back_to_the_node_of_the_last_time(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_user_returns_to_the_previous_node(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await three_nodes(store, raw, valkey_url, 3)
     home = await where(store, "loyal", affinity=True)
     session_id = raw.get("session:user:loyal") or ""
@@ -117,7 +117,7 @@ async def test_a_user_comes_back_to_the_node_of_the_last_time(store: Store, raw:
     assert await where(store, "loyal", affinity=True) == home
 
 
-async def test_a_node_has_no_more_calls_than_it_has_room_for(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_node_never_exceeds_its_session_limit(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await three_nodes(store, raw, valkey_url, 3, sessions=1)
     await beat(store, "n3", sessions=2)
     served = [await where(store, f"user{number}") for number in range(5)]
@@ -130,7 +130,7 @@ async def test_a_node_has_no_more_calls_than_it_has_room_for(store: Store, raw: 
     assert raw.scard("node:n2:busy") == 1
 
 
-async def test_warm_agents_of_a_full_node_are_not_handed_out(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_warm_agents_of_a_full_node_are_not_assigned(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await three_nodes(store, raw, valkey_url, 2, sessions=1)
     for node in ("n2", "n3"):
         for agent_id in raw.smembers(f"node:{node}:warm"):
@@ -140,7 +140,9 @@ async def test_warm_agents_of_a_full_node_are_not_handed_out(store: Store, raw: 
     assert await where(store, "second") == "starting", "the session waits for an agent of another node"
 
 
-async def test_a_miss_is_booted_where_there_is_most_room(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_miss_boots_on_the_node_with_most_free_capacity(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
     await three_nodes(store, raw, valkey_url, 1)
     for number in range(3):
         await where(store, f"user{number}")
@@ -154,7 +156,9 @@ async def test_a_miss_is_booted_where_there_is_most_room(store: Store, raw: redi
     assert await store.claim_agent(missed, "n1") == ("taken", "")
 
 
-async def test_calls_that_outlast_a_drain_go_on_elsewhere(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_calls_that_outlast_a_drain_continue_on_another_node(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
     await three_nodes(store, raw, valkey_url, 1)
     call = await assign(store, "ada")
     link = AgentLink(valkey_url, call.agent_id)
@@ -180,7 +184,7 @@ async def test_calls_that_outlast_a_drain_go_on_elsewhere(store: Store, raw: red
     assert not [event for event in await store.events(call.session_id, "0-0") if event["state"] == "goodbye"]
 
 
-async def test_a_session_that_has_not_begun_is_handed_over_as_a_new_one(
+async def test_a_session_without_a_call_is_handed_over_as_a_new_one(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     await three_nodes(store, raw, valkey_url, 1)
@@ -206,7 +210,7 @@ async def test_without_another_node_a_drain_says_goodbye(store: Store, raw: redi
     assert raw.zscore("deadlines", f"goodbye|{call.session_id}")
 
 
-async def test_a_drain_that_is_asked_for_again_may_be_over_sooner_and_not_later(store: Store, raw: redis.Redis) -> None:
+async def test_a_repeated_drain_may_shorten_its_deadline_and_never_extend_it(store: Store, raw: redis.Redis) -> None:
     """After an outage of Redis a node repeats its request to drain, with its remaining time."""
     await change(store, goodbye_seconds=3)
     await beat(store, "n1")
@@ -231,7 +235,7 @@ async def test_a_drain_that_is_asked_for_again_may_be_over_sooner_and_not_later(
     assert raw.zscore("deadlines", "drain|n1") is None, "its calls have had their goodbye"
 
 
-async def test_a_second_node_of_the_same_name_is_heard(store: Store) -> None:
+async def test_a_second_node_with_the_same_name_is_detected(store: Store) -> None:
     first, second = {"host": 1, "life": "one"}, {"host": 1, "life": "two"}
     assert await store.beat_node("n1", first, 60) is None
     assert await store.beat_node("n1", first, 60) == "one"
@@ -239,7 +243,7 @@ async def test_a_second_node_of_the_same_name_is_heard(store: Store) -> None:
     assert await store.beat_node("n1", first, 60) == "two"
 
 
-async def test_who_has_vanished_is_forgotten(store: Store, raw: redis.Redis) -> None:
+async def test_a_vanished_node_is_removed(store: Store, raw: redis.Redis) -> None:
     await beat(store, "n1", "n2")
     raw.sadd("nodes", "gone")
     raw.rpush("node.gone", "a task that nobody will take")
@@ -273,7 +277,7 @@ async def test_warm_agents_of_a_silent_node_leave_the_pool(store: Store, raw: re
         ({"version": str(schema.OLDEST - 1), "readableBy": "0"}, "older release"),
     ],
 )
-async def test_a_redis_of_another_release_is_left_alone(
+async def test_a_redis_of_an_incompatible_release_is_not_changed(
     store: Store, raw: redis.Redis, found: dict[str, str], told: str
 ) -> None:
     raw.hset("schema", mapping=found)
@@ -283,19 +287,19 @@ async def test_a_redis_of_another_release_is_left_alone(
     assert raw.hgetall("schema") == found
 
 
-async def test_a_newer_release_that_this_one_may_go_on_beside(store: Store, raw: redis.Redis) -> None:
+async def test_a_compatible_newer_schema_is_accepted(store: Store, raw: redis.Redis) -> None:
     newer = {"version": str(schema.VERSION + 1), "readableBy": str(schema.VERSION)}
     raw.hset("schema", mapping=newer)
     await store.check_schema()
     assert raw.hgetall("schema") == newer, "the newer release's record is kept"
 
 
-async def test_the_first_to_come_says_its_schema(store: Store, raw: redis.Redis) -> None:
+async def test_the_first_node_records_its_schema(store: Store, raw: redis.Redis) -> None:
     await asyncio.gather(store.check_schema(), store.check_schema())
     assert raw.hgetall("schema") == {"version": str(schema.VERSION), "readableBy": str(schema.READABLE_BY)}
 
 
-async def test_nodes_that_are_held_back_do_not_wake_each_other(store: Store, raw: redis.Redis) -> None:
+async def test_nodes_held_back_by_the_breaker_do_not_wake_each_other(store: Store, raw: redis.Redis) -> None:
     await beat(store, "n1", "n2")
     await store.set_target(4)
     raw.hset("pool:breaker", mapping={"failures": 1, "cause": "no", "nextAt": (raw.time()[0] + 60) * 1000})
@@ -303,7 +307,7 @@ async def test_nodes_that_are_held_back_do_not_wake_each_other(store: Store, raw
     assert not raw.exists("pool:wake:n2")
 
 
-async def test_a_node_whose_agents_do_not_boot_is_left_alone(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_node_with_failing_boots_gets_no_boots(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await beat(store, "good", "bad")
     raw.set("pool:proven", 1)
     await store.set_target(4)
@@ -318,7 +322,7 @@ async def test_a_node_whose_agents_do_not_boot_is_left_alone(store: Store, raw: 
     assert await store.retire_surplus() == []
 
 
-async def test_when_nobodys_agents_boot_the_breaker_opens(store: Store, raw: redis.Redis) -> None:
+async def test_the_breaker_opens_when_boots_fail_on_every_node(store: Store, raw: redis.Redis) -> None:
     await beat(store, "n1", "n2")
     raw.set("pool:proven", 1)
     await store.set_target(4)
@@ -331,7 +335,7 @@ async def test_when_nobodys_agents_boot_the_breaker_opens(store: Store, raw: red
     assert (await store.breaker()).failures >= 5
 
 
-async def test_a_call_is_not_handed_over_to_where_no_room_is(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_call_is_not_handed_over_to_a_full_node(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await three_nodes(store, raw, valkey_url, 1, sessions=1)
     begun = [await assign(store, f"user{number}") for number in range(3)]
     await store.drain_node(begun[0].node, 0)
@@ -341,7 +345,7 @@ async def test_a_call_is_not_handed_over_to_where_no_room_is(store: Store, raw: 
     assert raw.zscore("deadlines", f"goodbye|{begun[0].session_id}")
 
 
-async def test_what_is_booted_on_a_full_node_joins_the_pool(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_an_agent_booted_on_a_full_node_joins_the_pool(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await three_nodes(store, raw, valkey_url, 1, sessions=1)
     for number in range(2):
         await assign(store, f"user{number}")
@@ -371,9 +375,7 @@ async def told_goodbye(store: Store, raw: redis.Redis, session_id: str, node: st
     assert raw.zscore("deadlines", f"goodbye|{session_id}")
 
 
-async def test_a_node_that_is_put_back_ends_no_call_however_often(
-    store: Store, raw: redis.Redis, valkey_url: str
-) -> None:
+async def test_repeated_drains_and_undrains_end_no_call(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await beat(store, "n1")
     await warm(store, valkey_url, 2)
     call = await assign(store, "ada")
@@ -398,7 +400,7 @@ async def test_a_node_that_is_put_back_ends_no_call_however_often(
     assert states[-4:] == ["goodbye", "goodbye_off"] * 2
 
 
-async def test_a_goodbye_that_was_not_read_is_taken_back(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_an_unread_goodbye_is_withdrawn(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await beat(store, "n1")
     await warm(store, valkey_url, 1)
     call = await assign(store, "ada")
@@ -409,7 +411,9 @@ async def test_a_goodbye_that_was_not_read_is_taken_back(store: Store, raw: redi
     assert left == ["assign"]
 
 
-async def test_undraining_one_node_leaves_the_others_goodbyes(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_undraining_one_node_keeps_the_goodbyes_of_others(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
     await beat(store, "n1", "n2")
     await warm(store, valkey_url, 1, "n1")
     await warm(store, valkey_url, 1, "n2")
@@ -422,7 +426,7 @@ async def test_undraining_one_node_leaves_the_others_goodbyes(store: Store, raw:
     assert raw.zscore("deadlines", f"goodbye|{calls['n2'].session_id}")
 
 
-async def test_the_room_of_a_node_that_is_put_back_is_the_lines(
+async def test_the_capacity_of_an_undrained_node_goes_to_the_queue(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     await beat(store, "n1", "n2", sessions=1)
@@ -437,7 +441,7 @@ async def test_the_room_of_a_node_that_is_put_back_is_the_lines(
     assert raw.exists("pool:wake:n2"), "it fills its share of the pool immediately"
 
 
-async def test_a_node_that_came_back_is_not_forgotten(store: Store, raw: redis.Redis) -> None:
+async def test_a_node_that_came_back_is_not_removed(store: Store, raw: redis.Redis) -> None:
     await beat(store, "n1")
     raw.sadd("nodes", "back")
     assert await store.vanished() == {"back"}
@@ -448,7 +452,7 @@ async def test_a_node_that_came_back_is_not_forgotten(store: Store, raw: redis.R
     assert raw.smembers("nodes") == {"n1", "back"}
 
 
-async def test_a_look_that_is_planned_sooner_stays(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_check_scheduled_sooner_is_kept(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await warm(store, valkey_url, 1)
     call = await assign(store, "ada")
     await store.check_room_within(call.session_id, 2)

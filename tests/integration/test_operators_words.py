@@ -57,7 +57,7 @@ async def told(app: Any, http: httpx.AsyncClient, session: str, headers: dict[st
         if path in STATIC or path.startswith(("/status", "/assets")):
             continue
         if path.endswith("/events") and (endless or headers == ADMIN):
-            continue  # see test_the_stream_of_events_tells_a_caller_no_more
+            continue  # see test_the_event_stream_shows_callers_no_internal_text
         body = {"sessionId": session} if path.endswith(("/stop", "/token")) else {"userId": "eve"}
         if path.endswith("/stop") or (method == "POST" and headers == ADMIN):
             continue  # the operator only reads
@@ -88,7 +88,9 @@ async def begun(found: dict[str, tuple[Any, httpx.AsyncClient]]) -> tuple[str, s
     return body["sessionId"], body["clientSecret"]
 
 
-async def test_a_boot_error_is_the_operators(store: Store, valkey_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_callers_never_see_the_text_of_a_boot_error(
+    store: Store, valkey_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with apis(valkey_url) as found:
         sessions = [await begun(found) for _ in range(5)]
         for session, _ in sessions:
@@ -119,7 +121,7 @@ async def test_a_boot_error_is_the_operators(store: Store, valkey_url: str, caps
         assert BOOT in (await http.get("/api/health", headers=ADMIN)).text
 
 
-async def test_of_livekit_that_is_away_callers_hear_that_it_is(store: Store, valkey_url: str) -> None:
+async def test_callers_learn_only_that_livekit_is_unavailable(store: Store, valkey_url: str) -> None:
     await warm(store, valkey_url, 1)
     async with apis(valkey_url) as found:
         session, secret = await begun(found)
@@ -130,7 +132,7 @@ async def test_of_livekit_that_is_away_callers_hear_that_it_is(store: Store, val
         assert body["detail"] == "The media server cannot be reached just now; try again shortly."
 
 
-async def test_of_an_agent_that_fails_callers_get_the_code(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_callers_get_only_the_code_of_an_agents_failure(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     first, second, third = await warm(store, valkey_url, 3)
     async with apis(valkey_url) as found:
         session, secret = await begun(found)
@@ -165,7 +167,7 @@ async def test_of_an_agent_that_fails_callers_get_the_code(store: Store, raw: re
             )
 
 
-async def test_the_stream_of_events_tells_a_caller_no_more(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_the_event_stream_shows_callers_no_internal_text(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await warm(store, valkey_url, 2)
     async with on_a_port(create(settings(valkey_url))) as http:
         body = (await start(http, "ada")).json()
@@ -186,7 +188,7 @@ async def test_the_stream_of_events_tells_a_caller_no_more(store: Store, raw: re
         assert f"pipeline_failed: {LEFT}" in operator
 
 
-async def test_of_a_redis_that_is_away_callers_hear_nothing() -> None:
+async def test_callers_never_see_the_text_of_an_outage_of_redis() -> None:
     url = f"redis://:{SECRET}@127.0.0.1:2/0"
     app, free = create(settings(url, api_keys=KEY)), create(settings(url))
     async with serve(app, configured=False) as http, serve(free, configured=False) as without:
@@ -201,7 +203,9 @@ async def test_of_a_redis_that_is_away_callers_hear_nothing() -> None:
             assert "127.0.0.1:2" in is_problem(await http.get(path, headers=ADMIN), 503, "store_unavailable")["detail"]
 
 
-async def test_a_queue_that_takes_no_task(store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_callers_never_see_the_error_of_the_task_queue(
+    store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise StoreUnavailable(f"the task queue takes no task: {LEFT}", retry_after=1)
 
@@ -211,7 +215,7 @@ async def test_a_queue_that_takes_no_task(store: Store, valkey_url: str, monkeyp
         assert LEFT in is_problem(await start(http, "ada", headers=ADMIN), 503, "store_unavailable")["detail"]
 
 
-async def test_an_unexpected_error_is_the_operators(
+async def test_callers_never_see_the_text_of_an_unexpected_error(
     store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
@@ -227,7 +231,7 @@ async def test_an_unexpected_error_is_the_operators(
         assert LEFT in is_problem(await http.get("/readyz", headers=ADMIN), 500, "internal_error")["detail"]
 
 
-async def test_a_route_without_credentials_is_no_place_to_guess_the_token(store: Store, valkey_url: str) -> None:
+async def test_a_public_route_cannot_be_used_to_guess_the_token(store: Store, valkey_url: str) -> None:
     """After too many wrong secrets an address always gets the same answer, even with the right secret."""
     async with serve(create(settings(valkey_url))) as http:
         for number in range(40):
@@ -237,7 +241,7 @@ async def test_a_route_without_credentials_is_no_place_to_guess_the_token(store:
         is_problem(await http.get("/api/sessions", headers=ADMIN), 429, "too_many_attempts")
 
 
-async def test_the_command_line_shows_the_operators_words(store: Store, valkey_url: str, tmp_path: Path) -> None:
+async def test_the_command_line_shows_internal_texts(store: Store, valkey_url: str, tmp_path: Path) -> None:
     config = settings(valkey_url, run_dir=tmp_path)
     await store.livekit_down(AWAY)
     async with on_a_port(create(config)) as http:
@@ -256,7 +260,9 @@ async def test_the_command_line_shows_the_operators_words(store: Store, valkey_u
 @pytest.mark.parametrize(
     ("who", "author"), [("secret", " of the caller"), (KEY, " of the backend"), ("admin", " of an operator"), ("", "")]
 )
-async def test_who_ended_a_session_is_told(store: Store, valkey_url: str, who: str, author: str) -> None:
+async def test_the_reason_states_which_credential_ended_the_session(
+    store: Store, valkey_url: str, who: str, author: str
+) -> None:
     keys = {"api_keys": KEY} if who == KEY else {}
     async with serve(create(settings(valkey_url, **keys))) as http:
         body = (await start(http, "ada", headers=bearer(who if who == KEY else ""))).json()
@@ -269,7 +275,7 @@ async def test_who_ended_a_session_is_told(store: Store, valkey_url: str, who: s
         assert (look["status"], look["reason"]) == ("ended", f"stopped by request{author}")
 
 
-async def test_a_start_says_that_the_session_was_there_before(store: Store, valkey_url: str) -> None:
+async def test_a_start_reports_an_existing_session(store: Store, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url, api_keys=KEY))) as http:
         key = bearer(KEY) | {"Idempotency-Key": "one-press-of-the-button"}
         first, repeated = [(await start(http, "ada", headers=key)).json() for _ in range(2)]

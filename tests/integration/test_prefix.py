@@ -71,7 +71,9 @@ async def test_a_session_leaves_no_key_without_the_prefix(ours: Store, raw: redi
     assert not stray(raw)
 
 
-async def test_a_neighbour_without_a_prefix_sees_nothing_of_it(ours: Store, store: Store, valkey_url: str) -> None:
+async def test_an_orchestrator_without_a_prefix_does_not_see_prefixed_keys(
+    ours: Store, store: Store, valkey_url: str
+) -> None:
     await warm(ours, replace(redis_url.parse(valkey_url), prefix=PREFIX), 2)
     assert (await store.counts())["pool"] == 0
     assert (await ours.counts())["pool"] == 2
@@ -100,7 +102,7 @@ def worker(raw: redis.Redis, valkey_url: str, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.thorough
-def test_the_celery_worker_beat_and_publisher_leave_none_either(
+def test_celery_beat_and_publisher_leave_no_key_without_the_prefix(
     worker: None, raw: redis.Redis, valkey_url: str
 ) -> None:
     publisher = Publisher(replace(redis_url.parse(valkey_url), prefix=PREFIX))
@@ -116,7 +118,7 @@ def test_the_celery_worker_beat_and_publisher_leave_none_either(
         publisher.close()
 
 
-def test_every_command_of_a_script_is_known_to_the_prefix() -> None:
+def test_the_prefix_handles_every_command_of_the_scripts() -> None:
     told = {name for name, span in prefixed.SPANS.items() if span in {(0, 1), (0, None)}} | {"TIME"}
     used = set(re.findall(r"redis\.call\('([A-Z]+)'", "".join(sources().values())))
     assert used - told == set()
@@ -125,7 +127,7 @@ def test_every_command_of_a_script_is_known_to_the_prefix() -> None:
     assert all(key_positions() in source for source in sources(PREFIX).values())
 
 
-def test_every_command_of_the_store_is_known_to_the_prefix() -> None:
+def test_the_prefix_handles_every_command_of_the_store() -> None:
     """Every method that the store calls on a client or a pipeline is a command that `prefixed` accepts."""
     names = {"delete": "DEL", "scan_iter": "SCAN"}
     plumbing = {"aclose", "execute", "pipeline", "register_script"}
@@ -143,11 +145,11 @@ def test_every_command_of_the_store_is_known_to_the_prefix() -> None:
         prefixed.prefixed(PREFIX, (command, *arguments))
 
 
-def test_a_command_that_is_not_known_is_refused() -> None:
+def test_an_unknown_command_is_refused() -> None:
     with pytest.raises(ValueError, match="SORT"):
         prefixed.prefixed(PREFIX, ("SORT", "k"))
 
 
-def test_without_a_prefix_the_scripts_are_as_they_were() -> None:
+def test_without_a_prefix_the_scripts_are_unchanged() -> None:
     assert not any("PREFIX" in source for source in sources().values())
     assert keys.CELERY_QUEUE == "celery"

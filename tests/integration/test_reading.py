@@ -86,7 +86,9 @@ async def cost(http: httpx.AsyncClient, path: str) -> int:
     return counts[0]
 
 
-async def test_what_it_costs_to_ask(http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_routes_take_a_constant_number_of_round_trips(
+    http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
     most = dict.fromkeys(("/metrics", "/api/health", "/readyz", "/api/nodes", "/api/nodes/n1"), 3) | {"/api/status": 5}
     await beat(store, "n1")
     await http.get("/metrics")  # opens connections and loads the script
@@ -96,7 +98,7 @@ async def test_what_it_costs_to_ask(http: httpx.AsyncClient, store: Store, raw: 
     assert {path: await cost(http, path) for path in most} == most
 
 
-async def test_a_redis_that_has_lost_the_scripts_costs_one_more(store: Store, raw: redis.Redis) -> None:
+async def test_lost_scripts_cost_at_most_three_more_round_trips(store: Store, raw: redis.Redis) -> None:
     await store.reading()
     raw.script_flush()
     with round_trips() as counts:
@@ -107,7 +109,7 @@ async def test_a_redis_that_has_lost_the_scripts_costs_one_more(store: Store, ra
     assert counts[0] == 3
 
 
-async def test_metrics_health_and_status_say_the_same(
+async def test_metrics_health_and_status_agree(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     await busy(store, raw, valkey_url)
@@ -150,7 +152,7 @@ async def test_metrics_health_and_status_say_the_same(
     assert sorted(health["warnings"]) == sorted(status["health"]["warnings"])
 
 
-async def test_what_leaves_the_api_is_typed(http: httpx.AsyncClient, store: Store) -> None:
+async def test_answers_of_the_api_are_typed(http: httpx.AsyncClient, store: Store) -> None:
     await beat(store, "n1", sessions=4, spareBytes=1 << 30, lastBeat=1767268800)
     await store.record_registration(
         "n1.7", {"node": "n1", "agentName": "voice-agent", "registered": 1, "since": 1767268790, "workerId": "AW_1",
@@ -173,7 +175,7 @@ async def test_what_leaves_the_api_is_typed(http: httpx.AsyncClient, store: Stor
     assert plain["doors"] == {}
 
 
-async def test_a_record_that_cannot_be_read_stops_nobody(
+async def test_an_unreadable_record_fails_no_route(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     (whole, broken) = await warm(store, valkey_url, 2)

@@ -11,7 +11,9 @@ KEY = "first-key-of-16-and-more"
 
 
 @pytest.mark.parametrize("keys", ["", KEY])
-async def test_words_are_for_everybody_and_remedies_for_the_operator(store: Store, valkey_url: str, keys: str) -> None:
+async def test_everyone_gets_texts_and_only_the_operator_gets_remedies(
+    store: Store, valkey_url: str, keys: str
+) -> None:
     async with serve(create(settings(valkey_url, api_keys=keys))) as http:
         for headers in ({}, {"Authorization": f"Bearer {KEY}"}, {"Authorization": "Bearer cs_x"}):
             told = (await http.get("/api/reasons", headers=headers)).json()
@@ -31,6 +33,6 @@ async def test_words_are_for_everybody_and_remedies_for_the_operator(store: Stor
         assert whole["events"]["user_left"] == "The user left the room."
 
 
-async def test_an_open_api_tells_them_by_its_own_name_alone(store: Store, valkey_url: str) -> None:
+async def test_an_open_api_refuses_foreign_host_names(store: Store, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url))) as http:
         is_problem(await http.get("/api/reasons", headers={"Host": "evil.example"}), 403, "invalid_host")

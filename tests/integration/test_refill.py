@@ -21,7 +21,7 @@ from tests.support.pool import assign, warm
 from tests.support.processes import poll
 
 
-async def test_a_refill_boots_what_is_missing_and_stops_what_is_too_much(store: Store, valkey_url: str) -> None:
+async def test_a_refill_boots_missing_agents_and_stops_surplus_ones(store: Store, valkey_url: str) -> None:
     booted: list[str] = []
     stopped: list[str] = []
 
@@ -53,7 +53,7 @@ async def test_a_failed_boot_does_not_spread(store: Store) -> None:
         await refill.refill(store, "n1", boot, stop)
 
 
-async def test_an_agent_that_is_heard_lives_whatever_is_known_of_its_node(
+async def test_an_agent_with_heartbeats_survives_the_loss_of_its_nodes_record(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     """Redis has lost the nodes, or a node's Celery worker is restarting: its agents keep running."""
@@ -72,7 +72,7 @@ async def test_an_agent_that_is_heard_lives_whatever_is_known_of_its_node(
     assert (found.status, found.replacements) == ("starting", 1)
 
 
-async def test_a_session_whose_agent_has_no_record_is_an_error_at_the_second_look(
+async def test_a_session_without_an_agent_record_fails_at_the_second_check(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     (agent_id,) = await warm(store, valkey_url, 1)
@@ -82,9 +82,7 @@ async def test_a_session_whose_agent_has_no_record_is_an_error_at_the_second_loo
     assert await refill.end_stale(store, {agent_id}) == ([agent_id], set())
 
 
-async def test_a_session_whose_own_record_is_gone_counts_no_more(
-    store: Store, raw: redis.Redis, valkey_url: str
-) -> None:
+async def test_a_session_without_a_record_is_no_longer_counted(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     (agent_id,) = await warm(store, valkey_url, 1)
     await assign(store, "ada")
     assert not await store.end_lost_session(agent_id, because("record_lost")), "it may have been registered again since"
@@ -105,9 +103,7 @@ async def test_a_session_whose_own_record_is_gone_counts_no_more(
         (1.0, 4.0, 0, 0, "memory allows 0"),
     ],
 )
-def test_the_pool_is_sized_by_what_arrives(
-    arrivals: float, boot: float, room: int | None, target: int, why: str
-) -> None:
+def test_the_pool_is_sized_by_arrivals(arrivals: float, boot: float, room: int | None, target: int, why: str) -> None:
     found, told = refill.target_size(arrivals, boot, pool_min=2, pool_max=12, memory_for=room)
     assert found == target
     assert why in told
@@ -124,7 +120,7 @@ def _agent(pid: int, **changes: object) -> Agent:
 
 
 @pytest.mark.thorough
-def test_examining_finds_each_fault() -> None:
+def test_examine_detects_each_fault() -> None:
     limit = 1 << 40
     # Its last heartbeat is years old. Only its deadline counts, which does not include outages of Redis.
     fit = examine(_agent(os.getpid()), memory_limit=limit)

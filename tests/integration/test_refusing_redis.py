@@ -98,7 +98,7 @@ async def test_a_start_is_refused_with_the_cause_and_served_again(
         assert {agent.id for agent in await store.agents()} >= set(agents), "the refused start used no agent"
 
 
-async def test_a_full_redis_takes_no_new_work_though_a_warm_agent_is_there(store: Store, valkey: Refusing) -> None:
+async def test_a_full_redis_accepts_no_new_work_despite_a_warm_agent(store: Store, valkey: Refusing) -> None:
     """Redis would run a script to its end if its first write freed memory."""
     (agent_id,) = await warm(store, valkey.url, 1)
     with valkey.full():
@@ -110,7 +110,7 @@ async def test_a_full_redis_takes_no_new_work_though_a_warm_agent_is_there(store
 
 
 @pytest.mark.parametrize("hurt", KINDS, ids=lambda hurt: hurt.__name__)
-async def test_the_health_route_answers_and_names_it(
+async def test_the_health_route_names_the_refusal_of_redis(
     http: httpx.AsyncClient, store: Store, valkey: Refusing, hurt: Hurt, tmp_path: Path
 ) -> None:
     ends = restarts.Ends(tmp_path)
@@ -148,7 +148,7 @@ async def test_the_health_route_answers_and_names_it(
 
 
 @pytest.mark.parametrize("hurt", KINDS, ids=lambda hurt: hurt.__name__)
-async def test_an_agent_goes_on_and_speaks_again(store: Store, valkey: Refusing, hurt: Hurt) -> None:
+async def test_an_agent_keeps_running_and_reports_again_later(store: Store, valkey: Refusing, hurt: Hurt) -> None:
     (agent_id,) = await warm(store, valkey.url, 1)
     link = AgentLink(valkey.url, agent_id)
     try:
@@ -172,7 +172,7 @@ async def test_an_agent_goes_on_and_speaks_again(store: Store, valkey: Refusing,
 
 
 @pytest.mark.parametrize("hurt", KINDS, ids=lambda hurt: hurt.__name__)
-def test_what_cannot_be_queued_is_told_as_a_wait(valkey: Refusing, hurt: Hurt) -> None:
+def test_a_task_that_cannot_be_queued_raises_a_temporary_error(valkey: Refusing, hurt: Hurt) -> None:
     publisher = Publisher(valkey.url)
     try:
         publisher.send(REFILL)
@@ -195,7 +195,7 @@ def test_what_cannot_be_queued_is_told_as_a_wait(valkey: Refusing, hurt: Hurt) -
 
 
 @pytest.mark.thorough
-async def test_a_full_disk_of_its_append_only_file_is_a_wait(tmp_path: Path) -> None:
+async def test_a_full_disk_of_the_append_only_file_is_a_temporary_error(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     port = free_ports()
     with full_disk(tmp_path / "disk", "4M") as fill:
@@ -222,7 +222,7 @@ async def test_a_full_disk_of_its_append_only_file_is_a_wait(tmp_path: Path) -> 
             process.wait()
 
 
-async def test_another_password_is_a_wait_too(tmp_path: Path) -> None:
+async def test_a_changed_password_is_a_temporary_error(tmp_path: Path) -> None:
     """The password is changed on the server before the node's setting, and then changed back."""
     (tmp_path / "own").mkdir()
     with Refusing.running(tmp_path / "own", "first") as valkey:
@@ -257,7 +257,7 @@ async def test_another_password_is_a_wait_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hurt", KINDS, ids=lambda hurt: hurt.__name__)
-def test_beat_waits_and_leads_again(valkey: Refusing, hurt: Hurt) -> None:
+def test_beat_waits_and_takes_its_lock_again(valkey: Refusing, hurt: Hurt) -> None:
     app = make_worker_app(Settings(redis_url=valkey.url, node_id="n1"))
     scheduler = Scheduler(app=app)
     try:
@@ -288,7 +288,7 @@ def ticks(scheduler: Scheduler, valkey: Refusing) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("hurt", KINDS, ids=lambda hurt: hurt.__name__)
-async def test_a_celery_worker_waits_before_it_begins(valkey: Refusing, hurt: Hurt) -> None:
+async def test_a_celery_worker_waits_for_redis_before_its_start(valkey: Refusing, hurt: Hurt) -> None:
     with hurt(valkey):
         waiting = asyncio.create_task(asyncio.to_thread(wait_for_redis, Settings(redis_url=valkey.url)))
         done, _ = await asyncio.wait([waiting], timeout=1.5)

@@ -31,7 +31,7 @@ def accesses(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
     return [{name: vars(row)[name] for name in ("method", "path", "status")} for row in rows]
 
 
-async def test_a_sane_id_is_kept_and_any_other_is_ours(http: httpx.AsyncClient) -> None:
+async def test_a_valid_request_id_is_kept_and_an_invalid_one_replaced(http: httpx.AsyncClient) -> None:
     given = "trace-1.a:B_2"
     assert (await http.get("/livez", headers={"X-Request-Id": given})).headers["x-request-id"] == given
     for bad in ("", "a b", "a\tb", "x" * 65, "é".encode().decode("latin-1"), '"}'):
@@ -50,12 +50,12 @@ async def test_a_sane_id_is_kept_and_any_other_is_ours(http: httpx.AsyncClient) 
         ("GET", "/api/sessions", 401),
     ],
 )
-async def test_a_problem_carries_it(http: httpx.AsyncClient, method: str, path: str, status: int) -> None:
+async def test_a_problem_has_the_request_id(http: httpx.AsyncClient, method: str, path: str, status: int) -> None:
     answer = await http.request(method, path, headers={"X-Request-Id": "r1"})
     assert (answer.status_code, answer.headers.get_list("x-request-id")) == (status, ["r1"])
 
 
-async def test_a_body_that_is_too_large_and_a_preflight_carry_it(http: httpx.AsyncClient) -> None:
+async def test_a_too_large_body_and_a_preflight_get_the_request_id(http: httpx.AsyncClient) -> None:
     answer = await http.post("/api/session/start", content=b"x" * 100_000, headers={"X-Request-Id": "r1"})
     assert (answer.status_code, answer.headers["x-request-id"]) == (413, "r1")
     asked = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": "POST", "X-Request-Id": "r2"}
@@ -63,7 +63,7 @@ async def test_a_body_that_is_too_large_and_a_preflight_carry_it(http: httpx.Asy
     assert (answer.status_code, answer.headers["x-request-id"]) == (200, "r2")
 
 
-async def test_an_unexpected_error_carries_it_and_is_logged_with_it(
+async def test_an_unexpected_error_is_answered_and_logged_with_the_request_id(
     store: Store, valkey_url: str, lines: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = create(settings(valkey_url, log_format="json"))
@@ -118,7 +118,7 @@ async def test_a_task_carries_the_id_of_its_request(http: httpx.AsyncClient, raw
     assert {header["request_id"] for header in headers} == {"r1"}
 
 
-async def test_secrets_are_in_no_line(store: Store, valkey_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_no_log_line_contains_a_secret(store: Store, valkey_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     async with serve(create(settings(valkey_url, log_format="json"))) as client:
         secret = (await start(client, "ada")).json()["clientSecret"]
         await client.get("/api/sessions", headers=ADMIN)

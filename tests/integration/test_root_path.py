@@ -61,7 +61,9 @@ def files(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("path", "least"), [("", 2), ("status", 5), ("docs", 4)])
-async def test_every_page_finds_its_files(proxied: httpx.AsyncClient, path: str, least: int) -> None:
+async def test_every_page_loads_its_files_below_the_root_path(
+    proxied: httpx.AsyncClient, path: str, least: int
+) -> None:
     page = await proxied.get(path)
     assert page.status_code == 200
     asked = [urljoin(str(page.url), file) for file in files(page.text)]
@@ -71,7 +73,9 @@ async def test_every_page_finds_its_files(proxied: httpx.AsyncClient, path: str,
         assert (await proxied.get(url)).status_code == 200, url
 
 
-async def test_the_api_and_its_streams(proxied: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
+async def test_the_api_and_its_streams_work_below_the_root_path(
+    proxied: httpx.AsyncClient, store: Store, valkey_url: str
+) -> None:
     await warm(store, valkey_url, 1)
     begun = (await start_below(proxied)).json()
     assert begun["status"] == "ready"
@@ -89,18 +93,18 @@ async def start_below(http: httpx.AsyncClient) -> httpx.Response:
     return await http.post("api/session/start", json={"userId": "ada"})
 
 
-async def test_a_problem_names_the_path_that_its_reader_asked_for(proxied: httpx.AsyncClient) -> None:
+async def test_a_problem_names_the_requested_path(proxied: httpx.AsyncClient) -> None:
     told = is_problem(await proxied.get("api/nowhere"), 404, "not_found")
     assert told["instance"] == f"{ROOT}/api/nowhere"
 
 
-async def test_the_documentation_sends_its_requests_there(proxied: httpx.AsyncClient) -> None:
+async def test_the_api_documentation_uses_the_root_path(proxied: httpx.AsyncClient) -> None:
     found = (await proxied.get("openapi.json")).json()
     assert found["servers"] == [{"url": ROOT}]
     assert (await proxied.get(urljoin(f"{proxied.base_url}", "openapi.json"))).status_code == 200
 
 
-async def test_the_bare_path_is_the_page_too_and_nobody_is_redirected(proxied: httpx.AsyncClient) -> None:
+async def test_the_root_path_without_a_slash_serves_the_page_without_a_redirect(proxied: httpx.AsyncClient) -> None:
     for url in (urljoin(str(proxied.base_url), ROOT), f"{proxied.base_url}"):
         for method in ("GET", "HEAD"):
             answer = await proxied.request(method, url, headers={"Host": "evil.example"})
@@ -111,7 +115,7 @@ async def test_the_bare_path_is_the_page_too_and_nobody_is_redirected(proxied: h
     assert "base-uri 'self'" in answer.headers["content-security-policy"]
 
 
-async def test_the_node_itself_is_reached_without_it(direct: httpx.AsyncClient) -> None:
+async def test_the_node_is_reachable_without_the_root_path(direct: httpx.AsyncClient) -> None:
     """Probes, the command line, LiveKit's webhooks, and browsers that open the printed addresses use it directly."""
     for path in ("/livez", "/readyz", "/", "/status", "/assets/index.js"):
         assert (await direct.get(path)).status_code in {200, 503}, path
@@ -125,17 +129,17 @@ async def test_the_node_itself_is_reached_without_it(direct: httpx.AsyncClient) 
 @pytest.mark.parametrize(
     "path", [f"{ROOT}x", f"{ROOT}{ROOT}/livez", "/talk", "/talk/livez", f"/{ROOT}/livez", "/voice/livez"]
 )
-async def test_another_path_is_none_of_it(direct: httpx.AsyncClient, path: str) -> None:
+async def test_a_path_similar_to_the_root_path_is_not_found(direct: httpx.AsyncClient, path: str) -> None:
     assert (await direct.get(path)).status_code == 404
 
 
-async def test_without_it_nothing_is_below_a_path(store: Store, valkey_url: str) -> None:
+async def test_without_a_root_path_no_prefix_is_accepted(store: Store, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url))) as http:
         is_problem(await http.get(f"{ROOT}/livez"), 404, "not_found")
         assert "servers" not in (await http.get("/openapi.json")).json()
 
 
-async def test_no_path_of_the_api_can_be_taken_for_one_behind_a_root_path(store: Store, valkey_url: str) -> None:
+async def test_no_path_of_the_api_is_mistaken_for_a_root_path(store: Store, valkey_url: str) -> None:
     """ROOT_PATH may not be in OWN, nor above or below one of OWN, so OWN must cover each of the API's own paths."""
     for _, path in paths(create(settings(valkey_url))):
         assert path == "/" or any(path == own or path.startswith(f"{own}/") for own in OWN), path

@@ -45,7 +45,7 @@ async def test_no_route_redirects(store: Store, valkey_url: str, headers: dict[s
                 assert "evil.example" not in str(answer.headers), (method, asked)
 
 
-async def test_a_slash_at_the_end_is_told_of(store: Store, valkey_url: str) -> None:
+async def test_a_trailing_slash_is_named_in_the_error(store: Store, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url))) as http:
         body = {"userId": "ada"}
         told = is_problem(await http.post("/api/session/start/", json=body), 404, "not_found")

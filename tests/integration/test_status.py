@@ -85,7 +85,7 @@ async def begin(http: httpx.AsyncClient, user: str) -> str:
 
 
 @pytest.mark.parametrize("path", ROUTES)
-async def test_only_the_admin_sees_it(http: httpx.AsyncClient, path: str) -> None:
+async def test_the_status_requires_the_admin_token(http: httpx.AsyncClient, path: str) -> None:
     is_problem(await http.get(path, headers={"Authorization": ""}), 401, "unauthorized")
     is_problem(await http.get(path, headers={"Authorization": "Bearer wrong"}), 401, "unauthorized")
 
@@ -122,7 +122,7 @@ async def test_the_page_is_public_and_may_load_only_itself(http: httpx.AsyncClie
     assert again.status_code == 304
 
 
-async def test_one_answer_holds_everything(
+async def test_one_answer_contains_the_whole_status(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     (agent_id,) = await warm(store, valkey_url, 1)
@@ -163,7 +163,7 @@ async def test_one_answer_holds_everything(
     assert found["failures"] == []
 
 
-async def test_failures_are_told_once_with_their_cause(
+async def test_each_failure_is_listed_once_with_its_cause(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     warmed = await warm(store, valkey_url, 3)
@@ -198,9 +198,7 @@ async def _failures(http: httpx.AsyncClient) -> list[dict[str, Any]]:
     return found
 
 
-async def test_changes_are_pushed_and_only_they(
-    app: FastAPI, http: httpx.AsyncClient, store: Store, valkey_url: str
-) -> None:
+async def test_only_changes_are_pushed(app: FastAPI, http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
     await warm(store, valkey_url, 2)
     before = await begin(http, "before")
     async with follow(http, "/api/status/events") as events:
@@ -230,7 +228,7 @@ async def test_changes_are_pushed_and_only_they(
         await events.over()
 
 
-async def test_a_session_of_which_redis_knows_no_more_is_gone(
+async def test_a_session_missing_from_redis_is_removed(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 1)
@@ -244,7 +242,7 @@ async def test_a_session_of_which_redis_knows_no_more_is_gone(
         assert gone == [session_id]
 
 
-async def test_listeners_are_counted_and_give_their_seat_back(app: FastAPI, http: httpx.AsyncClient) -> None:
+async def test_listeners_are_limited_and_release_their_seat(app: FastAPI, http: httpx.AsyncClient) -> None:
     app.state.seats = asyncio.Semaphore(1)
     assert status.SEATS >= 8
     async with follow(http, "/api/status/events") as events:
@@ -256,7 +254,7 @@ async def test_listeners_are_counted_and_give_their_seat_back(app: FastAPI, http
         await events.next("snapshot")
 
 
-async def test_a_redis_that_is_away_is_said(
+async def test_an_outage_of_redis_is_reported(
     app: FastAPI, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from orchestrator.errors import StoreUnavailable
@@ -275,7 +273,7 @@ async def test_a_redis_that_is_away_is_said(
         await events.next("snapshot")  # a full snapshot: the earlier one may be outdated
 
 
-async def test_log_lines_come_as_they_are_written_each_once(
+async def test_each_log_line_is_pushed_once_as_it_is_written(
     http: httpx.AsyncClient, store: Store, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 1)
@@ -294,7 +292,7 @@ async def test_log_lines_come_as_they_are_written_each_once(
             assert (await events.next("lines"))[1]["lines"] == rest
 
 
-async def test_what_was_trimmed_is_counted(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
+async def test_trimmed_lines_are_counted(http: httpx.AsyncClient, store: Store, valkey_url: str) -> None:
     await warm(store, valkey_url, 1)
     session_id = await begin(http, "ada")
     await store.append_logs(session_id, [f"line {number}" for number in range(25)], 10)
@@ -307,7 +305,7 @@ async def test_what_was_trimmed_is_counted(http: httpx.AsyncClient, store: Store
         assert (told["missed"], told["lines"][0], told["lines"][-1]) == (20, "more 20", "more 29")
 
 
-async def test_a_log_that_redis_has_lost_begins_anew(
+async def test_a_log_lost_by_redis_restarts_from_the_beginning(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 1)
@@ -321,7 +319,7 @@ async def test_a_log_that_redis_has_lost_begins_anew(
         assert (told["lines"], told["missed"]) == (["new"], 0)
 
 
-async def test_logs_end_after_the_last_words(
+async def test_a_log_stream_ends_after_the_last_lines(
     http: httpx.AsyncClient, store: Store, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_stream, "LAST_WORDS_SECONDS", 0.5)
@@ -339,7 +337,7 @@ async def test_logs_end_after_the_last_words(
 
 
 @pytest.mark.parametrize("place", ["1", "x:1", f"prewarm_{'0' * 32}:", f"prewarm_{'0' * 32}:1,", "a" * 5000])
-async def test_a_place_that_is_none_is_refused(
+async def test_an_invalid_position_is_refused(
     http: httpx.AsyncClient, store: Store, valkey_url: str, place: str
 ) -> None:
     await warm(store, valkey_url, 1)
@@ -348,5 +346,5 @@ async def test_a_place_that_is_none_is_refused(
     is_problem(answer, 422, "malformed_request")
 
 
-async def test_logs_of_nobody(http: httpx.AsyncClient) -> None:
+async def test_logs_of_an_unknown_session_are_not_found(http: httpx.AsyncClient) -> None:
     is_problem(await http.get(f"/api/session/prewarm_{'0' * 32}/logs/events"), 404, "not_found")

@@ -20,7 +20,7 @@ from tests.support.processes import free_ports
 from tests.support.redis_clock import span
 
 
-async def test_a_hit_binds_a_warm_agent_and_tells_it(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_hit_assigns_a_warm_agent_and_notifies_it(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     (agent_id,) = await warm(store, valkey_url, 1)
     with span(raw) as call:
         result = await assign(store, "ada")
@@ -39,7 +39,7 @@ async def test_a_hit_binds_a_warm_agent_and_tells_it(store: Store, raw: redis.Re
     assert [fields["state"] for _, fields in raw.xrange(f"session:{agent_id}:events")] == ["ready"]
 
 
-async def test_a_miss_waits_and_the_next_warm_agent_serves_it(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_missed_session_gets_the_next_warm_agent(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     result = await assign(store, "ada")
     assert result.outcome == "starting"
     assert raw.smembers("session:starting") == {result.session_id}
@@ -65,7 +65,7 @@ async def test_waiting_sessions_are_served_first_come_first_served(store: Store,
     await link.close()
 
 
-async def test_a_session_never_takes_the_name_of_another(store: Store, valkey_url: str) -> None:
+async def test_a_session_never_gets_the_id_of_another(store: Store, valkey_url: str) -> None:
     """Two sessions wait; the second one's agent serves the first, so the first one's agent comes to the pool."""
     await store.set_target(1)
     first, second = [(await assign(store, user)).session_id for user in ("a", "b")]
@@ -107,7 +107,7 @@ async def test_the_cap_counts_every_live_session(store: Store, valkey_url: str) 
     assert (await assign(store, "d")).outcome == "queued"
 
 
-async def test_the_rate_limit_slides_and_says_when(store: Store, raw: redis.Redis) -> None:
+async def test_the_rate_limit_has_a_sliding_window_and_returns_the_wait(store: Store, raw: redis.Redis) -> None:
     window = 60_000
     seen = [(await assign(store, f"u{n}", address="10.0.0.1", rate_amount=3)).outcome for n in range(3)]
     assert seen == ["starting"] * 3
@@ -119,7 +119,7 @@ async def test_the_rate_limit_slides_and_says_when(store: Store, raw: redis.Redi
     assert all(0 < raw.pttl(key) <= 2 * window for key in raw.keys("rate:*")), "its memory is bounded"
 
 
-async def test_a_silent_agent_is_passed_over_and_comes_back_with_its_heartbeat(
+async def test_a_silent_agent_is_skipped_until_its_next_heartbeat(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     silent, fresh = await warm(store, valkey_url, 2)
@@ -131,7 +131,7 @@ async def test_a_silent_agent_is_passed_over_and_comes_back_with_its_heartbeat(
     assert (await assign(store, "b")).session_id == silent
 
 
-async def test_a_silent_agent_that_is_heard_again_serves_whoever_has_waited(
+async def test_a_heartbeat_of_a_silent_agent_serves_a_waiting_session(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     (silent,) = await warm(store, valkey_url, 1)
@@ -169,7 +169,7 @@ async def test_a_bound_agent_that_dies_before_the_call_is_replaced(
     assert await store.position(session_id) == 1
 
 
-async def test_who_was_dead_when_it_was_handed_out_has_failed_nobody(store: Store, valkey_url: str) -> None:
+async def test_agents_dead_at_assignment_do_not_count_as_replacements(store: Store, valkey_url: str) -> None:
     """All warm agents are killed at once: their messages stay unread."""
     await warm(store, valkey_url, 6)
     session_id = (await assign(store, "ada")).session_id
@@ -183,7 +183,7 @@ async def test_who_was_dead_when_it_was_handed_out_has_failed_nobody(store: Stor
     assert (session.status, session.replacements) == ("starting", 0)
 
 
-async def test_replacing_has_an_end(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_replacements_are_limited(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await warm(store, valkey_url, 5)
     session_id = (await assign(store, "ada")).session_id
     for expected in ("replaced", "replaced", "error"):
@@ -252,7 +252,7 @@ async def test_no_event_holds_a_number_as_text(store: Store, valkey_url: str) ->
     assert [text for text in texts if re.fullmatch(r"-?[\d.]+", text)] == []
 
 
-async def test_an_agent_that_registered_while_it_joined_is_not_thrown_out(
+async def test_an_agent_that_registers_while_joining_keeps_its_session(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 2)
@@ -276,7 +276,9 @@ async def test_an_agent_that_registered_while_it_joined_is_not_thrown_out(
     assert replaced.agent_id != session_id
 
 
-async def test_a_call_is_not_over_because_livekit_is_away(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_a_call_does_not_end_while_livekit_is_unavailable(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
     await warm(store, valkey_url, 1)
     await change(store, user_gone_seconds=0.001)
     session_id = await in_call(store, valkey_url, "ada")
@@ -295,7 +297,7 @@ async def test_a_call_is_not_over_because_livekit_is_away(store: Store, raw: red
     assert (session.status, session.reason and session.reason.text) == ("ended", "user was gone for 0.001 s")
 
 
-async def test_the_room_of_a_session_that_is_over_is_deleted_until_that_has_worked(
+async def test_deleting_the_room_of_an_ended_session_is_retried_until_it_succeeds(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 1)
@@ -321,7 +323,9 @@ async def test_the_room_of_a_session_that_is_over_is_deleted_until_that_has_work
     assert raw.zscore("deadlines", "close|session_forgotten") is None
 
 
-async def test_the_living_register_before_starts_are_answered(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_running_agents_register_before_starts_are_answered(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
     """Redis has lost everything. Their waits are those that are set, so the policy comes first."""
     raw.flushall()
     link = AgentLink(valkey_url, new_id("prewarm"))
@@ -347,7 +351,7 @@ async def test_the_living_register_before_starts_are_answered(store: Store, raw:
     assert (await assign(store, "grace")).outcome == "assigned"
 
 
-async def test_who_lost_the_connection_is_waited_for_less_long_than_who_left(
+async def test_the_wait_for_a_user_is_shorter_after_a_lost_connection(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     await change(store, user_gone_seconds=30)
@@ -367,8 +371,8 @@ async def test_who_lost_the_connection_is_waited_for_less_long_than_who_left(
         assert (session.status, session.reason and session.reason.text) == ("ended", reason)
 
 
-@pytest.mark.parametrize("away", [60_000, -3_600_000], ids=["nobody looked for a minute", "the clock was set back"])
-async def test_time_in_which_nobody_could_look_does_not_count(
+@pytest.mark.parametrize("away", [60_000, -3_600_000], ids=["no check for a minute", "the clock was set back"])
+async def test_deadlines_exclude_time_without_checks(
     store: Store, raw: redis.Redis, valkey_url: str, away: int
 ) -> None:
     await warm(store, valkey_url, 1)
@@ -388,7 +392,7 @@ async def test_time_in_which_nobody_could_look_does_not_count(
         assert look.has(raw.zscore("deadlines", member), ms)
 
 
-async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_takeovers_are_limited_and_can_be_disabled(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await warm(store, valkey_url, 4)
     await change(store, takeover=0)
     off = await in_call(store, valkey_url, "off")
@@ -410,7 +414,9 @@ async def test_takeovers_have_an_end_and_can_be_switched_off(store: Store, raw: 
     )
 
 
-async def test_ending_is_idempotent_and_tells_the_agent(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_ending_a_session_is_idempotent_and_notifies_the_agent(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
     (agent_id,) = await warm(store, valkey_url, 1)
     await assign(store, "ada")
     raw.delete(f"agent:{agent_id}:inbox")
@@ -426,7 +432,7 @@ async def test_ending_is_idempotent_and_tells_the_agent(store: Store, raw: redis
     assert await store.end_session("prewarm_" + "0" * 32, "ended", words("x")) is None
 
 
-async def test_two_refills_at_once_announce_what_is_missing_once(store: Store, raw: redis.Redis) -> None:
+async def test_concurrent_refills_announce_missing_agents_once(store: Store, raw: redis.Redis) -> None:
     await store.set_target(4)
     batches = await asyncio.gather(
         *(store.reserve_agents([new_id("prewarm") for _ in range(8)], "n1") for _ in range(6))
@@ -435,14 +441,14 @@ async def test_two_refills_at_once_announce_what_is_missing_once(store: Store, r
     assert raw.scard("pool:starting") == 4
 
 
-async def test_a_refill_makes_up_for_waiting_sessions_too(store: Store) -> None:
+async def test_a_refill_counts_the_agents_of_waiting_sessions(store: Store) -> None:
     await store.set_target(2)
     await assign(store, "ada")
     want = [new_id("prewarm") for _ in range(8)]
     assert len(await store.reserve_agents(want, "n1")) == 2, "the session's own agent is announced"
 
 
-async def test_shrinking_takes_warm_agents_only(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_shrinking_the_pool_stops_only_warm_agents(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     await warm(store, valkey_url, 4)
     bound = (await assign(store, "ada")).session_id
     await store.set_target(1)
@@ -454,9 +460,7 @@ async def test_shrinking_takes_warm_agents_only(store: Store, raw: redis.Redis, 
     assert raw.hget(f"agent:{bound}", "state") == "assigned"
 
 
-async def test_an_agent_that_nobody_needs_any_more_goes_when_it_is_warm(
-    store: Store, raw: redis.Redis, valkey_url: str
-) -> None:
+async def test_a_surplus_agent_is_stopped_once_it_is_warm(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     """It was booting while the pool was made smaller."""
     await store.set_target(1)
     (agent_id,) = await store.reserve_agents([new_id("prewarm")], "n1")
@@ -469,7 +473,7 @@ async def test_an_agent_that_nobody_needs_any_more_goes_when_it_is_warm(
     assert raw.hget(f"agent:{agent_id}", "state") == "stopping"
 
 
-async def test_a_redelivered_spawn_finds_its_agent_claimed(store: Store) -> None:
+async def test_a_redelivered_spawn_task_cannot_claim_its_agent_again(store: Store) -> None:
     agent_id = (await assign(store, "ada")).session_id
     assert [(await store.claim_agent(agent_id, "n1"))[0] for _ in range(2)] == ["claimed", "taken"]
     assert await store.claim_agent("prewarm_" + "1" * 32, "n1") == ("gone", "")
@@ -477,7 +481,7 @@ async def test_a_redelivered_spawn_finds_its_agent_claimed(store: Store) -> None
 
 @pytest.mark.parametrize("state", list(SessionState))
 @pytest.mark.parametrize("target", list(SessionState))
-async def test_the_store_refuses_what_the_table_forbids(
+async def test_the_store_refuses_forbidden_session_transitions(
     store: Store, raw: redis.Redis, valkey_url: str, state: SessionState, target: SessionState
 ) -> None:
     probe = "-- include: sessions\nmove_session(ARGV[1], ARGV[2]) return 1"
@@ -494,9 +498,7 @@ async def test_the_store_refuses_what_the_table_forbids(
 
 
 @pytest.mark.parametrize("state", list(AgentState))
-async def test_the_store_refuses_what_the_table_of_agents_forbids(
-    store: Store, raw: redis.Redis, state: AgentState
-) -> None:
+async def test_the_store_refuses_forbidden_agent_transitions(store: Store, raw: redis.Redis, state: AgentState) -> None:
     scripts = Scripts(store._redis)
     probe = "-- include: agents\nmove_agent(ARGV[1], ARGV[2]) return 1"
     scripts._scripts["probe"] = store._redis.register_script(assemble(probe))
@@ -512,7 +514,7 @@ async def test_the_store_refuses_what_the_table_of_agents_forbids(
             assert raw.hgetall("agent:a") == {"state": state, "node": "n1"}, "nothing is half-done"
 
 
-async def test_a_record_begins_once_and_where_records_begin(store: Store, raw: redis.Redis) -> None:
+async def test_a_record_is_created_once_and_only_in_an_initial_state(store: Store, raw: redis.Redis) -> None:
     scripts = Scripts(store._redis)
     probe = "-- include: enter\nbegin(ARGV[1], 'x', ARGV[2], {'createdAt', 5}, 7) return 1"
     scripts._scripts["probe"] = store._redis.register_script(assemble(probe))
@@ -531,7 +533,7 @@ async def test_a_record_begins_once_and_where_records_begin(store: Store, raw: r
             assert raw.hgetall(f"{kind}:x") == before, "a second one is refused"
 
 
-async def test_an_agent_cannot_say_what_is_not_so(store: Store, valkey_url: str) -> None:
+async def test_an_agents_report_of_an_illegal_state_is_refused(store: Store, valkey_url: str) -> None:
     (agent_id,) = await warm(store, valkey_url, 1)
     link = AgentLink(valkey_url, agent_id)
     with pytest.raises(IllegalMove):
@@ -547,7 +549,7 @@ async def test_an_agent_cannot_say_what_is_not_so(store: Store, valkey_url: str)
     await stranger.close()
 
 
-async def test_a_resize_outlives_a_restart_and_a_changed_setting_wins(store: Store) -> None:
+async def test_a_resize_survives_a_restart_and_a_changed_setting_overrides_it(store: Store) -> None:
     await store.configure(POLICY, 3)
     await store.set_target(7)
     await store.configure(POLICY, 3)
@@ -556,7 +558,7 @@ async def test_a_resize_outlives_a_restart_and_a_changed_setting_wins(store: Sto
     assert (await store.counts())["target"] == 4
 
 
-async def test_a_redis_that_is_gone_is_an_error_and_no_hang() -> None:
+async def test_an_unreachable_redis_raises_an_error_without_hanging() -> None:
     async with Store(f"redis://127.0.0.1:{free_ports()}/0", name="t", keep_seconds=1) as nowhere:
         with pytest.raises(StoreUnavailable, match="Redis does not answer"):
             await nowhere.ping()
@@ -564,7 +566,7 @@ async def test_a_redis_that_is_gone_is_an_error_and_no_hang() -> None:
             await nowhere.reserve_agents(["prewarm_x"], "n1")
 
 
-async def test_whoever_waits_for_a_boot_is_told_how_it_ended(store: Store, raw: redis.Redis, valkey_url: str) -> None:
+async def test_wait_boot_returns_the_outcome_of_the_boot(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     """A spawn task that is delivered twice waits twice for one agent."""
     agent_id = (await assign(store, "ada")).session_id
     assert await store.claim_agent(agent_id, "n1") == ("claimed", "")
@@ -580,7 +582,7 @@ async def test_whoever_waits_for_a_boot_is_told_how_it_ended(store: Store, raw: 
     assert await store.wait_boot(agent_id, 5) == "ready"
 
 
-async def test_an_agent_whose_record_is_lost_leaves_the_lists_of_its_node(
+async def test_an_agent_with_a_lost_record_is_removed_from_its_nodes_lists(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     await store.beat_node("n1", {"host": 1}, 60)

@@ -49,7 +49,7 @@ async def answers(http: httpx.AsyncClient, method: str, path: str, session: str,
 
 
 @pytest.mark.parametrize("keys", [KEY, ""])
-async def test_what_looks_like_a_client_secret_opens_nothing_on_any_route(
+async def test_an_invalid_client_secret_is_refused_on_every_route(
     store: Store, raw: redis.Redis, valkey_url: str, keys: str
 ) -> None:
     app = create(settings(valkey_url, api_keys=keys, rate_limit="1000/minute"))
@@ -81,7 +81,7 @@ async def test_what_looks_like_a_client_secret_opens_nothing_on_any_route(
         assert (await http.get(f"/api/session/{other}", headers=bearer(begun[1]["clientSecret"]))).is_success
 
 
-async def test_an_open_api_gives_a_live_session_to_nobody_but_who_began_it(store: Store, valkey_url: str) -> None:
+async def test_an_open_api_returns_a_live_session_only_to_its_starter(store: Store, valkey_url: str) -> None:
     await warm(store, valkey_url, 1)
     async with serve(create(settings(valkey_url))) as http:
         begun = (await start(http, "ada", headers={"Idempotency-Key": "a-key-that-nobody-guesses"})).json()
@@ -104,7 +104,7 @@ async def test_an_open_api_gives_a_live_session_to_nobody_but_who_began_it(store
         is_problem(await start(http, "ada", headers=bearer(begun["clientSecret"])), 409, "user_has_session")
 
 
-async def test_a_key_that_can_be_guessed_repeats_nothing_for_another_address(store: Store, valkey_url: str) -> None:
+async def test_a_guessed_idempotency_key_repeats_no_start_for_another_address(store: Store, valkey_url: str) -> None:
     app = create(settings(valkey_url, trusted_proxy="10.0.0.0/8"))
     async with serve(app) as http:
         first = await start(http, "ada", headers={"Idempotency-Key": "1", "X-Forwarded-For": "198.51.100.1"})
@@ -114,7 +114,7 @@ async def test_a_key_that_can_be_guessed_repeats_nothing_for_another_address(sto
         is_problem(other, 409, "user_has_session")
 
 
-async def test_of_several_sessions_each_is_found_by_its_own_secret(store: Store, valkey_url: str) -> None:
+async def test_each_of_several_sessions_is_found_by_its_own_secret(store: Store, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url, sessions_per_user=2))) as http:
         begun = [(await start(http, "ada")).json() for _ in range(2)]
         for session in begun:
@@ -123,7 +123,7 @@ async def test_of_several_sessions_each_is_found_by_its_own_secret(store: Store,
         is_problem(await start(http, "ada"), 409, "user_has_session")
 
 
-async def test_with_keys_the_backends_word_is_enough(store: Store, valkey_url: str) -> None:
+async def test_a_backend_with_an_api_key_gets_its_users_session_again(store: Store, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url, api_keys=KEY))) as http:
         first, again = [(await start(http, "ada", headers=bearer(KEY))).json() for _ in range(2)]
         assert (first["sessionId"], first["clientSecret"]) == (again["sessionId"], again["clientSecret"])
@@ -131,7 +131,9 @@ async def test_with_keys_the_backends_word_is_enough(store: Store, valkey_url: s
 
 
 @pytest.mark.parametrize("keys", [KEY, ""])
-async def test_no_caller_names_a_user_for_whom_a_room_stands(store: Store, valkey_url: str, keys: str) -> None:
+async def test_callers_cannot_use_user_ids_that_are_derived_from_rooms(
+    store: Store, valkey_url: str, keys: str
+) -> None:
     from orchestrator.api.dispatch import user_of
 
     room = new_id("room")
@@ -144,7 +146,7 @@ async def test_no_caller_names_a_user_for_whom_a_room_stands(store: Store, valke
             assert (await start(http, free, headers=bearer(KEY))).status_code == 202
 
 
-async def test_names_that_are_given_are_the_only_ones(store: Store, valkey_url: str) -> None:
+async def test_only_the_allowed_hosts_are_accepted(store: Store, valkey_url: str) -> None:
     named = {"allowed_hosts": "talk.example, *.apps.example"}
     for number, more in enumerate(({"open_access": True}, {}, {"api_keys": KEY})):
         async with serve(create(settings(valkey_url, **named, **more))) as http:
@@ -159,7 +161,7 @@ async def test_names_that_are_given_are_the_only_ones(store: Store, valkey_url: 
             assert (await http.get("/metrics", headers=ADMIN | {"Host": "10.0.0.1"})).status_code == 200
 
 
-async def test_wrong_secrets_are_tried_only_so_often(store: Store, valkey_url: str) -> None:
+async def test_attempts_with_wrong_secrets_are_limited(store: Store, valkey_url: str) -> None:
     app = create(settings(valkey_url, api_keys=KEY, trusted_proxy="10.0.0.0/8"))
     async with serve(app) as http:
 
@@ -187,7 +189,7 @@ def tally(answers: list[httpx.Response]) -> list[int]:
     return sorted(answer.status_code for answer in answers)
 
 
-async def test_one_address_takes_few_seats_and_few_places_in_line(store: Store, valkey_url: str) -> None:
+async def test_one_address_gets_a_limited_number_of_sessions_and_queue_places(store: Store, valkey_url: str) -> None:
     caps = {"sessions_per_address": 4, "waiting_per_address": 2, "max_sessions": 6, "trusted_proxy": "10.0.0.0/8"}
     async with serve(create(settings(valkey_url, **caps))) as http:
 
@@ -215,9 +217,7 @@ async def test_one_address_takes_few_seats_and_few_places_in_line(store: Store, 
         assert tally(answers) == [202] * 6
 
 
-async def test_a_network_of_ipv6_is_a_few_addresses_and_no_more(
-    store: Store, raw: redis.Redis, valkey_url: str
-) -> None:
+async def test_an_ipv6_network_counts_as_a_few_addresses(store: Store, raw: redis.Redis, valkey_url: str) -> None:
     caps = {"sessions_per_address": 2, "waiting_per_address": 0, "trusted_proxy": "10.0.0.0/8", "rate_limit": "5/day"}
     async with serve(create(settings(valkey_url, **caps))) as http:
 
@@ -240,7 +240,7 @@ async def test_a_network_of_ipv6_is_a_few_addresses_and_no_more(
         assert (await from_("2001:db8:2:2::1", "neighbour")).status_code == 202
 
 
-async def test_calls_by_livekits_dispatch_count_for_who_got_the_token(store: Store, valkey_url: str) -> None:
+async def test_dispatched_calls_count_for_the_address_that_got_the_token(store: Store, valkey_url: str) -> None:
     await warm(store, valkey_url, 4)
     async with serve(create(settings(valkey_url))) as http:
         rooms = [(await http.post("/api/token", json={})).json()["room_name"] for _ in range(3)]
@@ -254,7 +254,7 @@ async def test_calls_by_livekits_dispatch_count_for_who_got_the_token(store: Sto
         assert elsewhere.outcome == "assigned", "a phone call has no address, so no limit applies"
 
 
-async def test_while_no_agent_could_come_nobody_is_sent_into_a_room(
+async def test_no_token_for_a_new_room_is_issued_while_no_agent_is_available(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     async with serve(create(settings(valkey_url, max_sessions=1))) as http:
@@ -286,7 +286,7 @@ class FakeRooms:
         self.deleted.add(room)
 
 
-async def test_who_sits_in_a_room_that_nobody_serves_is_not_left_there(
+async def test_rooms_with_users_and_without_an_agent_are_deleted(
     store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 1)

@@ -40,7 +40,7 @@ def claims(answer: httpx.Response) -> dict[str, Any]:
     return found
 
 
-async def test_a_fresh_room_carries_the_dispatch(http: httpx.AsyncClient) -> None:
+async def test_a_token_for_a_new_room_contains_the_dispatch(http: httpx.AsyncClient) -> None:
     answer = await http.post("/api/token", json={})
     body = answer.json()
     assert body["server_url"] == "ws://127.0.0.1:1"
@@ -61,13 +61,13 @@ async def test_a_fresh_room_carries_the_dispatch(http: httpx.AsyncClient) -> Non
     }  # fmt: skip
 
 
-async def test_all_that_livekits_client_may_send(http: httpx.AsyncClient) -> None:
+async def test_every_field_of_livekits_client_is_accepted(http: httpx.AsyncClient) -> None:
     found = claims(await http.post("/api/token", json=EVERYTHING, headers={"X-Sandbox-Id": ""}))
     assert (found["name"], found["metadata"], found["attributes"]) == ("n", "m", {"k": "v"})
     assert found["roomConfig"]["agents"] == [{"agentName": "voice-agent", "metadata": '{"a":1}'}]
 
 
-async def test_page_loads_take_no_agent(
+async def test_issuing_a_token_assigns_no_agent(
     http: httpx.AsyncClient, store: Store, raw: redis.Redis, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 2)
@@ -77,7 +77,7 @@ async def test_page_loads_take_no_agent(
     assert raw.keys("session:*") == []
 
 
-async def test_a_session_s_token_has_no_dispatch_of_its_own(
+async def test_a_token_for_a_session_contains_no_dispatch(
     http: httpx.AsyncClient, store: Store, valkey_url: str
 ) -> None:
     await warm(store, valkey_url, 1)
@@ -112,7 +112,7 @@ async def test_a_session_s_token_has_no_dispatch_of_its_own(
         ({"room_config": {"agents": [{"deployment": "prod"}]}}, "deployment"),
     ],
 )
-async def test_what_a_client_may_not_choose_is_refused(
+async def test_forbidden_fields_of_a_token_request_are_refused(
     http: httpx.AsyncClient, asked: dict[str, Any], named: str
 ) -> None:
     answer = await http.post("/api/token", json=asked)
@@ -148,7 +148,7 @@ BODY = st.dictionaries(st.sampled_from(OURS), st.text(max_size=40), max_size=2) 
 @example(body={"room_name": "room_of_others"}, config={})
 @example(body={"participant_identity": "user-of-others"}, config={})
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
-async def test_no_request_yields_a_token_for_more(
+async def test_no_request_gets_additional_grants(
     http: httpx.AsyncClient, body: dict[str, Any], config: dict[str, Any]
 ) -> None:
     answer = await http.post("/api/token", json={"room_config": config} | body)
@@ -167,7 +167,7 @@ async def test_no_request_yields_a_token_for_more(
     assert agent["agentName"] == "voice-agent"
 
 
-async def test_tokens_are_counted_by_address(store: Store, valkey_url: str) -> None:
+async def test_tokens_are_rate_limited_by_address(store: Store, valkey_url: str) -> None:
     async with serve(create(settings(valkey_url, token_rate_limit="3/day"))) as http:
         answers = [await http.post("/api/token", json={}) for _ in range(5)]
     assert [answer.status_code for answer in answers] == [201, 201, 201, 429, 429]

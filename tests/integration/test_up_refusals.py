@@ -53,14 +53,14 @@ def test_a_long_folder_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "tab\t", "bell\a", "\udcff"])
-def test_a_folder_that_cannot_be_told_in_a_line_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_folder_name_with_control_characters_is_refused(tmp_path: Path, name: str) -> None:
     for setting in ("RUN_DIR", "FRONTEND_DIR"):
         said = _fails(**({"RUN_DIR": tmp_path} | {setting: tmp_path / name}))
         assert said.startswith(f"orchestrator: {setting}=")
         assert "the path contains a control character or invalid UTF-8" in said
 
 
-def test_a_line_of_dot_env_that_no_environment_takes_is_refused(
+def test_a_dot_env_line_that_is_no_environment_variable_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -76,7 +76,7 @@ def test_a_missing_go_is_named(tmp_path: Path) -> None:
     assert "set LIVEKIT_URL" in said
 
 
-def test_a_missing_node_is_named_and_is_no_reason_not_to_start(tmp_path: Path) -> None:
+def test_a_missing_node_js_is_named_and_does_not_prevent_the_start(tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
     for name in ("make", "bash", "python3", "find", "env"):

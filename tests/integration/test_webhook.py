@@ -121,7 +121,9 @@ UNSIGNED: dict[str, Callable[[bytes], tuple[str, bytes]]] = {
 
 
 @pytest.mark.parametrize("name", UNSIGNED)
-async def test_what_is_not_signed_by_us_is_refused(http: httpx.AsyncClient, raw: "redis.Redis", name: str) -> None:
+async def test_a_webhook_without_a_valid_signature_is_refused(
+    http: httpx.AsyncClient, raw: "redis.Redis", name: str
+) -> None:
     """Promise S10."""
     token, body = UNSIGNED[name](event())
     answer = await send(http, body, token)
@@ -132,32 +134,38 @@ async def test_what_is_not_signed_by_us_is_refused(http: httpx.AsyncClient, raw:
     assert not raw.keys("webhook:*")
 
 
-async def test_no_header_at_all(http: httpx.AsyncClient) -> None:
+async def test_a_webhook_without_an_authorization_header_is_refused(http: httpx.AsyncClient) -> None:
     answer = await http.post(WEBHOOK_PATH, content=event(), headers={"content-type": "application/webhook+json"})
     assert (answer.status_code, answer.json()["code"]) == (401, "webhook_refused")
 
 
-async def test_forgeries_do_not_fill_the_log(http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+async def test_repeated_forged_webhooks_are_logged_once(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(20):
         await send(http, event(), "forged")
     assert caplog.text.count("a webhook is refused") == 1
 
 
-async def test_what_livekit_sends_late_is_still_its_own(http: httpx.AsyncClient) -> None:
+async def test_a_webhook_from_a_slightly_wrong_clock_is_accepted(http: httpx.AsyncClient) -> None:
     """A clock that is slightly wrong, and a second delivery."""
     body, now = event(), int(time.time())
     assert (await send(http, body, signature(body, nbf=now + 30, exp=now + 330))).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonx"])
-async def test_another_content_type(http: httpx.AsyncClient, raw: "redis.Redis", kind: str) -> None:
+async def test_a_webhook_with_another_content_type_is_refused(
+    http: httpx.AsyncClient, raw: "redis.Redis", kind: str
+) -> None:
     answer = await send(http, event(), **{"content-type": kind})
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
     assert counted(raw) == {}
 
 
 @pytest.mark.parametrize("declared", [True, False])
-async def test_the_size_of_a_body(http: httpx.AsyncClient, raw: "redis.Redis", declared: bool) -> None:
+async def test_a_webhook_body_has_its_own_size_limit(
+    http: httpx.AsyncClient, raw: "redis.Redis", declared: bool
+) -> None:
     """The limit is larger than that of other routes."""
 
     async def chunks(body: bytes) -> AsyncIterator[bytes]:
@@ -176,7 +184,7 @@ async def test_the_size_of_a_body(http: httpx.AsyncClient, raw: "redis.Redis", d
     assert other.status_code == 413
 
 
-async def test_neither_the_rate_of_callers_nor_their_keys_matter(http: httpx.AsyncClient) -> None:
+async def test_webhooks_are_exempt_from_rate_limits_and_api_keys(http: httpx.AsyncClient) -> None:
     assert {(await send(http, event())).status_code for _ in range(20)} == {200}
 
 
@@ -205,7 +213,7 @@ async def test_a_replay_counts_once(http: httpx.AsyncClient, raw: "redis.Redis")
 
 
 @pytest.mark.parametrize("minutes", [-11, 11])
-async def test_an_old_one_is_dropped(http: httpx.AsyncClient, raw: "redis.Redis", minutes: int) -> None:
+async def test_an_old_webhook_is_ignored_as_stale(http: httpx.AsyncClient, raw: "redis.Redis", minutes: int) -> None:
     for body in (event(createdAt=str(int(time.time()) + minutes * 60)), event(createdAt="0")):
         answer = await send(http, body)
         assert (answer.status_code, answer.json()["result"]) == (200, "stale")
@@ -213,7 +221,7 @@ async def test_an_old_one_is_dropped(http: httpx.AsyncClient, raw: "redis.Redis"
     assert (await send(http, event(createdAt=str(int(time.time()) - 540)))).json()["result"] == "foreign"
 
 
-async def test_a_room_of_ours_is_looked_at(
+async def test_a_webhook_about_our_room_schedules_a_check(
     http: httpx.AsyncClient, store: Store, raw: "redis.Redis", valkey_url: str
 ) -> None:
     session_id, _ = await session(store, valkey_url, "ours")
@@ -235,7 +243,7 @@ async def test_a_room_of_ours_is_looked_at(
     ]
 
 
-async def test_the_room_of_a_session_that_is_over_is_looked_at_when_it_is_entered(
+async def test_a_room_of_an_ended_session_is_checked_when_it_starts_again(
     http: httpx.AsyncClient, store: Store, raw: "redis.Redis", valkey_url: str
 ) -> None:
     session_id, _ = await session(store, valkey_url, "ours")
@@ -251,7 +259,7 @@ async def test_the_room_of_a_session_that_is_over_is_looked_at_when_it_is_entere
     assert raw.ttl("session:room:ours") == pytest.approx(raw.ttl(f"session:{session_id}"), abs=2)
 
 
-async def test_a_room_that_has_a_new_session_is_not_the_old_one_s_to_delete(
+async def test_an_old_session_does_not_delete_the_room_of_a_new_one(
     http: httpx.AsyncClient, store: Store, raw: "redis.Redis", valkey_url: str
 ) -> None:
     """A room of another program, with several dispatches one after the other."""
@@ -268,7 +276,7 @@ async def test_a_room_that_has_a_new_session_is_not_the_old_one_s_to_delete(
     assert await store.reconcile_room(new, "", exists=True) == "room_open"
 
 
-async def test_what_livekit_has_dropped_is_looked_for_everywhere(
+async def test_dropped_webhooks_schedule_a_check_of_all_rooms(
     http: httpx.AsyncClient, store: Store, raw: "redis.Redis"
 ) -> None:
     with span(raw) as first:
@@ -285,7 +293,7 @@ async def test_what_livekit_has_dropped_is_looked_for_everywhere(
 
 @pytest.mark.impatient
 @pytest.mark.parametrize("fault", ["reset", "black_hole"])
-async def test_a_webhook_is_taken_again_where_redis_was_away(
+async def test_a_webhook_is_accepted_again_after_an_outage_of_redis(
     store: Store, raw: "redis.Redis", valkey_url: str, config: Settings, fault: str
 ) -> None:
     """LiveKit repeats a webhook after a 5xx answer, never after a 4xx."""
@@ -444,20 +452,20 @@ def test_a_user_whom_livekit_misses_for_long_ends_the_session(call: House) -> No
     assert "doubt" not in fields(call)
 
 
-def test_looks_far_apart_do_not_add_up(call: House) -> None:
+def test_mismatches_far_apart_are_not_combined(call: House) -> None:
     assert call.look("user") == "mismatch"
     call.later(20_000)
     assert call.look("user") == "mismatch"
 
 
-def test_the_agent_speaks_and_the_reckoning_begins_anew(call: House) -> None:
+def test_a_report_of_the_agent_resets_the_pending_mismatch(call: House) -> None:
     call.look("user")
     call.later(2_100)
     call.b.call("agent_presence", call.session, call.agent, 1, 0)
     assert call.look("user") == "mismatch"
 
 
-def test_a_wait_that_the_agent_began_is_ended_only_by_two_looks(call: House) -> None:
+def test_two_checks_are_needed_to_end_a_wait_that_the_agent_started(call: House) -> None:
     call.b.call("agent_presence", call.session, call.agent, 0, 0)
     assert call.look("user") == ""
     assert waits(call, "look") is None, "presence is the agent's to report"
@@ -468,7 +476,7 @@ def test_a_wait_that_the_agent_began_is_ended_only_by_two_looks(call: House) -> 
     assert waits(call, "gone") is None
 
 
-def test_a_call_becomes_active_though_the_agent_says_nothing(call: House) -> None:
+def test_a_call_becomes_active_without_a_report_of_the_agent(call: House) -> None:
     other = House.__new__(House)
     other.b = call.b
     call.b.call("end_session", call.session, "ended", words("over").record())
@@ -502,14 +510,14 @@ def test_an_agent_that_is_not_in_the_room_is_replaced(call: House) -> None:
     assert call.look("agent") == "", "a session in takeover is not checked"
 
 
-def test_what_is_said_of_an_earlier_agent_does_not_count(call: House) -> None:
+def test_a_check_result_of_an_earlier_agent_is_ignored(call: House) -> None:
     call.look("user")
     call.later(2_100)
     assert call.b.call("reconcile_room", call.session, "prewarm_other", 1, "gone", 0) == ""
     assert call.look("user") == "mismatch"
 
 
-def test_a_room_that_is_gone_with_everybody_is_a_user_who_left(call: House) -> None:
+def test_a_missing_room_counts_as_a_user_who_left(call: House) -> None:
     call.later(15_000)
     call.look("room")
     call.later(2_100)
@@ -517,7 +525,7 @@ def test_a_room_that_is_gone_with_everybody_is_a_user_who_left(call: House) -> N
     assert fields(call)["status"] == "active"
 
 
-def test_who_is_still_connecting_is_neither_there_nor_gone(call: House) -> None:
+def test_a_connecting_user_counts_as_neither_present_nor_gone(call: House) -> None:
     for _ in range(3):
         assert call.b.call("reconcile_room", call.session, call.agent, 1, "coming", 1) == ""
         call.later(2_100)
@@ -542,7 +550,7 @@ class Server:
         return "there", True
 
 
-async def test_rooms_of_others_are_not_even_asked_about(store: Store, raw: "redis.Redis", valkey_url: str) -> None:
+async def test_foreign_rooms_are_not_queried(store: Store, raw: "redis.Redis", valkey_url: str) -> None:
     ours, theirs = new_id("room"), "theirs"
     sessions = {room: (await session(store, valkey_url, room, user=room))[0] for room in (ours, theirs)}
     for each in sessions.values():
@@ -557,7 +565,7 @@ async def test_rooms_of_others_are_not_even_asked_about(store: Store, raw: "redi
     assert [(action.what, action.id) for action in await store.process_deadlines()] == [("close", sessions[ours])]
 
 
-async def test_a_round_looks_at_every_call(store: Store, raw: "redis.Redis", valkey_url: str) -> None:
+async def test_a_reconciliation_checks_every_call(store: Store, raw: "redis.Redis", valkey_url: str) -> None:
     rooms = [new_id("room") for _ in range(20)]
     ids = [(await session(store, valkey_url, room, user=room))[0] for room in rooms]
     waiting = (await assign(store, "waits")).session_id
@@ -567,7 +575,7 @@ async def test_a_round_looks_at_every_call(store: Store, raw: "redis.Redis", val
     assert doubted == [ids[19]], "its room is gone"
 
 
-async def test_a_look_that_livekit_does_not_answer_is_repeated(
+async def test_a_check_is_repeated_when_livekit_does_not_answer(
     store: Store, raw: "redis.Redis", valkey_url: str
 ) -> None:
     session_id, _ = await session(store, valkey_url, new_id("room"))

@@ -36,7 +36,7 @@ async def over(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_the_cap_holds_at_every_moment_of_a_rush(simulate: Simulate, nodes: int) -> None:
+def test_the_session_limit_holds_during_a_rush(simulate: Simulate, nodes: int) -> None:
     starts = 3 * (MOST + LINE)
 
     async def scenario(world: World) -> None:
@@ -65,7 +65,7 @@ def test_the_cap_holds_at_every_moment_of_a_rush(simulate: Simulate, nodes: int)
     simulate(scenario, SEEDS)
 
 
-def test_the_line_is_first_come_first_served_and_moves_at_once(simulate: Simulate) -> None:
+def test_the_queue_is_first_in_first_out_and_advances_immediately(simulate: Simulate) -> None:
     async def scenario(world: World) -> None:
         cluster, seated = await full(world)
         waiting = [await cluster.begin(f"waits{number}") for number in range(3)]
@@ -86,7 +86,7 @@ def test_the_line_is_first_come_first_served_and_moves_at_once(simulate: Simulat
     simulate(scenario, SEEDS)
 
 
-def test_whoever_comes_later_stands_behind_even_when_a_place_is_free(simulate: Simulate) -> None:
+def test_later_starts_never_overtake_the_queue(simulate: Simulate) -> None:
     async def scenario(world: World) -> None:
         cluster, seated = await full(world)
         first = await cluster.begin("patient")
@@ -99,7 +99,7 @@ def test_whoever_comes_later_stands_behind_even_when_a_place_is_free(simulate: S
     simulate(scenario, SEEDS)
 
 
-def test_a_place_in_line_is_given_up_in_time_and_by_its_user(simulate: Simulate) -> None:
+def test_queued_sessions_end_by_timeout_or_by_their_user(simulate: Simulate) -> None:
     async def scenario(world: World) -> None:
         cluster, seated = await full(world, queue_seconds=12)
         cancelled, hurried = await cluster.begin("changes-his-mind"), await cluster.begin("hurried")
@@ -121,7 +121,7 @@ def test_a_place_in_line_is_given_up_in_time_and_by_its_user(simulate: Simulate)
     simulate(scenario, SEEDS)
 
 
-def test_one_user_never_has_more_than_their_share(simulate: Simulate) -> None:
+def test_one_user_never_exceeds_the_limit_per_user(simulate: Simulate) -> None:
     async def scenario(world: World) -> None:
         cluster = Cluster(world, 2, sessions_per_user=2, user_join_seconds=600)
         await cluster.start()
@@ -132,7 +132,7 @@ def test_one_user_never_has_more_than_their_share(simulate: Simulate) -> None:
     simulate(scenario, SEEDS)
 
 
-def test_a_killed_warm_agent_is_never_handed_out(simulate: Simulate) -> None:
+def test_a_killed_warm_agent_is_never_assigned(simulate: Simulate) -> None:
     async def scenario(world: World) -> None:
         cluster = Cluster(world, 1, pool_target=3, user_join_seconds=600)
         await cluster.start()
@@ -153,7 +153,7 @@ def test_a_killed_warm_agent_is_never_handed_out(simulate: Simulate) -> None:
     simulate(scenario, SEEDS)
 
 
-def test_a_storm_of_starts_while_the_pool_is_resized(simulate: Simulate) -> None:
+def test_many_concurrent_starts_succeed_while_the_pool_is_resized(simulate: Simulate) -> None:
     """A smaller pool stops only warm agents: no session's agent is replaced."""
 
     async def scenario(world: World) -> None:

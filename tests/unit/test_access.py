@@ -29,7 +29,9 @@ def address(peer: str, trusted: str = "", **headers: str) -> Address:
         ("", "::ffff:198.51.100.7", {}, "198.51.100.7"),
     ],
 )
-def test_the_address_that_limits_count_by(trusted: str, peer: str, headers: dict[str, str], found: str) -> None:
+def test_limits_use_the_address_given_by_trusted_proxies(
+    trusted: str, peer: str, headers: dict[str, str], found: str
+) -> None:
     assert address(peer, trusted, **headers).narrow == found
 
 
@@ -44,7 +46,7 @@ def test_the_address_that_limits_count_by(trusted: str, peer: str, headers: dict
         (["unknown", "_hidden", "x" * 300, "198.51.100.256", "1.2.3.4.5:6", "[zz", "0x7f.1"], "10.0.0.1", "10.0.0.1"),
     ],
 )  # fmt: skip
-def test_however_a_proxy_writes_an_address_it_is_one(same: list[str], narrow: str, wide: str) -> None:
+def test_all_spellings_of_an_address_count_as_one(same: list[str], narrow: str, wide: str) -> None:
     for text in same:
         assert address("10.0.0.1", "10.0.0.0/8", x_forwarded_for=text) == (narrow, wide), text
         assert address("::ffff:10.0.0.1", "10.0.0.0/8", x_forwarded_for=f"6.6.6.6, {text}, 10.0.0.9:4") == (
@@ -53,14 +55,14 @@ def test_however_a_proxy_writes_an_address_it_is_one(same: list[str], narrow: st
         assert address("10.0.0.1", "railway", x_real_ip=text) == (narrow, wide), text
 
 
-def test_no_address_is_one_too() -> None:
+def test_clients_without_an_address_share_one_limit() -> None:
     """Clients of a Unix socket have no address, so one limit applies to all of them."""
     request = Request({"type": "http", "client": None, "headers": []})
     assert client_address(request, "") == ("unknown", "unknown")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "app.example"])
-def test_an_open_api_is_meant_or_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_api_requires_open_access(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOST", host)
     with pytest.raises(Preflight, match=r"set API_KEYS .* or OPEN_ACCESS=true"):
         Settings.load()

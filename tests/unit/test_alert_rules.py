@@ -13,13 +13,13 @@ from tests.support.promtool import DEPLOY, run_promtool
 pytestmark = pytest.mark.thorough
 
 
-def test_promtool_takes_the_rules_and_their_tests_pass() -> None:
+def test_promtool_accepts_the_rules_and_their_tests_pass() -> None:
     for arguments in ("check rules alerts.yml", "check config prometheus.yml", "test rules alerts_test.yml"):
         done = run_promtool(DEPLOY / "prometheus", *arguments.split())
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_an_alert_that_never_fires_is_found_by_its_test(tmp_path: Path) -> None:
+def test_an_alert_that_never_fires_fails_its_test(tmp_path: Path) -> None:
     shutil.copy(DEPLOY / "prometheus" / "alerts_test.yml", tmp_path)
     for number, name in enumerate(alert["alert"] for alert in alerts()):
         never = alerts()
@@ -30,7 +30,7 @@ def test_an_alert_that_never_fires_is_found_by_its_test(tmp_path: Path) -> None:
         assert run_promtool(tmp_path, "test", "rules", "alerts_test.yml").returncode != 0, f"no alert uses {name}"
 
 
-def test_promtool_takes_the_queries_of_the_dashboard(tmp_path: Path) -> None:
+def test_promtool_accepts_the_queries_of_the_dashboard(tmp_path: Path) -> None:
     board = json.loads((DEPLOY / "grafana" / "orchestrator.json").read_text())
     queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
     queries += [annotation["expr"] for annotation in board["annotations"]["list"]]
@@ -44,7 +44,7 @@ def test_promtool_takes_the_queries_of_the_dashboard(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
+def test_every_alert_has_a_severity_and_a_remedy() -> None:
     for alert in alerts():
         assert alert["for"], alert
         assert alert["labels"]["severity"] in {"warning", "critical"}

@@ -38,7 +38,7 @@ def test_a_message_arrives_signed() -> None:
 
 
 @pytest.mark.parametrize("status", [301, 307, 400, 410, 500])
-def test_anything_but_success_is_no_delivery(status: int) -> None:
+def test_any_other_status_than_success_fails_the_delivery(status: int) -> None:
     """Redirects are not followed either: only the configured receiver gets messages."""
     with Receiver(SECRET, status) as elsewhere, Receiver(SECRET, status, location=elsewhere.url) as receiver:
         with pytest.raises(NotDelivered, match=str(status)):
@@ -47,7 +47,7 @@ def test_anything_but_success_is_no_delivery(status: int) -> None:
         assert not elsewhere.messages
 
 
-def test_a_receiver_that_is_not_there_is_said_without_its_address() -> None:
+def test_the_error_of_an_unreachable_receiver_hides_its_address() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: refused
         port = taken.getsockname()[1]
@@ -56,7 +56,7 @@ def test_a_receiver_that_is_not_there_is_said_without_its_address() -> None:
     assert "canary" not in str(failure.value)
 
 
-def test_a_receiver_that_hangs_costs_seconds() -> None:
+def test_a_hung_receiver_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(NotDelivered, match="Timeout"):
         alerts.deliver(f"http://127.0.0.1:{silent.getsockname()[1]}", SECRET, "m1", "{}")
 
@@ -65,7 +65,7 @@ def test_a_receiver_that_hangs_costs_seconds() -> None:
     "secret",
     ["hello", "whsec_", "whsec_c2hvcnQ=", "whsec_not base64 at all, not at all", SECRET.removeprefix("whsec_")],
 )
-def test_a_secret_that_is_none_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+def test_an_invalid_secret_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
     monkeypatch.setenv("ALERT_WEBHOOK_URL", "https://example.com/canary")
     monkeypatch.setenv("ALERT_WEBHOOK_SECRET", secret)
     with pytest.raises(Preflight, match=r"ALERT_WEBHOOK_SECRET.*openssl rand") as failure:
@@ -81,14 +81,14 @@ def test_a_url_without_a_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     assert "canary" not in failure.value.detail
 
 
-def test_an_address_that_is_none_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_address_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALERT_WEBHOOK_URL", "example.com/canary")
     with pytest.raises(Preflight, match=re.escape("http:// or https://")) as failure:
         Settings.load()
     assert "canary" not in failure.value.detail
 
 
-def test_the_scripts_are_told_whether_anybody_listens() -> None:
+def test_the_policy_contains_whether_an_alert_webhook_is_set() -> None:
     assert Settings().policy["alert_webhooks"] == 0
     listened = Settings(alert_webhook_url="https://example.com", alert_webhook_secret=SECRET)
     assert listened.policy["alert_webhooks"] == 1

@@ -5,7 +5,7 @@ import httpx
 from orchestrator.node.announce import poll
 
 
-def test_a_target_from_before_the_store_was_set_up_is_not_a_full_pool() -> None:
+def test_a_pool_is_not_full_before_the_store_is_set_up() -> None:
     """A node that may start no agent is ready immediately, as the API sets the store up between two requests."""
     asked: list[str] = []
 
@@ -25,7 +25,7 @@ def test_a_target_from_before_the_store_was_set_up_is_not_a_full_pool() -> None:
     assert set(asked) == {"/readyz", "/api/health"}
 
 
-def test_a_full_pool_of_a_node_that_serves_is_up() -> None:
+def test_a_serving_node_with_a_full_pool_is_up() -> None:
     nodes = {"n1": {"host": True, "lastBeat": 100}}
     told = {"sessions": {"pool": 2, "target": 2}, "nodes": nodes, "livekit": {"ok": True}}
     with httpx.Client(

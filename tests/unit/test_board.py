@@ -14,7 +14,7 @@ def session(name: str, **fields: str) -> dict[str, str]:
     return {"sessionId": name, "status": "ready"} | fields
 
 
-def test_only_what_differs_is_told() -> None:
+def test_only_differences_are_sent() -> None:
     before = {"at": 1.0, "health": {"status": "ok"}, "agents": [], "sessions": [session("one"), session("two")]}
     assert changes(before, before) == {"at": 1.0}  # the page sets its clock by it
     assert changes(before, before | {"at": 2.0}) == {"at": 2.0}
@@ -27,7 +27,7 @@ def test_only_what_differs_is_told() -> None:
     assert changes(before, before | {"at": 2.0, "agents": [1]}) == {"at": 2.0, "agents": [1]}
 
 
-def test_a_place_says_how_far_each_agent_was_read() -> None:
+def test_a_position_contains_the_offset_of_each_agent() -> None:
     for text in ("", f"{A}:12", f"{A}:12,{B}:0"):
         assert re.match(POSITION_PATTERN, text)
     assert parse_position("") == {}
@@ -36,5 +36,5 @@ def test_a_place_says_how_far_each_agent_was_read() -> None:
 
 
 @pytest.mark.parametrize("text", [":", ",", f"{A}", f"{A}:", f"{A}:x", f"{A}:1,", f",{A}:1", f"{A}:-1", f"{A}:1{B}:2"])
-def test_what_is_no_place_is_refused(text: str) -> None:
+def test_an_invalid_position_is_refused(text: str) -> None:
     assert re.match(POSITION_PATTERN, text) is None

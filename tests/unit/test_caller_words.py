@@ -47,7 +47,7 @@ def trees() -> Iterator[ast.Module]:
 
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
-async def test_of_every_error_a_caller_reads_a_fixed_sentence(error: type[errors.OrchestratorError]) -> None:
+async def test_callers_get_a_fixed_sentence_for_every_error(error: type[errors.OrchestratorError]) -> None:
     app = FastAPI()
     problems.install(app)
     config = settings("redis://127.0.0.1:1/0", api_keys="first-key-of-16-and-more")
@@ -72,7 +72,7 @@ def bearer(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"} if secret else {}
 
 
-def test_what_an_error_about_the_request_says_is_of_the_request() -> None:
+def test_errors_about_the_request_contain_only_the_request() -> None:
     """Texts for everybody contain no exception, address or reason."""
     names = {error.__name__ for error in CLASSES if error.about_request}
     put = set()
@@ -88,7 +88,7 @@ def test_what_an_error_about_the_request_says_is_of_the_request() -> None:
     assert put <= TOLD, f"callers would read these values: {put - TOLD}"
 
 
-def test_the_sentences_hold_nothing_of_the_inside() -> None:
+def test_the_sentences_contain_no_internal_details() -> None:
     table = reasons.table()
     rows = [*table.reasons.values(), *table.problems.values()]
     for sentence in (*(row.caller for row in rows), *(row.page for row in rows), *caller_words.WARNINGS.values()):
@@ -123,7 +123,7 @@ def _constants(node: ast.expr, tree: ast.Module) -> list[set[str]]:
     return [{reasons.OTHER}] if ast.unparse(node) == "OTHER" else []
 
 
-def test_every_code_that_can_be_written_has_words_everywhere() -> None:
+def test_every_code_has_texts_for_callers_operators_and_documents() -> None:
     table, document = reasons.table().reasons, (ROOT / "docs" / "errors.md").read_text()
     found = written()
     assert found == table.keys() - {"not_found"}, "the last one is added by the page, for a session without a record"
@@ -169,7 +169,7 @@ PARAMS: dict[str, Any] = {
         (Reason("", {}, f"boot_error: {INSIDE}"), OTHER),
     ],
 )
-def test_a_reason_is_told_by_its_code(raw: Reason, told: str) -> None:
+def test_a_reason_is_translated_by_its_code(raw: Reason, told: str) -> None:
     found = caller_words.reason(raw.text, raw.code, dict(raw.params))
     assert found["reason"] == told
     assert found["reason_code"] in served.for_callers().reasons
@@ -187,24 +187,24 @@ def test_a_reason_is_told_by_its_code(raw: Reason, told: str) -> None:
         (Reason("", {}, INSIDE), "agent_lost", "agent_lost: The agent was lost."),
     ],
 )
-def test_a_cause_is_told_by_its_code(raw: Reason, code: str, told: str) -> None:
+def test_a_cause_is_translated_by_its_code(raw: Reason, code: str, told: str) -> None:
     found = caller_words.cause(raw.text, raw.code, dict(raw.params))
     assert (found["cause_code"], found["cause"]) == (code, told)
 
 
-def test_where_there_is_no_reason_none_is_told() -> None:
+def test_a_missing_reason_gets_no_text() -> None:
     assert caller_words.reason(None, None, None) == {}
     assert caller_words.cause(None, None, None) == {}
 
 
-def test_the_page_is_built_with_the_words_for_callers() -> None:
+def test_the_page_is_built_with_the_texts_for_callers() -> None:
     """words.test.ts checks that the page has a text for each."""
     file = ROOT / "frontend" / "src" / "codes.json"
     table = served.for_callers().model_dump(by_alias=True, exclude_none=True, exclude={"success"})
     assert json.loads(file.read_text()) == table, f"write into it: {json.dumps(table, indent=2, ensure_ascii=False)}"
 
 
-def test_the_document_lists_them() -> None:
+def test_the_document_lists_the_texts_for_callers() -> None:
     text = (ROOT / "docs" / "errors.md").read_text()
     table = reasons.table()
     for code, row in table.problems.items():

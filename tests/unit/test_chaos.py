@@ -53,7 +53,7 @@ def test_zombies_are_the_unreaped_children_of_the_given_processes() -> None:
     assert zombies([other.pid]) == []
 
 
-def test_a_name_with_brackets_and_a_state_in_it_deceives_nobody(tmp_path: Path) -> None:
+def test_a_process_name_with_brackets_and_a_state_is_parsed(tmp_path: Path) -> None:
     sleep = shutil.which("sleep")
     assert sleep
     named = tmp_path / "x) Z 1 (y"
@@ -68,7 +68,7 @@ def test_a_name_with_brackets_and_a_state_in_it_deceives_nobody(tmp_path: Path) 
             process.kill()
 
 
-def test_descendants_are_children_and_theirs() -> None:
+def test_descendants_include_grandchildren() -> None:
     code = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', '''{}'''])"
     leaf = "import subprocess; subprocess.Popen(['sleep', '60']).wait()"
     with python(code.format(leaf)) as process:
@@ -81,7 +81,7 @@ def test_descendants_are_children_and_theirs() -> None:
     assert descendants(process.pid) == []
 
 
-def test_fds_count_what_is_open() -> None:
+def test_fds_counts_open_descriptors() -> None:
     with python("pass") as plain, python("files = [open('/dev/null') for _ in range(40)]") as holder:
         assert fds(plain.pid) == 3
         assert fds(holder.pid) == 43
@@ -109,7 +109,7 @@ def test_rss_grows_with_memory_that_is_used() -> None:
 
 
 @pytest.mark.parametrize("look", [fds, cpu_seconds, rss])
-def test_a_process_that_is_gone_is_an_error(look: "type[float]") -> None:
+def test_reading_an_exited_process_is_an_error(look: "type[float]") -> None:
     with subprocess.Popen(["true"]) as process:
         pass
     with pytest.raises((FileNotFoundError, ProcessLookupError)):

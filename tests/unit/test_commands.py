@@ -75,7 +75,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
-def test_reload_says_how_far_it_is(api: Api, run: Run) -> None:
+def test_reload_prints_its_progress(api: Api, run: Run) -> None:
     path = f"/api/agents/reload/{REPLY['reloadId']}"
     api.on("POST /api/agents/reload", REPLY | {"nodes": {"n1": "waiting", "n2": "waiting"}})
     api.on(
@@ -97,7 +97,7 @@ def test_reload_says_how_far_it_is(api: Api, run: Run) -> None:
 AWAY = {"success": False, "status": 503, "code": "store_unavailable", "detail": "Redis does not answer"}
 
 
-def test_what_is_waited_for_goes_on_while_redis_is_away(api: Api, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_keep_waiting_during_an_outage_of_redis(api: Api, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nodes, "POLL_SECONDS", 0)
     node = {"node": "n1", "sessions": 2, "agents": 2}
     api.on("POST /api/nodes/n1/drain", node)
@@ -113,7 +113,7 @@ def test_what_is_waited_for_goes_on_while_redis_is_away(api: Api, run: Run, monk
         assert (code, errors) == (1, "orchestrator: Redis does not answer\n")
 
 
-def test_reload_that_failed(api: Api, run: Run) -> None:
+def test_a_failed_reload_exits_with_an_error(api: Api, run: Run) -> None:
     failed = REPLY | {"nodes": {"n1": "failed: SyntaxError"}, "failed": ["n1"], "message": "n1: failed: SyntaxError"}
     api.on("POST /api/agents/reload", REPLY)
     api.on(f"GET /api/agents/reload/{REPLY['reloadId']}", failed)
@@ -123,7 +123,7 @@ def test_reload_that_failed(api: Api, run: Run) -> None:
     assert (code, json.loads(out)) == (1, failed)
 
 
-def test_reload_that_takes_too_long(api: Api, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_reload_exits_with_an_error(api: Api, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agents, "RELOAD_SECONDS", 0)
     api.on("POST /api/agents/reload", REPLY)
     api.on(f"GET /api/agents/reload/{REPLY['reloadId']}", REPLY)
@@ -132,19 +132,19 @@ def test_reload_that_takes_too_long(api: Api, run: Run, monkeypatch: pytest.Monk
     assert "not live after 0 s" in errors
 
 
-def test_reload_that_another_one_has_overtaken(api: Api, run: Run) -> None:
+def test_a_superseded_reload_exits_with_an_error(api: Api, run: Run) -> None:
     api.on("POST /api/agents/reload", REPLY)
     api.on("GET /api/agents/reload/x", REPLY)
     code, _, errors = run("agents", "reload")
     assert (code, errors) == (1, "orchestrator: There is no such thing.\n")
 
 
-def test_reload_without_a_node(api: Api, run: Run) -> None:
+def test_reload_without_a_node_exits_with_an_error(api: Api, run: Run) -> None:
     api.on("POST /api/agents/reload", {"detail": "No node lives that could load agent code."}, status=503)
     assert run("agents", "reload") == (1, "", "orchestrator: No node lives that could load agent code.\n")
 
 
-def test_breaker(api: Api, run: Run) -> None:
+def test_breaker_prints_and_closes_the_breaker(api: Api, run: Run) -> None:
     api.on("GET /api/health", HEALTH | {"breaker": OPEN}, HEALTH | {"breaker": OPEN}, HEALTH)
     api.on("POST /api/breaker/close", {"success": True} | CLOSED)
     line = "open after 6 failed boots (boot_error: no [such] model); the next attempt is in 31 s\n"
@@ -167,12 +167,12 @@ def test_breaker(api: Api, run: Run) -> None:
         ({"state": "closed", "failures": 1}, "closed after 1 failed boot (boot_error"),
     ],
 )
-def test_breaker_in_words(api: Api, run: Run, changes: dict[str, Any], words: str) -> None:
+def test_breaker_command_prints_the_state(api: Api, run: Run, changes: dict[str, Any], words: str) -> None:
     api.on("GET /api/health", HEALTH | {"breaker": OPEN | changes})
     assert words in run("breaker")[1]
 
 
-def test_status_of_a_node_that_is_well(api: Api, run: Run) -> None:
+def test_status_of_a_healthy_node_is_short(api: Api, run: Run) -> None:
     api.on("GET /api/health", HEALTH)
     code, out, _ = run("status")
     assert code == 0
@@ -182,7 +182,7 @@ def test_status_of_a_node_that_is_well(api: Api, run: Run) -> None:
     assert "sizing" not in out
 
 
-def test_status_shows_the_line_the_breaker_the_sizing_and_a_drain(api: Api, run: Run) -> None:
+def test_status_shows_queue_breaker_sizing_and_drain(api: Api, run: Run) -> None:
     why = "1.00 starts/s times 0.05 s to boot, with a margin, need 2"
     changes = {"status": "degraded", "breaker": OPEN, "sizing": why, "warnings": ["node n1 drains", "said: [red]x"]}
     api.on("GET /api/health", HEALTH | changes | {"sessions": HEALTH["sessions"] | {"queued": 7}})
@@ -196,7 +196,7 @@ def test_status_shows_the_line_the_breaker_the_sizing_and_a_drain(api: Api, run:
     assert json.loads(run("status", "--json")[1])["sessions"]["queued"] == 7
 
 
-def test_explain(api: Api, run: Run) -> None:
+def test_explain_prints_the_history_of_a_session(api: Api, run: Run) -> None:
     session_id = "session_" + "0" * 32
     record = {
         "sessionId": session_id, "status": "error", "roomName": "room_1", "userId": "[ada]", "agents": [],
@@ -211,7 +211,9 @@ def test_explain(api: Api, run: Run) -> None:
 
 
 @pytest.mark.parametrize(("found", "code", "said"), [([], 0, "clean\n"), (["one [x]", "two"], 1, "one [x]\ntwo\n")])
-def test_doctor_invariants(run: Run, monkeypatch: pytest.MonkeyPatch, found: list[str], code: int, said: str) -> None:
+def test_doctor_prints_violated_invariants(
+    run: Run, monkeypatch: pytest.MonkeyPatch, found: list[str], code: int, said: str
+) -> None:
     monkeypatch.setattr(doctor, "violations", lambda _: found)
     assert run("doctor", "--invariants") == (code, said, "")
     assert run("doctor", "--invariants", "--json") == (code, json.dumps(found, indent=2) + "\n", "")
@@ -228,13 +230,13 @@ FAILED = {
 }  # fmt: skip
 
 
-def test_logs_of_an_agent_that_did_not_boot(api: Api, run: Run) -> None:
+def test_logs_prints_the_log_of_a_failed_boot(api: Api, run: Run) -> None:
     api.on(f"GET /api/agents/{AGENT}/logs", FAILED)
     assert run("logs", AGENT) == (0, "loading\nRuntimeError: no model\n[agent exited with code 1]\n", "")
     assert json.loads(run("logs", AGENT, "--json")[1]) == FAILED
 
 
-def test_a_session_comes_before_an_agent_of_the_same_name(api: Api, run: Run) -> None:
+def test_a_session_takes_precedence_over_an_agent_with_the_same_id(api: Api, run: Run) -> None:
     api.on(f"GET /api/session/{SESSION}/logs", {"logs": ["of all its agents"]})
     assert run("logs", SESSION) == (0, "of all its agents\n", "")
     assert not any("/api/agents/" in asked for asked in api.asked)
@@ -246,7 +248,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs_module, "LAST_LINES_SECONDS", 0)
 
 
-def test_logs_of_an_agent_are_followed_to_its_end(api: Api, run: Run, quick: None) -> None:
+def test_logs_follows_an_agent_to_its_end(api: Api, run: Run, quick: None) -> None:
     api.on(f"GET /api/agents/{AGENT}/logs", BOOTING, BOOTING, FAILED | UNFINISHED, FAILED)
     code, out, err = run("logs", "-f", AGENT)
     assert (code, err) == (0, "")
@@ -255,7 +257,7 @@ def test_logs_of_an_agent_are_followed_to_its_end(api: Api, run: Run, quick: Non
 
 
 @pytest.mark.parametrize("line", ["[agent exited with code 1]", "the agent's own last line"])
-def test_a_log_is_followed_until_the_api_says_that_it_is_complete(
+def test_a_log_is_followed_until_the_api_reports_it_complete(
     api: Api, run: Run, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     """An agent may print a line that looks like the node's last one."""
@@ -267,7 +269,9 @@ def test_a_log_is_followed_until_the_api_says_that_it_is_complete(
 
 
 @pytest.mark.parametrize("printed_by", [AGENT, SESSION])
-def test_followed_logs_as_json_are_an_object_a_line(api: Api, run: Run, quick: None, printed_by: str) -> None:
+def test_followed_logs_are_printed_as_one_json_object_per_line(
+    api: Api, run: Run, quick: None, printed_by: str
+) -> None:
     api.on(f"GET /api/agents/{AGENT}/logs", BOOTING, FAILED)
     api.on(f"GET /api/session/{SESSION}", {"status": "active"}, {"status": "ended"})
     api.on(f"GET /api/session/{SESSION}/logs", {"logs": ["loading"]}, {"logs": FAILED["logs"], "complete": True})
@@ -276,7 +280,7 @@ def test_followed_logs_as_json_are_an_object_a_line(api: Api, run: Run, quick: N
     assert [json.loads(line) for line in out.splitlines()] == [{"line": line} for line in FAILED["logs"]]
 
 
-def test_logs_of_one_that_printed_nothing_say_so(api: Api, run: Run) -> None:
+def test_an_empty_log_is_reported_with_the_agents_state(api: Api, run: Run) -> None:
     cause = "not spawned: the agent host is away"
     api.on(f"GET /api/agents/{AGENT}/logs", {"agent": {"status": "exited", "cause": cause}, "logs": []})
     assert run("logs", AGENT) == (0, "", f"Nothing was printed: the agent is exited ({cause}).\n")
@@ -285,7 +289,7 @@ def test_logs_of_one_that_printed_nothing_say_so(api: Api, run: Run) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("-f",), ("--json",), ("-f", "--json")])
-def test_logs_of_nobody(api: Api, run: Run, options: tuple[str, ...]) -> None:
+def test_logs_of_an_unknown_id_exit_with_an_error(api: Api, run: Run, options: tuple[str, ...]) -> None:
     code, out, err = run("logs", AGENT, *options)
     assert (code, out) == (4, "")
     assert err == f"orchestrator: there is no session or agent {AGENT}, or its record has expired\n"
@@ -294,6 +298,6 @@ def test_logs_of_nobody(api: Api, run: Run, options: tuple[str, ...]) -> None:
     assert "write its id in full" in err
 
 
-def test_who_tells_of_a_failed_boot_names_the_command(api: Api, run: Run) -> None:
+def test_breaker_names_the_command_for_the_log_of_a_failed_boot(api: Api, run: Run) -> None:
     api.on("GET /api/health", HEALTH | {"breaker": OPEN | {"agentId": AGENT}})
     assert run("breaker")[1].splitlines()[1] == f"See: orchestrator logs {AGENT}"

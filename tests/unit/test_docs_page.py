@@ -18,7 +18,7 @@ def http() -> Iterator[TestClient]:
     http.close()
 
 
-def test_the_page_and_its_files_are_ours_and_may_load_nothing_else(http: TestClient) -> None:
+def test_the_page_loads_only_our_own_files(http: TestClient) -> None:
     page = http.get("/docs")
     asked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert {"docs/swagger-ui.css", "docs/swagger-ui-bundle.js", "web/docs.js", "openapi.json"} <= set(asked)
@@ -42,5 +42,5 @@ def test_the_page_and_its_files_are_ours_and_may_load_nothing_else(http: TestCli
 @pytest.mark.parametrize(
     "path", ["/redoc", "/docs/oauth2-redirect", "/docs/none.js", "/docs/../main.py", "/docs/%2e%2e/main.py"]
 )
-def test_there_is_nothing_else(http: TestClient, path: str) -> None:
+def test_other_paths_are_not_found(http: TestClient, path: str) -> None:
     assert http.get(path).status_code == 404

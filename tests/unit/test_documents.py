@@ -78,7 +78,7 @@ def test_every_command_works_as_it_is_printed() -> None:
         ("fly deploy", "what is fly?"),
     ],
 )
-def test_a_command_that_does_not_work_is_found(text: str, problem: str) -> None:
+def test_a_broken_command_is_detected(text: str, problem: str) -> None:
     assert problem in "; ".join(found for each in documents.parsed("here", text) if (found := wrong(each)))
 
 
@@ -94,12 +94,12 @@ def test_every_fenced_command_is_run_or_has_a_reason_why_not() -> None:
     )
 
 
-def test_each_reason_why_a_command_is_not_run_names_tests_that_are_there() -> None:
+def test_each_reason_not_to_run_a_command_names_existing_tests() -> None:
     named = {file for why in fenced.NOT_RUN.values() for file in re.findall(r"tests/[\w/]+\.py", why)}
     none(file for file in named if not (REPOSITORY / file).exists())
 
 
-def test_each_promise_names_tests_that_are_there() -> None:
+def test_each_promise_names_existing_tests() -> None:
     table = (DOCS / "testing.md").read_text().partition("\n## What is promised")[2].partition("\n## ")[0]
     found = [cells[1].strip("`").split() for cells in documents.rows(table) if "tests/" in cells[1]]
     assert len(found) > 10
@@ -107,7 +107,7 @@ def test_each_promise_names_tests_that_are_there() -> None:
     none(f"{each}: {problem}" for each in commands if (problem := wrong(each)))
 
 
-def test_each_reported_fault_names_tests_that_are_there() -> None:
+def test_each_reported_fault_names_existing_tests() -> None:
     """The name of a file may be followed by the words of a test's name."""
     text = (REPOSITORY / "docs/testing.md").read_text().partition("\n## Reported faults")[2]
     missing = []
@@ -121,13 +121,13 @@ def test_each_reported_fault_names_tests_that_are_there() -> None:
 # Settings and variables
 
 
-def test_every_setting_that_is_named_is_one() -> None:
+def test_every_named_setting_exists() -> None:
     named = [(where, name) for path in DOCUMENTS for where, name in documents.in_capitals(path)]
     none(f"{where}: {name}" for where, name in named if name not in printed.settings() | FOREIGN_VARIABLES)
     none(f"no document names {name} any more" for name in FOREIGN_VARIABLES - {name for _, name in named})
 
 
-def test_every_value_that_is_written_of_a_setting_can_be_one() -> None:
+def test_every_written_value_of_a_setting_is_valid() -> None:
     written = [
         (where, *match)
         for path in DOCUMENTS
@@ -152,7 +152,7 @@ def test_the_table_of_settings_shows_the_defaults() -> None:
 # Requests
 
 
-def test_every_request_that_is_named_is_answered() -> None:
+def test_every_named_request_is_answered() -> None:
     others = {("POST", "/your/path")}
     named = [
         (where, *what) for path in DOCUMENTS for where, *what in documents.requests(path) if tuple(what) not in others
@@ -214,7 +214,7 @@ def _program_texts() -> Iterator[tuple[str, str]]:
         yield from ((file, line) for line in (REPOSITORY / file).read_text().splitlines())
 
 
-def test_every_command_that_a_program_names_is_there() -> None:
+def test_every_command_named_by_a_program_exists() -> None:
     """Texts name the command without a path, because it is on PATH in a container."""
     pattern = re.compile(r"(?:`|<code>|\b(?:by|see):? |\()(orchestrator [a-z]+(?: --?[a-z-]+| [A-Z]+)*)")
     found = [(where, command) for where, text in _program_texts() for command in pattern.findall(text)]
@@ -271,7 +271,7 @@ def test_docs_redis_names_every_key_that_the_scripts_use() -> None:
     none(part for part in sorted(parts) if not re.search(rf"`{part}|}}:?{part}", page))
 
 
-def test_each_key_of_docs_redis_is_one() -> None:
+def test_each_key_of_docs_redis_exists() -> None:
     written = "".join(path.read_text() for path in (REPOSITORY / "orchestrator").rglob("*.py")) + "".join(
         sources().values()
     )
@@ -282,7 +282,7 @@ def test_each_key_of_docs_redis_is_one() -> None:
 
 
 @pytest.mark.parametrize(("document", "name"), reference.PARTS)
-def test_what_is_generated_is_up_to_date(document: str, name: str) -> None:
+def test_generated_parts_are_up_to_date(document: str, name: str) -> None:
     path = REPOSITORY / document
     assert path.read_text() == reference.renewed(path, name, reference.PARTS[document, name]()), "run: make docs"
 
@@ -329,7 +329,7 @@ def test_the_names_that_may_be_scripted_against_are_keys() -> None:
     none(named - _documented_keys())
 
 
-def test_the_readme_is_read_in_minutes() -> None:
+def test_the_readme_is_short() -> None:
     prose = re.sub(r"```.*?```|\]\([^)]*\)", "", README.read_text(), flags=re.DOTALL)
     assert len(re.findall(r"\w[\w'.-]*", prose)) < 900
 
@@ -344,7 +344,7 @@ def test_the_index_names_every_document() -> None:
     none(path.name for path in DOCS.glob("*.md") if path.name not in linked | {"README.md"})
 
 
-def test_the_pictures_of_the_readme_are_there_and_small() -> None:
+def test_the_pictures_of_the_readme_exist_and_are_small() -> None:
     """`make pictures` takes them."""
     pictures = re.findall(r"^!\[.+\]\((docs/pictures/.+)\)$", README.read_text(), re.MULTILINE)
     assert len(pictures) == 2
@@ -352,21 +352,21 @@ def test_the_pictures_of_the_readme_are_there_and_small() -> None:
     assert all((REPOSITORY / each).stat().st_size < LARGEST_PICTURE for each in pictures)
 
 
-def test_docs_states_names_every_wait() -> None:
+def test_docs_states_names_every_deadline() -> None:
     """All deadlines and no others: each has a function of its name for the timeout."""
     table = (REPOSITORY / "docs/states.md").read_text().partition("\n## Deadlines")[2].partition("\n## ")[0]
     named = {name for cells in documents.rows(table) for name in re.findall("`(\\w+)`", cells[0])}
     assert named == set(re.findall(r"^function on_timeout\.(\w+)", sources()["process_deadlines"], re.MULTILINE))
 
 
-def test_each_part_of_ctx_that_is_named_is_there() -> None:
+def test_each_named_part_of_ctx_exists() -> None:
     written = (REPOSITORY / "agents/context.py").read_text()
     named = {name for path in DOCUMENTS for name in re.findall(r"\bctx\.(\w+)", path.read_text())}
     assert len(named) > 10
     none(name for name in named if not re.search(rf"(?:def |self\.){name}\b|, self\.{name}\b", written))
 
 
-def test_each_example_can_be_read() -> None:
+def test_each_example_can_be_parsed() -> None:
     read: dict[str, Callable[[str], object]] = {"python": ast.parse, "json": json.loads, "yaml": yaml.safe_load}
     for path in DOCUMENTS:
         for _where, language, text in documents.blocks(path):
@@ -379,7 +379,7 @@ def test_each_example_can_be_read() -> None:
 # Files and links
 
 
-def test_every_file_that_is_named_is_there() -> None:
+def test_every_named_file_exists() -> None:
     folders = ("", "tests", "orchestrator", "orchestrator/web", "frontend", "deploy/kubernetes", "benchmarks")
     kinds = r"py|lua|md|ya?ml|json|ts|txt|toml|conf|sh|css|js|html|example|sock|mod"
     missing = []
@@ -396,7 +396,7 @@ def test_every_file_that_is_named_is_there() -> None:
     none(missing)
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_every_link_has_a_target() -> None:
     broken = []
     for path in DOCUMENTS:
         for where, target in documents.links(path):

@@ -133,7 +133,7 @@ async def opened(livekit: Fake, desk: Desk | None = None) -> AsyncIterator[Worke
             await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_it_registers_and_says_how_full_it_is_before_anything_is_asked(livekit: Fake) -> None:
+async def test_a_worker_registers_and_reports_its_load_before_any_job(livekit: Fake) -> None:
     async with opened(livekit) as door:
         door.report_load(WorkerLoad(full=False, load=0.5, jobs=2))
         connection = await livekit.connection()
@@ -154,14 +154,14 @@ async def test_it_registers_and_says_how_full_it_is_before_anything_is_asked(liv
         assert not {"roomJoin", "roomAdmin", "roomCreate", "roomList"} & claims["video"].keys()
 
 
-async def test_it_is_full_until_it_knows_better(livekit: Fake) -> None:
+async def test_a_worker_reports_full_until_its_load_is_known(livekit: Fake) -> None:
     async with opened(livekit):
         connection = await livekit.connection()
         await connection.register()
         assert (await connection.next("update_worker")).status == wire.WorkerStatus.WS_FULL
 
 
-async def test_a_change_is_told_at_once_and_the_rest_again_and_again(
+async def test_a_changed_load_is_reported_immediately_and_then_periodically(
     livekit: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "REPORT_SECONDS", 1000)
@@ -178,7 +178,7 @@ async def test_a_change_is_told_at_once_and_the_rest_again_and_again(
             assert (told.status, told.draining) == (wire.WorkerStatus.WS_FULL, True)
 
 
-async def test_a_job_from_the_question_to_its_end(livekit: Fake) -> None:
+async def test_a_job_is_offered_assigned_and_ended(livekit: Fake) -> None:
     desk = Desk()
     async with opened(livekit, desk) as door:
         connection = await livekit.connection()
@@ -199,7 +199,7 @@ async def test_a_job_from_the_question_to_its_end(livekit: Fake) -> None:
         assert await desk.heard.get() == ("terminated", "AJ_1")
 
 
-async def test_what_is_not_decided_in_time_is_a_no(livekit: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_late_decision_declines_the_job(livekit: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "ANSWER_SECONDS", 0.05)
     desk = Desk()
     desk.wait = asyncio.Event()
@@ -210,7 +210,7 @@ async def test_what_is_not_decided_in_time_is_a_no(livekit: Fake, monkeypatch: p
         assert not (await connection.next("availability")).available
 
 
-async def test_a_slow_decision_holds_up_no_other(livekit: Fake) -> None:
+async def test_a_slow_decision_delays_no_other(livekit: Fake) -> None:
     desk = Desk()
     desk.wait = asyncio.Event()
     async with opened(livekit, desk):
@@ -224,7 +224,7 @@ async def test_a_slow_decision_holds_up_no_other(livekit: Fake) -> None:
         assert (await connection.next("availability")).available
 
 
-async def test_a_decision_that_fails_is_a_no_and_the_door_stays_open(livekit: Fake) -> None:
+async def test_a_failed_decision_declines_the_job_and_keeps_the_connection(livekit: Fake) -> None:
     desk = Desk()
     desk.answer = RuntimeError("a fault of ours")
     async with opened(livekit, desk):
@@ -238,7 +238,7 @@ async def test_a_decision_that_fails_is_a_no_and_the_door_stays_open(livekit: Fa
         assert (again.available, again.terminate) == (False, True)
 
 
-async def test_a_lost_connection_is_made_again_and_says_what_still_runs(livekit: Fake) -> None:
+async def test_a_reconnected_worker_reports_its_running_jobs(livekit: Fake) -> None:
     desk = Desk()
     async with opened(livekit, desk) as door:
         first = await livekit.connection()
@@ -254,7 +254,7 @@ async def test_a_lost_connection_is_made_again_and_says_what_still_runs(livekit:
         assert door.registration.worker_id == "AW_1"
 
 
-async def test_a_refused_key_pair_is_said_in_words(livekit: Fake) -> None:
+async def test_a_refused_key_pair_has_a_readable_error(livekit: Fake) -> None:
     livekit.refuse = 401
     async with opened(livekit) as door:
         async with asyncio.timeout(20):
@@ -265,7 +265,7 @@ async def test_a_refused_key_pair_is_said_in_words(livekit: Fake) -> None:
         await (await livekit.connection()).register()
 
 
-async def test_words_that_are_no_protocol_close_the_connection(livekit: Fake) -> None:
+async def test_an_invalid_message_closes_the_connection(livekit: Fake) -> None:
     async with opened(livekit):
         first = await livekit.connection()
         await first.register()
@@ -273,7 +273,7 @@ async def test_words_that_are_no_protocol_close_the_connection(livekit: Fake) ->
         await (await livekit.connection()).register()
 
 
-async def test_an_answer_that_is_no_registration_is_none(livekit: Fake) -> None:
+async def test_an_unexpected_answer_fails_the_registration(livekit: Fake) -> None:
     async with opened(livekit) as door:
         first = await livekit.connection()
         await first.next("register")
@@ -308,7 +308,7 @@ def test_metadata_is_bounded(text: str) -> None:
         metadata_of(text)
 
 
-def test_no_two_rooms_are_one_user() -> None:
+def test_two_rooms_never_share_a_user() -> None:
     ours = "0123456789abcdef" * 2
     rooms = [f"room_{ours}", ours, f"room_{ours}0", "lobby", "Lobby", "x" * 122, "x" * 123, "x" * 124, "a\nb", "a b"]
     users = [user_of(room) for room in rooms]

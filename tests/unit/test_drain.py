@@ -78,32 +78,32 @@ def _drain(port: int, seconds: float = 20, goodbye: float = 5) -> float:
         return program.time.monotonic() - started
 
 
-def test_it_waits_until_the_last_call_is_over(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_drain_waits_until_the_last_call_ends(capsys: pytest.CaptureFixture[str]) -> None:
     with DrainApi(3, 2, 2, 1, 0) as api:
         assert _drain(api.port) == 4 * program.POLL
     assert api.asked == [POST, GET, GET, GET, GET]
     assert capsys.readouterr().out == "Draining: 3 calls have up to 20 s. Ctrl-C again stops now.\n"
 
 
-def test_one_call_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_message_for_one_call_is_singular(capsys: pytest.CaptureFixture[str]) -> None:
     with DrainApi(1, 0) as api:
         _drain(api.port)
     assert "1 call has up to" in capsys.readouterr().out
 
 
-def test_without_calls_it_says_nothing_and_does_not_wait(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_calls_the_drain_prints_nothing_and_does_not_wait(capsys: pytest.CaptureFixture[str]) -> None:
     with DrainApi(0) as api:
         assert _drain(api.port) == 0
     assert api.asked == [POST]
     assert not capsys.readouterr().out
 
 
-def test_it_waits_for_the_goodbyes_and_not_longer() -> None:
+def test_the_drain_waits_no_longer_than_the_goodbyes() -> None:
     with DrainApi(1) as api:
         assert _drain(api.port, 6) == 6 + kill_window.DRAIN_MARGIN
 
 
-def test_no_drain_seconds_no_wait(capsys: pytest.CaptureFixture[str]) -> None:
+def test_zero_drain_seconds_cause_no_wait(capsys: pytest.CaptureFixture[str]) -> None:
     with DrainApi(3) as api:
         assert _drain(api.port, 0) == 0
     assert api.asked == [POST], "starts are refused nevertheless"
@@ -120,7 +120,7 @@ def test_no_drain_seconds_no_wait(capsys: pytest.CaptureFixture[str]) -> None:
         (None, "the api does not answer ("),
     ],
 )
-def test_whatever_is_wrong_with_the_api_the_agents_that_live_have_their_time(
+def test_running_agents_get_the_drain_time_when_the_api_fails(
     capsys: pytest.CaptureFixture[str],
     agent: subprocess.Popen[bytes],
     clock: VirtualTime,
@@ -144,12 +144,12 @@ def test_whatever_is_wrong_with_the_api_the_agents_that_live_have_their_time(
         assert _drain(api.port) == 2 * program.POLL, "the last call has ended"
 
 
-def test_without_agents_nobody_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_agents_the_drain_does_not_wait(capsys: pytest.CaptureFixture[str]) -> None:
     assert _drain(free_ports()) == 0
     assert not capsys.readouterr().out
 
 
-def test_the_agents_are_told_while_the_api_cannot(
+def test_agents_get_the_shutdown_notice_while_the_api_fails(
     tmp_path: Path, agent: subprocess.Popen[bytes], clock: VirtualTime
 ) -> None:
     began = clock.now
@@ -177,7 +177,7 @@ def test_the_agents_are_told_while_the_api_cannot(
     assert shutdown_notice.read(tmp_path) is None
 
 
-def test_what_a_killed_node_has_left_says_nothing(tmp_path: Path) -> None:
+def test_a_shutdown_notice_of_a_killed_node_is_ignored(tmp_path: Path) -> None:
     code = """if True:
         import sys, time, pathlib
         from orchestrator.machine import shutdown_notice
@@ -198,7 +198,7 @@ def test_what_a_killed_node_has_left_says_nothing(tmp_path: Path) -> None:
         assert shutdown_notice.read(tmp_path) is None, "nor after the next one has begun"
 
 
-def test_the_word_needs_no_room_on_the_disk(tmp_path: Path) -> None:
+def test_a_shutdown_notice_can_be_published_on_a_full_disk(tmp_path: Path) -> None:
     word = shutdown_notice.Notice(12345678.123456789, 12345688.123456789)
     (tmp_path / "full").mkdir()
     with full_disk(tmp_path / "full", "1M") as fill, shutdown_notice.NoticeWriter(tmp_path / "full") as speaker:
@@ -237,7 +237,7 @@ def process(api: DrainApi, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_sleeps_until_the_signal_and_ends_with_the_calls(
+def test_the_drain_waits_for_its_signal_and_ends_with_the_calls(
     api: DrainApi, process: subprocess.Popen[str], number: signal.Signals
 ) -> None:
     assert not api.asked
@@ -251,7 +251,7 @@ def test_it_sleeps_until_the_signal_and_ends_with_the_calls(
     assert out == "Draining: 1 call has up to 30 s. Ctrl-C again stops now.\n"
 
 
-def test_a_second_signal_ends_it_at_once(api: DrainApi, process: subprocess.Popen[str]) -> None:
+def test_a_second_signal_ends_the_drain_immediately(api: DrainApi, process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGTERM)
     poll(lambda: api.asked, "it drains", 5)
     process.send_signal(signal.SIGTERM)

@@ -38,7 +38,7 @@ def test_every_event_that_is_recorded_has_a_sentence() -> None:
     assert {f"boot_{phase}" for phase in ("claimed", "process", "warm")} <= EVENTS.keys()
 
 
-def test_every_row_is_of_an_event_and_is_used() -> None:
+def test_every_row_belongs_to_an_event_and_is_used() -> None:
     told = {
         node.value for node in ast.walk(ast.parse(Path(explain.__file__).read_text())) if isinstance(node, ast.Constant)
     }
@@ -76,7 +76,7 @@ def page_words(events: list[dict[str, Any]], agents: list[dict[str, Any]]) -> li
 
 @pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("node") is None, reason="no node on PATH")
-def test_the_page_says_what_explain_says() -> None:
+def test_the_page_and_explain_have_the_same_texts() -> None:
     """For the fields that both have; `explain` also prints durations."""
     for name in ("takeover", "boot_error", "gave_up", "normal"):
         record = json.loads((FLIGHTS / f"{name}.json").read_text())
@@ -93,7 +93,7 @@ def test_the_page_says_what_explain_says() -> None:
 
 @pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("node") is None, reason="no node on PATH")
-def test_the_page_leaves_out_what_is_not_known_and_shows_what_has_no_row() -> None:
+def test_the_page_omits_unknown_values_and_shows_unknown_events() -> None:
     events = [
         {"at": 0, "state": "queued"},
         {"at": 0, "state": "queued", "position": 4},

@@ -24,7 +24,7 @@ def told(record: dict[str, Any]) -> str:
     return "\n".join(story(record))
 
 
-def test_a_normal_call() -> None:
+def test_a_normal_call_is_explained() -> None:
     assert (
         told(recorded("normal"))
         == """\
@@ -45,7 +45,7 @@ peak memory 72 MiB"""
     )
 
 
-def test_a_call_that_livekit_asked_for() -> None:
+def test_a_dispatched_call_is_explained() -> None:
     record = recorded("normal") | {"via": "dispatch", "dispatchId": "AD_nR3dFv7eKxYq", "jobId": "AJ_4fGh2kLm9pQr"}
     record["events"][0] |= {"via": "dispatch", "dispatchId": "AD_nR3dFv7eKxYq"}
     first, second = story(record)[2:4]
@@ -53,7 +53,7 @@ def test_a_call_that_livekit_asked_for() -> None:
     assert second.endswith("A warm agent was there at once: prewarm_f6699c9c… (pid 13465 on node-1).")
 
 
-def test_a_takeover() -> None:
+def test_a_takeover_is_explained() -> None:
     assert (
         told(recorded("takeover"))
         == """\
@@ -78,7 +78,7 @@ peak memory 72 MiB"""
     )
 
 
-def test_a_boot_error() -> None:
+def test_a_boot_error_is_explained() -> None:
     assert (
         told(recorded("boot_error"))
         == """\
@@ -100,7 +100,7 @@ The last that was logged
     )
 
 
-def test_a_boot_error_names_the_command_that_tells_more() -> None:
+def test_a_boot_error_names_the_command_for_the_log() -> None:
     record = recorded("boot_error")
     first, second = record["sessionId"], "prewarm_" + "2" * 32
     record["events"][-1]["failedAgentId"] = second
@@ -111,7 +111,7 @@ def test_a_boot_error_names_the_command_that_tells_more() -> None:
     assert f"no such model: whisper). See: orchestrator logs {second}\n" in text
 
 
-def test_one_that_gave_up_in_line() -> None:
+def test_a_user_who_left_the_queue_is_explained() -> None:
     assert (
         told(recorded("gave_up"))
         == """\
@@ -137,7 +137,7 @@ FIRST = {"agentId": "prewarm_c6bafeefcaba29a1c0d9417467aac209"}
 SECOND = {"agentId": "prewarm_6e218d58b364da0e8c057b0b43fc8ee5"}
 
 
-def test_in_line_and_then_served() -> None:
+def test_a_queued_and_then_served_session_is_explained() -> None:
     text = told(with_events((0, "queued"), (4, "starting"), (5.5, "ready", FIRST), status="ready", lastLogLines=None))
     assert "ada asked for an agent (2026-11-24, UTC)." in text
     assert "+4.000 s  It was its turn." in text
@@ -145,7 +145,7 @@ def test_in_line_and_then_served() -> None:
     assert "It has an agent, and waits for the user." in text
 
 
-def test_a_miss_and_a_replacement_before_the_call() -> None:
+def test_a_replacement_before_the_call_is_explained() -> None:
     crash = FIRST | of("cause", because("killed", signal=11))
     text = told(
         with_events(
@@ -165,7 +165,7 @@ def test_a_miss_and_a_replacement_before_the_call() -> None:
     assert "The call goes on." in text
 
 
-def test_lost_twice_before_anybody_was_back() -> None:
+def test_two_takeovers_in_a_row_are_explained() -> None:
     lost = of("cause", because("no_heartbeat", seconds=8))
     text = told(
         with_events(
@@ -191,7 +191,7 @@ def test_lost_twice_before_anybody_was_back() -> None:
         ({"status": "starting", "position": 1}, "It waits for an agent: it is number 1."),
     ],
 )
-def test_one_that_still_waits(fields: dict[str, Any], line: str) -> None:
+def test_a_waiting_session_is_explained(fields: dict[str, Any], line: str) -> None:
     assert line in story(with_events((0, "queued"), agents=[], **fields))
 
 
@@ -213,13 +213,13 @@ def test_one_that_still_waits(fields: dict[str, Any], line: str) -> None:
         (None, "It ended: nobody said why."),
     ],
 )
-def test_ends_in_words(reason: Reason | None, told_as: str) -> None:
+def test_explain_prints_the_end_of_a_session(reason: Reason | None, told_as: str) -> None:
     record = with_events((1, "ended")) | dict.fromkeys(("reason", "reasonCode", "reasonParams")) | of("reason", reason)
     (line,) = [line for line in story(record) if "It ended" in line]
     assert line.endswith(told_as)
 
 
-def test_what_it_does_not_know_is_left_out() -> None:
+def test_unknown_values_and_events_are_omitted() -> None:
     """A session whose history is lost, and an event of a newer node."""
     assert "The call goes on." in story(recorded("takeover") | {"status": "active", "events": None, "agents": None})
     assert "unheard" not in told(with_events((0, "unheard-of")))

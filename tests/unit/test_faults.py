@@ -25,7 +25,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     faults.arm()
 
 
-def test_nothing_happens_unless_it_is_armed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_point_has_no_effect_unless_armed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAULTS", f"{POINT}:raise")
     monkeypatch.chdir(tmp_path)
     faults.arm()
@@ -35,13 +35,13 @@ def test_nothing_happens_unless_it_is_armed(tmp_path: Path, monkeypatch: pytest.
     assert not list(tmp_path.iterdir())
 
 
-def test_every_point_is_listed_and_says_what_happens() -> None:
+def test_every_fault_point_is_listed_with_a_description() -> None:
     with pytest.raises(AssertionError, match="nowhere"):
         faults.hit("nowhere")
     assert all(faults.POINTS.values())
 
 
-def test_passing_is_logged(log: Path) -> None:
+def test_passing_a_fault_point_is_logged(log: Path) -> None:
     faults.arm()
     faults.hit(POINT)
     faults.hit(POINT)
@@ -49,7 +49,9 @@ def test_passing_is_logged(log: Path) -> None:
 
 
 @pytest.mark.parametrize(("fault", "times"), [("raise", 1), ("raise@3", 3)])
-def test_it_fails_as_often_as_asked(log: Path, monkeypatch: pytest.MonkeyPatch, fault: str, times: int) -> None:
+def test_a_fault_happens_as_often_as_configured(
+    log: Path, monkeypatch: pytest.MonkeyPatch, fault: str, times: int
+) -> None:
     monkeypatch.setenv("FAULTS", f" {POINT}:{fault} ")
     faults.arm()
     for _ in range(times):
@@ -59,7 +61,7 @@ def test_it_fails_as_often_as_asked(log: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("fault", ["nowhere:kill", f"{POINT}:explode", POINT, f"{POINT}:kill@x"])
-def test_a_fault_that_can_never_happen_is_refused(log: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+def test_an_impossible_fault_is_refused(log: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     monkeypatch.setenv("FAULTS", fault)
     with pytest.raises(ValueError, match=r"fault|invalid"):
         faults.arm()
@@ -68,7 +70,7 @@ def test_a_fault_that_can_never_happen_is_refused(log: Path, monkeypatch: pytest
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("action", "state"), [("kill", None), ("hang", "T")])
-def test_processes_count_together(log: Path, action: str, state: str | None) -> None:
+def test_processes_share_the_count_of_a_fault(log: Path, action: str, state: str | None) -> None:
     code = f"from orchestrator import faults; faults.hit({POINT!r}); print('passed')"
     environment = {**os.environ, "FAULTS": f"{POINT}:{action}@2", "PYTHONPATH": str(REPOSITORY)}
 

@@ -37,7 +37,7 @@ def page(dist: Path) -> Iterator[TestClient]:
         yield found
 
 
-def test_the_page_is_asked_for_anew_and_its_files_are_kept(page: TestClient) -> None:
+def test_the_page_is_revalidated_and_its_files_are_cached(page: TestClient) -> None:
     found = page.get("/")
     assert found.text == "<!doctype html>the page"
     assert found.headers["cache-control"] == "no-cache"
@@ -51,7 +51,7 @@ def test_the_page_is_asked_for_anew_and_its_files_are_kept(page: TestClient) -> 
     assert page.head("/").status_code == 200
 
 
-def test_the_page_may_load_its_own_files_and_reach_livekit_and_nothing_else(page: TestClient) -> None:
+def test_the_page_may_load_its_own_files_and_connect_only_to_livekit(page: TestClient) -> None:
     headers = page.get("/").headers
     policy = dict(rule.split(" ", 1) for rule in headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'self'"
@@ -62,14 +62,14 @@ def test_the_page_may_load_its_own_files_and_reach_livekit_and_nothing_else(page
     assert headers["referrer-policy"] == "no-referrer"
 
 
-def test_pages_that_may_call_the_api_may_show_the_page_in_theirs(dist: Path) -> None:
+def test_allowed_origins_may_embed_the_page(dist: Path) -> None:
     with client(dist, cors_origins="https://one.example, https://two.example") as page:
         policy = page.get("/").headers["content-security-policy"]
     assert "frame-ancestors 'self' https://one.example https://two.example" in policy
     assert "connect-src 'self' ws: wss: https://one.example https://two.example" in policy
 
 
-def test_below_a_path_a_page_that_is_not_built_leads_to_the_documentation_too(tmp_path: Path) -> None:
+def test_an_unbuilt_page_below_a_root_path_links_the_documentation(tmp_path: Path) -> None:
     with client(tmp_path / "dist", root_path="/voice") as page:
         found = page.get("/")
     assert found.status_code == 503
@@ -78,14 +78,14 @@ def test_below_a_path_a_page_that_is_not_built_leads_to_the_documentation_too(tm
 
 
 @pytest.mark.parametrize("path", ["/assets/none.js", "/assets/../index.html", "/assets/%2e%2e/%2e%2e/secret.txt"])
-def test_what_is_not_a_file_of_it_is_not_found_and_not_kept(page: TestClient, path: str) -> None:
+def test_an_unknown_file_is_not_found_and_not_cached(page: TestClient, path: str) -> None:
     found = page.get(path)
     assert found.status_code == 404
     assert "immutable" not in found.headers.get("cache-control", "")
     assert "not for you" not in found.text
 
 
-def test_one_that_is_not_built_says_what_to_do_and_is_there_as_soon_as_it_is(tmp_path: Path) -> None:
+def test_an_unbuilt_page_names_the_command_and_is_served_once_built(tmp_path: Path) -> None:
     dist = tmp_path / "dist"
     with client(dist) as page:
         found = page.get("/")
@@ -99,7 +99,7 @@ def test_one_that_is_not_built_says_what_to_do_and_is_there_as_soon_as_it_is(tmp
         assert page.get("/").text == "built"
 
 
-def test_its_packages_come_from_whichever_registry_is_the_users_own() -> None:
+def test_the_packages_come_from_the_users_registry() -> None:
     lock = json.loads((REPOSITORY / "frontend" / "package-lock.json").read_text())
     assert len(lock["packages"]) > 10
     assert [name for name, package in lock["packages"].items() if "resolved" in package] == []

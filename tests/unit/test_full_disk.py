@@ -18,7 +18,7 @@ from tests.support.processes import alive
 pytestmark = pytest.mark.thorough
 
 
-async def test_the_host_tells_who_died_and_refuses_with_the_cause(short_folder: Path) -> None:
+async def test_the_host_reports_deaths_and_refuses_spawns_with_the_cause(short_folder: Path) -> None:
     run_dir = short_folder / "disk"
     run_dir.mkdir()
     with full_disk(run_dir, "2M") as fill:
@@ -44,7 +44,7 @@ async def test_the_host_tells_who_died_and_refuses_with_the_cause(short_folder: 
             await host.end()
 
 
-def test_a_node_whose_disk_is_full_boots_nothing(tmp_path: Path) -> None:
+def test_a_node_with_a_full_disk_boots_no_agent(tmp_path: Path) -> None:
     def shortage() -> str:
         settings = Settings(run_dir=tmp_path, redis_url="redis://x", memory_headroom_mb=0)
         return Headroom(settings).shortage
@@ -57,7 +57,7 @@ def test_a_node_whose_disk_is_full_boots_nothing(tmp_path: Path) -> None:
         assert shortage() == ""
 
 
-def test_an_agent_that_prints_goes_on(tmp_path: Path) -> None:
+def test_an_agent_that_prints_keeps_running(tmp_path: Path) -> None:
     script = (
         "import logging, sys; from orchestrator.logs import never_fail_to_print; never_fail_to_print()\n"
         "logging.basicConfig(stream=sys.stderr)\n"

@@ -11,7 +11,7 @@ from tests.guards.table import GUARDS, Guard
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
-def test_a_guard_can_be_taken_away(guard: Guard, tmp_path: Path) -> None:
+def test_each_guard_can_be_removed(guard: Guard, tmp_path: Path) -> None:
     """Its name occurs once, and the code compiles without it; `make guards` shows that the test then fails."""
     for change in guard.changes:
         copy = tmp_path / change.file
@@ -28,11 +28,11 @@ def test_a_guard_can_be_taken_away(guard: Guard, tmp_path: Path) -> None:
         assert sum(f"def {step}(" in text for text in steps) == 1
 
 
-def test_every_name_in_the_code_is_a_guards() -> None:
+def test_every_guard_named_in_the_code_exists() -> None:
     assert places().keys() - {change.name for guard in GUARDS for change in guard.changes} == set()
 
 
-def test_every_chaos_test_has_its_guard() -> None:
+def test_every_chaos_test_has_a_guard() -> None:
     tests = {
         f"{path.relative_to(REPOSITORY)}::{name}"
         for path in (REPOSITORY / "tests/chaos").glob("test_*.py")
@@ -47,7 +47,7 @@ def test_every_chaos_test_has_its_guard() -> None:
     assert tests - held == set()
 
 
-def test_the_documentation_names_them_all() -> None:
+def test_the_documentation_names_all_guards() -> None:
     text = (REPOSITORY / "docs/testing.md").read_text()
     missing = [guard.row for guard in GUARDS if guard.row not in text]
     assert not missing, "python -m tests.guards --table prints them:\n" + "\n".join(missing)

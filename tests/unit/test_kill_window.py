@@ -31,11 +31,11 @@ DRAINING = "RAILWAY_DEPLOYMENT_DRAINING_SECONDS"
         ({DRAINING: "20"}, 20),
     ],
 )
-def test_railway_says_its_window(environ: dict[str, str], seconds: float | None) -> None:
+def test_the_kill_window_of_railway_is_read(environ: dict[str, str], seconds: float | None) -> None:
     assert kill_window.window(Settings(), environ) == seconds
 
 
-def test_the_setting_goes_before_the_platform() -> None:
+def test_the_setting_overrides_the_platform() -> None:
     assert kill_window.window(Settings(kill_window_seconds=60), RAILWAY) == 60
     assert kill_window.window(Settings(kill_window_seconds=0), RAILWAY | {DRAINING: "9"}) == 0
 
@@ -44,7 +44,7 @@ def _warning(environ: dict[str, str], stopping: float | None = 9, **settings: An
     return str(kill_window.warning(Settings(**settings), environ, stopping) or "")
 
 
-def test_a_window_that_is_too_short_is_named_with_the_numbers_and_the_mend() -> None:
+def test_a_short_window_causes_a_warning_with_numbers_and_a_remedy() -> None:
     said = "DRAIN_SECONDS=30 and 12 s to stop need 42 s, but the platform kills after 0 s: "
     assert _warning(RAILWAY, drain_seconds=30) == said + f"set {DRAINING}=45."
     assert f"set {DRAINING}=45, or lower DRAIN_SECONDS to 28." in _warning(RAILWAY | {DRAINING: "40"}, drain_seconds=30)
@@ -53,28 +53,28 @@ def test_a_window_that_is_too_short_is_named_with_the_numbers_and_the_mend() -> 
     )
 
 
-def test_what_it_advises_is_enough() -> None:
+def test_the_suggested_values_are_sufficient() -> None:
     said = _warning(RAILWAY | {DRAINING: "40"}, drain_seconds=30)
     longer, lower = re.search(r"=(\d+), or lower DRAIN_SECONDS to (\d+)\.", said).groups()  # type: ignore[union-attr]
     assert not _warning(RAILWAY | {DRAINING: longer}, drain_seconds=30)
     assert not _warning(RAILWAY | {DRAINING: "40"}, drain_seconds=float(lower))
 
 
-def test_a_window_that_fits_or_is_unknown_is_not_mentioned() -> None:
+def test_a_sufficient_or_unknown_window_causes_no_warning() -> None:
     assert not _warning({}, drain_seconds=3600)
     assert not _warning(RAILWAY | {DRAINING: "42"}, drain_seconds=30)
     assert _warning(RAILWAY | {DRAINING: "41.9"}, drain_seconds=30)
     assert not _warning(RAILWAY | {DRAINING: "9"}, drain_seconds=0), "without a drain its margin is not needed"
 
 
-def test_the_time_to_stop_is_that_of_the_programs_which_run() -> None:
+def test_the_stop_time_counts_only_programs_that_run() -> None:
     assert kill_window.stopping(Settings()) == 27
     assert kill_window.stopping(Settings(redis_url="redis://far")) == 22
     assert kill_window.stopping(Settings(redis_url="redis://far", livekit_url="wss://far")) == 21
     assert "and 30 s to stop" in _warning(RAILWAY, None)
 
 
-def test_the_times_to_stop_are_those_of_supervisord_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stop_times_match_supervisord_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs = configparser.RawConfigParser()
     programs.read(CONFIGURATION)
     found = {name.removeprefix("program:"): programs[name] for name in programs.sections() if ":" in name}
@@ -92,7 +92,7 @@ def test_the_times_to_stop_are_those_of_supervisord_conf(tmp_path: Path, monkeyp
     assert kill_window.drain_warning(settings, given) is None
 
 
-def test_a_drain_that_supervisord_would_kill_is_named() -> None:
+def test_a_drain_longer_than_stopwaitsecs_causes_a_warning() -> None:
     said = kill_window.drain_warning(Settings(drain_seconds=30), 10)
     assert str(said) == (
         "DRAIN_SECONDS=30 needs up to 33 s, but supervisord kills the drain program after 10 s: "
@@ -102,7 +102,7 @@ def test_a_drain_that_supervisord_would_kill_is_named() -> None:
     assert kill_window.drain_warning(Settings(drain_seconds=0), 1) is None
 
 
-def test_the_documentation_tells_these_numbers() -> None:
+def test_the_documentation_contains_these_numbers() -> None:
     page = " ".join((CONFIGURATION.parent / "docs/deploy.md").read_text().split())
     told = page[page.index("## Kill windows") :]
     settings = Settings(redis_url="redis://far", livekit_url="wss://far")

@@ -60,7 +60,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.mark.parametrize(
     "resource", [*RESOURCES.values(), SECRET], ids=lambda found: f"{found['kind']}/{found['metadata']['name']}"
 )
-def test_the_schema_takes_it(resource: dict[str, Any], version: str) -> None:
+def test_the_schema_accepts_every_manifest(resource: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(resource, version, strict=True)
 
 
@@ -74,7 +74,7 @@ def test_the_schema_refuses_what_is_misspelt() -> None:
         )
 
 
-def test_every_variable_is_one_that_a_node_reads() -> None:
+def test_a_node_reads_every_variable() -> None:
     names = {*CONFIG, *SECRET["stringData"], *(variable["name"] for variable in CONTAINER["env"])}
     known = {name.upper() for name in Settings.model_fields} | PROVIDERS | OWN
     assert names - known <= {"NODE_SESSIONS"}  # see test_a_pod_is_added_before_the_nodes_are_full
@@ -82,13 +82,13 @@ def test_every_variable_is_one_that_a_node_reads() -> None:
     assert sources == [RESOURCES["ConfigMap", "orchestrator"]["metadata"]["name"], SECRET["metadata"]["name"]]
 
 
-def test_no_secret_stands_in_a_manifest() -> None:
+def test_no_manifest_contains_a_secret() -> None:
     assert set(SECRET["stringData"].values()) == {""}
     assert not [name for name in CONFIG if re.search(r"TOKEN|SECRET|PASSWORD|KEY|REDIS|LIVEKIT_URL", name)]
     assert "Secret" not in {kind for kind, _ in RESOURCES}
 
 
-def test_a_pod_without_its_secrets_says_so(node: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pod_without_its_secrets_refuses_to_start(node: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not node.loopback
     assert node.keys
     assert node.redis_url == "redis://:VALKEY_PASSWORD-made-by-openssl@valkey:6379/0"
@@ -105,7 +105,7 @@ def test_a_pod_has_time_for_its_drain(node: Settings) -> None:
     assert kill_window.warning(node, {}) is None
 
 
-def test_the_ports_are_the_nodes(node: Settings) -> None:
+def test_the_ports_match_the_node(node: Settings) -> None:
     (port,) = CONTAINER["ports"]
     assert (port["containerPort"], node.frontend_port) == (node.port, 0)
     probes = {CONTAINER[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
@@ -117,7 +117,7 @@ def test_the_ports_are_the_nodes(node: Settings) -> None:
     assert f"@{RESOURCES['Service', 'valkey']['metadata']['name']}:{valkey['containerPort']}/" in str(node.redis_url)
 
 
-def test_whatever_selects_pods_finds_them() -> None:
+def test_every_selector_matches_the_pods() -> None:
     labels = DEPLOYMENT["template"]["metadata"]["labels"]
     constraint = POD["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"]
     budget = RESOURCES["PodDisruptionBudget", "orchestrator"]["spec"]
@@ -130,19 +130,19 @@ def test_whatever_selects_pods_finds_them() -> None:
     assert budget["maxUnavailable"] < AUTOSCALER["minReplicas"], "one pod may stop while another serves"
 
 
-def test_a_model_may_take_as_long_to_load_as_on_any_node(node: Settings) -> None:
+def test_the_startup_probe_allows_the_configured_load_time(node: Settings) -> None:
     probe = CONTAINER["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] > node.preload_seconds + node.boot_timeout_seconds
 
 
-def test_no_service_nearby_sets_a_setting() -> None:
+def test_service_links_set_no_setting() -> None:
     """A Service named livekit would set LIVEKIT_PORT to tcp://…, and a node would refuse to start."""
     clashes = {name for name in Settings.model_fields if name.endswith(("_port", "_host"))}
     assert "livekit_port" in clashes
     assert POD["enableServiceLinks"] is False
 
 
-def test_a_pod_may_do_what_it_must_and_no_more(node: Settings) -> None:
+def test_a_pod_has_minimal_privileges(node: Settings) -> None:
     for pod in (POD, RESOURCES["StatefulSet", "valkey"]["spec"]["template"]["spec"]):
         container = pod["containers"][0]
         assert pod["securityContext"]["runAsNonRoot"]
@@ -158,7 +158,7 @@ def test_a_pod_may_do_what_it_must_and_no_more(node: Settings) -> None:
     assert {volume["name"] for volume in POD["volumes"] if "emptyDir" in volume} == set(mounted.values())
 
 
-def test_the_user_is_the_images() -> None:
+def test_the_user_matches_the_image() -> None:
     context = POD["securityContext"]
     assert context["runAsUser"] == context["runAsGroup"] == context["fsGroup"]
     assert re.search(

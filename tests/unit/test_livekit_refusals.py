@@ -48,17 +48,17 @@ AWAY = "engine: signal failure: transport connection error: IO error: Connection
         ("engine: signal failure: server error: 503 Service Unavailable", False, False),
     ],
 )  # fmt: skip
-def test_what_another_try_would_not_mend(said: str, no_room: bool, permanent: bool) -> None:
+def test_permanent_refusals_are_recognised(said: str, no_room: bool, permanent: bool) -> None:
     refusal = Refusal.read(RuntimeError(said))
     assert (refusal is not None and refusal.no_room, refusal is not None and refusal.permanent) == (no_room, permanent)
 
 
-def test_a_livekit_that_is_away_refuses_nobody() -> None:
+def test_an_unavailable_livekit_is_no_refusal() -> None:
     assert Refusal.read(RuntimeError(AWAY)) is None
     assert Refusal.read(TimeoutError()) is None
 
 
-def test_words_are_livekits_own_without_its_token() -> None:
+def test_a_refusal_has_livekits_text_without_the_token() -> None:
     refusal = Refusal.read(RuntimeError(SIGNATURE))
     assert refusal is not None
     assert refusal.words.startswith("invalid token: (token), error: token signature is invalid")
@@ -68,7 +68,7 @@ def test_words_are_livekits_own_without_its_token() -> None:
     assert refusals.readable("a\nb\r\n c") == "a b c"
 
 
-def test_a_date_says_how_far_the_clocks_are_apart() -> None:
+def test_the_clock_skew_is_computed_from_the_date_header() -> None:
     now = time.time()
     assert refusals.skew(formatdate(now - 90, usegmt=True), now) == pytest.approx(90, abs=1)
     assert refusals.skew(formatdate(now + 90, usegmt=True), now) == pytest.approx(-90, abs=1)
@@ -115,7 +115,7 @@ async def answering(status: int, body: str, ahead: float = 0) -> AsyncIterator[s
         (200, "", 0, ["LiveKit does not answer", "something else does"]),
     ],
 )  # fmt: skip
-async def test_the_operator_reads_livekits_own_words(
+async def test_the_operator_gets_livekits_own_text(
     status: int, body: str, ahead: float, expected: list[str] | None
 ) -> None:
     async with answering(status, body, ahead) as url, Rooms(url, "key", "s" * 40) as rooms:
@@ -139,13 +139,13 @@ async def asked(rooms: Rooms) -> None:
 @pytest.mark.parametrize(
     ("status", "body"), [(500, ""), (502, "<html>bad gateway</html>"), (503, "{}"), (200, "<html>sign in</html>")]
 )
-async def test_what_is_no_answer_of_livekits_is_none(status: int, body: str) -> None:
+async def test_an_answer_that_is_not_livekits_counts_as_unavailable(status: int, body: str) -> None:
     async with answering(status, body) as url, Rooms(url, "key", "s" * 40) as rooms:
         await asked(rooms)
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
-async def test_a_livekit_that_is_away_or_speaks_no_tls_is_one_that_does_not_answer(scheme: str) -> None:
+async def test_a_livekit_that_is_down_or_without_tls_is_reported_as_not_answering(scheme: str) -> None:
     async with answering(200, "{}") as url:
         address = url.replace("ws:", "wss:")  # the server has no TLS
         if scheme == "ws":
@@ -156,7 +156,7 @@ async def test_a_livekit_that_is_away_or_speaks_no_tls_is_one_that_does_not_answ
 
 
 @pytest.mark.parametrize("name", ["a..b", "x" * 64 + ".example", "nobody.invalid"])
-async def test_a_livekit_that_cannot_be_named_is_one_that_does_not_answer(name: str) -> None:
+async def test_a_livekit_with_an_invalid_host_is_reported_as_not_answering(name: str) -> None:
     async with Rooms(f"ws://{name}:7880", "key", "s" * 40) as rooms:
         assert "LiveKit does not answer" in str(await rooms.reachable())
         await asked(rooms)
@@ -171,7 +171,7 @@ def untrusted(tmp_path: Path) -> Iterator[int]:
 
 
 @pytest.mark.thorough
-async def test_a_livekit_whose_certificate_nobody_trusts_is_one_that_does_not_answer(untrusted: int) -> None:
+async def test_an_untrusted_certificate_of_livekit_counts_as_unavailable(untrusted: int) -> None:
     async with Rooms(f"wss://localhost:{untrusted}", "key", "s" * 40) as rooms:
         assert "certificate" in str(await rooms.reachable()).lower()
         await asked(rooms)
@@ -186,7 +186,9 @@ async def test_a_livekit_whose_certificate_nobody_trusts_is_one_that_does_not_an
         (404, "404 page not found", 0, ["404 at /agent: 404 page not found"]),
     ],
 )
-async def test_a_refused_registration_says_why(status: int, body: str, ahead: float, expected: list[str]) -> None:
+async def test_a_refused_registration_contains_the_reason(
+    status: int, body: str, ahead: float, expected: list[str]
+) -> None:
     async with answering(status, body, ahead) as url:
         door = WorkerConnection(url, "key", "s" * 40, "voice-agent", handler=None)  # type: ignore[arg-type]
         running = asyncio.create_task(door.run())

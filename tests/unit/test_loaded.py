@@ -47,7 +47,7 @@ def entrypoint(agent_id):
 """
 
 
-async def test_environment_files_and_sockets_stay_and_random_numbers_differ(short_folder: Path) -> None:
+async def test_agents_keep_environment_files_and_sockets_and_differ_in_random_numbers(short_folder: Path) -> None:
     host: Host = await code_host(short_folder, MODULE, OPENAI_API_KEY="the node's").connect()
     said = {}
     for agent_id in ("one", "two"):

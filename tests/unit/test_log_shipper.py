@@ -73,7 +73,7 @@ def numbered(first: int, last: int) -> bytes:
     return b"".join(b"%d\n" % number for number in range(first, last))
 
 
-async def test_a_flood_is_its_newest_lines_and_says_what_is_missing(ship: Ship) -> None:
+async def test_a_flood_is_cut_to_its_newest_lines_and_the_gap_is_counted(ship: Ship) -> None:
     ship.write(numbered(0, 2000))
     shipped = await ship.turn()
     assert shipped[1:] == [str(number) for number in range(1500, 2000)]
@@ -83,7 +83,7 @@ async def test_a_flood_is_its_newest_lines_and_says_what_is_missing(ship: Ship) 
     )
 
 
-async def test_a_second_of_flood_is_a_second_of_lines(ship: Ship) -> None:
+async def test_a_flood_is_limited_to_the_lines_per_second(ship: Ship) -> None:
     ship.write(numbered(0, LINES_PER_SECOND))
     assert len(await ship.turn()) == LINES_PER_SECOND
     shipped = []
@@ -96,14 +96,14 @@ async def test_a_second_of_flood_is_a_second_of_lines(ship: Ship) -> None:
     assert await ship.turn(0.25) == []
 
 
-async def test_a_quiet_agent_loses_nothing(ship: Ship) -> None:
+async def test_an_agent_below_the_line_limit_loses_nothing(ship: Ship) -> None:
     for turn in range(40):
         ship.write(numbered(turn * 100, turn * 100 + 100))
         await ship.turn(0.25)
     assert ship.store.lines == [str(number) for number in range(4000)]
 
 
-async def test_a_hundred_megabytes_are_never_in_memory(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_large_log_is_never_read_at_once(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
     original = LogShipper._read
 
@@ -137,7 +137,7 @@ async def test_an_endless_line_is_cut_and_its_rest_skipped(ship: Ship, pieces: i
     assert sum(len(line) for line in ship.store.lines) < 2 * LINE
 
 
-async def test_an_endless_line_alone_has_a_beginning_and_an_end(ship: Ship) -> None:
+async def test_an_endless_line_is_cut_across_several_turns(ship: Ship) -> None:
     ship.write(b"x" * 10_000_000)
     assert (await ship.turn())[-1] == "x" * LINE
     ship.write(b"y" * 10)
@@ -147,7 +147,7 @@ async def test_an_endless_line_alone_has_a_beginning_and_an_end(ship: Ship) -> N
     assert not [line for line in ship.store.lines if "y" in line and "x" in line]
 
 
-async def test_rubbish_is_text_of_one_line_each(ship: Ship) -> None:
+async def test_binary_output_becomes_printable_lines(ship: Ship) -> None:
     ship.write(
         b"\x1b[1;31mred\x1b[0m\x1b]0;title\x07 and \x1b(Bplain\r\n"
         b"10%\r20%\r\n"
@@ -161,7 +161,7 @@ async def test_rubbish_is_text_of_one_line_each(ship: Ship) -> None:
     ]  # fmt: skip
 
 
-async def test_what_redis_did_not_take_is_shipped_later(ship: Ship) -> None:
+async def test_lines_that_redis_refused_are_shipped_later(ship: Ship) -> None:
     ship.write(numbered(0, 1000))
     ship.store.gone = True
     with pytest.raises(StoreUnavailable):
@@ -172,7 +172,7 @@ async def test_what_redis_did_not_take_is_shipped_later(ship: Ship) -> None:
     assert await ship.turn(1) == []
 
 
-async def test_a_death_in_the_middle_of_a_turn_ships_nothing_twice(ship: Ship) -> None:
+async def test_a_death_during_a_turn_ships_no_line_twice(ship: Ship) -> None:
     ship.write(b"one\ntwo")
     await asyncio.gather(ship.shipper.ship_all(), ship.shipper.finish("a", "[end]"), ship.shipper.ship_all())
     assert ship.store.lines == ["one", "two", "[end]"]
@@ -193,7 +193,7 @@ async def test_nothing_follows_the_closing_line(ship: Ship) -> None:
     assert ship.store.lines == ["[end]"]
 
 
-async def test_the_last_words_of_a_flood_are_shipped_whatever_it_has_used_up(ship: Ship) -> None:
+async def test_the_last_lines_of_a_flood_are_shipped_beyond_its_limit(ship: Ship) -> None:
     ship.write(numbered(0, 5000))
     await ship.turn()
     ship.write(numbered(0, 5000) + b"ValueError: no")
@@ -204,14 +204,14 @@ async def test_the_last_words_of_a_flood_are_shipped_whatever_it_has_used_up(shi
     assert ship.shipper.last_line("a") == ""
 
 
-async def test_the_last_line_is_known_though_it_was_shipped_before(ship: Ship) -> None:
+async def test_the_last_line_is_remembered_after_it_was_shipped(ship: Ship) -> None:
     ship.write(b"ValueError: no\n\n")
     await ship.turn()
     await ship.shipper.finish("a", "[end]")
     assert ship.shipper.last_line("a") == "ValueError: no"
 
 
-async def test_last_lines_that_nobody_asks_for_are_forgotten(ship: Ship, tmp_path: Path) -> None:
+async def test_the_number_of_remembered_last_lines_is_bounded(ship: Ship, tmp_path: Path) -> None:
     for number in range(1000):
         await ship.shipper.finish(f"agent{number}", "[end]")
     assert len(ship.shipper._last) < 300

@@ -30,12 +30,12 @@ def test_lines_are_whole_and_named(pipe: tuple[int, int]) -> None:
     assert os.read(pipe[0], 9999) == b"api: first\nworker: other\napi: second\napi: last\n"
 
 
-def test_json_lines_are_as_they_were(pipe: tuple[int, int]) -> None:
+def test_json_lines_are_unchanged(pipe: tuple[int, int]) -> None:
     LogStream(pipe[1], named=False).take(event("api", b'{"level": "info"}\n'))
     assert os.read(pipe[0], 9999) == b'{"level": "info"}\n'
 
 
-def test_it_drops_what_nobody_takes_instead_of_waiting(pipe: tuple[int, int]) -> None:
+def test_output_that_is_not_read_is_dropped_without_blocking(pipe: tuple[int, int]) -> None:
     stream = LogStream(pipe[1], named=True)
     for _ in range(1000):
         stream.take(event("api", b"x" * 999 + b"\n"))  # ten times the capacity of a pipe
@@ -58,7 +58,7 @@ def test_a_line_without_end_is_bounded(pipe: tuple[int, int]) -> None:
     assert os.read(pipe[0], 1 << 20).startswith(b"api: xxx")
 
 
-def test_nobody_reads_any_more() -> None:
+def test_a_closed_reader_of_the_log_stream_raises_nothing() -> None:
     read, write = os.pipe()
     stream = LogStream(write, named=True)
     os.close(read)

@@ -32,7 +32,7 @@ def raised(text: str) -> BaseException:
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 @pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
-def test_nobody_forges_a_line(formatter: logging.Formatter, forgery: str) -> None:
+def test_a_message_cannot_forge_a_log_line(formatter: logging.Formatter, forgery: str) -> None:
     for each in (record("said %s", forgery), record(forgery), record("said", cause=forgery)):
         line = formatter.format(each)
         assert line.isprintable(), line
@@ -40,7 +40,7 @@ def test_nobody_forges_a_line(formatter: logging.Formatter, forgery: str) -> Non
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_nobody_forges_a_line_by_an_exception(forgery: str) -> None:
+def test_an_exception_cannot_forge_a_log_line(forgery: str) -> None:
     text = TextFormatter().format(record("failed", error=raised(forgery)))
     first, *rest = text.split("\n")
     assert first.endswith("failed")
@@ -83,7 +83,7 @@ def test_facts_of_a_request_stand_on_its_lines_and_on_no_other() -> None:
     assert "session_id" not in JsonFormatter().format(record("said"))
 
 
-def test_a_task_that_is_over_leaves_nothing() -> None:
+def test_a_finished_task_leaves_no_fields() -> None:
     logs.begin(task_id="t1")
     logs.end()
     assert "t1" not in TextFormatter().format(record("said"))
@@ -91,7 +91,7 @@ def test_a_task_that_is_over_leaves_nothing() -> None:
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-def test_uvicorn_logs_like_the_others(style: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_uvicorn_uses_our_log_format(style: str, capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     try:
@@ -141,7 +141,7 @@ def test_no_secret_in_a_message_a_fact_or_a_traceback_however_deep(
 
 
 @pytest.mark.parametrize("kind", FORMATTERS)
-def test_what_is_no_secret_stays(kind: type[logging.Formatter], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_without_secrets_is_unchanged(kind: type[logging.Formatter], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     text = "task-queue sk-1 ask-for-more http://127.0.0.1:8000/a:b@c room-1234 key yes banana-split"

@@ -60,7 +60,9 @@ async def goes_on(loop: Any, broken: Broken) -> None:
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_the_feed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_change_feed_survives_unexpected_errors(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(change_feed, "RETRY_SECONDS", 0.01)
     store = Broken()
     with caplog.at_level(logging.ERROR):
@@ -68,7 +70,7 @@ async def test_the_feed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
     assert "last_change is broken" in caplog.text
 
 
-async def test_the_look_at_how_livekit_makes_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_check_of_room_creation_survives_unexpected_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room_creation, "RETRY_SECONDS", 0.01)
     rooms = Broken()
     await goes_on(room_creation.RoomCreator(rooms).watch(), rooms)  # type: ignore[arg-type]
@@ -107,7 +109,9 @@ def the_nodes_loops(broken: Any, folder: Path) -> dict[str, LoopService]:
 
 
 @pytest.mark.parametrize("name", ["heartbeat", "pool", "host", "periodic"])
-async def test_a_loop_of_the_node(caplog: pytest.LogCaptureFixture, tmp_path: Path, name: str) -> None:
+async def test_each_loop_of_the_node_survives_unexpected_errors(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, name: str
+) -> None:
     store = Agreeing()
     with caplog.at_level(logging.ERROR):
         await goes_on(the_nodes_loops(store, tmp_path)[name].run(), store)

@@ -98,7 +98,7 @@ def test_no_script_uses_a_name_that_is_not_defined() -> None:
     assert undefined == {}
 
 
-def test_nothing_is_in_the_library_that_no_script_needs() -> None:
+def test_every_library_function_is_used_by_a_script() -> None:
     carried = {name for source in sources().values() for name in words(source)}
     # Each reason of the table is a part: scripts make some of them.
     unused = [name for name, part in owners().items() if name not in carried and not part.startswith("reason_")]
@@ -106,7 +106,7 @@ def test_nothing_is_in_the_library_that_no_script_needs() -> None:
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
-def test_a_script_says_what_it_takes_and_returns(path: Path) -> None:
+def test_a_script_documents_its_arguments_and_result(path: Path) -> None:
     header = re.match(r"(?:--.*\n)+", path.read_text())
     assert header, "its header is missing"
     for part in (r"^-- KEYS  \S", r"^-- ARGV  \S", r"^-- Returns \S"):
@@ -127,7 +127,7 @@ def test_a_script_is_named_as_the_method_that_calls_it() -> None:
             assert not called or called == name or called in others, f"{path.name}: {method} calls {called}"
 
 
-def test_python_never_writes_deadlines() -> None:
+def test_only_lua_scripts_write_deadlines() -> None:
     """Only scripts change deadlines, because they check whether time counts and what else must be true."""
     sources = {path: path.read_text() for path in (LUA.parent.parent).rglob("*.py")}
     written = re.compile(
@@ -136,7 +136,7 @@ def test_python_never_writes_deadlines() -> None:
     assert {path.name: found for path, text in sources.items() if (found := written.findall(text))} == {}
 
 
-def test_what_is_sent_has_no_comments_and_one_byte_a_character() -> None:
+def test_assembled_scripts_have_no_comments_and_only_ascii() -> None:
     for name, source in sources("shop:").items():
         assert source.isascii(), name
         assert "--" not in source, name
@@ -183,14 +183,14 @@ def test_an_id_begins_with_its_kind() -> None:
     assert GENERATED["session_id_start"]() == "local SESSION_ID_START='session_'\n"
 
 
-def test_a_part_stands_in_front_of_what_uses_it_and_once() -> None:
+def test_a_part_is_included_once_before_its_users() -> None:
     source = assemble("-- include: breaker, takeover\nreturn breaker_open()\n")
     assert source.endswith("return breaker_open()\n")
     assert source.count("local function get(") == 1
     assert source.index("local function get(") < source.index("local function breaker_open(")
 
 
-def test_a_deferred_function_holds_the_parts_that_nothing_else_includes() -> None:
+def test_a_deferred_function_contains_the_parts_that_only_it_uses() -> None:
     source = assemble("-- include: records\n-- defer: breaker_open\nreturn breaker_open()\n")
     assert source.count("local function get(") == source.count("local BREAKER_FAILURES") == 1
     start = source.index("local function breaker_open(...)")
@@ -198,7 +198,7 @@ def test_a_deferred_function_holds_the_parts_that_nothing_else_includes() -> Non
     assert source.endswith("return breaker_open(...)\nend\nreturn breaker_open()\n")
 
 
-def test_a_function_to_defer_that_is_not_in_the_library_is_an_error() -> None:
+def test_deferring_an_unknown_function_is_an_error() -> None:
     with pytest.raises(KeyError, match="breaker_ajar"):
         assemble("-- defer: breaker_ajar\n")
 
@@ -208,13 +208,13 @@ def test_an_unknown_part_is_an_error() -> None:
         assemble("-- include: clocks\n")
 
 
-def test_a_circle_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_circular_include_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {"one": "-- include: two\n", "two": "-- include: one\n"}
     monkeypatch.setattr("orchestrator.store.loader.library", lambda: parts)
     with pytest.raises(ValueError, match="one -> two -> one"):
         assemble("-- include: one\n")
 
 
-def test_a_literal_is_lua() -> None:
+def test_python_values_become_lua_literals() -> None:
     value = {"a b": [1, 2.5, True], "it's": "\\"}
     assert literal(value) == "{['a b']={1,2.5,true},['it\\'s']='\\\\'}"

@@ -32,57 +32,57 @@ def left(root: Path, membership: str) -> int | None:
     return headroom_bytes(root, root / "membership")
 
 
-def test_without_a_cgroup_it_is_the_machine(tmp_path: Path) -> None:
+def test_without_a_cgroup_the_machine_is_the_limit(tmp_path: Path) -> None:
     assert left(tmp_path, "0::/\n") == MACHINE
     assert headroom_bytes(tmp_path, tmp_path / "not there") == MACHINE
 
 
-def test_a_limit_less_what_is_used_and_cannot_be_given_back(tmp_path: Path) -> None:
+def test_free_memory_is_the_limit_minus_unreclaimable_use(tmp_path: Path) -> None:
     group(tmp_path / "a", "5000", 4000, 700)
     assert left(tmp_path, "0::/a\n") == 1700
 
 
-def test_no_limit_is_no_limit(tmp_path: Path) -> None:
+def test_a_limit_of_max_is_ignored(tmp_path: Path) -> None:
     group(tmp_path / "a", "max", 4000, 700)
     assert left(tmp_path, "0::/a\n") == MACHINE
 
 
-def test_a_limit_further_up_counts(tmp_path: Path) -> None:
+def test_a_limit_of_a_parent_cgroup_counts(tmp_path: Path) -> None:
     group(tmp_path, "9000", 1000, 0)
     group(tmp_path / "a", "4000", 1000, 0)
     group(tmp_path / "a" / "b", "max", 500, 0)
     assert left(tmp_path, "0::/a/b\n") == 3000
 
 
-def test_the_machine_is_smaller_than_the_limit(tmp_path: Path) -> None:
+def test_a_limit_above_the_machines_memory_is_ignored(tmp_path: Path) -> None:
     group(tmp_path / "a", str(9 * MACHINE), 4000, 0)
     assert left(tmp_path, "0::/a\n") == MACHINE
 
 
-def test_a_full_cgroup_leaves_nothing_and_not_less(tmp_path: Path) -> None:
+def test_free_memory_is_never_negative(tmp_path: Path) -> None:
     group(tmp_path / "a", "5000", 6000, 0)
     assert left(tmp_path, "0::/a\n") == 0
 
 
-def test_version_one_and_the_unified_mount_beside_it(tmp_path: Path) -> None:
+def test_cgroup_version_one_and_the_unified_mount_are_read(tmp_path: Path) -> None:
     group(tmp_path / "memory" / "a", "5000", 4000, 700, version=1)
     assert left(tmp_path, "5:cpu:/x\n4:memory,other:/a\n0::/\n") == 1700
     group(tmp_path / "unified" / "u", "1500", 0, 0)
     assert left(tmp_path, "4:memory:/a\n0::/u\n") == 1500
 
 
-def test_in_a_container_the_path_is_the_one_outside(tmp_path: Path) -> None:
+def test_a_container_path_outside_the_mount_uses_the_mounts_root(tmp_path: Path) -> None:
     group(tmp_path / "memory", "5000", 4000, 0, version=1)
     assert left(tmp_path, "4:memory:/docker/0123\n") == 1000
 
 
-def test_here_somebody_can_tell() -> None:
+def test_headroom_of_this_machine_is_measured() -> None:
     found = headroom_bytes()
     assert found is not None
     assert 0 <= found <= MACHINE
 
 
-def test_the_limit_is_the_smallest_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_smallest_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=MACHINE))
     group(tmp_path, "9000", 1000, 0)
     group(tmp_path / "a", "max", 1000, 0)

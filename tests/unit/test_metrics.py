@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "metrics.md").read_text()
 
 
-def test_the_table_of_metrics_is_the_codes() -> None:
+def test_the_table_of_metrics_matches_the_code() -> None:
     shown = DOCUMENT.partition("<!-- generated: metrics -->\n")[2].partition("\n<!-- end -->")[0]
     assert shown == table(), "run: make docs"
 

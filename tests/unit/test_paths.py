@@ -75,7 +75,7 @@ def _command(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NASTY)
-def test_a_node_lives_in_a_folder_of_any_name(short_folder: Path, name: str) -> None:
+def test_a_node_runs_in_a_folder_of_any_name(short_folder: Path, name: str) -> None:
     folder = short_folder / name
     folder.mkdir()
     (folder / "python").symlink_to(sys.executable)
@@ -105,7 +105,7 @@ def test_a_node_lives_in_a_folder_of_any_name(short_folder: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("name", NASTY)
-def test_every_program_of_a_node_gets_its_paths_whole(
+def test_every_program_of_a_node_gets_its_paths_unchanged(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / name

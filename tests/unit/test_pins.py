@@ -36,7 +36,7 @@ def wanted(*extras: str) -> set[str]:
 
 
 @pytest.mark.parametrize("offline", HASHED)
-def test_each_dependency_of_the_image_has_hashes_and_the_version_that_the_tests_run_on(offline: str) -> None:
+def test_each_dependency_of_the_image_has_hashes_and_the_tested_version(offline: str) -> None:
     path = HASHED[offline]
     for line, found in pins.hashes(path).items():
         assert found, f"{path.name}: {line} has no hash"
@@ -47,7 +47,7 @@ def test_each_dependency_of_the_image_has_hashes_and_the_version_that_the_tests_
 
 
 @pytest.mark.parametrize("offline", HASHED)
-def test_the_hashed_files_hold_all_that_the_project_asks_for(offline: str) -> None:
+def test_the_hashed_files_contain_all_dependencies_of_the_project(offline: str) -> None:
     there = {canonicalize_name(name) for name in pins.requirements(HASHED[offline])}
     missing = (wanted(*EXTRAS[offline]) | {"setuptools"}) - there
     assert not missing, f"{HASHED[offline].name} lacks {missing}: make lock"
@@ -82,7 +82,7 @@ def test_no_file_of_pins_names_a_registry(path: Path) -> None:
         assert "://" not in text
 
 
-def test_make_lock_writes_them_all() -> None:
+def test_make_lock_writes_all_hashed_files() -> None:
     text = (REPOSITORY / "Makefile").read_text()
     recipe = text.partition("\nlock: ")[2].partition("\n\n")[0]
     for path in (pins.CONSTRAINTS, *HASHED.values()):
@@ -132,7 +132,7 @@ def asked(answers: dict[str, str]) -> outdated.Run:
     return run
 
 
-def test_what_is_behind_is_listed_with_what_holds_it() -> None:
+def test_outdated_pins_are_listed_with_their_reasons() -> None:
     python = pins.requirements(pins.CONSTRAINTS)
     rows = [
         {"name": "FastAPI", "version": python["fastapi"][""], "latest_version": "999.1"},
@@ -169,7 +169,7 @@ def test_what_is_behind_is_listed_with_what_holds_it() -> None:
     assert table[-1] == "Not known: image grafana, image valkey."
 
 
-def test_without_a_network_nothing_is_said_to_be_current() -> None:
+def test_without_a_network_no_pin_is_reported_as_current() -> None:
     found = outdated.every(asked({}))
     assert {pin.newest for pin in found} == {None}
     assert {"Python packages", "npm packages", "livekit-server (make up)", "image node"} <= {pin.name for pin in found}
@@ -177,11 +177,11 @@ def test_without_a_network_nothing_is_said_to_be_current() -> None:
     assert "react" not in {pin.name for pin in outdated.every(asked(failed))}
 
 
-def test_nothing_behind_is_nothing_behind() -> None:
+def test_current_pins_are_not_listed_as_behind() -> None:
     assert list(outdated.lines([])) == ["Nothing is behind."]
     assert not outdated.Pin("x", "1.10.0", "1.9.0").behind
 
 
-def test_each_reason_for_an_old_version_is_of_something_pinned() -> None:
+def test_each_reason_for_an_old_version_belongs_to_a_pin() -> None:
     names = set(pins.requirements(pins.CONSTRAINTS)) | {pin.name for pin in outdated.servers(asked({}))}
     assert outdated.HELD.keys() <= names

@@ -90,7 +90,7 @@ BUSY = APIStatusError("sk-canary", status_code=529, body={"key": "sk-canary"})
 ANSWER = SimpleNamespace(type="message", role="assistant")
 
 
-async def test_each_failed_turn_is_apologised_for_and_the_fourth_in_a_row_hands_over(last: list[str]) -> None:
+async def test_the_agent_apologises_for_failed_turns_and_hands_over_at_the_fourth(last: list[str]) -> None:
     call = Call()
     for _ in range(3):
         await call.error(BUSY)
@@ -101,7 +101,7 @@ async def test_each_failed_turn_is_apologised_for_and_the_fourth_in_a_row_hands_
     assert last == [pipeline.HOLD_ON]
 
 
-async def test_an_answer_counts_from_the_start_again() -> None:
+async def test_an_answer_resets_the_count_of_failed_turns() -> None:
     call = Call()
     for _ in range(3):
         await call.error(BUSY)
@@ -111,7 +111,7 @@ async def test_an_answer_counts_from_the_start_again() -> None:
     assert not call.left.done()
 
 
-async def test_whoever_took_over_does_not_fail_as_long_once_more() -> None:
+async def test_a_replacement_agent_gives_up_sooner() -> None:
     call = Call(takeovers=1)
     await call.error(BUSY)
     assert not call.left.done()
@@ -119,7 +119,7 @@ async def test_whoever_took_over_does_not_fail_as_long_once_more() -> None:
     assert call.left.done()
 
 
-async def test_what_is_tried_again_is_no_failed_turn() -> None:
+async def test_a_recoverable_error_is_no_failed_turn() -> None:
     call = Call()
     for _ in range(9):
         await call.error(BUSY, recoverable=True)
@@ -127,7 +127,7 @@ async def test_what_is_tried_again_is_no_failed_turn() -> None:
 
 
 @pytest.mark.parametrize("kind", ["llm_error", "stt_error", "tts_error"])
-async def test_a_refusal_ends_the_call_at_once(kind: str, last: list[str]) -> None:
+async def test_a_permanent_refusal_ends_the_call_immediately(kind: str, last: list[str]) -> None:
     call = Call()
     await call.error(APIStatusError("no", status_code=402), kind)
     outcome, reason = call.left.result()
@@ -136,7 +136,7 @@ async def test_a_refusal_ends_the_call_at_once(kind: str, last: list[str]) -> No
     assert last == [pipeline.GOODBYE]
 
 
-async def test_a_hearing_that_has_stopped_is_left_at_once() -> None:
+async def test_a_stopped_recogniser_causes_an_immediate_handover() -> None:
     """LiveKit reopens its stream only after an error of the API."""
     call = Call()
     await call.error(RuntimeError("the recogniser"), "stt_error")
@@ -150,7 +150,7 @@ async def test_a_session_that_closes_by_itself_is_handed_over() -> None:
     assert call.left.result() == ("lost", "pipeline_failed: the speech pipeline closed")
 
 
-async def test_no_answer_is_a_failed_turn() -> None:
+async def test_a_turn_without_an_answer_fails() -> None:
     call = Call()
     await call.reply()
     assert call.session.said == [pipeline.PARDON]
@@ -158,7 +158,7 @@ async def test_no_answer_is_a_failed_turn() -> None:
     assert call.session.said == [pipeline.PARDON]
 
 
-async def test_hearing_that_fails_while_nobody_speaks_is_not_apologised_for() -> None:
+async def test_a_recogniser_error_during_silence_gets_no_apology() -> None:
     call = Call()
     await call.error(APIConnectionError(), "stt_error")
     assert call.session.said == []
@@ -167,7 +167,7 @@ async def test_hearing_that_fails_while_nobody_speaks_is_not_apologised_for() ->
     assert call.session.said == [pipeline.PARDON]
 
 
-async def test_nothing_becomes_of_what_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_speech_that_is_never_transcribed_ends_in_a_handover(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "UNHEARD_SECONDS", 0.0)
     monkeypatch.setattr(pipeline, "WORDS_SECONDS", -1.0)
     call = Call()
@@ -186,7 +186,7 @@ async def test_nothing_becomes_of_what_the_user_says(monkeypatch: pytest.MonkeyP
     assert call.left.result() == ("lost", "pipeline_failed: hearing finds no words")
 
 
-async def test_what_is_never_heard_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_speech_that_is_never_played_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not every plugin has a timeout."""
     monkeypatch.setattr(pipeline, "AUDIBLE_SECONDS", 0.0)
     call, interrupted = Call(takeovers=1), 0

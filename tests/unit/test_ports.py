@@ -11,7 +11,7 @@ def test_a_free_port_has_no_holder() -> None:
     assert holder("127.0.0.1", free_ports()) is None
 
 
-def test_a_taken_port_is_told_with_its_process() -> None:
+def test_a_taken_port_is_reported_with_its_process() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -20,7 +20,7 @@ def test_a_taken_port_is_told_with_its_process() -> None:
     assert f"(pid {os.getpid()})" in told
 
 
-def test_udp_is_looked_at_too() -> None:
+def test_udp_ports_are_checked() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         assert holder("127.0.0.1", taken.getsockname()[1], udp=True) is not None

@@ -31,11 +31,11 @@ def test_only_a_phone_has_a_call_status(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["AGENT", "EGRESS", "INGRESS", "BRIDGE", ""])
-def test_machines_are_no_users(kind: str) -> None:
+def test_machines_do_not_count_as_users(kind: str) -> None:
     assert not presence.answered(kind, {})
 
 
-def test_both_of_livekits_numberings_know_every_kind() -> None:
+def test_both_enums_of_livekit_contain_every_kind() -> None:
     for kind in presence.USER_KINDS:
         assert ParticipantInfo.Kind.Value(kind) is not None
         assert rtc.ParticipantKind.Value(f"PARTICIPANT_KIND_{kind}") is not None
@@ -119,7 +119,7 @@ async def test_an_agent_waits_until_the_phone_is_answered() -> None:
     assert not context.user_lost
 
 
-async def test_a_phone_that_rang_in_vain_was_never_there() -> None:
+async def test_an_unanswered_phone_was_never_present() -> None:
     room = Room()
     context = context_of(room)
     room.comes(Who("SIP", callStatus="ringing"))
@@ -128,7 +128,7 @@ async def test_a_phone_that_rang_in_vain_was_never_there() -> None:
     assert not context.user_seen.is_set()
 
 
-async def test_a_caller_who_is_cut_off_may_come_back() -> None:
+async def test_a_disconnected_caller_may_return() -> None:
     room = Room()
     context = context_of(room)
     room.comes(Who("SIP", callStatus="active"))
@@ -157,7 +157,7 @@ async def test_a_second_phone_that_rings_changes_nothing_for_the_first() -> None
 
 
 @pytest.mark.parametrize("kind", ["STANDARD", "CONNECTOR"])
-async def test_others_are_there_when_they_are_in_the_room(kind: str) -> None:
+async def test_users_without_a_phone_are_present_once_in_the_room(kind: str) -> None:
     room = Room()
     context = context_of(room)
     room.comes(Who(kind))
@@ -166,7 +166,7 @@ async def test_others_are_there_when_they_are_in_the_room(kind: str) -> None:
     assert told(context) == (True, False)
 
 
-async def test_a_machine_is_nobody() -> None:
+async def test_a_machine_in_the_room_is_ignored() -> None:
     room = Room()
     context = context_of(room)
     room.comes(Who("EGRESS"))
@@ -183,7 +183,7 @@ LOOKS = [
 
 
 @pytest.mark.parametrize(("kind", "attributes", "expected"), LOOKS)
-async def test_livekit_is_read_by_the_same_table(
+async def test_answers_of_livekit_use_the_same_table(
     kind: str, attributes: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     who = ParticipantInfo(

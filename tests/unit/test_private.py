@@ -74,7 +74,7 @@ def _dangling(run: Path) -> None:
         pytest.param(lambda run: (_linked(run), _give(run / "secrets.json")), "belongs to", marks=needs_root),
     ],
 )  # fmt: skip
-def test_secrets_that_may_be_somebody_elses_are_nobodys_word(
+def test_a_secrets_file_that_another_user_could_write_is_refused(
     run: Path, change: Callable[[Path], None], told: str
 ) -> None:
     change(run)
@@ -90,7 +90,7 @@ def test_secrets_that_may_be_somebody_elses_are_nobodys_word(
     assert told in finding.found
 
 
-def test_what_is_ours_is_read(run: Path) -> None:
+def test_our_own_files_are_read(run: Path) -> None:
     private.check_folder(run)
     assert admin_token(Settings(run_dir=run)) == generated(run / "secrets.json")["ADMIN_TOKEN"]
     assert private.load_or_empty(run / "nothing.json") == {}
@@ -115,7 +115,7 @@ def test_what_is_ours_is_read(run: Path) -> None:
                      r"valkey.sock belongs to ", marks=needs_root),
     ],
 )  # fmt: skip
-def test_a_folder_that_somebody_else_could_have_filled_is_refused(
+def test_a_folder_that_another_user_could_write_is_refused(
     run: Path, change: Callable[[Path], None], told: str
 ) -> None:
     change(run)
@@ -126,7 +126,7 @@ def test_a_folder_that_somebody_else_could_have_filled_is_refused(
 
 
 @needs_root
-def test_a_link_to_a_folder_of_ours_is_somebodys_choice(run: Path, tmp_path: Path) -> None:
+def test_a_link_must_belong_to_our_user(run: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(run)
     private.check_folder(link)
@@ -136,7 +136,7 @@ def test_a_link_to_a_folder_of_ours_is_somebodys_choice(run: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("mode", [0o1777, 0o3777, 0o755])
-def test_a_sticky_folder_will_do_and_what_others_put_there_will_not(run: Path, mode: int) -> None:
+def test_a_sticky_folder_is_accepted(run: Path, mode: int) -> None:
     run.chmod(mode)
     private.check_folder(run)
     run.chmod(0o700)
@@ -145,7 +145,7 @@ def test_a_sticky_folder_will_do_and_what_others_put_there_will_not(run: Path, m
 
 
 @needs_root
-def test_a_volume_that_root_has_mounted_will_do(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_volume_mounted_by_root_is_accepted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kubernetes mounts an emptyDir with a mode of 0777, root's, to a container with one user in it."""
     run.chmod(0o2777)
     monkeypatch.setattr(Path, "is_mount", lambda path: path == run)
@@ -161,7 +161,7 @@ def test_a_volume_that_root_has_mounted_will_do(run: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.thorough
-def test_up_refuses_it_before_anything_is_written(run: Path) -> None:
+def test_up_refuses_a_foreign_folder_before_writing_to_it(run: Path) -> None:
     planted = _plant(run).read_text()
     run.chmod(0o777)
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
@@ -177,7 +177,7 @@ def test_up_refuses_it_before_anything_is_written(run: Path) -> None:
     assert (run / "secrets.json").read_text() == planted
 
 
-def test_a_livekit_server_that_somebody_else_could_have_put_there_is_not_started(
+def test_a_livekit_server_that_another_user_could_write_is_not_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -30,7 +30,7 @@ def test_a_killed_process_counts_as_dead_at_once() -> None:
         assert not identity.alive
 
 
-def test_a_kill_between_two_fields_of_one_look_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_between_two_reads_of_the_state_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = iter([ProcStat(False, 1, 2, 2, 3), ProcStat(True, 1, 2, 2, 3)])
     monkeypatch.setattr(process, "read_stat", lambda _: next(looks))
     assert ProcessId.of(2) is None
@@ -45,7 +45,7 @@ def test_a_zombie_is_dead_and_is_not_signalled() -> None:
         assert not identity.signal_group(signal.SIGTERM)
 
 
-def test_the_same_pid_with_another_start_is_another_process() -> None:
+def test_the_same_pid_with_another_start_time_is_another_process() -> None:
     identity = ProcessId.of(os.getpid())
     assert identity is not None
     assert identity.alive
@@ -74,7 +74,7 @@ def _leader(**options: Any) -> Iterator[tuple["subprocess.Popen[bytes]", Process
                     os.kill(pid, signal.SIGKILL)
 
 
-def test_what_a_dead_leader_left_is_killed() -> None:
+def test_processes_left_by_a_dead_leader_are_killed() -> None:
     with _leader(start_new_session=True) as (process, identity, member):
         assert not identity.kill_left_behind(), "it lives"
         assert alive(member)
@@ -85,14 +85,14 @@ def test_what_a_dead_leader_left_is_killed() -> None:
         assert not identity.kill_left_behind()
 
 
-def test_a_group_that_has_a_leader_again_is_a_strangers() -> None:
+def test_a_group_with_a_new_leader_is_not_signalled() -> None:
     with _leader(start_new_session=True) as (process, identity, member):
         assert not ProcessId(identity.pid, identity.start_ticks - 1).kill_left_behind()
         assert alive(process.pid)
         assert alive(member)
 
 
-def test_a_group_in_another_session_is_a_strangers() -> None:
+def test_a_group_in_another_session_is_not_signalled() -> None:
     with _leader(process_group=0) as (process, identity, member):
         process.kill()
         process.wait()
@@ -100,7 +100,7 @@ def test_a_group_in_another_session_is_a_strangers() -> None:
         assert alive(member)
 
 
-def test_members_older_than_the_leader_are_a_strangers() -> None:
+def test_a_group_older_than_its_leader_is_not_signalled() -> None:
     with _leader(start_new_session=True) as (process, identity, member):
         process.kill()
         process.wait()

@@ -60,7 +60,7 @@ def test_the_table_has_every_program_and_every_secret() -> None:
 
 
 @pytest.mark.parametrize("program", programs.NEEDS)
-def test_a_program_sees_its_own_secrets_and_no_other(program: str, everything: dict[str, str]) -> None:
+def test_a_program_gets_only_its_own_secrets(program: str, everything: dict[str, str]) -> None:
     settings = NodeSettings(agent_env=" OWN, ADMIN_TOKEN,admin_token , LIVEKIT_API_SECRET,API_KEYS,UNSET,")
     seen = programs.environment_of(program, everything, settings)
     agents = {"OPENAI_API_KEY", "OWN", "HTTPS_PROXY"} if program == "host" else set()
@@ -70,13 +70,13 @@ def test_a_program_sees_its_own_secrets_and_no_other(program: str, everything: d
 
 
 @pytest.mark.parametrize("program", _sections())
-def test_whoever_has_a_secret_that_is_not_for_agents_is_sealed(program: str) -> None:
+def test_a_program_with_secrets_withheld_from_agents_is_sealed(program: str) -> None:
     sealed = " -m orchestrator.machine.sealed " in _sections()[program]
     assert sealed == (program not in {"valkey", "livekit", "host"}), "not Python, or with forked agents"
     assert sealed or not programs.NEEDS[program] - {"REDIS_URL"}
 
 
-def test_supervisords_environment_has_none_and_each_program_gets_its_own(
+def test_secrets_reach_programs_and_not_supervisords_environment(
     everything: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything |= {"ADMIN_TOKEN": 'canary: "quoted", %(ENV_X)s \udcff,\n語'}
@@ -115,7 +115,7 @@ def test_a_program_of_a_node_reads_no_dot_env(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.thorough
-def test_a_command_reads_it_whoever_has_started_it(tmp_path: Path) -> None:
+def test_a_command_always_reads_dot_env(tmp_path: Path) -> None:
     """In an agent, for example: a command must not use the environment of a node's program."""
     (tmp_path / ".env").write_text("PORT=many\n")
     environment = {"PATH": os.environ["PATH"], CHECKED: "1", "PYTHONPATH": str(CONFIGURATION.parent)}

@@ -72,13 +72,13 @@ def sources(*patterns: str) -> list[Path]:
     return [path for path in sorted(found) if str(path.relative_to(REPOSITORY)) not in FOREIGN]
 
 
-def test_no_python_reads_prose() -> None:
+def test_no_python_code_parses_prose() -> None:
     paths = sources("orchestrator/**/*.py", "agents/**/*.py")
     found = {str(path.relative_to(REPOSITORY)): read_back(path.read_text()) for path in paths}
     assert not {path: texts for path, texts in found.items() if texts}
 
 
-def test_no_page_and_no_script_reads_prose() -> None:
+def test_no_page_or_script_parses_prose() -> None:
     paths = sources(
         "orchestrator/web/*.js", "frontend/src/*.ts", "frontend/src/*.tsx", "orchestrator/store/lua/**/*.lua"
     )
@@ -97,12 +97,12 @@ def test_no_page_and_no_script_reads_prose() -> None:
         'match reason:\n    case "the agent hung up":\n        pass',
     ],
 )
-def test_a_reader_is_seen(source: str) -> None:
+def test_code_that_parses_prose_is_detected(source: str) -> None:
     assert read_back(source)
 
 
 @pytest.mark.parametrize(
     "source", ['reason.includes("did not boot")', 'if (text === "room closed")', "string.find(text, 'agent lost')"]
 )
-def test_a_reader_of_a_page_or_a_script_is_seen(source: str) -> None:
+def test_a_page_or_script_that_parses_prose_is_detected(source: str) -> None:
     assert read_back_by_page(source)

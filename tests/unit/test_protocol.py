@@ -79,7 +79,7 @@ async def answered(port: int, *sent: bytes, end: bool = False) -> tuple[int, byt
     ],
     ids=["plain", "in pieces", "one line", "one line without end", "lines", "url", "tls", "body", "chunks"],
 )
-async def test_what_is_too_large_is_refused_before_it_is_kept(sent: list[bytes], status: int) -> None:
+async def test_an_oversized_request_is_refused_before_it_is_stored(sent: list[bytes], status: int) -> None:
     connections = Connections(100)
     async with served(connections) as port:
         found, body = await answered(port, *sent)
@@ -96,7 +96,7 @@ async def test_what_is_too_large_is_refused_before_it_is_kept(sent: list[bytes],
     [([b""], 0), ([GET], 408), ([b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc"], 408)],
     ids=["nothing", "half a header", "half a body"],
 )
-async def test_who_never_comes_to_an_end_is_cut_off(
+async def test_a_request_that_never_ends_is_cut_off(
     monkeypatch: pytest.MonkeyPatch, sent: list[bytes], status: int
 ) -> None:
     monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.2)
@@ -105,7 +105,7 @@ async def test_who_never_comes_to_an_end_is_cut_off(
         assert (await answered(port, *sent))[0] == status
 
 
-async def test_the_silent_make_room_for_who_asks() -> None:
+async def test_idle_connections_are_closed_for_new_requests() -> None:
     connections = Connections(20)
     async with served(connections) as port:
         silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(60)]
@@ -115,7 +115,7 @@ async def test_the_silent_make_room_for_who_asks() -> None:
             writer.transport.abort()
 
 
-async def test_one_address_has_so_many_connections_and_a_proxy_any_number() -> None:
+async def test_connections_per_address_are_limited_except_for_proxies() -> None:
     for exempt, most in ((None, 5), (lambda _: True, 30)):
         connections = Connections(100, per_address=5, exempt=exempt)
         async with served(connections) as port:
@@ -129,6 +129,6 @@ async def test_one_address_has_so_many_connections_and_a_proxy_any_number() -> N
                 writer.transport.abort()
 
 
-def test_of_ipv6_a_network_counts_as_one() -> None:
+def test_an_ipv6_network_counts_as_one_address() -> None:
     assert counted("2001:db8:1:2::1").narrow == counted("2001:db8:1:2:ffff::9").narrow
     assert counted("::ffff:192.0.2.1") == counted("192.0.2.1") == ("192.0.2.1", "192.0.2.1")

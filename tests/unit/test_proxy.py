@@ -119,7 +119,7 @@ def turned_away(proxy: FaultProxy) -> bool:
         return True
 
 
-def test_passes_everything_through(proxy: FaultProxy) -> None:
+def test_proxy_passes_everything_through(proxy: FaultProxy) -> None:
     sent = random.randbytes(5_000_000)
     with connect(proxy) as client:
         assert ask(client) == b"hello"
@@ -129,7 +129,7 @@ def test_passes_everything_through(proxy: FaultProxy) -> None:
         sender.join(10)
 
 
-def test_passes_ends_on_each_way_for_itself(echo: Echo, proxy: FaultProxy) -> None:
+def test_proxy_passes_the_end_of_each_direction_separately(echo: Echo, proxy: FaultProxy) -> None:
     with connect(proxy) as client:
         client.sendall(b"last words")
         client.shutdown(socket.SHUT_WR)
@@ -139,7 +139,7 @@ def test_passes_ends_on_each_way_for_itself(echo: Echo, proxy: FaultProxy) -> No
 
 
 @pytest.mark.parametrize("who", ["client", "server"])
-def test_passes_resets_on(who: str) -> None:
+def test_proxy_passes_resets_on(who: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(10)
         with FaultProxy("127.0.0.1", listener.getsockname()[1]) as proxy:
@@ -154,12 +154,12 @@ def test_passes_resets_on(who: str) -> None:
             assert proxy.connections == 0
 
 
-def test_a_server_that_is_not_there_is_a_reset() -> None:
+def test_an_unreachable_server_causes_a_reset() -> None:
     with FaultProxy("localhost", free_ports()) as proxy:
         assert turned_away(proxy)
 
 
-def test_a_black_hole_is_silent_both_ways_and_for_newcomers(echo: Echo, proxy: FaultProxy) -> None:
+def test_a_black_hole_is_silent_in_both_directions_and_for_new_clients(echo: Echo, proxy: FaultProxy) -> None:
     with connect(proxy) as old:
         ask(old)
         proxy.black_hole()
@@ -175,7 +175,7 @@ def test_a_black_hole_is_silent_both_ways_and_for_newcomers(echo: Echo, proxy: F
         assert echo.connected == {server_side}
 
 
-def test_a_black_hole_hides_an_end(echo: Echo, proxy: FaultProxy) -> None:
+def test_a_black_hole_hides_the_end_of_a_connection(echo: Echo, proxy: FaultProxy) -> None:
     with connect(proxy) as dies, connect(proxy) as stays:
         ask(dies)
         ask(stays)
@@ -187,7 +187,7 @@ def test_a_black_hole_hides_an_end(echo: Echo, proxy: FaultProxy) -> None:
         assert len(echo.connected) == 2
 
 
-def test_the_end_of_a_black_hole_resets_whom_it_swallowed(echo: Echo, proxy: FaultProxy) -> None:
+def test_ending_a_black_hole_resets_its_connections(echo: Echo, proxy: FaultProxy) -> None:
     with connect(proxy) as old:
         ask(old)
         proxy.black_hole()
@@ -201,7 +201,7 @@ def test_the_end_of_a_black_hole_resets_whom_it_swallowed(echo: Echo, proxy: Fau
     assert echo.received == b"hellohello"
 
 
-def test_who_connects_before_a_switch_belongs_to_the_old_mode(proxy: FaultProxy) -> None:
+def test_a_connection_made_before_a_switch_has_the_old_mode(proxy: FaultProxy) -> None:
     """Even if the proxy did not run between the two."""
     proxy.black_hole()
 
@@ -215,7 +215,7 @@ def test_who_connects_before_a_switch_belongs_to_the_old_mode(proxy: FaultProxy)
 
 
 @pytest.mark.parametrize("then", [FaultProxy.pass_through, FaultProxy.reset], ids=["pass_through", "reset"])
-def test_a_kept_black_hole_leaves_its_connections_dead_for_good(
+def test_connections_of_a_kept_black_hole_stay_dead(
     echo: Echo, proxy: FaultProxy, then: Callable[[FaultProxy], None]
 ) -> None:
     with connect(proxy) as old:
@@ -236,7 +236,7 @@ def test_a_kept_black_hole_leaves_its_connections_dead_for_good(
     assert echo.received == b"hellohello"
 
 
-def test_reset_ends_everyone_until_it_is_over(echo: Echo, proxy: FaultProxy) -> None:
+def test_reset_mode_resets_every_connection_until_it_ends(echo: Echo, proxy: FaultProxy) -> None:
     with connect(proxy) as old:
         ask(old)
         proxy.reset()
@@ -249,7 +249,7 @@ def test_reset_ends_everyone_until_it_is_over(echo: Echo, proxy: FaultProxy) -> 
         assert ask(client) == b"hello"
 
 
-def test_latency_holds_each_way_also_for_old_connections_and_ends(proxy: FaultProxy) -> None:
+def test_latency_applies_to_both_directions_and_old_connections(proxy: FaultProxy) -> None:
     with connect(proxy) as client:
         ask(client)
         proxy.latency(0.1)
@@ -285,7 +285,7 @@ def test_jitter_varies(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> No
         assert silent(client)
 
 
-def test_what_is_late_stays_before_what_is_not(proxy: FaultProxy) -> None:
+def test_delayed_data_stays_in_order(proxy: FaultProxy) -> None:
     with connect(proxy) as client:
         proxy.latency(0.5)
         client.sendall(b"first ")
@@ -298,7 +298,7 @@ def test_what_is_late_stays_before_what_is_not(proxy: FaultProxy) -> None:
         ask(client)
 
 
-def test_slices_arrive_in_pieces_and_whole(echo: Echo, proxy: FaultProxy) -> None:
+def test_sliced_data_arrives_in_pieces_and_complete(echo: Echo, proxy: FaultProxy) -> None:
     sent = random.randbytes(300)
     with connect(proxy) as client:
         ask(client)
@@ -317,7 +317,7 @@ def test_slices_arrive_in_pieces_and_whole(echo: Echo, proxy: FaultProxy) -> Non
         assert echo.received.endswith(sent + b"x")
 
 
-def test_a_fault_met_on_the_way_loses_what_was_late(echo: Echo, proxy: FaultProxy) -> None:
+def test_a_fault_drops_delayed_data(echo: Echo, proxy: FaultProxy) -> None:
     with connect(proxy) as client:
         ask(client)
         proxy.latency(0.1)
@@ -329,7 +329,7 @@ def test_a_fault_met_on_the_way_loses_what_was_late(echo: Echo, proxy: FaultProx
     assert echo.received == b"hello"
 
 
-def test_threads_may_switch_at_once_while_others_talk(proxy: FaultProxy) -> None:
+def test_threads_may_switch_modes_concurrently_with_traffic(proxy: FaultProxy) -> None:
     over = threading.Event()
     modes: list[Callable[[], None]] = [
         proxy.pass_through, proxy.reset, proxy.black_hole, lambda: proxy.black_hole(keep=True),
@@ -364,7 +364,7 @@ def test_threads_may_switch_at_once_while_others_talk(proxy: FaultProxy) -> None
     poll(lambda: proxy.connections == 0, "nothing stays open", 5)
 
 
-async def test_may_be_switched_from_a_running_loop(proxy: FaultProxy) -> None:
+async def test_modes_may_be_switched_from_a_running_loop(proxy: FaultProxy) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     writer.write(b"hello")
     assert await asyncio.wait_for(reader.readexactly(5), 10) == b"hello"
@@ -374,7 +374,7 @@ async def test_may_be_switched_from_a_running_loop(proxy: FaultProxy) -> None:
     writer.close()
 
 
-def test_nothing_is_left_of_it() -> None:
+def test_closing_the_proxy_releases_everything() -> None:
     """No thread, socket or file descriptor is left; and all clients are disconnected, including those held dead."""
     gc.collect()
     threads, descriptors = set(threading.enumerate()), sorted(os.listdir("/proc/self/fd"))

@@ -78,7 +78,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return settings_of(environment, tmp_path, monkeypatch)
 
 
-def test_every_variable_is_one_that_a_node_reads() -> None:
+def test_a_node_reads_every_variable() -> None:
     assert set(VARIABLES) - RAILWAYS - PROVIDERS <= {name.upper() for name in Settings.model_fields}
     assert all(
         len(variable["description"]) > 10 for service in TEMPLATE.values() for variable in service["variables"].values()
@@ -92,7 +92,7 @@ def test_no_secret_has_a_literal_value() -> None:
                 assert "${{secret(" in variable["defaultValue"], name
 
 
-def test_a_service_that_was_deployed_with_one_click_starts(node: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_deployed_with_one_click_starts(node: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     assert node.log_format == "json"
     assert node.trusted_proxy == "railway"
     assert not node.loopback
@@ -106,12 +106,12 @@ def test_a_service_that_was_deployed_with_one_click_starts(node: Settings, monke
     assert Settings.load().alert_webhook_secret
 
 
-def test_the_domain_leads_to_the_api(node: Settings) -> None:
+def test_the_domain_routes_to_the_port_of_the_api(node: Settings) -> None:
     networking = TEMPLATE["Orchestrator"]["networking"]
     assert networking == {"serviceDomains": {f"<hasDomain>:{node.port}": {"port": node.port}}}
 
 
-def test_a_drain_fits_into_the_seconds_that_railway_gives(node: Settings) -> None:
+def test_a_drain_fits_into_railways_draining_seconds(node: Settings) -> None:
     environ = {name: VARIABLES[name]["defaultValue"] for name in RAILWAYS}
     window = kill_window.window(node, environ)
     assert window
@@ -119,7 +119,7 @@ def test_a_drain_fits_into_the_seconds_that_railway_gives(node: Settings) -> Non
     assert kill_window.warning(node, environ) is None
 
 
-def test_the_project_is_the_templates(graph: dict[str, dict[str, Any]]) -> None:
+def test_the_project_matches_the_template(graph: dict[str, dict[str, Any]]) -> None:
     assert set(graph) == {"Redis", "redis-data", "Orchestrator"}
     for name, service in TEMPLATE.items():
         variables, ours = service["variables"], graph[name]["variables"]
@@ -140,7 +140,7 @@ def test_the_project_is_the_templates(graph: dict[str, dict[str, Any]]) -> None:
     assert {"mountPath": attached["mountPath"]} in TEMPLATE["Redis"]["volumeMounts"].values()
 
 
-def test_the_project_says_how_it_is_built_and_replaced(graph: dict[str, dict[str, Any]]) -> None:
+def test_the_project_defines_its_build_and_deploy(graph: dict[str, dict[str, Any]]) -> None:
     build, deploy = graph["Orchestrator"]["build"], graph["Orchestrator"]["deploy"]
     assert build == {"builder": "DOCKERFILE", "dockerfilePath": "Dockerfile.orchestrator"}
     assert deploy["healthcheckPath"] == "/readyz"
@@ -158,6 +158,6 @@ def test_the_project_says_how_it_is_built_and_replaced(graph: dict[str, dict[str
     assert type(graph["Redis"]["deploy"]["drainingSeconds"]) is int
 
 
-def test_nobody_manages_the_services_twice() -> None:
+def test_no_railway_json_or_toml_exists() -> None:
     """Railway refuses `.railway/railway.py` for a service with such a file, and new services do not read one."""
     assert not [name for name in ("railway.json", "railway.toml") if (REPOSITORY / name).exists()]

@@ -30,7 +30,7 @@ def told(environ: dict[str, str] | None = None, **settings: Any) -> list[str]:
         ({"allowed_hosts": "localhost,talk.example"}, "ALLOWED_HOSTS names talk.example: "),
     ],
 )
-def test_callers_from_elsewhere_are_not_sent_to_their_own_machine(settings: dict[str, Any], why: str) -> None:
+def test_a_loopback_livekit_url_for_remote_callers_causes_a_warning(settings: dict[str, Any], why: str) -> None:
     (embedded,) = told(**settings)
     assert embedded.startswith(why)
     assert "ws://127.0.0.1:7880" in embedded
@@ -63,17 +63,17 @@ def test_callers_from_elsewhere_are_not_sent_to_their_own_machine(settings: dict
         {"cors_origins": "https://app.example"},
     ],
 )  # fmt: skip
-def test_what_may_work_is_not_told(settings: dict[str, Any]) -> None:
+def test_a_reachable_livekit_url_causes_no_warning(settings: dict[str, Any]) -> None:
     assert told(**settings) == []
 
 
-def test_an_address_that_is_nobodys_is_told_wherever_callers_are() -> None:
+def test_an_unspecified_address_causes_a_warning_for_all_callers() -> None:
     for url in ("ws://0.0.0.0:7880", "ws://[::]:7880"):
         assert f"as {url}, which nobody can connect to: set LIVEKIT_PUBLIC_URL" in told(livekit_url=url)[0]
         assert len(told(livekit_url="ws://127.0.0.1:1", livekit_public_url=url, **EVERYWHERE)) == 1
 
 
-def test_a_page_of_https_connects_to_no_ws() -> None:
+def test_an_https_page_with_a_ws_url_causes_a_warning() -> None:
     pages = {"cors_origins": "http://localhost:3000, https://app.example"}
     (found,) = told(livekit_url="ws://192.0.2.1:7880", **pages)
     assert "lets no page of https://app.example connect there" in found
@@ -84,7 +84,7 @@ def test_a_page_of_https_connects_to_no_ws() -> None:
 @pytest.mark.parametrize(
     "url", ["livekit.example:7880", "livekit.example", "ws://", "redis://a:1", "wss://me:word@a.example"]
 )
-def test_what_is_no_address_of_livekit_is_refused(name: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_livekit_url_is_refused(name: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, url)
     with pytest.raises(Preflight, match=f"^{name}") as refused:
         Settings.load()

@@ -22,7 +22,7 @@ PARAMS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("row", TABLE.reasons.values(), ids=lambda row: row.code)
-def test_each_row_is_whole(row: reasons.Row) -> None:
+def test_each_row_is_complete(row: reasons.Row) -> None:
     assert row.kind in KINDS
     assert row.remedy
     assert bool(row.sentence) is (row.kind in {"failure", "boot"} or row.text.isidentifier()), "a code explains nothing"
@@ -35,7 +35,7 @@ def test_each_row_is_whole(row: reasons.Row) -> None:
 
 
 @pytest.mark.parametrize("row", TABLE.problems.values(), ids=lambda row: row.code)
-def test_each_problem_is_whole(row: reasons.Problem) -> None:
+def test_each_problem_is_complete(row: reasons.Problem) -> None:
     assert row.title and row.page and row.remedy  # noqa: PT018 - none may be missing
 
 
@@ -53,7 +53,7 @@ def test_every_error_is_in_the_table() -> None:
             assert TABLE.problems[found.code].caller, found.code
 
 
-def test_every_setting_that_a_remedy_names_is_one() -> None:
+def test_every_setting_named_in_a_remedy_exists() -> None:
     rows = [*TABLE.reasons.values(), *TABLE.problems.values()]
     named = {name for row in rows for name in re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", row.remedy)}
     known = {name.upper() for name in Settings.model_fields} | {"AGENT_ID"}
@@ -95,7 +95,7 @@ def test_facts_name_the_signal() -> None:
     ("exit_code", "number", "code"),
     [(0, None, "finished"), (3, None, "crashed"), (None, 9, "killed"), (None, None, "process_gone")],
 )
-def test_the_end_of_a_process(exit_code: int | None, number: int | None, code: str) -> None:
+def test_exit_codes_and_signals_give_a_reason(exit_code: int | None, number: int | None, code: str) -> None:
     assert reasons.exit_of(exit_code, number).code == code
 
 
@@ -110,24 +110,24 @@ def test_a_record_is_read_as_it_was_written() -> None:
     assert Reason.recorded_as(broken, "cause") == Reason("killed", {}, "killed by signal 9")
 
 
-def test_a_record_is_bounded() -> None:
+def test_the_size_of_a_record_is_bounded() -> None:
     assert len(because("agent_error", detail="é" * 3_000_000).record()) < 3 * reasons.LONGEST
 
 
 @pytest.mark.parametrize("code", TABLE.reasons)
-def test_callers_read_nothing_of_the_inside(code: str) -> None:
+def test_callers_get_no_internal_details(code: str) -> None:
     told = reasons.for_callers(because(code, **PARAMS))
     assert not re.search(r"hunter2|10\.0\.0|ROOM_DELETED|signal|python|redis|LiveKit|\?", told.text)
     assert set(told.params) <= reasons.PUBLIC_PARAMS
     assert code in {told.code} or TABLE.reasons[code].told_as == told.code
 
 
-def test_callers_are_told_of_an_unknown_code_that_it_is_over() -> None:
+def test_callers_get_a_general_text_for_an_unknown_code() -> None:
     for reason in (Reason("", {}, DETAIL), Reason("of_tomorrow", {}, DETAIL)):
         assert reasons.for_callers(reason).text == "other: The call is over, for a reason of its agent's own."
 
 
-def test_of_what_is_served_callers_get_their_own_words() -> None:
+def test_callers_get_only_their_own_texts() -> None:
     callers, operators = served.for_callers(), served.for_operators()
     assert operators.reasons.keys() == TABLE.reasons.keys()
     assert callers.reasons.keys() == {code for code, row in TABLE.reasons.items() if not row.told_as}

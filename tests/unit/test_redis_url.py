@@ -39,18 +39,20 @@ ANYTHING = "a@b:c/d?e#f%g&h=i+j k[l]m;n,o\\p\"q'r~ü€\n"
         ("redis+socket://:pw@/run/v.sock", Address(path="/run/v.sock", password="pw")),
     ],
 )  # fmt: skip
-def test_an_address_is_read(url: str, expected: Address) -> None:
+def test_a_url_is_parsed(url: str, expected: Address) -> None:
     found = redis_url.parse(url)
     assert found == expected
     assert redis_url.parse(found.url) == found, "the normalised URL has the same meaning"
 
 
-def test_a_relative_socket_is_from_where_the_node_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_socket_path_is_resolved_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert redis_url.parse("unix://v.sock").path == str(tmp_path / "v.sock")
 
 
-def test_user_and_password_may_be_made_of_anything() -> None:
+def test_user_and_password_may_contain_any_character() -> None:
     for seed in range(200):
         user, password = ("".join(random.Random(seed + n).sample(ANYTHING, len(ANYTHING))) for n in (0, 1000))
         for form in ("redis://{}@cache:1/2", "rediss://{}@cache", "unix://{}@/v.sock?db=1"):
@@ -94,14 +96,14 @@ def test_user_and_password_may_be_made_of_anything() -> None:
         ("redis-cluster://a:1", "a cluster is not supported"),
     ],
 )
-def test_what_cannot_be_read_is_told_without_the_password(url: str, told: str) -> None:
+def test_the_error_for_an_invalid_url_hides_the_password(url: str, told: str) -> None:
     with pytest.raises(ValueError) as failure:  # noqa: PT011 - its text is checked
         redis_url.parse(url)
     assert told in str(failure.value)
     assert "sec" not in str(failure.value).replace("second", "")
 
 
-def test_nothing_for_people_shows_the_password() -> None:
+def test_printed_forms_hide_the_password() -> None:
     for url in ("rediss://app:secret@cache:1/2", "unix://app:secret@/v.sock"):
         found = redis_url.parse(url)
         assert "secret" not in f"{found} {found!r}"
@@ -109,7 +111,7 @@ def test_nothing_for_people_shows_the_password() -> None:
     assert str(redis_url.parse("unix://app:secret@/v.sock")) == "unix:///v.sock?db=0"
 
 
-def test_two_authorities_are_refused_and_one_is_kept(tmp_path: Path) -> None:
+def test_two_certificate_authorities_are_refused_and_one_is_kept(tmp_path: Path) -> None:
     mine, other = tmp_path / "mine.pem", tmp_path / "other.pem"
     mine.touch()
     other.touch()

@@ -67,7 +67,7 @@ def in_transaction(reply: str) -> exceptions.RedisError:
 
 @pytest.mark.parametrize("form", [plain, in_script, in_script_of_redis_6, in_pipeline, in_transaction])
 @pytest.mark.parametrize("reply", STATES)
-def test_the_servers_state_is_a_wait(reply: str, form: object) -> None:
+def test_an_error_about_the_servers_state_is_temporary(reply: str, form: object) -> None:
     if form is in_script_of_redis_6 and reply.startswith("ERR"):
         pytest.skip("Redis only repeats the code of an error that has its own")
     found = translate(form(reply))  # type: ignore[operator]
@@ -81,7 +81,7 @@ def test_the_servers_state_is_a_wait(reply: str, form: object) -> None:
 
 @pytest.mark.parametrize("form", [plain, in_pipeline])
 @pytest.mark.parametrize("reply", MISTAKES)
-def test_a_wrong_command_is_no_wait(reply: str, form: object) -> None:
+def test_a_wrong_command_is_not_temporary(reply: str, form: object) -> None:
     found = translate(form(reply))  # type: ignore[operator]
     assert not isinstance(found, StoreUnavailable)
 
@@ -96,17 +96,17 @@ def test_a_wrong_command_is_no_wait(reply: str, form: object) -> None:
         exceptions.ConnectionError("No connection available."),
     ],
 )
-def test_no_answer_is_a_wait(failure: exceptions.RedisError) -> None:
+def test_a_missing_answer_is_temporary(failure: exceptions.RedisError) -> None:
     found = translate(failure)
     assert isinstance(found, StoreUnavailable)
     assert str(failure) in found.detail
 
 
-def test_an_illegal_move_is_told_as_it_is() -> None:
+def test_an_illegal_move_keeps_its_text() -> None:
     found = translate(in_script("ILLEGAL session s1: ended -> ready"))
     assert isinstance(found, IllegalMove)
     assert found.detail == "session s1: ended -> ready"
 
 
-def test_what_the_client_refuses_is_a_mistake() -> None:
+def test_an_error_of_the_client_library_is_not_temporary() -> None:
     assert type(translate(exceptions.DataError("Invalid input of type"))) is OrchestratorError

@@ -22,11 +22,11 @@ NOON = datetime(2026, 5, 4, 15, 42)
         ("", "I heard: ."),
     ],
 )
-def test_it_answers(heard: str, said: str) -> None:
+def test_the_reply_answers_the_user(heard: str, said: str) -> None:
     assert Conversation().answer(heard, NOON).startswith(said.replace("after me, ", ""))
 
 
-def test_it_greets_by_name_and_remembers_it() -> None:
+def test_the_reply_greets_by_name_and_remembers_it() -> None:
     talk = Conversation(name="Ada")
     assert talk.greeting() == "Hello Ada. How can I help you?"
     assert Conversation().greeting() == "Hello. How can I help you?"
@@ -34,7 +34,7 @@ def test_it_greets_by_name_and_remembers_it() -> None:
     assert talk.answer("Who am I?") == "You are Grace."
 
 
-def test_it_counts_and_says_it_again() -> None:
+def test_the_reply_counts_and_repeats() -> None:
     talk = Conversation()
     talk.answer("hello")
     assert talk.answer("How many turns?") == "You have spoken to me two times."
@@ -42,7 +42,7 @@ def test_it_counts_and_says_it_again() -> None:
 
 
 @pytest.mark.parametrize("heard", ["Goodbye.", "Good-bye!", "bye", "please hang up"])
-def test_it_hangs_up_when_asked(heard: str) -> None:
+def test_the_reply_hangs_up_on_request(heard: str) -> None:
     talk = Conversation(name="Ada")
     assert talk.answer(heard) == "Goodbye Ada. It was nice talking to you."
     assert talk.over
@@ -52,5 +52,5 @@ def test_it_hangs_up_when_asked(heard: str) -> None:
     ("hour", "minute", "said"),
     [(0, 0, "12 o'clock in the morning"), (9, 5, "9 oh 5 in the morning"), (23, 59, "11 59 in the evening")],
 )
-def test_the_time_is_said_as_people_say_it(hour: int, minute: int, said: str) -> None:
+def test_the_time_is_spoken_naturally(hour: int, minute: int, said: str) -> None:
     assert spoken_time(datetime(2026, 1, 1, hour, minute)) == said

@@ -69,13 +69,13 @@ def test_a_program_is_restarted(node: Supervised, run: Run) -> None:
     }  # fmt: skip
 
 
-def test_the_host_is_told_to_leave_its_agents(node: Supervised, run: Run) -> None:
+def test_restarting_the_host_sends_it_hup(node: Supervised, run: Run) -> None:
     node.start().up()
     assert run("host")[0] == 0
     assert (node.folder / "host.log").read_text().split() == ["up", "HUP", "up"]
 
 
-def test_one_that_was_stopped_is_started(node: Supervised, run: Run) -> None:
+def test_a_stopped_program_is_started(node: Supervised, run: Run) -> None:
     node.start().up()
     assert run("api")[0] == 0
     os.kill(node.program("api"), 9)
@@ -90,14 +90,14 @@ def test_an_unknown_program_is_refused_with_the_list(node: Supervised, run: Run)
             assert known in told
 
 
-def test_what_this_node_has_none_of_is_named(node: Supervised, run: Run) -> None:
+def test_a_program_that_this_node_does_not_run_is_named(node: Supervised, run: Run) -> None:
     node.start().up()
     assert run("valkey") == (1, "", "orchestrator: this node has no valkey of its own: REDIS_URL is set\n")
     code, _, told = run("livekit")
     assert (code, told.count("\n")) == (1, 1)
 
 
-def test_one_that_does_not_come_up_is_named_with_its_log(node: Supervised, run: Run) -> None:
+def test_a_program_that_fails_to_start_is_named_with_its_log(node: Supervised, run: Run) -> None:
     mark = node.folder / "second"
     del node.programs["api"]  # `more` applies to the last one
     node.programs["api"] = f"/bin/sh -c 'test -e {mark} && exit 1; touch {mark}; exec sleep 300'"
@@ -109,7 +109,7 @@ def test_one_that_does_not_come_up_is_named_with_its_log(node: Supervised, run: 
     assert told.rstrip().endswith(f"{node.folder}/logs/api.log")
 
 
-def test_where_no_node_runs_that_is_said(node: Supervised, run: Run) -> None:
+def test_a_missing_node_is_reported(node: Supervised, run: Run) -> None:
     code, _, told = run("api")
     assert (code, told) == (3, f"orchestrator: no node runs in RUN_DIR={node.folder}. Start it with: make up\n")
     with socket.socket(socket.AF_UNIX) as dead:
@@ -117,9 +117,7 @@ def test_where_no_node_runs_that_is_said(node: Supervised, run: Run) -> None:
     assert run("api")[0] == 3
 
 
-def test_a_supervisord_that_hangs_is_not_waited_for_for_ever(
-    node: Supervised, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hung_supervisord_causes_a_timeout(node: Supervised, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restart, "PATIENCE_SECONDS", 0.2)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(node.folder / "supervisor.sock"))
@@ -129,7 +127,7 @@ def test_a_supervisord_that_hangs_is_not_waited_for_for_ever(
     assert "did not answer within" in told
 
 
-def test_a_node_that_is_stopping_says_so(node: Supervised, run: Run) -> None:
+def test_a_stopping_node_refuses_a_restart(node: Supervised, run: Run) -> None:
     node.programs["stuck"] = "/bin/sh -c \"trap '' TERM; echo deaf; while :; do sleep 0.1; done\""
     node.more = "stopsignal=TERM\n" + _SERVER
     node.start().up()

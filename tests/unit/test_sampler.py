@@ -21,7 +21,7 @@ def failing(*errors: Exception | None) -> "Sampler[int]":
     return Sampler(look, 0.001, ignore=(ConnectionError,))
 
 
-def test_collects_times_and_values_until_the_end() -> None:
+def test_sampler_collects_times_and_values_until_the_end() -> None:
     with Sampler(count().__next__, 0.01) as sampler:
         poll(lambda: len(sampler.samples) >= 10, "ten samples", 10)
     assert sampler.values == list(range(len(sampler.samples)))
@@ -33,14 +33,14 @@ def test_collects_times_and_values_until_the_end() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "sampler"]
 
 
-def test_looks_at_least_once_however_short_the_test() -> None:
+def test_sampler_samples_at_least_once() -> None:
     with Sampler(lambda: 7, 60) as sampler:
         pass
     assert sampler.values == [7]
     assert sampler.longest_gap == 0.0
 
 
-def test_errors_are_raised_at_the_end_and_looking_goes_on() -> None:
+def test_errors_are_raised_at_the_end_and_sampling_continues() -> None:
     first, second = AssertionError("4 > 3"), ValueError("broken")
     sampler = failing(None, first, ConnectionError("allowed"), second)
     with pytest.raises(ExceptionGroup, match="2 looks failed") as caught, sampler:
@@ -49,18 +49,18 @@ def test_errors_are_raised_at_the_end_and_looking_goes_on() -> None:
     assert sampler.ignored == 1
 
 
-def test_ignored_errors_are_no_errors() -> None:
+def test_ignored_errors_are_counted_and_not_raised() -> None:
     with failing(ConnectionResetError(), ConnectionError()) as sampler:
         poll(lambda: sampler.samples, "it continues", 10)
     assert sampler.ignored == 2
 
 
-def test_no_sample_is_no_proof() -> None:
+def test_a_sampler_without_samples_fails() -> None:
     with pytest.raises(AssertionError, match="no sample"), failing(*[ConnectionError()] * 100_000):
         pass
 
 
-def test_the_error_of_the_test_itself_goes_first() -> None:
+def test_the_error_of_the_test_takes_precedence() -> None:
     def fail() -> None:
         with failing(ValueError("broken")) as sampler:
             poll(lambda: sampler.samples, "it continues", 10)
@@ -71,7 +71,7 @@ def test_the_error_of_the_test_itself_goes_first() -> None:
     assert "broken" in caught.value.__notes__[0]
 
 
-def test_a_look_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hung_sample_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.support.sampler._PATIENCE", 0.1)
     go_on = threading.Event()
     sampler = Sampler(lambda: go_on.wait(30))

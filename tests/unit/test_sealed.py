@@ -43,12 +43,12 @@ def _seen(*sealed: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_others_of_its_user_read_neither_its_environment_nor_its_memory() -> None:
+def test_other_processes_of_its_user_cannot_read_its_environment_or_memory() -> None:
     assert _seen() == ["environ", "mem", "maps"], "otherwise this test proves nothing"
     assert _seen("sealed") == []
 
 
-def test_it_is_the_program_that_was_asked_for(tmp_path: Path) -> None:
+def test_a_sealed_program_runs_as_requested(tmp_path: Path) -> None:
     (tmp_path / "shown.py").write_text(
         "import ctypes, json, sys\n"
         "print(json.dumps([__name__, sys.argv, sys.path[0], ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)]))\n"

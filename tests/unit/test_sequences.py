@@ -22,7 +22,9 @@ def _tried() -> list[int]:
 
 
 @pytest.mark.thorough
-def test_a_further_module_changes_no_derandomized_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_another_module_changes_no_derandomized_sequence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = _tried()
     (tmp_path / "full_of_numbers.py").write_text(f"NUMBERS = {[7_000_000 + 13 * n for n in range(500)]}\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -47,7 +47,7 @@ def loop(short_folder: Path) -> Iterator[Loop]:
     made.selector.close()
 
 
-def test_a_line_is_answered_and_a_broken_one_too(loop: Loop) -> None:
+def test_valid_and_invalid_lines_are_answered(loop: Loop) -> None:
     with loop.connect() as client:
         client.sendall(b'{"id": 7, "op": "hello"}\n{"id": 8}\nnonsense\n')
         loop.turn()
@@ -73,7 +73,7 @@ def test_a_line_without_an_end_closes_the_connection(loop: Loop) -> None:
         assert sent < 3 * MAX_LINE
 
 
-def test_a_client_that_reads_nothing_is_dropped_and_the_others_are_told(loop: Loop) -> None:
+def test_a_client_that_does_not_read_is_dropped_and_others_get_events(loop: Loop) -> None:
     with loop.connect() as deaf, loop.connect() as listener:
         message = {"event": "died", "filling": "x" * 60_000}
         for _ in range(2 + 2 * MAX_LINE // 60_000):
@@ -84,7 +84,7 @@ def test_a_client_that_reads_nothing_is_dropped_and_the_others_are_told(loop: Lo
         assert deaf.fileno() > 0
 
 
-def test_nothing_is_left_of_it(short_folder: Path) -> None:
+def test_closing_the_server_releases_everything(short_folder: Path) -> None:
     made = Loop(short_folder / "gone.sock")
     with made.connect() as client:
         made.server.close()

@@ -27,7 +27,7 @@ class Steps(SystemClock):
             await asyncio.sleep(0)
 
 
-async def test_a_periodic_service_waits_before_each_turn_and_outlasts_every_failure(
+async def test_a_periodic_service_waits_before_each_run_and_survives_failures(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock, failures = Steps(), iter([None, StoreUnavailable(), HostUnavailable(), RuntimeError("no"), None])
@@ -57,7 +57,7 @@ async def test_a_periodic_service_waits_before_each_turn_and_outlasts_every_fail
     assert turns == 5
 
 
-async def test_background_work_is_ended_by_the_stop_and_its_failures_are_logged(
+async def test_stopping_cancels_background_work_and_failures_are_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     background, ended = Background(), []

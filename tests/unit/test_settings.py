@@ -21,7 +21,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # without the developer's .env
 
 
-def test_the_example_documents_every_setting_and_no_other() -> None:
+def test_the_example_documents_exactly_the_settings() -> None:
     documented = set(re.findall(r"^(?:# )?([A-Z][A-Z0-9_]+)=", EXAMPLE.read_text(), re.MULTILINE))
     assert documented - PROVIDERS == {name.upper() for name in Settings.model_fields}
 
@@ -33,7 +33,7 @@ def test_the_example_shows_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None
     assert Settings() == defaults
 
 
-def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("PORT=9001\nPOOL_TARGET=7\nUNKNOWN=x\n")
     monkeypatch.setenv("PORT", "9002")
     settings = Settings.load()
@@ -80,7 +80,7 @@ def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value:
 
 
 @pytest.mark.parametrize("path", ["", "/voice", "/a/b.c/_d~-", "/api/voice", "/statuses", "/v1"])
-def test_a_path_below_which_a_proxy_serves_the_node(path: str) -> None:
+def test_a_valid_root_path_is_accepted(path: str) -> None:
     assert Settings(root_path=path).root_path == path
 
 
@@ -90,7 +90,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         Settings.load()
 
 
-def test_the_host_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ADMIN_TOKEN", "LIVEKIT_API_SECRET"):
         monkeypatch.setenv(name, "canary-of-16-and-more")
     assert "canary-of-16-and-more" not in repr(load(NodeSettings))
@@ -121,7 +121,7 @@ def test_two_containers_of_one_railway_service_are_two_nodes(monkeypatch: pytest
     assert name(old, replica) == "mine"
 
 
-def test_elsewhere_a_node_has_the_name_of_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_node_id_is_the_host_name(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("NODE_ID", "RAILWAY_DEPLOYMENT_ID", "RAILWAY_REPLICA_ID"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(socket, "gethostname", lambda: "voice.example")

@@ -13,7 +13,7 @@ def node(**settings: Any) -> Node:
     return Node.from_hash("n", {"serves": Settings(**settings).serves})
 
 
-def test_nodes_of_one_orchestrator_are_no_trouble() -> None:
+def test_nodes_of_one_orchestrator_cause_no_warning() -> None:
     alike = {
         "n1": node(node_id="n1", port=1),
         "n2": node(node_id="n2", node_sessions=3),
@@ -36,7 +36,7 @@ def test_nodes_of_one_orchestrator_are_no_trouble() -> None:
         ),
     ],
 )
-def test_another_orchestrator_is_told_by_what_it_differs_in(differs: dict[str, Any], told: str) -> None:
+def test_another_orchestrator_is_reported_with_the_difference(differs: dict[str, Any], told: str) -> None:
     (found,) = map(str, sharing.troubles({"n1": node(), "n2": node(**differs)}))
     assert "nodes n1 and n2 share this Redis" in found
     assert told in found
@@ -44,7 +44,7 @@ def test_another_orchestrator_is_told_by_what_it_differs_in(differs: dict[str, A
     assert "another" not in found, "the key is not shown"
 
 
-def test_each_node_that_differs_in_its_limits_is_named_once() -> None:
+def test_each_node_with_different_limits_is_named_once() -> None:
     nodes = {
         "n1": node(),
         "n2": node(),
@@ -56,7 +56,7 @@ def test_each_node_that_differs_in_its_limits_is_named_once() -> None:
     assert found == [("policies_differ", "n1", "n3"), ("policies_differ", "n1", "n4")]
 
 
-def test_what_was_seen_of_other_programs_is_told_once() -> None:
+def test_other_programs_are_reported_once() -> None:
     seen = Node.from_hash("n", {"strangers": "Celery worker celery@shop, task shop.add"})
     (found,) = sharing.troubles({"n1": seen, "n2": seen})
     assert (found.code, found.params) == ("queue_shared", {"programs": "Celery worker celery@shop, task shop.add"})

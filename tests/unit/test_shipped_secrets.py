@@ -35,7 +35,7 @@ def shipped() -> list[Path]:
     return found
 
 
-def test_no_shipped_file_has_a_secret_that_everybody_knows() -> None:
+def test_no_shipped_file_contains_a_secret() -> None:
     looked = 0
     for path in shipped():
         if path.name == ".env":
@@ -57,7 +57,7 @@ def test_no_shipped_file_has_a_secret_that_everybody_knows() -> None:
     ["keys: ${LIVEKIT_API_SECRET:-for-trying}", "${ADMIN_TOKEN-x}", "REDIS_PASSWORD: hunter22", 'A_TOKEN="abcdefgh"',
      "LIVEKIT_API_SECRET=secretsecret", "- devkey"],
 )  # fmt: skip
-def test_what_is_looked_for_is_found(text: str) -> None:
+def test_the_patterns_match_examples_of_secrets(text: str) -> None:
     assert _DEFAULT.findall(text) or _ASSIGNED.findall(text) or _KNOWN.findall(text)
 
 
@@ -83,7 +83,7 @@ def _make(folder: Path, key: str = "orchestrator", secret: str = "") -> tuple[st
 
 
 @pytest.mark.thorough
-def test_compose_makes_its_secret_once_and_takes_the_one_that_is_given(tmp_path: Path) -> None:
+def test_compose_generates_its_secret_once_and_uses_a_given_one(tmp_path: Path) -> None:
     first, keys = _make(tmp_path)
     assert len(first) >= 40
     assert keys == {"orchestrator": first}
@@ -96,7 +96,7 @@ def test_compose_makes_its_secret_once_and_takes_the_one_that_is_given(tmp_path:
     assert _make(other, "mine") == (given, {"mine": given})
 
 
-def test_compose_gives_the_secret_to_who_needs_it_and_checks_names() -> None:
+def test_compose_mounts_the_secret_only_in_services_that_need_it() -> None:
     services = _compose()["services"]
     mounted = {
         name for name, service in services.items() if any("/secrets" in text for text in service.get("volumes", []))
@@ -115,7 +115,7 @@ def test_compose_gives_the_secret_to_who_needs_it_and_checks_names() -> None:
 
 
 @pytest.mark.thorough
-def test_the_orchestrator_of_compose_starts_with_it(tmp_path: Path) -> None:
+def test_the_orchestrator_of_compose_starts_with_the_secret(tmp_path: Path) -> None:
     secret, _ = _make(tmp_path, secret='a "secret" $HOME')
     (tmp_path / "orchestrator").write_text('#!/bin/sh\necho "$1 $LIVEKIT_API_SECRET"\n')
     (tmp_path / "orchestrator").chmod(0o755)

@@ -47,7 +47,7 @@ def test_nothing_is_too_large() -> None:
     assert not grown, f"larger than {MOST} lines: {grown}"
 
 
-def test_what_was_split_is_no_exception_any_more() -> None:
+def test_each_exception_is_still_too_large() -> None:
     assert not LARGER.keys() - _too_large().keys(), "take these out of LARGER"
 
 

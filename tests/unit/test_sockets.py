@@ -26,7 +26,7 @@ def node(host: str, port: int, frontend_port: int = 0) -> Settings:
         ("::", ["::1", "127.0.0.1"]),
     ],
 )  # fmt: skip
-def test_it_listens_before_the_app_is_loaded(host: str, reached: list[str]) -> None:
+def test_sockets_listen_before_the_app_is_loaded(host: str, reached: list[str]) -> None:
     port = free_ports()
     opened = listening(node(host, port))
     try:
@@ -49,7 +49,7 @@ def test_a_port_that_was_taken_meanwhile_is_named(setting: str) -> None:
         pass  # a failed start leaves no socket open
 
 
-def test_whoever_has_bound_a_port_cannot_take_it_over() -> None:
+def test_another_process_cannot_take_over_the_port() -> None:
     """Another process must not be able to take a port that is bound but not yet listened on."""
     port = free_ports()
     with socket.socket() as bound:
@@ -65,12 +65,12 @@ def test_whoever_has_bound_a_port_cannot_take_it_over() -> None:
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.7"])
-def test_a_host_that_is_none_of_this_machine_is_named(host: str) -> None:
+def test_a_host_address_of_another_machine_is_named(host: str) -> None:
     with pytest.raises(Preflight, match=f"HOST={host}"):
         listening(node(host, free_ports()))
 
 
-def test_one_port_for_both_is_opened_once(tmp_path: Path) -> None:
+def test_a_shared_port_is_opened_once(tmp_path: Path) -> None:
     port = free_ports()
     opened = listening(node("127.0.0.1", port, port))
     assert len(opened) == 1
@@ -101,11 +101,11 @@ def test_every_host_makes_a_url(host: str, url: str) -> None:
         ("http://localhost.example", False),
     ],
 )  # fmt: skip
-def test_no_proxy_stands_before_this_machine(url: str, expected: bool) -> None:
+def test_loopback_addresses_are_recognised(url: str, expected: bool) -> None:
     assert is_loopback(url) is expected
 
 
-def test_the_command_line_asks_no_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_uses_no_proxy_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     assert Api(node("127.0.0.1", 8080))._client._mounts == {}

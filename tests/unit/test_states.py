@@ -8,7 +8,7 @@ from tests.support.model import dump, promises
 from tests.support.moves import AGENT_MOVES
 
 
-def test_an_end_is_an_end() -> None:
+def test_final_states_have_no_transitions() -> None:
     assert {SessionState.ENDED, SessionState.ERROR} == set(SessionState) - states.LIVE_SESSION_STATES
     assert not AGENT_MOVES[AgentState.EXITED]
 
@@ -25,7 +25,7 @@ def test_every_state_can_be_reached() -> None:
     assert {target for moves in AGENT_MOVES.values() for target in moves} == set(AgentState) - {AgentState.STARTING}
 
 
-def test_lua_gets_the_same_tables() -> None:
+def test_lua_has_the_same_tables() -> None:
     moves = "['moves']=' active ended error starting '"
     assert f"if state=='ready' then return {{{moves}," in GENERATED["session_rows"]()
     assert "if state=='exited' then return {['leaves']={'pool:stale'}," in GENERATED["agent_rows"]()
@@ -39,12 +39,12 @@ def test_every_deadline_that_a_state_sets_is_cleared_by_its_ends() -> None:
             assert set_by_live <= set(row.clears)
 
 
-def test_every_length_is_in_the_policy() -> None:
+def test_every_duration_is_in_the_policy() -> None:
     names = {name for row in (*SESSION_ROWS.values(), *AGENT_ROWS.values()) for d in row.deadlines for name in d.policy}
     assert names <= Settings.model_construct().policy.keys()
 
 
-def test_each_state_waits_for_what_a_second_table_says() -> None:
+def test_each_state_has_the_deadlines_of_the_expected_table() -> None:
     """The expectation is written by hand, because the invariants derive theirs from the rows, with any mistakes."""
     assert {state: {each.kind for each in row.deadlines} for state, row in SESSION_ROWS.items() if row.moves} == {
         "queued": {"queue"}, "starting": {"start"}, "ready": {"join", "user", "gone"}, "active": {"max"},

@@ -91,7 +91,9 @@ def strings(document: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("text", NASTY, ids=ascii)
-def test_no_command_obeys_what_a_stranger_wrote(api: Api, run: Run, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_text_has_no_effect_in_any_command(
+    api: Api, run: Run, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("orchestrator.cli.logs.LAST_LINES_SECONDS", 0)
     for command in told(api, text):
         code, out, err = run(*command)
@@ -108,7 +110,7 @@ def test_no_command_obeys_what_a_stranger_wrote(api: Api, run: Run, text: str, m
 
 
 @pytest.mark.parametrize("text", NASTY, ids=ascii)
-def test_what_the_api_refuses_with_is_told_as_text(api: Api, run: Run, text: str) -> None:
+def test_an_error_text_of_the_api_is_printed_without_effect(api: Api, run: Run, text: str) -> None:
     api.on("GET /api/health", {"detail": text, "code": text}, status=503)
     code, out, err = run("status")
     assert code != 0
@@ -119,7 +121,7 @@ def test_what_the_api_refuses_with_is_told_as_text(api: Api, run: Run, text: str
 
 
 @pytest.mark.parametrize("text", HARMLESS, ids=ascii)
-def test_other_scripts_stay_as_they_are(api: Api, run: Run, text: str) -> None:
+def test_text_in_other_scripts_is_unchanged(api: Api, run: Run, text: str) -> None:
     told(api, text)
     _, out, _ = run("explain", ID)
     assert re.sub(r"\s+", " ", text) in re.sub(r"\s+", " ", out)
@@ -127,7 +129,7 @@ def test_other_scripts_stay_as_they_are(api: Api, run: Run, text: str) -> None:
     assert json.loads(out)["sessions"][0]["userId"] == text
 
 
-def test_json_means_the_same() -> None:
+def test_escaped_json_has_the_same_meaning() -> None:
     for text in NASTY + HARMLESS:
         assert json.loads(json_safe(json.dumps({"a": [text]}, indent=2, ensure_ascii=False))) == {"a": [text]}
 

@@ -132,7 +132,7 @@ def test_a_program_that_does_not_start_ends_the_node(supervised: Supervised) -> 
     assert 0 < log.index("stopped: second") < log.index("stopped: first"), "programs are stopped in reverse order"
 
 
-def test_a_program_that_says_that_it_can_never_run_is_not_tried_again(supervised: Supervised) -> None:
+def test_a_program_with_a_permanent_error_is_not_retried(supervised: Supervised) -> None:
     """Even if it exits only after a while."""
     supervised.programs = {"good": GOOD, "bad": f"/bin/sh -c 'echo no such schema; sleep 1.5; exit {CANNOT_RUN}'"}
     supervised.more = "startretries=1000\n"
@@ -143,7 +143,7 @@ def test_a_program_that_says_that_it_can_never_run_is_not_tried_again(supervised
 
 
 @pytest.mark.parametrize("code", [0, 1, CANNOT_RUN])
-def test_what_has_run_is_started_again_without_end(supervised: Supervised, code: int) -> None:
+def test_a_program_that_has_run_is_always_restarted(supervised: Supervised, code: int) -> None:
     """A program that has run is always restarted, whatever its exit code, as only a dependency may be down."""
     away = supervised.folder / "away"
     run = f"/bin/sh -c 'echo run; if test -e {away}; then echo no Redis; exit {code}; fi; exec sleep 300'"
@@ -167,7 +167,7 @@ def test_what_has_run_is_started_again_without_end(supervised: Supervised, code:
     assert supervised.said() == ""
 
 
-def test_a_command_that_is_gone_later_ends_nothing(supervised: Supervised) -> None:
+def test_a_command_that_disappears_later_does_not_end_the_node(supervised: Supervised) -> None:
     """For example while a release is installed over the running one."""
     program = supervised.folder / "program"
     program.symlink_to("/bin/sleep")
@@ -182,7 +182,7 @@ def test_a_command_that_is_gone_later_ends_nothing(supervised: Supervised) -> No
     assert supervised.ends() == 0
 
 
-def test_lives_that_are_longer_than_startsecs_are_told_too(supervised: Supervised) -> None:
+def test_exits_after_startsecs_are_reported(supervised: Supervised) -> None:
     script = 'import sys, time; time.sleep(1.2); sys.exit("no permission")'
     supervised.programs = {"good": GOOD, "dies": f"{sys.executable} -c '{script}'"}
     supervised.start()
@@ -193,7 +193,7 @@ def test_lives_that_are_longer_than_startsecs_are_told_too(supervised: Supervise
     assert supervised.ends() == 0
 
 
-def test_a_full_disk_ends_nothing(supervised: Supervised, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_full_disk_does_not_end_the_node(supervised: Supervised, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No output and no log of supervisord's own can be written, but no error is printed."""
     supervised.programs = {"first": GOOD, "noisy": f"/bin/sh -c 'while :; do echo {'noise' * 200}; done'"}
     supervised.more = "stdout_logfile_maxbytes=6KB\nstdout_logfile_backups=1\n"
@@ -219,7 +219,7 @@ def test_a_command_that_is_missing_is_named(supervised: Supervised) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_being_told_to_stop_is_no_failure(supervised: Supervised, number: signal.Signals) -> None:
+def test_a_stop_during_restarts_exits_with_0(supervised: Supervised, number: signal.Signals) -> None:
     supervised.programs = {"good": GOOD, "retried": BAD}
     supervised.more = "startretries=50\n"
     supervised.start()
@@ -229,7 +229,7 @@ def test_being_told_to_stop_is_no_failure(supervised: Supervised, number: signal
     assert supervised.said() == ""
 
 
-def test_the_host_hears_another_signal_when_it_is_stopped_with_its_node(supervised: Supervised) -> None:
+def test_the_host_gets_another_signal_when_its_node_stops(supervised: Supervised) -> None:
     script = "trap 'echo HUP; exit 1' HUP; trap 'echo TERM; exit 1' TERM; echo $$; while :; do sleep 0.1; done"
     supervised.programs = {"other": f'/bin/sh -c "{script}"', "host": f'/bin/sh -c "{script}"'}
     supervised.more = "stopsignal=HUP\n"
@@ -243,7 +243,7 @@ def test_the_host_hears_another_signal_when_it_is_stopped_with_its_node(supervis
     assert (supervised.folder / "other.log").read_text().splitlines()[1:] == ["TERM"]
 
 
-def test_a_restart_that_fails_is_a_failure(supervised: Supervised) -> None:
+def test_a_failed_reload_of_supervisord_ends_the_node_with_an_error(supervised: Supervised) -> None:
     mark = supervised.folder / "second"
     supervised.programs = {"once": f"/bin/sh -c 'test -e {mark} && exit 1; touch {mark}; exec sleep 300'"}
     socket = f"{supervised.folder}/s.sock"
@@ -259,7 +259,7 @@ def test_a_restart_that_fails_is_a_failure(supervised: Supervised) -> None:
     assert "once does not start: no output" in supervised.said()
 
 
-def test_it_reacts_at_once(supervised: Supervised) -> None:
+def test_each_signal_wakes_supervisord_immediately(supervised: Supervised) -> None:
     """Each signal wakes the main loop, so it stops eight programs in turn although its poll() has no timeout."""
     asleep_for_good = supervised.folder / "asleep"
     script = f"""
@@ -278,7 +278,7 @@ runpy.run_module("orchestrator.node.supervise", run_name="__main__")
     assert supervised.ends() == 0
 
 
-def test_a_program_that_is_just_being_started_hears_the_signal(supervised: Supervised) -> None:
+def test_a_starting_program_gets_the_signal(supervised: Supervised) -> None:
     script = """
 import os, runpy, sys, time
 real = os.setpgrp  # the first thing that a child does
@@ -295,7 +295,7 @@ runpy.run_module("orchestrator.node.supervise", run_name="__main__")
     assert not supervised.has("with SIGKILL")
 
 
-def test_a_signal_that_was_held_back_until_it_listens_is_heard(supervised: Supervised) -> None:
+def test_a_signal_blocked_during_the_start_is_handled(supervised: Supervised) -> None:
     # Signals are blocked as by `orchestrator up`: PID 1 would lose those that come before it has a handler.
     script = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [15]); os.kill(os.getpid(), 15); "
     supervised.before = [sys.executable, "-c", script + "os.execv(sys.executable, sys.argv[1:])", sys.executable]
@@ -303,7 +303,7 @@ def test_a_signal_that_was_held_back_until_it_listens_is_heard(supervised: Super
     assert supervised.start().ends() == 0
 
 
-def test_logs_are_on_standard_output_where_that_is_asked_for(supervised: Supervised) -> None:
+def test_logs_go_to_standard_output_when_configured(supervised: Supervised) -> None:
     supervised.programs = {"good": "/bin/sh -c 'echo hello; exec sleep 300'", "bad": BAD}
     supervised.settings = {"LOG_TO": "stdout"}
     assert supervised.start().ends() == 1
@@ -313,7 +313,7 @@ def test_logs_are_on_standard_output_where_that_is_asked_for(supervised: Supervi
     assert "bad does not start: the port is taken" in said, "its last output is kept"
 
 
-def test_its_programs_go_with_it_when_it_is_killed(supervised: Supervised) -> None:
+def test_the_programs_end_when_supervisord_is_killed(supervised: Supervised) -> None:
     supervised.programs = {"first": GOOD, "second": GOOD}
     supervised.start().up()
     supervised.process.kill()
@@ -321,7 +321,7 @@ def test_its_programs_go_with_it_when_it_is_killed(supervised: Supervised) -> No
     poll(lambda: marked("RUN_DIR", str(supervised.folder)) == [], "no process is left", 10)
 
 
-def test_it_reaps_orphans(supervised: Supervised) -> None:
+def test_supervisord_reaps_orphans(supervised: Supervised) -> None:
     # Adopts orphans, as `orchestrator up` and PID 1 do.
     script = "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1); os.execv(sys.executable, sys.argv[1:])"
     supervised.before = [sys.executable, "-c", script, sys.executable]
@@ -333,7 +333,7 @@ def test_it_reaps_orphans(supervised: Supervised) -> None:
     poll(lambda: not Path(f"/proc/{orphan}").exists(), "it is reaped", 10)
 
 
-def test_no_orphan_is_left_at_its_end(supervised: Supervised) -> None:
+def test_no_orphan_is_left_after_the_stop(supervised: Supervised) -> None:
     script = "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1); os.execv(sys.executable, sys.argv[1:])"
     supervised.before = [sys.executable, "-c", script, sys.executable]
     pid_file = supervised.folder / "orphan"
@@ -375,7 +375,7 @@ def test_calls_are_drained_before_anything_stops(draining: tuple[Supervised, Dra
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_does_not_wait_for_the_calls(
+def test_a_second_signal_stops_without_waiting_for_calls(
     draining: tuple[Supervised, DrainApi], number: signal.Signals
 ) -> None:
     node, api = draining
@@ -387,7 +387,7 @@ def test_a_second_signal_does_not_wait_for_the_calls(
     assert node.has("stopped: good")
 
 
-def test_a_failure_drains_too(draining: tuple[Supervised, DrainApi]) -> None:
+def test_a_fatal_program_error_drains_calls(draining: tuple[Supervised, DrainApi]) -> None:
     node, api = draining
     go = node.folder / "go"
     node.programs = {"bad": f"/bin/sh -c 'until test -e {go}; do sleep 0.1; done; exit {CANNOT_RUN}'"} | node.programs
@@ -402,7 +402,7 @@ def test_a_failure_drains_too(draining: tuple[Supervised, DrainApi]) -> None:
 # Kill windows
 
 
-def test_a_drain_that_does_not_fit_is_said_at_the_start(draining: tuple[Supervised, DrainApi]) -> None:
+def test_a_drain_that_does_not_fit_causes_a_warning_at_the_start(draining: tuple[Supervised, DrainApi]) -> None:
     node, api = draining
     api.answers[:] = [0]
     node.more = "stopwaitsecs=10\n"
@@ -417,7 +417,7 @@ def test_a_drain_that_does_not_fit_is_said_at_the_start(draining: tuple[Supervis
     assert "supervisord kills the drain program after 10 s" in own
 
 
-def test_a_bad_setting_is_one_line(supervised: Supervised) -> None:
+def test_a_bad_setting_is_reported_in_one_line(supervised: Supervised) -> None:
     supervised.programs = {"good": GOOD}
     supervised.settings = {"DRAIN_SECONDS": "long"}
     assert supervised.start().ends() == 1
@@ -425,7 +425,7 @@ def test_a_bad_setting_is_one_line(supervised: Supervised) -> None:
     assert not alive(supervised.process.pid)
 
 
-def test_callers_that_cannot_reach_livekit_are_told_of_at_the_start(supervised: Supervised) -> None:
+def test_an_unreachable_livekit_url_causes_a_warning_at_the_start(supervised: Supervised) -> None:
     supervised.programs = {"calm": GOOD}
     supervised.settings = {"HOST": "0.0.0.0", "API_KEYS": "a-key-of-sixteen-and-more"}
     supervised.start().up()

@@ -40,7 +40,7 @@ def draining(supervised: Supervised) -> Iterator[DrainApi]:
         yield api
 
 
-def test_a_terminal_that_is_closed_stops_the_node(supervised: Supervised, terminal: Terminal) -> None:
+def test_closing_the_terminal_stops_the_node(supervised: Supervised, terminal: Terminal) -> None:
     supervised.programs = {"first": GOOD, "second": GOOD}
     supervised.more_popen = terminal.popen
     supervised.start().up()
@@ -51,7 +51,7 @@ def test_a_terminal_that_is_closed_stops_the_node(supervised: Supervised, termin
     assert (supervised.folder / "supervisord.log").read_text().count("spawned: 'first'") == 1, "SIGHUP reloads nothing"
 
 
-def test_a_terminal_that_is_closed_cuts_no_drain_short(
+def test_closing_the_terminal_does_not_shorten_a_drain(
     supervised: Supervised, draining: DrainApi, terminal: Terminal
 ) -> None:
     supervised.more_popen = terminal.popen
@@ -70,7 +70,7 @@ def test_a_terminal_that_is_closed_cuts_no_drain_short(
     assert supervised.ends() == 0
 
 
-def test_two_signals_after_a_terminal_was_closed_stop_at_once(
+def test_two_signals_after_closing_the_terminal_stop_immediately(
     supervised: Supervised, draining: DrainApi, terminal: Terminal
 ) -> None:
     supervised.more_popen = terminal.popen
@@ -85,7 +85,7 @@ def test_two_signals_after_a_terminal_was_closed_stop_at_once(
     assert supervised.ends(5) == 0
 
 
-def test_under_nohup_a_terminal_that_is_closed_is_nothing(supervised: Supervised, terminal: Terminal) -> None:
+def test_closing_the_terminal_has_no_effect_under_nohup(supervised: Supervised, terminal: Terminal) -> None:
     supervised.programs = {"good": GOOD}
     supervised.more_popen = terminal.popen
     supervised.before = ["nohup", sys.executable]
@@ -102,7 +102,7 @@ def test_under_nohup_a_terminal_that_is_closed_is_nothing(supervised: Supervised
     assert supervised.ends() == 0
 
 
-def test_without_a_terminal_a_hangup_is_nothing(supervised: Supervised) -> None:
+def test_a_hangup_has_no_effect_without_a_terminal(supervised: Supervised) -> None:
     supervised.programs = {"good": GOOD}
     supervised.start().up()
     good = supervised.program("good")
@@ -113,7 +113,7 @@ def test_without_a_terminal_a_hangup_is_nothing(supervised: Supervised) -> None:
     assert supervised.ends() == 0
 
 
-def test_a_terminal_that_is_closed_while_the_node_starts_stops_it(supervised: Supervised) -> None:
+def test_closing_the_terminal_during_the_start_stops_the_node(supervised: Supervised) -> None:
     # Signals are blocked as by `orchestrator up`: those that come before there is a handler are kept.
     script = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [1]); os.kill(os.getpid(), 1); "
     supervised.before = [sys.executable, "-c", script + "os.execv(sys.executable, sys.argv[1:])", sys.executable]
@@ -123,7 +123,7 @@ def test_a_terminal_that_is_closed_while_the_node_starts_stops_it(supervised: Su
 
 @pytest.mark.parametrize("how", ["stopped", "full"])
 @pytest.mark.parametrize("log_to", ["files", "stdout"])
-def test_a_terminal_that_takes_nothing_holds_up_nothing(
+def test_a_blocked_terminal_does_not_block_the_node(
     supervised: Supervised, terminal: Terminal, how: str, log_to: str
 ) -> None:
     supervised.programs = {"good": "/bin/sh -c 'while :; do echo hello; sleep 0.01; done'", "bad": BAD}
@@ -136,7 +136,7 @@ def test_a_terminal_that_takes_nothing_holds_up_nothing(
     assert supervised.start().ends() == 1
 
 
-def test_nobody_who_reads_is_no_error(supervised: Supervised) -> None:
+def test_a_closed_reader_of_the_output_does_not_change_the_exit_code(supervised: Supervised) -> None:
     ours, theirs = os.pipe()
     supervised.programs = {"good": GOOD, "bad": BAD}
     supervised.settings = {"DRAIN_SECONDS": "30", "RAILWAY_PROJECT_ID": "p", "LOG_TO": "stdout"}
@@ -147,14 +147,14 @@ def test_nobody_who_reads_is_no_error(supervised: Supervised) -> None:
     assert supervised.ends() == 1
 
 
-def test_what_it_says_is_on_the_terminal(supervised: Supervised, terminal: Terminal) -> None:
+def test_messages_appear_on_the_terminal(supervised: Supervised, terminal: Terminal) -> None:
     supervised.programs = {"bad": BAD}
     supervised.more_popen = terminal.popen
     assert supervised.start().ends() == 1
     assert "bad does not start: the port is taken" in terminal.said()
 
 
-def test_text_is_written_whole_to_who_reads(tmp_path: Path) -> None:
+def test_text_is_written_completely_to_an_active_reader(tmp_path: Path) -> None:
     with (tmp_path / "said").open("w") as file:
         patient = NonBlockingText(file)
         text = "naïve \N{PARTY POPPER}\n" * 1000

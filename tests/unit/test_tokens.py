@@ -20,7 +20,7 @@ def claims(token: str) -> dict[str, object]:
     return jwt.decode(token, SECRET, algorithms=["HS256"])
 
 
-def test_an_agent_token_is_the_one_that_livekit_would_make(minter: TokenMinter) -> None:
+def test_an_agent_token_equals_the_one_made_by_livekits_library(minter: TokenMinter) -> None:
     ours, theirs = claims(minter.for_agent("room_1")), claims(minter._agent_token("room_1"))
     assert {**ours, "nbf": 0, "exp": 0} == {**theirs, "nbf": 0, "exp": 0}
     assert ours["exp"] - ours["nbf"] == 3000, "valid for a takeover at the end of the longest call"  # type: ignore[operator]
@@ -34,7 +34,7 @@ def test_an_agent_token_is_the_one_that_livekit_would_make(minter: TokenMinter) 
     assert verified.identity == "agent-room_1"
 
 
-def test_whoever_makes_the_room_says_how_long_it_is_kept(minter: TokenMinter) -> None:
+def test_every_token_sets_the_timeouts_of_the_room(minter: TokenMinter) -> None:
     for token in (minter.for_agent("room_1"), minter.for_user("room_1", "user-1")):
         assert claims(token)["roomConfig"] == {"emptyTimeout": 100, "departureTimeout": 70}
 

@@ -23,7 +23,7 @@ class _Context:
         ("ada", {"name": 7}, "Ada"), ("x", {"name": "y" * 100}, "y" * 64),
     ],
 )  # fmt: skip
-def test_what_it_calls_its_user(user_id: str, metadata: dict[str, Any], name: str | None) -> None:
+def test_the_users_name_comes_from_metadata_or_id(user_id: str, metadata: dict[str, Any], name: str | None) -> None:
     assert voice._name(_Context(user_id, metadata)) == name  # type: ignore[arg-type]
 
 
@@ -40,19 +40,19 @@ def test_what_it_calls_its_user(user_id: str, metadata: dict[str, Any], name: st
         ("", [""]),
     ],
 )
-def test_long_texts_are_spoken_in_pieces(text: str, pieces: list[str]) -> None:
+def test_long_texts_are_split_for_speech(text: str, pieces: list[str]) -> None:
     assert speech.in_pieces(text) == pieces
 
 
 @given(st.text(st.sampled_from("abc ,.!?"), max_size=300))
-def test_no_word_is_lost_between_pieces(text: str) -> None:
+def test_splitting_a_text_loses_no_word(text: str) -> None:
     pieces = speech.in_pieces(text)
     if re.search(r"\w", text):
         assert max(map(len, pieces)) <= 80
     assert re.findall(r"\w", "".join(pieces)) == re.findall(r"\w", text)
 
 
-def test_it_is_offline_until_a_key_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_models_are_used_until_a_key_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = (providers.STT_PROVIDERS, providers.LLM_PROVIDERS, providers.TTS_PROVIDERS)
     for provider in {provider for group in groups for provider in group}:
         monkeypatch.delenv(provider.key, raising=False)
@@ -71,7 +71,7 @@ def test_it_is_offline_until_a_key_is_set(monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
 
-def test_a_key_without_its_plugin_says_what_to_install() -> None:
+def test_a_key_without_its_plugin_names_the_package_to_install() -> None:
     missing = providers.Provider("SOME_API_KEY", "no_such_plugin", "STT")
     for use in (missing.load, missing.make):
         with pytest.raises(ModuleNotFoundError, match=r"SOME_API_KEY is set.*\[providers\]"):

@@ -37,7 +37,7 @@ def given() -> Iterator[tuple[str, set[str], bool]]:
                     yield from ((found, {name for name in names if name}, None not in names) for found in sorted(codes))
 
 
-def test_every_warning_of_the_sources_is_in_the_table_and_the_reverse() -> None:
+def test_the_table_lists_exactly_the_warnings_of_the_sources() -> None:
     assert {code for code, _, _ in given()} == {row.code for row in ROWS}
 
 
@@ -49,7 +49,7 @@ def test_a_warning_has_the_parameters_of_its_sentence(code: str, parameters: set
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.code)
-def test_each_row_is_whole(row: reasons.WarningRow) -> None:
+def test_each_row_is_complete(row: reasons.WarningRow) -> None:
     assert row.remedy
     assert f"<!-- generated: warnings: {row.symptom} -->" in (REPOSITORY / "docs/troubleshooting.md").read_text()
     assert set(row.about) <= set(re.findall(r"\{(\w+)\}", row.text))
@@ -73,7 +73,7 @@ def subjects(health: dict[str, Any]) -> list[reasons.Subject]:
     return [subject for subject, _ in found_warnings(health)]
 
 
-def test_a_warning_is_the_same_one_though_its_numbers_and_its_cause_have_changed() -> None:
+def test_a_warning_keeps_its_identity_when_numbers_and_cause_change() -> None:
     first = warn("program_restarts", program="beat", times=3, seconds=4, detail="no Redis")
     later = warn("program_restarts", program="beat", times=4, seconds=9, detail="no permission")
     other = warn("program_restarts", program="host1", times=3, seconds=4, detail="no Redis")
@@ -84,7 +84,7 @@ def test_a_warning_is_the_same_one_though_its_numbers_and_its_cause_have_changed
     assert [sentence for _, sentence in found_warnings(answer(*nodes))] == ["node node-1 drains", "node node-2 drains"]
 
 
-def test_a_problem_in_place_of_an_answer_is_one_warning() -> None:
+def test_a_problem_instead_of_an_answer_is_one_warning() -> None:
     restarts = warn("program_restarts", program="beat", times=3, seconds=4, detail="no Redis")
     bare = {"code": "store_unavailable", "detail": "Redis does not answer"}
     more = {"code": "store_unavailable", "detail": f"Redis does not answer; {restarts}"}
@@ -102,7 +102,7 @@ def test_a_problem_in_place_of_an_answer_is_one_warning() -> None:
         (["draining", "pool_empty", "store_unavailable", "draining"], ["store_unavailable", "draining"]),
     ],
 )
-def test_callers_get_the_codes_that_have_a_sentence_for_them(found: list[str], told: list[str]) -> None:
+def test_callers_get_only_codes_with_a_sentence_for_callers(found: list[str], told: list[str]) -> None:
     reply = HealthReply(
         status="", version="", access="", sessions={}, redis={"ok": True, "latencyMs": 1}, celery={},
         livekit={"ok": True}, breaker=BreakerReply(state="closed"), nodes={}, doors={}, stats={},
