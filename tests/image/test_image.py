@@ -15,11 +15,11 @@ import httpx
 import pytest
 import redis
 
-from tests.e2e.test_voice import A_TIME, words
 from tests.image.engine import RUN_DIR, Container, Engine
 from tests.support.node import REPOSITORY
 from tests.support.processes import poll
 from tests.support.sampler import Sampler
+from tests.support.spoken import A_TIME, words
 
 BIN = Path(sys.executable).parent
 GIGABYTE = ("--memory", "1g", "--memory-swap", "1g")
