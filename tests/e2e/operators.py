@@ -138,12 +138,12 @@ def flower_lists_the_worker_and_requires_credentials(node: Node, _: Receiver) ->
             assert "celery" in {queue["name"] for queue in queues}
             node.resize(3)
             seen = lambda: "orchestrator.refill" in http.get("/api/tasks", auth=("admin", token)).text  # noqa: E731
-            poll(seen, "Flower sees a task", 30, every=0.5)
+            poll(seen, "Flower sees a task", every=0.5)
             assert token not in " ".join(Path(f"/proc/{process.pid}/cmdline").read_text().split("\0"))
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -17,7 +17,6 @@ from tests.support.documents import LARGEST_PICTURE, REPOSITORY
 from tests.support.node import Node
 from tests.support.processes import poll
 
-WAIT = 30_000
 #: Pixels: twice the width on a page of GitHub, for sharp screens.
 WIDTH = 1600
 
@@ -46,7 +45,7 @@ def talk(page: Page, node: Node) -> None:
     """Press Talk, and wait for the agent's greeting."""
     page.goto(f"{node.url}/")
     page.get_by_role("button", name="Talk").click()
-    expect(page.locator("main")).to_contain_text("How can I help you?", timeout=WAIT)
+    expect(page.locator("main")).to_contain_text("How can I help you?")
 
 
 def the_picture_of_the_page_in_a_call(node: Node, tmp_path: Path) -> None:
@@ -73,10 +72,10 @@ def the_picture_of_the_status_page(node: Node, _: Path) -> None:
         page.goto(f"{node.url}/status")
         page.get_by_label("Admin token").fill(node.secrets["ADMIN_TOKEN"])
         page.get_by_role("button", name="Open").click()
-        expect(page.locator("#link")).to_have_text("Live", timeout=WAIT)
+        expect(page.locator("#link")).to_have_text("Live")
         for user in ("grace", "linus"):
-            expect(page.get_by_role("button", name=user, exact=True).first).to_be_visible(timeout=WAIT)
-        expect(page.locator("#tile-active .figure")).to_have_text("1", timeout=WAIT)
+            expect(page.get_by_role("button", name=user, exact=True).first).to_be_visible()
+        expect(page.locator("#tile-active .figure")).to_have_text("1")
         keep(browser, "status")
         caller.get_by_role("button", name="Hang up").click()
         assert browser.errors == []

@@ -47,11 +47,13 @@ class Edge:
 
     def __init__(self, first: Node, raw: "redis.Redis") -> None:
         self.to, self._raw = first, raw
+        #: The warm agents of which half the pool must be there: those of a node that stops do not count.
+        self.warm = "pool:ready"
         self.begun: list[str] = []
         self._number = 0
 
     def __call__(self) -> None:
-        if self._raw.scard("pool:ready") < POOL / 2:
+        if self._raw.scard(self.warm) < POOL / 2:
             return
         self._number += 1
         session_id = self.to.begin(f"user{self._number}")["sessionId"]
@@ -75,9 +77,9 @@ async def switch(edge: Edge, old: Node, new: Node, raw: "redis.Redis") -> tuple[
     new.start(wait=False)
     await asyncio.to_thread(poll, lambda: ready(new), "the new container is ready", 180, every=0.2)
     (second,) = raw.smembers("nodes") - {first}
-    edge.to = new
+    edge.to, edge.warm = new, f"node:{second}:warm"
     switched = len(edge.begun)
-    own = lambda: raw.scard(f"node:{second}:warm") > 0 and len(edge.begun) > switched + 5  # noqa: E731
+    own = lambda: len(edge.begun) > switched + 5  # noqa: E731
     await asyncio.to_thread(poll, own, "they overlap until the new one has warm agents of its own")
     assert old.process is not None
     old.process.terminate()

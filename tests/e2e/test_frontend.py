@@ -195,7 +195,7 @@ def every_page_works_below_a_root_path(narrow: Node, *, strip: bool) -> None:
         page.goto(f"{proxy.url}/status")
         page.get_by_label("Admin token").fill(narrow.secrets["ADMIN_TOKEN"])
         page.get_by_role("button", name="Open").click()
-        expect(page.locator("#link")).to_have_text("Live", timeout=20_000)
+        expect(page.locator("#link")).to_have_text("Live")
         documented(browser, f"{proxy.url}/docs")
         assert proxy.strays == []
         assert ("POST", "/voice/api/session/start", 200) in proxy.passed
@@ -211,7 +211,7 @@ def documented(browser: Browser, url: str) -> None:
     route.get_by_role("button").first.click()
     route.get_by_role("button", name="Try it out").click()
     route.get_by_role("button", name="Execute").click()
-    expect(route.locator(".live-responses-table .response .response-col_status")).to_have_text("200", timeout=20_000)
+    expect(route.locator(".live-responses-table .response .response-col_status")).to_have_text("200")
     browser.screenshot("docs")
 
 

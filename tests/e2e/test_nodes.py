@@ -158,7 +158,7 @@ def kill_everything(node: Node) -> float:
     for pid in stopped:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    node.process.wait(10)
+    node.process.wait(60)
     poll(lambda: not any(map(alive, stopped)), "all its processes are gone")
     return killed
 

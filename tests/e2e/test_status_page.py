@@ -27,7 +27,6 @@ from tests.support.walk import walk_plainly
 HOSTILE = "<img src=x onerror=\"window.hacked='yes'\"><script>window.hacked='yes'</script>"
 #: Characters that change the direction of text, move a cursor or are invisible, except those the API refuses in names.
 STRANGE = "gpj.\u202eexe \u2066iso\u2069 \x9b31m \u200bzero \xad \U000e0041 \u200f"
-WAIT = 20_000
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,7 @@ def opened(node: Node, **options: Any) -> Iterator[Browser]:
 
 
 def live(browser: Browser) -> None:
-    expect(browser.page.locator("#link")).to_have_text("Live", timeout=WAIT)
+    expect(browser.page.locator("#link")).to_have_text("Live")
 
 
 def figure(browser: Browser, tile: str) -> Locator:
@@ -102,7 +101,7 @@ def a_wrong_token_is_reported_and_a_valid_one_appears_in_no_url(node: Node, _: S
         browser.screenshot("status-login")
         page.get_by_label("Admin token").fill("not-it")
         page.get_by_role("button", name="Open").click()
-        expect(page.get_by_role("alert").first).to_contain_text("This is not the admin token", timeout=WAIT)
+        expect(page.get_by_role("alert").first).to_contain_text("This is not the admin token")
         assert page.locator("#page").is_hidden()
         assert [error for error in browser.errors if "401" not in error] == []
 
@@ -127,17 +126,17 @@ def the_numbers_are_updated_without_a_reload(node: Node, session: Starter) -> No
         page = browser.page
         page.evaluate("() => { window.sameDocument = true; }")
         expect(figure(browser, "ready")).to_have_text("0")
-        expect(figure(browser, "warm")).to_have_text("2", timeout=WAIT)
+        expect(figure(browser, "warm")).to_have_text("2")
         browser.screenshot("status-idle")
         started = session("follower")
-        expect(figure(browser, "ready")).to_have_text("1", timeout=WAIT)
+        expect(figure(browser, "ready")).to_have_text("1")
         expect(row(browser, "follower")).to_be_visible()
         # Another agent is warm by then, and the pool is full again.
-        expect(figure(browser, "warm")).to_have_text("2", timeout=WAIT)
+        expect(figure(browser, "warm")).to_have_text("2")
         node.end(started)
-        expect(figure(browser, "ready")).to_have_text("0", timeout=WAIT)
+        expect(figure(browser, "ready")).to_have_text("0")
         mine = page.locator(f"[data-session={started}]")
-        expect(mine).to_contain_text("ended", timeout=WAIT)
+        expect(mine).to_contain_text("ended")
         expect(mine).to_contain_text("stopped by request")
         assert page.evaluate("() => window.sameDocument")
         assert browser.errors == []
@@ -149,22 +148,22 @@ def a_session_opens_with_its_history_and_its_logs_live(node: Node, session: Star
         page, panel = browser.page, browser.page.locator("#detail")
         row(browser, "opener").click()
         expect(panel.get_by_role("heading", name="opener")).to_be_focused()
-        expect(panel.locator(".events")).to_contain_text("The agent joined the room.", timeout=WAIT)
+        expect(panel.locator(".events")).to_contain_text("The agent joined the room.")
         expect(panel.locator(".timeline rect[data-state=ready]")).to_be_attached()
         # The agent's own output, shipped from its log file.
-        expect(panel.get_by_role("log")).to_contain_text("agent joined room_", timeout=WAIT)
+        expect(panel.get_by_role("log")).to_contain_text("agent joined room_")
         _print(node, started, "the newest line")
-        expect(panel.get_by_role("log")).to_contain_text("the newest line", timeout=WAIT)
+        expect(panel.get_by_role("log")).to_contain_text("the newest line")
         agent = node.session(started)["agentPid"]
         os.kill(agent, signal.SIGKILL)
-        expect(panel.locator(".events")).to_contain_text("killed by signal 9 (SIGKILL)", timeout=WAIT)
-        expect(panel.locator(".agent-list li")).to_have_count(2, timeout=WAIT)
+        expect(panel.locator(".events")).to_contain_text("killed by signal 9 (SIGKILL)")
+        expect(panel.locator(".agent-list li")).to_have_count(2)
         browser.screenshot("status-session")
         page.keyboard.press("Escape")
         expect(panel).to_be_hidden()
         expect(row(browser, "opener")).to_be_focused()
         # The list of failures has it too.
-        expect(page.locator("#failures li").first).to_contain_text("killed by signal 9", timeout=WAIT)
+        expect(page.locator("#failures li").first).to_contain_text("killed by signal 9")
         assert browser.errors == []
 
 
@@ -187,7 +186,7 @@ def a_call_can_be_stopped_with_the_keyboard(node: Node, session: Starter) -> Non
         assert node.session(started)["status"] == "ready"
         stop.click()
         dialog.get_by_role("button", name="Stop session").click()
-        expect(page.locator("#detail .why-box")).to_have_text("Ended: stopped by request of an operator", timeout=WAIT)
+        expect(page.locator("#detail .why-box")).to_have_text("Ended: stopped by request of an operator")
         poll(lambda: not alive(agent), "the agent is gone")
         assert browser.errors == []
 
@@ -198,7 +197,7 @@ def resize_changes_the_pool(node: Node, _: Starter) -> None:
         for wanted in (3, 2):
             size.fill(str(wanted))
             page.get_by_role("button", name="Resize").click()
-            expect(figure(browser, "warm")).to_have_text(str(wanted), timeout=WAIT)
+            expect(figure(browser, "warm")).to_have_text(str(wanted))
             assert node.counts()["target"] == wanted
         assert browser.errors == []
 
@@ -207,14 +206,14 @@ def a_node_is_drained_and_undrained(node: Node, session: Starter) -> None:
     name = node.environment["NODE_ID"]
     with opened(node) as browser:
         page, line = browser.page, browser.page.locator("#nodes li")
-        expect(line).to_contain_text("2 warm, 0 serving", timeout=WAIT)
+        expect(line).to_contain_text("2 warm, 0 serving")
         session("stays")
-        expect(line).to_contain_text("2 warm, 1 serving", timeout=WAIT)
+        expect(line).to_contain_text("2 warm, 1 serving")
         page.get_by_role("button", name=f"Drain node {name}", exact=True).click()
         page.get_by_role("button", name="Drain", exact=True).last.click()
-        expect(line).to_contain_text("drains, 0 warm, 0 serving", timeout=WAIT)
+        expect(line).to_contain_text("drains, 0 warm, 0 serving")
         page.get_by_role("button", name=f"Undrain node {name}").click()
-        expect(line).to_contain_text("2 warm, 0 serving", timeout=WAIT)
+        expect(line).to_contain_text("2 warm, 0 serving")
         expect(line).not_to_contain_text("drains")
         assert browser.errors == []
 
@@ -223,7 +222,7 @@ def an_unreachable_api_is_reported_and_the_page_recovers(node: Node, session: St
     with opened(node) as browser:
         page = browser.page
         node.kill("api")
-        expect(page.locator("#stale")).to_contain_text("Stale since", timeout=WAIT)
+        expect(page.locator("#stale")).to_contain_text("Stale since")
         expect(page.locator("#link")).to_have_text("Reconnecting …")
         browser.screenshot("status-stale")
         assert page.locator("#page").get_attribute("data-stale") is not None
@@ -232,7 +231,7 @@ def an_unreachable_api_is_reported_and_the_page_recovers(node: Node, session: St
         expect(page.locator("#stale")).to_be_hidden()
         assert page.locator("#page").get_attribute("data-stale") is None
         session("afterwards")
-        expect(row(browser, "afterwards")).to_be_visible(timeout=WAIT)
+        expect(row(browser, "afterwards")).to_be_visible()
 
 
 def foreign_text_is_shown_as_text(node: Node, session: Starter) -> None:
@@ -244,10 +243,10 @@ def foreign_text_is_shown_as_text(node: Node, session: Starter) -> None:
             row(browser, HOSTILE).click()
             panel = page.locator("#detail")
             _print(node, started, f"hello {HOSTILE}")
-            expect(panel.get_by_role("log")).to_contain_text(f"hello {HOSTILE}", timeout=WAIT)
+            expect(panel.get_by_role("log")).to_contain_text(f"hello {HOSTILE}")
             aside(_fail(node, started, HOSTILE))
-            expect(panel.locator(".why-box")).to_contain_text(HOSTILE, timeout=WAIT)
-            expect(page.locator("#failures")).to_contain_text(HOSTILE, timeout=WAIT)
+            expect(panel.locator(".why-box")).to_contain_text(HOSTILE)
+            expect(page.locator("#failures")).to_contain_text(HOSTILE)
             expect(panel.get_by_role("heading", name=HOSTILE)).to_be_visible()
             browser.screenshot("status-hostile")
             assert page.locator("img").count() == 0
@@ -274,10 +273,10 @@ def control_characters_in_foreign_text_are_escaped(node: Node, _: Starter) -> No
             panel = page.locator("#detail")
             expect(panel.get_by_role("heading", name=shown, exact=True)).to_be_visible()
             _print(node, started, f"hello {STRANGE}\tand \x1b[2Jmore")
-            expect(panel.get_by_role("log")).to_contain_text(f"hello {shown}\\tand \\x1b[2Jmore", timeout=WAIT)
+            expect(panel.get_by_role("log")).to_contain_text(f"hello {shown}\\tand \\x1b[2Jmore")
             aside(_fail(node, started, STRANGE))
-            expect(panel.locator(".why-box")).to_contain_text(shown, timeout=WAIT)
-            expect(page.locator("#failures")).to_contain_text(shown, timeout=WAIT)
+            expect(panel.locator(".why-box")).to_contain_text(shown)
+            expect(page.locator("#failures")).to_contain_text(shown)
             # All text on the page, including attributes.
             everything = page.evaluate("() => document.documentElement.outerHTML")
             found = {char for char in everything if one_line(char) != char} - {"\n"}
@@ -317,16 +316,16 @@ def the_log_of_a_failed_boot_can_be_opened(node: Node, session: Starter) -> None
         page.keyboard.press("Enter")
         expect(panel.get_by_role("heading", name=agent_id[:16])).to_be_focused()
         log = panel.get_by_role("log")
-        expect(log).to_contain_text("Traceback (most recent call last):", timeout=WAIT)
+        expect(log).to_contain_text("Traceback (most recent call last):")
         expect(log).to_contain_text(f"RuntimeError: {HOSTILE}{one_line(STRANGE)}")
-        expect(panel.locator(".log-head")).to_contain_text("All of it: the agent is gone", timeout=WAIT)
+        expect(panel.locator(".log-head")).to_contain_text("All of it: the agent is gone")
         expect(panel.locator(".why-box")).to_contain_text("boot_error: exited with code 1")
         browser.screenshot("status-boot")
         assert page.evaluate("() => window.hacked") is None
         # The URL contains the selection, so that it can be sent to another user with the token.
         assert page.url.endswith(f"/status#agent/{agent_id}")
         page.reload()
-        expect(panel.get_by_role("log")).to_contain_text("RuntimeError", timeout=WAIT)
+        expect(panel.get_by_role("log")).to_contain_text("RuntimeError")
         page.keyboard.press("Escape")
         expect(panel).to_be_hidden()
         assert "#" not in page.url
@@ -336,15 +335,15 @@ def the_log_of_a_failed_boot_can_be_opened(node: Node, session: Starter) -> None
         expect(panel.get_by_role("heading", name=agent_id[:16])).to_be_focused()
         page.keyboard.press("Escape")
         aside(_break(node, agent_id))
-        page.get_by_role("button", name="Read its log").click(timeout=WAIT)
+        page.get_by_role("button", name="Read its log").click()
         expect(panel.get_by_role("heading", name=agent_id[:16])).to_be_focused()
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Try to boot at once").click()
-        expect(page.get_by_role("button", name="Read its log")).to_be_hidden(timeout=WAIT)
+        expect(page.get_by_role("button", name="Read its log")).to_be_hidden()
         # A living agent has a log too.
         living = page.locator("#agent-rows").get_by_role("button", name="prewarm_").first
         living.click()
-        expect(panel.locator(".log-head")).to_contain_text("Live", timeout=WAIT)
+        expect(panel.locator(".log-head")).to_contain_text("Live")
         assert browser.errors == []
 
 
@@ -353,12 +352,12 @@ def two_hundred_sessions_can_be_searched_and_paged(node: Node, _: Starter) -> No
         page = browser.page
         aside(_many(node, 200))
         rows = page.locator("#session-rows tr")
-        expect(page.locator("#range")).to_contain_text("1 to 25 of ", timeout=WAIT)
+        expect(page.locator("#range")).to_contain_text("1 to 25 of ")
         page.get_by_label("Search sessions").fill("crowd-17")
-        expect(rows).to_have_count(11, timeout=WAIT)  # matches crowd-17 and crowd-170 to crowd-179
+        expect(rows).to_have_count(11)  # matches crowd-17 and crowd-170 to crowd-179
         page.get_by_label("Search sessions").fill("crowd-")
         page.get_by_role("button", name="Errors").click()
-        expect(page.locator("#range")).to_have_text("1 to 25 of 40", timeout=WAIT)
+        expect(page.locator("#range")).to_have_text("1 to 25 of 40")
         page.get_by_role("button", name="Older").click()
         expect(rows).to_have_count(15)
         browser.screenshot("status-crowd")
@@ -390,11 +389,11 @@ def a_phone_shows_everything_without_scrolling_sideways(node: Node, session: Sta
     session("somebody.with.a.long.address@example.com")
     with opened(node, size=PHONE, dark=dark, calm=True) as browser:
         page = browser.page
-        expect(row(browser, "somebody.with.a.long.address@example.com")).to_be_visible(timeout=WAIT)
+        expect(row(browser, "somebody.with.a.long.address@example.com")).to_be_visible()
         browser.screenshot("status")
         assert _sideways(browser) <= 0
         row(browser, "somebody.with.a.long.address@example.com").click()
-        expect(page.locator("#detail .events li").first).to_be_visible(timeout=WAIT)
+        expect(page.locator("#detail .events li").first).to_be_visible()
         browser.screenshot("status-session")
         assert _sideways(browser) <= 0
         assert browser.errors == []

@@ -82,7 +82,7 @@ async def _state(call: Call, wanted: str) -> bool:
 
     call._room.on("participant_attributes_changed", look)
     look()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await seen.wait()
     return True
 

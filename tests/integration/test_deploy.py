@@ -56,7 +56,7 @@ def running(command: list[str], folder: Path) -> Iterator[tuple["subprocess.Pope
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
     assert not alive(process.pid)
 
 

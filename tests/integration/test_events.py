@@ -26,7 +26,7 @@ class Stream:
         self.last_id = ""
 
     async def line(self) -> str | None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await anext(self._lines, None)
 
     async def next(self) -> tuple[str, dict[str, Any]] | None:
@@ -161,7 +161,7 @@ async def test_streams_are_limited_and_released(
         refused = await http.get(f"/api/session/{session_id}/events")
         is_problem(refused, 429, "too_many_listeners")
         assert "Retry-After" in refused.headers
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:  # the server detects a closed connection a little later
             async with following(http, session_id) as stream:
                 if stream.status == 200:

@@ -85,7 +85,7 @@ async def test_every_connection_of_the_store_moves_to_the_new_server(pair: Pair,
         await asyncio.gather(*(store.now() for _ in range(5)))  # to open as many connections
         assert await link.beat() == "ready"
         hearing = asyncio.create_task(link.next_message())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not pair.old.info("clients")["blocked_clients"]:  # noqa: ASYNC110 - until it waits for a message
                 await asyncio.sleep(0.01)
         pair.fail_over()

@@ -73,7 +73,7 @@ class Pair:
 
     async def until_it_leaves(self, send: Callable[[], Awaitable[object]]) -> tuple[str, Reason]:
         """Send repeatedly until the agent leaves; returns how it ended."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not self.context.leaving.done():
                 await send()
                 await asyncio.sleep(0)

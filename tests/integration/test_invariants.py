@@ -91,7 +91,7 @@ async def connected(machine: Host) -> AsyncIterator[HostClient]:
         living, _ = await client.hello()
         for process in living:
             await client.stop(process.agent_id, 0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await client.hello())[0]:  # noqa: ASYNC110 - the host must be polled
                 await asyncio.sleep(0.01)
         for death in (await client.hello())[1]:
@@ -584,7 +584,7 @@ async def test_only_lasting_violations_count(world: World) -> None:
 
     before = looks()
     looking = asyncio.create_task(world.violations(settle_seconds=1))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while looks() == before:  # noqa: ASYNC110 - until the check has begun
             await asyncio.sleep(0.01)
     world.raw.sadd("session:active", world.active)

@@ -71,7 +71,7 @@ async def agents(store: Store, valkey_url: str, url: str, count: int = 3) -> Asy
 
 async def becomes(look: Callable[[], Awaitable[object]]) -> None:
     """Repeat a check until its result is true."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await look():  # noqa: ASYNC110 - it has no event to wait for
             await asyncio.sleep(0.02)
 
@@ -87,7 +87,7 @@ async def until(store: Store, agent_id: str, state: str) -> None:
 async def act(store: Store, rooms: Rooms, session_id: str, *states: str) -> Session:
     """Process the deadlines as a node does, until the session is in one of these states."""
     reconciler = Reconciler(store, rooms, 3600)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             for action in await store.process_deadlines():
                 if action.what == "room":

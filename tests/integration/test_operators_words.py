@@ -174,7 +174,7 @@ async def test_the_event_stream_shows_callers_no_internal_text(store: Store, raw
         path, serving = f"/api/session/{body['sessionId']}/events", raw.hget(f"session:{body['sessionId']}", "agentId")
 
         async def read(headers: dict[str, str]) -> str:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 return (await http.get(path, headers=headers)).text
 
         following = [asyncio.create_task(read(headers)) for headers in ({}, bearer(body["clientSecret"]), ADMIN)]

@@ -572,7 +572,7 @@ async def test_wait_boot_returns_the_outcome_of_the_boot(store: Store, raw: redi
     assert await store.claim_agent(agent_id, "n1") == ("claimed", "")
     assert await store.claim_agent(agent_id, "n1") == ("taken", "")
     both = asyncio.gather(store.wait_boot(agent_id, 5), store.wait_boot(agent_id, 5))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while raw.info("clients")["blocked_clients"] < 2:  # noqa: ASYNC110 - Redis knows it, and tells nobody
             await asyncio.sleep(0.01)
     link = AgentLink(valkey_url, agent_id)

@@ -54,7 +54,7 @@ async def on_a_port(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         finally:
             parts.feed.close()  # as SIGTERM does
             server.should_exit = True
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await serving
                 await server.shutdown()
 

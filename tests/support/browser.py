@@ -23,10 +23,12 @@ from typing import Self
 import numpy as np
 import psutil
 import pytest
-from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Playwright, Request, sync_playwright
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Playwright, Request, expect, sync_playwright
 
 from tests.support.processes import alive, poll
 
+#: Limit of every wait for a page, in milliseconds. It asserts nothing about speed.
+WAIT_MS = 90_000
 SCREENSHOTS = Path(__file__).resolve().parents[2] / ".screenshots"
 #: (width, height)
 PHONE, DESKTOP = (360, 740), (1280, 800)
@@ -121,6 +123,8 @@ class Browser:
             context = self._launch(self._closing.enter_context(sync_playwright()), profile)
             self._closing.callback(context.close)
             context.add_init_script(_EAR)
+            context.set_default_timeout(WAIT_MS)
+            expect.set_options(timeout=WAIT_MS)
             self.page = context.pages[0]
             self.page.on("console", self._said)
             self.page.on("pageerror", lambda error: self.errors.append(str(error)))

@@ -40,7 +40,7 @@ class Host:
 
     async def connect(self) -> "Host":
         """Wait until it answers."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 with contextlib.suppress(HostUnavailable):
                     self.client = await HostClient.connect(self.run_dir / "host.sock", self._died)
@@ -57,7 +57,7 @@ class Host:
 
     async def death(self) -> Death:
         """Return the next death that it reports."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self.deaths.get()
 
     async def living(self, agent_id: str) -> Process | None:
@@ -66,7 +66,7 @@ class Host:
 
     async def adopted(self, agent_id: str, pid: int | None = None) -> Process:
         """Wait until the host lists an agent (with this pid)."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             # The host does not push its list: it must be requested.
             while (found := await self.living(agent_id)) is None or pid not in {None, found.pid}:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)

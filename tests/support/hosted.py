@@ -65,7 +65,7 @@ class Hosted:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(20), "the stand-ins did not start to listen"
+        assert self._ready.wait(60), "the stand-ins did not start to listen"
         return self
 
     def __exit__(self, *_: object) -> None:

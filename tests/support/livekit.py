@@ -31,7 +31,7 @@ def server(folder: Path, *, auto_create: bool = True) -> Iterator[int]:
             yield port
         finally:
             process.kill()  # on SIGTERM it would wait for its rooms to empty
-            process.wait(10)
+            process.wait(60)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import xmlrpc.client
+from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,8 @@ class Node:
                 poll(lambda: "Ctrl-C stops everything." in self.said(), "the node is up", 180)
             except AssertionError as failure:
                 failure.add_note(self.output.read_text())
+                for log in sorted((self.run_dir / "logs").glob("*.log")):
+                    failure.add_note("\n".join((log.name, *log.read_text(errors="replace").splitlines()[-8:])))
                 raise
         return self
 
@@ -104,10 +108,10 @@ class Node:
         before = self.pids()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(30)
+        code = self.process.wait(60)
         # supervisord does not stop the process that prints the first lines: it exits after supervisord.
         # An exiting process has no environment any more, so `pids` does not find it while it still exists.
-        poll(lambda: not self.pids() and not any(map(alive, before)), "every process of the node is gone", 5)
+        poll(lambda: not self.pids() and not any(map(alive, before)), "every process of the node is gone")
         self.process = None
         return code
 
@@ -178,24 +182,23 @@ class Node:
     def begin(self, user: str, secret: str = "", **body: Any) -> dict[str, Any]:
         """Start a session. `secret`: that of the user's live session, to get the same session again."""
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-        answer = self.http.post("/api/session/start", json={"userId": user, **body}, headers=headers)
-        found: dict[str, Any] = answer.json()
+        request = {"json": {"userId": user, **body}, "headers": headers}
+        found = self._answer(lambda: self.http.post("/api/session/start", **request))
         assert found["success"], found
         return found
 
     def session(self, session_id: str) -> dict[str, Any]:
         """Return one session, with the operator's fields."""
-        found: dict[str, Any] = self.http.get(f"/api/session/{session_id}", headers=self.admin).json()
-        return found
+        return self._answer(lambda: self.http.get(f"/api/session/{session_id}", headers=self.admin))
 
     def end(self, session_id: str) -> dict[str, Any]:
         """Stop a session."""
-        found: dict[str, Any] = self.http.post("/api/session/stop", json={"sessionId": session_id}).json()
-        return found
+        return self._answer(lambda: self.http.post("/api/session/stop", json={"sessionId": session_id}))
 
     def logs(self, session_id: str) -> list[str]:
         """Return a session's logs."""
-        found: list[str] = self.http.get(f"/api/session/{session_id}/logs", headers=self.admin).json()["logs"]
+        answer = self._answer(lambda: self.http.get(f"/api/session/{session_id}/logs", headers=self.admin))
+        found: list[str] = answer["logs"]
         return found
 
     def health(self) -> dict[str, Any]:
@@ -210,7 +213,16 @@ class Node:
 
     def agents(self) -> list[dict[str, Any]]:
         """Return all living agents."""
-        found: list[dict[str, Any]] = self.http.get("/api/sessions", headers=self.admin).json()["agents"]
+        found: list[dict[str, Any]] = self._answer(lambda: self.http.get("/api/sessions", headers=self.admin))["agents"]
+        return found
+
+    @staticmethod
+    def _answer(request: Callable[[], httpx.Response]) -> dict[str, Any]:
+        """Return an answer's body. On a busy machine Redis may answer late: 503 asks the client to try again."""
+        answer: httpx.Response = poll(
+            lambda: (found := request()).status_code != HTTPStatus.SERVICE_UNAVAILABLE and found, "Redis answers"
+        )
+        found: dict[str, Any] = answer.json()
         return found
 
     def resize(self, size: int) -> None:

@@ -59,7 +59,7 @@ class PathProxy:
 
         self._thread = threading.Thread(target=asyncio.run, args=(serve(),), name="path-proxy")
         self._thread.start()
-        assert started.wait(10)
+        assert started.wait(60)
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:

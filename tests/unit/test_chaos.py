@@ -41,8 +41,8 @@ def test_zombies_are_the_unreaped_children_of_the_given_processes() -> None:
     ) as other:
         assert other.stdout is not None
         dead, living = map(int, other.stdout.readline().split())
-        poll(lambda: zombies([other.pid]) == [dead], "its child is dead", 10)
-        poll(lambda: mine.pid in zombies([os.getpid()]), "our child is dead", 10)
+        poll(lambda: zombies([other.pid]) == [dead], "its child is dead")
+        poll(lambda: mine.pid in zombies([os.getpid()]), "our child is dead")
         assert {dead, mine.pid} <= set(zombies([os.getpid(), other.pid]))
         assert dead not in zombies([os.getpid()])
         assert zombies([living]) == []
@@ -60,7 +60,7 @@ def test_a_process_name_with_brackets_and_a_state_is_parsed(tmp_path: Path) -> N
     named.symlink_to(sleep)
     with subprocess.Popen([str(named), "60"], executable=str(named)) as process:
         try:
-            poll(lambda: "x) Z 1" in Path(f"/proc/{process.pid}/stat").read_text(), "the process has its name", 10)
+            poll(lambda: "x) Z 1" in Path(f"/proc/{process.pid}/stat").read_text(), "the process has its name")
             assert process.pid not in zombies([1, os.getpid()])
             assert process.pid in descendants(os.getpid())
             assert cpu_seconds(process.pid) < 5
@@ -72,7 +72,7 @@ def test_descendants_include_grandchildren() -> None:
     code = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', '''{}'''])"
     leaf = "import subprocess; subprocess.Popen(['sleep', '60']).wait()"
     with python(code.format(leaf)) as process:
-        middle, last = poll(lambda: found if len(found := descendants(process.pid)) == 2 else [], "both run", 10)
+        middle, last = poll(lambda: found if len(found := descendants(process.pid)) == 2 else [], "both run")
         assert descendants(middle) == [last]
         assert descendants(last) == []
         assert {process.pid, middle, last} <= set(descendants(os.getpid()))
@@ -95,7 +95,7 @@ def test_cpu_seconds_grow_with_work_and_not_with_time() -> None:
     with python("pass") as idle, python("print('done', flush=True)\nwhile True: pass") as busy:
         before = cpu_seconds(idle.pid)
         start = cpu_seconds(busy.pid)
-        poll(lambda: cpu_seconds(busy.pid) > start + 0.3, "it has used processor time", 30)
+        poll(lambda: cpu_seconds(busy.pid) > start + 0.3, "it has used processor time")
         assert cpu_seconds(idle.pid) < before + 0.1
         assert cpu_seconds(busy.pid) == pytest.approx(sum(psutil.Process(busy.pid).cpu_times()[:2]), abs=1)
 

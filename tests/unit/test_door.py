@@ -75,7 +75,7 @@ class Fake:
 
     async def connection(self) -> "Connection":
         """Wait for the worker's connection."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return Connection(await self.sockets.get())
 
 
@@ -87,7 +87,7 @@ class Connection:
 
     async def next(self, kind: str) -> Any:
         """Return the next message of a kind; only `update_worker` messages may come before it."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 received = await self.socket.receive()
                 assert received.type is WSMsgType.BINARY, received
@@ -129,7 +129,7 @@ async def opened(livekit: Fake, desk: Desk | None = None) -> AsyncIterator[Worke
         yield door
     finally:
         running.cancel()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await asyncio.gather(running, return_exceptions=True)
 
 
@@ -257,7 +257,7 @@ async def test_a_reconnected_worker_reports_its_running_jobs(livekit: Fake) -> N
 async def test_a_refused_key_pair_has_a_readable_error(livekit: Fake) -> None:
     livekit.refuse = 401
     async with opened(livekit) as door:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await livekit.third_try.wait()  # it retries without end
         assert door.registration.error == "LiveKit answered 401 at /agent: the key pair is refused"
         assert not door.registration.worker_id

@@ -88,14 +88,14 @@ def test_a_node_runs_in_a_folder_of_any_name(short_folder: Path, name: str) -> N
         )  # fmt: skip
         try:
             log = folder / "show.log"
-            line = poll(lambda: log.exists() and "\n" in log.read_text() and log.read_text(), "the program runs", 20)
+            line = poll(lambda: log.exists() and "\n" in log.read_text() and log.read_text(), "the program runs")
             assert json.loads(line) == [
                 [f"{folder}/show.py", "--dir", f"{folder}/data", "two words", ""],
                 str(folder),
             ]
             poll((folder / "s.sock").exists, "supervisord answers there")
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             for pid in marked("RUN_DIR", str(folder)):
                 with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile

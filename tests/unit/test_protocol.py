@@ -39,7 +39,7 @@ async def served(connections: Connections) -> AsyncIterator[int]:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await serving
             await server.shutdown()
 
@@ -48,7 +48,7 @@ async def answered(port: int, *sent: bytes, end: bool = False) -> tuple[int, byt
     """Send a request, and return the answer's status (0: closed without an answer) and body."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             try:
                 for piece in sent:
                     writer.write(piece)
@@ -120,7 +120,7 @@ async def test_connections_per_address_are_limited_except_for_proxies() -> None:
         connections = Connections(100, per_address=5, exempt=exempt)
         async with served(connections) as port:
             held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(30)]
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while len(connections) < most:  # noqa: ASYNC110 - there is no event for it
                     await asyncio.sleep(0.01)
             assert len(connections) == most

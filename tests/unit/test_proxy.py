@@ -135,7 +135,7 @@ def test_proxy_passes_the_end_of_each_direction_separately(echo: Echo, proxy: Fa
         client.shutdown(socket.SHUT_WR)
         assert read(client, 10) == b"last words"
         assert client.recv(1) == b""
-    poll(lambda: not echo.connected and not proxy.connections, "both ends are closed", 5)
+    poll(lambda: not echo.connected and not proxy.connections, "both ends are closed")
 
 
 @pytest.mark.parametrize("who", ["client", "server"])
@@ -170,7 +170,7 @@ def test_a_black_hole_is_silent_in_both_directions_and_for_new_clients(echo: Ech
             new.sendall(b"lost as well")
             assert silent(old)
             assert silent(new)
-            poll(lambda: proxy.connections == 2, "both are held", 5)
+            poll(lambda: proxy.connections == 2, "both are held")
         assert echo.received == b"hello"
         assert echo.connected == {server_side}
 
@@ -195,7 +195,7 @@ def test_ending_a_black_hole_resets_its_connections(echo: Echo, proxy: FaultProx
             proxy.pass_through()
             assert was_reset(old)
             assert was_reset(new)
-        poll(lambda: not echo.connected, "the server's connection is closed too", 5)
+        poll(lambda: not echo.connected, "the server's connection is closed too")
     with connect(proxy) as client:
         assert ask(client) == b"hello"
     assert echo.received == b"hellohello"
@@ -232,7 +232,7 @@ def test_connections_of_a_kept_black_hole_stay_dead(
             old.sendall(b"lost")
             assert silent(old)
             assert silent(swallowed)
-    poll(lambda: echo.connected == {server_side}, "the server holds the half that is left", 5)
+    poll(lambda: echo.connected == {server_side}, "the server holds the half that is left")
     assert echo.received == b"hellohello"
 
 
@@ -243,7 +243,7 @@ def test_reset_mode_resets_every_connection_until_it_ends(echo: Echo, proxy: Fau
         assert was_reset(old)
         for _ in range(3):
             assert turned_away(proxy)
-        poll(lambda: not echo.connected, "the server's connection is closed", 5)
+        poll(lambda: not echo.connected, "the server's connection is closed")
     proxy.pass_through()
     with connect(proxy) as client:
         assert ask(client) == b"hello"
@@ -361,7 +361,7 @@ def test_threads_may_switch_modes_concurrently_with_traffic(proxy: FaultProxy) -
     for thread in talkers:
         thread.join(10)
         assert not thread.is_alive()
-    poll(lambda: proxy.connections == 0, "nothing stays open", 5)
+    poll(lambda: proxy.connections == 0, "nothing stays open")
 
 
 async def test_modes_may_be_switched_from_a_running_loop(proxy: FaultProxy) -> None:
@@ -386,7 +386,7 @@ def test_closing_the_proxy_releases_everything() -> None:
             proxy.latency(30)
             delayed = connect(proxy)
             delayed.sendall(b"late")
-            poll(lambda: proxy.connections == 1, "it is connected", 5)
+            poll(lambda: proxy.connections == 1, "it is connected")
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("proxy")]
         for client in (dead, delayed):
             with client:

@@ -20,11 +20,11 @@ async def silent() -> AsyncIterator[Rooms]:
 
 
 async def test_a_hung_livekit_is_reported_as_not_answering(silent: Rooms) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert "LiveKit does not answer" in str(await silent.reachable())
 
 
 async def test_deleting_a_room_times_out(silent: Rooms) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         with pytest.raises(LiveKitUnavailable, match="does not answer"):
             await silent.delete("room")

@@ -33,7 +33,7 @@ ASSIGN = {
 async def reaches(count: Callable[[], int], more: int) -> None:
     """Wait until a count has grown."""
     before = count()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while count() < before + more:  # noqa: ASYNC110 - what counts tells nobody
             await asyncio.sleep(0.005)
 
@@ -150,7 +150,7 @@ async def live(
 
 async def end(link: Link) -> tuple[Any, ...]:
     """Return the agent's report of its end, once its process would end."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         said = await link.said.get()
         await link.running  # type: ignore[attr-defined]
         return said
@@ -279,7 +279,7 @@ async def in_call(link: Link, monkeypatch: pytest.MonkeyPatch, folder: Path) -> 
     monkeypatch.setattr(node_shutdown, "POLL_SECONDS", 0.02)
     runtime = await live(link, waits, monkeypatch, folder)
     link.inbox.put_nowait(ASSIGN)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while runtime._served is None:  # noqa: ASYNC110 - it is set in the agent
             await asyncio.sleep(0.01)
     return runtime._served.context
@@ -377,7 +377,7 @@ async def test_the_user_is_let_go_though_the_end_cannot_be_recorded(
     link.ended = ended  # type: ignore[attr-defined]
     context = await in_call(link, monkeypatch, tmp_path)
     context.leave("enough")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await link.running  # type: ignore[attr-defined]
     assert recorded.is_set()
 

@@ -69,7 +69,7 @@ def test_a_line_without_an_end_closes_the_connection(loop: Loop) -> None:
             loop.turn()
             return loop.connections == 0
 
-        poll(fill, "it is closed", 5)
+        poll(fill, "it is closed")
         assert sent < 3 * MAX_LINE
 
 

@@ -112,7 +112,7 @@ class Supervised:
         """Wait for its exit, assert that no process of it is left, and return its exit code."""
         code = self.process.wait(seconds)
         # A killed process is listed until the kernel has removed it.
-        poll(lambda: not marked("RUN_DIR", str(self.folder)), "no process of it is left", 5)
+        poll(lambda: not marked("RUN_DIR", str(self.folder)), "no process of it is left")
         return code
 
 
@@ -153,7 +153,7 @@ def test_a_program_that_has_run_is_always_restarted(supervised: Supervised, code
     away.touch()
     os.kill(supervised.program("needy"), signal.SIGKILL)
     log = supervised.folder / "needy.log"
-    poll(lambda: log.read_text().count("no Redis") > 3, "it is restarted more often than startretries", 20)
+    poll(lambda: log.read_text().count("no Redis") > 3, "it is restarted more often than startretries")
     (trouble,) = restarts.troubles(supervised.folder)
     assert re.fullmatch(r"needy was started again \d times in \d+ s; its last words: no Redis", str(trouble))
     assert trouble.subject == ("program_restarts", "needy")
@@ -175,7 +175,7 @@ def test_a_command_that_disappears_later_does_not_end_the_node(supervised: Super
     supervised.start().up()
     program.unlink()
     os.kill(supervised.program("replaced"), signal.SIGKILL)
-    poll(lambda: restarts.troubles(supervised.folder), "it is started repeatedly", 20)
+    poll(lambda: restarts.troubles(supervised.folder), "it is started repeatedly")
     program.symlink_to("/bin/sleep")
     poll(lambda: marked("SUPERVISOR_PROCESS_NAME", "replaced"), "it runs again", LONGEST_PAUSE + 2)
     supervised.process.send_signal(signal.SIGTERM)
@@ -186,7 +186,7 @@ def test_exits_after_startsecs_are_reported(supervised: Supervised) -> None:
     script = 'import sys, time; time.sleep(1.2); sys.exit("no permission")'
     supervised.programs = {"good": GOOD, "dies": f"{sys.executable} -c '{script}'"}
     supervised.start()
-    (trouble,) = poll(lambda: restarts.troubles(supervised.folder), "the warning is there", 20)
+    (trouble,) = poll(lambda: restarts.troubles(supervised.folder), "the warning is there")
     found = [trouble.params[name] for name in ("program", "times", "detail")]
     assert found == ["dies", 3, "no permission"]
     supervised.process.send_signal(signal.SIGTERM)
@@ -318,7 +318,7 @@ def test_the_programs_end_when_supervisord_is_killed(supervised: Supervised) -> 
     supervised.start().up()
     supervised.process.kill()
     supervised.process.wait()
-    poll(lambda: marked("RUN_DIR", str(supervised.folder)) == [], "no process is left", 10)
+    poll(lambda: marked("RUN_DIR", str(supervised.folder)) == [], "no process is left")
 
 
 def test_supervisord_reaps_orphans(supervised: Supervised) -> None:
@@ -330,7 +330,7 @@ def test_supervisord_reaps_orphans(supervised: Supervised) -> None:
     supervised.start().up()
     orphan = int(pid_file.read_text())
     assert Path(f"/proc/{orphan}/stat").read_text().split()[3] == str(supervised.process.pid)
-    poll(lambda: not Path(f"/proc/{orphan}").exists(), "it is reaped", 10)
+    poll(lambda: not Path(f"/proc/{orphan}").exists(), "it is reaped")
 
 
 def test_no_orphan_is_left_after_the_stop(supervised: Supervised) -> None:
@@ -344,7 +344,7 @@ def test_no_orphan_is_left_after_the_stop(supervised: Supervised) -> None:
     assert alive(pid)
     supervised.process.send_signal(signal.SIGTERM)
     assert supervised.ends() == 0
-    poll(lambda: not alive(pid), "the orphan is gone", 5)
+    poll(lambda: not alive(pid), "the orphan is gone")
 
 
 # The drain
