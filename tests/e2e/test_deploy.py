@@ -12,7 +12,7 @@ import redis
 
 from tests.support import livekit
 from tests.support.ear import Ear
-from tests.support.hurt import connected, talking
+from tests.support.hurt import connected, in_call, talking
 from tests.support.node import Node
 from tests.support.processes import alive, poll
 from tests.support.sampler import Sampler
@@ -111,7 +111,7 @@ async def test_a_call_survives_a_deploy_and_the_pool_is_never_empty(
                     second, switched, drained = await switch(edge, old, new, raw)
                     await call.next_sound()
             call._http.base_url = new.url  # type: ignore[assignment]
-            after = await call.look()
+            after = await in_call(call)
             assert alive(after["agentPid"])
         finally:
             await call.hang_up()

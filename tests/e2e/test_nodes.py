@@ -19,7 +19,7 @@ from agents.caller import Call
 from tests.support import livekit
 from tests.support.agreement import os_agents
 from tests.support.ear import Ear
-from tests.support.hurt import connected, live, talking
+from tests.support.hurt import connected, in_call, live, talking
 from tests.support.node import Node
 from tests.support.processes import alive, poll
 from tests.support.walk import walk
@@ -108,14 +108,12 @@ def a_user_returns_to_the_same_node(three: House) -> None:
 
 async def call_on(house: House, name: str, by: Node) -> Call:
     """Return a call on a certain node; calls that were assigned to other nodes are ended."""
-    tried = []
-    for number in range(6):
-        call = await talking(by, f"caller{number}-{time.monotonic_ns()}")
-        if where(house, call.session_id) == name:
-            for each in tried:
-                await each.hang_up()
-            return call
-        tried.append(call)
+    async with contextlib.AsyncExitStack() as tried:
+        for number in range(6):
+            call = await talking(by, f"caller{number}-{time.monotonic_ns()}")
+            if where(house, call.session_id) == name:
+                return call
+            tried.push_async_callback(call.hang_up)
     raise AssertionError(f"no call came to {name}")
 
 
@@ -128,12 +126,12 @@ async def a_drained_node_hands_its_calls_over(three: House) -> None:
             done = await asyncio.to_thread(node.command, "drain", "b", "--wait")
             assert "takes no new sessions" in done.stdout
             assert "no call is left" in done.stdout
-            await asyncio.to_thread(poll, lambda: not os_agents(three.nodes["b"]), "its agents are gone", 20)
+            await asyncio.to_thread(poll, lambda: not os_agents(three.nodes["b"]), "its agents are gone")
             begun = [node.begin(f"meanwhile{number}")["sessionId"] for number in range(4)]
             assert "b" not in {where(three, each) for each in begun}
             await call.next_sound()
         print(f"the call was silent for {ear.silence:.2f} s at most while it was handed over")  # noqa: T201
-        after = await call.look()
+        after = await in_call(call)
         assert (after["status"], after["takeovers"]) == ("active", 0)
         assert where(three, call.session_id) != "b"
         assert after["agentPid"] != before["agentPid"]
@@ -177,11 +175,11 @@ async def a_node_with_a_killed_main_process_hands_its_calls_over(three: House) -
             main = three.nodes["b"].process
             assert main is not None
             main.kill()
-            await asyncio.to_thread(main.wait, 10)
-            await asyncio.to_thread(poll, lambda: not three.nodes["b"].pids(), "its programs have exited too", 30)
+            await asyncio.to_thread(main.wait, 60)
+            await asyncio.to_thread(poll, lambda: not three.nodes["b"].pids(), "its programs have exited too")
             await call.next_sound()
         print(f"the call was silent for {ear.silence:.2f} s at most when its node's main process died")  # noqa: T201
-        after = await call.look()
+        after = await in_call(call)
         assert (after["status"], after["takeovers"]) == ("active", 0), after
         assert where(three, call.session_id) in {"a", "c"}
         await asyncio.to_thread(three.nodes["b"].start)
@@ -198,7 +196,7 @@ async def a_vanished_node_is_replaced_by_the_others(three: House) -> None:
     node = three.nodes[left[0]]
     victim, other = await call_on(three, lost, node), await call_on(three, left[1], node)
     try:
-        await asyncio.to_thread(poll, lambda: three.shared(*NAMES), "the pool is full", 30)
+        await asyncio.to_thread(poll, lambda: three.shared(*NAMES), "the pool is full")
         async with Ear(other) as ear:
             killed = kill_everything(three.nodes[lost])
             begun = [node.begin(f"right-after{number}")["sessionId"] for number in range(3)]
@@ -208,7 +206,7 @@ async def a_vanished_node_is_replaced_by_the_others(three: House) -> None:
             await asyncio.to_thread(poll, replaced, "another agent is in the room")
             heard = await victim.next_sound()
             print(f"heard again {heard - killed:.2f} s after its node vanished")  # noqa: T201
-            after = await victim.look()
+            after = await in_call(victim)
             history = three.raw.xrange(f"session:{victim.session_id}:events")
             assert (after["status"], after["takeovers"]) == ("active", 1), history
             assert where(three, victim.session_id) in left
@@ -221,15 +219,15 @@ async def a_vanished_node_is_replaced_by_the_others(three: House) -> None:
                 each["status"] == "ready" and each["node"] in left and alive(int(each["agentPid"])) for each in found
             )
 
-        await asyncio.to_thread(poll, served, "who started right after has a living agent", 20)
-        await asyncio.to_thread(poll, lambda: lost not in three.listed(node), "it is not listed any more", 20)
-        await asyncio.to_thread(poll, lambda: three.shared(*left), "the others have the whole pool", 30)
+        await asyncio.to_thread(poll, served, "who started right after has a living agent")
+        await asyncio.to_thread(poll, lambda: lost not in three.listed(node), "it is not listed any more")
+        await asyncio.to_thread(poll, lambda: three.shared(*left), "the others have the whole pool")
         assert not three.raw.scard(f"node:{lost}:warm")
         assert not three.raw.scard(f"node:{lost}:busy")
         ticked = float(three.raw.hget("beat:ticks", "beat") or 0)
         await asyncio.to_thread(
             poll, lambda: float(three.raw.hget("beat:ticks", "beat")) > max(ticked, time.time() - 5),
-            "another node runs the schedule", 45,
+            "another node runs the schedule",
         )  # fmt: skip
         again = three.nodes[lost]
         await asyncio.to_thread(again.start)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.agreement import agrees
 from tests.support.guest import LiveKit
+from tests.support.hurt import in_call
 from tests.support.node import Node
 from tests.support.processes import alive, poll
 from tests.support.survival import (
@@ -93,7 +94,7 @@ async def a_killed_livekit_loses_no_call(node: Node, under_way: Calls) -> None:
             # Wait, because sound of the old server may still be in transit: later sound comes from the new server.
             await livekit.served_again((await call.look())["roomName"])
             await call.next_sound()
-            assert (await call.look())["status"] == "active"
+            assert (await in_call(call))["status"] == "active"
     await asyncio.to_thread(poll, lambda: answers(node), "a start would be served", 60, every=0.1)
 
 

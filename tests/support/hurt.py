@@ -1,5 +1,6 @@
 """Helpers for the tests of whole nodes: agent processes, calls, times of events, changed policies, reloads."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import Iterator
@@ -60,6 +61,17 @@ async def talking(node: Node, user: str, **metadata: Any) -> Call:
     call.hum()
     await call.sound()
     return call
+
+
+async def in_call(call: Call) -> dict[str, Any]:
+    """Return the session of a call once user and agent are both in the room, or it is over.
+
+    A replacement agent may be heard just before its report is recorded.
+    """
+    async with asyncio.timeout(60):
+        while (session := await call.look())["status"] in {"starting", "ready"}:  # noqa: ASYNC110 - by HTTP
+            await asyncio.sleep(0.1)
+    return session
 
 
 def reload(node: Node) -> dict[str, Any]:

@@ -7,6 +7,7 @@ other words of it; the text has none. So a test reads the text, and checks that 
 import asyncio
 import contextlib
 import re
+import time
 from typing import Any
 
 from livekit import rtc
@@ -61,12 +62,12 @@ class Call(caller.Call):
 
         Returns the match. The user must have heard sound with the answer.
         """
-        answers = []
+        answers, began = [], time.monotonic()
         for _ in range(3):
             with contextlib.suppress(asyncio.QueueEmpty):
                 while True:
                     self._texts.get_nowait()  # answers to what was asked before
-            asked = await self.say(sentence)
+            await self.say(sentence)
             try:
                 answers.append(await self.read())
             except CallError as failure:
@@ -74,6 +75,6 @@ class Call(caller.Call):
                     raise
                 answers.append(str(failure))
             if found := re.search(wanted, answers[-1]):
-                assert self.last_sound > asked, "the answer was audible"
+                assert self.last_sound > began, "the answer was audible"
                 return found
         raise AssertionError(f"asked {sentence!r}, was answered {answers}")
