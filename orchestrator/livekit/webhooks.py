@@ -33,6 +33,7 @@ class Webhooks:
     def check(self, authorization: str) -> None:
         """Check the signature alone, before the body is read. Raises `WebhookRefused`."""
         try:
+            # guard: webhook-scheme-first
             self._verifier.verify(authorization)
         except Exception as failure:  # its parsers raise many kinds
             raise WebhookRefused(f"This is not a webhook that is signed with our key: {failure}.") from failure

@@ -1023,7 +1023,8 @@ GUARDS = (
         replace(
             "heartbeat-decides",
             "ended, next_suspects",
-            "for agent in await store.agents():\n        await store.record_exit(agent.id, 'gone')\n    ended, next_suspects",
+            "for agent in await store.agents():\n        await store.record_exit(agent.id, because('no_heartbeat'))\n"
+            "    ended, next_suspects",
         ),
     ),
     guard(
@@ -1046,6 +1047,7 @@ GUARDS = (
         "a webhook's signature has no scheme in front",
         "integration/test_webhook.py::test_a_webhook_without_a_valid_signature_is_refused[a scheme]",
         replace("webhook-scheme", "authorization", "authorization.split()[-1]"),
+        replace("webhook-scheme-first", "authorization", "authorization.split()[-1]"),
     ),
     guard(
         "no client is redirected to the Host that it sends",

@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from secrets import token_hex
 
 import psutil
 import pytest
@@ -243,8 +244,10 @@ async def test_who_ends_by_itself_leaves_no_children_behind(shell: Host) -> None
 
 @pytest.mark.parametrize("with_its_host", [False, True])
 async def test_who_sends_a_child_out_of_its_group_takes_it_along_all_the_same(shell: Host, with_its_host: bool) -> None:
-    await shell.client.spawn("runaway")
-    text = poll(lambda: [each for each in shell.log("runaway").split() if each.isdigit()], "it has a child")
+    # Hosts of other test runs kill strays by the id of the agent.
+    agent = f"runaway_{token_hex(4)}"
+    await shell.client.spawn(agent)
+    text = poll(lambda: [each for each in shell.log(agent).split() if each.isdigit()], "it has a child")
     child = int(text[0])
     assert os.getsid(child) == child, "it leads its own session and group"
     with sleeper() as other:
@@ -255,7 +258,7 @@ async def test_who_sends_a_child_out_of_its_group_takes_it_along_all_the_same(sh
             shell.process = shell.start()
             await shell.connect()
         else:
-            assert await shell.client.stop("runaway", 5)
+            assert await shell.client.stop(agent, 5)
             await shell.death()
             poll(lambda: not alive(child), "the child is gone")
         assert alive(other.pid)
