@@ -111,7 +111,7 @@ class Node:
         code = self.process.wait(60)
         # supervisord does not stop the process that prints the first lines: it exits after supervisord.
         # An exiting process has no environment any more, so `pids` does not find it while it still exists.
-        poll(lambda: not self.pids() and not any(map(alive, before)), "every process of the node is gone")
+        poll(lambda: not self.pids() and not any(map(alive, before)), "every process of the node is gone", 5)
         self.process = None
         return code
 

@@ -232,7 +232,7 @@ def test_connections_of_a_kept_black_hole_stay_dead(
             old.sendall(b"lost")
             assert silent(old)
             assert silent(swallowed)
-    poll(lambda: echo.connected == {server_side}, "the server holds the half that is left")
+    poll(lambda: echo.connected == {server_side}, "the server holds the half that is left", 5)
     assert echo.received == b"hellohello"
 
 

@@ -112,7 +112,7 @@ class Supervised:
         """Wait for its exit, assert that no process of it is left, and return its exit code."""
         code = self.process.wait(seconds)
         # A killed process is listed until the kernel has removed it.
-        poll(lambda: not marked("RUN_DIR", str(self.folder)), "no process of it is left")
+        poll(lambda: not marked("RUN_DIR", str(self.folder)), "no process of it is left", 5)
         return code
 
 
@@ -318,7 +318,7 @@ def test_the_programs_end_when_supervisord_is_killed(supervised: Supervised) -> 
     supervised.start().up()
     supervised.process.kill()
     supervised.process.wait()
-    poll(lambda: marked("RUN_DIR", str(supervised.folder)) == [], "no process is left")
+    poll(lambda: marked("RUN_DIR", str(supervised.folder)) == [], "no process is left", 10)
 
 
 def test_supervisord_reaps_orphans(supervised: Supervised) -> None:
@@ -344,7 +344,7 @@ def test_no_orphan_is_left_after_the_stop(supervised: Supervised) -> None:
     assert alive(pid)
     supervised.process.send_signal(signal.SIGTERM)
     assert supervised.ends() == 0
-    poll(lambda: not alive(pid), "the orphan is gone")
+    poll(lambda: not alive(pid), "the orphan is gone", 5)
 
 
 # The drain
