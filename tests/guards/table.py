@@ -180,7 +180,7 @@ GUARDS = (
     ),
     guard(
         "a silent agent is not handed out",
-        "integration/test_store.py::test_a_silent_agent_is_skipped_until_its_next_heartbeat",
+        "integration/test_store.py::test_a_heartbeat_of_a_silent_agent_serves_a_waiting_session",
         replace("silent-not-assigned", "silence <=", "0 * silence <="),
     ),
     guard(
