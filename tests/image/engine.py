@@ -171,8 +171,12 @@ class Container:
 
     def __exit__(self, *_: object) -> None:
         pid = self.state()["Pid"]
-        self.engine("rm", "--force", "--time", "1", self.name)
+        poll(self._removed, f"{self.name} is removed", 60, every=0.2)
         poll(lambda: not pid or not Path(f"/proc/{pid}").exists(), "its process is gone", 5)
+
+    def _removed(self) -> bool:
+        """Remove it. Podman refuses when the container ends by itself between its SIGTERM and its SIGKILL."""
+        return self.engine("rm", "--force", "--time", "1", self.name, check=False).returncode == 0
 
     def state(self) -> dict[str, Any]:
         """Return podman's word on it."""
