@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from secrets import token_hex
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import httpx
 import numpy as np
@@ -24,6 +24,7 @@ from orchestrator.settings import Settings
 
 #: A pause this long ends an utterance; between two sentences of one answer it is shorter.
 PAUSE_SECONDS = 0.9
+T = TypeVar("T")
 
 
 class CallError(Exception):
@@ -182,20 +183,27 @@ class Call:
 
     async def heard(self) -> Utterance:
         """Return the next thing the agent says, once it has said it. Raises `CallError`."""
+        utterance = await self._next(self._utterances, self._end_sound)
+        self.timings.setdefault("first agent audio", utterance.started - self._begun)
+        return utterance
+
+    async def _next(self, said: asyncio.Queue[T], last_words: Callable[[asyncio.Task[T]], Awaitable[object]]) -> T:
+        """Return the next thing from a queue of what the agent says. Raises `CallError`.
+
+        `last_words` waits for what is still on its way when the room has ended.
+        """
         async with self._bound("the agent said nothing"):
-            spoken, gone = asyncio.create_task(self._utterances.get()), asyncio.create_task(self._gone.wait())
+            spoken, gone = asyncio.create_task(said.get()), asyncio.create_task(self._gone.wait())
             try:
                 await asyncio.wait((spoken, gone), return_when=asyncio.FIRST_COMPLETED)
                 if not spoken.done():
-                    await self._end_sound(spoken)
+                    await last_words(spoken)
                 if not spoken.done():
                     raise CallError("the call was ended")
-                utterance = spoken.result()
+                return spoken.result()
             finally:
                 spoken.cancel()
                 gone.cancel()
-        self.timings.setdefault("first agent audio", utterance.started - self._begun)
-        return utterance
 
     async def _end_sound(self, spoken: asyncio.Task[Utterance]) -> None:
         """Wait for what was said last in a room that has ended: its sound may stop without a pause."""

@@ -78,10 +78,12 @@ async def end_stale(store: Store, suspects: set[str]) -> tuple[list[str], set[st
         The ids of the ended sessions, and the suspects for the next call.
     """
     agents = {agent.id for agent in await store.agents()}
+    live = sorted(await store.live_session_ids())
+    sessions = {session.id: session for session in await store.session_records(live)}
     # guard: heartbeat-decides
     ended, next_suspects = [], set()
-    for session_id in await store.live_session_ids():
-        session = await store.session(session_id)
+    for session_id in live:
+        session = sessions.get(session_id)
         lost = session is None or (
             session.status in {SessionState.READY, SessionState.ACTIVE} and session.agent_id not in agents
         )

@@ -1,7 +1,7 @@
 """Nodes, their drains and reloads, and their api processes' registrations with LiveKit."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.store import keys
 from orchestrator.store.base import Base, translated
@@ -11,17 +11,27 @@ from orchestrator.store.records import Node
 RELOAD_KEEP_SECONDS = 3600
 
 
+class BeatAnswer(NamedTuple):
+    """What a node learns from the store when it reports that it lives."""
+
+    previous_life: str | None  #: the `life` of the record before
+    draining: bool  #: whether the node drains
+    configured: bool  #: whether a node has set the store up, and Redis still knows
+
+
 class Nodes(Base):
     """The store of nodes."""
 
     @translated
-    async def beat_node(self, node: str, fields: Mapping[str, str | int], ttl_seconds: int) -> str | None:
-        """Record that a node lives, for `ttl_seconds`; returns the `life` of the previous record, or None."""
+    async def beat_node(self, node: str, fields: Mapping[str, str | int], ttl_seconds: int) -> BeatAnswer:
+        """Record that a node lives, for `ttl_seconds`."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hget(keys.node(node), "life")
+            pipe.sismember(keys.NODES_DRAINING, node)
+            pipe.exists(keys.POLICY, keys.POOL_TARGET)
             _queue_beat(pipe, keys.NODES, node, keys.node(node), fields, ttl_seconds=ttl_seconds)
-            before: str | None = (await pipe.execute())[0]
-        return before
+            life, draining, configured, *_ = await pipe.execute()
+        return BeatAnswer(life, bool(draining), configured == 2)
 
     @translated
     async def note_reload(self, reload_id: str, node: str, state: str) -> None:
@@ -51,7 +61,9 @@ class Nodes(Base):
     @translated
     async def vanished(self) -> set[str]:
         """Return the nodes that have stopped reporting."""
-        return set(await self._redis.smembers(keys.NODES)) - (await self.nodes()).keys()
+        ids = sorted(await self._redis.smembers(keys.NODES))
+        records = await self._replies([("exists", keys.node(each)) for each in ids])
+        return {each for each, kept in zip(ids, records, strict=True) if not kept}
 
     async def recount_nodes(self) -> int:
         """Bring the lists of each node's warm and busy agents into line with the agents; returns how much was wrong."""
@@ -64,11 +76,6 @@ class Nodes(Base):
     async def undrain_node(self, node: str) -> list[str]:
         """Put a node in service again. Returns the sessions whose goodbye is cancelled."""
         return list(await self._scripts.call("undrain_node", args=[node]))
-
-    @translated
-    async def draining(self) -> set[str]:
-        """Return the nodes that take no more sessions."""
-        return set(await self._redis.smembers(keys.NODES_DRAINING))
 
     @translated
     async def nodes(self) -> dict[str, Node]:

@@ -19,7 +19,7 @@ const TILES = [
     id: "active",
     name: "In calls",
     value: (n) => n.active,
-    note: (n) => [`${n.starting + n.ready + n.active} of ${n.max} places taken`],
+    note: (n) => [`${n.starting + n.ready + n.active} of ${n.max} sessions in use`],
     share: (n) => [n.starting + n.ready + n.active, n.max],
     odd: (n) => n.starting + n.ready + n.active >= n.max,
   },
@@ -61,7 +61,7 @@ export function strip(model) {
       }
       const found = model.health.warnings.map(sentence);
       attribute(warnings, "data-level", found.length ? "odd" : "fine");
-      text(title, found.length ? `${plural(found.length, "thing")} to look at` : "Nothing to look at: all parts do what they should.");
+      text(title, found.length ? `${plural(found.length, "warning")}` : "No warnings.");
       update(found, (words) => words);
     },
   };

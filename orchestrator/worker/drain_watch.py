@@ -3,7 +3,6 @@
 import asyncio
 import logging
 
-from orchestrator.store import Store
 from orchestrator.worker.service import Background
 from orchestrator.worker.task_queue import TaskQueue
 
@@ -11,15 +10,14 @@ log = logging.getLogger("orchestrator.worker.drain_watch")
 
 
 class DrainWatch:
-    """Follows whether one node drains."""
+    """Follows whether one node drains, which its heartbeat reads."""
 
-    def __init__(self, node: str, store: Store, queue: TaskQueue, background: Background) -> None:
-        self._node, self._store, self._queue, self._background = node, store, queue, background
+    def __init__(self, queue: TaskQueue, background: Background) -> None:
+        self._queue, self._background = queue, background
         self.draining = False
 
-    async def update(self) -> None:
-        """Read whether the node drains, and switch the shared queue off or on if that has changed."""
-        draining = self._node in await self._store.draining()
+    def update(self, draining: bool) -> None:
+        """Switch the shared queue off or on if the node has begun or ended a drain."""
         if draining is self.draining:
             return
         self.draining = draining

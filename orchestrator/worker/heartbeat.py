@@ -1,4 +1,6 @@
-"""Reports once a second that this node lives, with its state, and detects another node of the same name."""
+"""Reports once a second that this node lives, with its state, and reads whether it drains and whether another node has
+the same id.
+"""
 
 import logging
 import os
@@ -15,6 +17,7 @@ from orchestrator.store import Store
 from orchestrator.store.constants import NODE_BEAT_SECONDS, NODE_TTL_SECONDS
 from orchestrator.task_queue.foreign_tasks import sightings
 from orchestrator.worker.canary import Canary
+from orchestrator.worker.drain_watch import DrainWatch
 from orchestrator.worker.headroom import Headroom
 from orchestrator.worker.host_link import HostLink
 from orchestrator.worker.service import LoopService
@@ -39,10 +42,12 @@ class Heartbeat(LoopService):
         headroom: Headroom,
         canary: Canary,
         set_up: SetUp,
+        drain: DrainWatch,
         new_life: Callable[[], str] = lambda: secrets.token_hex(4),
     ) -> None:
         self._settings, self._store, self._clock = settings, store, clock
-        self._link, self._headroom, self._canary, self._set_up = link, headroom, canary, set_up
+        self._link, self._headroom, self._canary = link, headroom, canary
+        self._set_up, self._drain = set_up, drain
         self._life = new_life()
         self._twins = 0
 
@@ -51,8 +56,9 @@ class Heartbeat(LoopService):
         await self._set_up.begin()
         while True:
             try:
-                await self._set_up.keep()
-                await self.beat()
+                if not self._set_up.done or not await self.beat():
+                    await self._set_up.run()
+                    await self.beat()
             except StoreUnavailable:
                 pass  # the api reports it
             # guard: loop-survives
@@ -60,14 +66,16 @@ class Heartbeat(LoopService):
                 log.exception("the node's heartbeat failed and will be tried again")
             await self._clock.sleep(NODE_BEAT_SECONDS)
 
-    async def beat(self) -> None:
-        """Beat once."""
+    async def beat(self) -> bool:
+        """Beat once; returns whether the store is set up."""
         settings = self._settings
-        before = await self._store.beat_node(settings.node_id, self._fields(), NODE_TTL_SECONDS)
+        answer = await self._store.beat_node(settings.node_id, self._fields(), NODE_TTL_SECONDS)
+        self._drain.update(answer.draining)
         # Our previous incarnation shows up once; another node with our id shows up on every beat.
-        self._twins = self._twins + 1 if before not in {None, self._life} else 0
+        self._twins = self._twins + 1 if answer.previous_life not in {None, self._life} else 0
         if self._twins == TWIN_BEATS:
             log.critical("another node has the id %s too: give each node its own NODE_ID", settings.node_id)
+        return answer.configured
 
     def _fields(self) -> dict[str, str | int]:
         settings = self._settings

@@ -81,7 +81,7 @@ class Node:
         self._background = Background()
         self._link = HostLink(machine.clock)
         self._logs = LogShipper(store, settings.agents_dir, settings.log_lines, machine.clock)
-        self._drain = DrainWatch(node, store, queue, self._background)
+        self._drain = DrainWatch(queue, self._background)
         self._headroom = Headroom(settings, machine.free_bytes)
         self._probe = LiveKitProbe(store, rooms)
         self.canary = Canary(store, machine.clock, queue.send_canary, machine.end_process)
@@ -114,8 +114,9 @@ class Node:
             end_process=machine.end_process,
         )  # fmt: skip
         heartbeat = Heartbeat(
-            settings, store, clock, link=self._link, headroom=self._headroom, canary=self.canary, set_up=set_up
-        )
+            settings, store, clock,
+            link=self._link, headroom=self._headroom, canary=self.canary, set_up=set_up, drain=self._drain,
+        )  # fmt: skip
         deaths = DeathRecorder(store, self._link, self._logs, machine.may_live)
         processes = Processes(settings, store, clock, link=self._link, deaths=deaths, boots=self.boots, logs=self._logs)
 
@@ -135,7 +136,6 @@ class Node:
         rounds = [
             ("the shipping of logs", SHIP_SECONDS, self._logs.ship_all),
             ("the enforcement of deadlines", DEADLINE_SECONDS, self._deadlines.enforce),
-            ("the check for a drain", DEADLINE_SECONDS, self._drain.update),
             ("the clean-up", CLEAN_UP_SECONDS, self.clean_up.run),
             ("the report of memory", MEMORY_SECONDS, self._report.report),
             ("the probe of LiveKit", PROBE_SECONDS, self._probe.probe),

@@ -42,18 +42,12 @@ class SetUp:
         """`before_starts`: what must be known before the first start is answered."""
         self._settings, self._store, self._clock, self._link = settings, store, clock, link
         self._before_starts, self._refill, self._end_process = before_starts, refill, end_process
-        self._done = False
+        self.done = False  #: whether this node has set the store up since it started
 
     async def begin(self) -> None:
         """Agree on the schema and put this node in service, as soon as Redis answers."""
         await self._until_store_answers(self._check_schema)
         await self._until_store_answers(lambda: self._store.undrain_node(self._settings.node_id))
-
-    async def keep(self) -> None:
-        """Set the store up when this node has not yet done so, or when Redis has lost it."""
-        if not self._done or not await self._store.configured():
-            await self._set_up()
-            self._done = True
 
     async def _check_schema(self) -> None:
         try:
@@ -71,7 +65,8 @@ class SetUp:
             else:
                 return
 
-    async def _set_up(self) -> None:
+    async def run(self) -> None:
+        """Set the store up: at the node's start, and when Redis has lost it."""
         await self._store.write_policy(self._settings.policy)
         if not await self._store.configured():
             # No start is answered until the living have registered, so the cap holds.
@@ -80,7 +75,7 @@ class SetUp:
                 # guard: wait-for-registrations
                 while self._clock.monotonic() - began < REGISTER_SECONDS and not await self._all_registered():
                     await self._clock.sleep(_POLL_SECONDS)
-            if self._done:
+            if self.done:
                 # Redis has lost what other nodes' agents had said too. Each registers at its next heartbeat.
                 heartbeat = self._settings.heartbeat_seconds + _REGISTERED_SECONDS
                 # guard: wait-for-heartbeats
@@ -88,6 +83,7 @@ class SetUp:
         await self._before_starts()
         await self._store.configure(self._settings.policy, self._settings.pool_target)
         self._refill()
+        self.done = True
 
     async def _all_registered(self) -> bool:
         living, _ = await self._link.hello(await self._link.host())

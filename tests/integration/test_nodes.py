@@ -237,10 +237,26 @@ async def test_a_repeated_drain_may_shorten_its_deadline_and_never_extend_it(sto
 
 async def test_a_second_node_with_the_same_name_is_detected(store: Store) -> None:
     first, second = {"host": 1, "life": "one"}, {"host": 1, "life": "two"}
-    assert await store.beat_node("n1", first, 60) is None
-    assert await store.beat_node("n1", first, 60) == "one"
-    assert await store.beat_node("n1", second, 60) == "one"
-    assert await store.beat_node("n1", first, 60) == "two"
+    assert (await store.beat_node("n1", first, 60)).previous_life is None
+    assert (await store.beat_node("n1", first, 60)).previous_life == "one"
+    assert (await store.beat_node("n1", second, 60)).previous_life == "one"
+    assert (await store.beat_node("n1", first, 60)).previous_life == "two"
+
+
+async def test_a_heartbeat_tells_the_node_whether_it_drains_and_whether_the_store_is_set_up(
+    store: Store, raw: redis.Redis
+) -> None:
+    async def told() -> tuple[bool, bool]:
+        _, draining, configured = await store.beat_node("n1", {"host": 1}, 60)
+        return draining, configured
+
+    assert await told() == (False, True)
+    await store.drain_node("n1", 60)
+    assert await told() == (True, True)
+    await store.undrain_node("n1")
+    assert await told() == (False, True)
+    raw.delete("pool:target")
+    assert await told() == (False, False), "Redis has lost the target"
 
 
 async def test_a_vanished_node_is_removed(store: Store, raw: redis.Redis) -> None:

@@ -45,17 +45,7 @@ class Call(caller.Call):
 
     async def read(self) -> str:
         """Return the words of the next thing that the agent says, once it is said. Raises `CallError`."""
-        async with self._bound("the agent said nothing"):
-            said, gone = asyncio.create_task(self._texts.get()), asyncio.create_task(self._gone.wait())
-            try:
-                await asyncio.wait((said, gone), return_when=asyncio.FIRST_COMPLETED)
-                await asyncio.wait((said,), timeout=1)  # the room may end just before the text
-                if not said.done():
-                    raise CallError("the call was ended")
-                return said.result()
-            finally:
-                said.cancel()
-                gone.cancel()
+        return await self._next(self._texts, lambda text: asyncio.wait((text,), timeout=1))
 
     async def ask(self, sentence: str, wanted: str) -> re.Match[str]:
         """Say a sentence until the answer matches, three times at most, because recognition is not perfect.

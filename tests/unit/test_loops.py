@@ -89,7 +89,7 @@ def the_nodes_loops(broken: Any, folder: Path) -> dict[str, LoopService]:
     link, background = HostLink(clock), Background()
     nothing = TaskQueue(lambda *_: None, lambda: None, lambda _: None, lambda *_: None)
     logs, stops = LogShipper(broken, folder, 1), Stops(settings, broken, link, nothing)
-    headroom, drain = Headroom(settings), DrainWatch("n1", broken, nothing, background)
+    headroom, drain = Headroom(settings), DrainWatch(nothing, background)
     pool = PoolKeeper(
         settings, broken, clock, boots=Boots(settings, broken, link, logs), stops=stops, drain=drain,
         headroom=headroom, background=background,
@@ -98,7 +98,7 @@ def the_nodes_loops(broken: Any, folder: Path) -> dict[str, LoopService]:
     return {
         "heartbeat": Heartbeat(
             settings, broken, clock, link=link, headroom=headroom, canary=Canary(broken, clock, lambda: None),
-            set_up=set_up,
+            set_up=set_up, drain=drain,
         ),
         "pool": pool,
         "host": HostWatch(
