@@ -40,6 +40,7 @@ class Node:
             "SESSIONS_PER_ADDRESS": "0",
             "WAITING_PER_ADDRESS": "0",
             "DRAIN_SECONDS": "0",  # a test that leaves a call open should not wait for a drain
+            "PRELOAD_SECONDS": "150",  # loading the voices takes seconds of CPU time: on a busy machine, a minute
             "PYTHONPATH": str(REPOSITORY),
             **{name: str(value) for name, value in settings.items()},
         }

@@ -21,7 +21,9 @@ from tests.support.node import REPOSITORY
 pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
 
 VENDORS = ("openai", "anthropic", "deepgram", "cartesia")
-ONCE = APIConnectOptions(max_retry=0, timeout=0.5)
+ONCE = APIConnectOptions(max_retry=0, timeout=30)
+#: For a provider that does not answer at all.
+IMPATIENT = APIConnectOptions(max_retry=0, timeout=0.5)
 
 LOAD = """
 import tests.support.no_offline
@@ -142,10 +144,14 @@ async def test_they_hear(plugin: str) -> None:
     assert "time is it" in " ".join(found).lower()
 
 
-async def answer(model: "llm.LLM[object]", text: str) -> str:
+def patience(how: Failure | None) -> APIConnectOptions:
+    return IMPATIENT if how == "hang" else ONCE
+
+
+async def answer(model: "llm.LLM[object]", text: str, how: Failure | None = None) -> str:
     context = llm.ChatContext.empty()
     context.add_message(role="user", content=text)
-    async with model.chat(chat_ctx=context, conn_options=ONCE) as stream:
+    async with model.chat(chat_ctx=context, conn_options=patience(how)) as stream:
         return "".join([chunk.delta.content or "" async for chunk in stream if chunk.delta])
 
 
@@ -193,7 +199,7 @@ async def _failure(models: Hosted, model: "llm.LLM[object]", part: Part, how: Fa
     model.on("error", lambda event: told.append(pipeline.describe(event.error)))
     models.fail(part, how)
     with pytest.raises(Exception):  # noqa: B017, PT011 - each plugin raises its own
-        await answer(model, "What time is it?")
+        await answer(model, "What time is it?", how)
     assert CANARY not in str(told)
     return told[-1]
 
@@ -210,7 +216,7 @@ async def test_a_voices_failure_is_told_and_named(models: Hosted, plugin: str, h
         voice.on("error", lambda event: told.append(pipeline.describe(event.error)))
         stream = voice.stream if voice.capabilities.streaming else voice.synthesize
         with pytest.raises(Exception):  # noqa: B017, PT011 - each plugin raises its own
-            await spoken(stream, conn_options=ONCE)
+            await spoken(stream, conn_options=patience(how))
         await voice.aclose()
     assert told
     assert CANARY not in str(told)
