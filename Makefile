@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := agents,offline
 
-# Most tests mostly wait, so there are more test processes than cores; each runs whole files.
-WORKERS := 4
+# Many tests mostly wait, so there is one test process more than cores; each runs whole files, the longest of them first.
+WORKERS := 3
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The first Python that is new enough, by any of its usual names.

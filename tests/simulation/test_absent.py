@@ -11,8 +11,9 @@ from tests.simulation.world import World
 
 SEEDS = range(12)
 SETTINGS = {"user_join_seconds": 600.0, "max_session_seconds": 600.0}
-#: Maximum seconds until LiveKit's state takes effect: RECONCILE_SECONDS until a check, and the repeated checks.
-ROUND = 9 + 2 + 2
+#: Maximum seconds until LiveKit's state takes effect: RECONCILE_SECONDS and a third until a check, and the repeated
+#: checks.
+ROUND = 9 + 3 + 2 + 2
 #: An agent may be missing from its room for 10 s before it is replaced, and for as long after its start.
 PATIENCE = 10.0
 

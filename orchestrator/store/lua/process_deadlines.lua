@@ -194,6 +194,9 @@ for _, member in ipairs(due) do
   if on_timeout[kind] then on_timeout[kind](id) end
 end
 -- One node at a time does the next round. It is spread so that deployments sharing one LiveKit do not all reconcile at once.
--- guard: next-reconciliation
-set_deadline_if_none('reconcile', '', math.floor(policy_ms('reconcile_seconds') * (2 / 3 + NOW_US % 1000 / 1500)))
+-- Not before a node has set the store up: the default of RECONCILE_SECONDS would stand for the first round.
+if redis.call('EXISTS', 'policy') == 1 then
+  -- guard: next-reconciliation
+  set_deadline_if_none('reconcile', '', math.floor(policy_ms('reconcile_seconds') * (2 / 3 + NOW_US % 1000 / 1500)))
+end
 return actions
