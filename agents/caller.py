@@ -17,6 +17,7 @@ from rich.table import Table
 
 from agents.microphone import FRAME, LOUD, RATE, Microphone
 from agents.offline import speech
+from agents.patience import Patient
 from orchestrator.machine.loopback import is_loopback
 from orchestrator.node.api_client import admin_token
 from orchestrator.node.output import FAILED, UNREACHABLE, Json, console, print_error, print_json, styled
@@ -51,7 +52,9 @@ class Call:
     ) -> None:
         self._user_id, self._metadata, self._patience = user_id, metadata or {}, patience
         self._shown = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.AsyncClient(base_url=url, headers=self._shown, timeout=10, trust_env=not is_loopback(url))
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=self._shown, timeout=10, trust_env=not is_loopback(url), transport=Patient(patience)
+        )
         self._room = rtc.Room()
         self._utterances: asyncio.Queue[Utterance] = asyncio.Queue()
         self._first_sound: asyncio.Future[float] = asyncio.get_running_loop().create_future()
@@ -110,9 +113,8 @@ class Call:
 
     async def _start(self) -> None:
         begun = time.monotonic()
-        self.session = await self._ask(
-            "POST", "/api/session/start", {"userId": self._user_id, "metadata": self._metadata}
-        )
+        body, once = {"userId": self._user_id, "metadata": self._metadata}, {"Idempotency-Key": token_hex(8)}
+        self.session = await self._ask("POST", "/api/session/start", body, once)
         self.timings["start answer"] = time.monotonic() - begun
         # From here on it is a user's browser.
         self._http.headers["Authorization"] = f"Bearer {self.session.pop('clientSecret')}"
