@@ -100,9 +100,9 @@ class Supervised:
         return self
 
     def program(self, name: str) -> int:
-        """Return the pid of a program."""
-        found = set(marked("SUPERVISOR_PROCESS_NAME", name)) & set(marked("RUN_DIR", str(self.folder)))
-        return found.pop()
+        """Return the pid of a program. One that executes another program has no environment for a moment."""
+        here = "RUN_DIR", str(self.folder)
+        return poll(lambda: set(marked("SUPERVISOR_PROCESS_NAME", name)) & set(marked(*here)), f"{name} runs").pop()
 
     def said(self) -> str:
         """Return its output."""
