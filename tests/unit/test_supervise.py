@@ -39,6 +39,7 @@ _PROGRAM = """\
 [program:{name}]
 command={command}
 priority={priority}
+autorestart=true
 startsecs=1
 startretries=0
 stopwaitsecs=5
