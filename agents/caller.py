@@ -52,9 +52,7 @@ class Call:
     ) -> None:
         self._user_id, self._metadata, self._patience = user_id, metadata or {}, patience
         self._shown = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.AsyncClient(
-            base_url=url, headers=self._shown, timeout=10, trust_env=not is_loopback(url), transport=Patient(patience)
-        )
+        self._http = Patient(patience, base_url=url, headers=self._shown, timeout=10, trust_env=not is_loopback(url))
         self._room = rtc.Room()
         self._utterances: asyncio.Queue[Utterance] = asyncio.Queue()
         self._first_sound: asyncio.Future[float] = asyncio.get_running_loop().create_future()

@@ -2,26 +2,26 @@
 
 import asyncio
 import time
+from typing import Any
 
 import httpx
 
 
-class Patient(httpx.AsyncHTTPTransport):
+class Patient(httpx.AsyncClient):
     """Sends a request again for at most so many seconds. One that changes something needs an Idempotency-Key."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
+    def __init__(self, seconds: float, **options: Any) -> None:
+        super().__init__(**options)
         self._seconds = seconds
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """Return the first answer that is no 503, or the last 503."""
         deadline = time.monotonic() + self._seconds
         while True:
-            response = await super().handle_async_request(request)
+            response = await super().send(request, **options)
             pause = response.headers.get("Retry-After", "")
             refused = response.status_code == httpx.codes.SERVICE_UNAVAILABLE and pause.isdigit()
             if not refused or time.monotonic() + int(pause) > deadline:
                 return response
-            await response.aread()
             await response.aclose()
             await asyncio.sleep(int(pause))

@@ -61,7 +61,7 @@ export function strip(model) {
       }
       const found = model.health.warnings.map(sentence);
       attribute(warnings, "data-level", found.length ? "odd" : "fine");
-      text(title, found.length ? `${plural(found.length, "warning")}` : "No warnings.");
+      text(title, found.length ? plural(found.length, "warning") : "No warnings.");
       update(found, (words) => words);
     },
   };

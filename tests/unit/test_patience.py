@@ -4,7 +4,6 @@ import http.server
 import threading
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
 from agents.patience import Patient
@@ -55,7 +54,20 @@ async def test_a_refused_request_is_sent_again_while_there_is_time(  # noqa: PLR
 ) -> None:
     handler, url = server
     handler.refusals, handler.headers_of_refusals = refusals, headers
-    async with httpx.AsyncClient(transport=Patient(patience)) as client:
+    async with Patient(patience) as client:
         response = await client.post(url, content=b"body")
     assert response.status_code == status
     assert handler.bodies == [b"body"] * sent
+
+
+async def test_the_proxy_of_the_environment_is_used(
+    server: tuple[type[Busy], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler, url = server
+    monkeypatch.setenv("HTTP_PROXY", url)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with Patient(30) as client:
+        response = await client.post("http://host.invalid/api", content=b"by the proxy")
+    assert response.is_success
+    assert handler.bodies == [b"by the proxy"]
