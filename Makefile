@@ -5,9 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := agents,offline
 
-# Many tests mostly wait, so there are more test processes than cores; each runs whole files. On a machine that does other
-# things as well: make test WORKERS=3
-WORKERS := 4
+# Many tests mostly wait, so there are more test processes than cores; each runs whole files.
+WORKERS := 3
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The first Python that is new enough, by any of its usual names.

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import SCREENSHOTS, Browser, spoken
+from tests.support.browser import SCREENSHOTS, Browser, silent, spoken
 from tests.support.documents import LARGEST_PICTURE, REPOSITORY
 from tests.support.node import Node
 from tests.support.processes import poll
@@ -63,8 +63,8 @@ def the_picture_of_the_page_in_a_call(node: Node, tmp_path: Path) -> None:
         browser.page.get_by_role("button", name="Hang up").click()
 
 
-def the_picture_of_the_status_page(node: Node, _: Path) -> None:
-    with others(node), Browser(size=(1280, 860)) as browser:
+def the_picture_of_the_status_page(node: Node, tmp_path: Path) -> None:
+    with others(node), Browser(microphone=silent(tmp_path), size=(1280, 860)) as browser:
         page = browser.page
         caller = page.context.new_page()
         talk(caller, node)

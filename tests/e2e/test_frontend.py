@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.e2e import pictures, starter
-from tests.support.browser import PHONE, Browser, chromium, shown, spoken
+from tests.support.browser import PHONE, Browser, chromium, shown, silent, spoken
 from tests.support.node import Node
 from tests.support.page import build_page
 from tests.support.path_proxy import PathProxy
@@ -99,8 +99,7 @@ def press_talk_and_the_agent_answers(node: Node, tmp_path: Path) -> None:
 
 
 def a_killed_agent_is_replaced_and_the_user_is_informed(node: Node, tmp_path: Path) -> None:
-    # A silent file, as the recogniser sometimes takes the beeps of Chromium's fake microphone for words.
-    with Browser(microphone=spoken(tmp_path, "Hello.", before=90), size=PHONE, dark=True) as browser:
+    with Browser(microphone=silent(tmp_path), size=PHONE, dark=True) as browser:
         press_talk(browser, node)
         shown(browser, "How can I help you?")
         [agent] = [agent for agent in node.agents() if agent["status"] == "running"]

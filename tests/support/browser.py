@@ -23,6 +23,7 @@ from typing import Self
 import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Playwright, Request, expect, sync_playwright
 
 from tests.support.processes import alive, poll
@@ -81,13 +82,20 @@ def spoken(folder: Path, sentence: str, *, before: float = 6, after: float = 6) 
     sound = speech.voice().speak(sentence)
     at = np.arange(int(len(sound) * _RATE / speech.TTS_RATE)) * speech.TTS_RATE / _RATE
     samples = np.interp(at, np.arange(len(sound)), sound).astype(np.int16)
-    padded = np.pad(samples, (int(before * _RATE), int(after * _RATE)))
-    path = folder / "microphone.wav"
+    return _sound(folder / "microphone.wav", np.pad(samples, (int(before * _RATE), int(after * _RATE))))
+
+
+def silent(folder: Path) -> Path:
+    """Return a sound file with silence: a voice agent may take Chromium's beep for a word, and answer it."""
+    return _sound(folder / "silence.wav", np.zeros(_RATE, np.int16))
+
+
+def _sound(path: Path, samples: NDArray[np.int16]) -> Path:
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(_RATE)
-        file.writeframes(padded.tobytes())
+        file.writeframes(samples.tobytes())
     return path
 
 
