@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 import xmlrpc.client
 from collections.abc import Callable
 from http import HTTPStatus
@@ -188,7 +189,8 @@ class Node:
 
     def begin(self, user: str, secret: str = "", **body: Any) -> dict[str, Any]:
         """Start a session. `secret`: that of the user's live session, to get the same session again."""
-        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        # A start that was answered late has begun: sent again, it is to return the same session.
+        headers = {"Idempotency-Key": str(uuid.uuid4())} | ({"Authorization": f"Bearer {secret}"} if secret else {})
         request = {"json": {"userId": user, **body}, "headers": headers}
         found = self._answer(lambda: self.http.post("/api/session/start", **request))
         assert found["success"], found
