@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := agents,offline
 
-# Many tests mostly wait, so there are more test processes than cores; each runs whole files.
-WORKERS := 3
+# Many tests mostly wait, so there are more test processes than cores; each runs whole files. `auto`: see tests/conftest.py.
+WORKERS := auto
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The first Python that is new enough, by any of its usual names.

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Annotated, Any, Self, TypeVar
 
@@ -12,12 +11,12 @@ import httpx
 import numpy as np
 import typer
 from livekit import rtc
-from numpy.typing import NDArray
 from rich.table import Table
 
 from agents.microphone import FRAME, LOUD, RATE, Microphone
 from agents.offline import speech
 from agents.patience import Patient
+from agents.utterance import Utterance
 from orchestrator.machine.loopback import is_loopback
 from orchestrator.node.api_client import admin_token
 from orchestrator.node.output import FAILED, UNREACHABLE, Json, console, print_error, print_json, styled
@@ -30,18 +29,6 @@ T = TypeVar("T")
 
 class CallError(Exception):
     """The call did not go as it should."""
-
-
-@dataclass(slots=True)
-class Utterance:
-    """Something the agent said."""
-
-    started: float  #: monotonic time of its first sound
-    frames: list[NDArray[np.int16]] = field(default_factory=list)
-
-    def text(self) -> str:
-        """Return it as text, by offline recognition."""
-        return speech.recogniser().hear(np.concatenate(self.frames)) if self.frames else ""
 
 
 class Call:
@@ -244,7 +231,17 @@ class Call:
             async with asyncio.timeout(self._patience):
                 yield
         except TimeoutError:
-            raise CallError(f"{trouble} within {self._patience:.0f} s") from None
+            raise CallError(f"{trouble} within {self._patience:.0f} s ({self._circumstances()})") from None
+
+    def _circumstances(self) -> str:
+        """Return what a caller can see of a call that goes wrong."""
+        connection = rtc.ConnectionState.Name(self._room.connection_state).removeprefix("CONN_").lower()
+        others = len(self._room.remote_participants)
+        heard = sum(not listener.done() for listener in self._listeners)
+        facts = [f"the room is {connection}", f"others in it: {others}", f"tracks heard: {heard}"]
+        if hasattr(self, "_microphone") and (failure := self._microphone.failure):
+            facts.append(f"the microphone has failed: {failure!r}")
+        return ", ".join(facts)
 
     async def leave(self) -> None:
         """Leave the room without stopping the session, as a closed browser tab does."""

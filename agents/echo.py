@@ -26,7 +26,8 @@ async def entrypoint(ctx: AgentContext) -> None:
             tracks.put_nowait(publication.track)
     await ctx.set_state("listening")
     repeating: asyncio.Task[None] | None = None
-    try:
+    # Not a task alone: its failure would leave a silent agent in the call.
+    async with asyncio.TaskGroup() as group:
         while True:
             heard = await tracks.get()
             if heard.kind != rtc.TrackKind.KIND_AUDIO:
@@ -34,10 +35,7 @@ async def entrypoint(ctx: AgentContext) -> None:
             # After a lost connection the user has a new track, and the old one's stream does not end.
             if repeating:
                 repeating.cancel()
-            repeating = asyncio.create_task(_repeat(ctx, heard, source))
-    finally:
-        if repeating:
-            repeating.cancel()
+            repeating = group.create_task(_repeat(ctx, heard, source))
 
 
 async def _repeat(ctx: AgentContext, heard: rtc.Track, source: rtc.AudioSource) -> None:

@@ -25,11 +25,19 @@ class Microphone:
         self._queue: asyncio.Queue[tuple[NDArray[np.int16], asyncio.Future[float]]] = asyncio.Queue()
         self._running = asyncio.create_task(self._run())
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Why it plays nothing any more; None while it works."""
+        return self._running.exception() if self._running.done() and not self._running.cancelled() else None
+
     async def say(self, sound: NDArray[np.int16]) -> float:
         """Play a sentence; returns the monotonic time at which its last sound left."""
         done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         await self._queue.put((sound, done))
-        return await done
+        await asyncio.wait((done, self._running), return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
+            raise RuntimeError("the microphone has failed") from self.failure
+        return done.result()
 
     async def close(self) -> None:
         """Switch it off."""

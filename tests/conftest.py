@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 from hypothesis.internal.conjecture import providers
@@ -22,6 +23,17 @@ pytest.register_assert_rewrite("tests.support.machine")
 
 #: Files of these rings that take longest. One file is one process's: what begins last must be short.
 _LONG = ("test_supervise.py", "test_host.py", "test_host_code.py", "test_refusing_redis.py", "test_fuzz.py")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many test processes there are: one more than the cores that nothing else uses now, and at least two.
+
+    A whole node takes ten seconds of a core to start. Where other programs use the cores, more nodes at once would miss
+    the product's own deadlines.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    free = cores * (1 - psutil.cpu_percent(interval=1.0) / 100)
+    return max(2, round(free) + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
