@@ -21,9 +21,12 @@ from orchestrator.node.output import Terminal, styled
 from orchestrator.reasons import Subject, warning_subject
 from orchestrator.settings import Settings
 
-#: Seconds after which it prints that the node is not up; the node goes on trying.
-PATIENCE = 90.0
+#: Seconds after which it prints that the node is not up yet. It goes on as the node does, and ends with it, or when
+#: nobody expects an answer any more.
+PATIENCE, GIVE_UP = 90.0, 3600.0
 POLL = 0.2
+#: Seconds for one answer: on a busy machine each request that is given up is still answered, and delays the next one.
+ANSWER = 15.0
 #: Seconds for which warnings are normal parts of a start.
 EARLY = 10.0
 
@@ -33,30 +36,35 @@ def main() -> None:
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # `stty tostop` would stop a background process group
     console = Terminal(soft_wrap=True)
     settings = Settings.load()
-    started, since = time.monotonic(), time.time()
-    console.print(styled("Starting node ", (settings.node_id, "bold"), ": the first agent loads its models once …"))
-    supervisor = os.getppid()
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # ends with supervisord, whatever it waits for
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    health: dict[str, Any] | None = None
-    printed: set[Subject] = set()
     token = settings.admin_token.get_secret_value() if settings.admin_token else ""
     headers = {"Authorization": f"Bearer {token}"}
-    with httpx.Client(base_url=settings.base_url, headers=headers, timeout=2, trust_env=False) as client:
-        while time.monotonic() - started < PATIENCE:
-            if os.getppid() != supervisor:
-                return  # stopped before it was up
-            up, health = poll(client, settings.node_id, since)
-            if up and health and _clients_connect(console, settings, printed):
-                _show_up(console, settings, health, time.monotonic() - started)
-                return
-            if time.monotonic() - started > EARLY:
-                _warn(console, found_warnings(health or {}), printed)
-            time.sleep(POLL)
-    _warn(console, found_warnings(health or {}), printed)
-    late = f"Not all up after {PATIENCE:.0f} s."
-    console.print(styled((late, "bold red"), f" Logs: {settings.run_dir}/logs, or orchestrator doctor"))
+    with httpx.Client(base_url=settings.base_url, headers=headers, timeout=ANSWER, trust_env=False) as client:
+        follow(client, settings, console)
+
+
+def follow(client: httpx.Client, settings: Settings, console: Terminal) -> None:
+    """Print what keeps the node from being up, that it is late, and that it is up. Ends with the parent process."""
+    started, since, supervisor = time.monotonic(), time.time(), os.getppid()
+    console.print(styled("Starting node ", (settings.node_id, "bold"), ": the first agent loads its models once …"))
+    printed: set[Subject] = set()
+    late = False
+    while (waited := time.monotonic() - started) < GIVE_UP:
+        if os.getppid() != supervisor:
+            return  # stopped before it was up
+        up, health = poll(client, settings.node_id, since)
+        if up and health and _clients_connect(console, settings, printed):
+            _show_up(console, settings, health, time.monotonic() - started)
+            return
+        if waited > EARLY:
+            _warn(console, found_warnings(health or {}), printed)
+        if waited > PATIENCE and not late:
+            late = True
+            text = f" Logs: {settings.run_dir}/logs, or orchestrator doctor. Still waiting."
+            console.print(styled((f"Not all up after {PATIENCE:.0f} s.", "bold red"), text))
+        time.sleep(POLL)
 
 
 def poll(client: httpx.Client, node_id: str, since: float) -> tuple[bool, dict[str, Any] | None]:
