@@ -64,27 +64,12 @@ async def an_agent_can_be_interrupted(node: Node) -> None:
     async with Call(node.url, "barge") as call:
         await call.read()
         await call.say("What can you do?")
-        await _state(call, "speaking")
+        await call.state("speaking")
         await call.say("Stop, what time is it?")
         # The long answer is interrupted: its end is never said, and the interruption is answered.
         assert "say goodbye" not in await call.read()
+        await call.read()
         await call.ask("What time is it?", A_TIME)
-
-
-async def _state(call: Call, wanted: str) -> bool:
-    """Wait until the agent publishes a state."""
-    seen = asyncio.Event()
-
-    def look(*_: object) -> None:
-        agents = call._room.remote_participants.values()
-        if any(agent.attributes.get("lk.agent.state") == wanted for agent in agents):
-            seen.set()
-
-    call._room.on("participant_attributes_changed", look)
-    look()
-    async with asyncio.timeout(60):
-        await seen.wait()
-    return True
 
 
 async def the_agents_state_changes_after_the_user_joins(node: Node) -> None:
@@ -92,8 +77,8 @@ async def the_agents_state_changes_after_the_user_joins(node: Node) -> None:
     async with Call(node.url, "page") as call:
         agent = next(iter(call._room.remote_participants.values()))
         assert agent.kind == rtc.ParticipantKind.PARTICIPANT_KIND_AGENT
-        assert await _state(call, "speaking")
-        assert await _state(call, "listening")
+        await call.state("speaking")
+        await call.state("listening")
 
 
 async def _told(room: rtc.Room, agent: str, seconds: float) -> list[str]:

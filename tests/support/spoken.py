@@ -47,6 +47,23 @@ class Call(caller.Call):
         """Return the words of the next thing that the agent says, once it is said. Raises `CallError`."""
         return await self._next(self._texts, lambda text: asyncio.wait((text,), timeout=1))
 
+    async def state(self, wanted: str) -> None:
+        """Wait until the agent publishes a state. Raises `CallError`."""
+        seen = asyncio.Event()
+
+        def look(*_: object) -> None:
+            agents = self._room.remote_participants.values()
+            if any(agent.attributes.get("lk.agent.state") == wanted for agent in agents):
+                seen.set()
+
+        self._room.on("participant_attributes_changed", look)
+        try:
+            look()
+            async with self._bound(f"the agent is not {wanted}"):
+                await seen.wait()
+        finally:
+            self._room.off("participant_attributes_changed", look)
+
     async def ask(self, sentence: str, wanted: str) -> re.Match[str]:
         """Say a sentence until the answer matches, three times at most, because recognition is not perfect.
 
@@ -54,6 +71,7 @@ class Call(caller.Call):
         """
         answers, began = [], time.monotonic()
         for _ in range(3):
+            await self.state("listening")  # a sentence that interrupts an answer would be answered by its beginning
             with contextlib.suppress(asyncio.QueueEmpty):
                 while True:
                     self._texts.get_nowait()  # answers to what was asked before
