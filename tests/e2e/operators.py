@@ -115,7 +115,7 @@ def flower_lists_the_worker_and_requires_credentials(node: Node, _: Receiver) ->
     output = (node.run_dir / "flower.log").open("w+")
     process = subprocess.Popen(command, env=node.environment, cwd=node.run_dir, stdout=output, stderr=output)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
             token = CANARIES["ADMIN_TOKEN"]
 
             name = f"node@{node.environment['NODE_ID']}"

@@ -70,7 +70,7 @@ def _flower_counts(node: Node) -> None:
     with (node.run_dir / "flower.log").open("wb") as output:
         process = subprocess.Popen(command, env=node.environment, cwd=node.run_dir, stdout=output, stderr=output)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as http:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False) as http:
 
             def counted() -> bool:
                 assert process.poll() is None, (node.run_dir / "flower.log").read_text()

@@ -26,7 +26,7 @@ def ends(node: Node, seconds: float = 60) -> int:
     """Wait until a node has exited and no process of it is left; returns its exit code."""
     assert node.process is not None
     code = node.process.wait(seconds)
-    poll(lambda: not node.pids(), "every process of the node is gone")
+    poll(lambda: not node.pids(), "every process of the node is gone", 10)
     return code
 
 
@@ -83,7 +83,7 @@ def _a_second_signal_stops_at_once(node: Node) -> None:
     poll(lambda: "Draining: 1 call" in node.said(), "it drains")
     os.killpg(node.process.pid, signal.SIGINT)
     assert ends(node) == 0
-    poll(lambda: not any(map(alive, pids)), "every process of the node is gone")
+    poll(lambda: not any(map(alive, pids)), "every process of the node is gone", 5)
 
 
 def _its_state_is_there_again(node: Node, session_id: str) -> None:
@@ -205,7 +205,7 @@ def a_node_runs_in_folders_of_any_name_and_stops_with_its_terminal(folder: Path)
         assert str(node.info("host")["logfile"]) == f"{place}/run/logs/host.log"
         terminal.close()
         assert node.process.wait(60) == 0
-        poll(lambda: not node.pids(), "no process of it is left")
+        poll(lambda: not node.pids(), "no process of it is left", 5)
     finally:
         terminal.close()
         node.stop()

@@ -119,7 +119,7 @@ class Node:
         code = self.process.wait(60)
         # supervisord does not stop the process that prints the first lines: it exits after supervisord.
         # An exiting process has no environment any more, so `pids` does not find it while it still exists.
-        poll(lambda: not self.pids() and not any(map(alive, before)), "every process of the node is gone")
+        poll(lambda: not self.pids() and not any(map(alive, before)), "every process of the node is gone", 5)
         self.process = None
         return code
 
@@ -157,7 +157,7 @@ class Node:
         """Run supervisorctl against it."""
         command = [str(Path(sys.executable).parent / "supervisorctl"), "-c", str(REPOSITORY / "supervisord.conf")]
         done = subprocess.run(
-            [*command, *arguments], env=self.environment, capture_output=True, text=True, timeout=60, check=False
+            [*command, *arguments], env=self.environment, capture_output=True, text=True, timeout=20, check=False
         )
         assert "rror" not in done.stderr, done.stderr
         return done.stdout

@@ -83,7 +83,7 @@ def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
             process.kill()
 
 
-def stop(process: subprocess.Popen[bytes], seconds: float = 60) -> int:
+def stop(process: subprocess.Popen[bytes], seconds: float = 15) -> int:
     """Stop a process with SIGTERM and return its exit code."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)

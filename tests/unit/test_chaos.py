@@ -49,7 +49,7 @@ def test_zombies_are_the_unreaped_children_of_the_given_processes() -> None:
         assert zombies([]) == []
         mine.wait()
         assert mine.pid not in zombies([os.getpid()])
-        other.communicate(b"\n", timeout=60)
+        other.communicate(b"\n", timeout=10)
     assert zombies([other.pid]) == []
 
 

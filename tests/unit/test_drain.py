@@ -246,7 +246,7 @@ def test_the_drain_waits_for_its_signal_and_ends_with_the_calls(
     assert api.asked[0] == POST
     assert process.poll() is None
     api.answers[:] = [0]
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=5)
     assert process.returncode == 0
     assert out == "Draining: 1 call has up to 30 s. Ctrl-C again stops now.\n"
 

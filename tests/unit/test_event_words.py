@@ -68,7 +68,7 @@ def page_words(events: list[dict[str, Any]], agents: list[dict[str, Any]]) -> li
     given = json.dumps([table, (REPOSITORY / "orchestrator/web/words.js").as_uri(), events, agents])
     node = shutil.which("node")
     assert node
-    done = subprocess.run([node, "-e", _SCRIPT], input=given, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([node, "-e", _SCRIPT], input=given, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 0, done.stderr
     found: list[str] = json.loads(done.stdout)
     return found

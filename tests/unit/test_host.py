@@ -253,7 +253,7 @@ async def test_who_sends_a_child_out_of_its_group_takes_it_along_all_the_same(sh
     with sleeper() as other:
         if with_its_host:
             stop(shell.process)
-            poll(lambda: not alive(child), "nothing is left of a host that has stopped")
+            poll(lambda: not alive(child), "nothing is left of a host that has stopped", 5)
             await shell.client.close()
             shell.process = shell.start()
             await shell.connect()

@@ -72,7 +72,7 @@ def proxy(echo: Echo) -> Iterator[FaultProxy]:
 
 
 def connect(proxy: FaultProxy) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", proxy.port), timeout=60)
+    return socket.create_connection(("127.0.0.1", proxy.port), timeout=10)
 
 
 def read(client: socket.socket, size: int) -> bytes:
@@ -97,7 +97,7 @@ def silent(client: socket.socket) -> bool:
     except TimeoutError:
         return True
     finally:
-        client.settimeout(60)
+        client.settimeout(10)
     return False
 
 
@@ -141,13 +141,13 @@ def test_proxy_passes_the_end_of_each_direction_separately(echo: Echo, proxy: Fa
 @pytest.mark.parametrize("who", ["client", "server"])
 def test_proxy_passes_resets_on(who: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(60)
+        listener.settimeout(10)
         with FaultProxy("127.0.0.1", listener.getsockname()[1]) as proxy:
             client = connect(proxy)
             server, _ = listener.accept()
             first, other = (client, server) if who == "client" else (server, client)
             with other:
-                other.settimeout(60)
+                other.settimeout(10)
                 first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 first.close()
                 assert was_reset(other)
@@ -232,7 +232,7 @@ def test_connections_of_a_kept_black_hole_stay_dead(
             old.sendall(b"lost")
             assert silent(old)
             assert silent(swallowed)
-    poll(lambda: echo.connected == {server_side}, "the server holds the half that is left")
+    poll(lambda: echo.connected == {server_side}, "the server holds the half that is left", 5)
     assert echo.received == b"hellohello"
 
 

@@ -30,7 +30,7 @@ class Loop:
     def connect(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX)
         client.connect(str(self.path))
-        client.settimeout(60)
+        client.settimeout(5)
         self.turn()
         return client
 

@@ -31,7 +31,7 @@ def test_sockets_listen_before_the_app_is_loaded(host: str, reached: list[str]) 
     opened = listening(node(host, port))
     try:
         for address in reached:
-            with socket.create_connection((address, port), timeout=60):
+            with socket.create_connection((address, port), timeout=5):
                 pass
     finally:
         for sock in opened:

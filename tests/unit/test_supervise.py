@@ -16,6 +16,7 @@ import pytest
 from supervisor.xmlrpc import SupervisorTransport
 
 from orchestrator.errors import CANNOT_RUN
+from orchestrator.node.supervisor import LONGEST_PAUSE
 from orchestrator.operations import restarts
 from tests.support.disk import full_disk
 from tests.support.drain_api import DrainApi, asleep
@@ -108,11 +109,11 @@ class Supervised:
         """Return its output."""
         return self.output.read_text()
 
-    def ends(self, seconds: float = 60) -> int:
+    def ends(self, seconds: float = 20) -> int:
         """Wait for its exit, assert that no process of it is left, and return its exit code."""
         code = self.process.wait(seconds)
         # A killed process is listed until the kernel has removed it.
-        poll(lambda: not marked("RUN_DIR", str(self.folder)), "no process of it is left")
+        poll(lambda: not marked("RUN_DIR", str(self.folder)), "no process of it is left", 5)
         return code
 
 
@@ -159,7 +160,7 @@ def test_a_program_that_has_run_is_always_restarted(supervised: Supervised, code
     assert trouble.subject == ("program_restarts", "needy")
     well = log.read_text().count("well")
     away.unlink()
-    poll(lambda: log.read_text().count("well") > well, "it runs again")
+    poll(lambda: log.read_text().count("well") > well, "it runs again", LONGEST_PAUSE + 2)
     assert supervised.process.poll() is None
     assert restarts.troubles(supervised.folder, time.time() + restarts.STEADY + 15) == []
     supervised.process.send_signal(signal.SIGTERM)
@@ -177,7 +178,7 @@ def test_a_command_that_disappears_later_does_not_end_the_node(supervised: Super
     os.kill(supervised.program("replaced"), signal.SIGKILL)
     poll(lambda: restarts.troubles(supervised.folder), "it is started repeatedly")
     program.symlink_to("/bin/sleep")
-    poll(lambda: marked("SUPERVISOR_PROCESS_NAME", "replaced"), "it runs again")
+    poll(lambda: marked("SUPERVISOR_PROCESS_NAME", "replaced"), "it runs again", LONGEST_PAUSE + 2)
     supervised.process.send_signal(signal.SIGTERM)
     assert supervised.ends() == 0
 
@@ -318,7 +319,7 @@ def test_the_programs_end_when_supervisord_is_killed(supervised: Supervised) -> 
     supervised.start().up()
     supervised.process.kill()
     supervised.process.wait()
-    poll(lambda: marked("RUN_DIR", str(supervised.folder)) == [], "no process is left")
+    poll(lambda: marked("RUN_DIR", str(supervised.folder)) == [], "no process is left", 10)
 
 
 def test_supervisord_reaps_orphans(supervised: Supervised) -> None:
@@ -344,7 +345,7 @@ def test_no_orphan_is_left_after_the_stop(supervised: Supervised) -> None:
     assert alive(pid)
     supervised.process.send_signal(signal.SIGTERM)
     assert supervised.ends() == 0
-    poll(lambda: not alive(pid), "the orphan is gone")
+    poll(lambda: not alive(pid), "the orphan is gone", 5)
 
 
 # The drain
