@@ -132,7 +132,7 @@ $(VENV)/bin/python:
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing the pinned dependencies into $(VENV): about a minute, once."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
-	@$(BIN)/python -m compileall -q orchestrator agents
+	@$(BIN)/python -m compileall -q orchestrator agent_runtime agents
 	@touch $@
 
 $(VENV)/.installed-flower: $(VENV)/.installed

@@ -60,7 +60,7 @@ def main(ctx: Any = None) -> Any:
         | {
             "REDIS_URL": redis.env.REDIS_URL,
             "AGENT_NAME": "voice-agent",
-            "AGENT_MODULE": "agents.voice",
+            "AGENT_MODULE": "agents/voice.py",
             "POOL_TARGET": "3",
             "MAX_SESSIONS": "10",
             "QUEUE_LIMIT": "100",

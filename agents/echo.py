@@ -5,7 +5,7 @@ import contextlib
 
 from livekit import rtc
 
-from agents.context import AgentContext
+from agent_runtime.context import AgentContext
 
 RATE = 48_000
 

@@ -19,10 +19,10 @@ from livekit.agents import (
 from livekit.agents.voice.agent_session import SessionConnectOptions
 from livekit.agents.voice.room_io import RoomOptions, TextInputEvent, TextInputOptions
 
-from agents.context import TURN_CHARACTERS, AgentContext
-from agents.offline.reply import Conversation
-from agents.pipeline import Pipeline
-from agents.providers import LLM_PROVIDERS, STT_PROVIDERS, TTS_PROVIDERS, chosen
+from agent_runtime.context import TURN_CHARACTERS, AgentContext
+from agent_runtime.offline.reply import Conversation
+from agent_runtime.pipeline import Pipeline
+from agent_runtime.providers import LLM_PROVIDERS, STT_PROVIDERS, TTS_PROVIDERS, chosen
 from orchestrator.reasons import because
 
 INSTRUCTIONS = (
@@ -49,7 +49,7 @@ def _offline_speech(*, hear: bool, speak: bool) -> None:
     # guard: offline-only-where-used
     if not (hear or speak):
         return
-    from agents.offline import plugins, speech  # noqa: F401, PLC0415 - only if they are used
+    from agent_runtime.offline import plugins, speech  # noqa: F401, PLC0415 - only if they are used
 
     try:
         speech.warm_up(hear=hear, speak=speak)
@@ -137,7 +137,7 @@ def _parts(conversation: Conversation) -> tuple[stt.STT[Any], llm.LLM[Any], tts.
 
 
 def _offline(module: str) -> Any:
-    return importlib.import_module(f"agents.offline.{module}")
+    return importlib.import_module(f"agent_runtime.offline.{module}")
 
 
 def _text_input() -> TextInputOptions | bool:

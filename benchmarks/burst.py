@@ -10,7 +10,7 @@ from typing import Any
 import redis
 from livekit import api
 
-from agents.context import STATE_ATTRIBUTE
+from agent_runtime.context import STATE_ATTRIBUTE
 from benchmarks.support import (
     Aim,
     Connection,

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 from livekit import api, rtc
 
-from agents.context import STATE_ATTRIBUTE
+from agent_runtime.context import STATE_ATTRIBUTE
 from benchmarks.support import (
     Aim,
     Figure,

@@ -1,6 +1,6 @@
 """The voice agent under livekit-agents' own worker: the reference of P3, P5 and P6.
 
-The agent is agents.voice, unchanged; only its context is created from the room of a job. Each process writes to a
+The agent is agents/voice.py, unchanged; only its context is created from the room of a job. Each process writes to a
 file named by its pid whether it is `idle` or has a `job`, so that a benchmark can wait for that.
 Only modules that the agent needs are imported, because others would count as the process's memory.
 """
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from livekit.agents import AgentServer, JobContext, JobProcess, cli
 
+from agent_runtime.context import AgentContext
 from agents import voice
-from agents.context import AgentContext
 
 MODELS = "benchmarks.livekit_models"
 

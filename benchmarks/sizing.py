@@ -8,10 +8,10 @@ from statistics import mean
 
 import psutil
 
-from agents.caller import Call
-from agents.offline import speech
+from agent_runtime.offline import speech
 from benchmarks.memory import pss, steady, uss
 from benchmarks.support import Figure, note, short_folder
+from orchestrator.call.caller import Call
 from tests.support.node import Node
 from tests.support.processes import poll
 
@@ -144,7 +144,7 @@ class _Sizing:
 def measure() -> list[Figure]:
     """Measure a node with the voice agent and its offline models, and one with an agent that has no models."""
     speech.warm_up()  # the callers are not part of the node
-    return [*_on_a_node("agents.voice"), *_on_a_node("agents.echo")]
+    return [*_on_a_node("agents/voice.py"), *_on_a_node("agents/echo.py")]
 
 
 def _on_a_node(module: str) -> list[Figure]:
@@ -152,7 +152,7 @@ def _on_a_node(module: str) -> list[Figure]:
         (folder / "node").mkdir()
         note(f"P7: starts a node with {module}")
         node = stack.enter_context(Node(folder / "node", POOL_TARGET=0, AGENT_MODULE=module))
-        return asyncio.run(_voice(node) if module == "agents.voice" else _echo(node))
+        return asyncio.run(_voice(node) if module == "agents/voice.py" else _echo(node))
 
 
 async def _voice(node: Node) -> list[Figure]:

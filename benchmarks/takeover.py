@@ -7,8 +7,8 @@ import signal
 import time
 from statistics import median
 
-from agents.caller import Call
 from benchmarks.support import Aim, Figure, note, short_folder
+from orchestrator.call.caller import Call
 from tests.support.node import Node
 from tests.support.processes import poll
 
@@ -24,7 +24,7 @@ def measure() -> list[Figure]:
     with short_folder() as folder, contextlib.ExitStack() as stack:
         (folder / "node").mkdir()
         note("P4: starts a node")
-        node = stack.enter_context(Node(folder / "node", POOL_TARGET=3, AGENT_MODULE="agents.echo"))
+        node = stack.enter_context(Node(folder / "node", POOL_TARGET=3, AGENT_MODULE="agents/echo.py"))
         return asyncio.run(_compare(node))
 
 

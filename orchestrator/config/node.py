@@ -67,8 +67,9 @@ class NodeSettings(BaseSettings):
     livekit_url: LivekitUrl = None
     """LiveKit address (ws:// or wss://). Unset: a local LiveKit server is started."""
 
-    agent_module: str = "agents.voice"
-    """Python module of the agent: `async def entrypoint(ctx)` and an optional `prewarm()`."""
+    agent_module: str = "agents/voice.py"
+    """The agent: a Python file, by its path, or an importable module. It has `async def entrypoint(ctx)`, and may have
+    `prewarm()`."""
     agent_command: OptionalText = None
     """A plain command line to run as the agent instead of AGENT_MODULE."""
     agent_start_method: Literal["auto", "fork", "exec"] = "auto"

@@ -32,7 +32,7 @@ from orchestrator.machine.process import read_stat
 log = logging.getLogger("orchestrator.host")
 
 #: The module that runs an agent: it has `preload(module)` and `main(agent_id)`.
-RUNTIME = "agents.runtime"
+RUNTIME = "agent_runtime.runtime"
 #: Seconds that a trial may take.
 TRIAL_SECONDS = 60
 #: Name of a trial's output among the agents' logs. No agent can have this name.

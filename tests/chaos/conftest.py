@@ -37,7 +37,7 @@ def echo(short_folder: Path, request: pytest.FixtureRequest, fault_log: Path) ->
     name = request.module.__name__.rpartition("test_")[2][:12]
     folder = short_folder / name
     folder.mkdir()
-    settings = {"POOL_TARGET": 3, "AGENT_MODULE": "agents.echo", "FAULT_LOG": fault_log}
+    settings = {"POOL_TARGET": 3, "AGENT_MODULE": "agents/echo.py", "FAULT_LOG": fault_log}
     with Node(folder, **settings | getattr(request.module, "SETTINGS", {})) as node:
         yield node
 

@@ -266,7 +266,7 @@ class Client(threading.Thread):
 def test_many_concurrent_starts_succeed_while_the_pool_is_resized(short_folder: Path) -> None:
     folder = short_folder / "storm"
     folder.mkdir()
-    settings = SETTINGS | {"AGENT_MODULE": "agents.echo", "POOL_TARGET": 3, "MAX_SESSIONS": 50}
+    settings = SETTINGS | {"AGENT_MODULE": "agents/echo.py", "POOL_TARGET": 3, "MAX_SESSIONS": 50}
     seconds, every, sizes = (600, 5, (50, 0, 80, 10)) if LONG else (20, 2, (20, 0, 30, 5))
     with Node(folder, **settings) as node, connected(node) as raw:
         over = threading.Event()
@@ -299,7 +299,7 @@ def test_many_concurrent_starts_succeed_while_the_pool_is_resized(short_folder: 
 def test_a_flood_from_one_address_does_not_affect_other_addresses(short_folder: Path) -> None:
     folder = short_folder / "rate"
     folder.mkdir()
-    settings = {"AGENT_MODULE": "agents.echo", "POOL_TARGET": 2, "RATE_LIMIT": "10/minute", "USER_JOIN_SECONDS": 600}
+    settings = {"AGENT_MODULE": "agents/echo.py", "POOL_TARGET": 2, "RATE_LIMIT": "10/minute", "USER_JOIN_SECONDS": 600}
     count, seconds = (2000, 60) if LONG else (600, 20)
     with (
         Node(folder, **settings) as node,
@@ -356,7 +356,7 @@ def _refused_with_a_reason(answers: list[httpx.Response]) -> None:
 def test_without_free_memory_no_agent_starts_and_the_reason_is_reported(short_folder: Path) -> None:
     folder = short_folder / "memory"
     folder.mkdir()
-    settings = {"AGENT_MODULE": "agents.echo", "POOL_TARGET": 2, "USER_JOIN_SECONDS": 600}
+    settings = {"AGENT_MODULE": "agents/echo.py", "POOL_TARGET": 2, "USER_JOIN_SECONDS": 600}
     starved = Node(folder, **settings, MEMORY_HEADROOM_MB=100_000_000)
     answers = lambda: starved.http.get("/readyz").is_success  # noqa: E731
     try:
@@ -400,7 +400,7 @@ def _quiet(look: Any) -> bool:
 def test_the_pool_grows_with_arrivals_and_reports_the_reason(short_folder: Path) -> None:
     folder = short_folder / "auto"
     folder.mkdir()
-    settings = {"AGENT_MODULE": "agents.echo", "POOL_AUTO": "true", "POOL_MIN": 1, "POOL_MAX": 5}
+    settings = {"AGENT_MODULE": "agents/echo.py", "POOL_AUTO": "true", "POOL_MIN": 1, "POOL_MAX": 5}
     with Node(folder, **settings, POOL_TARGET=1, USER_JOIN_SECONDS=600) as node:
         why = lambda: str(node.health()["sizing"] or "")  # noqa: E731
         poll(lambda: "need 1" in why(), "the reason for a target of 1 is shown")

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import redis
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from tests.chaos.conftest import LONG
 from tests.support.agreement import agrees, os_agents, unsettled
 from tests.support.ear import Ear

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import redis
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from orchestrator.machine import shutdown_notice
 from tests.chaos.conftest import LONG
 from tests.support.hurt import talking

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from orchestrator.host.protocol import Process, encode
 from orchestrator.machine.process import ProcessId, machine_boot_id
 from orchestrator.models import new_id

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from tests.chaos.conftest import LONG
 from tests.support import livekit
 from tests.support.ear import Ear
@@ -42,7 +42,7 @@ def proxied(short_folder: Path, server: int) -> Iterator[tuple[Node, FaultProxy]
     with FaultProxy("127.0.0.1", server) as proxy:
         urls = {"LIVEKIT_URL": f"ws://127.0.0.1:{proxy.port}", "LIVEKIT_PUBLIC_URL": f"ws://127.0.0.1:{server}"}
         keys = {"LIVEKIT_API_KEY": livekit.KEY, "LIVEKIT_API_SECRET": livekit.SECRET}
-        settings = {"AGENT_MODULE": "agents.echo", "POOL_TARGET": 3}
+        settings = {"AGENT_MODULE": "agents/echo.py", "POOL_TARGET": 3}
         with Node(folder, **settings | SETTINGS | urls | keys) as node:
             yield node, proxy
             proxy.pass_through()

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from tests.chaos.conftest import LONG
 from tests.support.agreement import agrees
 from tests.support.ear import Ear
@@ -41,7 +41,7 @@ def node(short_folder: Path, proxy: FaultProxy, fault_log: Path) -> Iterator[Nod
     folder = short_folder / "hole"
     folder.mkdir()
     settings = {
-        "POOL_TARGET": 2, "AGENT_MODULE": "agents.echo", "USER_JOIN_SECONDS": 600, "FAULT_LOG": fault_log,
+        "POOL_TARGET": 2, "AGENT_MODULE": "agents/echo.py", "USER_JOIN_SECONDS": 600, "FAULT_LOG": fault_log,
         "REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0",
     }  # fmt: skip
     with Node(folder, **settings) as found:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from orchestrator.operations import restarts
 from tests.chaos.conftest import LONG
 from tests.support.agreement import agrees
@@ -36,7 +36,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Refusing]:
 def node(short_folder: Path, valkey: Refusing, fault_log: Path) -> Iterator[Node]:
     folder = short_folder / "refused"
     folder.mkdir()
-    settings = {"POOL_TARGET": 1, "AGENT_MODULE": "agents.echo", "FAULT_LOG": fault_log, "REDIS_URL": valkey.url}
+    settings = {"POOL_TARGET": 1, "AGENT_MODULE": "agents/echo.py", "FAULT_LOG": fault_log, "REDIS_URL": valkey.url}
     with Node(folder, **settings) as found:
         yield found
 

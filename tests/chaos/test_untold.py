@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from livekit import api
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from tests.support.guest import LiveKit
 from tests.support.hurt import talking
 from tests.support.node import REPOSITORY, Node

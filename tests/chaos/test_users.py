@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from tests.support.ear import Ear
 from tests.support.hurt import connected, talking
 from tests.support.node import REPOSITORY, Node

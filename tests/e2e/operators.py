@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import redis
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from tests.e2e.strangers import CANARIES
 from tests.support.node import Node
 from tests.support.processes import alive, free_ports, poll

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import psutil
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from orchestrator.node.programs import NEEDS, PROXIES
 from tests.support.hurt import connected
 from tests.support.node import Node

@@ -23,8 +23,8 @@ def node(short_folder: Path, receiver: Receiver) -> Iterator[Node]:
     folder = short_folder / "access"
     folder.mkdir()
     settings = {
-        "POOL_TARGET": 2, "POOL_MAX": 20, "AGENT_MODULE": "agents.echo", "HEARTBEAT_SECONDS": 1, "LOG_FORMAT": "json",
-        "AGENT_ENV": "OWN_KEY,ADMIN_TOKEN", "ALERT_WEBHOOK_URL": receiver.url,
+        "POOL_TARGET": 2, "POOL_MAX": 20, "AGENT_MODULE": "agents/echo.py", "HEARTBEAT_SECONDS": 1,
+        "LOG_FORMAT": "json", "AGENT_ENV": "OWN_KEY,ADMIN_TOKEN", "ALERT_WEBHOOK_URL": receiver.url,
     }  # fmt: skip
     node = Node(folder, **settings, **CANARIES)
     node.http.headers["Authorization"] = f"Bearer {CANARIES['ADMIN_TOKEN']}"

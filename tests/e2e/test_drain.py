@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from tests.support.agreement import os_agents
 from tests.support.drained import alone, answer, node_in, old_life_is_over, within
 from tests.support.hurt import connected, moment, talking

@@ -40,7 +40,7 @@ def narrow(short_folder: Path) -> Iterator[Node]:
     """A node of echo agents below a path, with capacity for one call and a queue of one."""
     folder = short_folder / "narrow"
     folder.mkdir()
-    settings = {"POOL_TARGET": 1, "MAX_SESSIONS": 1, "QUEUE_LIMIT": 1, "AGENT_MODULE": "agents.echo"}
+    settings = {"POOL_TARGET": 1, "MAX_SESSIONS": 1, "QUEUE_LIMIT": 1, "AGENT_MODULE": "agents/echo.py"}
     with Node(folder, **settings, ROOT_PATH="/voice") as found:
         yield found
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from tests.support import livekit
 from tests.support.agreement import os_agents
 from tests.support.ear import Ear

@@ -40,7 +40,7 @@ def test_a_node_runs_on_a_shared_managed_redis_and_an_external_livekit(short_fol
             settings |= {"LIVEKIT_API_KEY": livekit.KEY, "LIVEKIT_API_SECRET": livekit.SECRET}
             settings |= {"ADMIN_TOKEN": "mine-of-16-and-more"}
             stray = {"CELERY_BROKER_URL": "amqp://127.0.0.1:1//", "CELERY_WORKER_POOL": "prefork"}
-            with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents.echo", **settings, **stray) as node:
+            with Node(folder, POOL_TARGET=1, AGENT_MODULE="agents/echo.py", **settings, **stray) as node:
                 assert (node.program("valkey"), node.program("livekit")) == (None, None)
                 session = node.begin("ada")["sessionId"]
                 joined = lambda: "agentJoined" in node.session(session)["timings"]  # noqa: E731

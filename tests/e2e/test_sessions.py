@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from livekit import api
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from tests.e2e import command_line
 from tests.support import hurt
 from tests.support.node import Node

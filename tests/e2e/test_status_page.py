@@ -34,7 +34,7 @@ def node(short_folder: Path) -> Iterator[Node]:
     """A separate node, because these tests resize it, kill its programs and write to its Redis."""
     folder = short_folder / "status"
     folder.mkdir()
-    settings = {"POOL_TARGET": 2, "AGENT_MODULE": "agents.echo", "HEARTBEAT_SECONDS": 1, "USER_JOIN_SECONDS": 600}
+    settings = {"POOL_TARGET": 2, "AGENT_MODULE": "agents/echo.py", "HEARTBEAT_SECONDS": 1, "USER_JOIN_SECONDS": 600}
     with Node(folder, **settings) as found:
         yield found
 

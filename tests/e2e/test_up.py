@@ -37,7 +37,7 @@ def a_folder(parent: Path, name: str) -> Path:
 
 
 def a_node_prints_its_addresses_and_stops_without_leftovers(folder: Path) -> None:
-    settings = {"POOL_TARGET": 1, "AGENT_MODULE": "agents.echo", "DRAIN_SECONDS": DRAIN_SECONDS}
+    settings = {"POOL_TARGET": 1, "AGENT_MODULE": "agents/echo.py", "DRAIN_SECONDS": DRAIN_SECONDS}
     first = Node(a_folder(folder, "life"), **settings)
     with first as node:
         said = node.said()
@@ -120,7 +120,7 @@ def _a_call_is_kept_until_it_ends(node: Node) -> None:
 
 
 def a_host_that_cannot_start_ends_the_node(folder: Path) -> None:
-    node = Node(a_folder(folder, "fatal"), POOL_TARGET=1, AGENT_MODULE="agents.echo")
+    node = Node(a_folder(folder, "fatal"), POOL_TARGET=1, AGENT_MODULE="agents/echo.py")
     (node.run_dir / "host.sock").mkdir(parents=True, mode=0o700)  # a folder in the place of its socket
     try:
         node.start(wait=False)
@@ -138,7 +138,7 @@ def a_host_that_cannot_start_ends_the_node(folder: Path) -> None:
 
 
 def a_node_is_interrupted_during_its_start(folder: Path) -> None:
-    node = Node(a_folder(folder, "early"), POOL_TARGET=1, AGENT_MODULE="agents.echo")
+    node = Node(a_folder(folder, "early"), POOL_TARGET=1, AGENT_MODULE="agents/echo.py")
     try:
         node.start(wait=False)
         poll((node.run_dir / "supervisord.pid").exists, "supervisord runs")
@@ -153,7 +153,7 @@ def a_node_is_interrupted_during_its_start(folder: Path) -> None:
 
 def _checkout(folder: Path) -> Path:
     """Create a checkout with its own virtual environment, as `make up` does; returns the environment's Python."""
-    for part in ("orchestrator", "agents", "supervisord.conf"):
+    for part in ("orchestrator", "agent_runtime", "agents", "supervisord.conf"):
         source = REPOSITORY / part
         if source.is_dir():
             shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -179,7 +179,7 @@ def a_node_runs_in_folders_of_any_name_and_stops_with_its_terminal(folder: Path)
     for name in ("home", "tmp", "run"):
         (place / name).mkdir()
     node = Node(
-        place / "run", POOL_TARGET=1, AGENT_MODULE="agents.echo", PYTHONPATH=place, FRONTEND_DIR=place / "page",
+        place / "run", POOL_TARGET=1, AGENT_MODULE="agents/echo.py", PYTHONPATH=place, FRONTEND_DIR=place / "page",
         HOME=place / "home", TMPDIR=place / "tmp", XDG_CACHE_HOME=place / "cache",
     )  # fmt: skip
     (place / ".env").write_text(f'RUN_DIR="{place / "run"}"\nAGENT_ENV=NOTHING # of a comment\n')

@@ -35,7 +35,9 @@ def tracked(root: Path) -> tuple[Path, ...]:
 def places() -> dict[str, list[tuple[str, int]]]:
     """Return the places of each name, as files and line numbers."""
     found: dict[str, list[tuple[str, int]]] = {}
-    roots = [each for folder in ("orchestrator", "agents") for each in (REPOSITORY / folder).rglob("*")]
+    roots = [
+        each for folder in ("orchestrator", "agent_runtime", "agents") for each in (REPOSITORY / folder).rglob("*")
+    ]
     for path in [*roots, *REPOSITORY.iterdir()]:
         if path.is_file() and (path.suffix in _LANGUAGES or path.name.startswith("Dockerfile")):
             for number, line in enumerate(path.read_text().split("\n")):

@@ -184,7 +184,7 @@ def test_a_container_can_be_stopped_during_its_start(image: Engine, settings: di
 def test_a_program_that_cannot_run_ends_the_container_with_an_error(image: Engine, settings: dict[str, str]) -> None:
     del settings["REDIS_URL"]  # so the embedded Valkey is tried too
     begin = f"mkdir -p {RUN_DIR}/host.sock/x && exec orchestrator up"
-    with Container(image, "fatal", "--entrypoint", "sh", **settings | {"AGENT_MODULE": "agents.echo"}) as container:
+    with Container(image, "fatal", "--entrypoint", "sh", **settings | {"AGENT_MODULE": "agents/echo.py"}) as container:
         container.start("-c", begin)
         assert container.ends(120) == 1
         assert "host does not start: " in container.logs()
@@ -195,7 +195,7 @@ def test_a_program_that_exits_repeatedly_causes_a_warning(
 ) -> None:
     with redis.Redis.from_url(valkey_url) as raw:
         raw.flushall()
-    with Container(image, "ending", **settings | {"AGENT_MODULE": "agents.echo"}) as container:
+    with Container(image, "ending", **settings | {"AGENT_MODULE": "agents/echo.py"}) as container:
         container.start().up()
         host = min(pid for pid, _, _, _, words in container.python(PROCESSES) if "orchestrator.host.host" in words)
         age = f"import psutil, time; print(time.time() - psutil.Process({host}).create_time())"

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.thorough
 PROGRAM = """
 import sys
 sys.path.insert(0, {repository!r})
-from agents.runtime import run
+from agent_runtime.runtime import run
 async def serve(ctx): ...
 ballast = b"x" * {ballast}
 print("program", flush=True)

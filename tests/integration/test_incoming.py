@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import pytest
 from livekit import api, rtc
 
-from agents import incoming
-from agents.context import AgentContext
+from agent_runtime import incoming
+from agent_runtime.context import AgentContext
 from orchestrator.reasons import Reason, because
 from tests.support import livekit
 

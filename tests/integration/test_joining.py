@@ -10,8 +10,9 @@ import pytest
 import redis
 from livekit import api, rtc
 
-from agents.context import AgentContext
-from agents.runtime import Runtime
+from agent_runtime.context import AgentContext
+from agent_runtime.entrypoint import EntrypointKind
+from agent_runtime.runtime import Runtime
 from orchestrator.livekit.room_creation import RoomCreator
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.livekit.tokens import TokenMinter
@@ -55,7 +56,7 @@ async def agents(store: Store, valkey_url: str, url: str, count: int = 3) -> Asy
         while len(ids) < count:
             for agent_id in await store.reserve_agents([new_id("prewarm") for _ in range(count - len(ids))], "n1"):
                 await store.claim_agent(agent_id, "n1")
-                running.append(asyncio.create_task(Runtime(settings, url, agent_id, serve).run()))
+                running.append(asyncio.create_task(Runtime(settings, url, agent_id, EntrypointKind(serve)).run()))
                 ids.append(agent_id)
                 await until(store, agent_id, "ready")
         yield ids

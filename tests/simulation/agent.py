@@ -1,4 +1,4 @@
-"""One agent process: sends the store the same commands as agents/runtime.py, without speech and LiveKit's libraries."""
+"""One agent process: sends the store the commands of agent_runtime/runtime.py, without speech and LiveKit."""
 
 import asyncio
 import contextlib

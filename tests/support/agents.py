@@ -10,8 +10,8 @@ import subprocess
 import threading
 import time
 
+from agent_runtime.context import AgentContext
 from agents import echo
-from agents.context import AgentContext
 
 #: Must be escaped before it reaches a terminal or log: colours, a title, carriage returns, separators, forged JSON.
 NASTY = (

@@ -17,7 +17,7 @@ from orchestrator.store import Snapshot, Store, keys
 from tests.support.chaos import zombies
 from tests.support.node import Node
 
-_AGENT_COMMANDS = (b"orchestrator.host.host", b"agents.runtime")
+_AGENT_COMMANDS = (b"orchestrator.host.host", b"agent_runtime.runtime")
 
 
 def os_agents(node: Node) -> list[int]:

@@ -77,7 +77,7 @@ def spoken(folder: Path, sentence: str, *, before: float = 6, after: float = 6) 
     The first silence outlasts the agent's greeting, because speech during it is recognised badly. The file starts
     when the page opens the microphone, and repeats.
     """
-    from agents.offline import speech
+    from agent_runtime.offline import speech
 
     sound = speech.voice().speak(sentence)
     at = np.arange(int(len(sound) * _RATE / speech.TTS_RATE)) * speech.TTS_RATE / _RATE

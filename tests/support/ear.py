@@ -4,7 +4,7 @@ import asyncio
 import time
 from types import TracebackType
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 
 _LOOK = 0.02
 #: A sample that is this late is ignored: the listener itself did not get to run.

@@ -1,7 +1,7 @@
 """The echo agent, which also stores the turns of conversation in its session's metadata."""
 
+from agent_runtime.context import AgentContext
 from agents import echo
-from agents.context import AgentContext
 
 
 async def entrypoint(ctx: AgentContext) -> None:

@@ -110,7 +110,7 @@ class Host:
         return path.read_text() if path.exists() else ""
 
 
-#: Replaces agents/runtime.py: the same contract, without Redis, and without LiveKit, whose import takes a second.
+#: Replaces agent_runtime/runtime.py: the same contract, without Redis and without LiveKit, whose import takes a second.
 _RUNTIME = """
 import importlib, os, signal
 _module = None

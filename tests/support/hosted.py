@@ -17,8 +17,8 @@ from aiohttp import WSMsgType, web
 from livekit import rtc
 from numpy.typing import NDArray
 
-from agents.offline import speech
-from agents.offline.reply import Conversation
+from agent_runtime.offline import speech
+from agent_runtime.offline.reply import Conversation
 from tests.support.hosted_failures import Failure, abort, bad_answer, bad_websocket
 from tests.support.hosted_sound import STT_RATE, mp3, pieces, spoken, text_of_wav
 from tests.support.processes import free_ports

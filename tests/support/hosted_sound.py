@@ -8,7 +8,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.offline import speech
+from agent_runtime.offline import speech
 
 #: Samples per second that hosted voices send, and that hosted recognisers receive.
 TTS_RATE, STT_RATE = 24_000, 16_000

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from orchestrator.models import new_id
 from tests.support.chaos import descendants
 from tests.support.node import Node

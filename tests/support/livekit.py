@@ -46,7 +46,7 @@ def shared(folder: Path) -> Iterator[dict[str, Any]]:
         yield {
             "REDIS_URL": f"redis://127.0.0.1:{port}/0", "LIVEKIT_URL": f"ws://127.0.0.1:{media}",
             "LIVEKIT_API_KEY": KEY, "LIVEKIT_API_SECRET": SECRET, "ADMIN_TOKEN": "whoever-runs-all-of-them",
-            "AGENT_MODULE": "agents.echo",
+            "AGENT_MODULE": "agents/echo.py",
         }  # fmt: skip
 
 

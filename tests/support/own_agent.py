@@ -1,7 +1,7 @@
 """A program of one's own that keeps the agent's contract: what AGENT_COMMAND may start."""
 
-from agents.context import AgentContext
-from agents.runtime import run
+from agent_runtime.context import AgentContext
+from agent_runtime.runtime import run
 
 
 async def serve(ctx: AgentContext) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from livekit import rtc
 
-from agents import caller
-from agents.caller import CallError
+from orchestrator.call import caller
+from orchestrator.call.caller import CallError
 
 #: What the agent says when it is asked for the time.
 A_TIME = r"\bit is \w+|\bits \w+|morning|afternoon|evening"

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import redis
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from tests.support.agreement import agrees, os_agents
 from tests.support.ear import Ear
 from tests.support.node import Node

@@ -6,7 +6,7 @@ It prints its session's id when it hears its agent, and then hums until it is ki
 import asyncio
 import sys
 
-from agents.caller import Call
+from orchestrator.call.caller import Call
 from orchestrator.machine.ending import end_after
 
 

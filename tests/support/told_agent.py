@@ -2,8 +2,8 @@
 
 import json
 
+from agent_runtime.context import AgentContext
 from agents import echo
-from agents.context import AgentContext
 
 
 async def entrypoint(ctx: AgentContext) -> None:

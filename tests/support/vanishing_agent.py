@@ -2,8 +2,8 @@
 
 import asyncio
 
+from agent_runtime.context import AgentContext
 from agents import echo
-from agents.context import AgentContext
 from orchestrator.store.agent_link import AgentLink
 
 

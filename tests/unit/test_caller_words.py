@@ -22,7 +22,7 @@ from orchestrator.store.loader import includes
 from tests.support.api import ADMIN, is_problem, settings
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("orchestrator", "agents")
+PACKAGES = ("orchestrator", "agent_runtime", "agents")
 CLASSES = [
     found for found in vars(errors).values() if isinstance(found, type) and issubclass(found, errors.OrchestratorError)
 ]

@@ -206,7 +206,9 @@ _READ = ("deploy/prometheus/alerts.yml", ".env.celery.example", "supervisord.con
 
 def _program_texts() -> Iterator[tuple[str, str]]:
     """Yield every line of every text in the programs, including docstrings, because some are help texts."""
-    for path in (each for folder in ("orchestrator", "agents") for each in (REPOSITORY / folder).rglob("*.py")):
+    for path in (
+        each for folder in ("orchestrator", "agent_runtime", "agents") for each in (REPOSITORY / folder).rglob("*.py")
+    ):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield from ((f"{path.relative_to(REPOSITORY)}:{node.lineno}", line) for line in node.value.splitlines())
@@ -360,7 +362,7 @@ def test_docs_states_names_every_deadline() -> None:
 
 
 def test_each_named_part_of_ctx_exists() -> None:
-    written = (REPOSITORY / "agents/context.py").read_text()
+    written = (REPOSITORY / "agent_runtime/context.py").read_text()
     named = {name for path in DOCUMENTS for name in re.findall(r"\bctx\.(\w+)", path.read_text())}
     assert len(named) > 10
     none(name for name in named if not re.search(rf"(?:def |self\.){name}\b|, self\.{name}\b", written))
@@ -387,7 +389,8 @@ def test_every_named_file_exists() -> None:
         for where, text in documents.spans(path):
             for word in text.split():
                 if not re.fullmatch(
-                    rf"[\w./-]+\.({kinds})|(tests|docs|deploy|orchestrator|agents|frontend)/[\w./-]*", word
+                    rf"[\w./-]+\.({kinds})|(tests|docs|deploy|orchestrator|agent_runtime|agents|frontend)/[\w./-]*",
+                    word,
                 ):
                     continue
                 there = [path.parent / word, *(REPOSITORY / folder / word for folder in folders)]

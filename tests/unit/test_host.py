@@ -416,7 +416,7 @@ async def test_fork_and_exec_keep_the_same_contract(short_folder: Path, valkey_u
     """Without a record in Redis an agent cannot report that it is ready, and exits: forked or started by exec."""
     run_dir = short_folder / method
     run_dir.mkdir()
-    settings = {"REDIS_URL": valkey_url, "LIVEKIT_URL": "ws://127.0.0.1:1", "AGENT_MODULE": "agents.echo"}
+    settings = {"REDIS_URL": valkey_url, "LIVEKIT_URL": "ws://127.0.0.1:1", "AGENT_MODULE": "agents/echo.py"}
     host = await Host(run_dir, AGENT_START_METHOD=method, **settings).connect()
     process = await host.client.spawn("prewarm_" + "0" * 32)
     parent = ProcessId.of(host.process.pid)

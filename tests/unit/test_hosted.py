@@ -11,8 +11,8 @@ import pytest
 from livekit import rtc
 from livekit.agents import APIConnectOptions, llm, utils
 
-from agents import pipeline, providers
-from agents.offline import speech
+from agent_runtime import pipeline, providers
+from agent_runtime.offline import speech
 from tests.support.hosted import Hosted, Part, hosted
 from tests.support.hosted_failures import CANARY, Failure
 from tests.support.node import REPOSITORY
@@ -28,7 +28,7 @@ IMPATIENT = APIConnectOptions(max_retry=0, timeout=0.5)
 LOAD = """
 import tests.support.no_offline
 from agents import voice
-from agents.offline.reply import Conversation
+from agent_runtime.offline.reply import Conversation
 voice.prewarm()
 print([type(part).__module__ for part in voice._parts(Conversation())])
 """
@@ -65,7 +65,7 @@ def load(**environment: str) -> "subprocess.CompletedProcess[str]":
             ["livekit.plugins.deepgram.stt", "livekit.plugins.anthropic.llm", "livekit.plugins.cartesia.tts"],
         ),
         # The rule-based model needs no speech packages.
-        ("DEEPGRAM", ["livekit.plugins.deepgram.stt", "agents.offline.rules", "livekit.plugins.deepgram.tts"]),
+        ("DEEPGRAM", ["livekit.plugins.deepgram.stt", "agent_runtime.offline.rules", "livekit.plugins.deepgram.tts"]),
     ],
 )
 def test_without_offline_speech_hosted_voices_are_enough(keys: str, parts: list[str]) -> None:

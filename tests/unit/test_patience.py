@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agents.patience import Patient
+from agent_runtime.patience import Patient
 
 
 class Busy(http.server.BaseHTTPRequestHandler):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from livekit.agents import APIConnectionError, APIStatusError
 
-from agents import last_words, pipeline
+from agent_runtime import last_words, pipeline
 
 
 class Session:

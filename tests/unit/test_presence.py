@@ -7,7 +7,7 @@ import pytest
 from livekit import api, rtc
 from livekit.protocol.models import ParticipantInfo
 
-from agents.context import AgentContext
+from agent_runtime.context import AgentContext
 from orchestrator.livekit import presence
 from orchestrator.livekit import rooms as rooms_module
 from orchestrator.livekit.rooms import Rooms

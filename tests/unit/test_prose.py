@@ -15,7 +15,7 @@ FOREIGN = {
     "orchestrator/store/rights.py", "orchestrator/node/configuration.py", "orchestrator/node/supervisor.py",
     "orchestrator/config/load.py", "orchestrator/api/problems.py",
     # These parse callers' speech, and a directive in a script.
-    "agents/offline/reply.py", "orchestrator/store/loader.py",
+    "agent_runtime/offline/reply.py", "orchestrator/store/loader.py",
 }  # fmt: skip
 _READERS = frozenset(
     "startswith endswith partition rpartition split rsplit removeprefix removesuffix find index count".split()
@@ -73,7 +73,7 @@ def sources(*patterns: str) -> list[Path]:
 
 
 def test_no_python_code_parses_prose() -> None:
-    paths = sources("orchestrator/**/*.py", "agents/**/*.py")
+    paths = sources("orchestrator/**/*.py", "agent_runtime/**/*.py", "agents/**/*.py")
     found = {str(path.relative_to(REPOSITORY)): read_back(path.read_text()) for path in paths}
     assert not {path: texts for path, texts in found.items() if texts}
 

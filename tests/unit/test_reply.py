@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from agents.offline.reply import Conversation, spoken_time
+from agent_runtime.offline.reply import Conversation, spoken_time
 
 NOON = datetime(2026, 5, 4, 15, 42)
 

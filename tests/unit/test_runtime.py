@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from livekit import rtc
 
-from agents import contract, node_shutdown, runtime
-from agents.context import AgentContext
-from agents.runtime import INBOX_SECONDS, Runtime
-from agents.served_session import ServedSession
+from agent_runtime import contract, node_shutdown, runtime
+from agent_runtime.context import AgentContext
+from agent_runtime.entrypoint import EntrypointKind
+from agent_runtime.runtime import INBOX_SECONDS, Runtime
+from agent_runtime.served_session import ServedSession
 from orchestrator import reasons
 from orchestrator.errors import OrchestratorError, StoreUnavailable
 from orchestrator.machine.shutdown_notice import Notice, NoticeWriter
@@ -107,7 +108,7 @@ def test_what_every_agent_reads_is_read_before_the_fork(monkeypatch: pytest.Monk
     monkeypatch.setenv("REDIS_PREFIX", "mine:")
     sources.cache_clear()
     reasons.table.cache_clear()
-    runtime.preload("agents.echo")
+    runtime.preload("agents/echo.py")
     read = sources.cache_info().misses, reasons.table.cache_info().misses
     # What an agent does first.
     sources(NodeSettings(redis_prefix="mine:").redis.prefix)
@@ -118,7 +119,7 @@ def test_what_every_agent_reads_is_read_before_the_fork(monkeypatch: pytest.Monk
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
     found = VirtualTime()
-    monkeypatch.setattr("agents.runtime.time", found)
+    monkeypatch.setattr("agent_runtime.runtime.time", found)
     monkeypatch.setattr(node_shutdown, "time", found)
     return found
 
@@ -142,7 +143,7 @@ async def live(
 
     monkeypatch.setattr(ServedSession, "_connect", connect)
     settings = NodeSettings(heartbeat_seconds=0.05, run_dir=run_dir or Path(".run"))
-    runtime = Runtime(settings, "ws://127.0.0.1:1", "agent", entrypoint)
+    runtime = Runtime(settings, "ws://127.0.0.1:1", "agent", EntrypointKind(entrypoint))
     runtime._link = link  # type: ignore[assignment]
     link.running = asyncio.create_task(runtime.run())  # type: ignore[attr-defined]
     return runtime
@@ -362,7 +363,7 @@ async def test_a_warm_agent_goes_by_its_nodes_word(
 async def test_the_user_is_let_go_though_the_end_cannot_be_recorded(
     link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("agents.served_session.LEAVE_SECONDS", 0.1)
+    monkeypatch.setattr("agent_runtime.served_session.LEAVE_SECONDS", 0.1)
     left, recorded = asyncio.Event(), asyncio.Event()
 
     async def disconnect(_: rtc.Room) -> None:
@@ -468,7 +469,9 @@ def test_an_async_prewarm_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.thorough
 def test_a_program_of_ones_own_ends_without_exit_handlers(tmp_path: Path) -> None:
     """Native libraries abort in theirs."""
-    program = "import atexit\nfrom agents.runtime import run\natexit.register(print, 'handler')\nrun(lambda: 1)\n"
+    program = (
+        "import atexit\nfrom agent_runtime.runtime import run\natexit.register(print, 'handler')\nrun(lambda: 1)\n"
+    )
     environment = {"PYTHONPATH": str(REPOSITORY), "AGENT_ID": "a", "REDIS_URL": "redis://127.0.0.1:1/0"}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False

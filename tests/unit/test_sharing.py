@@ -25,8 +25,8 @@ def test_nodes_of_one_orchestrator_cause_no_warning() -> None:
 @pytest.mark.parametrize(
     ("differs", "told"),
     [
-        ({"agent_module": "kind_sales"}, "differ in AGENT_MODULE (agents.voice and kind_sales): agents of the one"),
-        ({"agent_command": "./bot"}, "AGENT_MODULE (agents.voice and none)"),
+        ({"agent_module": "kind_sales"}, "differ in AGENT_MODULE (agents/voice.py and kind_sales): agents of the one"),
+        ({"agent_command": "./bot"}, "AGENT_MODULE (agents/voice.py and none)"),
         ({"agent_name": "sales"}, "AGENT_NAME (voice-agent and sales)"),
         ({"livekit_api_key": "another"}, "LIVEKIT_API_KEY: tokens of the one"),
         ({"max_sessions": 7}, "differ in MAX_SESSIONS (50 and 7): the settings of the node that started last"),

@@ -14,7 +14,7 @@ from tests.support.node import REPOSITORY
 MOST = {"class": 250, "module": 350, "function": 50}
 #: Exceptions, with their number of lines. The list may only shrink, and no entry may grow.
 LARGER: dict[str, int] = {}
-FOLDERS = ("orchestrator", "agents", "tests")
+FOLDERS = ("orchestrator", "agent_runtime", "agents", "tests")
 
 
 def _lines(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> int:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents import providers, voice
-from agents.offline import speech
+from agent_runtime import providers
+from agent_runtime.offline import speech
+from agents import voice
 
 
 class _Context:

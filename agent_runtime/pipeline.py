@@ -13,8 +13,8 @@ from typing import Any
 
 from livekit.agents import AgentSession, APIConnectionError, APIError, APIStatusError, APITimeoutError, tts
 
-from agents import last_words
-from agents.context import AgentContext
+from agent_runtime import last_words
+from agent_runtime.context import AgentContext
 from orchestrator.reasons import because
 
 #: Time limit for the last sentence: the call must be handed over or ended within ten seconds.

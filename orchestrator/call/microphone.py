@@ -1,4 +1,4 @@
-"""A microphone that is always on, as a person's is: `agents.caller` speaks into it."""
+"""A microphone that is always on, as a person's is: `orchestrator.call.caller` speaks into it."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ import numpy as np
 from livekit import rtc
 from numpy.typing import NDArray
 
-from agents.offline import speech
+from agent_runtime.offline import speech
 
 RATE = speech.TTS_RATE
 FRAME = RATE // 50  #: samples in 20 ms

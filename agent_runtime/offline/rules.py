@@ -5,7 +5,7 @@ from typing import Any
 from livekit.agents import APIConnectOptions, llm, utils
 from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS
 
-from agents.offline.reply import Conversation
+from agent_runtime.offline.reply import Conversation
 
 
 class RuleBasedLLM(llm.LLM[str]):

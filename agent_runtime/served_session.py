@@ -8,11 +8,11 @@ from typing import Any
 from livekit import rtc
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from agents import incoming
-from agents.context import AgentContext, Goodbye, Turn
-from agents.contract import Entrypoint
-from agents.reports import Reports
-from agents.watched_tasks import WatchedTasks
+from agent_runtime import incoming
+from agent_runtime.context import AgentContext, Goodbye, Turn
+from agent_runtime.kind import Kind
+from agent_runtime.reports import Reports
+from agent_runtime.watched_tasks import WatchedTasks
 from orchestrator import faults
 from orchestrator.config.node import NodeSettings
 from orchestrator.livekit.refusals import Refusal
@@ -36,19 +36,19 @@ class ServedSession:
         settings: NodeSettings,
         livekit_url: str,
         link: AgentLink,
-        entrypoint: Entrypoint,
+        kind: Kind,
         *,
         assignment: dict[str, Any],
         goodbyes: asyncio.Queue[float],
     ) -> None:
-        self._livekit_url, self._entrypoint, self._link = livekit_url, entrypoint, link
+        self._livekit_url, self._kind, self._link = livekit_url, kind, link
         self.assignment = assignment
         self._goodbyes = goodbyes
         self.context = AgentContext(
             session_id=assignment["sessionId"],
             user_id=assignment["userId"],
             metadata=assignment["metadata"],
-            room=rtc.Room(),
+            room=kind.make_room(),
             url=livekit_url,
             token=assignment["token"],
             takeovers=assignment["takeovers"],
@@ -77,9 +77,10 @@ class ServedSession:
                 await self._tasks.ended()
                 await context.room.disconnect()
         await ending
+        await self._kind.wind_down(context)
 
     async def _join(self) -> None:
-        await self._connect()
+        await self._kind.join(self.context, self._connect)
         self.context.update_presence()
         self.context.log.info("joined %s", self.assignment["room"])
         start, reports = self._tasks.start, self.reports
@@ -88,9 +89,9 @@ class ServedSession:
         start(because("agent_error", detail="keeping the turns ended"), reports.turns())
         start(because("agent_error", detail="saying goodbye failed"), self._say_goodbye(), ends=True)
         # The entrypoint may return: the session lasts until its user or the agent leaves.
-        start(because("agent_error"), self._enter(), ends=True)
+        start(because("agent_error"), self._kind.serve(self.context), ends=True)
 
-    async def _connect(self) -> None:
+    async def _connect(self, options: rtc.RoomOptions | None) -> None:
         """Join the room.
 
         LiveKit may be unavailable for a while: tries until the store gives this agent up. A refusal that any agent
@@ -109,7 +110,7 @@ class ServedSession:
         ):
             with attempt:
                 try:
-                    await context.room.connect(self._livekit_url, self.assignment["token"], incoming.OPTIONS)
+                    await context.room.connect(self._livekit_url, self.assignment["token"], options or incoming.OPTIONS)
                 except rtc.ConnectError as failure:
                     await self._on_refusal(Refusal.read(failure))
                     raise
@@ -122,9 +123,6 @@ class ServedSession:
         # guard: permanent-refusal
         elif refusal.permanent:
             self.context.leave(because("join_refused", detail=refusal.words), failed=True)
-
-    async def _enter(self) -> None:
-        await self._entrypoint(self.context)
 
     async def _say_goodbye(self) -> None:
         """Let the agent say goodbye to its user, then leave. An agent without a goodbye stays until the end."""

@@ -8,7 +8,7 @@ from livekit.agents import APIConnectOptions, stt, tts, utils
 from livekit.agents.language import LanguageCode
 from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, NotGivenOr
 
-from agents.offline import speech
+from agent_runtime.offline import speech
 
 
 class OfflineTTS(tts.TTS[str]):

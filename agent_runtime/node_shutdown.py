@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agents.context import AgentContext
+from agent_runtime.context import AgentContext
 from orchestrator.machine import shutdown_notice
 from orchestrator.reasons import Reason, because
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.offline import speech
+from agent_runtime.offline import speech
 
 
 @dataclass(slots=True)

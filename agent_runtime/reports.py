@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 
-from agents.context import AgentContext
+from agent_runtime.context import AgentContext
 from orchestrator import faults
 from orchestrator.errors import IllegalMove, OrchestratorError
 from orchestrator.reasons import Reason

@@ -13,7 +13,7 @@ from typing import Any
 from livekit import rtc
 from livekit.rtc._ffi_client import FfiClient
 
-from agents.context import AgentContext
+from agent_runtime.context import AgentContext
 from orchestrator.reasons import because
 
 #: Largest stream, unpacked.

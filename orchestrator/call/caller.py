@@ -13,10 +13,10 @@ import typer
 from livekit import rtc
 from rich.table import Table
 
-from agents.microphone import FRAME, LOUD, RATE, Microphone
-from agents.offline import speech
-from agents.patience import Patient
-from agents.utterance import Utterance
+from agent_runtime.offline import speech
+from agent_runtime.patience import Patient
+from orchestrator.call.microphone import FRAME, LOUD, RATE, Microphone
+from orchestrator.call.utterance import Utterance
 from orchestrator.machine.loopback import is_loopback
 from orchestrator.node.api_client import admin_token
 from orchestrator.node.output import FAILED, UNREACHABLE, Json, console, print_error, print_json, styled

@@ -9,9 +9,9 @@ call (heartbeat, inbox, …) ends → another agent takes over; the event loop i
 notices; another agent has taken over already → leaves without a report. This module does not decide how long a user may
 stay away.
 
-`python -m agents.runtime` starts an agent by exec; the agent host forks into `main` instead. Your own program may call
-`run(entrypoint)` for the same contract. An agent's process ends without the interpreter's exit handlers, in which
-native libraries abort or hang.
+`python -m agent_runtime.runtime` starts an agent by exec; the agent host forks into `main` instead. Your own program
+may call `run(entrypoint)` for the same contract. An agent's process ends without the interpreter's exit handlers, in
+which native libraries abort or hang.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ import os
 import signal
 import time
 from dataclasses import asdict
-from types import ModuleType
 from typing import Any, NoReturn
 
 from livekit.rtc._ffi_client import FfiClient
 
-from agents import contract, node_shutdown
-from agents.context import AgentContext
-from agents.contract import Entrypoint
-from agents.process import end_after, lineage, log_to_stderr
-from agents.served_session import LEAVE_SECONDS, ServedSession
-from agents.watched_tasks import WatchedTasks
+from agent_runtime import contract, node_shutdown
+from agent_runtime.context import AgentContext
+from agent_runtime.entrypoint import Entrypoint, EntrypointKind
+from agent_runtime.kind import Kind
+from agent_runtime.process import end_after, lineage, log_to_stderr
+from agent_runtime.served_session import LEAVE_SECONDS, ServedSession
+from agent_runtime.watched_tasks import WatchedTasks
 from orchestrator import faults, reasons
 from orchestrator.config.load import load
 from orchestrator.config.node import NodeSettings
@@ -48,7 +48,7 @@ log = logging.getLogger("agent.runtime")
 #: assignment.
 INBOX_SECONDS = 8.0
 
-_preloaded: ModuleType | None = None
+_preloaded: Kind | None = None
 #: The node's settings, read before the module is imported: a module may set REDIS_URL or read a .env of its own.
 _settings: NodeSettings | None = None
 
@@ -70,31 +70,36 @@ def main(agent_id: str | None = None) -> None:
     if _preloaded is None:
         preload(load(NodeSettings).agent_module)
     assert _preloaded is not None
-    _live(_preloaded.entrypoint, agent_id, _settings)
+    _live(_preloaded, agent_id, _settings)
 
 
 def run(entrypoint: Entrypoint, agent_id: str | None = None) -> NoReturn:
     """Run one agent with the given entrypoint, and exit: with 0 after its session, with 1 if it failed."""
-    end_after(lambda: _live(entrypoint, agent_id or os.environ["AGENT_ID"], None))
+    end_after(lambda: _live_with(entrypoint, agent_id or os.environ["AGENT_ID"]))
 
 
-def _live(entrypoint: Entrypoint, agent_id: str, settings: NodeSettings | None) -> None:
+def _live_with(entrypoint: Entrypoint, agent_id: str) -> None:
     log_to_stderr()
     contract.check(entrypoint, "the entrypoint")
+    _live(EntrypointKind(entrypoint), agent_id, None)
+
+
+def _live(kind: Kind, agent_id: str, settings: NodeSettings | None) -> None:
+    log_to_stderr()
     settings = settings or load(NodeSettings)
     if not settings.redis_url or not settings.livekit_url:
         raise OrchestratorError("an agent needs REDIS_URL and LIVEKIT_URL")
-    asyncio.run(Runtime(settings, settings.livekit_url, agent_id, entrypoint).run())
+    asyncio.run(Runtime(settings, settings.livekit_url, agent_id, kind).run())
 
 
 class Runtime:
     """One agent, from its start to its exit."""
 
-    def __init__(self, settings: NodeSettings, livekit_url: str, agent_id: str, entrypoint: Entrypoint) -> None:
+    def __init__(self, settings: NodeSettings, livekit_url: str, agent_id: str, kind: Kind) -> None:
         self._settings = settings
         self._run_dir = settings.run_dir.absolute()  # an entrypoint may change the working directory
         self._livekit_url = livekit_url
-        self._entrypoint = entrypoint
+        self._kind = kind
         self._link = AgentLink(settings.redis, agent_id)
         self._stop: asyncio.Future[Reason]
         self._assigned: asyncio.Future[dict[str, Any]]
@@ -111,6 +116,7 @@ class Runtime:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._request_stop, because("node_stopping"))
         _ = FfiClient.instance  # starts the threads of LiveKit's native library now, not during the call
+        await self._kind.warm_up()
         faults.hit("agent.before_ready")
         self._tasks.start(_task_ended("following the node's shutdown notice"), self._follow_node())
         await self._report_ready()
@@ -249,7 +255,7 @@ class Runtime:
 
     async def _serve(self, assignment: dict[str, Any]) -> None:
         served = self._served = ServedSession(
-            self._settings, self._livekit_url, self._link, self._entrypoint,
+            self._settings, self._livekit_url, self._link, self._kind,
             assignment=assignment, goodbyes=self._goodbyes,
         )  # fmt: skip
         if self._failure:
@@ -266,4 +272,4 @@ def _task_ended(task: str) -> Reason:
 
 if __name__ == "__main__":
     # Not this module's own `main`: as __main__ it is a second copy of what others import.
-    end_after(lambda: importlib.import_module("agents.runtime").main())
+    end_after(lambda: importlib.import_module("agent_runtime.runtime").main())

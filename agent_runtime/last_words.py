@@ -12,7 +12,7 @@ from livekit import rtc
 from livekit.agents import tts
 from livekit.agents.types import ATTRIBUTE_TRANSCRIPTION_FINAL, ATTRIBUTE_TRANSCRIPTION_TRACK_ID, TOPIC_TRANSCRIPTION
 
-from agents.offline import speech
+from agent_runtime.offline import speech
 
 #: Time limit for the user's client to subscribe to the new track.
 HEARD_SECONDS = 2.0
