@@ -11,11 +11,11 @@ from tests.support import documents
 from tests.support.documents import REPOSITORY
 
 #: Starts the node on which the other commands are run.
-START = "AGENT_MODULE=my_agent make up"
+START = "AGENT_MODULE=my_agent.py make up"
 #: The first words of commands that are not run, with the reason. Their options, files and variables are checked
 #: nevertheless (tests/support/printed.py).
 NOT_RUN = {
-    "make up": "`AGENT_MODULE=my_agent make up` starts the node that all others are run on",
+    "make up": "`AGENT_MODULE=my_agent.py make up` starts the node that all others are run on",
     "make test": "it is this run",
     "make check": "it runs these tests again, and the linters",
     "make chaos": "an hour of what `make test` does for minutes",

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import json
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -463,7 +464,32 @@ def test_an_async_prewarm_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monk
         "async def entrypoint(ctx): ...\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert contract.load("warms_async").ran
+    contract.load("warms_async")
+    assert sys.modules["warms_async"].ran
+
+
+def test_an_agent_is_loaded_by_the_path_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its neighbours can be imported, and its name may be that of a module that is loaded already."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "neighbour_of_mine.py").write_text("ran = []\n")
+    source = "import neighbour_of_mine\nasync def entrypoint(ctx):\n    neighbour_of_mine.ran.append(ctx)\n"
+    for name in ("mine/an_agent.py", "mine/json.py"):
+        (tmp_path / name).write_text(source)
+        asyncio.run(contract.load(name).serve(name))  # type: ignore[arg-type]
+    assert sys.modules["neighbour_of_mine"].ran == ["mine/an_agent.py", "mine/json.py"]
+    assert sys.modules["json"] is json
+
+
+def test_a_file_that_is_not_there_or_breaks_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(OrchestratorError, match=r"there is no file mine/bot.py"):
+        contract.load("mine/bot.py")
+    (tmp_path / "breaks_at_import.py").write_text("1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        contract.load(str(tmp_path / "breaks_at_import.py"))
+    assert "breaks_at_import" not in sys.modules
 
 
 @pytest.mark.thorough
