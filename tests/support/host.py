@@ -140,9 +140,9 @@ def entrypoint(agent_id):
 def code_host(folder: Path, code: str = GOOD.format("one"), **settings: str) -> Host:
     """Start a host that forks agents of the module `mine`, which tests rewrite."""
     run_dir = folder / os.urandom(4).hex()
-    (run_dir / "code" / "agents").mkdir(parents=True)
-    (run_dir / "code" / "agents" / "__init__.py").touch()
-    (run_dir / "code" / "agents" / "runtime.py").write_text(_RUNTIME)
+    (run_dir / "code" / "agent_runtime").mkdir(parents=True)
+    (run_dir / "code" / "agent_runtime" / "__init__.py").touch()
+    (run_dir / "code" / "agent_runtime" / "runtime.py").write_text(_RUNTIME)
     (run_dir / "code" / "mine.py").write_text(code)
     # If a file is written twice in a second, Python would use the first version's bytecode for the second.
     return Host(
