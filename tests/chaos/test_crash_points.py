@@ -35,9 +35,9 @@ def armed(fault_log: Path) -> Armed:
 @pytest.fixture
 def user(echo: Node, request: pytest.FixtureRequest) -> Iterator[str]:
     """The test's user. Afterwards there are no sessions and no agents but the pool."""
-    poll(lambda: ready(echo), "a start would be served", 60, every=0.1)
+    poll(echo.ready, "a start would be served", 60, every=0.1)
     yield request.node.name
-    poll(lambda: ready(echo), "a start would be served", 60, every=0.1)
+    poll(echo.ready, "a start would be served", 60, every=0.1)
     for session in echo.http.get("/api/sessions", headers=echo.admin).json()["sessions"]:
         if session["status"] not in {"ended", "error"}:
             echo.end(session["sessionId"])
@@ -45,14 +45,6 @@ def user(echo: Node, request: pytest.FixtureRequest) -> Iterator[str]:
         echo.resize(0)
     agrees(echo, 60)
     assert os_agents(echo) == []
-
-
-def ready(node: Node) -> bool:
-    """Return whether the API answers and a Celery worker with an agent host has reported."""
-    try:
-        return node.http.get("/readyz").is_success
-    except httpx.TransportError:
-        return False
 
 
 def insist(node: Node, user: str, secret: str = "") -> tuple[str, str]:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 import redis
 
@@ -45,19 +44,12 @@ def test_no_start_is_lost_while_the_api_is_killed_repeatedly(echo: Node) -> None
             poll(lambda before=before: len(traffic.accepted) > before, "a start is accepted", 60)  # type: ignore[misc]
             echo.kill("api")
         poll(lambda: len(traffic.accepted) >= STARTS, f"{STARTS} starts are accepted", 200, every=0.1)
-    poll(lambda: answers(echo), "the API answers", 30)
+    poll(echo.ready, "the API answers", 30)
     poll(lambda: not unsettled(echo, traffic.accepted), "every accepted session has an agent or is over", 30, every=1)
     log.info(f"{KILLS} kills, {len(traffic.accepted)} accepted, {traffic.warm} at once, {dict(traffic.refused)}")
     errors = [one for one in traffic.accepted if echo.session(one)["status"] == "error"]
     assert not errors, [echo.session(one)["reason"] for one in errors]
     log.info(f"agrees after {agrees(echo, 30):.1f} s")
-
-
-def answers(node: Node) -> bool:
-    """Return whether the API answers."""
-    with contextlib.suppress(httpx.TransportError):
-        return node.http.get("/readyz").is_success
-    return False
 
 
 def live(node: Node) -> list[str]:

@@ -8,7 +8,6 @@ import signal
 import time
 from collections import Counter
 
-import httpx
 import pytest
 import redis
 
@@ -64,17 +63,10 @@ def test_records_match_processes_after_random_kills(echo: Node) -> None:
     assert traffic.accepted
     quiet = agrees(echo, QUIET + 15)
     log.info(f"agrees {quiet:.1f} s after the last stop was answered")
-    poll(lambda: answers(echo), "a start would be served", 30, every=0.1)
+    poll(echo.ready, "a start would be served", 30, every=0.1)
     left = lambda: unsettled(echo, traffic.accepted)  # noqa: E731
     poll(lambda: not left(), "every accepted session is over", max(1.0, stopped + QUIET - time.monotonic()), every=1)
     ends = Counter(str(echo.session(one).get("reason")) for one in traffic.accepted)
     log.info(f"reasons: {dict(ends)}; CHAOS_SEED={SEED}")
     live = {one: status for one in traffic.accepted if (status := echo.session(one)["status"]) in {"ready", "active"}}
     assert not live, f"these sessions live although their stop was confirmed: {live}"
-
-
-def answers(node: Node) -> bool:
-    """Return whether a start would be served."""
-    with contextlib.suppress(httpx.TransportError):
-        return node.http.get("/readyz").is_success
-    return False

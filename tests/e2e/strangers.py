@@ -188,7 +188,7 @@ def slow_and_idle_connections_delay_no_request(node: Node, _: Receiver) -> None:
             answer = node.http.post("/api/session/start", json={"userId": f"brisk-{number}"}, timeout=10)
             assert answer.status_code in {200, 202}
             node.end(answer.json()["sessionId"])
-    poll(lambda: node.http.get("/readyz").is_success, "the node is ready")
+    poll(node.ready, "the node is ready")
 
 
 async def a_token_of_an_ended_session_gives_no_access(node: Node, _: Receiver) -> None:
@@ -230,7 +230,7 @@ def a_stop_does_not_wait_for_open_streams(node: Node, _: Receiver) -> None:
         node.supervisorctl("stop", "api")
         assert "Cancel" not in node.log("api"), "uvicorn cancelled the streams after a timeout"
     node.supervisorctl("start", "api")
-    poll(lambda: node.http.get("/readyz").is_success, "the node is ready")
+    poll(node.ready, "the node is ready")
     node.end(session)
 
 

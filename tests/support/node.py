@@ -210,6 +210,12 @@ class Node:
         found: list[str] = answer["logs"]
         return found
 
+    def ready(self) -> bool:
+        """Return whether it is ready to serve starts; False also while its API is down."""
+        with contextlib.suppress(httpx.TransportError):
+            return self.http.get("/readyz").is_success
+        return False
+
     def health(self) -> dict[str, Any]:
         """Return the health route's answer for operators."""
         found: dict[str, Any] = self.http.get("/api/health", headers=self.admin).json()
