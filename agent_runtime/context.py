@@ -69,6 +69,9 @@ class AgentContext:
         token: str,
         takeovers: int = 0,
         conversation: Sequence[Turn] = (),
+        room_name: str = "",
+        api_token: str = "",
+        job: str = "",
     ) -> None:
         self.session_id = session_id
         self.user_id = user_id
@@ -77,6 +80,9 @@ class AgentContext:
         self.url, self.token = url, token
         self.takeovers = takeovers
         self.conversation = list(conversation)
+        self.room_name = room_name  #: known before the room is connected
+        self.api_token = api_token  #: for LiveKit's API, with the admin right of this room
+        self.job = job  #: LiveKit's job in base64, if LiveKit has dispatched the session
         self.log = logging.LoggerAdapter(logging.getLogger("agent"), {"session_id": session_id})
         #: How and why the agent leaves, once that is decided.
         self.leaving: asyncio.Future[tuple[Outcome, Reason]] = asyncio.get_running_loop().create_future()

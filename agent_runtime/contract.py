@@ -10,10 +10,15 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from agent_runtime.entrypoint import EntrypointKind
 from agent_runtime.kind import Kind
+from agent_runtime.livekit import discovery
 from orchestrator.errors import OrchestratorError
+
+if TYPE_CHECKING:
+    from livekit.agents import AgentServer
 
 _PROJECT = Path(__file__).resolve().parent.parent
 
@@ -29,14 +34,27 @@ def load(name: str) -> Kind:
         OrchestratorError: the module is no agent. Anything that the module raises passes through.
     """
     module = _import(name)
+    if (server := discovery.find(module)) is not None:
+        return _livekit(server)
     if not hasattr(module, "entrypoint"):
-        raise OrchestratorError(f"{name} has no entrypoint(ctx); see docs/agents.md, Bring your own agent")
+        raise OrchestratorError(
+            f"{name} is no agent: it has neither entrypoint(ctx) nor LiveKit's AgentServer, and gives none to "
+            "cli.run_app(); see docs/agents.md, Bring your own agent"
+        )
     check(module.entrypoint, f"{name}.entrypoint")
     if prewarm := getattr(module, "prewarm", None):
         warming = prewarm()
         if inspect.isawaitable(warming):
             asyncio.run(_wait(warming))
     return EntrypointKind(module.entrypoint)
+
+
+def _livekit(server: "AgentServer") -> Kind:
+    from agent_runtime.livekit.kind import LiveKitKind  # noqa: PLC0415 - other agents need not have LiveKit Agents
+
+    kind = LiveKitKind(server)
+    kind.prewarm()
+    return kind
 
 
 def _import(name: str) -> ModuleType:

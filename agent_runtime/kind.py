@@ -29,5 +29,8 @@ class Kind(ABC):
     async def serve(self, context: AgentContext) -> None:
         """Serve the session. It may return: the session lasts until its user or the agent leaves."""
 
+    async def leave(self, context: AgentContext) -> None:  # noqa: B027 - as above
+        """Do what must be done before the room is left: the end of the session is reported already, or is now."""
+
     async def wind_down(self, context: AgentContext) -> None:  # noqa: B027 - as above
-        """Do the work after the call: its end is reported already."""
+        """Do the work after the call, for SHUTDOWN_SECONDS at most: the room is left, and the seat is free."""

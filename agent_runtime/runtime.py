@@ -48,6 +48,9 @@ log = logging.getLogger("agent.runtime")
 #: assignment.
 INBOX_SECONDS = 8.0
 
+#: What the api has put into an assignment; Redis adds the rest.
+_PAYLOAD = ("type", "room", "token", "apiToken", "userId", "metadata", "job")
+
 _preloaded: Kind | None = None
 #: The node's settings, read before the module is imported: a module may set REDIS_URL or read a .env of its own.
 _settings: NodeSettings | None = None
@@ -212,7 +215,7 @@ class Runtime:
         session: dict[str, Any] = {}
         if self._assigned.done():
             message = self._assigned.result()
-            payload = {name: message[name] for name in ("type", "room", "token", "userId", "metadata")}
+            payload = {name: message[name] for name in _PAYLOAD if name in message}
             turns = self._served.context.conversation if self._served else []
             active_at = self._served.reports.active_at if self._served else None
             session = {

@@ -53,9 +53,12 @@ class ServedSession:
             token=assignment["token"],
             takeovers=assignment["takeovers"],
             conversation=[Turn(**turn) for turn in assignment["conversation"]],
+            room_name=assignment["room"],
+            api_token=assignment.get("apiToken", ""),
+            job=assignment.get("job", ""),
         )
         self.reports = Reports(link, self.context, settings.heartbeat_seconds / 5)
-        self._data_mb = settings.agent_data_mb
+        self._data_mb, self._shutdown_seconds = settings.agent_data_mb, settings.shutdown_seconds
         self._tasks = WatchedTasks(self.context.hand_over)
 
     async def run(self) -> None:
@@ -74,10 +77,25 @@ class ServedSession:
         await asyncio.wait([ending], timeout=LEAVE_SECONDS)
         with contextlib.suppress(Exception):
             async with asyncio.timeout(LEAVE_SECONDS):
+                await self._kind.leave(context)
                 await self._tasks.ended()
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(LEAVE_SECONDS):
                 await context.room.disconnect()
         await ending
-        await self._kind.wind_down(context)
+        await self._wind_down()
+
+    async def _wind_down(self) -> None:
+        """Do the work after the call: the entrypoint's `finally`, and what the agent's framework has to do."""
+        try:
+            async with asyncio.timeout(self._shutdown_seconds):
+                await self._tasks.ended()
+                await self._kind.wind_down(self.context)
+        except TimeoutError:
+            self.context.log.warning(
+                "the work after the call is cut off: it has taken longer than SHUTDOWN_SECONDS=%g",
+                self._shutdown_seconds,
+            )
 
     async def _join(self) -> None:
         await self._kind.join(self.context, self._connect)

@@ -57,7 +57,7 @@ class TextFormatter(logging.Formatter):
         record.message = self._redact(record.message)
         facts = (
             f"{name}={repr(value) if isinstance(value, str) else value}"
-            for name, value in _safe_facts(record, self._redact).items()
+            for name, value in facts_of(record, self._redact).items()
         )
         return one_line(" ".join((super().formatMessage(record), *facts)))
 
@@ -74,7 +74,7 @@ class JsonFormatter(logging.Formatter):
         self._redact = Redaction()
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = _safe_facts(record, self._redact) | {
+        fields = facts_of(record, self._redact) | {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -153,7 +153,7 @@ def _all_facts(record: logging.LogRecord) -> dict[str, Any]:
     return (_facts.get() or {}) | own
 
 
-def _safe_facts(record: logging.LogRecord, redact: Callable[[str], str]) -> dict[str, Any]:
+def facts_of(record: logging.LogRecord, redact: Callable[[str], str]) -> dict[str, Any]:
     """Return the facts of a record: numbers as they are, all else as text without secrets, cut when it has none."""
     return {
         name: value if value is None or isinstance(value, bool | int | float) else redact(str(value))[:_FACT]

@@ -11,6 +11,7 @@ next api of the node takes over its jobs; LiveKit restarted → registered again
 """
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import json
@@ -143,6 +144,7 @@ class DispatchService:
             idempotency_key=_key(job),
             room=job.room,
             job=DispatchRef(job.id, job.dispatch_id, self._services.settings.node_id),
+            livekit_job=base64.b64encode(job.whole).decode(),
         )
         started = await self._services.assigner.start(request)
         if started.existing:

@@ -54,7 +54,7 @@ async def serving(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     )
     webhooks = Webhooks(settings.livekit_api_key, settings.livekit_api_secret.get_secret_value())
     store = Store(settings.redis, name="api", keep_seconds=settings.session_keep_seconds, patience=PATIENCE)
-    assigner = Assigner(store, settings, minter.for_agent, partial(may_live, settings.node_id))
+    assigner = Assigner(store, settings, minter.of_agent, partial(may_live, settings.node_id))
     publisher = Publisher(settings.redis)
     with ThreadPoolExecutor(4, "publish") as threads:
         async with store, _room_creator(settings) as rooms:

@@ -11,8 +11,8 @@ from orchestrator.config.node import NodeSettings
 POLICY = (
     "max_sessions", "sessions_per_user", "queue_limit", "queue_seconds", "boot_timeout_seconds",
     "start_timeout_seconds", "join_timeout_seconds", "user_join_seconds", "user_gone_seconds", "max_session_seconds",
-    "heartbeat_timeout_seconds", "stop_grace_seconds", "goodbye_seconds", "session_keep_seconds", "session_keep_count",
-    "takeover", "max_takeovers", "reconcile_seconds",
+    "heartbeat_timeout_seconds", "stop_grace_seconds", "shutdown_seconds", "goodbye_seconds", "session_keep_seconds",
+    "session_keep_count", "takeover", "max_takeovers", "reconcile_seconds",
 )  # fmt: skip
 
 

@@ -90,6 +90,8 @@ class NodeSettings(BaseSettings):
     them."""
     heartbeat_seconds: Seconds = 2.0
     """Seconds between two heartbeats of an agent."""
+    shutdown_seconds: Seconds = 60.0
+    """Seconds that an agent has for its work after the call, such as saving a transcript. Its session is over then."""
     stop_grace_seconds: Seconds = 1.5
     """Seconds between SIGTERM and SIGKILL when an agent is stopped."""
 

@@ -286,7 +286,7 @@ class WorkerConnection:
 
 
 def _offer(job: wire.Job) -> JobOffer:
-    return JobOffer(job.id, job.dispatch_id, job.room.name, job.metadata)
+    return JobOffer(job.id, job.dispatch_id, job.room.name, job.metadata, job.SerializeToString())
 
 
 def _http_url(url: str) -> str:

@@ -14,6 +14,7 @@ class JobOffer:
     dispatch_id: str
     room: str
     metadata: str
+    whole: bytes = b""  #: the job as LiveKit sent it
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ from orchestrator.store import Assignment, Capacity, DispatchRef, Store
 
 #: Returns whether the process (node, pid, start ticks) may be alive; False only if it is certainly dead.
 MayLive = Callable[[str, int, int], bool]
-#: Returns the agent's LiveKit token for a room.
-MintAgentToken = Callable[[str], str]
+#: Returns the agent's LiveKit tokens for a room, by their names in the assignment.
+MintAgentTokens = Callable[[str], Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class SessionRequest:
     room: str = ""  #: '' = a new room
     affinity: bool = False  #: prefer a warm agent of the node that served the user last
     job: DispatchRef | None = None  #: the LiveKit job that requests it; such a session does not wait in line
+    livekit_job: str = ""  #: that job, whole, in base64: for the agent
 
     @property
     def fingerprint(self) -> str:
@@ -71,7 +72,7 @@ class Started:
 class Assigner:
     """Assigns agents to users."""
 
-    def __init__(self, store: Store, settings: Settings, mint: MintAgentToken, may_live: MayLive) -> None:
+    def __init__(self, store: Store, settings: Settings, mint: MintAgentTokens, may_live: MayLive) -> None:
         self._store, self._settings = store, settings
         self._mint, self._may_live = mint, may_live
         self._rate_amount = settings.rate.amount
@@ -114,8 +115,8 @@ class Assigner:
     async def _assign(self, request: SessionRequest) -> Assignment:
         room = request.room or new_id("room")
         payload = {
-            "type": "assign", "room": room, "token": self._mint(room), "userId": request.user_id,
-            "metadata": request.metadata,
+            "type": "assign", "room": room, "userId": request.user_id, "metadata": request.metadata,
+            **self._mint(room), **({"job": request.livekit_job} if request.livekit_job else {}),
         }  # fmt: skip
         return await self._store.assign(
             user_id=request.user_id,

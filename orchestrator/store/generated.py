@@ -7,7 +7,15 @@ from typing import Any
 from orchestrator import reasons
 from orchestrator.config.calls import CallSettings
 from orchestrator.models import id_prefix
-from orchestrator.states import AGENT_ROWS, BUSY_AGENT_STATES, LIVE_SESSION_STATES, SESSION_ROWS, Deadline, Row
+from orchestrator.states import (
+    AGENT_ROWS,
+    BUSY_AGENT_STATES,
+    LEAVE_MS,
+    LIVE_SESSION_STATES,
+    SESSION_ROWS,
+    Deadline,
+    Row,
+)
 from orchestrator.store import constants, histograms
 from orchestrator.store.prefixed import SPANS
 
@@ -105,6 +113,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "policy_defaults": lambda: _lookup("policy_default", CallSettings.model_construct().policy | {"alert_webhooks": 0}),
     "failure_codes": lambda: _local(FAILURE_CODES=_members(_codes(lambda row: row.kind == "failure"))),
     "boot_codes": lambda: _local(BOOT_CODES=_members(_codes(lambda row: row.booting))),
+    "leave_ms": lambda: _local(LEAVE_MS=LEAVE_MS),
     "late_node": lambda: _local(LATE_NODE_MS=constants.LATE_NODE_MS),
     "breaker_failures": lambda: _local(BREAKER_FAILURES=constants.BREAKER_FAILURES),
     "failing_codes": lambda: _local(FAILING_CODES=_members(_codes(lambda row: row.failing))),

@@ -32,7 +32,7 @@ from tests.simulation.world import CURRENT, Logged, Process, World
 SETTINGS: dict[str, Any] = {
     "boot_timeout_seconds": 4, "start_timeout_seconds": 8, "join_timeout_seconds": 3, "user_join_seconds": 8,
     "user_gone_seconds": 4.5, "max_session_seconds": 25, "heartbeat_seconds": 2, "heartbeat_timeout_seconds": 6,
-    "stop_grace_seconds": 1.5, "goodbye_seconds": 2, "drain_seconds": 5, "queue_seconds": 12,
+    "stop_grace_seconds": 1.5, "shutdown_seconds": 5, "goodbye_seconds": 2, "drain_seconds": 5, "queue_seconds": 12,
     "reconcile_seconds": 9, "session_keep_seconds": 3600, "spawn_concurrency": 4, "max_sessions": 6, "queue_limit": 3,
     "pool_target": 2, "rate_limit": "1000/second", "memory_headroom_mb": 256, "livekit_url": "ws://simulation",
     "livekit_api_key": "key", "livekit_api_secret": "secret",

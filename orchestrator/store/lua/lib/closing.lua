@@ -1,6 +1,6 @@
 -- Ending sessions.
 -- include: alerts, boot_codes, busy_agent, clock, failing_calls, failure_codes, forgetting, outcomes, policy, queue
--- include: reason_agent_lost, reasons, records, retire, sessions
+-- include: reason_agent_lost, reasons, records, retire, sessions, wind_down
 
 -- A session is over: remove it from its user's and its address's sessions.
 local function release_owner(id, user, addresses)
@@ -44,7 +44,10 @@ local function close_session(id, to, why)
     redis.call('HSET', 'pool:stats', 'session_ms_mean', string.format('%.1f', mean * 0.9 + length * 0.1))
   end
   local agent = fields[2]
-  if agent and BUSY[agent_state(agent)] then retire(agent, why) end
+  if agent and BUSY[agent_state(agent)] then
+    retire(agent, why)
+    allow_wind_down(agent)
+  end
   redis.call('EXPIRE', key, keep)
   redis.call('EXPIRE', key .. ':events', keep)
   -- A room that we did not name may have its next session already.

@@ -1,0 +1,130 @@
+"""Files that were written for LiveKit's own worker run as they are, on a whole node."""
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.call.caller import Call
+from tests.support.node import Node
+from tests.support.processes import alive, poll
+from tests.support.walk import walk
+
+Folder = Path
+
+
+async def _eventually(look: Any, what: str) -> Any:
+    return await asyncio.to_thread(poll, look, what)
+
+
+async def _ask(call: Call, method: str) -> Any:
+    agent = await asyncio.shield(call._agent)
+    answer = await call._room.local_participant.perform_rpc(
+        destination_identity=agent.identity, method=method, payload="", response_timeout=20
+    )
+    return json.loads(answer) if answer else None
+
+
+def _over(node: Node, session_id: str) -> dict[str, Any]:
+    return poll(
+        lambda: (found := node.session(session_id))["status"] in {"ended", "error"} and found, "the session is over"
+    )
+
+
+async def the_job_context_is_livekits(node: Node, folder: Folder) -> None:
+    async with Call(node.url, "ada", metadata={"folder": str(folder), "plan": "gold"}) as call:
+        assert "unchanged" in (await call.heard()).text().lower()
+        facts = await _ask(call, "ask")
+        session = node.session(call.session_id)
+        room = session["roomName"]
+        assert facts["jobId"] == call.session_id
+        assert json.loads(facts["metadata"]) == {"folder": str(folder), "plan": "gold"}
+        assert facts["attributes"]["orchestrator.userId"] == "ada"
+        assert facts["agentName"] == "unchanged"
+        assert facts["roomSid"].startswith("RM_")
+        assert facts["identity"] == f"agent-{room}"
+        assert f"agent-{room}" in facts["participants"]
+        assert facts["warmedBefore"], "prewarm ran before the fork"
+        assert facts["setAtImport"] == "yes"
+        assert facts["secret"] is None
+        for refused in ("allRooms", "ownToken"):
+            assert "an agent here has a token for its own room" in facts[refused]
+        assert facts["history"] == ["Hello from an unchanged agent."]
+        agent = await asyncio.shield(call._agent)
+        assert (agent.name, agent.attributes["speaks"]) == ("Unchanged", "English")
+        assert f"room={room}" in "\n".join(node.logs(call.session_id))
+    over = await asyncio.to_thread(_over, node, call.session_id)
+    assert over["status"] == "ended"
+
+
+async def work_after_the_call_is_finished_and_blocks_nobody(node: Node, folder: Folder) -> None:
+    async with Call(node.url, "grace", metadata={"folder": str(folder)}) as call:
+        await call.heard()
+        agent = node.session(call.session_id)["agentPid"]
+        await _ask(call, "shut_down")
+        await call.gone()
+    over = await asyncio.to_thread(_over, node, call.session_id)
+    assert (over["status"], over["reasonCode"]) == ("ended", "agent_ended_call")
+    assert "enough said" in over["reason"]
+    await _eventually((folder / "saving").exists, "the agent works after its call")
+    # The seat is free at once: this node has one.
+    second = await asyncio.to_thread(node.begin, "hopper", metadata={"folder": str(folder)})
+    assert second["status"] != "queued"
+    await asyncio.to_thread(node.end, second["sessionId"])
+    # Longer than an agent has that does not leave when it is asked to: see docs/states.md, `stop`.
+    assert alive(agent)
+    assert json.loads((folder / "report.json").read_text()) == ["Hello from an unchanged agent."]
+    (folder / "release").touch()
+    await _eventually((folder / "saved.json").exists, "the shutdown callback has saved")
+    await _eventually(lambda: not alive(agent), "the agent's process has ended")
+
+
+async def a_call_that_is_taken_over_goes_on_with_its_words(node: Node, folder: Folder) -> None:
+    (folder / "release").touch()
+    async with Call(node.url, "alan", metadata={"folder": str(folder)}) as call:
+        await call.heard()
+        await call.say("My name is Alan")
+        await call.heard()
+        first = node.session(call.session_id)
+        os.kill(first["agentPid"], signal.SIGKILL)
+        after = await _eventually(
+            lambda: (found := node.session(call.session_id))["agentPid"] not in {None, first["agentPid"]}
+            and found["status"] == "active" and found,
+            "another agent is in the call",
+        )  # fmt: skip
+        assert after["takeovers"] == 1
+        await call.heard()
+        history = (await _ask(call, "ask"))["history"]
+        assert history[0] == "Hello from an unchanged agent."
+        assert "alan" in history[1].lower()
+        await _ask(call, "delete_room")
+        await call.gone()
+    over = await asyncio.to_thread(_over, node, call.session_id)
+    assert (over["status"], over["reasonCode"]) == ("ended", "agent_ended_call")
+
+
+@pytest.mark.timeout(300)
+async def test_a_file_for_livekits_worker_runs_unchanged(
+    short_folder: Path, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    settings = {"AGENT_MODULE": "tests/unchanged/server.py", "POOL_TARGET": 2, "MAX_SESSIONS": 1}
+    folders = iter(range(10))
+
+    async def own_folder(step: Any, node: Node) -> None:
+        folder = tmp_path / str(next(folders))
+        folder.mkdir()
+        await step(node, folder)
+
+    steps = [
+        the_job_context_is_livekits,
+        work_after_the_call_is_finished_and_blocks_nobody,
+        a_call_that_is_taken_over_goes_on_with_its_words,
+    ]
+    with Node(short_folder, **settings) as node:
+        for step in steps:
+            with subtests.test(step.__name__):
+                await own_folder(step, node)
