@@ -14,11 +14,15 @@ from tests.support.node import Node
 from tests.support.processes import alive, poll
 from tests.support.walk import walk
 
-Folder = Path
-
 
 async def _eventually(look: Any, what: str) -> Any:
     return await asyncio.to_thread(poll, look, what)
+
+
+def _new(parent: Path) -> Path:
+    folder = parent / str(len(list(parent.iterdir())))
+    folder.mkdir()
+    return folder
 
 
 async def _ask(call: Call, method: str) -> Any:
@@ -35,7 +39,8 @@ def _over(node: Node, session_id: str) -> dict[str, Any]:
     )
 
 
-async def the_job_context_is_livekits(node: Node, folder: Folder) -> None:
+async def the_job_context_is_livekits(node: Node, parent: Path) -> None:
+    folder = _new(parent)
     async with Call(node.url, "ada", metadata={"folder": str(folder), "plan": "gold"}) as call:
         assert "unchanged" in (await call.heard()).text().lower()
         facts = await _ask(call, "ask")
@@ -61,7 +66,8 @@ async def the_job_context_is_livekits(node: Node, folder: Folder) -> None:
     assert over["status"] == "ended"
 
 
-async def work_after_the_call_is_finished_and_blocks_nobody(node: Node, folder: Folder) -> None:
+async def work_after_the_call_is_finished_and_blocks_nobody(node: Node, parent: Path) -> None:
+    folder = _new(parent)
     async with Call(node.url, "grace", metadata={"folder": str(folder)}) as call:
         await call.heard()
         agent = node.session(call.session_id)["agentPid"]
@@ -83,7 +89,8 @@ async def work_after_the_call_is_finished_and_blocks_nobody(node: Node, folder: 
     await _eventually(lambda: not alive(agent), "the agent's process has ended")
 
 
-async def a_call_that_is_taken_over_goes_on_with_its_words(node: Node, folder: Folder) -> None:
+async def a_call_that_is_taken_over_goes_on_with_its_words(node: Node, parent: Path) -> None:
+    folder = _new(parent)
     (folder / "release").touch()
     async with Call(node.url, "alan", metadata={"folder": str(folder)}) as call:
         await call.heard()
@@ -107,24 +114,45 @@ async def a_call_that_is_taken_over_goes_on_with_its_words(node: Node, folder: F
     assert (over["status"], over["reasonCode"]) == ("ended", "agent_ended_call")
 
 
+async def an_agent_of_worker_options_joins(node: Node) -> None:
+    async with Call(node.url, "ada") as call:
+        agent = await asyncio.shield(call._agent)
+        await _eventually(lambda: agent.attributes.get("greeting") == "hello", "the agent says hello")
+
+
+async def a_session_function_that_fails_ends_the_call_with_its_error(node: Node) -> None:
+    session = await asyncio.to_thread(node.begin, "grace", metadata={"do": "fail"})
+    over = await asyncio.to_thread(_over, node, session["sessionId"])
+    assert (over["status"], over["reasonCode"]) == ("error", "agent_error")
+    assert "RuntimeError: this agent fails" in over["reason"]
+
+
+async def a_job_that_ends_before_it_connects_ends_the_call(node: Node) -> None:
+    session = await asyncio.to_thread(node.begin, "hopper", metadata={"do": "leave"})
+    over = await asyncio.to_thread(_over, node, session["sessionId"])
+    assert (over["status"], over["reasonCode"]) == ("ended", "agent_ended_call")
+    assert over["replacements"] == 0
+
+
 @pytest.mark.timeout(300)
 async def test_a_file_for_livekits_worker_runs_unchanged(
     short_folder: Path, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    settings = {"AGENT_MODULE": "tests/unchanged/server.py", "POOL_TARGET": 2, "MAX_SESSIONS": 1}
-    folders = iter(range(10))
-
-    async def own_folder(step: Any, node: Node) -> None:
-        folder = tmp_path / str(next(folders))
-        folder.mkdir()
-        await step(node, folder)
-
     steps = [
         the_job_context_is_livekits,
         work_after_the_call_is_finished_and_blocks_nobody,
         a_call_that_is_taken_over_goes_on_with_its_words,
     ]
-    with Node(short_folder, **settings) as node:
-        for step in steps:
-            with subtests.test(step.__name__):
-                await own_folder(step, node)
+    with Node(short_folder, AGENT_MODULE="tests/unchanged/server.py", POOL_TARGET=2, MAX_SESSIONS=1) as node:
+        await walk(subtests, steps, node, tmp_path)
+
+
+@pytest.mark.timeout(200)
+async def test_worker_options_run_unchanged(short_folder: Path, subtests: pytest.Subtests) -> None:
+    steps = [
+        an_agent_of_worker_options_joins,
+        a_session_function_that_fails_ends_the_call_with_its_error,
+        a_job_that_ends_before_it_connects_ends_the_call,
+    ]
+    with Node(short_folder, AGENT_MODULE="tests/unchanged/options.py", POOL_TARGET=2) as node:
+        await walk(subtests, steps, node)

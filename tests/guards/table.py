@@ -1331,4 +1331,25 @@ GUARDS = (
         "integration/test_clients.py::test_every_documented_key_is_tried_at_the_start",
         replace("key-rights", " address:sessions:x room:asker:x", ""),
     ),
+    guard(
+        "an agent has time for its work after the call",
+        "integration/test_store.py::test_an_agent_has_time_for_its_work_after_the_call_and_its_seat_is_free",
+        remove("wind-down"),
+    ),
+    guard(
+        "an agent whose AgentSession LiveKit has closed with an error hands its call over",
+        "unit/test_livekit_agents.py::test_an_agent_whose_session_has_failed_hands_the_call_over",
+        never("livekit-session-failed"),
+    ),
+    guard(
+        "a job that ends before it connects ends the call",
+        "e2e/test_unchanged.py::test_worker_options_run_unchanged",
+        remove("livekit-not-connected"),
+        STEP="a_job_that_ends_before_it_connects_ends_the_call",
+    ),
+    guard(
+        "one stream of a caller has a maximum size for agents of LiveKit's worker too",
+        "unit/test_livekit_agents.py::test_a_caller_may_send_these_agents_no_more_than_others",
+        remove("stream-bytes-livekit"),
+    ),
 )

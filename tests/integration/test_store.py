@@ -10,7 +10,7 @@ import redis
 from orchestrator.errors import IllegalMove, StoreUnavailable
 from orchestrator.models import new_id
 from orchestrator.reasons import Reason, because, words
-from orchestrator.states import AGENT_ROWS, SESSION_MOVES, SESSION_ROWS, AgentState, SessionState
+from orchestrator.states import AGENT_ROWS, LEAVE_MS, SESSION_MOVES, SESSION_ROWS, AgentState, SessionState
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.loader import Scripts, assemble
@@ -412,6 +412,28 @@ async def test_takeovers_are_limited_and_can_be_disabled(store: Store, raw: redi
         "agent_lost: killed by signal 9",
         1,
     )
+
+
+async def test_an_agent_has_time_for_its_work_after_the_call_and_its_seat_is_free(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    first, second = await warm(store, valkey_url, 2)
+    link = AgentLink(valkey_url, first)
+    for agent, end in ((first, because("stopped")), (second, None)):
+        session = await assign(store, agent)
+        serving = await store.session(session.session_id)
+        assert serving is not None
+        assert serving.agent_id
+        before = await store.now() * 1000
+        if end:
+            await store.end_session(session.session_id, "ended", end)
+        else:
+            link.agent_id = serving.agent_id
+            await link.failed(because("agent_error", detail="it broke"))
+        score = raw.zscore("deadlines", f"stop|{serving.agent_id}")
+        allowed = (POLICY["shutdown_seconds"] + POLICY["stop_grace_seconds"]) * 1000 + LEAVE_MS
+        assert before + allowed - 1 <= score <= await store.now() * 1000 + allowed
+    await link.close()
 
 
 async def test_ending_a_session_is_idempotent_and_notifies_the_agent(

@@ -1,4 +1,4 @@
-"""An agent in LiveKit's older style: WorkerOptions, which only a run as a program creates."""
+"""An agent in LiveKit's older style: WorkerOptions, which only a run as a program creates. Its metadata commands it."""
 
 from livekit.agents import JobContext, JobProcess, WorkerOptions, cli
 
@@ -9,8 +9,13 @@ def load(proc: JobProcess) -> None:
 
 
 async def entrypoint(ctx: JobContext) -> None:
-    """Join, and show that the older context works."""
+    """Join, and show that the older context works; or end in one of two ways."""
+    if "leave" in ctx.job.metadata:
+        ctx.shutdown("not for me")
+        return
     await ctx.connect()
+    if "fail" in ctx.job.metadata:
+        raise RuntimeError("this agent fails")
     await ctx.room.local_participant.set_attributes({"greeting": ctx.proc.userdata["greeting"]})
 
 

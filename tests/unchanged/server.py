@@ -16,6 +16,7 @@ from livekit.agents import Agent, AgentServer, AgentSession, JobContext, JobProc
 from agent_runtime.offline import speech
 from agent_runtime.offline.plugins import OfflineSTT, OfflineTTS
 from agent_runtime.offline.rules import RuleBasedLLM
+from tests.support.processes import poll
 
 os.environ["SET_AT_IMPORT"] = "yes"  # as load_dotenv() does
 log = logging.getLogger("unchanged")
@@ -133,9 +134,7 @@ def _write(ctx: JobContext, name: str, what: object) -> None:
 async def _released(ctx: JobContext) -> None:
     """Work for as long as the test wants."""
     (_folder(ctx) / "saving").touch()
-    async with asyncio.timeout(50):
-        while not (_folder(ctx) / "release").exists():
-            await asyncio.sleep(0.02)
+    await asyncio.to_thread(poll, (_folder(ctx) / "release").exists, "the test releases the agent", 50)
 
 
 if __name__ == "__main__":

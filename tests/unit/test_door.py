@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import ANY
 
 import jwt
 import pytest
@@ -186,7 +187,7 @@ async def test_a_job_is_offered_assigned_and_ended(livekit: Fake) -> None:
         await connection.say(availability=wire.AvailabilityRequest(job=ROOM))
         answer = await connection.next("availability")
         assert (answer.job_id, answer.available, answer.participant_identity) == ("AJ_1", True, "session_1")
-        job = JobOffer("AJ_1", "AD_1", "lobby", "hello")
+        job = JobOffer("AJ_1", "AD_1", "lobby", "hello", ANY)
         assert await desk.heard.get() == ("asked", job)
         await connection.say(assignment=wire.JobAssignment(job=ROOM, token="not used"))
         assert await desk.heard.get() == ("assigned", job)

@@ -10,7 +10,8 @@ from orchestrator.states import LIVE_SESSION_STATES
 WAITS = {
     "queue_seconds": 12, "boot_timeout_seconds": 4, "start_timeout_seconds": 6.5, "join_timeout_seconds": 3,
     "user_join_seconds": 8, "user_gone_seconds": 4.5, "max_session_seconds": 20, "heartbeat_timeout_seconds": 6,
-    "stop_grace_seconds": 1.5, "shutdown_seconds": 7, "goodbye_seconds": 2, "session_keep_seconds": 3_600, "reconcile_seconds": 9,
+    "stop_grace_seconds": 1.5, "shutdown_seconds": 7, "goodbye_seconds": 2, "session_keep_seconds": 3_600,
+    "reconcile_seconds": 9,
 }  # fmt: skip
 
 
