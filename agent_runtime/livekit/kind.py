@@ -78,6 +78,7 @@ class LiveKitKind(Kind):
             vars(room).pop("connect", None)  # it is the room's own method again, which `connect` calls
             await connect(_bounded(options or rtc.RoomOptions()))
 
+        _disconnect_once(room)
         room.connect = connect_patiently  # type: ignore[method-assign]
         accepted.identity = rights.identity(context)
         running = job.running(context, claimed, accepted, os.environ.get("AGENT_ID", ""))
@@ -125,6 +126,19 @@ def _bounded(options: rtc.RoomOptions) -> rtc.RoomOptions:
     # guard: stream-bytes-livekit
     options.data_stream = incoming.OPTIONS.data_stream
     return options
+
+
+def _disconnect_once(room: rtc.Room) -> None:
+    """Let the job and the runtime both disconnect a room: a second one would release its native handle twice."""
+    disconnect = room.disconnect
+    under_way: list[asyncio.Task[None]] = []
+
+    async def disconnect_once(*arguments: Any, **options: Any) -> None:
+        if not under_way:
+            under_way.append(asyncio.create_task(disconnect(*arguments, **options)))
+        await asyncio.shield(under_way[0])
+
+    room.disconnect = disconnect_once  # type: ignore[method-assign]
 
 
 async def _introduce(room: rtc.Room, accepted: JobAcceptArguments) -> None:

@@ -114,6 +114,17 @@ async def a_call_that_is_taken_over_goes_on_with_its_words(node: Node, parent: P
     assert (over["status"], over["reasonCode"]) == ("ended", "agent_ended_call")
 
 
+async def livekits_tool_ends_the_call(node: Node, parent: Path) -> None:
+    folder = _new(parent)
+    (folder / "release").touch()
+    async with Call(node.url, "alonzo", metadata={"folder": str(folder)}) as call:
+        await call.heard()
+        await call.say("goodbye")
+        await call.gone()
+    over = await asyncio.to_thread(_over, node, call.session_id)
+    assert (over["status"], over["reasonCode"]) == ("ended", "agent_ended_call")
+
+
 async def an_agent_of_worker_options_joins(node: Node) -> None:
     async with Call(node.url, "ada") as call:
         agent = await asyncio.shield(call._agent)
@@ -142,6 +153,7 @@ async def test_a_file_for_livekits_worker_runs_unchanged(
         the_job_context_is_livekits,
         work_after_the_call_is_finished_and_blocks_nobody,
         a_call_that_is_taken_over_goes_on_with_its_words,
+        livekits_tool_ends_the_call,
     ]
     with Node(short_folder, AGENT_MODULE="tests/unchanged/server.py", POOL_TARGET=2, MAX_SESSIONS=1) as node:
         await walk(subtests, steps, node, tmp_path)

@@ -39,6 +39,7 @@ VARIABLES = {
     "RAILWAY_DEPLOYMENT_OVERLAP_SECONDS": "Railway",
     "ORCHESTRATOR_URL VITE_START_URL VITE_API_URL NEXT_PUBLIC_CONN_DETAILS_ENDPOINT": "the build of a page",
     "VALKEY_PASSWORD": "the manifests of Kubernetes",
+    "LIVEKIT_INFERENCE_API_KEY LIVEKIT_INFERENCE_API_SECRET": "LiveKit Agents",
     "API_KEY": "a variable of an example",
 }
 FOREIGN_VARIABLES = {name for names in VARIABLES for name in names.split()}

@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from livekit import api, rtc
-from livekit.agents import Agent, AgentServer, AgentSession, JobContext, JobProcess, JobRequest, cli, inference
+from livekit.agents import (
+    Agent,
+    AgentServer,
+    AgentSession,
+    JobContext,
+    JobProcess,
+    JobRequest,
+    cli,
+    inference,
+    llm,
+    utils,
+)
+from livekit.agents.beta.tools import EndCallTool
 
 from agent_runtime.offline import speech
 from agent_runtime.offline.plugins import OfflineSTT, OfflineTTS
@@ -30,6 +42,24 @@ def prewarm(proc: JobProcess) -> None:
 
 
 server = AgentServer(setup_fnc=prewarm)
+
+
+class Model(RuleBasedLLM):
+    """A model that ends the call by LiveKit's tool when the user says goodbye."""
+
+    def chat(self, *, chat_ctx: llm.ChatContext, **options: Any) -> llm.LLMStream:
+        """Return the answer, or the call of the tool."""
+        last = chat_ctx.items[-1] if chat_ctx.items else None
+        if getattr(last, "role", "") == "user" and "bye" in (last.text_content or ""):  # type: ignore[union-attr]
+            return _EndCall(self, chat_ctx=chat_ctx, tools=[], conn_options=options["conn_options"])
+        return super().chat(chat_ctx=chat_ctx, **options)
+
+
+class _EndCall(llm.LLMStream):
+    async def _run(self) -> None:
+        call = llm.FunctionToolCall(name="end_call", arguments="{}", call_id=utils.shortuuid())
+        delta = llm.ChoiceDelta(role="assistant", tool_calls=[call])
+        self._event_ch.send_nowait(llm.ChatChunk(id=utils.shortuuid(), delta=delta))
 
 
 async def on_request(request: JobRequest) -> None:
@@ -54,10 +84,10 @@ async def talk(ctx: JobContext) -> None:
 
     ctx.add_shutdown_callback(save)
     session: AgentSession[None] = AgentSession(
-        vad=ctx.proc.userdata["vad"], stt=OfflineSTT(), llm=RuleBasedLLM(), tts=OfflineTTS(),
+        vad=ctx.proc.userdata["vad"], stt=OfflineSTT(), llm=Model(), tts=OfflineTTS(),
         turn_handling={"turn_detection": "vad", "interruption": {"mode": "vad"}},
     )  # fmt: skip
-    agent = Agent(instructions="Be brief.")
+    agent = Agent(instructions="Be brief.", tools=[EndCallTool()])
     await session.start(agent, room=ctx.room)
     _answer_methods(ctx, session)
     caller = await ctx.wait_for_participant()

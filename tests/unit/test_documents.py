@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from livekit.agents import JobContext
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
@@ -365,7 +366,8 @@ def test_each_named_part_of_ctx_exists() -> None:
     written = (REPOSITORY / "agent_runtime/context.py").read_text()
     named = {name for path in DOCUMENTS for name in re.findall(r"\bctx\.(\w+)", path.read_text())}
     assert len(named) > 10
-    none(name for name in named if not re.search(rf"(?:def |self\.){name}\b|, self\.{name}\b", written))
+    ours = {name for name in named if re.search(rf"(?:def |self\.){name}\b|, self\.{name}\b", written)}
+    none(name for name in named - ours if not hasattr(JobContext, name))
 
 
 def test_each_example_can_be_parsed() -> None:
