@@ -16,7 +16,7 @@ from orchestrator.errors import IllegalMove, NotTheAgent, StoreUnavailable
 from orchestrator.models import new_id
 from orchestrator.reasons import because
 from orchestrator.store import Store, keys
-from tests.support.pool import assign, warm
+from tests.support.pool import assign, change, warm
 from tests.support.processes import sleeper
 from tests.support.refusing import Refusing
 from tests.support.relay import RelayProcess, enrol, relaying
@@ -258,20 +258,21 @@ async def test_malformed_requests_are_answered_and_change_nothing(
 async def test_a_redis_that_is_away_is_an_error_and_then_not(short_folder: Path) -> None:
     with Refusing.running(short_folder) as valkey:
         async with Store(valkey.url, name="test", keep_seconds=60) as store:
+            await change(store)
             (agent_id,) = await warm(store, valkey.url, 1, NODE)
             async with relaying(short_folder, valkey.url, NODE), linked(short_folder, agent_id) as link:
                 assert await link.beat() == "ready"
                 with valkey.read_only() as code, pytest.raises(StoreUnavailable, match=code):
                     await link.beat()
                 assert await answered(link.beat) == "ready"
-                given = await answered(lambda: assign(store, "ada"))
-                assert given.outcome == "assigned", given  # type: ignore[attr-defined]
+                await answered(lambda: assign(store, "ada"))
                 assert (await message(link))["type"] == "assign"
 
 
 async def test_an_inbox_that_cannot_be_read_is_told_to_the_agent(short_folder: Path) -> None:
     with Refusing.running(short_folder) as valkey:
         async with Store(valkey.url, name="test", keep_seconds=60) as store:
+            await change(store)
             (agent_id,) = await warm(store, valkey.url, 1, NODE)
             async with relaying(short_folder, valkey.url, NODE), linked(short_folder, agent_id) as link:
                 await link.beat()

@@ -113,6 +113,7 @@ def test_what_every_agent_reads_is_read_before_the_fork(monkeypatch: pytest.Monk
     assert read == 1 == reasons.table.cache_info().misses
 
 
+@pytest.mark.thorough
 def test_an_agent_has_no_client_of_redis() -> None:
     code = "import sys, agent_runtime.runtime; print({'redis', 'orchestrator.store'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
