@@ -32,15 +32,15 @@ from agent_runtime.context import AgentContext
 from agent_runtime.entrypoint import Entrypoint, EntrypointKind
 from agent_runtime.kind import Kind
 from agent_runtime.process import end_after, lineage, log_to_stderr
+from agent_runtime.relay_link import RelayLink
 from agent_runtime.served_session import LEAVE_SECONDS, ServedSession
 from agent_runtime.watched_tasks import WatchedTasks
 from orchestrator import faults, reasons
+from orchestrator.config.agent import AgentSettings
 from orchestrator.config.load import load
-from orchestrator.config.node import NodeSettings
 from orchestrator.errors import IllegalMove, OrchestratorError, StoreUnavailable
+from orchestrator.models import TURNS
 from orchestrator.reasons import Reason, because
-from orchestrator.store.agent_link import TURNS, AgentLink
-from orchestrator.store.loader import sources
 
 log = logging.getLogger("agent.runtime")
 
@@ -52,17 +52,16 @@ INBOX_SECONDS = 8.0
 _PAYLOAD = ("type", "room", "token", "apiToken", "userId", "metadata", "job")
 
 _preloaded: Kind | None = None
-#: The node's settings, read before the module is imported: a module may set REDIS_URL or read a .env of its own.
-_settings: NodeSettings | None = None
+#: The node's settings, read before the module is imported: a module may set RUN_DIR or read a .env of its own.
+_settings: AgentSettings | None = None
 
 
 def preload(module: str) -> None:
     """Import an agent module and run its `prewarm()`, before a fork. Raises whatever the module raises."""
     global _preloaded, _settings  # noqa: PLW0603 - the forked child finds here what its parent loaded
-    _settings = load(NodeSettings)
-    # Read here, they are shared by all agents: 4 MiB and 20 ms each.
+    _settings = load(AgentSettings)
+    # Read here, it is shared by all agents.
     # guard: read-before-fork
-    sources(_settings.redis_prefix)
     reasons.table()
     _preloaded = contract.load(module)
 
@@ -71,7 +70,7 @@ def main(agent_id: str | None = None) -> None:
     """Run one agent of AGENT_MODULE, to its end."""
     agent_id = agent_id or os.environ["AGENT_ID"]
     if _preloaded is None:
-        preload(load(NodeSettings).agent_module)
+        preload(load(AgentSettings).agent_module)
     assert _preloaded is not None
     _live(_preloaded, agent_id, _settings)
 
@@ -87,23 +86,23 @@ def _live_with(entrypoint: Entrypoint, agent_id: str) -> None:
     _live(EntrypointKind(entrypoint), agent_id, None)
 
 
-def _live(kind: Kind, agent_id: str, settings: NodeSettings | None) -> None:
+def _live(kind: Kind, agent_id: str, settings: AgentSettings | None) -> None:
     log_to_stderr()
-    settings = settings or load(NodeSettings)
-    if not settings.redis_url or not settings.livekit_url:
-        raise OrchestratorError("an agent needs REDIS_URL and LIVEKIT_URL")
+    settings = settings or load(AgentSettings)
+    if not settings.livekit_url:
+        raise OrchestratorError("an agent needs LIVEKIT_URL")
     asyncio.run(Runtime(settings, settings.livekit_url, agent_id, kind).run())
 
 
 class Runtime:
     """One agent, from its start to its exit."""
 
-    def __init__(self, settings: NodeSettings, livekit_url: str, agent_id: str, kind: Kind) -> None:
+    def __init__(self, settings: AgentSettings, livekit_url: str, agent_id: str, kind: Kind) -> None:
         self._settings = settings
         self._run_dir = settings.run_dir.absolute()  # an entrypoint may change the working directory
         self._livekit_url = livekit_url
         self._kind = kind
-        self._link = AgentLink(settings.redis, agent_id)
+        self._link = RelayLink(settings.relay_socket.absolute(), agent_id)
         self._stop: asyncio.Future[Reason]
         self._assigned: asyncio.Future[dict[str, Any]]
         self._goodbyes: asyncio.Queue[float] = asyncio.Queue()

@@ -11,13 +11,13 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_ji
 from agent_runtime import incoming
 from agent_runtime.context import AgentContext, Goodbye, Turn
 from agent_runtime.kind import Kind
+from agent_runtime.relay_link import RelayLink
 from agent_runtime.reports import Reports
 from agent_runtime.watched_tasks import WatchedTasks
 from orchestrator import faults
-from orchestrator.config.node import NodeSettings
+from orchestrator.config.agent import AgentSettings
 from orchestrator.livekit.refusals import Refusal
 from orchestrator.reasons import because
-from orchestrator.store.agent_link import AgentLink
 
 #: Time limit for disconnecting from LiveKit and from Redis.
 LEAVE_SECONDS = 1.0
@@ -33,9 +33,9 @@ class ServedSession:
 
     def __init__(
         self,
-        settings: NodeSettings,
+        settings: AgentSettings,
         livekit_url: str,
-        link: AgentLink,
+        link: RelayLink,
         kind: Kind,
         *,
         assignment: dict[str, Any],

@@ -13,6 +13,8 @@ from orchestrator.states import LIVE_SESSION_STATES, AgentState, SessionState
 ID_PATTERN = r"^(prewarm|session)_[0-9a-f]{32}$"
 #: The rooms that we name. Only the user and the agent are in them.
 ROOM_PATTERN = r"room_[0-9a-f]{32}"
+#: Turns of a conversation that are kept for a takeover.
+TURNS = 50
 SessionId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 

@@ -28,13 +28,14 @@ class Program(enum.StrEnum):
     WORKER = "worker"
     BEAT = "beat"
     HOST = "host"
+    RELAY = "relay"
     VALKEY = "valkey"
     LIVEKIT = "livekit"
 
 
 #: With these settings the node uses a server elsewhere and does not run its own.
 _EXTERNAL = {Program.VALKEY: "REDIS_URL", Program.LIVEKIT: "LIVEKIT_URL"}
-_PROGRAMS = "api, worker (the Celery worker), beat, host (the agent host), valkey or livekit."
+_PROGRAMS = "api, worker (the Celery worker), beat, host (the agent host), relay, valkey or livekit."
 ProgramArgument = Annotated[Program, typer.Argument(metavar="PROGRAM", help=_PROGRAMS)]
 
 

@@ -23,8 +23,8 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from orchestrator import faults
+from orchestrator.config.agent import AgentSettings
 from orchestrator.config.load import load
-from orchestrator.config.node import NodeSettings
 from orchestrator.errors import CANNOT_RUN, OrchestratorError, Preflight
 from orchestrator.host.children import Children
 from orchestrator.host.launcher import Launcher
@@ -49,7 +49,7 @@ _REQUESTS = _STOP_SIGNALS | {_LEAVE_SIGNAL}
 class AgentHost:
     """The fork server. `run` returns after SIGTERM, when every agent is gone; after SIGHUP at once, and they stay."""
 
-    def __init__(self, settings: NodeSettings, handover: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, settings: AgentSettings, handover: Mapping[str, Any] | None = None) -> None:
         self._settings, self._handover = settings, handover or {}
         self._own_environment = dict(os.environ)
         self._selector = selectors.DefaultSelector()
@@ -229,7 +229,7 @@ def main() -> None:
     """Run the agent host of this node."""
     configure_logging()
     try:
-        settings = load(NodeSettings)
+        settings = load(AgentSettings)
         # guard: agent-environment
         clear_environment(settings)
         configure_logging(settings.log_format)

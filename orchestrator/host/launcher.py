@@ -12,11 +12,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from orchestrator.config.agent import AgentSettings
 from orchestrator.errors import OrchestratorError
 from orchestrator.host.preload import RUNTIME, PreloadCrashes, PreloadFailed, PreloadStartsThreads, bounded, preload
 from orchestrator.host.spawn import agent_environment, start_by_exec, start_by_fork
 from orchestrator.host.state_dir import AgentFolder
-from orchestrator.settings import NodeSettings
 
 log = logging.getLogger("orchestrator.host")
 
@@ -24,7 +24,7 @@ log = logging.getLogger("orchestrator.host")
 class Launcher:
     """How agents are started on this node."""
 
-    def __init__(self, settings: NodeSettings, folder: AgentFolder) -> None:
+    def __init__(self, settings: AgentSettings, folder: AgentFolder) -> None:
         self._settings, self._folder = settings, folder
         fork = settings.agent_start_method == "fork" or (
             settings.agent_start_method == "auto" and sys.platform == "linux"

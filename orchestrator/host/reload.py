@@ -7,11 +7,11 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from orchestrator.config.agent import AgentSettings
 from orchestrator.errors import OrchestratorError
 from orchestrator.host.preload import TRIAL, Trial
 from orchestrator.host.spawn import reaped
 from orchestrator.host.state_dir import AgentFolder
-from orchestrator.settings import NodeSettings
 
 log = logging.getLogger("orchestrator.host")
 
@@ -20,7 +20,7 @@ class Reload:
     """The trial of new code, if one runs. `broadcast` sends its result to every client."""
 
     def __init__(
-        self, settings: NodeSettings, folder: AgentFolder, broadcast: Callable[[dict[str, Any]], None]
+        self, settings: AgentSettings, folder: AgentFolder, broadcast: Callable[[dict[str, Any]], None]
     ) -> None:
         self._settings, self._folder, self._broadcast = settings, folder, broadcast
         self._trial: Trial | None = None

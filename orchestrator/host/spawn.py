@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from orchestrator import faults
+from orchestrator.config.agent import AgentSettings
 from orchestrator.config.fields import CHECKED
-from orchestrator.config.node import NodeSettings
 from orchestrator.host.loaded import reseed
 from orchestrator.host.preload import threads
 from orchestrator.host.protocol import Process
@@ -26,7 +26,7 @@ from orchestrator.machine.process import machine_boot_id, read_stat
 
 #: Variables of the host's environment that agents get besides AGENT_ENV and the settings without secrets.
 AGENT_ENVIRONMENT = (
-    frozenset(name.upper() for name in NodeSettings.model_fields)
+    frozenset(name.upper() for name in AgentSettings.model_fields)
     | frozenset(
         "PATH HOME USER LANG LC_ALL TZ TMPDIR PYTHONPATH PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE VIRTUAL_ENV "
         "SSL_CERT_FILE SSL_CERT_DIR HTTP_PROXY HTTPS_PROXY NO_PROXY OPENBLAS_CORETYPE OPENBLAS_L2_SIZE "
@@ -50,7 +50,7 @@ SINGLE_THREADED = {
 }
 
 
-def clear_environment(settings: NodeSettings) -> None:
+def clear_environment(settings: AgentSettings) -> None:
     """Re-exec with only the environment that agents may see: /proc shows the environment that a process was started
     with as long as it lives, and a forked agent's is its host's."""
     if CLEAN not in os.environ:
@@ -59,12 +59,12 @@ def clear_environment(settings: NodeSettings) -> None:
         os.execve(sys.executable, sys.orig_argv, environment | {CLEAN: "1"})
 
 
-def for_agents(settings: NodeSettings) -> frozenset[str]:
+def for_agents(settings: AgentSettings) -> frozenset[str]:
     """Return the names of the variables that agents may see."""
     return AGENT_ENVIRONMENT | {name.strip() for name in settings.agent_env.split(",") if name.strip()}
 
 
-def agent_environment(settings: NodeSettings) -> dict[str, str]:
+def agent_environment(settings: AgentSettings) -> dict[str, str]:
     """Return what every agent sees of this process's environment."""
     names = for_agents(settings)
     environment = {name: value for name, value in os.environ.items() if name in names}

@@ -12,7 +12,7 @@ from orchestrator.operations import sharing
 from orchestrator.reasons import HealthWarning, warn
 from orchestrator.settings import Settings
 from orchestrator.store import Node, Store
-from orchestrator.store.agent_link import AgentLink
+from orchestrator.store.relay_store import RelayStore
 from orchestrator.store.rights import examine
 from orchestrator.task_queue.app import Publisher, make_worker_app
 
@@ -39,7 +39,7 @@ def try_each(settings: Settings) -> dict[str, Exception | None]:
     app, publisher = make_worker_app(settings, current=False), Publisher(settings.redis)
     kinds: dict[str, Callable[[], object]] = {
         "the store": lambda: asyncio.run(_store(settings)),
-        "an agent": lambda: asyncio.run(_agent(settings)),
+        "the relay": lambda: asyncio.run(_relay(settings)),
         "the api's publisher": publisher.check,
         "the Celery worker": lambda: _broker(app),
         "the Celery worker's results": app.backend.client.ping,
@@ -70,12 +70,12 @@ async def _store(settings: Settings) -> None:
         await store.check_blocking()
 
 
-async def _agent(settings: Settings) -> None:
-    link = AgentLink(settings.redis, "up")
+async def _relay(settings: Settings) -> None:
+    store = RelayStore(settings.redis)
     try:
-        await link.check()
+        await store.check()
     finally:
-        await link.close()
+        await store.close()
 
 
 def sharing_warnings(settings: Settings) -> list[HealthWarning]:

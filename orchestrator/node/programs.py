@@ -30,7 +30,8 @@ PROXIES = _PROXIES | {name.lower() for name in _PROXIES}
 NEEDS: Mapping[str, frozenset[str]] = {
     "valkey": frozenset(),  # its password is in RUN_DIR/valkey.conf
     "livekit": frozenset(),  # its key pair is in RUN_DIR/livekit.yaml
-    "host": _REDIS,  # and the variables of its agents: `for_agents`
+    "relay": _REDIS,
+    "host": frozenset(),  # but the variables of its agents: `for_agents`
     "worker": _REDIS | _LIVEKIT | PROXIES | {"ALERT_WEBHOOK_URL", "ALERT_WEBHOOK_SECRET"},
     "beat": _REDIS,
     "api": _REDIS | _LIVEKIT | PROXIES | {"ADMIN_TOKEN", "API_KEYS"},
@@ -76,8 +77,8 @@ def shared(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def secrets_of(program: str, environment: Mapping[str, str], settings: NodeSettings) -> dict[str, str]:
-    """Return the variables that only this program gets. The agent host gets Redis's address and what its agents
-    may see, provider keys included. It gets no other secret of the settings, even if AGENT_ENV names it."""
+    """Return the variables that only this program gets. The agent host gets what its agents may see,
+    provider keys included. It gets no secret of the settings, even if AGENT_ENV names it."""
     # guard: program-secrets
     names = set(NEEDS[program])
     if program == HOST:

@@ -9,7 +9,7 @@ from orchestrator.settings import Settings
 #: Seconds after DRAIN_SECONDS for which the drain waits for agents that are saying goodbye.
 DRAIN_MARGIN = 3.0
 #: Seconds that supervisord.conf gives the programs to stop, one after the other, after the drain.
-STOP_SECONDS = {"api": 5, "beat": 4, "worker": 6, "host": 6, "livekit": 1, "valkey": 5}
+STOP_SECONDS = {"api": 5, "beat": 4, "worker": 6, "host": 6, "relay": 1, "livekit": 1, "valkey": 5}
 
 #: What Railway sets in each of its containers. A RAILWAY_TOKEN alone is a developer's machine.
 _RAILWAY = frozenset(

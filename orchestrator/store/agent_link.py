@@ -1,4 +1,7 @@
-"""The small client through which an agent process talks to Redis: ready, inbox, heartbeat, presence, turns, end."""
+"""What an agent reports to Redis, through its node's relay: warm, heartbeat, presence, turns, end.
+
+`AgentLink` does so over connections of its own, for an agent without a relay.
+"""
 
 import json
 from collections.abc import Mapping
@@ -8,32 +11,19 @@ from redis.exceptions import RedisError
 
 from orchestrator.config.redis_url import Address
 from orchestrator.errors import NotTheAgent
+from orchestrator.models import TURNS
 from orchestrator.reasons import Reason
 from orchestrator.store import keys
 from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking
 from orchestrator.store.loader import Scripts
 from orchestrator.store.refusals import translate
 
-#: Turns of a conversation that are kept for a takeover.
-TURNS = 50
 
+class AgentReports:
+    """The reports of one agent. Every method raises `StoreUnavailable` when Redis does not answer."""
 
-class AgentLink:
-    """One agent's own connection. Every method raises `StoreUnavailable` when Redis does not answer."""
-
-    def __init__(self, redis: Address | str, agent_id: str) -> None:
-        self.agent_id = agent_id
-        self._redis = connect(redis, name=f"agent.{agent_id[:16]}", max_connections=4)
-        self._blocking = connect_blocking(redis, name=f"agent.{agent_id[:16]}.inbox", max_connections=1)
-        self._scripts = Scripts(self._redis, getattr(self._redis, "prefix", ""))
-
-    async def check(self) -> None:
-        """Raise `StoreUnavailable` when one of the two connections does not get in."""
-        try:
-            await self._redis.ping()
-            await self._blocking.ping()
-        except RedisError as failure:
-            raise translate(failure) from failure
+    def __init__(self, scripts: Scripts, agent_id: str) -> None:
+        self._scripts, self.agent_id = scripts, agent_id
 
     async def ready(self, pid: int, *ancestors: int) -> str | None:
         """Say that this agent is warm, and which process it is. Returns the id of a session that was already waiting.
@@ -45,23 +35,6 @@ class AgentLink:
         if refused:
             raise NotTheAgent(refused)
         return session_id or None
-
-    async def next_message(self) -> dict[str, Any] | None:
-        """Wait for the next message in the inbox, for at most `BLOCK_SECONDS`; None when there was none.
-
-        One that is no JSON object comes as an empty one: it must not end the reading.
-        """
-        try:
-            popped = await self._blocking.blpop([keys.agent_inbox(self.agent_id)], timeout=BLOCK_SECONDS)
-        except RedisError as failure:
-            raise translate(failure) from failure
-        if popped is None:
-            return None
-        try:
-            message = json.loads(popped[1])
-        except ValueError:
-            return {}
-        return message if isinstance(message, dict) else {}
 
     async def beat(self) -> str:
         """Say that this agent lives. Returns its state in the store, '' when the store has no record of it."""
@@ -82,7 +55,8 @@ class AgentLink:
 
     async def first_audio(self, session_id: str) -> None:
         """Report that the user can hear this agent. Only the first report counts."""
-        await self._scripts.call("agent_first_audio", keys=[keys.session(session_id)], args=[session_id])
+        args = [session_id, self.agent_id]
+        await self._scripts.call("agent_first_audio", keys=[keys.session(session_id)], args=args)
 
     async def turn(self, session_id: str, turn: Mapping[str, Any]) -> None:
         """Keep one turn of the conversation, for an agent that may have to take over. The newest `TURNS` are kept."""
@@ -114,6 +88,32 @@ class AgentLink:
     async def leave(self, reason: Reason) -> None:
         """Report that this agent, still warm, leaves: no session may get it."""
         await self._scripts.call("agent_leave", args=[self.agent_id, reason.record()])
+
+
+class AgentLink(AgentReports):
+    """One agent's own connections."""
+
+    def __init__(self, redis: Address | str, agent_id: str) -> None:
+        self._redis = connect(redis, name=f"agent.{agent_id[:16]}", max_connections=4)
+        self._blocking = connect_blocking(redis, name=f"agent.{agent_id[:16]}.inbox", max_connections=1)
+        super().__init__(Scripts(self._redis, getattr(self._redis, "prefix", "")), agent_id)
+
+    async def next_message(self) -> dict[str, Any] | None:
+        """Wait for the next message in the inbox, for at most `BLOCK_SECONDS`; None when there was none.
+
+        One that is no JSON object comes as an empty one: it must not end the reading.
+        """
+        try:
+            popped = await self._blocking.blpop([keys.agent_inbox(self.agent_id)], timeout=BLOCK_SECONDS)
+        except RedisError as failure:
+            raise translate(failure) from failure
+        if popped is None:
+            return None
+        try:
+            message = json.loads(popped[1])
+        except ValueError:
+            return {}
+        return message if isinstance(message, dict) else {}
 
     async def close(self) -> None:
         """Close both connections."""

@@ -166,6 +166,11 @@ def node_short(node_id: str) -> str:
     return f"node:{node_id}:short"
 
 
+def node_mail(node_id: str) -> str:
+    """List of the node's agents that have a message in their inbox."""
+    return f"node:{node_id}:mail"
+
+
 def pool_wake(node_id: str) -> str:
     """List with one element when a node should check the pool."""
     return f"pool:wake:{node_id}"

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "40"))
 SEED = int(os.environ.get("CHAOS_SEED", random.randrange(1_000_000)))
 SETTINGS = {"POOL_TARGET": 4, "USER_JOIN_SECONDS": 600, "SPAWN_CONCURRENCY": 4}
-PROGRAMS = ("api", "worker", "beat", "host", "valkey")
+PROGRAMS = ("api", "worker", "beat", "host", "relay", "valkey")
 QUIET = 30
 
 

@@ -117,7 +117,7 @@ async def test_clients_follow_a_failover_while_the_old_server_still_runs(
 ) -> None:
     """As with managed Redis: the name resolves to the promoted replica; open connections stay with the old server."""
     port, first = free_ports(), proxy._server[1]
-    programs = {name: node.program(name) for name in ("worker", "beat", "api", "host")}
+    programs = {name: node.program(name) for name in ("worker", "beat", "api", "host", "relay")}
     valkey = start_valkey(tmp_path, port, "--repl-diskless-sync-delay", "0")
     try:
         with redis.Redis(port=first) as old, redis.Redis(port=port) as new:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 AWAY = 120 if LONG else 6
 #: Maximum seconds until everything works again.
 HEALED = 15
-PROGRAMS = ("host", "worker", "beat", "api", "livekit", "drain")
+PROGRAMS = ("relay", "host", "worker", "beat", "api", "livekit", "drain")
 
 
 @pytest.fixture(scope="module")

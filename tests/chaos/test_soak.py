@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
 SETTINGS = {"POOL_TARGET": 4, "USER_JOIN_SECONDS": 600, "SPAWN_CONCURRENCY": 4}
 # LiveKit is not checked: its heap depends on how many rooms were opened recently.
-PROGRAMS = ("api", "worker", "beat", "host", "valkey")
+PROGRAMS = ("api", "worker", "beat", "host", "relay", "valkey")
 #: Allowed growth from the second quarter of the run to the last: of a program in MiB and descriptors, of Redis in keys.
 MEMORY, DESCRIPTORS, KEYS = 16, 16, 60
 #: Maximum connections of a process with Redis, Redis itself included: the API and the worker have two pools of 64.

@@ -112,7 +112,7 @@ def the_documented_commands_reach_the_embedded_redis(node: Node) -> None:
     assert "unknown command" in wrong.stderr
     assert (node.run_dir / "valkey.sock").stat().st_mode & 0o777 == 0o700
     password = node.secrets["VALKEY_PASSWORD"]
-    for program in ("valkey", "worker", "beat", "api", "host"):
+    for program in ("valkey", "worker", "beat", "api", "relay", "host"):
         assert password not in Path(f"/proc/{node.program(program)}/cmdline").read_text()
     assert password not in node.output.read_text()
     assert password not in "".join(path.read_text() for path in (node.run_dir / "logs").iterdir())

@@ -90,7 +90,7 @@ def every_program_logs_json_with_the_request_id(node: Node, _: Receiver) -> None
     assert (access["path"], access["status"], access["session_id"]) == ("/api/session/start", 202, session)
     tasks = poll(lambda: [line for line in lines(node, "worker") if line.get("request_id") == "trace-1"], "its log")
     assert {line["task"] for line in tasks} >= {"orchestrator.spawn_agent"}
-    for program in ("beat", "host"):
+    for program in ("beat", "relay", "host"):
         assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines(node, program)), program
 
 

@@ -85,6 +85,7 @@ async def secrets_appear_only_where_they_are_needed(node: Node, _: Receiver) -> 
         queue = json.dumps([raw.lrange("celery", 0, -1), [raw.get(key) for key in raw.keys("celery:result:*")]])
         records = json.dumps([raw.hgetall(key) for key in raw.keys("session:*") if raw.type(key) == "hash"])
     assert CANARIES["OWN_KEY"] in environment
+    assert "REDIS" not in environment + hosts, "agents know the socket of the relay only"
     for name, secret in (CANARIES | {"client secret": client_secret, "LIVEKIT_API_SECRET": livekit}).items():
         for what, text in {
             "an agent's environment": environment, "the agent host's": hosts, "a command line": commands,

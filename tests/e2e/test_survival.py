@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.call.caller import Call
 from tests.support.agreement import agrees
 from tests.support.guest import LiveKit
-from tests.support.hurt import in_call
+from tests.support.hurt import connected, in_call
 from tests.support.node import Node
 from tests.support.processes import alive, poll
 from tests.support.survival import (
@@ -68,6 +69,30 @@ async def a_hung_host_is_replaced_while_calls_continue(node: Node, under_way: Ca
     await serves_as_before(node, under_way)
 
 
+async def what_happens_without_a_relay_is_reported_to_the_next(node: Node, under_way: Calls) -> None:
+    """The relay is away while a call goes on: what is said is kept, and so is how a call ends. Nobody hears it."""
+    async with Call(node.url, "relayed") as call:
+        call.hum()
+        await call.next_sound()
+        session_id = call.session_id
+        with connected(node) as raw:
+            for said, seen in (
+                ("I am Grace.", lambda: "I am Grace." in str(raw.lrange(f"session:{session_id}:conversation", 0, -1))),
+                ("leave", lambda: raw.hget(f"session:{session_id}", "reason")),
+            ):
+                await asyncio.to_thread(crash_and_stay_down, node, "relay")
+                await call._room.local_participant.publish_data(said)
+                if said != "leave":
+                    await call.next_sound()
+                assert not seen()
+                await asyncio.to_thread(node.supervisorctl, "start", "relay")
+                await asyncio.to_thread(poll, seen, "the agent's report is in Redis")
+    session = await asyncio.to_thread(node.session, session_id)
+    assert (session["status"], session["reason"]) == ("ended", "told to leave")
+    assert not session["takeovers"]
+    await serves_as_before(node, under_way)
+
+
 async def calls_survive_a_long_outage_of_redis(node: Node, under_way: Calls) -> None:
     """Valkey is killed and is down for 3 s; its append-only file restores all data."""
     await asyncio.to_thread(crash_and_stay_down, node, "valkey")
@@ -101,6 +126,7 @@ async def a_killed_livekit_loses_no_call(node: Node, under_way: Calls) -> None:
 STEPS = [
     *(partial(a_call_continues_when_a_program_is_killed, program=name) for name in PROGRAMS),
     a_hung_host_is_replaced_while_calls_continue,
+    what_happens_without_a_relay_is_reported_to_the_next,
     calls_survive_a_long_outage_of_redis,
     partial(calls_survive_the_loss_of_all_records, loss=flush),
     partial(calls_survive_the_loss_of_all_records, loss=lose_the_file),

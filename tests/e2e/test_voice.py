@@ -191,15 +191,16 @@ def _sockets(pid: int | None) -> set[str]:
 
 
 def agents_have_no_secrets_of_the_node(node: Node) -> None:
-    """Agents see neither the LiveKit secret nor the admin token, not even in the environment that they inherit."""
-    secrets = dict(node.secrets)
-    secrets.pop("VALKEY_PASSWORD")  # part of REDIS_URL, which agents have
+    """Agents see neither the LiveKit secret, the admin token nor Redis's address, not even in the environment that they
+    inherit."""
+    secrets = node.secrets
     poll(lambda: node.counts()["pool"] == 2 == node.counts()["agents"], "only the pool is left")
     agents = node.agents()
     assert agents
     for pid in [*(agent["pid"] for agent in agents), node.program("host")]:
         seen = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
         assert not [name for name, value in secrets.items() if value in seen], pid
+        assert "REDIS" not in seen, "it has no address of Redis"
     host = _sockets(node.program("host"))
     assert host
     for agent in agents:
@@ -207,7 +208,7 @@ def agents_have_no_secrets_of_the_node(node: Node) -> None:
     for log in (node.run_dir / "logs").glob("*.log"):
         text = log.read_text(errors="replace")
         assert not [name for name in ("ADMIN_TOKEN", "LIVEKIT_API_SECRET") if secrets[name] in text], log
-    for name in ("secrets.json", "livekit.yaml", "host.sock"):
+    for name in ("secrets.json", "livekit.yaml", "host.sock", "relay.sock"):
         assert (node.run_dir / name).stat().st_mode & 0o077 == 0, name
 
 

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,7 @@ from tests.support.host import HOSTS, Host
 from tests.support.node import REPOSITORY
 from tests.support.pool import assign
 from tests.support.processes import alive, marked, poll
+from tests.support.relay import relaying
 
 pytestmark = pytest.mark.thorough
 
@@ -69,24 +71,31 @@ def silent() -> Iterator[None]:
         yield
 
 
+#: The relays of the hosts.
+RELAYS: list[AsyncExitStack] = []
+
+
 async def _host(folder: Path, url: str, wrapper: tuple[str, dict[str, str]], ballast: int = 0) -> Host:
     run_dir = folder / new_id("w")[:10]
     run_dir.mkdir()
     (run_dir / "program.py").write_text(PROGRAM.format(repository=str(REPOSITORY), ballast=ballast))
     for name, text in wrapper[1].items():
         (run_dir / name).write_text(text)
-    settings = {"REDIS_URL": url, "LIVEKIT_URL": f"ws://127.0.0.1:{SILENT[0]}", "HEARTBEAT_SECONDS": "0.2"}
+    await RELAYS[0].enter_async_context(relaying(run_dir, url))
+    settings = {"LIVEKIT_URL": f"ws://127.0.0.1:{SILENT[0]}", "HEARTBEAT_SECONDS": "0.2"}
     return await Host(run_dir, AGENT_COMMAND=wrapper[0], **settings).connect()
 
 
 @pytest.fixture
 async def hosts() -> AsyncIterator[list[Host]]:
     made: list[Host] = []
-    yield made
-    for host in made:
-        await host.end()
-        # A killed process is listed until the kernel has removed it.
-        poll(lambda: not marked("RUN_DIR", str(host.run_dir)), "no process of it is left")  # noqa: B023
+    async with AsyncExitStack() as relays:
+        RELAYS[:] = [relays]
+        yield made
+        for host in made:
+            await host.end()
+            # A killed process is listed until the kernel has removed it.
+            poll(lambda: not marked("RUN_DIR", str(host.run_dir)), "no process of it is left")  # noqa: B023
     HOSTS.clear()
 
 

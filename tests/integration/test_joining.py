@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,16 +15,17 @@ from livekit import api, rtc
 from agent_runtime.context import AgentContext
 from agent_runtime.entrypoint import EntrypointKind
 from agent_runtime.runtime import Runtime
+from orchestrator.config.agent import AgentSettings
 from orchestrator.livekit.room_creation import RoomCreator
 from orchestrator.livekit.rooms import Rooms
 from orchestrator.livekit.tokens import TokenMinter
 from orchestrator.models import Session, new_id
-from orchestrator.settings import NodeSettings
 from orchestrator.store import Store
 from orchestrator.worker.reconciler import Reconciler
 from tests.support import livekit
 from tests.support.livekit import KEY, SECRET
 from tests.support.pool import assign
+from tests.support.relay import enrol, relaying
 
 pytestmark = pytest.mark.thorough
 
@@ -46,16 +49,25 @@ async def serve(context: AgentContext) -> None:
 
 @asynccontextmanager
 async def agents(store: Store, valkey_url: str, url: str, count: int = 3) -> AsyncIterator[list[str]]:
-    """Warm agents, each a real runtime; they are stopped at the end."""
+    """Warm agents, each a real runtime behind one relay; they are stopped at the end."""
+    # A Unix socket's path must be short, and pytest's folders are long.
+    with tempfile.TemporaryDirectory(prefix="vao") as folder:
+        async with relaying(Path(folder), valkey_url, "n1"), _agents(store, Path(folder), url, count) as ids:
+            yield ids
+
+
+@asynccontextmanager
+async def _agents(store: Store, run_dir: Path, url: str, count: int) -> AsyncIterator[list[str]]:
     await store.beat_node("n1", {"host": 1, "pid": 1, "lastBeat": 1, "life": "n1"}, 60)
     await store.set_target(count)
-    settings = NodeSettings(_env_file=None, node_id="n1", redis_url=valkey_url, livekit_url=url)  # type: ignore[call-arg]
+    settings = AgentSettings(_env_file=None, node_id="n1", run_dir=run_dir, livekit_url=url)  # type: ignore[call-arg]
     ids: list[str] = []
     running: list[asyncio.Task[None]] = []
     try:
         while len(ids) < count:
             for agent_id in await store.reserve_agents([new_id("prewarm") for _ in range(count - len(ids))], "n1"):
                 await store.claim_agent(agent_id, "n1")
+                enrol(run_dir, agent_id)
                 running.append(asyncio.create_task(Runtime(settings, url, agent_id, EntrypointKind(serve)).run()))
                 ids.append(agent_id)
                 await until(store, agent_id, "ready")
@@ -64,6 +76,7 @@ async def agents(store: Store, valkey_url: str, url: str, count: int = 3) -> Asy
         for agent_id in ids:
             stop = json.dumps({"type": "stop", "reason": "the test is over"})
             await store._redis.rpush(f"agent:{agent_id}:inbox", stop)
+            await store._redis.rpush("node:n1:mail", agent_id)
         await asyncio.wait(running, timeout=15)
         for task in running:
             task.cancel()

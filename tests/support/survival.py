@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 #: Turns of conversation in calls whose records are lost.
 TURNS = ("I am Ada.", "Ask me about the engine.")
-PROGRAMS = ("api", "worker", "beat", "host", "valkey")
+PROGRAMS = ("api", "worker", "beat", "host", "relay", "valkey")
 #: Agents in rooms whose user has not joined. LiveKit closes such a room after a minute.
 ALONE = 15
 

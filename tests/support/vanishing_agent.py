@@ -3,15 +3,15 @@
 import asyncio
 
 from agent_runtime.context import AgentContext
+from agent_runtime.relay_link import RelayLink
 from agents import echo
-from orchestrator.store.agent_link import AgentLink
 
 
 async def _untold(*_: object, **__: object) -> None:
-    """Replaces `AgentLink.presence`, so that presence is not reported."""
+    """Replaces `RelayLink.presence`, so that presence is not reported."""
 
 
-AgentLink.presence = _untold  # type: ignore[method-assign]
+RelayLink.presence = _untold  # type: ignore[method-assign]
 
 
 async def entrypoint(ctx: AgentContext) -> None:

@@ -20,6 +20,7 @@ from orchestrator.machine.process import ProcessId, machine_boot_id
 from orchestrator.models import new_id
 from tests.support.host import GOOD, Host, code_host
 from tests.support.processes import alive, on_disk, poll, sleeper, stop
+from tests.support.relay import relaying
 
 pytestmark = pytest.mark.thorough
 
@@ -416,12 +417,13 @@ async def test_fork_and_exec_keep_the_same_contract(short_folder: Path, valkey_u
     """Without a record in Redis an agent cannot report that it is ready, and exits: forked or started by exec."""
     run_dir = short_folder / method
     run_dir.mkdir()
-    settings = {"REDIS_URL": valkey_url, "LIVEKIT_URL": "ws://127.0.0.1:1", "AGENT_MODULE": "agents/echo.py"}
+    settings = {"LIVEKIT_URL": "ws://127.0.0.1:1", "AGENT_MODULE": "agents/echo.py"}
     host = await Host(run_dir, AGENT_START_METHOD=method, **settings).connect()
-    process = await host.client.spawn("prewarm_" + "0" * 32)
-    parent = ProcessId.of(host.process.pid)
-    assert parent is not None
-    death = await host.death()
+    async with relaying(run_dir, valkey_url):
+        process = await host.client.spawn("prewarm_" + "0" * 32)
+        parent = ProcessId.of(host.process.pid)
+        assert parent is not None
+        death = await host.death()
     assert (death.exit_code, death.pid) == (1, process.pid)
     assert "IllegalMove" in host.log(death.agent_id)
     assert len(os.listdir(f"/proc/{parent.pid}/task")) == 1, "the host still has one thread"

@@ -68,10 +68,10 @@ def test_a_sufficient_or_unknown_window_causes_no_warning() -> None:
 
 
 def test_the_stop_time_counts_only_programs_that_run() -> None:
-    assert kill_window.stopping(Settings()) == 27
-    assert kill_window.stopping(Settings(redis_url="redis://far")) == 22
-    assert kill_window.stopping(Settings(redis_url="redis://far", livekit_url="wss://far")) == 21
-    assert "and 30 s to stop" in _warning(RAILWAY, None)
+    assert kill_window.stopping(Settings()) == 28
+    assert kill_window.stopping(Settings(redis_url="redis://far")) == 23
+    assert kill_window.stopping(Settings(redis_url="redis://far", livekit_url="wss://far")) == 22
+    assert "and 31 s to stop" in _warning(RAILWAY, None)
 
 
 def test_the_stop_times_match_supervisord_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

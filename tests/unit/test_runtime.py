@@ -18,12 +18,11 @@ from agent_runtime.entrypoint import EntrypointKind
 from agent_runtime.runtime import INBOX_SECONDS, Runtime
 from agent_runtime.served_session import ServedSession
 from orchestrator import reasons
+from orchestrator.config.agent import AgentSettings
 from orchestrator.errors import OrchestratorError, StoreUnavailable
 from orchestrator.machine.shutdown_notice import Notice, NoticeWriter
 from orchestrator.machine.shutdown_notice import read as read_notice
 from orchestrator.reasons import Reason, because
-from orchestrator.settings import NodeSettings
-from orchestrator.store.loader import sources
 from tests.support.node import REPOSITORY
 
 ASSIGN = {
@@ -106,15 +105,19 @@ def link() -> Link:
 def test_what_every_agent_reads_is_read_before_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "_preloaded", None)
     monkeypatch.setattr(runtime, "_settings", None)
-    monkeypatch.setenv("REDIS_PREFIX", "mine:")
-    sources.cache_clear()
     reasons.table.cache_clear()
     runtime.preload("agents/echo.py")
-    read = sources.cache_info().misses, reasons.table.cache_info().misses
+    read = reasons.table.cache_info().misses
     # What an agent does first.
-    sources(NodeSettings(redis_prefix="mine:").redis.prefix)
     reasons.table()
-    assert read == (1, 1) == (sources.cache_info().misses, reasons.table.cache_info().misses)
+    assert read == 1 == reasons.table.cache_info().misses
+
+
+@pytest.mark.thorough
+def test_an_agent_has_no_client_of_redis() -> None:
+    code = "import sys, agent_runtime.runtime; print({'redis', 'orchestrator.store'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.fixture
@@ -143,7 +146,7 @@ async def live(
     async def connect(*_: object) -> None: ...
 
     monkeypatch.setattr(ServedSession, "_connect", connect)
-    settings = NodeSettings(heartbeat_seconds=0.05, run_dir=run_dir or Path(".run"))
+    settings = AgentSettings(heartbeat_seconds=0.05, run_dir=run_dir or Path(".run"))
     runtime = Runtime(settings, "ws://127.0.0.1:1", "agent", EntrypointKind(entrypoint))
     runtime._link = link  # type: ignore[assignment]
     link.running = asyncio.create_task(runtime.run())  # type: ignore[attr-defined]

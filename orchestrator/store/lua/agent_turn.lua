@@ -7,6 +7,8 @@
 -- session:{id}:conversation  list  the newest turns, oldest first; gone at the end of the session
 -- include: live_session, records
 if get('session:' .. ARGV[1], 'agentId') ~= ARGV[2] or not LIVE_SESSION[session_state(ARGV[1])] then return 0 end
+-- A report whose answer was lost comes again.
+if redis.call('LRANGE', KEYS[1], -1, -1)[1] == ARGV[3] then return 1 end
 redis.call('RPUSH', KEYS[1], ARGV[3])
 redis.call('LTRIM', KEYS[1], -ARGV[4], -1)
 return 1

@@ -31,7 +31,7 @@
 --
 -- deadlines zset, deadlines:looked string, livekit:down string, alert:{id} string, and what the moves touch
 -- include: agents, busy_agent, clock, closing, deadlines, dispatch, events, exit, failed_boot, failing_calls, handover
--- include: late_node, live_session, policy, reason_boot_timeout, reason_handed_over, reason_job_lost
+-- include: late_node, live_session, mail, policy, reason_boot_timeout, reason_handed_over, reason_job_lost
 -- include: reason_join_refused, reason_join_timeout, reason_max_duration, reason_no_heartbeat, reason_node_stopping
 -- include: reason_queue_timeout, reason_start_timeout, reason_unclaimed, reason_user_gone, reason_user_lost
 -- include: reason_user_never_joined, reasons, records, retire, takeover
@@ -155,7 +155,7 @@ function on_timeout.drain(node)
       elseif fields[1] == node then
         local goodbye_ms = tonumber(get('node:' .. node, 'goodbyeMs') or policy_ms('goodbye_seconds'))
         -- guard: goodbye
-        redis.call('RPUSH', 'agent:' .. fields[2] .. ':inbox', cjson.encode({type = 'goodbye', seconds = goodbye_ms / 1000}))
+        post(fields[2], cjson.encode({type = 'goodbye', seconds = goodbye_ms / 1000, at = NOW}))
         set_deadline('goodbye', id, goodbye_ms)
         append_event(id, 'goodbye')
       end

@@ -1,7 +1,6 @@
 -- Take an agent out of service and have it leave.
--- include: agents, reasons
+-- include: agents, mail, reasons
 local function retire(id, why)
   move_agent(id, 'stopping', reason_fields('reason', why))
-  redis.call('RPUSH', 'agent:' .. id .. ':inbox',
-    cjson.encode({type = 'stop', reason = why.text, code = why.code, params = why.params}))
+  post(id, cjson.encode({type = 'stop', reason = why.text, code = why.code, params = why.params}))
 end
