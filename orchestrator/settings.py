@@ -1,6 +1,6 @@
 """All settings, read once from the environment or `.env` and passed down.
 
-The topics are in `config/`. `NodeSettings` has what agents and their host may know; only `Settings` adds secrets, so
+The topics are in `config/`. `AgentSettings` has what agents and their host may know, `NodeSettings` adds Redis, and only `Settings` secrets, so
 that a process that forks agents never has the LiveKit secret or the admin token in its memory.
 """
 
