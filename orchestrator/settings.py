@@ -1,7 +1,8 @@
 """All settings, read once from the environment or `.env` and passed down.
 
-The topics are in `config/`. `NodeSettings` has what agents and their host may know; only `Settings` adds secrets, so
-that a process that forks agents never has the LiveKit secret or the admin token in its memory.
+The topics are in `config/`. `AgentSettings` has what agents and their host may know, `NodeSettings` adds Redis, and
+only `Settings` adds secrets, so that a process that forks agents never has an address of Redis, the LiveKit secret or
+the admin token in its memory.
 """
 
 import base64

@@ -98,7 +98,7 @@ class Connection:
             return
         self._confirmed.add(text)
         try:
-            # guard: mail-until-confirmed
+            # guard: mail-confirmed
             await self._store.remove(self._agent_id, text)
             self._confirmed.discard(text)
         except OrchestratorError as failure:

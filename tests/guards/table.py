@@ -218,7 +218,7 @@ GUARDS = (
         replace("call-ends-quietly", "end_after(run)", "run()"),
     ),
     guard(
-        "scripts are assembled before agents are forked",
+        "the table of reasons is read before agents are forked",
         "unit/test_runtime.py::test_what_every_agent_reads_is_read_before_the_fork",
         remove("read-before-fork"),
     ),
@@ -1243,6 +1243,56 @@ GUARDS = (
         "a warm agent that reads no messages leaves the pool",
         "unit/test_runtime.py::test_a_warm_agent_that_beats_and_does_not_hear_goes",
         never("deaf-agent"),
+    ),
+    guard(
+        "the relay is told of a message at once",
+        "integration/test_relay.py::test_a_message_is_announced_to_the_relay_of_the_agents_node",
+        remove("mail"),
+    ),
+    guard(
+        "an agent speaks for itself only",
+        "integration/test_relay.py::test_a_process_speaks_only_for_its_own_agent",
+        never("relay-peer"),
+    ),
+    guard(
+        "an agent that connects gets what is in its inbox",
+        "integration/test_relay.py::test_a_message_stays_in_redis_until_the_agent_has_confirmed_it",
+        remove("inbox-at-hello"),
+    ),
+    guard(
+        "a message that was not announced comes at the next heartbeat",
+        "integration/test_relay.py::test_a_message_that_nobody_announced_comes_at_the_heartbeat",
+        remove("inbox-at-beat"),
+    ),
+    guard(
+        "a message that an agent has confirmed leaves its inbox",
+        "integration/test_relay.py::test_a_session_goes_through_the_relay",
+        remove("mail-confirmed"),
+    ),
+    guard(
+        "a message that is delivered twice is taken once",
+        "integration/test_relay.py::test_a_message_that_is_delivered_twice_is_taken_once",
+        always("mail-once"),
+    ),
+    guard(
+        "what a relay has not answered is sent to the next one",
+        "integration/test_relay.py::test_requests_without_an_answer_are_sent_again_to_the_next_relay",
+        replace("relay-resend", "self._pending.values()", "()"),
+    ),
+    guard(
+        "a turn that is reported twice is kept once",
+        "integration/test_relay.py::test_requests_without_an_answer_are_sent_again_to_the_next_relay",
+        never("turn-once"),
+    ),
+    guard(
+        "only an agent's own session has its first sound from it",
+        "integration/test_relay.py::test_a_first_sound_is_reported_by_the_sessions_own_agent",
+        never("first-audio-agent"),
+    ),
+    guard(
+        "the relay is restarted",
+        "chaos/test_survival.py::test_a_call_continues_when_a_program_is_killed[relay]",
+        replace("restart-relay", "autorestart=true", "autorestart=false"),
     ),
     guard(
         "an agent whose event loop is blocked is silent",

@@ -102,6 +102,27 @@ async def test_a_session_goes_through_the_relay(
         assert (await message(link))["code"] == "user_gone", "it is told to leave"
 
 
+async def test_a_message_is_announced_to_the_relay_of_the_agents_node(
+    store: Store, raw: redis.Redis, valkey_url: str
+) -> None:
+    (agent_id,) = await warm(store, valkey_url, 1, NODE)
+    await assign(store, "ada")
+    assert raw.lrange(keys.node_mail(NODE), 0, -1) == [agent_id]
+    assert 0 < raw.ttl(keys.node_mail(NODE)) <= 60
+
+
+async def test_a_first_sound_is_reported_by_the_sessions_own_agent(
+    store: Store, raw: redis.Redis, valkey_url: str, short_folder: Path, relay: RelayProcess
+) -> None:
+    mine, other = await warm(store, valkey_url, 2, NODE)
+    given = {(each := await assign(store, user)).agent_id: each.session_id for user in ("ada", "grace")}
+    async with linked(short_folder, mine) as link:
+        await link.first_audio(given[other])
+        assert not raw.hexists(keys.session(given[other]), "firstAudioAt")
+        await link.first_audio(given[mine])
+        assert raw.hexists(keys.session(given[mine]), "firstAudioAt")
+
+
 async def test_a_message_stays_in_redis_until_the_agent_has_confirmed_it(
     store: Store, raw: redis.Redis, valkey_url: str, short_folder: Path, relay: RelayProcess
 ) -> None:

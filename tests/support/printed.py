@@ -49,7 +49,7 @@ ELSEWHERE = {
     "railway.json": "Railway",
     ".env .env.local": "the reader",
     "go.mod": "LiveKit",
-    "secrets.json valkey.sock valkey.conf livekit.yaml host.sock supervisor.sock .run/logs "
+    "secrets.json valkey.sock valkey.conf livekit.yaml host.sock relay.sock supervisor.sock .run/logs "
     "/var/lib/orchestrator/secrets.json": "the node, in RUN_DIR",
     ".venv/bin/activate frontend/dist": "make up",
     "out.json": "the benchmarks",

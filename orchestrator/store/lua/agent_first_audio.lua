@@ -6,7 +6,9 @@
 --
 -- session:{id} hash (firstAudioAt), session:{id}:events stream, histogram:{name} hash, recent:{name} list
 -- include: clock, events, histograms, records
-if get(KEYS[1], 'agentId') ~= ARGV[2] or not session_state(ARGV[1]) then return 0 end
+-- guard: first-audio-agent
+if get(KEYS[1], 'agentId') ~= ARGV[2] then return 0 end
+if not session_state(ARGV[1]) then return 0 end
 if redis.call('HSETNX', KEYS[1], 'firstAudioAt', NOW) == 0 then return 0 end
 append_event(ARGV[1], 'first_audio')
 -- Measured from when the user was there to hear it.

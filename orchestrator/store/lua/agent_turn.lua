@@ -8,6 +8,7 @@
 -- include: live_session, records
 if get('session:' .. ARGV[1], 'agentId') ~= ARGV[2] or not LIVE_SESSION[session_state(ARGV[1])] then return 0 end
 -- A report whose answer was lost comes again.
+-- guard: turn-once
 if redis.call('LRANGE', KEYS[1], -1, -1)[1] == ARGV[3] then return 1 end
 redis.call('RPUSH', KEYS[1], ARGV[3])
 redis.call('LTRIM', KEYS[1], -ARGV[4], -1)
