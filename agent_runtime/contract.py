@@ -12,13 +12,12 @@ from pathlib import Path
 from types import ModuleType
 
 from agent_runtime.entrypoint import EntrypointKind
-from agent_runtime.kind import Kind
 from orchestrator.errors import OrchestratorError
 
 _PROJECT = Path(__file__).resolve().parent.parent
 
 
-def load(name: str) -> Kind:
+def load(name: str) -> EntrypointKind:
     """Import an agent, find out how it is run, and run its `prewarm()`, which may be a coroutine.
 
     Args:
