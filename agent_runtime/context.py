@@ -5,14 +5,11 @@ from typing import Any
 
 from livekit import rtc
 
-from agent_runtime.call import TURN_CHARACTERS as TURN_CHARACTERS
-from agent_runtime.call import Call
-from agent_runtime.call import Turn as Turn
+from agent_runtime.call import Call, Turn
 from orchestrator.livekit import presence
 from orchestrator.reasons import because
 
 STATE_ATTRIBUTE = "lk.agent.state"
-
 
 #: Reasons of a disconnect that mean the end of the session, not a lost connection.
 _INTENDED = frozenset(

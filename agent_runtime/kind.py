@@ -1,7 +1,7 @@
 """How an agent's code is run: what differs between agents of our own entrypoint, of a framework, and programs.
 
-The runtime calls `prepare` and `warm_up` in the agent's own process, and follows `failure` from then on; for its session
-`begin`, `enter`, `serve`, `part` and `wind_down`; at its end `close`. This module imports no LiveKit: a program joins
+The runtime calls `prepare` and `warm_up` in the agent's own process, and follows `failure` from then on; for a session
+`begin`, `enter`, `serve`, `part` and `wind_down`; at the end `close`. This module imports no LiveKit: a program joins
 the room itself, and the process beside it stays small.
 """
 
@@ -29,10 +29,10 @@ class NotWarm(Exception):
 class Kind(ABC, Generic[C]):
     """One agent's code, loaded. It is made before agents are forked, and each process serves one session with it."""
 
-    def prepare(self) -> None:  # noqa: B027 - not every kind has something to do, here and below
+    def prepare(self) -> None:
         """Start what every agent of this kind needs, in the agent's own process."""
 
-    async def warm_up(self) -> None:  # noqa: B027
+    async def warm_up(self) -> None:
         """Prepare what can only be prepared in the agent's own process, before it reports that it is warm."""
 
     async def failure(self) -> Reason | None:
@@ -55,8 +55,8 @@ class Kind(ABC, Generic[C]):
     async def part(self, call: C) -> None:
         """Leave the room: the end of the session is decided, and being reported."""
 
-    async def wind_down(self, call: C) -> None:  # noqa: B027
+    async def wind_down(self, call: C) -> None:
         """Do the work after the call: its end is reported already."""
 
-    async def close(self, reason: Reason | None) -> None:  # noqa: B027
+    async def close(self, reason: Reason | None) -> None:
         """Release what `warm_up` has made. `reason`: why the agent leaves; None after a session."""

@@ -136,7 +136,8 @@ class Runtime:
     async def _warm_up(self) -> None:
         """Let the agent's code become warm, or give that up after a stop request."""
         warming = asyncio.ensure_future(self._kind.warm_up())
-        await asyncio.wait([warming, self._stop], return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [warming, self._stop]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if warming.done():
             await warming
         else:

@@ -49,7 +49,7 @@ class Program:
         ours, theirs = socket.socketpair()
         environment = {name: value for name, value in os.environ.items() if name not in _HIDDEN}
         try:
-            self._popen = subprocess.Popen(
+            self._popen = subprocess.Popen(  # noqa: ASYNC220 - a millisecond, before the agent is warm
                 self._argv, env=environment | {AGENT_FD: str(theirs.fileno())}, bufsize=0, process_group=0,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(theirs.fileno(),),
                 preexec_fn=functools.partial(_die_with, os.getpid()),  # noqa: PLW1509 - no other thread runs
