@@ -82,7 +82,7 @@ func main() {
 
 // serve joins the room, and says who is there and what is said.
 func serve(session In, say func(Message)) {
-	fmt.Printf("serves %s, takeover %d of %d turns\n", session.UserID, session.Takeovers, len(session.Conversation))
+	fmt.Printf("serves %s, takeovers: %d, turns until now: %d\n", session.UserID, session.Takeovers, len(session.Conversation))
 	say(Message{"type": "joined"})
 	say(Message{"type": "user", "present": true})
 	say(Message{"type": "turn", "role": "agent", "text": "Hello, " + session.UserID + "."})

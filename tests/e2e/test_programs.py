@@ -1,46 +1,145 @@
-"""A program in another language as the agent of a whole node: `AGENT_COMMAND` starts it, and lines run its calls."""
+"""Programs in other languages as the agents of a whole node: `AGENT_COMMAND` starts them, and lines run their calls."""
 
 import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from tests.support.node import REPOSITORY, Node
-from tests.support.processes import marked, poll
+from tests.support.processes import alive, marked, poll
+from tests.support.walk import walk
 
-pytestmark = pytest.mark.skipif(not shutil.which("go"), reason="there is no Go")
-
-
-@pytest.fixture(scope="module")
-def node(short_folder: Path) -> Iterator[Node]:
-    folder = short_folder / "go"
-    folder.mkdir()
-    subprocess.run(["go", "build", "-o", folder / "agent-go", "."], cwd=REPOSITORY / "examples" / "go", check=True)
-    # The skeleton says what it would see in a room. LiveKit is not asked whether that is true.
-    with Node(folder, AGENT_COMMAND="./agent-go", POOL_TARGET=1, RECONCILE_SECONDS=3600) as node:
-        yield node
+EXAMPLES = REPOSITORY / "examples"
 
 
-def program(node: Node, agent_id: str) -> psutil.Process:
-    """Return the program beside an agent's process."""
-    marks = marked("AGENT_ID", agent_id)
-    return next(each for each in map(psutil.Process, marks) if each.name() == "agent-go")
+def started(node: Node, user: str) -> dict[str, Any]:
+    """Start a session; returns it when the program serves it."""
+    poll(lambda: node.counts()["pool"] == 1, "the pool is full")
+    return reaches(node, node.begin(user)["sessionId"], "active")
 
 
-def reaches(node: Node, session_id: str, state: str) -> dict[str, object]:
+def reaches(node: Node, session_id: str, state: str) -> dict[str, Any]:
+    """Return a session when it has this state."""
     return poll(lambda: (found := node.session(session_id))["status"] == state and found, f"it is {state}")
 
 
-def test_thin(node: Node) -> None:
+def taken_over(node: Node, session: dict[str, Any], times: int = 1) -> dict[str, Any]:
+    """Return a session when another agent serves it."""
+    session_id = session["sessionId"]
+    poll(lambda: node.session(session_id)["takeovers"] == times, "another agent has taken over")
+    return reaches(node, session_id, "active")
+
+
+def program(session: dict[str, Any]) -> int:
+    """Return the pid of the program beside the agent's process of a session."""
+    agents = marked("AGENT_ID", session["agentId"])
+    return next(pid for pid in agents if pid != session["agentPid"])
+
+
+def log(node: Node, session: dict[str, Any], agent_id: str = "") -> str:
+    """Return what the program of a session has printed."""
+    return node.command("logs", agent_id or session["agentId"]).stdout
+
+
+def goes(pid: int) -> None:
+    """Wait for the end of a process."""
+    poll(lambda: not alive(pid), "the process is gone")
+
+
+def a_call_is_served_and_stopped(node: Node) -> None:
+    session = started(node, "ada")
+    assert session["prewarmed"]
+    poll(lambda: "firstAudio" in node.session(session["sessionId"])["timings"], "its first sound is reported")
+    pid = program(session)
+    environment = psutil.Process(pid).environ()
+    assert environment["LIVEKIT_URL"]
+    assert "REDIS_URL" not in environment
+    node.end(session["sessionId"])
+    assert reaches(node, session["sessionId"], "ended")["reason"] == "stopped by request"
+    goes(pid)
+    poll(lambda: "stops: stopped by request\n[agent exited with code 0]" in log(node, session), "its log is complete")
+    assert "serves ada, takeovers: 0, turns until now: 0" in log(node, session)
+
+
+def a_killed_program_is_replaced_with_the_conversation(node: Node) -> None:
+    before = started(node, "bob")
+    os.kill(program(before), signal.SIGKILL)
+    after = taken_over(node, before)
+    assert after["agentId"] != before["agentId"]
+    assert "agent_lost: killed by signal 9" in str(after["events"])
+    assert "serves bob, takeovers: 1, turns until now: 1" in log(node, after)
+    goes(before["agentPid"])
+    node.end(after["sessionId"])
+
+
+def a_hung_program_is_replaced(node: Node) -> None:
+    before = started(node, "cleo")
+    hung = program(before)
+    os.kill(hung, signal.SIGSTOP)
+    after = taken_over(node, before)
+    assert "its program answered no ping for 10 s" in str(after["events"])
+    goes(hung)
+    node.end(after["sessionId"])
+
+
+def a_program_dies_with_its_agents_process(node: Node) -> None:
+    before = started(node, "dan")
+    orphan = program(before)
+    os.kill(before["agentPid"], signal.SIGKILL)
+    # The kernel does it, not the next search for strays.
+    goes(orphan)
+    node.end(taken_over(node, before)["sessionId"])
+
+
+def a_warm_program_that_dies_is_replaced(node: Node) -> None:
     poll(lambda: node.counts()["pool"] == 1, "the pool is full")
-    started = node.begin("ada")
-    session = reaches(node, started["sessionId"], "active")
-    print(session, node.logs(started["sessionId"]))
-    node.end(started["sessionId"])
-    print(reaches(node, started["sessionId"], "ended"))
-    print(node.logs(started["sessionId"]))
+    (agent,) = (each for each in node.agents() if each["status"] == "ready")
+    pid = next(pid for pid in marked("AGENT_ID", agent["agentId"]) if pid != agent["pid"])
+    os.kill(pid, signal.SIGKILL)
+    poll(lambda: agent["agentId"] not in {each["agentId"] for each in node.agents()}, "the agent is gone")
+    node.end(started(node, "eve")["sessionId"])
+
+
+GO = [
+    a_call_is_served_and_stopped,
+    a_killed_program_is_replaced_with_the_conversation,
+    a_hung_program_is_replaced,
+    a_program_dies_with_its_agents_process,
+    a_warm_program_that_dies_is_replaced,
+]
+
+
+@pytest.fixture
+def go(short_folder: Path) -> Iterator[Node]:
+    """A node whose agent is the example in Go."""
+    if not shutil.which("go"):
+        pytest.skip("there is no Go")
+    folder = short_folder / "go"
+    folder.mkdir()
+    subprocess.run(["go", "build", "-o", folder / "agent-go", "."], cwd=EXAMPLES / "go", check=True)
+    # The example only says what it would see in a room: LiveKit is not asked whether that is true.
+    node = Node(folder, AGENT_COMMAND="./agent-go", POOL_TARGET=1, RECONCILE_SECONDS=3600)
+    with node:
+        yield node
+
+
+@pytest.mark.timeout(300)
+async def test_a_go_program(go: Node, subtests: pytest.Subtests) -> None:
+    await walk(subtests, GO, go)
+    programs = [pid for pid in go.pids() if _name(pid) == "agent-go"]
+    assert programs
+    go.stop()
+    assert not any(map(alive, programs))
+
+
+def _name(pid: int) -> str:
+    with suppress(psutil.Error):
+        return psutil.Process(pid).name()
+    return ""
