@@ -1,17 +1,20 @@
 """Programs in other languages as the agents of a whole node: `AGENT_COMMAND` starts them, and lines run their calls."""
 
+import asyncio
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from orchestrator.call.caller import Call
+from tests.support import hurt
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import alive, marked, poll
 from tests.support.walk import walk
@@ -137,6 +140,82 @@ async def test_a_go_program(go: Node, subtests: pytest.Subtests) -> None:
     assert programs
     go.stop()
     assert not any(map(alive, programs))
+
+
+# The example in JavaScript, which joins its room.
+
+
+@asynccontextmanager
+async def talking(node: Node, user: str) -> AsyncIterator[Call]:
+    """Make a call in which the agent is heard."""
+    call = await hurt.talking(node, user)
+    try:
+        yield call
+    finally:
+        await call.hang_up()
+
+
+async def javascript_echoes_its_user_and_is_stopped(node: Node) -> None:
+    await asyncio.to_thread(poll, lambda: node.counts()["pool"] == 1, "the pool is full")
+    async with Call(node.url, "jo") as call:
+        await call.say("One two three.")
+        assert await call.sound() > 0
+        session = await asyncio.to_thread(reaches, node, call.session_id, "active")
+        pid = program(session)
+        await asyncio.to_thread(node.end, call.session_id)
+        await call.gone()
+    await asyncio.to_thread(goes, pid)
+    assert "serves jo, takeovers: 0, turns until now: 0" in log(node, session)
+
+
+async def a_killed_javascript_program_is_replaced_in_the_call(node: Node) -> None:
+    await asyncio.to_thread(poll, lambda: node.counts()["pool"] == 1, "the pool is full")
+    async with talking(node, "kim") as call:
+        before = await asyncio.to_thread(reaches, node, call.session_id, "active")
+        os.kill(program(before), signal.SIGKILL)
+        after = await asyncio.to_thread(taken_over, node, before)
+        await call.next_sound()
+    assert "serves kim, takeovers: 1, turns until now: 1" in log(node, after)
+
+
+async def a_user_who_leaves_frees_the_program(node: Node) -> None:
+    await asyncio.to_thread(poll, lambda: node.counts()["pool"] == 1, "the pool is full")
+    async with talking(node, "lou") as call:
+        session = await asyncio.to_thread(reaches, node, call.session_id, "active")
+        pid = program(session)
+        await call.leave()
+        ended = await asyncio.to_thread(reaches, node, call.session_id, "ended")
+    assert ended["reason"] == "user was gone for 2 s"
+    await asyncio.to_thread(goes, pid)
+
+
+JAVASCRIPT = [
+    javascript_echoes_its_user_and_is_stopped,
+    a_killed_javascript_program_is_replaced_in_the_call,
+    a_user_who_leaves_frees_the_program,
+]
+
+
+@pytest.fixture
+def javascript(short_folder: Path) -> Iterator[Node]:
+    """A node whose agent is the example in JavaScript."""
+    installed = EXAMPLES / "node" / "node_modules"
+    if not shutil.which("node"):
+        pytest.skip("there is no Node")
+    if not installed.exists():
+        command = ["npm", "ci", "--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=1"]
+        if subprocess.run(command, cwd=installed.parent, check=False, timeout=200).returncode:
+            pytest.skip("LiveKit's SDK for Node cannot be installed")
+    folder = short_folder / "javascript"
+    folder.mkdir()
+    command = f"node {EXAMPLES}/node/agent.mjs"
+    with Node(folder, AGENT_COMMAND=command, POOL_TARGET=1, USER_GONE_SECONDS=2) as node:
+        yield node
+
+
+@pytest.mark.timeout(500)
+async def test_a_javascript_program(javascript: Node, subtests: pytest.Subtests) -> None:
+    await walk(subtests, JAVASCRIPT, javascript)
 
 
 def _name(pid: int) -> str:

@@ -6,7 +6,8 @@ import sys
 
 def say(kind: str, **fields: object) -> None:
     """Say one line."""
-    print(json.dumps({"type": kind, **fields}), flush=True)
+    sys.stdout.write(json.dumps({"type": kind, **fields}) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
@@ -16,7 +17,7 @@ if __name__ == "__main__":
             case {"type": "ping", "n": n}:
                 say("pong", n=n)
             case {"type": "assign", "userId": user}:
-                print("own agent serves", user)
+                sys.stderr.write(f"own agent serves {user}\n")
                 say("joined")
             case {"type": "stop"}:
                 sys.exit(0)
