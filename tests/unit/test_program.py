@@ -267,6 +267,20 @@ async def test_who_does_not_stop_is_stopped_with_all_that_it_has_started(make: M
     poll(lambda: not any(map(alive, pids)), "both are gone")
 
 
+async def test_what_a_program_has_started_ends_with_it(make: Make) -> None:
+    kind = make("""
+        import subprocess
+        subprocess.Popen(["sleep", "1000"])
+        say("ready"); heard("stop")
+    """)
+    await kind.warm_up()
+    assert kind._program
+    (below,) = psutil.Process(kind._program._popen.pid).children()
+    await kind.close(because("stopped"))
+    assert (await kind._program.exit).text == "exited with code 0"
+    poll(lambda: not alive(below.pid), "it is gone")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it on Linux")
 def test_a_program_dies_with_its_agents_process(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(HEAD + 'say("ready")\nwhile True: time.sleep(1)\n')
