@@ -67,7 +67,8 @@ def a_call_is_served_and_stopped(node: Node) -> None:
     node.end(session["sessionId"])
     assert reaches(node, session["sessionId"], "ended")["reason"] == "stopped by request"
     goes(pid)
-    poll(lambda: "stops: stopped by request\n[agent exited with code 0]" in log(node, session), "its log is complete")
+    poll(lambda: "[agent exited with code 0]" in log(node, session), "its log is complete")
+    assert "stops: stopped by request" in log(node, session), log(node, session)
     assert "serves ada, takeovers: 0, turns until now: 0" in log(node, session)
 
 

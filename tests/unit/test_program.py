@@ -19,8 +19,8 @@ from agent_runtime.kind import NotWarm
 from agent_runtime.program import kind as program_kind
 from agent_runtime.program.kind import ProgramKind
 from agent_runtime.program.lines import MAX_LINE, LineReader, decode
+from orchestrator.config.agent import AgentSettings
 from orchestrator.reasons import because
-from orchestrator.settings import NodeSettings
 from tests.support.node import REPOSITORY
 from tests.support.processes import alive, poll
 
@@ -52,7 +52,7 @@ def heard(kind):
 """
 
 
-async def begin(kind: ProgramKind, settings: NodeSettings) -> Call:
+async def begin(kind: ProgramKind, settings: AgentSettings) -> Call:
     """Assign a session to a warm program, and wait until it has joined the room."""
     call = kind.begin(ASSIGN, "ws://livekit", settings)
     async with asyncio.timeout(30):
@@ -75,7 +75,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
         path = tmp_path / f"program{len(made)}.py"
         path.write_text(head + textwrap.dedent(source))
         command = " ".join([sys.executable, str(path), *arguments])
-        made.append(ProgramKind(NodeSettings(agent_command=command, stop_grace_seconds=0.5)))
+        made.append(ProgramKind(AgentSettings(agent_command=command, stop_grace_seconds=0.5)))
         return made[-1]
 
     yield new
@@ -99,11 +99,31 @@ print("has left", file=sys.stderr)
 """
 
 
+async def test_a_program_has_time_for_its_work_after_the_call(make: Make) -> None:
+    """More than STOP_GRACE_SECONDS, which is the limit for a warm one."""
+    kind = make("""
+        say("ready")
+        heard("assign")
+        say("joined")
+        heard("stop")
+        time.sleep(1)
+        sys.exit(7)
+    """)
+    await kind.warm_up()
+    call = await begin(kind, AgentSettings())
+    call.leave(because("stopped"))
+    await kind.part(call)
+    async with asyncio.timeout(30):
+        await kind.wind_down(call)
+    assert kind._program
+    assert (await kind._program.exit).text == "exited with code 7"
+
+
 @pytest.mark.parametrize("way", ["stdio", "socket"])
 async def test_a_session_is_told_and_reported_by_lines(make: Make, way: str, capfd: pytest.CaptureFixture[str]) -> None:
     kind = make(SERVES, way)
     await kind.warm_up()
-    call = await begin(kind, NodeSettings())
+    call = await begin(kind, AgentSettings())
     async with asyncio.timeout(30):
         await call.user_present.wait()
         await call.audible.wait()
@@ -133,7 +153,7 @@ async def test_presence_is_as_the_program_says(make: Make) -> None:
         heard("stop")
     """)
     await kind.warm_up()
-    call = await begin(kind, NodeSettings())
+    call = await begin(kind, AgentSettings())
     assert not call.user_seen.is_set(), "nobody is gone who was never there"
     call.goodbye_seconds = 3.0
     (say,) = call.goodbyes
@@ -154,7 +174,7 @@ async def test_what_is_no_message_is_its_log(
         say("turn", role="nobody", text="?"); say("joined"); heard("stop")
     """)
     await kind.warm_up()
-    call = await begin(kind, NodeSettings())
+    call = await begin(kind, AgentSettings())
     assert call.unsaved.empty()
     log = capfd.readouterr().err
     assert '{"type": "other"}\n{broken\n["ready"]\n' in log
@@ -167,7 +187,7 @@ async def test_what_is_no_message_is_its_log(
 async def test_who_speaks_by_the_socket_prints_what_it_likes(make: Make) -> None:
     kind = make('say("ready"); print(json.dumps({"type": "joined"}), flush=True); heard("stop")', "socket")
     await kind.warm_up()
-    kind.begin(ASSIGN, "ws://livekit", NodeSettings())
+    kind.begin(ASSIGN, "ws://livekit", AgentSettings())
     await kind.close(because("stopped"))
     assert not kind._joined.is_set()
 
@@ -191,7 +211,7 @@ async def test_a_program_that_is_never_ready_ends_its_agent(  # noqa: PLR0917 - 
 
 
 async def test_a_program_that_is_not_there_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    kind = ProgramKind(NodeSettings(agent_command="./no-such-program --flag"))
+    kind = ProgramKind(AgentSettings(agent_command="./no-such-program --flag"))
     with pytest.raises(NotWarm):
         await kind.warm_up()
     assert "cannot start ./no-such-program: No such file or directory" in caplog.text
@@ -209,7 +229,7 @@ async def test_a_program_that_is_not_there_is_named(caplog: pytest.LogCaptureFix
 async def test_an_end_that_nobody_asked_for_is_a_failure(make: Make, ends: str, text: str) -> None:
     kind = make(f'say("ready"); heard("assign"); say("joined"); {ends}')
     await kind.warm_up()
-    call = await begin(kind, NodeSettings())
+    call = await begin(kind, AgentSettings())
     async with asyncio.timeout(30):
         assert (await kind.failure()).text == text
     assert not call.leaving.done()
@@ -218,7 +238,7 @@ async def test_an_end_that_nobody_asked_for_is_a_failure(make: Make, ends: str, 
 async def test_what_it_says_last_counts_though_it_ends(make: Make) -> None:
     kind = make('say("ready"); heard("assign"); say("joined"); say("failed", cause="no tongue"); os._exit(1)')
     await kind.warm_up()
-    call = await begin(kind, NodeSettings())
+    call = await begin(kind, AgentSettings())
     async with asyncio.timeout(30):
         await kind.failure()
     outcome, reason = call.leaving.result()
@@ -267,15 +287,29 @@ async def test_who_does_not_stop_is_stopped_with_all_that_it_has_started(make: M
     poll(lambda: not any(map(alive, pids)), "both are gone")
 
 
+async def test_what_a_program_has_started_ends_with_it(make: Make) -> None:
+    kind = make("""
+        import subprocess
+        subprocess.Popen(["sleep", "1000"])
+        say("ready"); heard("stop")
+    """)
+    await kind.warm_up()
+    assert kind._program
+    (below,) = psutil.Process(kind._program._popen.pid).children()
+    await kind.close(because("stopped"))
+    assert (await kind._program.exit).text == "exited with code 0"
+    poll(lambda: not alive(below.pid), "it is gone")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it on Linux")
 def test_a_program_dies_with_its_agents_process(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(HEAD + 'say("ready")\nwhile True: time.sleep(1)\n')
     agent = textwrap.dedent(f"""
         import asyncio
         from agent_runtime.program.kind import ProgramKind
-        from orchestrator.settings import NodeSettings
+        from orchestrator.config.agent import AgentSettings
         async def live():
-            kind = ProgramKind(NodeSettings(agent_command="{sys.executable} program.py"))
+            kind = ProgramKind(AgentSettings(agent_command="{sys.executable} program.py"))
             await kind.warm_up()
             print(kind._program._popen.pid, flush=True)
             await asyncio.sleep(1000)
