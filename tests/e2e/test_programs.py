@@ -137,8 +137,7 @@ def go(short_folder: Path) -> Iterator[Node]:
 @pytest.mark.timeout(300)
 async def test_a_go_program(go: Node, subtests: pytest.Subtests) -> None:
     await walk(subtests, GO, go)
-    programs = [pid for pid in go.pids() if _name(pid) == "agent-go"]
-    assert programs
+    programs = poll(lambda: [pid for pid in go.pids() if _name(pid) == "agent-go"], "a program is warm")
     go.stop()
     assert not any(map(alive, programs))
 
