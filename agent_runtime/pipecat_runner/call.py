@@ -7,7 +7,9 @@ from typing import Any
 from livekit.rtc._ffi_client import FfiClient
 
 from pipecat_runner import hooks
+from pipecat_runner.memory import Memory
 from pipecat_runner.room import Room, Send
+from pipecat_runner.words import Hearing, Words
 
 log = logging.getLogger("agent.pipecat")
 
@@ -20,13 +22,15 @@ class Call:
         self._assignment: dict[str, Any] = {}
         self._workers: list[Any] = []
         self._runners: list[Any] = []
+        self._memory = Memory()
+        self._words: Words
         self.room: Room
         #: Whether the room was lost, rather than closed.
         self.lost = False
         #: Why the bot cannot go on, if one of its services has given up.
         self.failure = ""
         _ = FfiClient.instance  # starts the threads of LiveKit's native library now, not during the call
-        hooks.created(hooks.WORKERS, self._workers.append)
+        hooks.created(hooks.WORKERS, self._on_worker)
         hooks.created(hooks.RUNNERS, self._runners.append)
         hooks.room_for_main(self._where)
         hooks.params_of_others()
@@ -42,6 +46,18 @@ class Call:
 
         self.room = Room(self._send, lost)
         self.room.watch(assignment["token"])
+        self._words = Words(self._send, self.room)
+        self._memory.conversation = assignment.get("conversation") or ()
+
+    def _on_worker(self, worker: Any) -> None:
+        self._workers.append(worker)
+        worker.add_observer(Hearing(self._words))
+        worker.add_event_handler("on_pipeline_error", self._on_error)
+
+    async def _on_error(self, _: Any, error: Any) -> None:
+        """Note an error after which the bot cannot go on; whether it then ends is the bot's decision."""
+        if getattr(error, "fatal", False) or not getattr(error.processor, "is_usable", True):
+            self.failure = f"pipeline_failed: {error.error}"
 
     def _where(self) -> tuple[str, str, str]:
         return self._assignment["url"], self._assignment["token"], self._assignment["room"]
