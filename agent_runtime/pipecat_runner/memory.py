@@ -34,7 +34,9 @@ class Memory:
         @functools.wraps(init_frame)
         def frame(made: Any, *args: Any, **named: Any) -> None:
             init_frame(made, *args, **named)
-            self._give_back(made.context)
+            # What is said to be the user's turn, and may not be, is answered from a copy of the conversation's context.
+            if made.context in self._waiting or (self._waiting and getattr(made, "speculation", False)):
+                self._give_back(made.context)
 
         LLMContextAggregator.__init__ = aggregator  # type: ignore[method-assign]
         LLMContextFrame.__init__ = frame  # type: ignore[method-assign]
@@ -45,8 +47,6 @@ class Memory:
         It comes after what the bot has put there by itself, its instructions and the request to greet, which the dead bot
         had too, and before what the user has said since.
         """
-        if context not in self._waiting:
-            return
         self._waiting.discard(context)
         if self.conversation:
             messages = list(context.get_messages())

@@ -20,6 +20,8 @@ from pipecat.frames.frames import (
     UserStartedSpeakingFrame,
 )
 from pipecat.observers.base_observer import BaseObserver, FramePushed
+from pipecat.processors.aggregators.llm_response_universal import LLMAssistantAggregator
+from pipecat.processors.frame_processor import FrameDirection
 from pipecat.transports.base_output import BaseOutputTransport
 
 from pipecat_runner.room import Room, Send
@@ -60,7 +62,9 @@ class Words:
         # A bot's words are spoken, and a pipeline has started, when they are through the transport's output.
         if isinstance(frame, TTSTextFrame | StartFrame) and not out:
             return
-        if self._is_new(frame):
+        # After a turn its context goes on to the end of the pipeline, where no model is.
+        after = isinstance(frame, LLMContextFrame) and isinstance(pushed.source, LLMAssistantAggregator)
+        if self._is_new(frame) and not (after and pushed.direction == FrameDirection.DOWNSTREAM):
             self._take(frame)
 
     def _is_new(self, frame: Frame) -> bool:

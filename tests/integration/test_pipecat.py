@@ -179,7 +179,7 @@ async def test_a_bot_leaves_when_its_code_ends(stage: Stage) -> None:
 async def test_a_bot_that_takes_over_knows_what_was_said(stage: Stage) -> None:
     user = await stage.user()
     first = await stage.assigned("for_daily.py")
-    await first.hear("audible")
+    await first.hear("turn")
     await say(user, "blue")
     while (await first.hear("turn"))["text"] != "You said blue.":
         pass
@@ -192,7 +192,7 @@ async def test_a_bot_that_takes_over_knows_what_was_said(stage: Stage) -> None:
     await second.hear("turn")
     assert (await second.hear("turn"))["text"] == "You said blue and green."
     context = second.log.read_text().split("the context is ")[1].splitlines()[0]
-    roles = [one["role"] for one in __import__("ast").literal_eval(context)]
+    roles = [one["role"] for one in json.loads(context)]
     assert roles == ["system", "developer", "assistant", "user", "assistant", "developer"]
 
 

@@ -1,5 +1,6 @@
 """Models for bots of tests: a recogniser that hears data messages, one that answers by rules, one that hums."""
 
+import json
 import math
 import struct
 from collections.abc import AsyncIterator
@@ -50,7 +51,7 @@ class Model(FrameProcessor):
 
 
 def answer(messages: list[Any]) -> str:
-    print("the context is", messages, flush=True)
+    print("the context is", json.dumps(messages), flush=True)
     said = [one["content"] for one in messages if one["role"] == "user"]
     return f"You said {' and '.join(said)}." if said else "Hello, I am the bot."
 
