@@ -1,6 +1,7 @@
 """Entry point: `python …/pipecat_runner FILE`, with the Python of the bot's virtual environment."""
 
 import sys
+from importlib import import_module
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -16,9 +17,7 @@ def main() -> None:
     assert spec
     package = sys.modules["pipecat_runner"] = module_from_spec(spec)
     loader.exec_module(package)
-    from pipecat_runner import program  # type: ignore[import-not-found] # noqa: PLC0415 - it exists from here on
-
-    program.main(sys.argv[1:])
+    import_module("pipecat_runner.program").main(sys.argv[1:])
 
 
 if __name__ == "__main__":

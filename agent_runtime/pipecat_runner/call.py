@@ -6,10 +6,10 @@ from typing import Any
 
 from livekit.rtc._ffi_client import FfiClient
 
-from pipecat_runner import hooks
-from pipecat_runner.memory import Memory
-from pipecat_runner.room import Room, Send
-from pipecat_runner.words import Hearing, Words
+from . import hooks
+from .memory import Memory
+from .room import Room, Send
+from .words import Hearing, Words
 
 log = logging.getLogger("agent.pipecat")
 

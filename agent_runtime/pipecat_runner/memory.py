@@ -11,8 +11,8 @@ from pipecat.processors.aggregators.llm_response_universal import LLMContextAggr
 
 #: After the conversation, so that a bot whose first words were a greeting does not greet again.
 RESUME = (
-    "The line was interrupted for a moment, and is back. The conversation so far is above. Do not greet again and do not "
-    "introduce yourself again: say briefly that you are back, and go on where you were."
+    "The line was interrupted for a moment, and is back. The conversation so far is above. Do not greet again and do "
+    "not introduce yourself again: say briefly that you are back, and go on where you were."
 )
 _ROLES = {"user": "user", "agent": "assistant"}
 
@@ -38,14 +38,14 @@ class Memory:
             if made.context in self._waiting or (self._waiting and getattr(made, "speculation", False)):
                 self._give_back(made.context)
 
-        LLMContextAggregator.__init__ = aggregator  # type: ignore[method-assign]
-        LLMContextFrame.__init__ = frame  # type: ignore[method-assign]
+        LLMContextAggregator.__init__ = aggregator
+        LLMContextFrame.__init__ = frame
 
     def _give_back(self, context: LLMContext) -> None:
         """Put the conversation into a context that is about to be used for the first time.
 
-        It comes after what the bot has put there by itself, its instructions and the request to greet, which the dead bot
-        had too, and before what the user has said since.
+        It comes after what the bot has put there by itself, its instructions and the request to greet, which the dead
+        bot had too, and before what the user has said since.
         """
         self._waiting.discard(context)
         if self.conversation:

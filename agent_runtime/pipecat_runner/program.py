@@ -9,8 +9,8 @@ import sys
 import traceback
 from typing import Any
 
-from pipecat_runner import bot_file
-from pipecat_runner.lines import Lines
+from . import bot_file
+from .lines import Lines
 
 log = logging.getLogger("agent.pipecat")
 
@@ -141,7 +141,7 @@ def main(arguments: list[str]) -> None:
     lines = Lines.inherited()
     try:
         (file,) = arguments
-        from pipecat_runner.call import Call  # noqa: PLC0415 - a missing Pipecat is reported as the boot's failure
+        from .call import Call  # noqa: PLC0415 - a missing Pipecat is reported as the boot's failure
 
         call = Call(lines.send)
         program = Program(lines, bot_file.bot_of(bot_file.load(file)), call)

@@ -53,12 +53,12 @@ class Room:
             self._send("joined")
             self._update()
 
-        rtc.Room.connect = watched  # type: ignore[method-assign]
+        rtc.Room.connect = watched  # type: ignore[method-assign,assignment]
 
     def _follow(self, room: rtc.Room) -> None:
         self.rtc = room
         for event in ("participant_connected", "participant_disconnected", "participant_attributes_changed"):
-            room.on(event, self._update)  # type: ignore[arg-type]
+            room.on(event, self._update)
         room.on("disconnected", self._on_disconnected)
 
     def _update(self, *event: object) -> None:

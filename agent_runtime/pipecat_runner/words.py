@@ -24,7 +24,7 @@ from pipecat.processors.aggregators.llm_response_universal import LLMAssistantAg
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.transports.base_output import BaseOutputTransport
 
-from pipecat_runner.room import Room, Send
+from .room import Room, Send
 
 log = logging.getLogger("agent.pipecat")
 
