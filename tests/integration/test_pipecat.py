@@ -222,6 +222,24 @@ async def test_a_bot_that_fails_says_why(stage: Stage) -> None:
     assert await bot.ended() == 1
 
 
+async def test_a_bot_whose_service_gives_up_has_failed(stage: Stage) -> None:
+    user = await stage.user()
+    bot = await stage.assigned("for_daily.py")
+    await bot.hear("turn")
+    await say(user, "refuse")
+    assert await bot.hear("failed") == {"type": "failed", "cause": "pipeline_failed: the key is refused"}
+    assert await bot.ended() == 1
+    assert "saved the call of Ada" in bot.log.read_text()
+
+
+async def test_a_bot_that_is_terminated_cancels_its_pipeline(stage: Stage) -> None:
+    bot = await stage.assigned("for_daily.py")
+    await bot.hear("joined")
+    bot.process.terminate()
+    assert await bot.ended() == 0
+    assert "saved the call of Ada" in bot.log.read_text()
+
+
 async def test_a_blocked_bot_answers_no_ping(stage: Stage) -> None:
     user = await stage.user()
     bot = await stage.assigned("with_main.py")
@@ -263,6 +281,15 @@ async def test_a_warm_bot_stops(stage: Stage) -> None:
     await bot.hear("ready")
     await bot.say("stop", reason="enough")
     assert await bot.ended() == 0
+
+
+def test_the_contract_on_standard_input_and_output(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text("print('what a bot prints is no message')\nasync def bot(_): ...\n")
+    command = [PYTHON, ROOT / "agent_runtime/pipecat_runner", tmp_path / "loud.py"]
+    told = '{"type": "ping", "n": 1}\n{"type": "unheard of"}\nno json\n{"type": "stop"}\n'
+    done = subprocess.run(command, input=told, capture_output=True, text=True, timeout=SECONDS, check=True)
+    assert [json.loads(line)["type"] for line in done.stdout.splitlines()] == ["ready", "pong", "log", "log"]
+    assert "what a bot prints is no message" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,16 @@ class Recogniser(FrameProcessor):
 
 
 class Model(FrameProcessor):
-    """Greets when it is asked to, and otherwise repeats all that it was ever told by the user."""
+    """Greets when it is asked to, and otherwise repeats all that it was ever told by the user.
+
+    Told `refuse`, it fails as a service does whose key is refused.
+    """
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
-        if isinstance(frame, LLMContextFrame):
+        if isinstance(frame, LLMContextFrame) and frame.context.get_messages()[-1]["content"] == "refuse":
+            await self.push_error("the key is refused", force_treat_as_permanent=True)
+        elif isinstance(frame, LLMContextFrame):
             await self.push_frame(LLMFullResponseStartFrame())
             await self.push_frame(LLMTextFrame(answer(frame.context.get_messages())))
             await self.push_frame(LLMFullResponseEndFrame())
