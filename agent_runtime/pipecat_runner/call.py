@@ -59,6 +59,11 @@ class Call:
         if getattr(error, "fatal", False) or not getattr(error.processor, "is_usable", True):
             self.failure = f"pipeline_failed: {error.error}"
 
+    @property
+    def token(self) -> str:
+        """The token for the room; empty before the assignment."""
+        return str(self._assignment.get("token", ""))
+
     def _where(self) -> tuple[str, str, str]:
         return self._assignment["url"], self._assignment["token"], self._assignment["room"]
 

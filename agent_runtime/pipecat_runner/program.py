@@ -14,6 +14,8 @@ from .lines import Lines
 
 log = logging.getLogger("agent.pipecat")
 
+#: What Pipecat logs with: at DEBUG it logs all that is said, and with its diagnosis the values of variables, such as keys.
+LOGGING = {"LOGURU_LEVEL": "INFO", "LOGURU_DIAGNOSE": "NO"}
 #: Seconds for pipelines to end after they are cancelled, before the bot itself is.
 CANCEL_SECONDS = 5.0
 
@@ -42,26 +44,32 @@ class Program:
             await self._lines.flush()
 
     async def _read(self) -> None:
-        async for message in self._lines.messages():
-            match message:
-                # In the event loop: while that is blocked there is no answer.
-                case {"type": "ping"}:
-                    self._lines.send("pong", n=message.get("n"))
-                case {"type": "assign"} if not self._life:
-                    self._life = asyncio.create_task(self._live(message))
-                    self._life.add_done_callback(self._finish)
-                case {"type": "stop"}:
-                    self._stop(str(message.get("reason") or "stop"))
-                case {"type": "goodbye"}:
-                    pass  # which words to say, and in which language, only the bot's author knows
-                case _:
-                    self._lines.send("log", level="warning", message=f"ignored: {message.get('type')!r}")
+        try:
+            async for message in self._lines.messages():
+                self._take(message)
+        except (OSError, ValueError) as failure:
+            log.warning("the node cannot be read: %r", failure)
         self._stop("the node has closed the connection")
+
+    def _take(self, message: dict[str, Any]) -> None:
+        match message:
+            # In the event loop: while that is blocked there is no answer.
+            case {"type": "ping"}:
+                self._lines.send("pong", n=message.get("n"))
+            case {"type": "assign"} if not self._life and not self._stopping:
+                self._life = asyncio.create_task(self._live(message))
+                self._life.add_done_callback(self._finish)
+            case {"type": "stop"}:
+                self._stop(str(message.get("reason") or "stop"))
+            case {"type": "goodbye"}:
+                pass  # which words to say, and in which language, only the bot's author knows
+            case _:
+                self._lines.send("log", level="warning", message=f"ignored: {message.get('type')!r}")
 
     async def _live(self, assignment: dict[str, Any]) -> int:
         """Run the bot to its end and report how that was; returns the exit code."""
-        self._call.begin(assignment, self._gone)
         try:
+            self._call.begin(assignment, self._gone)
             await self._bot(_arguments(assignment))
         except asyncio.CancelledError:
             log.info("the bot was cancelled")
@@ -70,7 +78,7 @@ class Program:
                 traceback.print_exc()
                 return self._fail(f"{type(failure).__name__}: {failure}")
         if not self._stopping and not self._call.room.joined:
-            return self._fail(f"the bot ended before it was in the room {self._call.room.refusal}".rstrip())
+            return self._fail(f"the bot ended before it was in the room: {self._call.room.refusal or 'no attempt'}")
         if not self._stopping and self._call.failure:
             return self._fail(self._call.failure)
         self._say_why("leave", reason="the bot is done")
@@ -90,7 +98,9 @@ class Program:
 
     def _say_why(self, kind: str, **why: str) -> None:
         if not self._said_why and not self._stopping:
-            self._lines.send(kind, **why)
+            # LiveKit's words for a token that it refuses contain the token.
+            token = self._call.token or "-"
+            self._lines.send(kind, **{name: text.replace(token, "[token]") for name, text in why.items()})
         self._said_why = True
 
     def _stop(self, reason: str) -> None:
@@ -138,6 +148,8 @@ def main(arguments: list[str]) -> None:
     """Run the bot of a file, and end the process without exit handlers, which LiveKit's library does not survive."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("livekit").setLevel(logging.WARNING)
+    for name, value in LOGGING.items():
+        os.environ.setdefault(name, value)
     lines = Lines.inherited()
     try:
         (file,) = arguments

@@ -222,6 +222,16 @@ async def test_a_bot_that_fails_says_why(stage: Stage) -> None:
     assert await bot.ended() == 1
 
 
+async def test_a_bot_that_is_not_let_in_says_why_and_not_with_which_token(stage: Stage) -> None:
+    refused = f"{token(stage.room, 'agent')[:-8]}AAAAAAAA"
+    bot = await stage.assigned("for_daily.py", token=refused)
+    cause = (await bot.hear("failed"))["cause"]
+    assert "401 Unauthorized" in cause
+    assert "[token]" in cause
+    assert refused not in cause
+    assert await bot.ended() == 1
+
+
 async def test_a_bot_whose_service_gives_up_has_failed(stage: Stage) -> None:
     user = await stage.user()
     bot = await stage.assigned("for_daily.py")

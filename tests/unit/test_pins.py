@@ -76,7 +76,9 @@ def test_each_npm_package_has_its_hash() -> None:
     assert [name for name, row in lock.items() if name and "integrity" not in row] == []
 
 
-@pytest.mark.parametrize("path", [pins.CONSTRAINTS, pins.PIPECAT, *HASHED.values(), REPOSITORY / "frontend/package-lock.json"])
+@pytest.mark.parametrize(
+    "path", [pins.CONSTRAINTS, pins.PIPECAT, *HASHED.values(), REPOSITORY / "frontend/package-lock.json"]
+)
 def test_no_file_of_pins_names_a_registry(path: Path) -> None:
     text = path.read_text()
     assert "index-url" not in text
