@@ -14,7 +14,7 @@ from .lines import Lines
 
 log = logging.getLogger("agent.pipecat")
 
-#: What Pipecat logs with: at DEBUG it logs all that is said, and with its diagnosis the values of variables, such as keys.
+#: What Pipecat logs with: at DEBUG it logs all that is said, and with its diagnosis the values of variables: keys, too.
 LOGGING = {"LOGURU_LEVEL": "INFO", "LOGURU_DIAGNOSE": "NO"}
 #: Seconds for pipelines to end after they are cancelled, before the bot itself is.
 CANCEL_SECONDS = 5.0

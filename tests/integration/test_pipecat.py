@@ -100,10 +100,9 @@ class Stage:
     async def assigned(self, file: str, **more: Any) -> Parent:
         bot = await self.warm(BOTS / file)
         await bot.hear("ready")
-        assignment = {"userId": "ada", "metadata": {"customer": "Ada"}, "takeovers": 0, "conversation": []} | more
-        await bot.say(
-            "assign", sessionId="s", room=self.room, url=self.url, token=token(self.room, "agent"), **assignment
-        )
+        where = {"room": self.room, "url": self.url, "token": token(self.room, "agent")}
+        rest = {"userId": "ada", "metadata": {"customer": "Ada"}, "takeovers": 0, "conversation": []}
+        await bot.say("assign", sessionId="s", **(where | rest | more))
         return bot
 
     async def user(self) -> rtc.Room:
