@@ -127,6 +127,8 @@ class ProgramKind(Kind[Call]):
                 self._ready.set()
             case {"type": "log", "message": str() as text}:
                 log.log(_LEVELS.get(str(message.get("level", "info")).upper(), logging.INFO), "%s", text)
+            case {"type": "failed"} if self._call is None:
+                log.error("the program has failed: %s", message.get("cause") or "no cause given")
             case _:
                 if self._call is None or not self._heard_in_call(self._call, message):
                     log.warning("ignored a message of the program: it has no call yet, or a field is missing")
