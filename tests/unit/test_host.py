@@ -374,9 +374,8 @@ async def test_a_hundred_megabytes_in_one_line_are_gone_in_a_moment(shell: Host)
 
 
 async def test_a_thousand_agents_leave_nothing_behind(short_folder: Path) -> None:
-    run_dir = short_folder / "cycles"
-    run_dir.mkdir()
-    host = await exec_host(run_dir, ["sleep", "1000"]).connect()
+    host = await code_host(short_folder).connect()
+    run_dir = host.run_dir
     fds = Path(f"/proc/{host.process.pid}/fd")
     died: dict[str, asyncio.Event] = {}
 
