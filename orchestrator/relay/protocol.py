@@ -4,6 +4,7 @@ An agent asks with `id` and `op`, and arguments in `args`; the relay answers wit
 `error` (the code of one of `ERRORS`, or another) and `detail`. The first request is `hello`, with the agent's id. A
 request that was not answered before the connection was lost may be sent again.
 
+    ping                                   instead of a hello: an answer, and the end of the connection
     hello       agent id                   the relay compares the process with the agent host's record of the agent
     ready       pid, ancestors' pids…      → the id of a session that was waiting, or null
     beat                                   → the agent's state, '' when Redis has no record of it

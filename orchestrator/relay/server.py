@@ -92,6 +92,9 @@ class Relay:
         """Return which agent has connected; None when it may not."""
         try:
             request = json.loads(await reader.readline())
+            if request["op"] == "ping":
+                send(writer, {"id": request["id"], "ok": None})
+                return None
             number, agent_id = request["id"], _safe(request["args"][0])
         except (ValueError, KeyError, TypeError, IndexError):
             return None

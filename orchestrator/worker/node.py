@@ -8,9 +8,10 @@ from the host.
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from orchestrator.clock import SYSTEM_CLOCK, Clock
 from orchestrator.errors import StoreUnavailable
@@ -21,6 +22,7 @@ from orchestrator.machine.process import may_live
 from orchestrator.pool.assignment import MayLive
 from orchestrator.settings import Settings
 from orchestrator.store import Store
+from orchestrator.worker import relay_watch
 from orchestrator.worker.boots import Boots
 from orchestrator.worker.canary import CANARY_SECONDS, Canary
 from orchestrator.worker.checks import Checks, Examine
@@ -62,12 +64,14 @@ class Machine:
     examine: Examine = examine
     free_bytes: Callable[[], int | None] = headroom_bytes
     end_process: Callable[[int], object] = os._exit
+    check_relay: Callable[[], Coroutine[Any, Any, None]] | None = None
 
     @classmethod
     def real(cls, settings: Settings) -> "Machine":
         """Return the machine that this process runs on."""
         connect = partial(HostClient.connect, settings.host_socket)
-        return cls(SYSTEM_CLOCK, connect, partial(may_live, settings.node_id))
+        check_relay = partial(relay_watch.check, settings.relay_socket)
+        return cls(SYSTEM_CLOCK, connect, partial(may_live, settings.node_id), check_relay=check_relay)
 
 
 class Node:
@@ -104,7 +108,7 @@ class Node:
             store, queue=queue, stops=self.stops, refill=self.pool.refill, reconciler=reconciler,
             background=self._background,
         )  # fmt: skip
-        self._services = [*self._host_services(machine), self.pool, *self._periodic()]
+        self._services = [*self._host_services(machine), self.pool, *self._periodic(machine)]
 
     def _host_services(self, machine: Machine) -> list[Service]:
         """Return the services that need the agent host or report its state."""
@@ -131,7 +135,7 @@ class Node:
         compare = Periodic("the comparison of processes", COMPARE_SECONDS, processes.compare_if_connected, clock)
         return [self._background, watch, heartbeat, compare]
 
-    def _periodic(self) -> list[Service]:
+    def _periodic(self, machine: Machine) -> list[Service]:
         settings, clock = self._settings, self._clock
         rounds = [
             ("the shipping of logs", SHIP_SECONDS, self._logs.ship_all),
@@ -141,6 +145,8 @@ class Node:
             ("the probe of LiveKit", PROBE_SECONDS, self._probe.probe),
             ("the canary", CANARY_SECONDS, self.canary.send),
         ]
+        if machine.check_relay:
+            rounds.append(("the check of the relay", relay_watch.CHECK_SECONDS, machine.check_relay))
         if settings.alert_webhook_url:
             rounds.append(("the check for alerts", ALERT_SECONDS, AlertWatch(self._store).check))
         rewrite = FileRewrite(settings, self._store)

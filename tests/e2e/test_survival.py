@@ -69,6 +69,14 @@ async def a_hung_host_is_replaced_while_calls_continue(node: Node, under_way: Ca
     await serves_as_before(node, under_way)
 
 
+async def a_hung_relay_is_replaced_while_calls_continue(node: Node, under_way: Calls) -> None:
+    hung = node.program("relay") or 0
+    os.kill(hung, signal.SIGSTOP)
+    await asyncio.to_thread(runs_again, node, "relay", hung)
+    assert not alive(hung)
+    await serves_as_before(node, under_way)
+
+
 async def what_happens_without_a_relay_is_reported_to_the_next(node: Node, under_way: Calls) -> None:
     """The relay is away while a call goes on: what is said is kept, and so is how a call ends. Nobody hears it."""
     async with Call(node.url, "relayed") as call:
@@ -126,6 +134,7 @@ async def a_killed_livekit_loses_no_call(node: Node, under_way: Calls) -> None:
 STEPS = [
     *(partial(a_call_continues_when_a_program_is_killed, program=name) for name in PROGRAMS),
     a_hung_host_is_replaced_while_calls_continue,
+    a_hung_relay_is_replaced_while_calls_continue,
     what_happens_without_a_relay_is_reported_to_the_next,
     calls_survive_a_long_outage_of_redis,
     partial(calls_survive_the_loss_of_all_records, loss=flush),

@@ -1310,6 +1310,12 @@ GUARDS = (
         never("first-audio-agent"),
     ),
     guard(
+        "a relay that hangs is killed",
+        "e2e/test_survival.py::test_calls_survive_the_loss_of_programs_redis_and_livekit",
+        remove("relay-hangs"),
+        STEP="a_hung_relay_is_replaced_while_calls_continue",
+    ),
+    guard(
         "the relay is restarted",
         "chaos/test_survival.py::test_a_call_continues_when_a_program_is_killed[relay]",
         replace("restart-relay", "autorestart=true", "autorestart=false"),
