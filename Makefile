@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 VENV := .venv
+# What the tests run Pipecat bots with; it cannot be installed beside the rest.
+PIPECAT := .venv-pipecat
 BIN := $(VENV)/bin
 EXTRAS := agents,offline
 
@@ -61,7 +63,7 @@ image: ## Build the image with the offline voice, and the smaller one without it
 image-test: $(VENV)/.installed-image ## Build the image, start it and the compose file, call it: as root, with podman
 	@$(BIN)/python -m pytest --timeout 900 tests/image
 
-test: $(VENV)/.installed-dev ## Run the tests, on a real Valkey and a real LiveKit server
+test: $(VENV)/.installed-dev $(PIPECAT)/.installed ## Run the tests, on a real Valkey and a real LiveKit server
 	@$(PYTEST)
 
 chaos: $(VENV)/.installed-dev ## Break whole nodes for an hour (nightly), and print the figures; 20,000 schedules in virtual time
@@ -111,16 +113,18 @@ HASHES = $(COMPILE) --constraints constraints.txt --generate-hashes --no-strip-e
 # `make lock UPGRADE=` keeps the versions that still fit: after a change of pyproject.toml.
 UPGRADE := --upgrade
 
-lock: $(VENV)/.installed-image ## Resolve the dependencies again: constraints.txt, and the image's with their hashes
+lock: $(VENV)/.installed-image ## Resolve the dependencies again: constraints.txt, the image's with their hashes, Pipecat's
 	@$(COMPILE) $(UPGRADE) --extra agents --extra offline --extra providers --extra dev --extra image -o constraints.txt
 	@$(HASHES) --upgrade-package setuptools -o requirements/hosted.txt
 	@$(HASHES) --upgrade-package setuptools --extra offline -o requirements/offline.txt
+	@$(BIN)/uv pip compile --quiet requirements/pipecat.in --universal --python-version 3.11 --no-header \
+	  --no-emit-index-url --no-annotate $(UPGRADE) -o requirements/pipecat.txt
 
 outdated: $(VENV)/.installed-image ## List pinned versions that are outdated: Python's, npm's, images, LiveKit server
 	@$(BIN)/python -m tests.outdated
 
-clean: ## Remove .venv, .run and caches
-	rm -rf $(VENV) .run frontend/node_modules frontend/dist .screenshots .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
+clean: ## Remove .venv, .venv-pipecat, .run and caches
+	rm -rf $(VENV) $(PIPECAT) .run frontend/node_modules frontend/dist .screenshots .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
 
 $(VENV)/bin/python:
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 or later found (python3 is $$(python3 --version 2>&1 || echo missing)). \
@@ -145,4 +149,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-image: $(VENV)/.installed-dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),dev,image]'
+	@touch $@
+
+$(PIPECAT)/.installed: requirements/pipecat.txt
+	@echo "Installing Pipecat, for tests, into $(PIPECAT): about a minute, once."
+	@$(PYTHON) -m venv $(PIPECAT)
+	@$(PIPECAT)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@

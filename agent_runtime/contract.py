@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from agent_runtime.entrypoint import EntrypointKind
-from agent_runtime.kind import Kind
 from agent_runtime.livekit import discovery
+from agent_runtime.room_kind import RoomKind
 from orchestrator.errors import OrchestratorError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PROJECT = Path(__file__).resolve().parent.parent
 
 
-def load(name: str) -> Kind:
+def load(name: str) -> RoomKind:
     """Import an agent, find out how it is run, and run its `prewarm()`, which may be a coroutine.
 
     Args:
@@ -49,7 +49,7 @@ def load(name: str) -> Kind:
     return EntrypointKind(module.entrypoint)
 
 
-def _livekit(server: "AgentServer") -> Kind:
+def _livekit(server: "AgentServer") -> RoomKind:
     from agent_runtime.livekit.kind import LiveKitKind  # noqa: PLC0415 - other agents need not have LiveKit Agents
 
     kind = LiveKitKind(server)

@@ -3,17 +3,17 @@
 from collections.abc import Awaitable, Callable
 
 from agent_runtime.context import AgentContext
-from agent_runtime.kind import Kind
+from agent_runtime.room_kind import RoomKind
 
 Entrypoint = Callable[[AgentContext], Awaitable[None]]
 
 
-class EntrypointKind(Kind):
+class EntrypointKind(RoomKind):
     """An agent whose entrypoint is given the session, in a room that is connected."""
 
     def __init__(self, entrypoint: Entrypoint) -> None:
         self._entrypoint = entrypoint
 
-    async def serve(self, context: AgentContext) -> None:
+    async def serve(self, call: AgentContext) -> None:
         """Call the entrypoint."""
-        await self._entrypoint(context)
+        await self._entrypoint(call)

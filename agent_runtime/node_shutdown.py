@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agent_runtime.context import AgentContext
+from agent_runtime.call import Call
 from orchestrator.machine import shutdown_notice
 from orchestrator.reasons import Reason, because
 
@@ -21,7 +21,7 @@ GONE_SECONDS = 5.0
 
 async def follow(
     run_dir: Path,
-    call: Callable[[], AgentContext | None],
+    call: Callable[[], Call | None],
     leave_warm: Callable[[Reason], None],
     say_goodbye: Callable[[float], None],
 ) -> None:
@@ -50,6 +50,6 @@ async def follow(
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _user_left(context: AgentContext) -> bool:
+def _user_left(context: Call) -> bool:
     """Return whether the user was there and has left. A user whose connection was lost may come back."""
     return context.user_seen.is_set() and not context.user_present.is_set() and not context.user_lost

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 
-from agent_runtime.context import AgentContext
+from agent_runtime.call import Call
 from agent_runtime.relay_link import RelayLink
 from orchestrator import faults
 from orchestrator.errors import IllegalMove, OrchestratorError
@@ -25,7 +25,7 @@ END_SECONDS = 20.0
 class Reports:
     """The reports of one session. `pause`: seconds until a report is repeated."""
 
-    def __init__(self, link: RelayLink, context: AgentContext, pause: float) -> None:
+    def __init__(self, link: RelayLink, context: Call, pause: float) -> None:
         self._link, self._context, self._pause = link, context, pause
         #: When user and agent were first in the room together, in Unix milliseconds.
         self.active_at: int | None = None

@@ -9,9 +9,8 @@ call (heartbeat, inbox, …) ends → another agent takes over; the event loop i
 notices; another agent has taken over already → leaves without a report. This module does not decide how long a user may
 stay away.
 
-`python -m agent_runtime.runtime` starts an agent by exec; the agent host forks into `main` instead. Your own program
-may call `run(entrypoint)` for the same contract. An agent's process ends without the interpreter's exit handlers, in
-which native libraries abort or hang.
+`python -m agent_runtime.runtime` starts an agent by exec; the agent host forks into `main` instead. An agent's process
+ends without the interpreter's exit handlers, in which native libraries abort or hang.
 """
 
 import asyncio
@@ -23,14 +22,11 @@ import os
 import signal
 import time
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import Any
 
-from livekit.rtc._ffi_client import FfiClient
-
-from agent_runtime import contract, node_shutdown
-from agent_runtime.context import AgentContext
-from agent_runtime.entrypoint import Entrypoint, EntrypointKind
-from agent_runtime.kind import Kind
+from agent_runtime import node_shutdown
+from agent_runtime.call import Call
+from agent_runtime.kind import Kind, NotWarm
 from agent_runtime.process import end_after, lineage, log_to_stderr
 from agent_runtime.relay_link import RelayLink
 from agent_runtime.served_session import LEAVE_SECONDS, ServedSession
@@ -51,7 +47,7 @@ INBOX_SECONDS = 8.0
 #: What the api has put into an assignment; Redis adds the rest.
 _PAYLOAD = ("type", "room", "token", "apiToken", "userId", "metadata", "job")
 
-_preloaded: Kind | None = None
+_preloaded: Kind[Any] | None = None
 #: The node's settings, read before the module is imported: a module may set RUN_DIR or read a .env of its own.
 _settings: AgentSettings | None = None
 
@@ -63,11 +59,18 @@ def preload(module: str) -> None:
     # Read here, it is shared by all agents.
     # guard: read-before-fork
     reasons.table()
-    _preloaded = contract.load(module)
+    _preloaded = _kind(_settings, module)
+
+
+def _kind(settings: AgentSettings, module: str) -> Kind[Any]:
+    # By need: the process beside a program does not import LiveKit.
+    if settings.agent_command:
+        return importlib.import_module("agent_runtime.program.kind").ProgramKind(settings)  # type: ignore[no-any-return]
+    return importlib.import_module("agent_runtime.contract").load(module)  # type: ignore[no-any-return]
 
 
 def main(agent_id: str | None = None) -> None:
-    """Run one agent of AGENT_MODULE, to its end."""
+    """Run one agent of AGENT_MODULE or AGENT_COMMAND, to its end."""
     agent_id = agent_id or os.environ["AGENT_ID"]
     if _preloaded is None:
         preload(load(AgentSettings).agent_module)
@@ -75,29 +78,21 @@ def main(agent_id: str | None = None) -> None:
     _live(_preloaded, agent_id, _settings)
 
 
-def run(entrypoint: Entrypoint, agent_id: str | None = None) -> NoReturn:
-    """Run one agent with the given entrypoint, and exit: with 0 after its session, with 1 if it failed."""
-    end_after(lambda: _live_with(entrypoint, agent_id or os.environ["AGENT_ID"]))
-
-
-def _live_with(entrypoint: Entrypoint, agent_id: str) -> None:
-    log_to_stderr()
-    contract.check(entrypoint, "the entrypoint")
-    _live(EntrypointKind(entrypoint), agent_id, None)
-
-
-def _live(kind: Kind, agent_id: str, settings: AgentSettings | None) -> None:
+def _live(kind: Kind[Any], agent_id: str, settings: AgentSettings | None) -> None:
     log_to_stderr()
     settings = settings or load(AgentSettings)
     if not settings.livekit_url:
         raise OrchestratorError("an agent needs LIVEKIT_URL")
-    asyncio.run(Runtime(settings, settings.livekit_url, agent_id, kind).run())
+    try:
+        asyncio.run(Runtime(settings, settings.livekit_url, agent_id, kind).run())
+    except NotWarm as failure:
+        raise SystemExit(failure.code) from None
 
 
 class Runtime:
     """One agent, from its start to its exit."""
 
-    def __init__(self, settings: AgentSettings, livekit_url: str, agent_id: str, kind: Kind) -> None:
+    def __init__(self, settings: AgentSettings, livekit_url: str, agent_id: str, kind: Kind[Any]) -> None:
         self._settings = settings
         self._run_dir = settings.run_dir.absolute()  # an entrypoint may change the working directory
         self._livekit_url = livekit_url
@@ -117,15 +112,16 @@ class Runtime:
         self._stop, self._assigned = loop.create_future(), loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._request_stop, because("node_stopping"))
-        _ = FfiClient.instance  # starts the threads of LiveKit's native library now, not during the call
-        await self._kind.warm_up()
-        faults.hit("agent.before_ready")
-        self._tasks.start(_task_ended("following the node's shutdown notice"), self._follow_node())
-        await self._report_ready()
-        # Runs in the event loop: while that is blocked there is no heartbeat.
-        self._tasks.start(_task_ended("the heartbeat"), self._beat())
-        self._tasks.start(_task_ended("reading the inbox"), self._read_inbox())
+        self._kind.prepare()
         try:
+            await self._warm_up()
+            faults.hit("agent.before_ready")
+            self._tasks.start(_task_ended("following the node's shutdown notice"), self._follow_node())
+            await self._report_ready()
+            # Runs in the event loop: while that is blocked there is no heartbeat.
+            self._tasks.start(_task_ended("the heartbeat"), self._beat())
+            self._tasks.start(_task_ended("reading the inbox"), self._read_inbox())
+            self._tasks.start(_task_ended("watching the agent's code"), self._watch_kind(), ends=True)
             decided: list[asyncio.Future[Any]] = [self._stop, self._assigned]
             await asyncio.wait(decided, return_when=asyncio.FIRST_COMPLETED)
             if self._assigned.done():
@@ -133,10 +129,25 @@ class Runtime:
             else:
                 await self._retire(self._stop.result())
         finally:
+            await self._kind.close(self._stop.result() if self._stop.done() else None)
             self._tasks.cancel()
             with contextlib.suppress(OrchestratorError, TimeoutError):
                 async with asyncio.timeout(LEAVE_SECONDS):
                     await self._link.close()
+
+    async def _warm_up(self) -> None:
+        """Let the agent's code become warm, or give that up after a stop request."""
+        warming = asyncio.ensure_future(self._kind.warm_up())
+        either: list[asyncio.Future[Any]] = [warming, self._stop]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if warming.done():
+            await warming
+        else:
+            warming.cancel()
+
+    async def _watch_kind(self) -> None:
+        if cause := await self._kind.failure():
+            self._fail(cause)
 
     async def _report_ready(self) -> None:
         """Report that this agent is warm.
@@ -176,7 +187,7 @@ class Runtime:
             if not self._assigned.done():
                 self._request_stop(reason)
 
-        def context() -> AgentContext | None:
+        def context() -> Call | None:
             return self._served.context if self._served else None
 
         await node_shutdown.follow(self._run_dir, context, leave_warm, self._goodbyes.put_nowait)

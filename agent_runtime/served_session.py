@@ -5,18 +5,13 @@ import contextlib
 import inspect
 from typing import Any
 
-from livekit import rtc
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
-
-from agent_runtime import incoming
-from agent_runtime.context import AgentContext, Goodbye, Turn
+from agent_runtime.call import Call, Goodbye
 from agent_runtime.kind import Kind
 from agent_runtime.relay_link import RelayLink
 from agent_runtime.reports import Reports
 from agent_runtime.watched_tasks import WatchedTasks
 from orchestrator import faults
 from orchestrator.config.agent import AgentSettings
-from orchestrator.livekit.refusals import Refusal
 from orchestrator.reasons import because
 
 #: Time limit for disconnecting from LiveKit and from Redis.
@@ -36,35 +31,22 @@ class ServedSession:
         settings: AgentSettings,
         livekit_url: str,
         link: RelayLink,
-        kind: Kind,
+        kind: Kind[Any],
         *,
         assignment: dict[str, Any],
         goodbyes: asyncio.Queue[float],
     ) -> None:
-        self._livekit_url, self._kind, self._link = livekit_url, kind, link
+        self._kind, self._link = kind, link
         self.assignment = assignment
         self._goodbyes = goodbyes
-        self.context = AgentContext(
-            session_id=assignment["sessionId"],
-            user_id=assignment["userId"],
-            metadata=assignment["metadata"],
-            room=kind.make_room(),
-            url=livekit_url,
-            token=assignment["token"],
-            takeovers=assignment["takeovers"],
-            conversation=[Turn(**turn) for turn in assignment["conversation"]],
-            room_name=assignment["room"],
-            api_token=assignment.get("apiToken", ""),
-            job=assignment.get("job", ""),
-        )
+        self.context: Call = kind.begin(assignment, livekit_url, settings)
         self.reports = Reports(link, self.context, settings.heartbeat_seconds / 5)
-        self._data_mb, self._shutdown_seconds = settings.agent_data_mb, settings.shutdown_seconds
+        self._shutdown_seconds = settings.shutdown_seconds
         self._tasks = WatchedTasks(self.context.hand_over)
 
     async def run(self) -> None:
         """Serve the session until the agent leaves it."""
         context = self.context
-        incoming.watch(context, self._data_mb)
         faults.hit("agent.before_join")
         self._tasks.start(because("join_failed"), self._join(), ends=True)
         outcome, reason = await context.leaving
@@ -81,7 +63,7 @@ class ServedSession:
                 await self._tasks.ended()
         with contextlib.suppress(Exception):
             async with asyncio.timeout(LEAVE_SECONDS):
-                await context.room.disconnect()
+                await self._kind.part(context)
         await ending
         await self._wind_down()
 
@@ -98,8 +80,7 @@ class ServedSession:
             )
 
     async def _join(self) -> None:
-        await self._kind.join(self.context, self._connect)
-        self.context.update_presence()
+        await self._kind.enter(self.context, self._no_room)
         self.context.log.info("joined %s", self.assignment["room"])
         start, reports = self._tasks.start, self.reports
         start(because("agent_error", detail="reporting the user's presence ended"), reports.presence())
@@ -109,38 +90,8 @@ class ServedSession:
         # The entrypoint may return: the session lasts until its user or the agent leaves.
         start(because("agent_error"), self._kind.serve(self.context), ends=True)
 
-    async def _connect(self, options: rtc.RoomOptions | None) -> None:
-        """Join the room.
-
-        LiveKit may be unavailable for a while: tries until the store gives this agent up. A refusal that any agent
-        would get ends the session.
-        """
-        context = self.context
-        async for attempt in AsyncRetrying(
-            # guard: join-retry
-            retry=retry_if_exception_type(rtc.ConnectError),
-            wait=wait_exponential_jitter(initial=0.2, max=3),
-            before_sleep=lambda state: context.log.warning(
-                "not in the room yet (attempt %d): %s",
-                state.attempt_number,
-                state.outcome and state.outcome.exception(),
-            ),
-        ):
-            with attempt:
-                try:
-                    await context.room.connect(self._livekit_url, self.assignment["token"], options or incoming.OPTIONS)
-                except rtc.ConnectError as failure:
-                    await self._on_refusal(Refusal.read(failure))
-                    raise
-
-    async def _on_refusal(self, refusal: Refusal | None) -> None:
-        if refusal is None:
-            return
-        if refusal.no_room:
-            await self.reports.send(lambda: self._link.no_room(refusal.words))
-        # guard: permanent-refusal
-        elif refusal.permanent:
-            self.context.leave(because("join_refused", detail=refusal.words), failed=True)
+    async def _no_room(self, words: str) -> None:
+        await self.reports.send(lambda: self._link.no_room(words))
 
     async def _say_goodbye(self) -> None:
         """Let the agent say goodbye to its user, then leave. An agent without a goodbye stays until the end."""
@@ -148,6 +99,7 @@ class ServedSession:
         self.context.log.info("the node is stopping: %g s are left", seconds)
         while not self.context.goodbyes:
             seconds = await self._goodbyes.get()
+        self.context.goodbye_seconds = seconds
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await asyncio.gather(*map(_say_one, self.context.goodbyes), return_exceptions=True)

@@ -19,7 +19,8 @@ from livekit.agents import (
 from livekit.agents.voice.agent_session import SessionConnectOptions
 from livekit.agents.voice.room_io import RoomOptions, TextInputEvent, TextInputOptions
 
-from agent_runtime.context import TURN_CHARACTERS, AgentContext
+from agent_runtime.call import TURN_CHARACTERS
+from agent_runtime.context import AgentContext
 from agent_runtime.offline.reply import Conversation
 from agent_runtime.pipeline import Pipeline
 from agent_runtime.providers import LLM_PROVIDERS, STT_PROVIDERS, TTS_PROVIDERS, chosen

@@ -65,7 +65,7 @@ class Settings(AccessSettings, CallSettings):
     def serves(self) -> str:
         """The settings that all nodes of one Redis must have in common, as JSON; of the LiveKit key only a digest."""
         return json.dumps({
-            "AGENT_COMMAND" if self.agent_command else "AGENT_MODULE": self.agent_command or self.agent_module,
+            "AGENT_COMMAND" if self.agent_command else "AGENT_MODULE": self.agent,
             "AGENT_NAME": self.agent_name,
             "LIVEKIT_API_KEY": hashlib.sha256((self.livekit_api_key or "").encode()).hexdigest()[:12],
             **{name.upper(): f"{value:g}" for name, value in self.policy.items()},

@@ -19,15 +19,15 @@ from livekit.agents.job import JobAcceptArguments, JobExecutorType
 
 from agent_runtime import incoming
 from agent_runtime.context import AgentContext
-from agent_runtime.kind import Connect, Kind
 from agent_runtime.livekit import job, log_fields, rights, sessions
 from agent_runtime.livekit.job_process import LateJob, Parent
+from agent_runtime.room_kind import Connect, RoomKind
 from orchestrator.reasons import Reason, because
 
 log = logging.getLogger("agent.livekit")
 
 
-class LiveKitKind(Kind):
+class LiveKitKind(RoomKind):
     """One AgentServer. It is made before agents are forked: its `setup_fnc` and its inference runners run once."""
 
     def __init__(self, server: AgentServer) -> None:
@@ -92,20 +92,20 @@ class LiveKitKind(Kind):
         await _introduce(room, accepted)
         claimed.room.sid = await room.sid
 
-    async def serve(self, context: AgentContext) -> None:
+    async def serve(self, call: AgentContext) -> None:
         """Wait for the job's end. A session function that returns leaves the call to its AgentSession."""
         shutdown = await self._job.shutdown_requested()
         if shutdown.user_initiated:
             self._end(shutdown.reason)
 
-    async def leave(self, context: AgentContext) -> None:
+    async def leave(self, call: AgentContext) -> None:
         """Let LiveKit shut the job down. The AgentSession closes and `on_session_end` runs before the room is left."""
-        _, reason = context.leaving.result()
+        _, reason = call.leaving.result()
         self._parent.messages.send_nowait(ShutdownRequest(reason=reason.text))
         over: list[asyncio.Future[Any]] = [self._parent.exiting, self._life]
         await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
 
-    async def wind_down(self, context: AgentContext) -> None:
+    async def wind_down(self, call: AgentContext) -> None:
         """Wait for what is left of the shutdown: `on_session_end` and the shutdown callbacks."""
         await asyncio.shield(self._life)
 

@@ -44,7 +44,7 @@ class AgentSettings(BaseSettings):
     """The agent: a Python file, by its path, or an importable module. It has `async def entrypoint(ctx)`, and may have
     `prewarm()`."""
     agent_command: OptionalText = None
-    """A plain command line to run as the agent instead of AGENT_MODULE."""
+    """The agent instead of AGENT_MODULE: the command line of a program that speaks docs/agent-protocol.md."""
     agent_start_method: Literal["auto", "fork", "exec"] = "auto"
     """`fork` from a preloaded host (20-50 ms) or `exec` a fresh interpreter; `auto` forks on Linux."""
     preload_seconds: Seconds = 60.0
@@ -67,6 +67,11 @@ class AgentSettings(BaseSettings):
     """Seconds that an agent has for its work after the call, such as saving a transcript. Its session is over then."""
     stop_grace_seconds: Seconds = 1.5
     """Seconds between SIGTERM and SIGKILL when an agent is stopped."""
+
+    @property
+    def agent(self) -> str:
+        """The agent, by its command line or its module."""
+        return self.agent_command or self.agent_module
 
     @property
     def relay_socket(self) -> Path:

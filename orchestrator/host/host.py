@@ -237,7 +237,7 @@ def main() -> None:
         for name, value in SINGLE_THREADED.items():
             os.environ.setdefault(name, value)
         if sys.argv[1:] == [TRIAL_ARGUMENT]:
-            run_trial(settings.agent_module)
+            run_trial(settings.agent)
         host = AgentHost(settings, handover)
         host.preload()
         host.run()

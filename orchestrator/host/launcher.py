@@ -1,4 +1,4 @@
-"""Starts agents: by fork from a host that has loaded their code, or by exec of a command line.
+"""Starts agents: by fork from a host that has loaded their code, or by exec of a fresh interpreter.
 
 Failure cases: the agent's module cannot be loaded → agents are started by exec, and each reports the error itself;
 it starts threads → the same, where threads are allowed; it kills the host or hangs while it is loaded → after the
@@ -7,7 +7,6 @@ second time it is not loaded again.
 
 import logging
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,14 +25,13 @@ class Launcher:
 
     def __init__(self, settings: AgentSettings, folder: AgentFolder) -> None:
         self._settings, self._folder = settings, folder
-        fork = settings.agent_start_method == "fork" or (
+        #: Whether the agent's code is loaded here, so that agents are forked.
+        self.preloads = settings.agent_start_method == "fork" or (
             settings.agent_start_method == "auto" and sys.platform == "linux"
         )
-        #: Whether the agent's code is loaded here, so that agents are forked.
-        self.preloads = fork and not settings.agent_command
         #: Why agents are started by exec although they should be forked; '' when they are not.
         self.warning = ""
-        self.preload_crashes = PreloadCrashes(settings.agents_dir, settings.agent_module)
+        self.preload_crashes = PreloadCrashes(settings.agents_dir, settings.agent)
         self._environment = agent_environment(settings)
         self._main: Callable[[str], None] | None = None
 
@@ -42,7 +40,7 @@ class Launcher:
 
         `preload_failure`: why an earlier image of this host could not load it.
         """
-        module = self._settings.agent_module
+        module = self._settings.agent
         if not self.preloads:
             return None
         if preload_failure is None and self.preload_crashes.too_many:
@@ -75,8 +73,7 @@ class Launcher:
         try:
             if self._main is not None:
                 return start_by_fork(self._main, agent_id, self._folder, disown)
-            command = self._settings.agent_command
-            argv = shlex.split(command) if command else [sys.executable, "-m", RUNTIME]
+            argv = [sys.executable, "-m", RUNTIME]
             return start_by_exec(argv, agent_id, self._folder, self._environment | {"AGENT_ID": agent_id})
         except (OSError, ValueError, subprocess.SubprocessError) as failure:
             raise OrchestratorError(f"cannot start the agent process: {failure}") from None

@@ -75,4 +75,4 @@ class Reload:
         if error is None:
             self.due = True
         else:
-            log.error("%s is not reloaded: %s", self._settings.agent_module, error)
+            log.error("%s is not reloaded: %s", self._settings.agent, error)

@@ -33,7 +33,7 @@ def checkout(short_folder: Path) -> Path:
     folder = short_folder / "clone"
     folder.mkdir()
     for entry in REPOSITORY.iterdir():
-        if entry.name not in {".git", ".run", ".env", ".venv", "frontend"}:
+        if entry.name not in {".git", ".run", ".env", ".venv", ".venv-pipecat", "frontend"}:
             (folder / entry.name).symlink_to(entry)
     # The tests' virtual environment with a fresh stamp, so that make installs nothing into it.
     (folder / ".venv").mkdir()

@@ -881,6 +881,26 @@ GUARDS = (
         replace("preload-deaths", "self._count() >= _DEATHS", "False"),
     ),
     guard(
+        "a program that answers no ping is replaced",
+        "unit/test_program.py::test_a_program_that_answers_no_ping_is_killed",
+        never("program-hung"),
+    ),
+    guard(
+        "a program does not outlive its agent's process",
+        "unit/test_program.py::test_a_program_dies_with_its_agents_process",
+        remove("program-orphan"),
+    ),
+    guard(
+        "what a program has started ends with it",
+        "unit/test_program.py::test_what_a_program_has_started_ends_with_it",
+        remove("program-group"),
+    ),
+    guard(
+        "a program's line is bounded",
+        "unit/test_program.py::test_lines_arrive_in_any_pieces",
+        never("program-line"),
+    ),
+    guard(
         "a stop that has begun is finished after the agent host re-executes itself",
         "unit/test_host_code.py::test_a_stop_that_is_under_way_is_brought_to_its_end",
         replace("stop-handover", "self._stops.get(process.agent_id)", "None"),

@@ -1,8 +1,10 @@
-"""The identity of an agent: the process that the agent host started, or a descendant of it, behind any wrapper."""
+"""The identity of an agent: the process that the agent host started, or a descendant of it, behind any wrapper that
+starts the interpreter."""
 
 import asyncio
 import json
 import os
+import shlex
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -20,7 +22,7 @@ from orchestrator.pool.assignment import pass_over_the_dead
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
 from orchestrator.worker.examine import examine
-from tests.support.host import HOSTS, Host
+from tests.support.host import HOSTS, Host, exec_host
 from tests.support.node import REPOSITORY
 from tests.support.pool import assign
 from tests.support.processes import alive, marked, poll
@@ -31,11 +33,11 @@ pytestmark = pytest.mark.thorough
 PROGRAM = """
 import sys
 sys.path.insert(0, {repository!r})
-from agent_runtime.runtime import run
-async def serve(ctx): ...
+from agent_runtime import runtime
+from orchestrator.machine.ending import end_after
 ballast = b"x" * {ballast}
 print("program", flush=True)
-run(serve)
+end_after(runtime.main)
 """
 PYTHON = f"{sys.executable} program.py"
 #: Wrappers between the agent host and the program: a command line, and the files that it needs.
@@ -82,8 +84,13 @@ async def _host(folder: Path, url: str, wrapper: tuple[str, dict[str, str]], bal
     for name, text in wrapper[1].items():
         (run_dir / name).write_text(text)
     await RELAYS[0].enter_async_context(relaying(run_dir, url))
-    settings = {"LIVEKIT_URL": f"ws://127.0.0.1:{SILENT[0]}", "HEARTBEAT_SECONDS": "0.2"}
-    return await Host(run_dir, AGENT_COMMAND=wrapper[0], **settings).connect()
+    (run_dir / "idle.py").write_text("async def entrypoint(ctx): ...\n")
+    settings = {
+        "AGENT_MODULE": "idle.py",
+        "LIVEKIT_URL": f"ws://127.0.0.1:{SILENT[0]}",
+        "HEARTBEAT_SECONDS": "0.2",
+    }
+    return await exec_host(run_dir, shlex.split(wrapper[0]), **settings).connect()
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from orchestrator.reasons import because, words
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 from orchestrator.store.agent_link import AgentLink
-from tests.support.host import Host
+from tests.support.host import Host, exec_host
 from tests.support.pool import assign, change, fill
 from tests.support.processes import alive, poll, stop
 
@@ -71,7 +71,7 @@ def machine(short_folder: Path) -> Iterator[Host]:
     folder = short_folder / f"inv{os.getpid()}"
     folder.mkdir()
     name = f"invariants-{os.getpid()}-{os.urandom(4).hex()}"
-    host = Host(folder, AGENT_COMMAND="sleep 1000", NODE_ID=name)
+    host = exec_host(folder, ["sleep", "1000"], NODE_ID=name)
     yield host
     stop(host.process)
 

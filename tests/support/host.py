@@ -137,12 +137,23 @@ def entrypoint(agent_id):
 """
 
 
+def exec_host(run_dir: Path, argv: list[str], **settings: str) -> Host:
+    """Start a host that starts this command line as each agent, in place of the agents' runtime, by exec."""
+    _write_runtime(run_dir, f"import os\nargv = {argv!r}\nos.execvp(argv[0], argv)\n")
+    return Host(run_dir, AGENT_START_METHOD="exec", PYTHONPATH=f"{run_dir}/code:{REPOSITORY}", **settings)
+
+
+def _write_runtime(run_dir: Path, source: str) -> None:
+    package = run_dir / "code" / "agent_runtime"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "runtime.py").write_text(source)
+
+
 def code_host(folder: Path, code: str = GOOD.format("one"), **settings: str) -> Host:
     """Start a host that forks agents of the module `mine`, which tests rewrite."""
     run_dir = folder / os.urandom(4).hex()
-    (run_dir / "code" / "agent_runtime").mkdir(parents=True)
-    (run_dir / "code" / "agent_runtime" / "__init__.py").touch()
-    (run_dir / "code" / "agent_runtime" / "runtime.py").write_text(_RUNTIME)
+    _write_runtime(run_dir, _RUNTIME)
     (run_dir / "code" / "mine.py").write_text(code)
     # If a file is written twice in a second, Python would use the first version's bytecode for the second.
     return Host(

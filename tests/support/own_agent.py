@@ -1,14 +1,23 @@
-"""A program of one's own that keeps the agent's contract: what AGENT_COMMAND may start."""
+"""A program of one's own that speaks the lines of docs/agent-protocol.md: what AGENT_COMMAND may start."""
 
-from agent_runtime.context import AgentContext
-from agent_runtime.runtime import run
+import json
+import sys
 
 
-async def serve(ctx: AgentContext) -> None:
-    """Say who is served."""
-    ctx.log.info("own agent serves %s", ctx.user_id)
-    await ctx.set_state("listening")
+def say(kind: str, **fields: object) -> None:
+    """Say one line."""
+    sys.stdout.write(json.dumps({"type": kind, **fields}) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    run(serve)
+    say("ready")
+    for line in sys.stdin:
+        match json.loads(line):
+            case {"type": "ping", "n": n}:
+                say("pong", n=n)
+            case {"type": "assign", "userId": user}:
+                sys.stderr.write(f"own agent serves {user}\n")
+                say("joined")
+            case {"type": "stop"}:
+                sys.exit(0)

@@ -10,6 +10,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DOCKERFILE = REPOSITORY / "Dockerfile.orchestrator"
 COMPOSE = REPOSITORY / "docker-compose.celery.yml"
 CONSTRAINTS = REPOSITORY / "constraints.txt"
+#: What the tests run Pipecat bots with.
+PIPECAT = REPOSITORY / "requirements/pipecat.txt"
 #: The packages that the image installs, by the value of OFFLINE_VOICE.
 HASHED = {"true": REPOSITORY / "requirements/offline.txt", "false": REPOSITORY / "requirements/hosted.txt"}
 #: The image that is built here: its version is not pinned.

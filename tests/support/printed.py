@@ -31,7 +31,7 @@ VARIABLES = {
     "OPENAI_API_KEY DEEPGRAM_API_KEY CARTESIA_API_KEY ELEVEN_API_KEY ANTHROPIC_API_KEY GOOGLE_API_KEY OPENAI_BASE_URL "
     "ANTHROPIC_BASE_URL DEEPGRAM_BASE_URL CARTESIA_BASE_URL ELEVEN_BASE_URL GOOGLE_GEMINI_BASE_URL "
     "VOICE_TEXT_INPUT": "the voice agent",
-    "AGENT_ID": "what an agent gets",
+    "AGENT_ID AGENT_FD": "what an agent gets",
     "FAULT_LOG": "the tests",
     "CERT_REQUIRED": "redis-py",
     "CELERY_BROKER_URL CELERY_RESULT_BACKEND CELERY_CONFIG_MODULE": "Celery, and said to change nothing",
@@ -45,7 +45,7 @@ VARIABLES = {
 FOREIGN_VARIABLES = {name for names in VARIABLES for name in names.split()}
 #: Files that documents name and that are not in the repository, with the command that creates them.
 ELSEWHERE = {
-    "my_agent.py my_program.py rule.json": "the reader",
+    "my_agent.py rule.json": "the reader",
     "railway.json": "Railway",
     ".env .env.local": "the reader",
     "go.mod": "LiveKit",

@@ -12,7 +12,7 @@ from orchestrator.errors import SpawnFailed
 from orchestrator.settings import Settings
 from orchestrator.worker.headroom import Headroom
 from tests.support.disk import full_disk
-from tests.support.host import Host
+from tests.support.host import exec_host
 from tests.support.processes import alive
 
 pytestmark = pytest.mark.thorough
@@ -22,7 +22,7 @@ async def test_the_host_reports_deaths_and_refuses_spawns_with_the_cause(short_f
     run_dir = short_folder / "disk"
     run_dir.mkdir()
     with full_disk(run_dir, "2M") as fill:
-        host = await Host(run_dir, AGENT_COMMAND="sleep 1000").connect()
+        host = await exec_host(run_dir, ["sleep", "1000"]).connect()
         try:
             process = await host.client.spawn("one")
             other = await host.client.spawn("two")

@@ -18,7 +18,7 @@ from orchestrator.errors import HostUnavailable, SpawnFailed
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.machine.process import ProcessId, machine_boot_id
 from orchestrator.models import new_id
-from tests.support.host import GOOD, Host, code_host
+from tests.support.host import GOOD, Host, code_host, exec_host
 from tests.support.processes import alive, on_disk, poll, sleeper, stop
 from tests.support.relay import relaying
 
@@ -44,8 +44,8 @@ def shell_host(folder: Path, **settings: str) -> Host:
         "print('environment', sorted(os.environ), flush=True)\n"
         "signal.pause()\n"
     )
-    command = f"{sys.executable} {run_dir}/agent.py"
-    return Host(run_dir, AGENT_COMMAND=command, ADMIN_TOKEN="canary", AGENT_LOG_BYTES="65536", **settings)
+    argv = [sys.executable, f"{run_dir}/agent.py"]
+    return exec_host(run_dir, argv, ADMIN_TOKEN="canary", AGENT_LOG_BYTES="65536", **settings)
 
 
 @pytest.fixture
@@ -330,14 +330,14 @@ async def test_bad_requests_change_nothing(shell: Host) -> None:
     assert (await shell.client.hello())[0] == []
 
 
-async def test_a_command_that_is_not_there_is_an_error(short_folder: Path) -> None:
+async def test_an_agent_that_cannot_be_started_is_an_error(short_folder: Path) -> None:
     run_dir = short_folder / "nocmd"
     run_dir.mkdir()
-    host = await Host(run_dir, AGENT_COMMAND="/no/such/program").connect()
+    host = await exec_host(run_dir, ["sleep", "1000"]).connect()
+    (run_dir / "agents").rmdir()
     with pytest.raises(SpawnFailed, match="cannot start the agent process"):
         await host.client.spawn("a")
     assert (await host.client.hello()) == ([], [])
-    assert not list((run_dir / "agents").iterdir())
     await host.client.close()
     stop(host.process)
 
@@ -374,9 +374,8 @@ async def test_a_hundred_megabytes_in_one_line_are_gone_in_a_moment(shell: Host)
 
 
 async def test_a_thousand_agents_leave_nothing_behind(short_folder: Path) -> None:
-    run_dir = short_folder / "cycles"
-    run_dir.mkdir()
-    host = await Host(run_dir, AGENT_COMMAND="sleep 1000").connect()
+    host = await code_host(short_folder).connect()
+    run_dir = host.run_dir
     fds = Path(f"/proc/{host.process.pid}/fd")
     died: dict[str, asyncio.Event] = {}
 

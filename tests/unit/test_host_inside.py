@@ -28,7 +28,7 @@ _CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 @pytest.fixture
 def settings(short_folder: Path) -> NodeSettings:
-    return NodeSettings(run_dir=short_folder / os.urandom(4).hex(), agent_command="sleep 1000")
+    return NodeSettings(run_dir=short_folder / os.urandom(4).hex(), agent_start_method="exec")
 
 
 @pytest.fixture

@@ -67,12 +67,18 @@ def test_the_image_installs_nothing_without_a_hash() -> None:
     assert "npm ci" in text, "the versions in the lock file"
 
 
+def test_pipecat_is_pinned_with_what_it_needs() -> None:
+    assert {"pipecat-ai", "livekit", "onnxruntime"} <= pins.requirements(pins.PIPECAT).keys()
+
+
 def test_each_npm_package_has_its_hash() -> None:
     lock = json.loads((REPOSITORY / "frontend/package-lock.json").read_text())["packages"]
     assert [name for name, row in lock.items() if name and "integrity" not in row] == []
 
 
-@pytest.mark.parametrize("path", [pins.CONSTRAINTS, *HASHED.values(), REPOSITORY / "frontend/package-lock.json"])
+@pytest.mark.parametrize(
+    "path", [pins.CONSTRAINTS, pins.PIPECAT, *HASHED.values(), REPOSITORY / "frontend/package-lock.json"]
+)
 def test_no_file_of_pins_names_a_registry(path: Path) -> None:
     text = path.read_text()
     assert "index-url" not in text

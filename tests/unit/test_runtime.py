@@ -16,7 +16,6 @@ from agent_runtime import contract, node_shutdown, runtime
 from agent_runtime.context import AgentContext
 from agent_runtime.entrypoint import EntrypointKind
 from agent_runtime.runtime import INBOX_SECONDS, Runtime
-from agent_runtime.served_session import ServedSession
 from orchestrator import reasons
 from orchestrator.config.agent import AgentSettings
 from orchestrator.errors import OrchestratorError, StoreUnavailable
@@ -145,7 +144,7 @@ async def live(
 
     async def connect(*_: object) -> None: ...
 
-    monkeypatch.setattr(ServedSession, "_connect", connect)
+    monkeypatch.setattr("agent_runtime.room_kind._connect", connect)
     settings = AgentSettings(heartbeat_seconds=0.05, run_dir=run_dir or Path(".run"))
     runtime = Runtime(settings, "ws://127.0.0.1:1", "agent", EntrypointKind(entrypoint))
     runtime._link = link  # type: ignore[assignment]
@@ -496,15 +495,14 @@ def test_a_file_that_is_not_there_or_breaks_is_refused_by_name(tmp_path: Path, m
 
 
 @pytest.mark.thorough
-def test_a_program_of_ones_own_ends_without_exit_handlers(tmp_path: Path) -> None:
+def test_an_agents_process_ends_without_exit_handlers(tmp_path: Path) -> None:
     """Native libraries abort in theirs."""
-    program = (
-        "import atexit\nfrom agent_runtime.runtime import run\natexit.register(print, 'handler')\nrun(lambda: 1)\n"
-    )
-    environment = {"PYTHONPATH": str(REPOSITORY), "AGENT_ID": "a", "REDIS_URL": "redis://127.0.0.1:1/0"}
+    (tmp_path / "mine.py").write_text("import atexit\natexit.register(print, 'handler')\ndef entrypoint(ctx): ...\n")
+    environment = {"PYTHONPATH": str(REPOSITORY), "AGENT_ID": "a", "AGENT_MODULE": "mine.py"}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", runtime.__name__],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 1
-    assert "the entrypoint is not async" in done.stderr
+    assert "mine.py.entrypoint is not async" in done.stderr
     assert "handler" not in done.stdout

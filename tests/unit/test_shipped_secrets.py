@@ -13,7 +13,9 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPOSE = REPOSITORY / "docker-compose.celery.yml"
 #: Folders that are not shipped: installed, built or written at runtime, or tests.
-_NOT_SHIPPED = {".git", ".venv", ".run", "node_modules", "dist", "tests", "build", ".screenshots", ".hypothesis"}
+_NOT_SHIPPED = {
+    ".git", ".venv", ".venv-pipecat", ".run", "node_modules", "dist", "tests", "build", ".screenshots", ".hypothesis",
+}  # fmt: skip
 _CACHES = re.compile(r"__pycache__|\..*_cache|.*\.egg-info")
 #: Matches the default of a variable whose name marks a secret; the name of a LiveKit key is not secret.
 _DEFAULT = re.compile(r"\$\{(\w*(?:SECRET|TOKEN|PASSWORD|API_KEYS)\w*):?-([^}]+)\}")
