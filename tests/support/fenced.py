@@ -17,6 +17,7 @@ START = "AGENT_MODULE=my_agent.py make up"
 NOT_RUN = {
     "make up": "`AGENT_MODULE=my_agent.py make up` starts the node that all others are run on",
     "AGENT_MODULE=path/to/agent.py make up": "tests/e2e/test_unchanged.py starts such files",
+    "AGENT_COMMAND=": "tests/e2e/test_programs.py and test_pipecat.py start such programs",
     "make test": "it is this run",
     "make check": "it runs these tests again, and the linters",
     "make chaos": "an hour of what `make test` does for minutes",
