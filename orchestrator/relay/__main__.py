@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 
@@ -11,13 +12,29 @@ from orchestrator.errors import CANNOT_RUN, Preflight
 from orchestrator.logs import configure_logging
 from orchestrator.relay.server import Relay
 
+#: Seconds for which the relay serves agents that are being stopped, after the death of the node's main process.
+LAST_SECONDS = 8.0
+
 
 async def _run(settings: NodeSettings) -> None:
-    task = asyncio.create_task(Relay(settings).run())
+    relay, supervisor = Relay(settings), os.getppid()
+    serving = asyncio.create_task(relay.run())
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+    # supervisord stops the agents first. Killed, it stops nothing: the kernel ends all programs at the same time, and
+    # the agents have yet to say that others are to continue their calls.
+    # guard: relay-stays
+    if not serving.done() and os.getppid() != supervisor:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                await relay.idle()
+    stopping.cancel()
+    serving.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await task
+        await serving
 
 
 def main() -> None:

@@ -34,6 +34,8 @@ class Relay:
         self._folder = AgentFolder(settings.agents_dir)
         self._store = RelayStore(settings.redis)
         self._connections: dict[str, Connection] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def run(self) -> None:
         """Serve until cancelled. Raises `Preflight` when the socket cannot be used."""
@@ -53,6 +55,10 @@ class Relay:
                 connection.close()
             self._socket.unlink(missing_ok=True)
             await self._store.close()
+
+    async def idle(self) -> None:
+        """Wait until no agent is connected."""
+        await self._idle.wait()
 
     async def _follow_mail(self) -> None:
         failed = False
@@ -82,11 +88,14 @@ class Relay:
         if before := self._connections.pop(agent_id, None):
             before.close()
         self._connections[agent_id] = connection
+        self._idle.clear()
         try:
             await connection.serve()
         finally:
             if self._connections.get(agent_id) is connection:
                 del self._connections[agent_id]
+            if not self._connections:
+                self._idle.set()
 
     async def _hello(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str | None:
         """Return which agent has connected; None when it may not."""
