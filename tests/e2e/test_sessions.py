@@ -272,13 +272,13 @@ async def a_killed_agent_is_replaced_and_the_call_continues(node: Node) -> None:
 
 
 async def hung_agents_are_replaced_and_calls_continue(node: Node) -> None:
-    """One agent is stopped, one has a blocked event loop, and one has lost its connection to Redis for good."""
+    """One agent is stopped, one has a blocked event loop, and one has lost its connection to the relay for good."""
     async with echoing(node, "hung") as hung, echoing(node, "blocked", later="block") as blocked:
         before = {call: await call.look() for call in (hung, blocked)}
         os.kill(before[hung]["agentPid"], signal.SIGSTOP)
-        async with echoing(node, "lost", later="lose_redis") as lost:
+        async with echoing(node, "lost", later="lose_relay") as lost:
             before[lost] = await lost.look()
-            for call, line in ((blocked, "blocks"), (lost, "has lost Redis")):
+            for call, line in ((blocked, "blocks"), (lost, "has lost the relay")):
                 said = lambda: line in "".join(node.logs(call.session_id))  # noqa: B023, E731
                 await asyncio.to_thread(poll, said, "the agent has failed as requested")
             for call, session in before.items():

@@ -66,23 +66,21 @@ def _block() -> None:
     time.sleep(3600)  # the event loop hangs, as with a blocking call in a tool
 
 
-def _lose_redis() -> None:
-    """Lose Redis for good, like a process out of file descriptors: open files stay open, new ones cannot be opened."""
-    url, files = os.environ["REDIS_URL"], os.listdir("/proc/self/fd")
+def _lose_relay() -> None:
+    """Lose the relay for good, like a process that has no file descriptor left: what is open stays open."""
+    files = os.listdir("/proc/self/fd")
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
     for name in files:
         with contextlib.suppress(OSError):
             found = socket.socket(fileno=int(name))
-            with contextlib.suppress(OSError, IndexError):
-                peer = found.getpeername()
-                where = peer if isinstance(peer, str) else f":{peer[1]}/"
-                if where and where in url:
+            with contextlib.suppress(OSError):
+                if str(found.getpeername()).endswith("relay.sock"):
                     found.shutdown(socket.SHUT_RDWR)
             found.detach()
-    print("has lost Redis", flush=True)  # noqa: T201
+    print("has lost the relay", flush=True)  # noqa: T201
 
 
-_LATER = {"block": _block, "lose_redis": _lose_redis}
+_LATER = {"block": _block, "lose_relay": _lose_relay}
 
 
 async def _say_goodbye(ctx: AgentContext) -> None:
