@@ -59,7 +59,8 @@ class Api(Process):
 
     async def _serve(self, first: Computer) -> None:
         self.store = self._world.store("api")
-        self._assigner = Assigner(self.store, self._settings, lambda room: f"token of {room}", first.may_live)
+        tokens = lambda room: {"token": f"token of {room}"}  # noqa: E731
+        self._assigner = Assigner(self.store, self._settings, tokens, first.may_live)
         self.ready.set()
 
     async def begin(self, request: SessionRequest) -> Started:
