@@ -16,7 +16,8 @@ from tests.support.snapshot import Snapshots
 
 #: The longest time for which each kind of deadline may lie ahead, in ms.
 LONGEST = {
-    "boot": 5_000, "beat": ms("heartbeat_timeout_seconds"), "stop": 5_000, "start": ms("start_timeout_seconds"),
+    "boot": 5_000, "beat": ms("heartbeat_timeout_seconds"), "start": ms("start_timeout_seconds"),
+    "stop": ms("stop_grace_seconds", "shutdown_seconds") + 2_500,  # after a call, there is work to do
     "join": ms("join_timeout_seconds"), "user": ms("user_join_seconds"),
     "gone": ms("join_timeout_seconds", "user_gone_seconds"), "max": ms("max_session_seconds"),
     "queue": ms("queue_seconds"), "goodbye": ms("goodbye_seconds"), "drain": 6_000, "refill": 75_001,
