@@ -1,12 +1,10 @@
-"""The program that supervisord stops first: it keeps the other programs running until the node's calls are over.
+"""Keeps the other programs running until the node's calls are over (drain_at_stop.py waits for the signal to stop).
 
-It sleeps until SIGTERM or SIGINT. Then it asks the api to drain this node, waits for the last call or for the end of
-DRAIN_SECONDS, and exits; a second signal ends it at once. Calls go on without Redis and without the api. While the api
-cannot drain the node, a notice in RUN_DIR tells the agents to leave, and each live agent counts as a call. The node's
-terminal shows this program's output.
+It asks the api to drain this node, waits for the last call or for the end of DRAIN_SECONDS, and exits; a second signal
+ends it at once. Calls go on without Redis and without the api. While the api cannot drain the node, a notice in RUN_DIR
+tells the agents to leave, and each live agent counts as a call. The node's terminal shows this program's output.
 """
 
-import signal
 import sys
 import time
 from typing import Any
@@ -25,19 +23,11 @@ from orchestrator.settings import Settings
 
 POLL = 0.25
 
-_SIGNALS = {signal.SIGTERM, signal.SIGINT}
-
 
 def main() -> None:
-    """Wait for the signal to stop, then for the calls to end."""
-    # Blocked, so that a signal that comes before sigwait() is kept for it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    """Drain this node, and return when its calls are over."""
     settings = Settings.load()
     with shutdown_notice.NoticeWriter(settings.run_dir) as notices, client(settings) as api:
-        signal.sigwait(_SIGNALS)
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         drain(settings, api, notices)
 
 
@@ -127,7 +117,3 @@ class Drain:
 def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

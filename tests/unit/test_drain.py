@@ -229,7 +229,7 @@ def process(api: DrainApi, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         "http_proxy": "http://127.0.0.1:9",
     }
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", **settings}
-    command = [sys.executable, "-m", "orchestrator.node.drain"]
+    command = [sys.executable, "-m", "orchestrator.node.drain_at_stop"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as it:
         poll(lambda: asleep(it.pid), "it waits for its signal")
         yield it

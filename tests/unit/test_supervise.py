@@ -355,7 +355,7 @@ def test_no_orphan_is_left_after_the_stop(supervised: Supervised) -> None:
 def draining(supervised: Supervised) -> Iterator[tuple[Supervised, DrainApi]]:
     """A node with two calls."""
     with DrainApi(2) as api:
-        supervised.programs = {"good": GOOD, "drain": f"{sys.executable} -u -m orchestrator.node.drain"}
+        supervised.programs = {"good": GOOD, "drain": f"{sys.executable} -u -m orchestrator.node.drain_at_stop"}
         supervised.more = "stopwaitsecs=40\n"
         supervised.settings = {"PORT": str(api.port), "NODE_ID": "n1", "ADMIN_TOKEN": "a-token-for-tests"}
         yield supervised, api

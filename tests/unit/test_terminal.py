@@ -34,7 +34,7 @@ def terminal() -> Iterator[Terminal]:
 def draining(supervised: Supervised) -> Iterator[DrainApi]:
     """A node with a call."""
     with DrainApi(1) as api:
-        supervised.programs = {"good": GOOD, "drain": f"{sys.executable} -u -m orchestrator.node.drain"}
+        supervised.programs = {"good": GOOD, "drain": f"{sys.executable} -u -m orchestrator.node.drain_at_stop"}
         supervised.more = "stopwaitsecs=40\n"
         supervised.settings = {"PORT": str(api.port), "NODE_ID": "n1", "ADMIN_TOKEN": "a-token-for-tests"}
         yield api
