@@ -9,9 +9,9 @@ import math
 from orchestrator.reasons import HealthWarning, warn
 from orchestrator.settings import Settings
 
-#: MiB: supervisord, api, Celery worker, beat, relay, drain, and the agent host with its models loaded. 24 of them were
-#: measured outside the image: the relay takes 34, and the host 10 less since it has no client of Redis.
-BASE_MB = 629
+#: MiB: supervisord, api, Celery worker, beat, relay, drain, and the agent host with its models loaded. The last 3 less were
+#: measured outside the image: the relay takes 34, the host 10 less without a client of Redis, the drain 27 less.
+BASE_MB = 602
 #: MiB of each warm agent, and of each that is in a call, when all of them make a long sentence at the same moment.
 AGENT_MB = 15
 CALL_MB = 175
