@@ -9,8 +9,8 @@ import math
 from orchestrator.reasons import HealthWarning, warn
 from orchestrator.settings import Settings
 
-#: MiB: supervisord, api, Celery worker, beat, relay, drain, and the agent host with its models loaded. The last 3 less were
-#: measured outside the image: the relay takes 34, the host 10 less without a client of Redis, the drain 27 less.
+#: MiB: supervisord, api, Celery worker, beat, relay, drain, and the agent host with its models loaded. Three of these
+#: were measured outside the image: the relay (34), the host (10 less without Redis), the drain (27 less).
 BASE_MB = 602
 #: MiB of each warm agent, and of each that is in a call, when all of them make a long sentence at the same moment.
 AGENT_MB = 15

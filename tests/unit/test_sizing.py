@@ -15,8 +15,8 @@ def test_the_default_pool_fits_into_a_gigabyte_and_a_larger_one_does_not() -> No
     assert sizing.warning(Settings(**REDIS), 1 << 30) is None
     said = sizing.warning(Settings(pool_target=20, **REDIS), 1 << 30)
     assert str(said) == (
-        "POOL_TARGET=20 and MEMORY_HEADROOM_MB=256 need about 1185 MiB of memory, and the limit is 1024 MiB: "
-        "give it 1216 MiB, or lower POOL_TARGET to 9."
+        "POOL_TARGET=20 and MEMORY_HEADROOM_MB=256 need about 1158 MiB of memory, and the limit is 1024 MiB: "
+        "give it 1216 MiB, or lower POOL_TARGET to 11."
     )
 
 
