@@ -16,8 +16,8 @@ from orchestrator.host.spawn import process_of
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.models import new_id
 from orchestrator.store import keys
-from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.loader import assemble
+from tests.support.agent_link import AgentLink
 from tests.support.processes import free_ports, poll, start_valkey, stop
 
 ROUNDS = 1000
@@ -65,7 +65,9 @@ async def _compare(folder: Path, url: str) -> tuple[list[float], list[float]]:
         for number in range(-20, ROUNDS):  # the first are not counted
             for agent_id, link in links.items():
                 reading = asyncio.create_task(_next(link))
-                await asyncio.sleep(0.002)  # it waits for a message before there is one
+                # The relay waits for messages, and so does a link of its own, before there is one.
+                waiting = 1 if link is links[agent] else 2
+                await asyncio.to_thread(poll, lambda n=waiting: raw.info("clients")["blocked_clients"] >= n, "it waits")
                 begun = time.perf_counter()
                 await asyncio.to_thread(post, args=[agent_id, json.dumps(MESSAGE | {"number": number})])
                 assert (await reading)["number"] == number

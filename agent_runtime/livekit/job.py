@@ -21,7 +21,7 @@ from orchestrator.reasons import because
 log = logging.getLogger("agent.livekit")
 
 
-def of_session(context: AgentContext, room: str, agent_name: str) -> wire.Job:
+def of_session(context: AgentContext, agent_name: str) -> wire.Job:
     """Return the job of a session."""
     job = wire.Job()
     try:
@@ -31,8 +31,8 @@ def of_session(context: AgentContext, room: str, agent_name: str) -> wire.Job:
         job = wire.Job()
     if not job.id:
         job = wire.Job(
-            id=context.session_id, type=wire.JobType.JT_ROOM, room=models.Room(name=room), agent_name=agent_name,
-            metadata=_text(context),
+            id=context.session_id, type=wire.JobType.JT_ROOM, room=models.Room(name=context.room_name),
+            agent_name=agent_name, metadata=_text(context),
         )  # fmt: skip
     job.attributes["orchestrator.sessionId"] = context.session_id
     job.attributes["orchestrator.userId"] = context.user_id
@@ -60,9 +60,7 @@ def running(context: AgentContext, job: wire.Job, accepted: JobAcceptArguments, 
 async def accept(server: AgentServer, context: AgentContext, job: wire.Job) -> JobAcceptArguments | None:
     """Ask the agent's `on_request` whether it takes the job; without one it does.
 
-    Returns None, and ends the session, if it refuses.
-
-    The identity stays ours, because LiveKit removes a dead agent by it.
+    Returns None, and ends the session, if it refuses. The identity stays ours: by it LiveKit removes a dead agent.
     """
     answers: list[JobAcceptArguments | None] = []
 

@@ -71,19 +71,19 @@ class LateJob(native._JobProc):
             executor_type=JobExecutorType.PROCESS,
             simulation_end_fnc=server._simulation_end_fnc,
         )
-        self._failed = failed
+        self._failed, self._parent = failed, parent
         self.initialize(InitializeRequest(), parent)  # type: ignore[arg-type]
         self._job_proc = process
         self._given_room: rtc.Room
         self._delete_room: Callable[[], None]
         self.connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def begin(self, parent: Parent, job: RunningJobInfo, room: rtc.Room, delete_room: Callable[[], None]) -> None:
+    def begin(self, job: RunningJobInfo, room: rtc.Room, delete_room: Callable[[], None]) -> None:
         """Start the job in a room that is not connected yet. `delete_room`: what `ctx.delete_room()` does."""
         self._given_room, self._delete_room = room, delete_room
         request = StartJobRequest()
         request.running_job = job
-        parent.messages.send_nowait(request)
+        self._parent.messages.send_nowait(request)
 
     async def shutdown_requested(self) -> native._ShutdownInfo:
         """Return why the job shuts down, once it does."""

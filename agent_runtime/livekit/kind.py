@@ -1,9 +1,8 @@
 """Agents that were written for LiveKit's own worker, unchanged: an AgentServer with its session function.
 
 States: loaded → warm → (assigned) the job runs, its room not connected → connected → over → its callbacks run → exit.
-Failure cases: the session function raises → another agent takes over; it returns or `ctx.shutdown()` is called → see
-`serve`; the job ends before it has connected → another agent takes over; the callbacks take longer than
-SHUTDOWN_SECONDS → they are cut off.
+Failure cases: the session function raises → another agent takes over; the job ends before it has connected, or by
+`ctx.shutdown()` → the session ends; the callbacks take longer than SHUTDOWN_SECONDS → they are cut off.
 """
 
 import asyncio
@@ -68,7 +67,7 @@ class LiveKitKind(RoomKind):
         rights.grant(context)
         sessions.follow(context)
         room = context.room
-        claimed = job.of_session(context, context.room_name, self._server._agent_name)
+        claimed = job.of_session(context, self._server._agent_name)
         accepted = await job.accept(self._server, context, claimed)
         if accepted is None:
             await asyncio.Event().wait()  # the session ends
@@ -82,7 +81,7 @@ class LiveKitKind(RoomKind):
         room.connect = connect_patiently  # type: ignore[method-assign]
         accepted.identity = rights.identity(context)
         running = job.running(context, claimed, accepted, os.environ.get("AGENT_ID", ""))
-        self._job.begin(self._parent, running, room, self._delete_room)
+        self._job.begin(running, room, self._delete_room)
         decided: list[asyncio.Future[Any]] = [self._job.connected, self._parent.exiting]
         await asyncio.wait(decided, return_when=asyncio.FIRST_COMPLETED)
         if not self._job.connected.done():

@@ -41,8 +41,8 @@ class AgentSettings(BaseSettings):
     """LiveKit address (ws:// or wss://). Unset: a local LiveKit server is started."""
 
     agent_module: str = "agents/voice.py"
-    """The agent: a Python file, by its path, or an importable module. It has `async def entrypoint(ctx)`, and may have
-    `prewarm()`."""
+    """The agent: a Python file, by its path, or an importable module. It has an AgentServer or WorkerOptions of LiveKit
+    Agents, or `async def entrypoint(ctx)`."""
     agent_command: OptionalText = None
     """The agent instead of AGENT_MODULE: the command line of a program that speaks docs/agent-protocol.md."""
     agent_start_method: Literal["auto", "fork", "exec"] = "auto"

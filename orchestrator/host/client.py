@@ -6,15 +6,13 @@ import itertools
 import json
 import os
 import signal
-import socket
-import struct
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
 
 from orchestrator.errors import HostUnavailable, SpawnFailed
 from orchestrator.host.protocol import MAX_LINE, Death, Process
+from orchestrator.machine.peer import peer_pid
 
 OnDeath = Callable[[Death], Awaitable[None]]
 
@@ -22,10 +20,6 @@ OnDeath = Callable[[Death], Awaitable[None]]
 REQUEST_SECONDS = 10.0
 #: A trial of new code may take 60 s.
 RELOAD_SECONDS = 90.0
-
-
-#: struct ucred: pid, uid, gid.
-_PEER = struct.Struct("3i")
 
 
 class HostSilent(HostUnavailable):
@@ -96,11 +90,8 @@ class HostClient:
 
     def kill(self) -> None:
         """Kill the host at the other end, because it hangs: the next one finds its agents. Linux only."""
-        if sys.platform == "linux":
-            credentials = self._writer.get_extra_info("socket").getsockopt(
-                socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size
-            )
-            os.kill(_PEER.unpack(credentials)[0], signal.SIGKILL)
+        if pid := peer_pid(self._writer.get_extra_info("socket")):
+            os.kill(pid, signal.SIGKILL)
 
     async def closed(self) -> None:
         """Wait until the connection is gone."""

@@ -1,6 +1,6 @@
 """The program that supervisord stops first. Until then it sleeps, with the standard library alone in memory.
 
-The node's memory is its calls': what a drain needs, 28 MiB, is loaded when it begins.
+A node's memory is for its calls: what a drain needs is loaded when it begins.
 """
 
 import importlib

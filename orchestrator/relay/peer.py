@@ -5,9 +5,6 @@ the agent's process is a wrapper, and the other one a descendant or a member of 
 """
 
 import os
-import socket
-import struct
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,17 +12,8 @@ from orchestrator.host.protocol import Process
 from orchestrator.host.state_dir import AgentFolder
 from orchestrator.machine.process import machine_boot_id, read_stat
 
-#: struct ucred: pid, uid, gid.
-_PEER = struct.Struct("3i")
 #: No process has more ancestors.
 _DEPTH = 256
-
-
-def peer_pid(connection: socket.socket) -> int | None:
-    """Return the pid of the process that has connected. Linux only: elsewhere None."""
-    if sys.platform != "linux":
-        return None
-    return int(_PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[0])
 
 
 def lineage(pid: int) -> Iterator[int]:

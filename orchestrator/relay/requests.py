@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from orchestrator.reasons import Reason
-from orchestrator.store.agent_link import AgentReports
+from orchestrator.store.agent_reports import AgentReports
 
 
 def _pids(*values: object) -> list[int]:

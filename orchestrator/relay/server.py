@@ -13,6 +13,7 @@ import os
 from orchestrator.config.node import NodeSettings
 from orchestrator.errors import NotTheAgent, OrchestratorError, Preflight
 from orchestrator.host.state_dir import AgentFolder
+from orchestrator.machine.peer import peer_pid
 from orchestrator.relay import peer
 from orchestrator.relay.connection import Connection, refusal, send
 from orchestrator.relay.protocol import MAX_LINE
@@ -107,7 +108,7 @@ class Relay:
             number, agent_id = request["id"], _safe(request["args"][0])
         except (ValueError, KeyError, TypeError, IndexError):
             return None
-        pid = peer.peer_pid(writer.get_extra_info("socket"))
+        pid = peer_pid(writer.get_extra_info("socket"))
         # guard: relay-peer
         if not peer.is_agent(pid, agent_id, self._folder):
             words = f"process {pid} says that it is agent {agent_id}, and is not what the agent host has started for it"

@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 
 from orchestrator.config.redis_url import Address
 from orchestrator.store import keys
-from orchestrator.store.agent_link import AgentReports
+from orchestrator.store.agent_reports import AgentReports
 from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking
 from orchestrator.store.loader import Scripts
 from orchestrator.store.refusals import translate

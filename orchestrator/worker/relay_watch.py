@@ -5,10 +5,9 @@ import json
 import logging
 import os
 import signal
-import socket
-import struct
-import sys
 from pathlib import Path
+
+from orchestrator.machine.peer import peer_pid
 
 log = logging.getLogger("orchestrator.worker.relay_watch")
 
@@ -16,14 +15,10 @@ log = logging.getLogger("orchestrator.worker.relay_watch")
 #: HEARTBEAT_TIMEOUT_SECONDS.
 CHECK_SECONDS = 1.0
 ANSWER_SECONDS = 3.0
-#: struct ucred: pid, uid, gid.
-_PEER = struct.Struct("3i")
 
 
 async def check(path: Path) -> None:
     """Ask the relay for a sign of life; a relay that accepts the connection and gives none is killed. Linux only."""
-    if sys.platform != "linux":
-        return
     try:
         reader, writer = await asyncio.open_unix_connection(path)
     except OSError:
@@ -33,10 +28,10 @@ async def check(path: Path) -> None:
         async with asyncio.timeout(ANSWER_SECONDS):
             await reader.readline()
     except TimeoutError:
-        credentials = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-        log.critical("the relay does not answer: it is killed and will be restarted")
-        # guard: relay-hangs
-        os.kill(_PEER.unpack(credentials)[0], signal.SIGKILL)
+        if pid := peer_pid(writer.get_extra_info("socket")):
+            log.critical("the relay does not answer: it is killed and will be restarted")
+            # guard: relay-hangs
+            os.kill(pid, signal.SIGKILL)
     except OSError:
         pass  # it has ended meanwhile
     finally:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +16,7 @@ from orchestrator.call.caller import Call
 from tests.support import hurt
 from tests.support.node import REPOSITORY, Node
 from tests.support.processes import alive, marked, poll
+from tests.support.tools import tool
 from tests.support.walk import walk
 
 EXAMPLES = REPOSITORY / "examples"
@@ -123,8 +123,7 @@ GO = [
 @pytest.fixture
 def go(short_folder: Path) -> Iterator[Node]:
     """A node whose agent is the example in Go."""
-    if not shutil.which("go"):
-        pytest.skip("there is no Go")
+    tool("go", "https://go.dev/dl")
     folder = short_folder / "go"
     folder.mkdir()
     subprocess.run(["go", "build", "-o", folder / "agent-go", "."], cwd=EXAMPLES / "go", check=True)
@@ -200,12 +199,9 @@ JAVASCRIPT = [
 def javascript(short_folder: Path) -> Iterator[Node]:
     """A node whose agent is the example in JavaScript."""
     installed = EXAMPLES / "node" / "node_modules"
-    if not shutil.which("node"):
-        pytest.skip("there is no Node")
+    command = [tool("npm", "https://nodejs.org"), "ci", "--no-audit", "--no-fund", "--prefer-offline"]
     if not installed.exists():
-        command = ["npm", "ci", "--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=1"]
-        if subprocess.run(command, cwd=installed.parent, check=False, timeout=200).returncode:
-            pytest.skip("LiveKit's SDK for Node cannot be installed")
+        subprocess.run(command, cwd=installed.parent, check=True, timeout=200)
     folder = short_folder / "javascript"
     folder.mkdir()
     command = f"node {EXAMPLES}/node/agent.mjs"

@@ -61,18 +61,10 @@ async def a_call_continues_when_a_program_is_killed(node: Node, under_way: Calls
     await serves_as_before(node, under_way)
 
 
-async def a_hung_host_is_replaced_while_calls_continue(node: Node, under_way: Calls) -> None:
-    hung = node.program("host") or 0
+async def a_hung_program_is_replaced_while_calls_continue(node: Node, under_way: Calls, *, program: str) -> None:
+    hung = node.program(program) or 0
     os.kill(hung, signal.SIGSTOP)
-    await asyncio.to_thread(runs_again, node, "host", hung)
-    assert not alive(hung)
-    await serves_as_before(node, under_way)
-
-
-async def a_hung_relay_is_replaced_while_calls_continue(node: Node, under_way: Calls) -> None:
-    hung = node.program("relay") or 0
-    os.kill(hung, signal.SIGSTOP)
-    await asyncio.to_thread(runs_again, node, "relay", hung)
+    await asyncio.to_thread(runs_again, node, program, hung)
     assert not alive(hung)
     await serves_as_before(node, under_way)
 
@@ -133,8 +125,7 @@ async def a_killed_livekit_loses_no_call(node: Node, under_way: Calls) -> None:
 
 STEPS = [
     *(partial(a_call_continues_when_a_program_is_killed, program=name) for name in PROGRAMS),
-    a_hung_host_is_replaced_while_calls_continue,
-    a_hung_relay_is_replaced_while_calls_continue,
+    *(partial(a_hung_program_is_replaced_while_calls_continue, program=name) for name in ("host", "relay")),
     what_happens_without_a_relay_is_reported_to_the_next,
     calls_survive_a_long_outage_of_redis,
     partial(calls_survive_the_loss_of_all_records, loss=flush),

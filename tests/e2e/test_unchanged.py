@@ -39,6 +39,12 @@ def _over(node: Node, session_id: str) -> dict[str, Any]:
     )
 
 
+async def _ended_by_agent(node: Node, session_id: str) -> dict[str, Any]:
+    over = await asyncio.to_thread(_over, node, session_id)
+    assert (over["status"], over["reasonCode"]) == ("ended", "agent_ended_call")
+    return over
+
+
 async def the_job_context_is_livekits(node: Node, parent: Path) -> None:
     folder = _new(parent)
     async with Call(node.url, "ada", metadata={"folder": str(folder), "plan": "gold"}) as call:
@@ -73,8 +79,7 @@ async def work_after_the_call_is_finished_and_blocks_nobody(node: Node, parent: 
         agent = node.session(call.session_id)["agentPid"]
         await _ask(call, "shut_down")
         await call.gone()
-    over = await asyncio.to_thread(_over, node, call.session_id)
-    assert (over["status"], over["reasonCode"]) == ("ended", "agent_ended_call")
+    over = await _ended_by_agent(node, call.session_id)
     assert "enough said" in over["reason"]
     await _eventually((folder / "saving").exists, "the agent works after its call")
     # The seat is free at once: this node has one.
@@ -110,8 +115,7 @@ async def a_call_that_is_taken_over_goes_on_with_its_words(node: Node, parent: P
         assert "alan" in history[1].lower()
         await _ask(call, "delete_room")
         await call.gone()
-    over = await asyncio.to_thread(_over, node, call.session_id)
-    assert (over["status"], over["reasonCode"]) == ("ended", "agent_ended_call")
+    await _ended_by_agent(node, call.session_id)
 
 
 async def livekits_tool_ends_the_call(node: Node, parent: Path) -> None:
@@ -121,8 +125,7 @@ async def livekits_tool_ends_the_call(node: Node, parent: Path) -> None:
         await call.heard()
         await call.say("goodbye")
         await call.gone()
-    over = await asyncio.to_thread(_over, node, call.session_id)
-    assert (over["status"], over["reasonCode"]) == ("ended", "agent_ended_call")
+    await _ended_by_agent(node, call.session_id)
 
 
 async def an_agent_of_worker_options_joins(node: Node) -> None:
@@ -140,8 +143,7 @@ async def a_session_function_that_fails_ends_the_call_with_its_error(node: Node)
 
 async def a_job_that_ends_before_it_connects_ends_the_call(node: Node) -> None:
     session = await asyncio.to_thread(node.begin, "hopper", metadata={"do": "leave"})
-    over = await asyncio.to_thread(_over, node, session["sessionId"])
-    assert (over["status"], over["reasonCode"]) == ("ended", "agent_ended_call")
+    over = await _ended_by_agent(node, session["sessionId"])
     assert over["replacements"] == 0
 
 

@@ -1313,7 +1313,7 @@ GUARDS = (
         "a relay that hangs is killed",
         "e2e/test_survival.py::test_calls_survive_the_loss_of_programs_redis_and_livekit",
         remove("relay-hangs"),
-        STEP="a_hung_relay_is_replaced_while_calls_continue",
+        STEP="a_hung_program_is_replaced_while_calls_continue",
     ),
     guard(
         "the relay is restarted",

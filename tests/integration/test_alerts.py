@@ -8,7 +8,7 @@ import redis
 
 from orchestrator.reasons import Reason, because, words
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
+from tests.support.agent_link import AgentLink
 from tests.support.pool import assign, change, warm
 
 

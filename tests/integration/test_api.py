@@ -17,7 +17,7 @@ from orchestrator.api.app import create
 from orchestrator.models import new_id
 from orchestrator.reasons import because, words
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
+from tests.support.agent_link import AgentLink
 from tests.support.api import ADMIN, is_problem, serve, settings, start
 from tests.support.pool import fill, warm
 from tests.support.proxy import FaultProxy

@@ -17,8 +17,8 @@ from orchestrator.models import Session
 from orchestrator.pool.assignment import SessionRequest
 from orchestrator.reasons import because, words
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
 from tests.integration.test_api import serve, settings
+from tests.support.agent_link import AgentLink
 from tests.support.api import ADMIN
 from tests.support.guest import until
 from tests.support.pool import change, warm

@@ -13,7 +13,7 @@ import redis
 from orchestrator.api import change_feed, events, server
 from orchestrator.api.app import create
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
+from tests.support.agent_link import AgentLink
 from tests.support.api import is_problem, on_a_port, settings, start
 from tests.support.pool import warm
 

@@ -12,9 +12,9 @@ import redis
 from orchestrator.errors import StoreUnavailable
 from orchestrator.settings import Settings
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
 from orchestrator.task_queue.app import REFILL, Publisher, make_worker_app
 from orchestrator.worker.beat import Scheduler
+from tests.support.agent_link import AgentLink
 from tests.support.guest import until
 from tests.support.pool import POLICY, warm
 from tests.support.processes import free_ports, poll, start_valkey, stop

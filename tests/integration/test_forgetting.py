@@ -16,12 +16,12 @@ from orchestrator.node.environment import embedded_valkey
 from orchestrator.reasons import LONGEST, because, words
 from orchestrator.settings import Settings
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.agents import LOG_BYTES
 from orchestrator.store.records import MemoryUse
 from orchestrator.worker.duties import EMBEDDED_REWRITE_SECONDS, FileRewrite
 from orchestrator.worker.node import Machine, Node
 from orchestrator.worker.task_queue import TaskQueue
+from tests.support.agent_link import AgentLink
 from tests.support.pool import POLICY, assign, change, warm
 from tests.support.processes import free_ports, poll, stop
 

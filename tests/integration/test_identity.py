@@ -20,8 +20,8 @@ from orchestrator.machine.process import may_live
 from orchestrator.models import new_id
 from orchestrator.pool.assignment import pass_over_the_dead
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
 from orchestrator.worker.examine import examine
+from tests.support.agent_link import AgentLink
 from tests.support.host import HOSTS, Host, exec_host
 from tests.support.node import REPOSITORY
 from tests.support.pool import assign

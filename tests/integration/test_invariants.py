@@ -28,7 +28,7 @@ from orchestrator.operations.invariants.violation import TEXTS
 from orchestrator.reasons import because, words
 from orchestrator.settings import Settings
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
+from tests.support.agent_link import AgentLink
 from tests.support.host import Host, exec_host
 from tests.support.pool import assign, change, fill
 from tests.support.processes import alive, poll, stop

@@ -5,7 +5,7 @@ import redis
 from orchestrator.models import new_id
 from orchestrator.reasons import words
 from orchestrator.store import Assignment, DispatchRef, Store
-from orchestrator.store.agent_link import AgentLink
+from tests.support.agent_link import AgentLink
 from tests.support.pool import assign, change, warm
 
 

@@ -16,9 +16,9 @@ from orchestrator.models import new_id
 from orchestrator.operations.metrics import DEFINITIONS, HISTOGRAMS, PREFIX
 from orchestrator.reasons import because
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.histograms import BOUNDS, RECENT
 from tests.integration.test_api import serve, settings, start
+from tests.support.agent_link import AgentLink
 from tests.support.guest import until
 from tests.support.pool import assign, warm
 from tests.support.redis_clock import redis_time, span

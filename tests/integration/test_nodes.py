@@ -12,7 +12,7 @@ from orchestrator.errors import SchemaMismatch
 from orchestrator.models import new_id
 from orchestrator.reasons import because, words
 from orchestrator.store import Store, schema
-from orchestrator.store.agent_link import AgentLink
+from tests.support.agent_link import AgentLink
 from tests.support.pool import assign, change, warm
 from tests.support.redis_clock import span
 

@@ -17,10 +17,10 @@ import orchestrator.store
 from orchestrator.config import redis_url
 from orchestrator.reasons import words
 from orchestrator.store import Store, keys, prefixed
-from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.generated import key_positions
 from orchestrator.store.loader import sources
 from orchestrator.task_queue.app import CANARY, Publisher
+from tests.support.agent_link import AgentLink
 from tests.support.node import REPOSITORY
 from tests.support.pool import POLICY, assign, warm
 from tests.support.processes import poll, stop

@@ -14,7 +14,7 @@ from orchestrator.models import new_id
 from orchestrator.reasons import because, words
 from orchestrator.settings import Settings
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
+from tests.support.agent_link import AgentLink
 from tests.support.api import ADMIN, serve, settings
 from tests.support.pool import POLICY, assign, warm
 from tests.support.round_trips import round_trips

@@ -16,10 +16,10 @@ from orchestrator.models import new_id
 from orchestrator.operations import restarts
 from orchestrator.settings import Settings
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
 from orchestrator.task_queue.app import REFILL, Publisher, make_worker_app
 from orchestrator.task_queue.consuming import wait_for_redis
 from orchestrator.worker.beat import Scheduler
+from tests.support.agent_link import AgentLink
 from tests.support.api import ADMIN, is_problem, serve, settings, start
 from tests.support.disk import full_disk
 from tests.support.guest import until

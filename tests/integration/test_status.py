@@ -15,7 +15,7 @@ from orchestrator.api import log_stream, status
 from orchestrator.api.app import create
 from orchestrator.reasons import because
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
+from tests.support.agent_link import AgentLink
 from tests.support.api import ADMIN, is_problem, on_a_port, settings, start
 from tests.support.pool import warm
 

@@ -12,8 +12,8 @@ from orchestrator.models import new_id
 from orchestrator.reasons import Reason, because, words
 from orchestrator.states import AGENT_ROWS, LEAVE_MS, SESSION_MOVES, SESSION_ROWS, AgentState, SessionState
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.loader import Scripts, assemble
+from tests.support.agent_link import AgentLink
 from tests.support.moves import AGENT_MOVES
 from tests.support.pool import POLICY, assign, change, warm
 from tests.support.processes import free_ports

@@ -21,10 +21,10 @@ from orchestrator.models import new_id
 from orchestrator.reasons import words
 from orchestrator.settings import WEBHOOK_PATH, Settings
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.loader import named
 from orchestrator.worker.reconciler import Reconciler
 from tests.integration.test_api import serve
+from tests.support.agent_link import AgentLink
 from tests.support.model.bench import Bench
 from tests.support.model.dump import WAITS, Dump, ms
 from tests.support.pool import assign, warm

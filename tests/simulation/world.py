@@ -10,10 +10,10 @@ from typing import Any
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
 from tests.simulation.client import Client, Network
 from tests.simulation.valkey import Valkey
 from tests.simulation.virtual_time import VirtualLoop
+from tests.support.agent_link import AgentLink
 
 
 class Killed(BaseException):

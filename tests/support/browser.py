@@ -12,8 +12,6 @@ starts its own browser, because the microphone is a command line flag. A strict 
 """
 
 import contextlib
-import os
-import shutil
 import tempfile
 import wave
 from pathlib import Path
@@ -22,11 +20,11 @@ from typing import Self
 
 import numpy as np
 import psutil
-import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Playwright, Request, expect, sync_playwright
 
 from tests.support.processes import alive, poll
+from tests.support.tools import tool
 
 #: Limit of every wait for a page, in milliseconds. It asserts nothing about speed.
 WAIT_MS = 90_000
@@ -62,13 +60,8 @@ _EAR = """(() => {
 
 
 def chromium() -> str:
-    """Return the path of Chromium. Without one the test is skipped, except in CI, where it fails."""
-    if found := shutil.which("chromium"):
-        return found
-    reason = "no chromium on PATH (Debian: apt install chromium)"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    """Return the path of Chromium."""
+    return tool("chromium", "Debian: apt install chromium")
 
 
 def spoken(folder: Path, sentence: str, *, before: float = 6, after: float = 6) -> Path:

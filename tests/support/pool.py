@@ -9,7 +9,7 @@ from orchestrator.config.redis_url import Address
 from orchestrator.models import new_id
 from orchestrator.settings import Settings
 from orchestrator.store import Assignment, Store
-from orchestrator.store.agent_link import AgentLink
+from tests.support.agent_link import AgentLink
 
 #: Default settings, with limits that no test reaches.
 POLICY = Settings(max_sessions=10_000, heartbeat_timeout_seconds=15, session_keep_seconds=3600).policy

@@ -1,24 +1,17 @@
 """promtool, Prometheus's own checker of rules and metrics."""
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.support.node import REPOSITORY
+from tests.support.tools import tool
 
 DEPLOY = REPOSITORY / "deploy"
 
 
 def promtool() -> str:
-    """Return the path of promtool. Without it the test is skipped, except in CI, where it fails."""
-    found = shutil.which("promtool")
-    if found is None:
-        reason = "promtool is not installed (Debian: apt install prometheus)"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    return found
+    """Return the path of promtool."""
+    return tool("promtool", "Debian: apt install prometheus")
 
 
 def run_promtool(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

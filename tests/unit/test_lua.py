@@ -11,9 +11,9 @@ from orchestrator import reasons
 from orchestrator.models import id_prefix, new_id
 from orchestrator.settings import Settings
 from orchestrator.store import Store
-from orchestrator.store.agent_link import AgentLink
 from orchestrator.store.generated import GENERATED, literal
 from orchestrator.store.loader import assemble, deferred, includes, library, sources, without_comments
+from tests.support.agent_link import AgentLink
 
 LUA = Path(orchestrator.store.__file__).parent / "lua"
 LIBRARY = sorted((LUA / "lib").glob("*.lua"))

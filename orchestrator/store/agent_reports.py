@@ -1,22 +1,14 @@
-"""What an agent reports to Redis, through its node's relay: warm, heartbeat, presence, turns, end.
-
-`AgentLink` does so over connections of its own, for an agent without a relay.
-"""
+"""What an agent reports to Redis, through its node's relay: warm, heartbeat, presence, turns, end."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from redis.exceptions import RedisError
-
-from orchestrator.config.redis_url import Address
 from orchestrator.errors import NotTheAgent
 from orchestrator.models import TURNS
 from orchestrator.reasons import Reason
 from orchestrator.store import keys
-from orchestrator.store.connection import BLOCK_SECONDS, connect, connect_blocking
 from orchestrator.store.loader import Scripts
-from orchestrator.store.refusals import translate
 
 
 class AgentReports:
@@ -88,34 +80,3 @@ class AgentReports:
     async def leave(self, reason: Reason) -> None:
         """Report that this agent, still warm, leaves: no session may get it."""
         await self._scripts.call("agent_leave", args=[self.agent_id, reason.record()])
-
-
-class AgentLink(AgentReports):
-    """One agent's own connections."""
-
-    def __init__(self, redis: Address | str, agent_id: str) -> None:
-        self._redis = connect(redis, name=f"agent.{agent_id[:16]}", max_connections=4)
-        self._blocking = connect_blocking(redis, name=f"agent.{agent_id[:16]}.inbox", max_connections=1)
-        super().__init__(Scripts(self._redis, getattr(self._redis, "prefix", "")), agent_id)
-
-    async def next_message(self) -> dict[str, Any] | None:
-        """Wait for the next message in the inbox, for at most `BLOCK_SECONDS`; None when there was none.
-
-        One that is no JSON object comes as an empty one: it must not end the reading.
-        """
-        try:
-            popped = await self._blocking.blpop([keys.agent_inbox(self.agent_id)], timeout=BLOCK_SECONDS)
-        except RedisError as failure:
-            raise translate(failure) from failure
-        if popped is None:
-            return None
-        try:
-            message = json.loads(popped[1])
-        except ValueError:
-            return {}
-        return message if isinstance(message, dict) else {}
-
-    async def close(self) -> None:
-        """Close both connections."""
-        await self._redis.aclose()
-        await self._blocking.aclose()
