@@ -11,9 +11,9 @@ from orchestrator import reasons
 from orchestrator.models import id_prefix, new_id
 from orchestrator.settings import Settings
 from orchestrator.store import Store
+from orchestrator.store.agent_reports import AgentReports
 from orchestrator.store.generated import GENERATED, literal
 from orchestrator.store.loader import assemble, deferred, includes, library, sources, without_comments
-from tests.support.agent_link import AgentLink
 
 LUA = Path(orchestrator.store.__file__).parent / "lua"
 LIBRARY = sorted((LUA / "lib").glob("*.lua"))
@@ -114,8 +114,8 @@ def test_a_script_documents_its_arguments_and_result(path: Path) -> None:
 
 
 def test_a_script_is_named_as_the_method_that_calls_it() -> None:
-    """Reports of agents are methods of AgentLink, and their scripts' names begin with `agent_`."""
-    methods = set(dir(Store)) | {f"agent_{name}" for name in dir(AgentLink)}
+    """Reports of agents are methods of AgentReports, and their scripts' names begin with `agent_`."""
+    methods = set(dir(Store)) | {f"agent_{name}" for name in dir(AgentReports)}
     assert [path.stem for path in SCRIPTS if path.stem not in methods] == []
     calls = re.compile(r"^    (?:async )?def (\w+)\(|_scripts\.call\(\s*\"(\w+)\"", re.MULTILINE)
     others = {"observe", "capacity"}  # called later, and as a part of a reading
@@ -123,7 +123,7 @@ def test_a_script_is_named_as_the_method_that_calls_it() -> None:
         method = ""
         for defined_here, called in calls.findall(path.read_text()):
             method = defined_here or method
-            name = f"agent_{method}" if path.stem == "agent_link" else method
+            name = f"agent_{method}" if path.stem == "agent_reports" else method
             assert not called or called == name or called in others, f"{path.name}: {method} calls {called}"
 
 
