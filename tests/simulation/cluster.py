@@ -318,7 +318,7 @@ def patched(world: World) -> Iterator[None]:
         patch.setattr(secrets, "token_hex", lambda size=32: world.token(size))
         for name in ("connect", "connect_blocking"):
             patch.setattr(f"orchestrator.store.base.{name}", world.connect)
-            patch.setattr(f"orchestrator.store.agent_reports.{name}", world.connect)
+            patch.setattr(f"tests.support.agent_link.{name}", world.connect)
         # Half as often as in production, because periodic requests of nodes are most of a schedule's cost.
         patch.setattr("orchestrator.worker.node.DEADLINE_SECONDS", 0.5)
         # More ids than any cluster here lacks agents.
